@@ -1,0 +1,1 @@
+"""What drives: campaign file, graph, the three nodes, command line."""

@@ -1,0 +1,1 @@
+"""What decides: pure functions, values in, a decision out. Never imports tools or the store."""

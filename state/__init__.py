@@ -1,0 +1,1 @@
+"""What is true: records, store, errors, clock. Imports none of our other packages."""

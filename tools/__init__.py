@@ -1,0 +1,1 @@
+"""What acts: jobs, training, generation, evaluation, tracks, probes. Never imports policies."""

@@ -1,0 +1,368 @@
+"""The records a campaign is made of: what is believed, done, measured and decided.
+
+Every record is a frozen pydantic model with `extra="forbid"`. Times are Unix seconds (wall clock, UTC). Ids are a
+letter and a number that grows per campaign (`B12`, `D7`, `R2`, `Q1`, `C3`); an action's identity is its key.
+Nothing here touches a file or a database.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+"""A JSON object; its keys are documented where it is used."""
+
+Bucket = Literal["A", "B", "C", "D", "U"]
+"""A promoted, B progress, C concern, D refuted, U uninformative (design section 5)."""
+
+Tag = Literal["confirmed", "inferred", "assumed"]
+"""confirmed: evidence at hand; inferred: reasoned from confirmed; assumed: no grounding yet."""
+
+BeliefStatus = Literal["fresh", "stale", "superseded", "contradicted", "refuted"]
+"""fresh: every fingerprint it stands on still matches; refuted: evidence says the claim is false."""
+
+Staleness = Literal["world", "goal", "capability"]
+"""What change makes it stale: files and scores, the campaign file, or what a tool version does."""
+
+Severity = Literal["hard_stop", "warning", "note"]
+"""What a refuted claim does: halt before spending, be reported, or be kept for the record."""
+
+Side = Literal["base", "parent", "candidate"]
+"""Which weights were measured: the untouched model, the run's parent, or the run's own adapter."""
+
+SplitUse = Literal["selection", "confirmation"]
+"""selection compares runs; confirmation is opened only to promote, never used for tuning."""
+
+Instrument = Literal["sft", "dpo", "grpo"]
+"""How weights are changed; classes: demonstration (sft), preference (dpo), rollout (grpo)."""
+
+ActionKind = Literal[
+    "census",
+    "evaluate",
+    "train",
+    "confirm",
+    "promote",
+    "conclude",
+    "halt",
+    "ask",
+]
+"""census: ceiling, floor and token counts with the real tokenizer, no weights run.
+evaluate: generate and grade one side on the selection splits. train: one run. confirm: parent and candidate on the
+confirmation splits. promote: switch the campaign's promoted adapter. conclude: end, goal reached or not.
+halt: end on a hard stop. ask: nothing is runnable until a person answers."""
+
+ActionState = Literal["intent", "done", "failed"]
+"""intent is committed before acting; an open intent is reconciled with the world before anything is tried again."""
+
+JobKind = Literal["training", "evaluation", "census", "fuse"]
+"""What a supervised child process does."""
+
+JobState = Literal["queued", "starting", "running", "orphaned", "lost", "finished", "failed", "stopped"]
+"""Told from evidence alone: locks, identities and the exit record (facts/durability.md section 2)."""
+
+CampaignState = Literal["running", "waiting", "promoted", "not_promoted", "halted", "stopped", "failed"]
+"""running and waiting are alive; the others are ends."""
+
+ApprovalKind = Literal["launch", "promotion", "override", "edit"]
+"""What a person is asked: start a run, promote, go on against a hard stop, accept an edit of the goal."""
+
+Answer = Literal["yes", "no"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Evidence(Record):
+    """What a belief rests on."""
+
+    kind: Literal["file", "measurement", "job", "probe", "record", "person"]
+    """Where it comes from."""
+    ref: str
+    """Path, job id, probe id or row id."""
+    summary: str
+    """One English sentence with numbers."""
+    detail: Json = Field(default_factory=dict)
+    """Machine-readable figures."""
+
+
+class Fingerprint(Record):
+    """One thing a belief stands on, and its identity when the belief was formed."""
+
+    kind: Literal["file", "tree", "package", "settings", "goal", "model", "machine"]
+    """file/tree: content hash; package: version; settings: hash of decode or recipe settings; goal: version number;
+    model: hash of a model folder; machine: boot id or device name."""
+    name: str
+    """Path, package name or settings name."""
+    value: str
+    """Hash or version."""
+
+
+class Belief(Record):
+    """A claim about one subject, with its evidence and what it stands on."""
+
+    id: str = ""
+    subject: str
+    """`family:name`, such as `model:parent`, `data:train`, `harness:stress`, `gate:stress.rows_kept`."""
+    claim: str
+    """Short stable name, such as `ceiling`, `baseline`. At most one fresh value per (subject, claim)."""
+    statement: str
+    """The claim as an English sentence with its numbers."""
+    value: Any = None
+    """JSON value of the claim."""
+    tag: Tag
+    status: BeliefStatus = "fresh"
+    staleness: Staleness = "world"
+    severity: Severity = "note"
+    """What it does when refuted."""
+    evidence: tuple[Evidence, ...] = ()
+    stands_on: tuple[Fingerprint, ...] = ()
+    premises: tuple[str, ...] = ()
+    """Ids of beliefs this one was reasoned from; refuting one contaminates this one."""
+    mode: str = ""
+    """Failure mode id of facts/failure_modes.md this belief guards against (`4`, `P1`), if any."""
+    fix: str = ""
+    """What a person should do when it is refuted."""
+    runbook: str = ""
+    formed_at: float = 0.0
+    superseded_by: str = ""
+
+
+class Action(Record):
+    """One effect on the world. Its key is fixed before acting, so it is never done twice."""
+
+    key: str
+    """hash(campaign, kind, inputs, attempt); also the name of the job folder."""
+    kind: ActionKind
+    decision: str
+    """Id of the decision that chose it."""
+    inputs: Json = Field(default_factory=dict)
+    """Everything the effect needs; for a job, the job specification's `input`."""
+    state: ActionState = "intent"
+    is_safe_to_retry: bool = True
+    """Doing it again under the same key changes nothing."""
+    side_effects: tuple[str, ...] = ()
+    """What was committed to the world, in words (folder created, link switched)."""
+    result: Json = Field(default_factory=dict)
+    created_at: float = 0.0
+    finished_at: float | None = None
+
+
+class Guard(Record):
+    """A stop condition as data: chosen by a policy, evaluated mechanically by the supervisor."""
+
+    signal: str
+    """Name of a field in `metrics.jsonl` rows (`train_loss`, `val_loss`, `peak_memory_gb`), or a supervisor signal:
+    `seconds_since_progress`, `wall_s`, `rss_gb`, `disk_free_gb`."""
+    op: Literal[">", "<", "non_finite"]
+    threshold: float = 0.0
+    patience: int = 1
+    """Consecutive observations that must meet the condition."""
+    action: Literal["stop", "note"] = "stop"
+    verdict: str = ""
+    """Word written into the exit record when it fires (`diverged`, `stalled`, `out_of_disk`)."""
+
+
+class Job(Record):
+    """What Doing has running, copied from the job's files."""
+
+    id: str = ""
+    key: str
+    """The action's key; one job per key, ever."""
+    kind: JobKind
+    state: JobState = "queued"
+    folder: str
+    """Relative to the campaign's home."""
+    run: str = ""
+    """Run id, if it serves one."""
+    supervisor: Json = Field(default_factory=dict)
+    """pid, create_time, boot_id."""
+    heartbeat_at: float | None = None
+    step: int = 0
+    steps: int = 0
+    """iters for training, cases for evaluation."""
+    restarts: int = 0
+    exit: Json = Field(default_factory=dict)
+    """The exit record (tools/jobs), empty while it has none."""
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+class Run(Record):
+    """One experiment: parent + instrument + recipe + data + seed, with the prediction made before it."""
+
+    id: str = ""
+    decision: str = ""
+    instrument: Instrument
+    parent: str
+    """`base`, or the id of the run whose adapter is the starting point."""
+    parent_hash: str
+    """Hash of the exact weights trained on (model folder, plus adapter when there is one)."""
+    recipe: Json
+    """mlx-lm YAML keys (learning_rate, iters, batch_size, lora_parameters, …)."""
+    recipe_hash: str
+    """Hash of instrument, parent, recipe, data and seed; never run twice."""
+    data_hash: str
+    seed: int
+    axis: Literal["start", "recipe", "quantity", "composition", "order"] = "start"
+    """What differs from the run before it."""
+    hypothesis: str
+    predicted: Json = Field(default_factory=dict)
+    """{metric, low, high}: where the target is expected on the selection split."""
+    cost_s_estimate: float = 0.0
+    cost_s_actual: float | None = None
+    adapter: str = ""
+    """Content hash of the produced adapter folder under artifacts/, empty until trained."""
+    state: Literal["planned", "trained", "evaluated", "judged", "lost"] = "planned"
+    """lost: infrastructure failed; it gets no bucket."""
+    bucket: Bucket | None = None
+    created_at: float = 0.0
+
+
+class Measurement(Record):
+    """One case of one split, as generated and graded for one side."""
+
+    id: str = ""
+    evaluation: str
+    """Key of the action that measured it."""
+    run: str = ""
+    """Run id for candidates; empty for base."""
+    side: Side
+    split: str
+    use: SplitUse
+    case: str
+    metrics: dict[str, float | None]
+    """dimension scores and flags (0/1); None: the grader could not say."""
+    finish_reason: Literal["stop", "length", "error"]
+    prompt_tokens: int
+    output_tokens: int
+    grader_error: str = ""
+    harness: str
+    """Fingerprint of code, data, decode settings, template and tool versions."""
+    weights: str
+    """Hash of the weights that generated it."""
+    output_ref: str = ""
+    """artifact hash + `#case`, where the text is."""
+
+
+class Alternative(Record):
+    """An action that was considered and not taken."""
+
+    action: str
+    reason: str
+
+
+class Premise(Record):
+    """A belief a decision stands on, with its tag at that time."""
+
+    belief: str
+    tag: Tag
+    statement: str = ""
+
+
+class Decision(Record):
+    """One choice, with what it stands on and what was rejected."""
+
+    id: str = ""
+    rule: str
+    """Id of the policy rule that chose, such as `ceiling.first` or `bucket.B`."""
+    sentence: str
+    """The decision as an English sentence with numbers."""
+    action: ActionKind
+    action_key: str = ""
+    action_inputs: Json = Field(default_factory=dict)
+    run: str = ""
+    bucket: Bucket | None = None
+    """Verdict on `run`, when this decision judges one."""
+    premises: tuple[Premise, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    prediction: Json = Field(default_factory=dict)
+    verdict: Json = Field(default_factory=dict)
+    """Gate table and paired comparisons behind a bucket (policies/gate.py)."""
+    goal_version: int = 1
+    needs: ApprovalKind | None = None
+    """The kind of approval it waits for, if any."""
+    made_at: float = 0.0
+
+
+class Commitment(Record):
+    """Prospective memory: what will be done under which condition, and what would cancel it."""
+
+    id: str = ""
+    decision: str = ""
+    will: str
+    """What will be done, as a sentence."""
+    when: str
+    """The condition."""
+    implies: dict[str, str] = Field(default_factory=dict)
+    """Outcome -> what follows."""
+    cancelled_by: str
+    """What would cancel it."""
+    status: Literal["open", "kept", "cancelled", "lapsed"] = "open"
+    closed_by: str = ""
+    made_at: float = 0.0
+
+
+class GoalVersion(Record):
+    """The campaign file as it was understood, versioned; an edit is a new version and is surfaced."""
+
+    version: int
+    campaign: str
+    file_hash: str
+    spec: Json
+    """The validated campaign file (agent/campaign.py), defaults filled in."""
+    difference: tuple[str, ...] = ()
+    """Sentences that say what changed from the version before."""
+    recorded_at: float = 0.0
+
+
+class Approval(Record):
+    """One question to a person; the first answer wins."""
+
+    id: str = ""
+    kind: ApprovalKind
+    decision: str
+    question: str
+    """As asked, with numbers and cost."""
+    asked_at: float = 0.0
+    deadline_at: float | None = None
+    unanswered: Answer = "no"
+    """What happens at the deadline; promotion is never `yes`."""
+    answer: Answer | None = None
+    answered_by: str = ""
+    """Person, `policy` (auto/reject in the campaign file) or `deadline`."""
+    reason: str = ""
+    answered_at: float | None = None
+
+
+class Request(Record):
+    """What another process wants of the campaign's holder; inserted by commands, applied by the holder."""
+
+    id: str = ""
+    kind: Literal["approve", "reject", "stop", "cancel_commitment", "override"]
+    target: str = ""
+    """Approval, commitment or belief id."""
+    by: str
+    reason: str = ""
+    made_at: float = 0.0
+    applied_at: float | None = None
+    outcome: str = ""
+    """What the holder did with it, in words."""
+
+
+class Campaign(Record):
+    """The campaign row: the only place that says whether it has ended."""
+
+    name: str
+    state: CampaignState = "running"
+    sentence: str = ""
+    """Why it is in that state."""
+    goal_version: int = 1
+    promoted: str = ""
+    """Run id of the promoted adapter."""
+    started_at: float = 0.0
+    ended_at: float | None = None
+    agent_starts: int = 0
+    epoch: int = 0
