@@ -1,0 +1,127 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from state.errors import ConfigError
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smbfs", "smb3", "afpfs", "webdav", "fuse.sshfs", "9p", "afs", "ceph", "glusterfs"}
+)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Side effects: creates the parent folder; syncs the file and its folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    payload = data.encode() if isinstance(data, str) else data
+    descriptor, side = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(side).chmod(0o644)
+        Path(side).replace(path)
+    except BaseException:
+        Path(side).unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, readable and with a final newline."""
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """Return a JSON file's value, or None where there is no such file.
+
+    Raises:
+        json.JSONDecodeError: The file is not JSON; our own files never are, since they appear whole.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def append_jsonl(path: Path, row: dict[str, Any]) -> None:
+    """Append one row; a torn last line after a kill is skipped by `read_jsonl`."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of one of our own JSON-lines files; a torn line is left out, a missing file is empty."""
+    rows = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _linux_mounts() -> list[tuple[str, str]]:
+    """Return (mount point, file-system type), longest mount point first."""
+    mounts = []
+    for line in Path("/proc/mounts").read_text().splitlines():
+        fields = line.split()
+        mounts.append((fields[1].replace("\\040", " "), fields[2]))
+    return sorted(mounts, key=lambda mount: -len(mount[0]))
+
+
+def file_system_type(path: Path) -> str:
+    """Return the type of the file system a path is (or would be) on, or an empty string where it cannot be told."""
+    existing = path.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    if sys.platform == "linux":
+        for point, kind in _linux_mounts():
+            if existing.is_relative_to(point):
+                return kind
+        return ""
+    if sys.platform == "darwin":
+        device = subprocess.run(["/bin/df", "-T", "nfs,smbfs,afpfs,webdav", str(existing)], capture_output=True, text=True, check=False)  # fmt: skip
+        return "nfs" if len(device.stdout.splitlines()) > 1 else "apfs"
+    return ""
+
+
+def ensure_local_disk(path: Path) -> None:
+    """Refuse a campaign's home on a network file system, where locks and syncs do not hold.
+
+    Raises:
+        ConfigError: The path is on a network file system.
+    """
+    kind = file_system_type(path)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise ConfigError(
+            f"The campaign's home {path} is on a network file system ({kind}), where locks do not hold;"
+            " choose a local disk with --home or VIGIL_HOME.",
+            what="home",
+            value=str(path),
+            where=str(path),
+        )

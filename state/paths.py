@@ -1,0 +1,142 @@
+"""Where a campaign's files are; no other module spells these names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """Files of one job folder, in the order they come to be."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> Path:
+        """What to run, written by the agent before anything starts."""
+        return self.folder / "job.json"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the one supervisor."""
+        return self.folder / "supervisor.lock"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the supervisor or its worker lives."""
+        return self.folder / "lock"
+
+    @property
+    def start(self) -> Path:
+        """The supervisor's identity."""
+        return self.folder / "start.json"
+
+    @property
+    def worker(self) -> Path:
+        """The worker's identity."""
+        return self.folder / "worker.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        """Touched by the supervisor."""
+        return self.folder / "heartbeat"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON row per report of the worker."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The worker's output."""
+        return self.folder / "log.txt"
+
+    @property
+    def stop(self) -> Path:
+        """A request to stop: by whom and why."""
+        return self.folder / "stop.json"
+
+    @property
+    def error(self) -> Path:
+        """The worker's own sentence on why it cannot go on."""
+        return self.folder / "error.json"
+
+    @property
+    def result(self) -> Path:
+        """The worker's result, its last file."""
+        return self.folder / "result.json"
+
+    @property
+    def exit(self) -> Path:
+        """The exit record, the supervisor's last file; nothing is finished without it."""
+        return self.folder / "exit.json"
+
+    @property
+    def out(self) -> Path:
+        """What the worker makes."""
+        return self.folder / "out"
+
+
+@dataclass(frozen=True)
+class CampaignPaths:
+    """Files of one campaign below the home.
+
+    Args:
+        home: Folder of all campaigns, `.vigil` unless moved.
+        name: The campaign's name, a plain folder name.
+    """
+
+    home: Path
+    name: str
+
+    @property
+    def root(self) -> Path:
+        """The campaign's folder."""
+        return self.home / self.name
+
+    @property
+    def db(self) -> Path:
+        """The store: the truth about the campaign."""
+        return self.root / "state.db"
+
+    @property
+    def graph(self) -> Path:
+        """LangGraph's checkpoints: where the graph stands, not what is true."""
+        return self.root / "graph.db"
+
+    @property
+    def lock(self) -> Path:
+        """Flocked by the agent that holds the campaign."""
+        return self.root / "lock"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder per action key."""
+        return self.root / "jobs"
+
+    @property
+    def artifacts(self) -> Path:
+        """Content-addressed folders."""
+        return self.root / "artifacts"
+
+    @property
+    def backups(self) -> Path:
+        """Verified copies of the store."""
+        return self.root / "backups"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.root / "report.html"
+
+    @property
+    def promoted(self) -> Path:
+        """Link to the promoted adapter's artifact folder."""
+        return self.root / "promoted"
+
+    def job(self, key: str) -> JobPaths:
+        """Return the files of the job of one action key."""
+        return JobPaths(self.jobs / key)
+
+    def artifact(self, digest: str) -> Path:
+        """Return the folder of one artifact."""
+        return self.artifacts / digest[:16]
