@@ -1,0 +1,1 @@
+"""The first shipped track: clean a messy quarterly table without losing, inventing or disguising a row."""
