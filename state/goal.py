@@ -1,0 +1,366 @@
+"""The goal of a campaign: what counts as success, on what, with which means and limits.
+
+A `Goal` is the campaign file after validation (`agent/campaign.py` reads the YAML and names lines). Each model refuses
+unknown keys. `problems` holds the checks that need two places at once; every problem says where it is.
+Nothing here opens a file: whether a path exists or a metric is produced by the track is for probes to find out.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+
+from state.records import Answer, ApprovalKind, Instrument, Json, Record
+
+Metric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+$")]
+"""`split.metric`, such as `stress.rows_kept`."""
+
+ClockTime = Annotated[str, StringConstraints(pattern=r"^([01]?[0-9]|2[0-3]):[0-5][0-9]$")]
+"""Local time of day, `HH:MM`."""
+
+Against = Literal["value", "parent", "base"]
+"""value: the metric itself; parent/base: its difference, candidate minus parent or base, on the same cases."""
+
+Statistic = Literal["mean", "count"]
+"""mean over cases, or count: the sum over cases, for 0/1 flags."""
+
+TestKind = Literal["auto", "superiority", "non_inferiority", "plain"]
+"""auto: superiority for a value or a demanded improvement, non_inferiority for a difference that may be zero or worse.
+superiority: the confidence bound must pass the threshold. non_inferiority: the bound must stay within the margin.
+plain: the bare number decides; needs a reason, and the verdict is labelled as not significant."""
+
+ApprovalMode = Literal["wait", "auto", "reject"]
+"""wait: ask a person; auto: the campaign file has said yes; reject: the campaign file has said no."""
+
+
+class _Part(Record):
+    """Base of the goal's parts: a record that refuses NaN and infinities, which YAML can spell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Condition(_Part):
+    """One condition of the gate: a metric, what it is compared with, and the bound."""
+
+    id: str = ""
+    """Short stable name; derived from the other keys when left out."""
+    metric: Metric | None = None
+    """`split.metric`; exactly one of `metric` and `any_of`."""
+    any_of: tuple[Metric, ...] = ()
+    """Several metrics of which the best must meet the bound; alpha is divided by their number."""
+    statistic: Statistic = "mean"
+    against: Against = "value"
+    min: float | None = None
+    """Lower bound; exactly one of `min` and `max`."""
+    max: float | None = None
+    """Upper bound."""
+    test: TestKind = "auto"
+    margin: float | None = Field(default=None, ge=0)
+    """Non-inferiority margin in the metric's unit; the size of the bound when left out."""
+    reason: str = ""
+    """Why a plain comparison is enough; required for `test: plain`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("id"):
+            return {**data, "id": _derived_id(data)}
+        return data
+
+    @model_validator(mode="after")
+    def _is_one_question(self) -> Self:
+        if (self.metric is None) == (not self.any_of):
+            raise ValueError("a condition needs exactly one of `metric` and `any_of`")
+        if (self.min is None) == (self.max is None):
+            raise ValueError("a condition needs exactly one of `min` and `max`")
+        if self.test == "plain" and not self.reason.strip():
+            raise ValueError("`test: plain` needs a `reason`: say why a bare number is enough")
+        if self.margin is not None and self.kind != "non_inferiority":
+            raise ValueError("`margin` belongs to a non-inferiority condition; here the test is " + self.kind)
+        if self.kind == "non_inferiority" and self.against == "value":
+            raise ValueError("`test: non_inferiority` compares with `against: parent` or `against: base`")
+        return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the condition, `split.metric` each."""
+        return (self.metric,) if self.metric is not None else self.any_of
+
+    @property
+    def threshold(self) -> float:
+        """The bound as written."""
+        return float(self.min if self.min is not None else self.max or 0.0)
+
+    @property
+    def sign(self) -> int:
+        """+1 where more is better (`min`), -1 where less is (`max`)."""
+        return 1 if self.min is not None else -1
+
+    @property
+    def kind(self) -> Literal["superiority", "non_inferiority", "plain"]:
+        """The test after `auto` is resolved."""
+        if self.test != "auto":
+            return self.test
+        allows_no_change = self.against != "value" and self.sign * self.threshold <= 0
+        return "non_inferiority" if allows_no_change else "superiority"
+
+    @property
+    def bound(self) -> float:
+        """The number the confidence bound is held against: the threshold, or the margin on the worse side."""
+        if self.kind != "non_inferiority":
+            return self.threshold
+        margin = abs(self.threshold) if self.margin is None else self.margin
+        return -self.sign * margin
+
+    @property
+    def sentence(self) -> str:
+        """The condition as a person would say it."""
+        what = self.metrics[0] if self.metric is not None else "the best of " + ", ".join(self.metrics)
+        how = f"{what} as a count" if self.statistic == "count" else what
+        compared = "" if self.against == "value" else f" minus the {self.against}'s"
+        return f"{how}{compared} {'at least' if self.sign > 0 else 'at most'} {self.threshold:g}"
+
+
+def _derived_id(data: dict[str, Any]) -> str:
+    """Return a name from a condition's own keys, such as `regular.composite.parent>=-0.005`."""
+    metrics = [data["metric"]] if data.get("metric") else list(data.get("any_of") or ())
+    against = data.get("against", "value")
+    parts = ["|".join(str(metric) for metric in metrics)]
+    parts += [str(data["statistic"])] if data.get("statistic", "mean") != "mean" else []
+    parts += [str(against)] if against != "value" else []
+    operator, bound = (">=", data["min"]) if data.get("min") is not None else ("<=", data.get("max"))
+    return ".".join(parts) + f"{operator}{bound}"
+
+
+class Gate(_Part):
+    """When a candidate is promoted: every condition holds on the confirmation split."""
+
+    conditions: tuple[Condition, ...] = Field(min_length=1)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """Probability of a wrong promotion accepted for the whole campaign, one-sided."""
+    max_confirmations: int = Field(default=3, ge=1)
+    """How often the confirmation split may be opened; each opening is judged at alpha divided by this."""
+    meaningful_delta: float | None = Field(default=None, gt=0)
+    """What counts as meaningful progress of the target (δ); half of its gap to the threshold when left out."""
+
+    @property
+    def confirmation_alpha(self) -> float:
+        """The one-sided level of one opening of the confirmation split."""
+        return self.alpha / self.max_confirmations
+
+
+class Budget(_Part):
+    """What may be spent; a campaign ends at the first limit it meets. Left out means not limited."""
+
+    until: ClockTime | None = None
+    """Local time of day by which everything is finished."""
+    hours: float | None = Field(default=None, gt=0)
+    """Wall time since the campaign started, hours."""
+    runs: int | None = Field(default=None, gt=0)
+    """Training runs."""
+    disk_gb: float | None = Field(default=None, gt=0)
+    """What the campaign's folder may hold, decimal gigabytes."""
+    reserve_min: float = Field(default=0.0, ge=0)
+    """Minutes before the deadline kept free for confirmation and the report."""
+
+
+class ApprovalRule(_Part):
+    """How one kind of question is answered."""
+
+    mode: ApprovalMode = "wait"
+    deadline_h: float | None = Field(default=None, gt=0)
+    """Hours a question may wait; without it the question waits for as long as it takes."""
+    unanswered: Answer = "no"
+    """What happens at the deadline."""
+
+
+class Approvals(_Part):
+    """How each kind of question is answered."""
+
+    launch: ApprovalRule = ApprovalRule(mode="auto")
+    """Before each training run."""
+    promotion: ApprovalRule = ApprovalRule(mode="wait")
+    """Before the promoted adapter is switched; never `unanswered: yes`."""
+    override: ApprovalRule = ApprovalRule(mode="wait")
+    """Going on against a hard stop; never `unanswered: yes`."""
+    edit: ApprovalRule = ApprovalRule(mode="auto")
+    """Accepting an edit of the campaign file."""
+
+    @model_validator(mode="after")
+    def _silence_is_no_consent(self) -> Self:
+        for kind in ("promotion", "override"):
+            if self.rule(kind).unanswered == "yes":
+                raise ValueError(
+                    f"`{kind}` cannot be `unanswered: yes`; write `mode: auto` if no person is to be asked"
+                )
+        return self
+
+    def rule(self, kind: ApprovalKind | Literal["promotion", "override"]) -> ApprovalRule:
+        """Return the rule of one kind of question."""
+        return {"launch": self.launch, "promotion": self.promotion, "override": self.override, "edit": self.edit}[kind]
+
+
+class Baseline(_Part):
+    """What the untouched base is expected to score; a base that scores otherwise stops the campaign."""
+
+    expected: dict[Metric, float] = Field(default_factory=dict)
+    """`split.metric` -> mean."""
+    tolerance: float = Field(default=0.05, ge=0)
+    """Largest accepted distance, in the metric's unit."""
+    tolerances: dict[Metric, float] = Field(default_factory=dict)
+    """Tolerance of single metrics."""
+
+    def tolerance_for(self, metric: str) -> float:
+        """Return the accepted distance of one metric."""
+        return self.tolerances.get(metric, self.tolerance)
+
+
+class Split(_Part):
+    """Evaluation cases: one file that is divided, or two files that are disjoint already."""
+
+    file: str | None = None
+    """JSON lines; divided into selection and confirmation by a seeded draw."""
+    selection: str | None = None
+    """JSON lines that compare runs."""
+    confirmation: str | None = None
+    """JSON lines that only promotion may look at."""
+    confirmation_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of `file` that is kept for confirmation."""
+    min_cases: int = Field(default=1, ge=1)
+    """Fewest cases each part must have."""
+
+    @model_validator(mode="after")
+    def _has_both_parts(self) -> Self:
+        if self.file is not None and (self.selection or self.confirmation):
+            raise ValueError("a split is either `file` or `selection` and `confirmation`, not both")
+        if self.file is None and not (self.selection and self.confirmation):
+            raise ValueError("a split needs `file`, or both `selection` and `confirmation`")
+        return self
+
+
+class Evaluation(_Part):
+    """How every side is measured."""
+
+    splits: dict[str, Split] = Field(min_length=1)
+    """Name -> cases."""
+    max_tokens: int = Field(gt=0)
+    """Decode budget of one answer, tokens; the gold ceiling is measured under it."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    batch_size: int = Field(default=16, gt=0)
+    """Cases decoded together."""
+    control: Metric | None = None
+    """A metric of the same outputs that must move, or training did nothing; declared beforehand."""
+    noise_floor: float = Field(default=0.0, ge=0)
+    """A change of the target at or below this is noise whatever its interval says."""
+
+
+class ModelSpec(_Part):
+    """The base model."""
+
+    path: str = Field(min_length=1)
+    """Local folder or hub id."""
+    revision: str | None = None
+    """Commit of a hub id; resolved and recorded when left out."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Computation type; the folder's own when left out."""
+
+
+class TrackSpec(_Part):
+    """The task: who grades an answer, and how."""
+
+    name: str | None = None
+    """A shipped track, such as `spreadsheet_clean`."""
+    grader: str | None = None
+    """A Python file with `grade(case, text)`."""
+    command: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """A program that speaks JSON lines."""
+    timeout_s: float = Field(default=10.0, gt=0)
+    """Longest grading of one case, seconds."""
+    metrics: tuple[str, ...] | None = None
+    """Names the grader answers with; learned from its first good answer when left out."""
+    system: str | None = None
+    """System prompt, the same in training and in evaluation."""
+
+    @model_validator(mode="after")
+    def _has_one_grader(self) -> Self:
+        given = [key for key in ("name", "grader", "command") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError("a track needs exactly one of `name`, `grader` and `command`")
+        return self
+
+
+class DataSpec(_Part):
+    """What is trained on."""
+
+    train: str = Field(min_length=1)
+    """JSON lines in a chat, completion or text form that mlx-lm reads."""
+    valid: str | None = None
+    """The same form, never trained on."""
+
+
+class Search(_Part):
+    """How long to go on looking."""
+
+    max_runs_without_progress: int = Field(default=3, ge=1)
+    """Judged runs in a row without bucket A or B before the campaign concludes."""
+    max_runs: int | None = Field(default=None, ge=1)
+    """Training runs over the whole campaign."""
+
+
+class Goal(_Part):
+    """A campaign file, validated."""
+
+    campaign: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name; also a folder name, so letters, digits, dot, dash and underscore."""
+    model: ModelSpec
+    track: TrackSpec
+    data: DataSpec
+    evaluation: Evaluation
+    gate: Gate
+    instruments: tuple[Instrument, ...] = Field(default=("sft",), min_length=1)
+    """In the order in which they may be tried."""
+    recipe: Json = Field(default_factory=dict)
+    """mlx-lm YAML keys of the first run; the rest is chosen by rule."""
+    seed: int = Field(default=0, ge=0)
+    budget: Budget = Budget()
+    approvals: Approvals = Approvals()
+    baseline: Baseline = Baseline()
+    search: Search = Search()
+    privacy: Literal["keep", "redact"] = "keep"
+    """Whether prompts and outputs stay in the campaign's record or only their scores."""
+
+
+class Problem(_Part):
+    """A contradiction between two places of a goal."""
+
+    where: tuple[str | int, ...]
+    """Path of keys to the place to change, as pydantic's `loc`."""
+    sentence: str
+
+
+def problems(goal: Goal) -> list[Problem]:
+    """Return what no single model can see: unknown splits, repeated conditions, metrics the track does not promise."""
+    found = []
+    seen: set[str] = set()
+    for index, condition in enumerate(goal.gate.conditions):
+        where = ("gate", "conditions", index)
+        found += [_metric_problem(goal, metric, where) for metric in condition.metrics]
+        if condition.id in seen:
+            found.append(Problem(where=where, sentence=f"Two conditions of the gate are called {condition.id!r}."))
+        seen.add(condition.id)
+    if goal.evaluation.control is not None:
+        found.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
+    for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
+        found.append(_metric_problem(goal, metric, ("baseline",)))
+    return [problem for problem in found if problem is not None]
+
+
+def _metric_problem(goal: Goal, metric: str, where: tuple[str | int, ...]) -> Problem | None:
+    split, _, name = metric.partition(".")
+    if split not in goal.evaluation.splits:
+        known = ", ".join(sorted(goal.evaluation.splits))
+        return Problem(where=where, sentence=f"{metric!r} names the split {split!r}; the splits are {known}.")
+    if goal.track.metrics is not None and name not in goal.track.metrics:
+        known = ", ".join(goal.track.metrics)
+        return Problem(where=where, sentence=f"{metric!r} names the metric {name!r}; the track answers with {known}.")
+    return None
