@@ -1,0 +1,144 @@
+"""What a worker process does first and last: identity, input, rows, result.
+
+A worker's main is `context = begin(sys.argv[1])`, its work, then `context.finish(result)` and exit 0 (or `BAD_OUTCOME`
+with a result that is usable but bad). While `context.should_stop` is false it works; when it turns true it saves what
+it can and leaves by `context.leave_stopped()`. A mistake of the user ends by `context.fail(sentence)`: no restart.
+
+Imports the standard library, psutil and `state` only: it must be cheap and safe in every worker.
+"""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from state.files import read_json, write_json
+from state.paths import JobPaths
+from tools.jobs.identity import identify
+from tools.jobs.locks import try_lock
+
+LOCK_VARIABLE = "VIGIL_LOCK_FD"
+"""Environment variable with the number of the inherited lock descriptor."""
+
+USER_ERROR = 2
+"""Exit status of `fail`: the same input would fail again."""
+
+BAD_OUTCOME = 3
+"""Exit status of a worker whose result is written and usable, but bad (diverged)."""
+
+STOPPED = 75
+"""Exit status of a worker that was asked to stop and can be resumed."""
+
+
+class WorkerContext:
+    """A worker's side of its job folder.
+
+    Args:
+        folder: The job folder.
+        spec: The content of job.json.
+        lock: Descriptor of the job's lock, kept open until the process ends.
+    """
+
+    def __init__(self, folder: Path, spec: dict[str, Any], lock: int) -> None:
+        self.folder = JobPaths(folder)
+        self.key = str(spec["key"])
+        self.input: dict[str, Any] = spec["input"]
+        self._lock = lock
+        self._should_stop = False
+        _cut_torn_line(self.folder.metrics)
+        self._metrics = os.open(self.folder.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a stop was asked for; ask it between two steps."""
+        return self._should_stop
+
+    def request_stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        """Note that a stop was asked for; the handler of SIGTERM."""
+        self._should_stop = True
+
+    def emit(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.jsonl with its wall time `t`.
+
+        A row with a higher `step` than all before counts as progress. NaN and infinities are kept: guards see them.
+        """
+        line = json.dumps({**row, "t": time.time()}, ensure_ascii=False) + "\n"
+        # One write of the whole line: a kill leaves it out or in, never half.
+        os.write(self._metrics, line.encode())
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, the worker's last file: from here on the job is done, whatever happens to the process."""
+        write_json(self.folder.result, result)
+
+    def fail(self, sentence: str, **fields: Any) -> NoReturn:
+        """End with a sentence that a person can act on; the supervisor does not try again.
+
+        Args:
+            sentence: What is wrong and how to mend it.
+            fields: More of the error (what, value, limit, where), as JSON values.
+        """
+        write_json(self.folder.error, {"sentence": sentence, **fields})
+        raise SystemExit(USER_ERROR)
+
+    def leave_stopped(self) -> NoReturn:
+        """End as stopped and resumable, after saving."""
+        raise SystemExit(STOPPED)
+
+
+def begin(folder: Path | str) -> WorkerContext:
+    """Take up a job: keep its lock, write worker.json, listen for SIGTERM.
+
+    Side effects: replaces the SIGTERM handler; cuts a torn last line of metrics.jsonl.
+
+    Raises:
+        SystemExit: Another process works in this folder (status `STOPPED`), or there is no job.json.
+    """
+    paths = JobPaths(Path(folder).resolve())
+    spec = read_json(paths.spec)
+    if spec is None:
+        raise SystemExit(f"{paths.spec} does not exist; a worker is started by its supervisor.")
+    lock = _inherited_lock(paths)
+    if lock is None:
+        lock = try_lock(paths.lock)
+    if lock is None:
+        raise SystemExit(STOPPED)
+    _write_identity(paths)
+    context = WorkerContext(paths.folder, spec, lock)
+    signal.signal(signal.SIGTERM, context.request_stop)
+    return context
+
+
+def _inherited_lock(paths: JobPaths) -> int | None:
+    """Return the descriptor that the supervisor passed on, if it is this job's lock."""
+    text = os.environ.pop(LOCK_VARIABLE, "")
+    if not text.isdigit():
+        return None
+    descriptor = int(text)
+    try:
+        is_this_lock = os.path.samestat(os.fstat(descriptor), paths.lock.stat())
+    except OSError:
+        return None
+    if not is_this_lock:
+        return None
+    # Children of the worker (graders) must not keep the job locked after it.
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keywords
+    return descriptor
+
+
+def _write_identity(paths: JobPaths) -> None:
+    me = identify(os.getpid())
+    identity = me.to_json() if me else {"pid": os.getpid()}
+    write_json(paths.worker, {**identity, "started_at": time.time()})
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what follows the last newline, left by a power cut or a full disk."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
