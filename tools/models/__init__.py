@@ -1,0 +1,1 @@
+"""Model folders and hub ids: what they hold, whether they are one coherent set, and their identity."""

@@ -1,0 +1,322 @@
+"""What a model folder holds, whether it is one coherent set, and the hash of the weights it stands for.
+
+Standard library and `state` only, so that the agent can ask without loading anything. Only safetensors headers are
+read, apart from hashing. Not covered: whether the weights are any good.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from state.errors import ConfigError
+from state.hashing import HashCache, hash_file, hash_json
+from tools.models.headers import Header, HeaderError, read_header
+
+WEIGHTS = "model*.safetensors"
+"""What mlx-lm's loader opens: every match, whatever the index says."""
+
+INDEX = "model.safetensors.index.json"
+
+ADAPTER_FILES = ("adapter_config.json", "adapters.safetensors")
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken")
+_READ_BY_LOADERS = (
+    "config.json", "generation_config.json", WEIGHTS, *_TOKENIZERS, "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.*", "additional_chat_templates/*", "*.py",
+)  # fmt: skip
+_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A reason why a model folder is not one coherent set."""
+
+    sentence: str
+    """What is wrong, with the fix."""
+    detail: dict[str, Any] = field(default_factory=dict)
+    """`kind` (stable word) and the figures behind the sentence."""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files that decide what a model folder generates, in a fixed order; other files do not count."""
+    names = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")])
+        if path.is_file()
+    }
+    return [path for name, path in sorted(names.items()) if any(fnmatch(name, p) for p in _READ_BY_LOADERS)]
+
+
+def weights_hash(
+    model_folder: Path | str,
+    adapter_folder: Path | str | None = None,
+    cache: HashCache | None = None,
+) -> str:
+    """Return the identity of the exact weights (and tokenizer) that generate.
+
+    Args:
+        model_folder: A model folder.
+        adapter_folder: Adapter on top of it; None for the untouched model.
+        cache: Known content hashes, so that gigabytes are read once.
+
+    Raises:
+        ConfigError: The model folder has no weights, or the adapter folder lacks one of its two files.
+    """
+    folder = Path(model_folder)
+    files = model_files(folder)
+    if not any(fnmatch(path.name, WEIGHTS) for path in files):
+        raise ConfigError(
+            f"{folder} has no {WEIGHTS}; name a folder with MLX weights.", what="model", where=str(folder)
+        )
+    model = {path.relative_to(folder).as_posix(): hash_file(path, cache) for path in files}
+    adapter: dict[str, str] = {}
+    if adapter_folder is not None:
+        adapter = _adapter_hashes(Path(adapter_folder), cache)
+    return hash_json({"model": model, "adapter": adapter})
+
+
+def _adapter_hashes(folder: Path, cache: HashCache | None) -> dict[str, str]:
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"Adapter folder {folder} lacks {' and '.join(missing)}; train again, or name a complete adapter folder.",
+            what="adapter",
+            where=str(folder),
+        )
+    return {name: hash_file(folder / name, cache) for name in ADAPTER_FILES}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object from a file that others wrote; empty where it is missing or not an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def chat_template(folder: Path) -> str:
+    """Return the text of the chat template (all of them when there are several), or an empty string."""
+    files = [path.read_text(encoding="utf-8") for path in model_files(folder) if path.suffix == ".jinja"]
+    values = [
+        read_object(folder / name).get("chat_template") for name in ("chat_template.json", "tokenizer_config.json")
+    ]
+    return "\n".join(files + [v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values if v])
+
+
+def end_tokens(folder: Path) -> list[Any]:
+    """Return what ends generation: ids of config.json (overridden by generation_config.json), and the token's text."""
+    ids = read_object(folder / "config.json").get("eos_token_id")
+    ids = read_object(folder / "generation_config.json").get("eos_token_id", ids)
+    token = read_object(folder / "tokenizer_config.json").get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    listed = ids if isinstance(ids, list) else [ids]
+    return [entry for entry in (*listed, text) if entry is not None]
+
+
+def _headers(folder: Path) -> dict[str, Header]:
+    """Return the readable headers by file name; unreadable files are `coherence_problems`' subject."""
+    headers = {}
+    for path in sorted(folder.glob(WEIGHTS)):
+        try:
+            headers[path.name] = read_header(path)
+        except (HeaderError, OSError):
+            continue
+    return headers
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any]:
+    value = config.get("quantization")
+    return value if isinstance(value, dict) else {}
+
+
+def _values_per_word(config: dict[str, Any], module: str) -> int:
+    """Return how many weights one stored 32-bit word holds."""
+    quantization = _quantization(config)
+    own = quantization.get(module)
+    bits = (own if isinstance(own, dict) else quantization).get("bits")
+    return 32 // bits if isinstance(bits, int) and bits > 0 else 1
+
+
+def _n_parameters(headers: dict[str, Header], config: dict[str, Any]) -> int:
+    """Count parameters; a quantized matrix counts its unpacked values, its scales and biases count nothing."""
+    tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
+    total = 0
+    for name, tensor in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        is_quantized = f"{module}.scales" in tensors
+        if is_quantized and leaf in ("scales", "biases"):
+            continue
+        total += tensor.n_values * (_values_per_word(config, module) if is_quantized and leaf == "weight" else 1)
+    return total
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """Describe a model folder from its small files and headers; nothing is loaded.
+
+    Returns:
+        model_type, n_parameters, n_bytes, quantization, dtypes {dtype: tensors}, dtype (the most frequent float type),
+        files, index ("none", "consistent", "inconsistent"), has_tokenizer, has_chat_template, end_tokens.
+    """
+    config = read_object(folder / "config.json")
+    headers = _headers(folder)
+    dtypes: dict[str, int] = {}
+    for header in headers.values():
+        for tensor in header.tensors.values():
+            dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
+    floats = {name: count for name, count in dtypes.items() if "F" in name}
+    index = "none"
+    if (folder / INDEX).is_file():
+        index = "inconsistent" if any(True for _ in _index_problems(folder, headers)) else "consistent"
+    return {
+        "model_type": config.get("model_type"),
+        "n_parameters": _n_parameters(headers, config),
+        "n_bytes": sum((folder / name).stat().st_size for name in headers),
+        "quantization": config.get("quantization"),
+        "dtypes": dtypes,
+        "dtype": max(floats, key=lambda name: floats[name], default=None),
+        "files": [path.relative_to(folder).as_posix() for path in model_files(folder)],
+        "index": index,
+        "has_tokenizer": has_tokenizer(folder),
+        "has_chat_template": bool(chat_template(folder)),
+        "end_tokens": end_tokens(folder),
+    }
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Say whether any tokenizer that mlx-lm can open is there."""
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZERS)
+
+
+def coherence_problems(folder: Path) -> list[Problem]:
+    """Return why a model folder is not one coherent set; empty when it is.
+
+    mlx-lm loads every `model*.safetensors` and lets the last one read win, so a file left by an earlier save can
+    replace weights without an error (facts/mlx_training.md 2c). Each problem's `detail["kind"]` is one of
+    no_folder, no_config, no_tokenizer, no_weights, unreadable, truncated, index, writers, dtypes.
+    """
+    if not folder.is_dir():
+        return [Problem(f"Model folder {folder} does not exist; check the path.", {"kind": "no_folder"})]
+    problems = list(_missing_parts(folder))
+    problems += _damaged_files(folder)
+    headers = _headers(folder)
+    problems += _index_problems(folder, headers)
+    problems += _writer_problems(folder, headers)
+    problems += _dtype_problems(folder, headers)
+    return problems
+
+
+def _missing_parts(folder: Path) -> Iterator[Problem]:
+    if not read_object(folder / "config.json"):
+        yield Problem(f"{folder} has no readable config.json; save the model again.", {"kind": "no_config"})
+    if not has_tokenizer(folder):
+        yield Problem(
+            f"{folder} has no tokenizer (tokenizer.json or tokenizer.model); copy it from the model it came from.",
+            {"kind": "no_tokenizer"},
+        )
+    if not any(folder.glob(WEIGHTS)):
+        others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".safetensors", ".gguf", ".npz"))
+        hint = f" (found {', '.join(others)}; convert with mlx_lm.convert)" if others else ""
+        yield Problem(f"{folder} has no {WEIGHTS}{hint}.", {"kind": "no_weights", "others": others})
+
+
+def _damaged_files(folder: Path) -> Iterator[Problem]:
+    for path in sorted(folder.glob(WEIGHTS)):
+        try:
+            header, size = read_header(path), path.stat().st_size
+        except (HeaderError, OSError) as error:
+            yield Problem(
+                f"{path} cannot be read as safetensors: {error}; download or save it again.",
+                {"kind": "unreadable", "file": path.name},
+            )
+            continue
+        if size != header.declared_bytes:
+            yield Problem(
+                f"{path} has {size} bytes where its header declares {header.declared_bytes};"
+                " download or save it again.",
+                {"kind": "truncated", "file": path.name, "bytes": size, "declared_bytes": header.declared_bytes},
+            )
+
+
+def _index_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Problem]:
+    """Compare the index with what the files hold; without an index there is nothing to compare."""
+    if not (folder / INDEX).is_file():
+        return
+    weight_map = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        yield Problem(f"{folder / INDEX} has no weight_map; save the model again.", {"kind": "index", "file": INDEX})
+        return
+    named = {str(name) for name in weight_map.values()}
+    on_disk = {path.name for path in folder.glob(WEIGHTS)}
+    if missing := sorted(named - on_disk):
+        yield Problem(
+            f"{folder}: the index names {', '.join(missing)}, which is not there; download or save the model again.",
+            {"kind": "index", "missing": missing},
+        )
+    if stale := sorted(on_disk - named):
+        yield Problem(
+            f"{folder}: {', '.join(stale)} is not in the index, yet mlx-lm loads it and may prefer its weights;"
+            " remove it, or save the model into an empty folder.",
+            {"kind": "index", "stale": stale},
+        )
+    elsewhere = sorted(
+        str(tensor) for tensor, file in weight_map.items() if file in headers and tensor not in headers[file].tensors
+    )
+    if elsewhere:
+        yield Problem(
+            f"{folder}: the index places {len(elsewhere)} tensors (first: {elsewhere[0]}) in files that do not hold"
+            " them; save the model again into an empty folder.",
+            {"kind": "index", "n_misplaced": len(elsewhere), "first": elsewhere[0]},
+        )
+
+
+def _writer_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Problem]:
+    """Find traces of two saves in one folder."""
+    seen: dict[str, str] = {}
+    twice: list[tuple[str, str, str]] = []
+    for file, header in headers.items():
+        for tensor in header.tensors:
+            if tensor in seen:
+                twice.append((tensor, seen[tensor], file))
+            seen[tensor] = file
+    if twice:
+        tensor, first, second = twice[0]
+        yield Problem(
+            f"{folder}: {len(twice)} tensors are in two files (first: {tensor} in {first} and {second}), and which one"
+            " counts depends on the order of reading; save the model into an empty folder.",
+            {"kind": "writers", "n_twice": len(twice), "tensor": tensor, "files": [first, second]},
+        )
+    totals = sorted({match[2] for name in headers if (match := _SHARD.fullmatch(name))})
+    formats = sorted({header.metadata["format"] for header in headers.values() if "format" in header.metadata})
+    for what, found in (("numbers of shards", totals), ("formats", formats)):
+        if len(found) > 1:
+            yield Problem(
+                f"{folder}: its weight files come from saves with different {what} ({', '.join(found)});"
+                " save the model into an empty folder.",
+                {"kind": "writers", what.replace(" ", "_"): found},
+            )
+
+
+def _dtype_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Problem]:
+    """Find one kind of tensor stored in two dtypes across layers; a norm kept in float32 everywhere is no problem."""
+    quantization = _quantization(read_object(folder / "config.json"))
+    if any(isinstance(value, dict | bool) for value in quantization.values()):
+        return  # the config itself says that layers differ
+    by_kind: dict[str, dict[str, str]] = {}
+    for header in headers.values():
+        for name, tensor in header.tensors.items():
+            by_kind.setdefault(_NUMBER.sub("#", name), {}).setdefault(tensor.dtype, name)
+    mixed = {kind: dtypes for kind, dtypes in by_kind.items() if len(dtypes) > 1}
+    if mixed:
+        examples = next(iter(mixed.values()))
+        listed = ", ".join(f"{name} as {dtype}" for dtype, name in sorted(examples.items()))
+        yield Problem(
+            f"{folder}: {len(mixed)} kinds of tensors change their dtype between layers (first: {listed});"
+            " the files come from different saves.",
+            {"kind": "dtypes", "n_kinds": len(mixed), "examples": examples},
+        )
