@@ -40,6 +40,7 @@ ActionKind = Literal[
     "census",
     "evaluate",
     "train",
+    "judge",
     "confirm",
     "promote",
     "conclude",
@@ -47,9 +48,9 @@ ActionKind = Literal[
     "ask",
 ]
 """census: ceiling, floor and token counts with the real tokenizer, no weights run.
-evaluate: generate and grade one side on the selection splits. train: one run. confirm: parent and candidate on the
-confirmation splits. promote: switch the campaign's promoted adapter. conclude: end, goal reached or not.
-halt: end on a hard stop. ask: nothing is runnable until a person answers."""
+evaluate: generate and grade one side on one use of the splits. train: one run. judge: a verdict on a run; the record is
+its only effect. confirm: the candidate on the confirmation splits. promote: switch the campaign's promoted adapter.
+conclude: end, goal reached or not. halt: end on a hard stop. ask: nothing is runnable until a person answers."""
 
 ActionState = Literal["intent", "done", "failed"]
 """intent is committed before acting; an open intent is reconciled with the world before anything is tried again."""
