@@ -1,0 +1,91 @@
+"""Scores as policies read them: per case where there are cases, a mean and a count where only those were published."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from state.records import Measurement, Record, Side, SplitUse
+
+Scores = dict[str, float | None]
+"""Metric -> score of one case; None: the grader could not say."""
+
+
+class Mean(Record):
+    """A mean over cases that are not at hand."""
+
+    mean: float
+    n: int = Field(ge=1)
+
+
+class Aligned(Record):
+    """One metric on the cases that both sides have, in the order of the case ids."""
+
+    cases: tuple[str, ...]
+    candidate: tuple[float, ...]
+    reference: tuple[float, ...]
+    excluded: int
+    """Cases left out because a side lacks them or its grader could not say."""
+
+    @property
+    def differences(self) -> list[float]:
+        """Candidate minus reference, one per case."""
+        return [ours - theirs for ours, theirs in zip(self.candidate, self.reference, strict=True)]
+
+
+class CaseTable(Record):
+    """What was measured: side -> split -> use -> case -> metric -> score."""
+
+    cells: dict[Side, dict[str, dict[SplitUse, dict[str, Scores]]]] = Field(default_factory=dict)
+    means: dict[Side, dict[str, Mean]] = Field(default_factory=dict)
+    """side -> `split.metric` -> mean; used only where a side has no cases of that split."""
+
+    @classmethod
+    def from_measurements(cls, rows: Iterable[Measurement], weights: Mapping[Side, str] | None = None) -> "CaseTable":
+        """Return a table of measurements; a later row of the same side and case replaces an earlier one.
+
+        Args:
+            rows: Measurements of any weights.
+            weights: Side -> weights hash: which measurements play which side. One measurement may play two (the base
+                is the parent of the first run). Without it each row keeps the side it was taken for.
+        """
+        cells: dict[Any, Any] = {}
+        for row in rows:
+            played = [row.side] if weights is None else [side for side in weights if weights[side] == row.weights]
+            for side in played:
+                part = cells.setdefault(side, {}).setdefault(row.split, {}).setdefault(row.use, {})
+                part[row.case] = dict(row.metrics)
+        return cls(cells=cells)
+
+    def cases(self, side: Side, split: str, use: SplitUse) -> dict[str, Scores]:
+        """Return the scores of one side on one part of a split; empty when it was not measured."""
+        return self.cells.get(side, {}).get(split, {}).get(use, {})
+
+    def values(self, side: Side, metric: str, use: SplitUse) -> tuple[dict[str, float], int]:
+        """Return case -> score of one `split.metric`, sorted by case, and how many cases had none."""
+        split, _, name = metric.partition(".")
+        rows = self.cases(side, split, use)
+        scores = {case: rows[case].get(name) for case in sorted(rows)}
+        known = {case: float(score) for case, score in scores.items() if score is not None}
+        return known, len(scores) - len(known)
+
+    def mean(self, side: Side, metric: str, use: SplitUse) -> Mean | None:
+        """Return one side's mean, from its cases if there are any."""
+        known, _ = self.values(side, metric, use)
+        if known:
+            return Mean(mean=sum(known.values()) / len(known), n=len(known))
+        return self.means.get(side, {}).get(metric)
+
+    def aligned(self, side: Side, reference: Side, metric: str, use: SplitUse) -> Aligned:
+        """Return one metric of two sides on the cases both have."""
+        ours, _ = self.values(side, metric, use)
+        theirs, _ = self.values(reference, metric, use)
+        split = metric.partition(".")[0]
+        everyone = {*self.cases(side, split, use), *self.cases(reference, split, use)}
+        shared = tuple(case for case in ours if case in theirs)
+        return Aligned(
+            cases=shared,
+            candidate=tuple(ours[case] for case in shared),
+            reference=tuple(theirs[case] for case in shared),
+            excluded=len(everyone) - len(shared),
+        )

@@ -1,0 +1,211 @@
+"""One metric of a candidate against a number or another side: estimate, bounds, and the test that gave them.
+
+Paired on the cases both sides have; unpaired from published means where there are none, and said so.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+from policies import significance
+from policies.cases import CaseTable
+from policies.significance import Interval
+from state.goal import Against, Statistic
+from state.records import Record, Side, SplitUse
+
+Method = Literal["exact", "bootstrap", "unpaired", "none"]
+"""exact: 0/1 scores; bootstrap: dense scores; unpaired: Wilson-based, no cases at hand; none: nothing to compare."""
+
+
+class Comparison(Record):
+    """What the data says about one metric; in the metric's unit, counts for a count."""
+
+    metric: str
+    use: SplitUse
+    against: Against
+    value: float | None = None
+    """The candidate's statistic."""
+    reference: float | None = None
+    """The other side's statistic; for a value, the parent's when it was measured."""
+    estimate: float | None = None
+    """What is judged: the value, or the difference candidate minus reference."""
+    low: float | None = None
+    high: float | None = None
+    alpha: float
+    """One-sided level of each bound."""
+    n: int = 0
+    excluded: int = 0
+    """Cases left out because a side lacks them or its grader could not say."""
+    step: float = 0.0
+    """Smallest change of the statistic that one whole case can make."""
+    spread: float = 0.0
+    """Standard deviation of the scores or paired differences, per case."""
+    is_binary: bool = False
+    better: int = 0
+    """Cases whose score is higher than the reference's."""
+    worse: int = 0
+    higher: tuple[str, ...] = ()
+    """Ids of those cases."""
+    lower: tuple[str, ...] = ()
+    p_two_sided: float | None = None
+    """Exact paired sign test against the reference side."""
+    method: Method = "none"
+
+    @property
+    def interval(self) -> Interval | None:
+        """The bounds, if there is anything to compare."""
+        if self.low is None or self.high is None:
+            return None
+        return Interval(low=self.low, high=self.high)
+
+
+def reference_side(against: Against) -> Side:
+    """Return the side whose cases are set beside the candidate's."""
+    return "base" if against == "base" else "parent"
+
+
+def compare(
+    cases: CaseTable,
+    metric: str,
+    *,
+    use: SplitUse,
+    against: Against = "parent",
+    alpha: float = 0.025,
+    statistic: Statistic = "mean",
+    seed: int = 0,
+    side: Side = "candidate",
+) -> Comparison:
+    """Compare one side's metric with a number (`value`: bounds of the metric itself) or with another side.
+
+    Args:
+        cases: What was measured.
+        metric: `split.metric`.
+        use: Which part of the split.
+        against: What the estimate is relative to.
+        alpha: One-sided level of each bound.
+        statistic: mean, or count: the sum over cases.
+        seed: Of the bootstrap.
+        side: Whose metric it is.
+    """
+    blank = Comparison(metric=metric, use=use, against=against, alpha=alpha)
+    table = _Question(cases, metric, use, against, alpha, statistic, seed, side)
+    known, _ = cases.values(side, metric, use)
+    pairs = cases.aligned(side, reference_side(against), metric, use)
+    if pairs.cases and against != "value":
+        return _paired(blank, table)
+    if known and against == "value":
+        return _single(blank, table)
+    return _unpaired(blank, table)
+
+
+class _Question(NamedTuple):
+    """The arguments of `compare`, carried together."""
+
+    cases: CaseTable
+    metric: str
+    use: SplitUse
+    against: Against
+    alpha: float
+    statistic: Statistic
+    seed: int
+    side: Side
+
+    @property
+    def other(self) -> Side:
+        """The side set beside it."""
+        return reference_side(self.against)
+
+    def unit(self, n: int) -> float:
+        """Return what a mean over n cases is multiplied with."""
+        return float(n) if self.statistic == "count" else 1.0
+
+
+def _changes(blank: Comparison, asked: _Question) -> Comparison:
+    """Set the case-by-case differences to the reference side."""
+    pairs = asked.cases.aligned(asked.side, asked.other, asked.metric, asked.use)
+    if not pairs.cases:
+        return blank
+    higher = tuple(case for case, d in zip(pairs.cases, pairs.differences, strict=True) if d > 0)
+    lower = tuple(case for case, d in zip(pairs.cases, pairs.differences, strict=True) if d < 0)
+    p_two_sided = significance.sign_p_two_sided(len(higher), len(lower))
+    reference = sum(pairs.reference) / len(pairs.cases) * asked.unit(len(pairs.cases))
+    return blank.model_copy(
+        update={
+            "higher": higher,
+            "lower": lower,
+            "better": len(higher),
+            "worse": len(lower),
+            "p_two_sided": p_two_sided,
+            "reference": reference,
+        }
+    )
+
+
+def _paired(blank: Comparison, asked: _Question) -> Comparison:
+    pairs = asked.cases.aligned(asked.side, asked.other, asked.metric, asked.use)
+    n, differences = len(pairs.cases), pairs.differences
+    unit = asked.unit(n)
+    binary = significance.is_binary((*pairs.candidate, *pairs.reference))
+    bounds, _ = significance.paired_interval(differences, asked.alpha, asked.seed, binary=binary)
+    return _changes(blank, asked).model_copy(
+        update={
+            "value": sum(pairs.candidate) / n * unit,
+            "estimate": sum(differences) / n * unit,
+            **bounds.scaled(unit).model_dump(),
+            "n": n,
+            "excluded": pairs.excluded,
+            "step": unit / n,
+            "spread": _deviation(differences),
+            "is_binary": binary,
+            "method": "exact" if binary else "bootstrap",
+        }
+    )
+
+
+def _single(blank: Comparison, asked: _Question) -> Comparison:
+    known, unknown = asked.cases.values(asked.side, asked.metric, asked.use)
+    values = list(known.values())
+    n = len(values)
+    unit = asked.unit(n)
+    bounds, _ = significance.mean_interval(values, asked.alpha, asked.seed)
+    mean = sum(values) / n * unit
+    binary = significance.is_binary(values)
+    return _changes(blank, asked).model_copy(
+        update={
+            "value": mean,
+            "estimate": mean,
+            **bounds.scaled(unit).model_dump(),
+            "n": n,
+            "excluded": unknown,
+            "step": unit / n,
+            "spread": _deviation(values),
+            "is_binary": binary,
+            "method": "exact" if binary else "bootstrap",
+        }
+    )
+
+
+def _unpaired(blank: Comparison, asked: _Question) -> Comparison:
+    ours = asked.cases.mean(asked.side, asked.metric, asked.use)
+    theirs = asked.cases.mean(asked.other, asked.metric, asked.use)
+    reference = None if theirs is None else theirs.mean * asked.unit(theirs.n)
+    if ours is None or not 0 <= ours.mean <= 1:
+        return blank.model_copy(update={"reference": reference})
+    unit = asked.unit(ours.n)
+    found: dict[str, Any] = {"value": ours.mean * unit, "reference": reference, "n": ours.n, "step": unit / ours.n}
+    if asked.against == "value":
+        bounds = significance.wilson(ours.mean, ours.n, asked.alpha)
+        estimate = ours.mean
+    elif theirs is not None and 0 <= theirs.mean <= 1:
+        bounds = significance.unpaired_difference(ours.mean, ours.n, theirs.mean, theirs.n, asked.alpha)
+        estimate = ours.mean - theirs.mean
+        found["reference"] = theirs.mean * unit
+    else:
+        return blank.model_copy(update=found)
+    spread = math.sqrt(ours.mean * (1 - ours.mean))
+    found |= {"estimate": estimate * unit, "spread": spread, "method": "unpaired", **bounds.scaled(unit).model_dump()}
+    return blank.model_copy(update=found)
+
+
+def _deviation(values: list[float]) -> float:
+    center = sum(values) / len(values)
+    return math.sqrt(sum((value - center) ** 2 for value in values) / max(1, len(values) - 1))

@@ -1,0 +1,288 @@
+"""The gate: does a candidate meet every condition, and is that more than luck.
+
+Each condition is its own one-sided test at the full level: the gate asks for all of them, so nothing is divided between
+conditions; `any_of` divides the level by the number of its metrics. How often confirmation may be opened is divided out
+by the caller (`Gate.confirmation_alpha`). A condition by `test: plain` is decided by the bare number and labelled.
+Whether a gate can be met at all is `policies/reachability.py`.
+"""
+
+import math
+from typing import Literal
+
+from policies import significance
+from policies.cases import CaseTable
+from policies.comparison import Comparison, compare
+from state.goal import Against, Condition, Gate, Statistic
+from state.records import Record, SplitUse
+
+Decided = Literal["holds", "fails", "undecided"]
+"""holds: shown; fails: shown to miss the bound; undecided: the cases cannot tell."""
+
+MAX_EXCLUDED_SHARE = 0.1
+"""More missing scores than this and a condition cannot hold: the missing cases could be the bad ones."""
+
+_EPSILON = 1e-9
+"""Sums of floats that are equal on paper are equal here: 34/40 meets 0.85."""
+
+
+class ConditionVerdict(Record):
+    """One condition of the gate, judged."""
+
+    id: str
+    metric: str
+    """The metric judged; of an any-of, the one that came closest to holding."""
+    statistic: Statistic
+    against: Against
+    test: Literal["superiority", "non_inferiority", "plain"]
+    method: str
+    """How the bounds were found, in words."""
+    value: float | None
+    """The candidate's statistic."""
+    reference: float | None
+    """The parent's or base's statistic."""
+    threshold: float
+    """The bound as written in the campaign file."""
+    bound: float
+    """The number the confidence bound is held against."""
+    estimate: float | None
+    """The value, or the difference."""
+    low: float | None
+    high: float | None
+    alpha: float
+    """One-sided level of each bound."""
+    n: int
+    excluded: int
+    p: float | None
+    """One-sided exact p-value, where the test is exact."""
+    p_two_sided: float | None
+    """Exact paired sign test, candidate against parent (or base)."""
+    holds: bool
+    decided: Decided
+    label: str
+    """`plain, not significant` for a bare number that luck could have made; empty otherwise."""
+    step: float
+    """Change of the statistic by one whole case."""
+    rescued: tuple[str, ...]
+    """Cases that the candidate does better than the reference side."""
+    broken: tuple[str, ...]
+    """Cases that it does worse."""
+    cases_needed: int | None
+    """Cases at which the same result would be significant; None when it already is, or when more would not help."""
+    sentence: str
+
+
+class GateVerdict(Record):
+    """All conditions, judged."""
+
+    use: SplitUse
+    alpha: float
+    conditions: tuple[ConditionVerdict, ...]
+    holds: bool
+    decided: Decided
+    labels: tuple[str, ...]
+    """`condition: label` for each labelled condition."""
+    sentence: str
+
+    @property
+    def failing(self) -> tuple[ConditionVerdict, ...]:
+        """The conditions that do not hold."""
+        return tuple(condition for condition in self.conditions if not condition.holds)
+
+
+def judge_gate(
+    gate: Gate,
+    cases: CaseTable,
+    alpha: float | None = None,
+    *,
+    use: SplitUse = "confirmation",
+    seed: int = 0,
+) -> GateVerdict:
+    """Judge a candidate against every condition.
+
+    Args:
+        gate: The conditions.
+        cases: Candidate, parent and base as measured.
+        alpha: One-sided level of each test; the level of one opening of the confirmation split when left out.
+        use: Which part of the splits; promotion needs `confirmation`.
+        seed: Of the bootstrap; a campaign uses one.
+    """
+    level = gate.confirmation_alpha if alpha is None else alpha
+    verdicts = tuple(judge_condition(condition, cases, level, use=use, seed=seed) for condition in gate.conditions)
+    holds = all(verdict.holds for verdict in verdicts)
+    fails = any(verdict.decided == "fails" for verdict in verdicts)
+    decided: Decided = "holds" if holds else "fails" if fails else "undecided"
+    missing = [verdict.id for verdict in verdicts if not verdict.holds]
+    labels = tuple(f"{verdict.id}: {verdict.label}" for verdict in verdicts if verdict.label)
+    count = len(verdicts)
+    sentence = f"{count - len(missing)} of {count} gate conditions hold on the {use} cases"
+    sentence += f"; not {', '.join(missing)}." if missing else "."
+    return GateVerdict(
+        use=use, alpha=level, conditions=verdicts, holds=holds, decided=decided, labels=labels, sentence=sentence
+    )
+
+
+def judge_condition(
+    condition: Condition, cases: CaseTable, alpha: float, *, use: SplitUse = "confirmation", seed: int = 0
+) -> ConditionVerdict:
+    """Judge one condition; of an any-of, return the metric closest to holding."""
+    level = alpha / len(condition.metrics)
+    judged = [_judge_metric(condition, metric, cases, level, use, seed) for metric in condition.metrics]
+    return max(judged, key=lambda verdict: _closeness(verdict, condition.sign))
+
+
+def _closeness(verdict: ConditionVerdict, sign: int) -> tuple[bool, float]:
+    if verdict.estimate is None or verdict.low is None or verdict.high is None:
+        return verdict.holds, float("-inf")
+    near = verdict.low if sign > 0 else -verdict.high
+    return verdict.holds, verdict.estimate * sign if verdict.test == "plain" else near
+
+
+def _judge_metric(  # noqa: PLR0917 - an inner step of judge_condition, same arguments
+    condition: Condition, metric: str, cases: CaseTable, alpha: float, use: SplitUse, seed: int
+) -> ConditionVerdict:
+    found = compare(
+        cases, metric, use=use, against=condition.against, alpha=alpha, statistic=condition.statistic, seed=seed
+    )
+    p = _exact_p(condition, found)
+    decided = _decide(condition, found, p)
+    better, worse = (found.higher, found.lower)[:: condition.sign]
+    label, needed = _label(condition, found, p), _cases_needed(condition, found, p, decided)
+    verdict = ConditionVerdict(
+        id=condition.id,
+        metric=metric,
+        statistic=condition.statistic,
+        against=condition.against,
+        test=condition.kind,
+        method=_method(found),
+        value=found.value,
+        reference=found.reference,
+        threshold=condition.threshold,
+        bound=condition.bound,
+        estimate=found.estimate,
+        low=found.low,
+        high=found.high,
+        alpha=alpha,
+        n=found.n,
+        excluded=found.excluded,
+        p=p,
+        p_two_sided=found.p_two_sided,
+        holds=decided == "holds",
+        decided=decided,
+        label=label,
+        step=found.step,
+        rescued=better,
+        broken=worse,
+        cases_needed=needed,
+        sentence="",
+    )
+    return verdict.model_copy(update={"sentence": _sentence(condition, verdict)})
+
+
+def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided:
+    interval = found.interval
+    if found.estimate is None or interval is None:
+        return "undecided"
+    sign, bound = condition.sign, condition.threshold if condition.kind == "plain" else condition.bound
+    if condition.kind == "plain":
+        held = sign * (found.estimate - bound) >= -_EPSILON
+        return "fails" if not held else "undecided" if _misses_cases(found) else "holds"
+    near, far = (interval.low, interval.high) if sign > 0 else (interval.high, interval.low)
+    if sign * (far - bound) < -_EPSILON:
+        return "fails"
+    passes = sign * (near - bound) >= -_EPSILON if p is None else p <= found.alpha
+    return "holds" if passes and not _misses_cases(found) else "undecided"
+
+
+def _misses_cases(found: Comparison) -> bool:
+    return found.excluded > MAX_EXCLUDED_SHARE * (found.n + found.excluded)
+
+
+def _wins(condition: Condition, found: Comparison) -> tuple[int, int]:
+    """Return how many cases changed in the wanted direction, and how many against it."""
+    return (found.better, found.worse) if condition.sign > 0 else (found.worse, found.better)
+
+
+def _exact_p(condition: Condition, found: Comparison) -> float | None:
+    """Return the p-value where one exact test answers the question: a 0/1 rate, or more wins than losses."""
+    if found.method != "exact" or found.value is None:
+        return None
+    if condition.against == "value":
+        unit = found.n if condition.statistic == "count" else 1
+        passed, rate = round(found.value / unit * found.n), condition.threshold / unit
+        if condition.sign < 0:
+            passed, rate = found.n - passed, 1 - rate
+        return significance.binomial_p(passed, found.n, rate)
+    return significance.sign_p(*_wins(condition, found)) if condition.bound == 0 else None
+
+
+def _asks_no_worse(condition: Condition) -> bool:
+    return condition.against != "value" and condition.sign * condition.threshold <= 0
+
+
+def _is_significant(condition: Condition, found: Comparison, p: float | None) -> bool:
+    """Return whether a plain condition's result would also pass a test.
+
+    A no-worse condition: the interval stays beyond the bound. Any other: more wins than losses against the parent, or,
+    without the parent's cases, the interval again.
+    """
+    if not _asks_no_worse(condition) and found.p_two_sided is not None:
+        return significance.sign_p(*_wins(condition, found)) <= found.alpha
+    tested = condition.model_copy(update={"test": "auto"})
+    return _decide(tested, found, p) == "holds"
+
+
+def _label(condition: Condition, found: Comparison, p: float | None) -> str:
+    if condition.kind != "plain" or found.estimate is None:
+        return ""
+    label = f"plain, {'also' if _is_significant(condition, found, p) else 'not'} significant"
+    if _asks_no_worse(condition) or found.p_two_sided is None:
+        return label
+    return f"{label} (exact paired p = {found.p_two_sided:.2g} two-sided)"
+
+
+def _cases_needed(condition: Condition, found: Comparison, p: float | None, decided: Decided) -> int | None:
+    """Return how many cases the same result would need, None when it is significant or points the wrong way."""
+    is_plain = condition.kind == "plain"
+    if found.estimate is None or (_is_significant(condition, found, p) if is_plain else decided == "holds"):
+        return None
+    paired_test = condition.against != "value" and condition.bound == 0
+    improvement = is_plain and not _asks_no_worse(condition)
+    if found.p_two_sided is not None and (paired_test or improvement):
+        return significance.cases_for_sign_test(*_wins(condition, found), found.n, found.alpha)
+    unit = found.n if condition.statistic == "count" else 1
+    distance = condition.sign * (found.estimate - condition.bound) / unit
+    needed = significance.cases_for_significance(max(found.spread, _least_spread(found)), distance, found.alpha)
+    # The normal approximation is kinder than the exact test: an undecided result needs at least one case more.
+    return None if needed is None else max(needed, found.n + 1)
+
+
+def _least_spread(found: Comparison) -> float:
+    """Return a spread for scores that do not vary: as if one case in n + 2 differed."""
+    return (1.0 if found.is_binary else significance.DENSE_SPREAD) / math.sqrt(found.n + 2)
+
+
+_METHODS = {
+    "exact": "exact, on 0/1 scores",
+    "bootstrap": "percentile bootstrap",
+    "unpaired": "Wilson-based, unpaired: no cases at hand",
+    "none": "not measured",
+}
+
+
+def _method(found: Comparison) -> str:
+    paired = "paired " if found.against != "value" and found.method in {"exact", "bootstrap"} else ""
+    return paired + _METHODS[found.method]
+
+
+def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
+    asked = condition.sentence
+    if verdict.estimate is None or verdict.low is None or verdict.high is None:
+        return f"Asked: {asked}. Not measured, so it does not hold."
+    level = f"{100 * (1 - 2 * verdict.alpha):.3g} %"
+    shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {verdict.n} cases)"
+    words = {"holds": "It holds", "fails": "It fails", "undecided": "The cases cannot tell"}[verdict.decided]
+    extra = f", {verdict.label}" if verdict.label else ""
+    margin = f" Margin {abs(verdict.bound):g}." if verdict.test == "non_inferiority" else ""
+    needed = f" {verdict.cases_needed} cases would tell if this went on." if verdict.cases_needed else ""
+    gone = f" {verdict.excluded} cases had no score." if verdict.excluded else ""
+    return f"Asked: {asked}. Measured {shown}. {words}{extra}.{margin}{needed}{gone}"
