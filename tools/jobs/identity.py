@@ -73,16 +73,21 @@ def _start_ticks(pid: int) -> int | None:
     return int(text.rpartition(")")[2].split()[19])
 
 
-def identify(pid: int) -> ProcessIdentity | None:
-    """Return the identity of a live process, or None for one that is gone or a zombie."""
+def _read(pid: int) -> tuple[ProcessIdentity, bool] | None:
+    """Return who has a pid and whether it is dead but not yet reaped; None where nobody has it."""
     try:
         process = psutil.Process(pid)
-        if process.status() in _DEAD_STATES:
-            return None
+        is_dead = process.status() in _DEAD_STATES
         created = process.create_time()
     except psutil.Error:
         return None
-    return ProcessIdentity(pid=pid, create_time=created, boot_id=boot_id(), start_ticks=_start_ticks(pid))
+    return ProcessIdentity(pid, created, boot_id(), _start_ticks(pid)), is_dead
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """Return the identity of a live process, or None for one that is gone or a zombie."""
+    found = _read(pid)
+    return None if found is None or found[1] else found[0]
 
 
 def is_same(one: ProcessIdentity, other: ProcessIdentity) -> bool:
@@ -100,3 +105,11 @@ def is_alive(identity: ProcessIdentity | None) -> bool:
         return False
     current = identify(identity.pid)
     return current is not None and is_same(identity, current)
+
+
+def is_reused(identity: ProcessIdentity) -> bool:
+    """Tell whether its pid may belong to another process: another one has it, or the machine was booted since."""
+    if identity.boot_id != boot_id():
+        return True
+    found = _read(identity.pid)
+    return found is not None and not is_same(identity, found[0])

@@ -1,0 +1,119 @@
+"""What a job folder holds, as values: the specification before, the status during, the exit record after."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from state.records import Guard, JobKind, JobState, Json, Record
+
+ExitState = Literal["finished", "failed", "stopped"]
+"""finished: result.json is there. failed: given up. stopped: ended on request; the saved steps are there."""
+
+
+class JobSpec(Record):
+    """job.json: everything a supervisor needs, fixed before anything starts and never changed."""
+
+    key: str
+    """The action's key; one folder per key."""
+    kind: JobKind
+    module: str
+    """Worker program, run as `python -m MODULE FOLDER`."""
+    input: Json = Field(default_factory=dict)
+    """The worker's own input; every path in it is absolute."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment on top of the supervisor's; no credentials, the file is readable."""
+    guards: tuple[Guard, ...] = ()
+    """Stop conditions, evaluated mechanically."""
+    stop_grace_s: float = Field(default=30.0, ge=0)
+    """From TERM to KILL, seconds: time for the worker to save."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Deaths of the worker answered by a restart. Deaths together with the supervisor (a reboot) do not count."""
+    max_restarts_without_progress: int = Field(default=2, ge=0)
+    """Restarts in a row without a row of a higher step."""
+    restart_pause_s: float = Field(default=0.5, ge=0)
+    """Pause before a restart after a death without progress, doubled each time, seconds."""
+    steps: int = Field(default=0, ge=0)
+    """Steps in all: iters for training, cases for evaluation."""
+    created_at: float = 0.0
+    """Unix seconds; not part of the job's identity."""
+
+
+class ExitRecord(Record):
+    """exit.json: how a job ended; written last, and nothing is finished without it."""
+
+    state: ExitState
+    code: int | None = None
+    """Exit status of the last worker; None when it died of a signal, never ran, or was adopted (not our child)."""
+    signal: int | None = None
+    """Signal that killed the last worker."""
+    verdict: str = ""
+    """Word of the guard that fired, or the `verdict` of the result."""
+    guard: Json | None = None
+    """The guard that fired: its fields, `value` and `step`."""
+    by: str = "worker"
+    """worker, guard, supervisor, or whoever asked for the stop."""
+    reason: str = ""
+    """One English sentence."""
+    restarts: int = 0
+    """Starts of the worker after the first."""
+    started_at: float | None = None
+    """First start of the worker, Unix seconds; None if it never started."""
+    finished_at: float = 0.0
+    wall_s: float = 0.0
+    """Seconds under supervision, the machine's sleep left out."""
+    slept_s: float = 0.0
+    """Seconds the machine slept meanwhile."""
+    frozen_s: float = 0.0
+    """Seconds the supervisor did not run although the machine did (SIGSTOP, a paused virtual machine)."""
+    peak_rss_gb: float = 0.0
+    """Largest resident memory of the worker, 1e9 bytes."""
+    peak_swap_gb: float = 0.0
+    """Largest swap use of the whole machine, 1e9 bytes."""
+    cpu_s: float = 0.0
+    """Processor seconds of the supervisor itself (the last one)."""
+    is_adopted: bool = False
+    """The last worker outlived the supervisor that started it; its exit status could not be seen."""
+    notes: tuple[Json, ...] = ()
+    """Guards with action `note` that fired."""
+    last_lines: tuple[str, ...] = ()
+    """End of the worker's output."""
+    result_hash: str = ""
+    """SHA-256 of result.json, empty where there is none."""
+
+
+class StopRequest(Record):
+    """stop.json: who wants the job to end; the first request stays."""
+
+    by: str
+    reason: str = ""
+    verdict: str = ""
+    guard: Json | None = None
+    asked_at: float = 0.0
+
+
+class JobStatus(Record):
+    """A job as its folder shows it now."""
+
+    key: str
+    kind: JobKind
+    state: JobState
+    step: int = 0
+    """Step of the last row."""
+    steps: int = 0
+    heartbeat_at: float | None = None
+    """When the supervisor last noted that it lives, Unix seconds."""
+    started_at: float | None = None
+    """First start of the worker."""
+    restarts: int = 0
+    exit: ExitRecord | None = None
+    supervisor: Json = Field(default_factory=dict)
+    """pid, create_time, boot_id; of the last supervisor, alive or not."""
+    worker: Json = Field(default_factory=dict)
+    """pid, create_time, boot_id; of the last worker, alive or not."""
+    last: dict[str, Any] = Field(default_factory=dict)
+    """The last row of metrics.jsonl."""
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether there is an exit record: nothing will happen in this folder any more."""
+        return self.exit is not None

@@ -1,0 +1,398 @@
+"""The life of one job under one supervisor: adopt or start, watch, restart or conclude."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from state.clock import Clock, SystemClock
+from state.files import read_json, write_json
+from state.hashing import hash_file
+from state.paths import JobPaths
+from tools.jobs.guards import Fired
+from tools.jobs.identity import ProcessIdentity, identify, is_alive
+from tools.jobs.locks import try_lock
+from tools.jobs.logs import last_lines
+from tools.jobs.night import keep_awake, suspended_s
+from tools.jobs.observe import Observer, cpu_s
+from tools.jobs.once import ask_for_stop, stop_request
+from tools.jobs.processes import AdoptedWorker, ChildWorker, Ended, Worker, clear_group, find_by_command
+from tools.jobs.spec import ExitRecord, JobSpec, StopRequest
+from tools.jobs.worker import LOCK_VARIABLE, STOPPED, USER_ERROR
+
+FIRST_TICK_S = 0.05
+LAST_TICK_S = 1.0
+TICK_GROWTH = 1.15
+"""The first seconds of a job are looked at often, so that short jobs end promptly; the night once a second."""
+
+IDENTITY_WAIT_S = 2.0
+"""How long an orphan without worker.json may take to write it before it is looked for by its command line."""
+
+LOCK_WAIT_S = 30.0
+"""How long a lock may outlive its worker before the job is given up: a process left by the worker keeps it."""
+
+SHOWN_LINES = 20
+RESERVE_BYTES = 65_536
+"""Kept on disk while the job runs and given back for the exit record, so that a full disk does not hide the end."""
+
+
+@dataclass
+class Tally:
+    """What must be known across supervisors; part of start.json."""
+
+    starts: int = 0
+    """Starts of the worker, attempts included."""
+    deaths: int = 0
+    """Deaths of the worker that its supervisor outlived."""
+    fruitless: int = 0
+    """Deaths in a row without a higher step."""
+    best_step: int = -1
+    """Highest step when the last worker was started."""
+    is_open: bool = False
+    """A worker was started and its end has not been counted."""
+    started_at: float | None = None
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """A job whose supervisor we are."""
+
+    paths: JobPaths
+    spec: JobSpec
+    lock: int
+    """Descriptor of supervisor.lock, held until the process ends."""
+
+
+def open_job(folder: Path) -> OpenJob | int:
+    """Become the supervisor of a job, or return the exit status to leave with."""
+    paths = JobPaths(folder)
+    if paths.exit.exists():
+        return 0
+    lock = try_lock(paths.supervisor_lock)
+    if lock is None:
+        return STOPPED
+    # The one before us may have finished between the look and the lock.
+    if paths.exit.exists():
+        return 0
+    try:
+        spec = JobSpec.model_validate(read_json(paths.spec))
+    except (ValidationError, ValueError) as error:
+        reason = f"{paths.spec} cannot be read: {str(error).splitlines()[0]}."
+        record = ExitRecord(state="failed", by="supervisor", reason=reason, finished_at=time.time())
+        write_json(paths.exit, record.model_dump())
+        return 0
+    return OpenJob(paths, spec, lock)
+
+
+class Supervision:
+    """One supervisor at work.
+
+    Args:
+        job: The job, its supervisor's lock held.
+        clock: Time.
+        suspended: Seconds the machine slept since boot.
+    """
+
+    def __init__(self, job: OpenJob, clock: Clock | None = None, suspended: Callable[[], float] = suspended_s) -> None:
+        self.is_leaving = False
+        self._paths = job.paths
+        self._spec = job.spec
+        self._clock = clock or SystemClock()
+        self._tally = _read_tally(job.paths)
+        self._observer = Observer(job.paths, job.spec.guards, self._clock, suspended)
+        self._lock: int | None = None
+        self._is_adopted = False
+        self._asked: StopRequest | None = None
+
+    def run(self) -> int:
+        """Bring the job to its exit record; return the supervisor's exit status."""
+        with suppress(OSError):
+            self._save_tally()
+        self._observer.beat()
+        self._keep_reserve()
+        awake = keep_awake(os.getpid())
+        try:
+            record = self._live()
+            is_concluded = record is not None and self._conclude(record)
+        finally:
+            if awake is not None:
+                awake.kill()
+                awake.wait()
+        return 0 if is_concluded else STOPPED
+
+    def _live(self) -> ExitRecord | None:
+        """Return how the job ended, None if this supervisor was told to leave before."""
+        try:
+            ended = self._take_lock_or_adopt()
+        except TimeoutError as error:
+            return self._record("failed", None, by="supervisor", reason=str(error))
+        if self._lock is None:
+            return None
+        self._act_on(self._observer.catch_up())
+        while True:
+            # No worker lives here: an error of the disk may end the job.
+            try:
+                self._count_end(ended)
+                record = self._outcome(ended)
+                if record is not None or self.is_leaving:
+                    return record
+                worker = self._start()
+            except OSError as error:
+                return self._record("failed", ended, by="supervisor", reason=f"The job cannot go on: {error}.")
+            ended = self._watch(worker)
+
+    # -- taking over ------------------------------------------------------------------------------------------
+
+    def _take_lock_or_adopt(self) -> Ended | None:
+        """Hold the job's lock; before that, watch a worker that outlived its supervisor until it ends."""
+        ended: Ended | None = None
+        waiting_since = self._clock.monotonic()
+        while (lock := try_lock(self._paths.lock)) is None:
+            waited_s = self._clock.monotonic() - waiting_since
+            orphan = self._find_orphan(waited_s)
+            if orphan is not None:
+                self._is_adopted = True
+                self._observer.add_unwatched_time()
+                self._act_on(self._observer.catch_up())
+                ended = self._watch(AdoptedWorker(orphan))
+                waiting_since = self._clock.monotonic()
+            elif self.is_leaving:
+                return None
+            elif waited_s > LOCK_WAIT_S:
+                raise TimeoutError("A process left behind by the worker still holds the job's lock.")
+            self._clock.sleep(FIRST_TICK_S)
+        self._lock = lock
+        return ended
+
+    def _find_orphan(self, waited_s: float) -> ProcessIdentity | None:
+        """Return the live worker, if it can be told which process it is."""
+        written = ProcessIdentity.from_json(read_json(self._paths.worker))
+        if is_alive(written):
+            return written
+        if written is not None:
+            clear_group(written)
+        if waited_s > IDENTITY_WAIT_S:
+            return find_by_command(self._spec.module, self._paths.folder)
+        return None
+
+    # -- starting ---------------------------------------------------------------------------------------------
+
+    def _start(self) -> Worker | Ended:
+        """Start the worker; an end where the system refuses to."""
+        if self._tally.fruitless:
+            self._clock.sleep(self._spec.restart_pause_s * 2 ** (self._tally.fruitless - 1))
+        self._is_adopted = False
+        self._tally.starts += 1
+        self._tally.is_open = True
+        self._tally.best_step = self._observer.best_step
+        self._tally.started_at = self._tally.started_at or self._clock.now()
+        self._save_tally()
+        self._paths.worker.unlink(missing_ok=True)
+        self._paths.out.mkdir(exist_ok=True)
+        try:
+            return ChildWorker(self._popen())
+        except OSError as error:
+            with suppress(OSError), self._paths.log.open("a") as log:
+                log.write(f"The worker could not be started: {error}\n")
+            return Ended(code=error.errno)
+        finally:
+            self._observer.worker_started()
+
+    def _popen(self) -> "subprocess.Popen[bytes]":
+        if self._lock is None:
+            raise AssertionError("a worker is started under the job's lock")
+        with self._paths.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", self._spec.module, str(self._paths.folder)],
+                # A folder of ours: `-m` looks there first, and a user's folder may have a package called tools.
+                cwd=self._paths.folder,
+                env={**os.environ, **self._spec.env, LOCK_VARIABLE: str(self._lock)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(self._lock,),
+                # A session, not only a group: a suspended group whose supervisor dies would get HUP from the kernel.
+                start_new_session=True,
+            )
+
+    # -- watching ---------------------------------------------------------------------------------------------
+
+    def _watch(self, worker: Worker | Ended) -> Ended:
+        """Look at the worker until it ends, of itself or on request."""
+        if isinstance(worker, Ended):
+            return worker
+        tick_s = FIRST_TICK_S
+        while True:
+            ended = worker.poll()
+            self._act_on(self._observer.look(worker))
+            if ended is not None:
+                return ended
+            if self.is_leaving or self._asked or self._paths.stop.exists():
+                return self._stop(worker)
+            self._clock.sleep(tick_s)
+            tick_s = min(LAST_TICK_S, tick_s * TICK_GROWTH)
+
+    def _stop(self, worker: Worker) -> Ended:
+        """TERM, wait, KILL on the group."""
+        deadline = self._clock.monotonic() + self._spec.stop_grace_s
+        worker.ask_to_stop()
+        while (ended := worker.poll()) is None:
+            if self._clock.monotonic() >= deadline:
+                worker.kill()
+            self._observer.look(worker)
+            self._clock.sleep(FIRST_TICK_S)
+        self._observer.look(worker)
+        return ended
+
+    def _act_on(self, fired: list[Fired]) -> None:
+        """Leave a request to stop for a guard that fired; keep those that only note."""
+        for item in fired:
+            if item.guard.action == "stop":
+                # Written before acting, so that a supervisor after us knows why the worker ended.
+                request = StopRequest(
+                    by="guard",
+                    reason=item.sentence(),
+                    verdict=item.guard.verdict,
+                    guard=item.to_json(),
+                    asked_at=self._clock.now(),
+                )
+                self._asked = self._asked or request
+                with suppress(OSError):
+                    ask_for_stop(self._paths, request)
+            elif all(note["position"] != item.position for note in self._tally.notes):
+                self._tally.notes.append({"position": item.position, **item.to_json()})
+                with suppress(OSError):
+                    self._save_tally()
+
+    # -- concluding -------------------------------------------------------------------------------------------
+
+    def _count_end(self, ended: Ended | None) -> None:
+        """Count a worker's end, seen or not: one that is open although the lock was free ended unseen."""
+        if not self._tally.is_open:
+            return
+        if self._observer.best_step > self._tally.best_step:
+            self._tally.fruitless = 0
+        elif not self.is_leaving:
+            self._tally.fruitless += 1
+        self._tally.deaths += ended is not None and not self.is_leaving
+        self._tally.is_open = False
+        self._save_tally()
+
+    def _outcome(self, ended: Ended | None) -> ExitRecord | None:
+        """Return how the job ended, None if the worker is to be started (again)."""
+        request = stop_request(self._paths) or self._asked
+        if self._paths.result.exists():
+            return self._finished(ended, request)
+        if request is not None:
+            return self._record(
+                "stopped",
+                ended,
+                by=request.by,
+                reason=request.reason,
+                verdict=request.verdict,
+                guard=request.guard,
+            )
+        if (error := read_json(self._paths.error)) is not None:
+            return self._record("failed", ended or Ended(code=USER_ERROR), reason=str(error.get("sentence", "")))
+        return self._given_up(ended)
+
+    def _finished(self, ended: Ended | None, request: StopRequest | None) -> ExitRecord:
+        try:
+            result = read_json(self._paths.result)
+        except ValueError as error:
+            return self._record("failed", ended, reason=f"result.json is not JSON: {error}.")
+        verdict = str(result.get("verdict") or "") if isinstance(result, dict) else ""
+        if request is None or request.by != "guard":
+            reason = "" if request is None else f"It had finished when {request.by} asked it to stop."
+            return self._record("finished", ended, reason=reason, verdict=verdict)
+        # The guard and the worker saw the same trouble; the worker was quicker to write its result.
+        verdict = request.verdict or verdict
+        return self._record("finished", ended, reason=request.reason, verdict=verdict, guard=request.guard)
+
+    def _given_up(self, ended: Ended | None) -> ExitRecord | None:
+        tally, spec = self._tally, self._spec
+        how = (ended or Ended()).words()
+        if tally.fruitless > spec.max_restarts_without_progress:
+            reason = f"The worker {how}; {tally.fruitless} starts in a row made no progress."
+        elif tally.deaths > spec.max_restarts:
+            reason = f"The worker {how} after {tally.starts - 1} restarts; {spec.max_restarts} are allowed."
+        else:
+            return None
+        return self._record("failed", ended, reason=reason)
+
+    def _record(self, state: str, ended: Ended | None, *, by: str = "worker", **fields: Any) -> ExitRecord:
+        totals = self._observer.totals()
+        return ExitRecord.model_validate(
+            {
+                "state": state,
+                "by": by,
+                "code": ended.code if ended else None,
+                "signal": ended.signal if ended else None,
+                "restarts": max(0, self._tally.starts - 1),
+                "started_at": self._tally.started_at,
+                "wall_s": round(totals.worked_s + totals.frozen_s, 3),
+                "slept_s": round(totals.slept_s, 1),
+                "frozen_s": round(totals.frozen_s, 1),
+                "peak_rss_gb": round(totals.peak_rss_gb, 4),
+                "peak_swap_gb": round(totals.peak_swap_gb, 4),
+                "is_adopted": self._is_adopted,
+                "notes": tuple(self._tally.notes),
+                **fields,
+            }
+        )
+
+    def _conclude(self, record: ExitRecord) -> bool:
+        """Write the exit record; on a full disk, keep trying: a job is never believed finished without it.
+
+        Returns:
+            Whether it is there; it is not when this supervisor was told to leave meanwhile.
+        """
+        self._observer.beat()
+        pause_s = FIRST_TICK_S
+        while True:
+            try:
+                self._write_exit(record)
+            except OSError:
+                self._reserve().unlink(missing_ok=True)
+                if self.is_leaving:
+                    return False
+            else:
+                self._reserve().unlink(missing_ok=True)
+                return True
+            self._clock.sleep(pause_s)
+            pause_s = min(30.0, pause_s * 2)
+
+    def _write_exit(self, record: ExitRecord) -> None:
+        last = {
+            "last_lines": last_lines(self._paths.log, SHOWN_LINES),
+            "result_hash": hash_file(self._paths.result) if self._paths.result.exists() else "",
+            "finished_at": self._clock.now(),
+            "cpu_s": round(cpu_s(), 3),
+        }
+        write_json(self._paths.exit, {**record.model_dump(), **last})
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    def _save_tally(self) -> None:
+        me = identify(os.getpid())
+        write_json(self._paths.start, {**(me.to_json() if me else {}), "tally": asdict(self._tally)})
+
+    def _reserve(self) -> Path:
+        return self._paths.folder / ".reserve"
+
+    def _keep_reserve(self) -> None:
+        with suppress(OSError):
+            self._reserve().write_bytes(os.urandom(RESERVE_BYTES))
+
+
+def _read_tally(paths: JobPaths) -> Tally:
+    value = read_json(paths.start)
+    return Tally(**value["tally"]) if isinstance(value, dict) and "tally" in value else Tally()

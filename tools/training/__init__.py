@@ -1,0 +1,1 @@
+"""Training by MLX in worker processes: one loop, adapters that stock mlx-lm opens."""
