@@ -40,6 +40,8 @@ class ConditionVerdict(Record):
     """The candidate's statistic."""
     reference: float | None
     """The parent's or base's statistic."""
+    sign: int
+    """+1: at least; -1: at most."""
     threshold: float
     """The bound as written in the campaign file."""
     bound: float
@@ -69,6 +71,13 @@ class ConditionVerdict(Record):
     cases_needed: int | None
     """Cases at which the same result would be significant; None when it already is, or when more would not help."""
     sentence: str
+
+    @property
+    def is_met_by_estimate(self) -> bool:
+        """Whether the bare number meets the bound that the test uses; not a verdict."""
+        if self.estimate is None or self.decided == "fails":
+            return False
+        return self.sign * (self.estimate - self.bound) >= -_EPSILON
 
 
 class GateVerdict(Record):
@@ -146,7 +155,8 @@ def _judge_metric(  # noqa: PLR0917 - an inner step of judge_condition, same arg
     p = _exact_p(condition, found)
     decided = _decide(condition, found, p)
     better, worse = (found.higher, found.lower)[:: condition.sign]
-    label, needed = _label(condition, found, p), _cases_needed(condition, found, p, decided)
+    label = _label(condition, found, p) if decided == "holds" else ""
+    needed = _cases_needed(condition, found, p, decided)
     verdict = ConditionVerdict(
         id=condition.id,
         metric=metric,
@@ -156,6 +166,7 @@ def _judge_metric(  # noqa: PLR0917 - an inner step of judge_condition, same arg
         method=_method(found),
         value=found.value,
         reference=found.reference,
+        sign=condition.sign,
         threshold=condition.threshold,
         bound=condition.bound,
         estimate=found.estimate,
@@ -215,7 +226,8 @@ def _exact_p(condition: Condition, found: Comparison) -> float | None:
     return significance.sign_p(*_wins(condition, found)) if condition.bound == 0 else None
 
 
-def _asks_no_worse(condition: Condition) -> bool:
+def asks_no_worse(condition: Condition) -> bool:
+    """Return whether a condition is met by no change at all: the no-worse conditions of the gate."""
     return condition.against != "value" and condition.sign * condition.threshold <= 0
 
 
@@ -225,17 +237,17 @@ def _is_significant(condition: Condition, found: Comparison, p: float | None) ->
     A no-worse condition: the interval stays beyond the bound. Any other: more wins than losses against the parent, or,
     without the parent's cases, the interval again.
     """
-    if not _asks_no_worse(condition) and found.p_two_sided is not None:
+    if not asks_no_worse(condition) and found.p_two_sided is not None:
         return significance.sign_p(*_wins(condition, found)) <= found.alpha
     tested = condition.model_copy(update={"test": "auto"})
     return _decide(tested, found, p) == "holds"
 
 
 def _label(condition: Condition, found: Comparison, p: float | None) -> str:
-    if condition.kind != "plain" or found.estimate is None:
+    if condition.kind != "plain":
         return ""
     label = f"plain, {'also' if _is_significant(condition, found, p) else 'not'} significant"
-    if _asks_no_worse(condition) or found.p_two_sided is None:
+    if asks_no_worse(condition) or found.p_two_sided is None:
         return label
     return f"{label} (exact paired p = {found.p_two_sided:.2g} two-sided)"
 
@@ -245,8 +257,8 @@ def _cases_needed(condition: Condition, found: Comparison, p: float | None, deci
     is_plain = condition.kind == "plain"
     if found.estimate is None or (_is_significant(condition, found, p) if is_plain else decided == "holds"):
         return None
-    paired_test = condition.against != "value" and condition.bound == 0
-    improvement = is_plain and not _asks_no_worse(condition)
+    paired_test = condition.against != "value" and condition.bound == 0 and found.method == "exact"
+    improvement = is_plain and not asks_no_worse(condition)
     if found.p_two_sided is not None and (paired_test or improvement):
         return significance.cases_for_sign_test(*_wins(condition, found), found.n, found.alpha)
     unit = found.n if condition.statistic == "count" else 1

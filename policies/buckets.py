@@ -1,0 +1,237 @@
+"""The verdict on one run: A promoted, B progress, C concern, D refuted, U uninformative (design section 5).
+
+Precedence U > A > D > B > C, one rule each. The two rules of U that speak of power (too coarse, no power) need an
+interval that shows nothing; a target that clearly moved, and a confirmation that held, are their own proof that the
+measurement could show it. A capped measurement is U whatever it shows.
+Comparisons are made on the selection cases; A needs a gate verdict on the confirmation cases.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pydantic import Field
+
+from policies.cases import CaseTable
+from policies.comparison import Comparison, compare
+from policies.gate import GateVerdict, asks_no_worse, judge_gate
+from policies.target import Target, find_target
+from state.goal import Gate
+from state.records import Bucket, Record, SplitUse
+
+ALPHA = 0.025
+"""One-sided level of the comparisons: 95 % intervals, as the definitions say."""
+
+
+class Prediction(Record):
+    """Where the candidate's mean of one metric was expected before the run."""
+
+    metric: str
+    low: float
+    high: float
+
+
+class RunEvidence(Record):
+    """All a verdict on one run stands on."""
+
+    run: str = "the run"
+    gate: Gate
+    cases: CaseTable
+    """candidate and parent (and base) on the selection cases, measured by one harness."""
+    ceilings: dict[str, float] = Field(default_factory=dict)
+    """`split.metric` -> what the gold scores through the same harness; left out: not checked."""
+    confirmation: GateVerdict | None = None
+    """The gate on the confirmation cases, once they were opened for this run."""
+    predicted: Prediction | None = None
+    control: str | None = None
+    """The metric declared beforehand that must move, or training did nothing."""
+    noise_floor: float = 0.0
+    use: SplitUse = "selection"
+    seed: int = 0
+
+
+class BucketVerdict(Record):
+    """The bucket of a run and what it rests on."""
+
+    bucket: Bucket
+    rule: str
+    """`U.unmeasured`, `U.capped`, `U.coarse`, `U.power`, `A.confirmed`, `D.target_lost`, `D.no_worse_broken`,
+    `D.prediction`, `B.moved`, `C.flat`."""
+    sentence: str
+    target: Target | None
+    comparisons: tuple[Comparison, ...]
+    """Target first, then the control, then the co-located metrics of the target's split."""
+    gate: GateVerdict
+    """The gate on the selection cases, for choosing; never a promotion."""
+    control_moved: bool | None
+    """None: no control was declared or measured."""
+    is_capped: bool
+    had_power: bool
+    """The comparison could tell meaningful progress from none."""
+    is_promising: bool
+    """Every condition is met by its estimate on the selection cases: worth an opening of confirmation."""
+
+
+class _Reading(NamedTuple):
+    """The target's comparison in the words of the definitions."""
+
+    moved: bool
+    lost: bool
+    flat: bool
+
+
+def judge_run(evidence: RunEvidence) -> BucketVerdict:
+    """Return the bucket of a run; every evidence gets exactly one."""
+    selection = judge_gate(evidence.gate, evidence.cases, evidence.gate.alpha, use=evidence.use, seed=evidence.seed)
+    target = find_target(
+        evidence.gate,
+        evidence.cases,
+        ceilings=evidence.ceilings,
+        use=evidence.use,
+        noise_floor=evidence.noise_floor,
+    )
+    found = None if target is None else _compared(evidence, target.metric)
+    reading = _read(target, found, evidence.noise_floor)
+    bucket, rule, sentence = _rule(evidence, selection, target, found, reading)
+    is_capped = rule == "U.capped"
+    return BucketVerdict(
+        bucket=bucket,
+        rule=rule,
+        sentence=sentence,
+        target=target,
+        comparisons=_comparisons(evidence, found),
+        gate=selection,
+        control_moved=_control_moved(evidence),
+        is_capped=is_capped,
+        had_power=not is_capped and (reading.moved or reading.lost or reading.flat) and rule != "U.coarse",
+        is_promising=not is_capped and is_promising(selection),
+    )
+
+
+def is_promising(selection: GateVerdict) -> bool:
+    """Return whether every condition is met by its estimate."""
+    return all(condition.is_met_by_estimate for condition in selection.conditions)
+
+
+def _compared(evidence: RunEvidence, metric: str) -> Comparison:
+    return compare(evidence.cases, metric, use=evidence.use, alpha=ALPHA, seed=evidence.seed)
+
+
+def _read(target: Target | None, found: Comparison | None, noise_floor: float) -> _Reading:
+    interval = None if found is None else found.interval
+    if target is None or found is None or interval is None or found.estimate is None:
+        return _Reading(moved=False, lost=False, flat=False)
+    shows = interval.excludes(0.0) and abs(found.estimate) > noise_floor
+    gains = target.sign * found.estimate > 0
+    return _Reading(moved=shows and gains, lost=shows and not gains, flat=interval.within(target.delta))
+
+
+def _rule(
+    evidence: RunEvidence,
+    selection: GateVerdict,
+    target: Target | None,
+    found: Comparison | None,
+    reading: _Reading,
+) -> tuple[Bucket, str, str]:
+    """Return bucket, rule and sentence, in the order of precedence."""
+    if target is None or found is None or found.estimate is None:
+        return "U", "U.unmeasured", f"{evidence.run}: the target has no scores on both sides, so nothing can be told."
+    what = f"{evidence.run}: {_shown(target, found)}"
+    if (capped := _capped(target, evidence.ceilings)) is not None:
+        return "U", "U.capped", f"{what} {capped}"
+    confirmed = evidence.confirmation is not None and evidence.confirmation.use == "confirmation"
+    holds = evidence.confirmation is not None and confirmed and evidence.confirmation.holds
+    if not (reading.moved or reading.lost or holds):
+        if found.step > target.delta:
+            wanted = (
+                f"δ is {target.delta:.4g} and one case is {found.step:.4g}: the ruler is coarser than the question."
+            )
+            return "U", "U.coarse", f"{what} {wanted}"
+        if not reading.flat:
+            return "U", "U.power", f"{what} The interval shows neither movement nor absence within ±{target.delta:.4g}."
+    if holds and evidence.confirmation is not None:
+        return "A", "A.confirmed", f"{what} {evidence.confirmation.sentence}"
+    if reading.lost:
+        return "D", "D.target_lost", f"{what} The target was lost."
+    if broken := _broken(evidence, selection):
+        return "D", "D.no_worse_broken", f"{what} {broken}"
+    if missed := _contradicted(evidence):
+        return "D", "D.prediction", f"{what} {missed}"
+    if reading.moved:
+        return "B", "B.moved", f"{what} It moved beyond noise, and the gate does not hold yet."
+    return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and nothing was lost."
+
+
+def _shown(target: Target, found: Comparison) -> str:
+    paired = "" if found.method in {"exact", "bootstrap"} else ", unpaired for want of cases"
+    return (
+        f"{target.metric} went from {found.reference or 0:.4g} to {found.value or 0:.4g}, "
+        f"{found.estimate or 0:+.4g} (95 % interval {found.low or 0:+.4g} to {found.high or 0:+.4g}, "
+        f"{found.n} cases{paired}), against {target.threshold:.4g} asked."
+    )
+
+
+def _capped(target: Target, ceilings: Mapping[str, float]) -> str | None:
+    """Return why the measurement could not have shown the gate met, or meaningful progress."""
+    ceiling = ceilings.get(target.metric)
+    if ceiling is None or target.gap <= 0:
+        return None
+    if target.sign * (target.threshold - ceiling) > 0:
+        return f"The gold itself scores {ceiling:.4g} through this harness: no adapter can show {target.threshold:.4g}."
+    room = target.sign * (ceiling - target.parent)
+    if room < target.delta:
+        return f"The gold scores {ceiling:.4g}: room for {room:.4g}, less than δ {target.delta:.4g}."
+    return None
+
+
+def _broken(evidence: RunEvidence, selection: GateVerdict) -> str:
+    """Return which no-worse conditions were shown to be broken, or an empty string."""
+    no_worse = {condition.id for condition in evidence.gate.conditions if asks_no_worse(condition)}
+    verdicts = selection.conditions + (evidence.confirmation.conditions if evidence.confirmation else ())
+    broken = [verdict for verdict in verdicts if verdict.id in no_worse and verdict.decided == "fails"]
+    return f"A no-worse condition is broken. {broken[0].sentence}" if broken else ""
+
+
+def _contradicted(evidence: RunEvidence) -> str:
+    """Return how the prediction made before the run failed; doing better than predicted refutes nothing."""
+    predicted = evidence.predicted
+    if predicted is None:
+        return ""
+    found = compare(
+        evidence.cases, predicted.metric, use=evidence.use, against="value", alpha=ALPHA, seed=evidence.seed
+    )
+    interval = found.interval
+    if interval is None or found.value is None:
+        return ""
+    too_low = interval.high < predicted.low and _sign_of(evidence.gate, predicted.metric) > 0
+    too_high = interval.low > predicted.high and _sign_of(evidence.gate, predicted.metric) < 0
+    if not (too_low or too_high):
+        return ""
+    return (
+        f"Predicted before the run: {predicted.metric} between {predicted.low:.4g} and {predicted.high:.4g}; "
+        f"measured {found.value:.4g} (95 % interval {interval.low:.4g} to {interval.high:.4g})."
+    )
+
+
+def _sign_of(gate: Gate, metric: str) -> int:
+    """Return the direction the gate wants a metric to go; up where the gate does not name it."""
+    return next((condition.sign for condition in gate.conditions if metric in condition.metrics), 1)
+
+
+def _comparisons(evidence: RunEvidence, found: Comparison | None) -> tuple[Comparison, ...]:
+    """Return target, control and the other metrics of the target's outputs, each once."""
+    if found is None:
+        return ()
+    split = found.metric.partition(".")[0]
+    rows = evidence.cases.cases("candidate", split, evidence.use).values()
+    co_located = sorted({f"{split}.{name}" for row in rows for name in row} - {found.metric})
+    others = dict.fromkeys([evidence.control, *co_located] if evidence.control else co_located)
+    return (found, *(_compared(evidence, metric) for metric in others if metric != found.metric))
+
+
+def _control_moved(evidence: RunEvidence) -> bool | None:
+    if evidence.control is None:
+        return None
+    found = _compared(evidence, evidence.control)
+    if found.interval is None or found.estimate is None:
+        return None
+    return found.interval.excludes(0.0) and _sign_of(evidence.gate, evidence.control) * found.estimate > 0

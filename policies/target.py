@@ -1,0 +1,97 @@
+"""What a run is for: the metric of the gate condition furthest from holding at the parent."""
+
+from collections.abc import Mapping
+
+from policies.cases import CaseTable
+from state.goal import Condition, Gate
+from state.records import Record, Side, SplitUse
+
+
+class Target(Record):
+    """The metric a run should move, and how far it is from the gate. Means, also for a count condition."""
+
+    condition: str
+    """Id of the condition it comes from."""
+    metric: str
+    sign: int
+    """+1: more is better; -1: less is."""
+    parent: float
+    """The parent's mean."""
+    threshold: float
+    """The mean that meets the condition."""
+    gap: float
+    """How far the parent is from holding, in the metric's unit; zero or less: it holds already."""
+    delta: float
+    """δ: what counts as meaningful progress."""
+    n: int
+    """Cases of the parent's measurement."""
+    sentence: str
+
+
+def find_target(
+    gate: Gate,
+    cases: CaseTable,
+    *,
+    ceilings: Mapping[str, float] | None = None,
+    use: SplitUse = "selection",
+    noise_floor: float = 0.0,
+) -> Target | None:
+    """Return the target of a campaign at its present parent, or None where nothing was measured.
+
+    All metrics live in [0, 1], so gaps compare as they are; counts are divided by their cases. Of an any-of, the metric
+    with the most room below its ceiling stands for the condition. Ties go to the condition written first.
+    """
+    targets = [
+        _target(condition, metric, gate, cases, use, noise_floor)
+        for condition in gate.conditions
+        for metric in [_roomiest(condition, cases, ceilings or {}, use)]
+    ]
+    known = [target for target in targets if target is not None]
+    return max(known, key=lambda target: target.gap) if known else None
+
+
+def _parent_side(cases: CaseTable, metric: str, use: SplitUse) -> Side:
+    return "parent" if cases.mean("parent", metric, use) is not None else "base"
+
+
+def _roomiest(condition: Condition, cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse) -> str:
+    def room(metric: str) -> float:
+        start = cases.mean(_parent_side(cases, metric, use), metric, use)
+        best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
+        return condition.sign * (best - start.mean) if start is not None else float("-inf")
+
+    return max(condition.metrics, key=room)
+
+
+def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
+    condition: Condition, metric: str, gate: Gate, cases: CaseTable, use: SplitUse, noise_floor: float
+) -> Target | None:
+    parent = cases.mean(_parent_side(cases, metric, use), metric, use)
+    origin = _origin(condition, cases, metric, use)
+    if parent is None or origin is None:
+        return None
+    threshold = origin + condition.threshold / (parent.n if condition.statistic == "count" else 1)
+    gap = condition.sign * (threshold - parent.mean)
+    delta = gate.meaningful_delta or (gap / 2 if gap > 0 else max(noise_floor, 1 / parent.n))
+    far = f"{gap:.4g} short of" if gap > 0 else f"{-gap:.4g} beyond"
+    sentence = f"{metric} is {parent.mean:.4g} at the parent, {far} {threshold:.4g}; δ is {delta:.4g}."
+    return Target(
+        condition=condition.id,
+        metric=metric,
+        sign=condition.sign,
+        parent=parent.mean,
+        threshold=threshold,
+        gap=gap,
+        delta=delta,
+        n=parent.n,
+        sentence=sentence,
+    )
+
+
+def _origin(condition: Condition, cases: CaseTable, metric: str, use: SplitUse) -> float | None:
+    """Return the mean that a condition's bound is added to: zero, the parent's or the base's."""
+    if condition.against == "value":
+        return 0.0
+    side = "base" if condition.against == "base" else _parent_side(cases, metric, use)
+    start = cases.mean(side, metric, use)
+    return None if start is None else start.mean
