@@ -109,7 +109,7 @@ class Condition(_Part):
         if self.kind != "non_inferiority":
             return self.threshold
         margin = abs(self.threshold) if self.margin is None else self.margin
-        return -self.sign * margin
+        return -self.sign * margin + 0.0
 
     @property
     def sentence(self) -> str:

@@ -1,0 +1,304 @@
+"""Can the gate be met at all: asked before the first training run, answered with numbers.
+
+Modes of `facts/failure_modes.md`: P1 (a threshold above what the gold itself scores), 4 (a threshold out of reach from
+the base), P5 (a ruler or a number of cases too coarse for the margin) and P4 (two conditions that measure one thing).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from policies import significance
+from policies.cases import CaseTable, Mean
+from policies.gate import judge_condition
+from state.goal import Condition, Gate
+from state.records import Record, Severity, Side, SplitUse
+
+_EPSILON = 1e-9
+
+
+class Finding(Record):
+    """One reason why a gate cannot do its work."""
+
+    mode: Literal["P1", "4", "P4", "P5"]
+    severity: Severity
+    subject: str
+    """`gate:<condition id>`."""
+    claim: str
+    """`below_ceiling`, `reachable_from_base`, `resolvable`, `decidable`, `independent`."""
+    sentence: str
+    value: dict[str, Any]
+    fix: str
+
+
+def reachability(
+    gate: Gate,
+    ceilings: Mapping[str, float],
+    baseline: Mapping[str, Mean],
+    *,
+    cases: CaseTable | None = None,
+    use: SplitUse = "selection",
+    budgets: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    alpha: float | None = None,
+) -> list[Finding]:
+    """Return what is wrong with a gate; an empty list says nothing was found, not that everything was checked.
+
+    Args:
+        gate: The conditions.
+        ceilings: `split.metric` -> mean of the gold through the same harness; left out: not checked.
+        baseline: `split.metric` -> mean of the base and its number of cases; left out: not checked.
+        cases: The base case by case, for power and redundancy; the base is read as side `base`.
+        use: Which part of the splits `cases` holds.
+        budgets: `split.metric` -> (max_tokens, ceiling) pairs, for the fix of P1.
+        alpha: One-sided level of one test; one opening of the confirmation split when left out.
+    """
+    level = gate.confirmation_alpha if alpha is None else alpha
+    found: list[Finding | None] = []
+    for condition in gate.conditions:
+        out_of_reach = _above_ceiling(condition, ceilings, budgets or {}) or _out_of_room(condition, ceilings, baseline)
+        found.append(out_of_reach)
+        if out_of_reach is None:
+            known = _Known(ceilings, baseline, cases, use)
+            found += [_too_coarse(condition, baseline), _undecidable(condition, known, level)]
+    found += _redundant(gate, cases, use) if cases is not None else []
+    return [finding for finding in found if finding is not None]
+
+
+def ceilings_from_census(census: Mapping[str, Any], use: SplitUse) -> dict[str, float]:
+    """Return `split.metric` -> the gold's mean from a census result's `ceiling` (`split.use` -> metric -> figures)."""
+    found: dict[str, float] = {}
+    for place, metrics in census.items():
+        split, _, part = place.rpartition(".")
+        if part == use:
+            found |= {f"{split}.{name}": float(row["mean"]) for name, row in metrics.items() if row["mean"] is not None}
+    return found
+
+
+def _above_ceiling(
+    condition: Condition, ceilings: Mapping[str, float], budgets: Mapping[str, Sequence[tuple[int, float]]]
+) -> Finding | None:
+    """P1: the evaluator cannot show the answer. Every metric of an any-of must be out of reach."""
+    if condition.against != "value" or condition.statistic == "count":
+        return None
+    if not all(metric in ceilings for metric in condition.metrics):
+        return None
+    metric = max(condition.metrics, key=lambda name: condition.sign * ceilings[name])
+    ceiling = ceilings[metric]
+    if condition.sign * (condition.threshold - ceiling) <= _EPSILON:
+        return None
+    enough = [
+        (tokens, reached)
+        for tokens, reached in sorted(budgets.get(metric, ()))
+        if condition.sign * (reached - condition.threshold) >= -_EPSILON
+    ]
+    fix = (
+        f"Set evaluation.max_tokens to {enough[0][0]}, where the gold scores {enough[0][1]:.4g}."
+        if enough
+        else f"Raise evaluation.max_tokens until the gold scores {condition.threshold:.4g}, or lower the threshold."
+    )
+    word = "above" if condition.sign > 0 else "below"
+    return Finding(
+        mode="P1",
+        severity="hard_stop",
+        subject=f"gate:{condition.id}",
+        claim="below_ceiling",
+        sentence=(
+            f"The gate asks for {metric} {'at least' if condition.sign > 0 else 'at most'} {condition.threshold:.4g}, "
+            f"{word} what the gold answers score through this harness: {ceiling:.4g}. No training can meet it."
+        ),
+        value={
+            "metric": metric,
+            "threshold": condition.threshold,
+            "ceiling": ceiling,
+            "max_tokens": enough[0][0] if enough else None,
+        },
+        fix=fix,
+    )
+
+
+def _out_of_room(condition: Condition, ceilings: Mapping[str, float], baseline: Mapping[str, Mean]) -> Finding | None:
+    """Mode 4: a demanded difference larger than what is left between the base and the best possible score."""
+    if condition.against == "value" or not all(metric in baseline for metric in condition.metrics):
+        return None
+    rooms = {metric: _room(condition, metric, ceilings, baseline) for metric in condition.metrics}
+    metric = max(rooms, key=lambda name: rooms[name])
+    room, base = rooms[metric], baseline[metric]
+    asked = condition.sign * condition.threshold / (base.n if condition.statistic == "count" else 1)
+    if asked <= room + _EPSILON:
+        return None
+    best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
+    source = "the gold's score" if metric in ceilings else "the end of the scale"
+    return Finding(
+        mode="4",
+        severity="hard_stop",
+        subject=f"gate:{condition.id}",
+        claim="reachable_from_base",
+        sentence=(
+            f"The gate asks {metric} to change by {condition.sign * asked:+.4g} from a base of {base.mean:.4g}; "
+            f"the room to {source} ({best:.4g}) is {room:.4g}."
+        ),
+        value={"metric": metric, "asked": condition.sign * asked, "base": base.mean, "best": best, "room": room},
+        fix=f"Ask for a change of at most {room:.4g}, or state the threshold as a value.",
+    )
+
+
+def _room(condition: Condition, metric: str, ceilings: Mapping[str, float], baseline: Mapping[str, Mean]) -> float:
+    best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
+    return condition.sign * (best - baseline[metric].mean)
+
+
+def _too_coarse(condition: Condition, baseline: Mapping[str, Mean]) -> Finding | None:
+    """P5: the demanded change is smaller than one case."""
+    known = [metric for metric in condition.metrics if metric in baseline]
+    if condition.against == "value" or not known or condition.kind == "plain":
+        return None
+    n = max(baseline[metric].n for metric in known)
+    step = 1.0 if condition.statistic == "count" else 1 / n
+    margin = abs(condition.bound)
+    if margin >= step - _EPSILON:
+        return None
+    what = "a no-worse margin" if condition.kind == "non_inferiority" else "an improvement"
+    needed = math.ceil(1 / margin) if margin and condition.statistic == "mean" else None
+    cases = f" or {needed} cases" if needed else ""
+    return Finding(
+        mode="P5",
+        severity="warning",
+        subject=f"gate:{condition.id}",
+        claim="resolvable",
+        sentence=(
+            f"{condition.id} asks for {what} of {margin:.4g}, but one of the {n} cases is {step:.4g}: "
+            "on 0/1 scores the ruler is coarser than the question."
+        ),
+        value={"margin": margin, "step": step, "n": n, "cases_needed": needed},
+        fix=f"Give a margin of at least {step:.4g}{cases}, a denser metric, or `test: plain` with a reason.",
+    )
+
+
+class _Known(NamedTuple):
+    """What is known of the harness and the base before the first run."""
+
+    ceilings: Mapping[str, float]
+    baseline: Mapping[str, Mean]
+    cases: CaseTable | None
+    use: SplitUse
+
+    def best(self, metric: str, sign: int) -> float:
+        """Return the best mean a candidate can reach."""
+        return self.ceilings.get(metric, 1.0 if sign > 0 else 0.0)
+
+
+def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding | None:
+    """P5: even a perfect candidate would not be told from luck on this many cases.
+
+    A hard stop when the base's cases are at hand; with its mean alone, taken as 0/1 scores, a warning.
+    """
+    if condition.kind == "plain" or not any(metric in known.baseline for metric in condition.metrics):
+        return None
+    table, is_measured = _perfect(condition, known)
+    verdict = judge_condition(condition, table, alpha, use=known.use)
+    if verdict.holds or verdict.low is None or verdict.high is None:
+        return None
+    bound = verdict.low if condition.sign > 0 else verdict.high
+    needed = _enough(condition, verdict.cases_needed, alpha)
+    cases_fix = f"at least {needed} cases" if needed else "more cases"
+    return Finding(
+        mode="P5",
+        severity="hard_stop" if is_measured else "warning",
+        subject=f"gate:{condition.id}",
+        claim="decidable",
+        sentence=(
+            f"Even a candidate with the best possible score could not meet {condition.id} on {verdict.n} cases: "
+            f"its bound at alpha {alpha:.3g} would be {bound:.4g} against {verdict.bound:.4g}."
+        ),
+        value={"n": verdict.n, "bound": bound, "asked": verdict.bound, "cases_needed": needed},
+        fix=f"Take {cases_fix}, a wider margin, a denser metric, or `test: plain` with a reason.",
+    )
+
+
+def _enough(condition: Condition, estimate: int | None, alpha: float) -> int | None:
+    """Return the cases a perfect candidate needs; exact for a rate with a threshold."""
+    rate = condition.threshold if condition.sign > 0 else 1 - condition.threshold
+    if condition.against == "value" and condition.statistic == "mean" and 0 < rate < 1:
+        return significance.cases_for_perfect_score(rate, alpha)
+    return estimate
+
+
+def _perfect(condition: Condition, known: _Known) -> tuple[CaseTable, bool]:
+    """Return the base, and beside it a candidate that scores the best everywhere; and whether the base has cases.
+
+    Without the base's cases they are made up: its mean as 0/1 scores.
+    """
+    cells: dict[Side, Any] = {"base": {}, "parent": {}, "candidate": {}}
+    measured = []
+    for metric in condition.metrics:
+        if metric not in known.baseline:
+            continue
+        scores = known.cases.values("base", metric, known.use)[0] if known.cases is not None else {}
+        measured.append(bool(scores))
+        base = scores or _as_cases(known.baseline[metric])
+        ideal = _ideal(base, known.best(metric, condition.sign), condition.sign)
+        sides: tuple[tuple[Side, dict[str, float]], ...] = (("base", base), ("parent", base), ("candidate", ideal))
+        split, _, name = metric.partition(".")
+        for side, row in sides:
+            part = cells[side].setdefault(split, {}).setdefault(known.use, {})
+            for case, score in row.items():
+                part.setdefault(case, {})[name] = score
+    return CaseTable(cells=cells), all(measured)
+
+
+def _ideal(base: Mapping[str, float], best: float, sign: int) -> dict[str, float]:
+    """Return scores with the best possible mean that lose nothing the base has."""
+    if not significance.is_binary(list(base.values())):
+        return {case: max(score * sign, best * sign) * sign for case, score in base.items()}
+    ones = round(best * len(base))
+    ranked = sorted(base, key=lambda case: (-base[case], case))
+    return {case: float(place < ones) for place, case in enumerate(ranked)}
+
+
+def _as_cases(mean: Mean) -> dict[str, float]:
+    """Return 0/1 scores with a mean (rounded to whole cases), best cases first."""
+    passed = round(mean.mean * mean.n)
+    return {f"{index:06d}": float(index < passed) for index in range(mean.n)}
+
+
+def _redundant(gate: Gate, cases: CaseTable, use: SplitUse) -> list[Finding | None]:
+    """P4: two conditions whose metrics are one number, case by case, up to direction and scale."""
+    named = [(condition, metric) for condition in gate.conditions for metric in condition.metrics]
+    found: list[Finding | None] = []
+    for place, (first, one) in enumerate(named):
+        for second, other in named[place + 1 :]:
+            if first.id != second.id and one != other and _same_cases(cases, one, other, use):
+                found.append(_redundancy(first, one, second, other))
+    return found
+
+
+def _same_cases(cases: CaseTable, one: str, other: str, use: SplitUse) -> bool:
+    """Return whether two metrics of one split are a straight line of each other on every side measured."""
+    if one.partition(".")[0] != other.partition(".")[0]:
+        return False
+    pairs = []
+    for side in cases.cells:
+        left, right = cases.values(side, one, use)[0], cases.values(side, other, use)[0]
+        pairs += [(left[case], right[case]) for case in left if case in right]
+    return is_one_measurement(pairs)
+
+
+def is_one_measurement(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Return whether pairs of scores (of cases, or of whole cycles) lie on one straight line that is not level."""
+    if len({left for left, _ in pairs}) < 2 or len({right for _, right in pairs}) < 2:  # noqa: PLR2004 - two points
+        return False
+    (x0, y0), (x1, y1) = min(pairs), max(pairs)
+    slope = (y1 - y0) / (x1 - x0)
+    return abs(slope) > _EPSILON and all(abs(y - y0 - slope * (x - x0)) < 1e-6 for x, y in pairs)  # noqa: PLR2004
+
+
+def _redundancy(first: Condition, one: str, second: Condition, other: str) -> Finding:
+    return Finding(
+        mode="P4",
+        severity="warning",
+        subject=f"gate:{first.id}",
+        claim="independent",
+        sentence=f"{first.id} and {second.id} measure one thing: {other} is a straight line of {one} in every case.",
+        value={"conditions": [first.id, second.id], "metrics": [one, other]},
+        fix=f"Drop {second.id}, or give it a metric that can disagree with {one}.",
+    )
