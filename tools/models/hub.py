@@ -115,7 +115,7 @@ def _download(spec: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RevisionNotFoundError
 
     # The hub's client changed its HTTP library between versions; its own error names the base of that library's.
-    transport_error = HfHubHTTPError.__bases__[0]
+    transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         return Path(snapshot_download(spec, revision=revision, allow_patterns=_PATTERNS))
     except (RevisionNotFoundError, HfHubHTTPError, HFValidationError) as error:

@@ -1,0 +1,158 @@
+"""Batched generation with mlx-lm's BatchGenerator. Imports MLX when called: worker processes only.
+
+Greedy outputs do not depend on what else is in the batch, except where two tokens tie within rounding; sampled ones
+draw from a key of their own per case, so neither order nor batch size nor a restart changes them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tools.evaluation.prompts import decode
+
+_PREFILL_BATCH = 8
+"""Prompts processed together; more only raises peak memory."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt as tokens, under a name that is unique in its batch."""
+
+    name: str
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen and when they end."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    """0 is greedy."""
+    seed: int = 0
+    """Without meaning when greedy."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished output."""
+
+    name: str
+    tokens: tuple[int, ...]
+    """Without the end token."""
+    text: str
+    finish_reason: Literal["stop", "length"]
+    output_tokens: int
+    """Tokens spent, the end token included: what the decode budget is compared with."""
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Generation]:
+    """Yield the outputs as they finish; long prompts start first, so that lack of memory shows at once.
+
+    Args:
+        model: mlx-lm model.
+        tokenizer: mlx-lm tokenizer wrapper.
+        prompts: What to answer.
+        decoding: How.
+        batch_size: Outputs decoded together, at most.
+        should_stop: Asked between decoding steps; when true, unfinished outputs are dropped.
+    """
+    ordered = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
+    if not ordered:
+        return
+    if not _can_batch(model):
+        yield from one_by_one(model, tokenizer, ordered, decoding, should_stop)
+        return
+    from mlx_lm.generate import BatchGenerator
+
+    batch = BatchGenerator(
+        model,
+        stop_tokens=[[token] for token in sorted(tokenizer.eos_token_ids)],
+        completion_batch_size=batch_size,
+        prefill_batch_size=min(_PREFILL_BATCH, batch_size),
+    )
+    try:
+        uids = batch.insert(
+            [prompt.tokens for prompt in ordered],
+            max_tokens=[decoding.max_tokens] * len(ordered),
+            samplers=[_sampler(decoding, prompt.name) for prompt in ordered],
+        )
+        names = {uid: prompt.name for uid, prompt in zip(uids, ordered, strict=True)}
+        tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+        while not should_stop() and (responses := batch.next_generated()):
+            for response in responses:
+                if response.finish_reason != "stop":
+                    tokens[response.uid].append(int(response.token))
+                if response.finish_reason is not None:
+                    yield _finished(tokenizer, names[response.uid], tokens.pop(response.uid), response.finish_reason)
+    finally:
+        batch.close()
+
+
+def one_by_one(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Generation]:
+    """Yield the outputs of `mlx_lm.stream_generate`: the reference for batches, and the way for models without them."""
+    from mlx_lm import stream_generate
+
+    for prompt in prompts:
+        if should_stop():
+            return
+        tokens: list[int] = []
+        reason: str = "length"
+        sampler = _sampler(decoding, prompt.name)
+        for response in stream_generate(
+            model, tokenizer, prompt.tokens, max_tokens=decoding.max_tokens, sampler=sampler
+        ):
+            if response.finish_reason is not None:
+                reason = response.finish_reason
+            if response.finish_reason != "stop":
+                tokens.append(int(response.token))
+        yield _finished(tokenizer, prompt.name, tokens, reason)
+
+
+def _finished(tokenizer: Any, name: str, tokens: list[int], reason: str) -> Generation:
+    return Generation(
+        name=name,
+        tokens=tuple(tokens),
+        text=decode(tokenizer, tokens),
+        finish_reason="stop" if reason == "stop" else "length",
+        output_tokens=len(tokens) + (reason == "stop"),
+    )
+
+
+def _can_batch(model: Any) -> bool:
+    """Say whether the model's caches can be merged; some architectures have caches for one sequence only."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    return all(hasattr(cache, "merge") for cache in make_prompt_cache(model))
+
+
+def _sampler(decoding: Decoding, name: str) -> Callable[[Any], Any] | None:
+    """Return a sampler whose random stream belongs to one case; None is greedy."""
+    if decoding.temperature == 0.0:
+        return None
+    import mlx.core as mx
+
+    digest = hashlib.sha256(f"{decoding.seed}:{name}".encode()).digest()
+    key = mx.random.key(int.from_bytes(digest[:8], "little"))
+
+    def sample(logprobs: Any) -> Any:
+        nonlocal key
+        key, now = mx.random.split(key)
+        return mx.random.categorical(logprobs / decoding.temperature, key=now)
+
+    return sample

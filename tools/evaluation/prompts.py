@@ -1,0 +1,211 @@
+"""The one place where text becomes tokens: prompts of evaluation cases, training rows, gold answers.
+
+Training, evaluation and the census share it, so that a model is asked as it was taught (failure mode P7). The
+tokenizer is always mlx-lm's wrapper; nothing here imports it. Without a chat template texts are joined plainly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from state.errors import ConfigError
+
+Messages = list[dict[str, Any]]
+
+PLACEHOLDER = "{prompt}"
+"""Stands for the user's text in a skeleton."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A training row as tokens."""
+
+    tokens: list[int]
+    prompt_length: int
+    """Leading tokens that belong to the prompt; 0 when the row has no prompt (text rows)."""
+    is_prefix: bool
+    """Whether the prompt as evaluation would render it is exactly the row's beginning."""
+
+
+def case_messages(case: dict[str, Any], system: str | None = None) -> Messages:
+    """Return the conversation of an evaluation case, ending where the model is to answer.
+
+    Raises:
+        ConfigError: Neither `prompt` nor `messages`, or a conversation that already ends with an answer.
+    """
+    name = case.get("id", "?")
+    if "messages" in case:
+        messages = _checked(case["messages"], f"Case {name}")
+        if messages[-1]["role"] == "assistant":
+            raise ConfigError(
+                f"Case {name} ends with the assistant's answer; move it into `reference`, or the model sees it.",
+                what="messages",
+                where=str(name),
+            )
+        return with_system(messages, system)
+    if not isinstance(case.get("prompt"), str):
+        raise ConfigError(f"Case {name} has neither `prompt` (text) nor `messages`.", what="prompt", where=str(name))
+    return with_system([{"role": "user", "content": case["prompt"]}], system)
+
+
+def with_system(messages: Messages, system: str | None) -> Messages:
+    """Put the track's system text first, unless the conversation brings its own."""
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _checked(value: Any, whose: str) -> Messages:
+    is_good = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
+    if not is_good:
+        raise ConfigError(f"{whose} has `messages` that are not a list of {{role, content}}.", what="messages")
+    return list(value)
+
+
+def user_text(case: dict[str, Any]) -> str:
+    """Return what the user says last in a case; what an echoing model would answer."""
+    contents = [m.get("content") for m in case_messages(case) if m["role"] == "user"]
+    return contents[-1] if contents and isinstance(contents[-1], str) else ""
+
+
+def render_messages(tokenizer: Any, messages: Messages, tools: Any = None) -> list[int]:
+    """Return the tokens of a conversation up to the point where the assistant is to answer."""
+    if not tokenizer.has_chat_template:
+        return list(tokenizer.encode(plain_text(messages)))
+    return list(_template(tokenizer, messages, tools=tools, add_generation_prompt=True, tokenize=True))
+
+
+def render_prompt(tokenizer: Any, case: dict[str, Any], system: str | None = None) -> list[int]:
+    """Return the prompt tokens of an evaluation case.
+
+    Raises:
+        ConfigError: The case has no prompt, the template refuses it, or it renders to nothing.
+    """
+    tokens = render_messages(tokenizer, case_messages(case, system), case.get("tools"))
+    if not tokens:
+        raise ConfigError(f"The prompt of case {case.get('id', '?')} is empty.", what="prompt")
+    return tokens
+
+
+def plain_text(messages: Messages) -> str:
+    """Join a conversation where there is no template: contents with an empty line between."""
+    return "\n\n".join(str(message.get("content") or "") for message in messages)
+
+
+def _template(tokenizer: Any, messages: Messages, *, tokenize: bool, **options: Any) -> Any:
+    """Apply the chat template.
+
+    Raises:
+        ConfigError: The template refuses the conversation (a system message, an order of roles).
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
+    except TemplateError as error:
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise ConfigError(
+            f"The model's chat template refuses a conversation of {roles}: {error}.", what="chat_template"
+        ) from error
+
+
+def row_messages(row: dict[str, Any], system: str | None = None) -> Messages | None:
+    """Return a training row as a conversation, or None for a text row; mlx-lm's three formats.
+
+    Raises:
+        ConfigError: The row has none of the three formats.
+    """
+    if "prompt" in row and "completion" in row:
+        turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+        return with_system(turns, system)
+    if "messages" in row:
+        return with_system(_checked(row["messages"], "A training row"), system)
+    if isinstance(row.get("text"), str):
+        return None
+    raise ConfigError(
+        "A training row has none of `messages`, `prompt` with `completion`, and `text`.", what="data", value=sorted(row)
+    )
+
+
+def render_training(tokenizer: Any, row: dict[str, Any], system: str | None = None) -> Rendered:
+    """Return the tokens of a training row and where its answer begins.
+
+    Raises:
+        ConfigError: The row has no known format, or the template refuses it.
+    """
+    messages = row_messages(row, system)
+    if messages is None:
+        return Rendered(_ended(list(tokenizer.encode(row["text"])), tokenizer), 0, is_prefix=True)
+    is_answered = messages[-1]["role"] == "assistant" and len(messages) > 1
+    asked = messages[:-1] if is_answered else messages
+    if not tokenizer.has_chat_template:
+        return _plain_training(tokenizer, asked, messages[-1] if is_answered else None)
+    tokens = list(_template(tokenizer, messages, tools=row.get("tools"), tokenize=True))
+    if not is_answered:
+        return Rendered(tokens, 0, is_prefix=True)
+    prompt = render_messages(tokenizer, asked, row.get("tools"))
+    shared = _shared(prompt, tokens)
+    return Rendered(tokens, shared, is_prefix=shared == len(prompt))
+
+
+def _plain_training(tokenizer: Any, asked: Messages, answer: dict[str, Any] | None) -> Rendered:
+    """Encode prompt and answer apart, so that the prompt's tokens are the same with and without the answer."""
+    prompt = list(tokenizer.encode(plain_text(asked)))
+    # Some tokenizers end every text; an end before the answer would teach that the prompt is all there is.
+    while len(prompt) > 1 and prompt[-1] in tokenizer.eos_token_ids:
+        prompt.pop()
+    text = str(answer.get("content") or "") if answer else ""
+    completion = list(tokenizer.encode(text, add_special_tokens=False))
+    return Rendered(_ended(prompt + completion, tokenizer), len(prompt) if answer else 0, is_prefix=True)
+
+
+def _ended(tokens: list[int], tokenizer: Any) -> list[int]:
+    if tokens and tokens[-1] in tokenizer.eos_token_ids:
+        return tokens
+    return [*tokens, tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else tokens
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many leading tokens two sequences share."""
+    for position, (one, two) in enumerate(zip(first, second, strict=False)):
+        if one != two:
+            return position
+    return min(len(first), len(second))
+
+
+def gold_tokens(tokenizer: Any, case: dict[str, Any], system: str | None = None) -> list[int]:
+    """Return the tokens a perfect model would generate for a case before its end token.
+
+    They are taken from the training form of case plus reference, so that whatever the template adds to an answer (an
+    empty thinking block) counts against the decode budget as it does in life.
+    """
+    answer = {"role": "assistant", "content": case["reference"]}
+    rendered = render_training(
+        tokenizer, {"messages": [*case_messages(case, system), answer], "tools": case.get("tools")}
+    )
+    if not rendered.is_prefix:
+        return list(tokenizer.encode(case["reference"], add_special_tokens=False))
+    tokens = rendered.tokens[rendered.prompt_length :]
+    ends = [position for position, token in enumerate(tokens) if token in tokenizer.eos_token_ids]
+    return tokens[: ends[0]] if ends else tokens
+
+
+def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Return the text of generated tokens, exactly as mlx-lm streams it."""
+    detokenizer = tokenizer.detokenizer
+    for token in tokens:
+        detokenizer.add_token(token)
+    detokenizer.finalize()
+    return str(detokenizer.text)
+
+
+def skeleton(tokenizer: Any, messages: Messages, tools: Any = None) -> str:
+    """Return the prompt's text around the user's own words: system text, template, the assistant's opening.
+
+    Conversations of several turns are compared by their first: later ones follow from the same template.
+    """
+    first = [message for message in messages if message["role"] == "system"][:1]
+    shape = [*first, {"role": "user", "content": PLACEHOLDER}]
+    if not tokenizer.has_chat_template:
+        return plain_text(shape)
+    return str(_template(tokenizer, shape, tools=tools, add_generation_prompt=True, tokenize=False))

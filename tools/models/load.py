@@ -1,0 +1,55 @@
+"""Opening a model folder with mlx-lm; the only module of this folder that needs MLX, for worker processes."""
+
+from pathlib import Path
+from typing import Any
+
+from state.errors import ConfigError
+from tools.models.identity import coherence_problems
+
+_FATAL = frozenset({"no_folder", "no_config", "no_tokenizer", "no_weights", "unreadable", "truncated"})
+
+
+def _refuse_unloadable(folder: Path, kinds: frozenset[str]) -> None:
+    for problem in coherence_problems(folder):
+        if problem.detail["kind"] in kinds:
+            raise ConfigError(problem.sentence, what="model", where=str(folder))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return mlx-lm's tokenizer wrapper of a model folder, with the end tokens that `mlx_lm.load` would use.
+
+    Raises:
+        ConfigError: The folder has no config or tokenizer.
+    """
+    _refuse_unloadable(folder, frozenset({"no_folder", "no_config", "no_tokenizer"}))
+    from mlx_lm.utils import load_config
+    from mlx_lm.utils import load_tokenizer as load
+
+    return load(folder, eos_token_ids=load_config(folder).get("eos_token_id"))
+
+
+def load_model(folder: Path, adapter: Path | None = None, dtype: str | None = None) -> tuple[Any, Any]:
+    """Return (model, tokenizer wrapper).
+
+    Args:
+        folder: Model folder.
+        adapter: Adapter folder to put on top.
+        dtype: `float32`, `float16` or `bfloat16` for all floating parameters; as stored when None.
+
+    Raises:
+        ConfigError: The folder cannot be loaded, or the adapter does not fit it.
+    """
+    _refuse_unloadable(folder, _FATAL)
+    import mlx.core as mx
+    from mlx_lm import load
+
+    try:
+        model, tokenizer = load(str(folder), adapter_path=str(adapter) if adapter else None)[:2]
+    except (ValueError, KeyError, TypeError) as error:
+        on_top = f" with adapter {adapter}" if adapter else ""
+        raise ConfigError(
+            f"mlx-lm cannot load {folder}{on_top}: {str(error)[:200]}.", what="model", where=str(folder)
+        ) from error
+    if dtype is not None:
+        model.set_dtype(getattr(mx, dtype))
+    return model, tokenizer
