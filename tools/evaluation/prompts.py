@@ -4,11 +4,13 @@ Training, evaluation and the census share it, so that a model is asked as it was
 tokenizer is always mlx-lm's wrapper; nothing here imports it. Without a chat template texts are joined plainly.
 """
 
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from state.errors import ConfigError
+from tools.tracks.formats import DataRow, case_messages, detect_format
 
 Messages = list[dict[str, Any]]
 
@@ -27,45 +29,11 @@ class Rendered:
     """Whether the prompt as evaluation would render it is exactly the row's beginning."""
 
 
-def case_messages(case: dict[str, Any], system: str | None = None) -> Messages:
-    """Return the conversation of an evaluation case, ending where the model is to answer.
-
-    Raises:
-        ConfigError: Neither `prompt` nor `messages`, or a conversation that already ends with an answer.
-    """
-    name = case.get("id", "?")
-    if "messages" in case:
-        messages = _checked(case["messages"], f"Case {name}")
-        if messages[-1]["role"] == "assistant":
-            raise ConfigError(
-                f"Case {name} ends with the assistant's answer; move it into `reference`, or the model sees it.",
-                what="messages",
-                where=str(name),
-            )
-        return with_system(messages, system)
-    if not isinstance(case.get("prompt"), str):
-        raise ConfigError(f"Case {name} has neither `prompt` (text) nor `messages`.", what="prompt", where=str(name))
-    return with_system([{"role": "user", "content": case["prompt"]}], system)
-
-
 def with_system(messages: Messages, system: str | None) -> Messages:
     """Put the track's system text first, unless the conversation brings its own."""
     if system is None or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": system}, *messages]
-
-
-def _checked(value: Any, whose: str) -> Messages:
-    is_good = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
-    if not is_good:
-        raise ConfigError(f"{whose} has `messages` that are not a list of {{role, content}}.", what="messages")
-    return list(value)
-
-
-def user_text(case: dict[str, Any]) -> str:
-    """Return what the user says last in a case; what an echoing model would answer."""
-    contents = [m.get("content") for m in case_messages(case) if m["role"] == "user"]
-    return contents[-1] if contents and isinstance(contents[-1], str) else ""
 
 
 def render_messages(tokenizer: Any, messages: Messages, tools: Any = None) -> list[int]:
@@ -79,7 +47,7 @@ def render_prompt(tokenizer: Any, case: dict[str, Any], system: str | None = Non
     """Return the prompt tokens of an evaluation case.
 
     Raises:
-        ConfigError: The case has no prompt, the template refuses it, or it renders to nothing.
+        ConfigError: The template refuses the conversation, or it renders to nothing.
     """
     tokens = render_messages(tokenizer, case_messages(case, system), case.get("tools"))
     if not tokens:
@@ -115,16 +83,14 @@ def row_messages(row: dict[str, Any], system: str | None = None) -> Messages | N
     Raises:
         ConfigError: The row has none of the three formats.
     """
-    if "prompt" in row and "completion" in row:
-        turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
-        return with_system(turns, system)
-    if "messages" in row:
-        return with_system(_checked(row["messages"], "A training row"), system)
-    if isinstance(row.get("text"), str):
+    form = detect_format(row)
+    if form is None:
+        raise ConfigError(
+            "A training row has none of `messages`, `prompt` with `completion`, and `text`.", what="data", value=[*row]
+        )
+    if form == "text":
         return None
-    raise ConfigError(
-        "A training row has none of `messages`, `prompt` with `completion`, and `text`.", what="data", value=sorted(row)
-    )
+    return with_system(DataRow(0, form, row).messages, system)
 
 
 def render_training(tokenizer: Any, row: dict[str, Any], system: str | None = None) -> Rendered:
@@ -209,3 +175,19 @@ def skeleton(tokenizer: Any, messages: Messages, tools: Any = None) -> str:
     if not tokenizer.has_chat_template:
         return plain_text(shape)
     return str(_template(tokenizer, shape, tools=tools, add_generation_prompt=True, tokenize=False))
+
+
+def answer_openings(tokenizer: Any, messages: Messages, tools: Any = None) -> tuple[str, str] | None:
+    """Return how an answer opens in training and in evaluation, where the two part; None where they agree.
+
+    A template may open the assistant's turn one way for generation and another in a finished conversation.
+    """
+    if not tokenizer.has_chat_template or messages[-1]["role"] != "assistant" or len(messages) == 1:
+        return None
+    taught = str(_template(tokenizer, messages, tools=tools, tokenize=False))
+    asked = str(_template(tokenizer, messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False))
+    if taught.startswith(asked):
+        return None
+    shared = len(os.path.commonprefix([taught, asked]))
+    start = max(0, shared - 40)
+    return taught[start : shared + 40], asked[start : shared + 40]
