@@ -7,7 +7,7 @@ Comparisons are made on the selection cases; A needs a gate verdict on the confi
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -20,6 +20,10 @@ from state.records import Bucket, Record, SplitUse
 
 ALPHA = 0.025
 """One-sided level of the comparisons: 95 % intervals, as the definitions say."""
+
+
+Movement = Literal["moved", "lost", "flat", "unclear"]
+"""What the target did: moved for the better, lost, stayed within ±δ, or the interval shows none of these."""
 
 
 class Prediction(Record):
@@ -62,6 +66,7 @@ class BucketVerdict(Record):
     """Target first, then the control, then the co-located metrics of the target's split."""
     gate: GateVerdict
     """The gate on the selection cases, for choosing; never a promotion."""
+    movement: Movement
     control_moved: bool | None
     """None: no control was declared or measured."""
     is_capped: bool
@@ -77,6 +82,13 @@ class _Reading(NamedTuple):
     moved: bool
     lost: bool
     flat: bool
+
+    @property
+    def word(self) -> Movement:
+        """The strongest of the three; a small but certain movement is movement."""
+        if self.moved or self.lost:
+            return "moved" if self.moved else "lost"
+        return "flat" if self.flat else "unclear"
 
 
 def judge_run(evidence: RunEvidence) -> BucketVerdict:
@@ -100,6 +112,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         target=target,
         comparisons=_comparisons(evidence, found),
         gate=selection,
+        movement=reading.word,
         control_moved=_control_moved(evidence),
         is_capped=is_capped,
         had_power=not is_capped and (reading.moved or reading.lost or reading.flat) and rule != "U.coarse",

@@ -1,0 +1,130 @@
+"""When an instrument class has nothing more to give (the rule at the end of `facts/failure_modes.md`).
+
+At least three runs that differ on different axes, target flat, a control moved (training works), the ceiling above the
+gate, and the comparison had power. Anything less is *uninformative*, never *exhausted*.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from policies.buckets import BucketVerdict, Movement
+from state.records import Bucket, Instrument, Record, Run
+
+LEAST_RUNS = 3
+"""Runs that must agree."""
+
+LEAST_AXES = 2
+"""Different axes, beside the starting run, on which they must differ."""
+
+InstrumentClass = Literal["demonstration", "preference", "rollout"]
+"""Where supervision acts: on given answers, on pairs of answers, on the model's own generation."""
+
+CLASSES: dict[Instrument, InstrumentClass] = {"sft": "demonstration", "dpo": "preference", "grpo": "rollout"}
+
+
+class RunFact(Record):
+    """What exhaustion needs to know of one judged run."""
+
+    run: str
+    instrument: Instrument
+    axis: str
+    recipe_hash: str
+    bucket: Bucket
+    movement: Movement
+    control_moved: bool | None
+    is_capped: bool
+    had_power: bool
+
+
+class ExhaustionVerdict(Record):
+    """Whether an instrument class is exhausted."""
+
+    state: Literal["exhausted", "uninformative", "open"]
+    """open: too few flat runs since the last progress. uninformative: enough runs, but they prove nothing."""
+    counted: tuple[str, ...]
+    """Runs that count toward exhaustion."""
+    missing: tuple[str, ...]
+    """What keeps it from being exhausted, one phrase each."""
+    sentence: str
+
+
+def run_fact(run: Run, verdict: BucketVerdict) -> RunFact:
+    """Return what exhaustion needs of a run and its verdict."""
+    return RunFact(
+        run=run.id,
+        instrument=run.instrument,
+        axis=run.axis,
+        recipe_hash=run.recipe_hash,
+        bucket=verdict.bucket,
+        movement=verdict.movement,
+        control_moved=verdict.control_moved,
+        is_capped=verdict.is_capped,
+        had_power=verdict.had_power,
+    )
+
+
+def judge_exhaustion(
+    instrument: Instrument, runs: Sequence[RunFact], *, is_ceiling_above_gate: bool | None
+) -> ExhaustionVerdict:
+    """Return whether a class is exhausted.
+
+    Args:
+        instrument: Any instrument of the class.
+        runs: Judged runs of all classes, oldest first; runs before the last progress (A or B) of the class are not
+            counted, since the parent was another one.
+        is_ceiling_above_gate: Measured; None: not checked, which keeps the class from being exhausted.
+    """
+    name = CLASSES[instrument]
+    ours = _since_progress([run for run in runs if CLASSES[run.instrument] == name])
+    counted = [run for run in ours if _counts(run)]
+    if len({run.recipe_hash for run in ours}) < LEAST_RUNS:
+        sentence = (
+            f"{len(ours)} {name} runs since the last progress; {LEAST_RUNS} are needed before it can be exhausted."
+        )
+        return ExhaustionVerdict(state="open", counted=_ids(counted), missing=("runs",), sentence=sentence)
+    missing = _missing(ours, counted, is_ceiling_above_gate)
+    if missing:
+        sentence = f"{len(ours)} {name} runs without progress prove nothing yet: {'; '.join(missing)}."
+        return ExhaustionVerdict(state="uninformative", counted=_ids(counted), missing=missing, sentence=sentence)
+    axes = ", ".join(sorted(_axes(counted)))
+    sentence = (
+        f"The {name} class is exhausted: {len(counted)} runs ({', '.join(_ids(counted))}), varied by {axes}, left the "
+        "target flat while the control moved, below a ceiling that allows the gate."
+    )
+    return ExhaustionVerdict(state="exhausted", counted=_ids(counted), missing=(), sentence=sentence)
+
+
+def _since_progress(runs: list[RunFact]) -> list[RunFact]:
+    last = max((place for place, run in enumerate(runs) if run.bucket in {"A", "B"}), default=-1)
+    return runs[last + 1 :]
+
+
+def _counts(run: RunFact) -> bool:
+    """Return whether a run is evidence of exhaustion; a U never is."""
+    usable = run.bucket != "U" and run.had_power and not run.is_capped
+    return usable and run.movement == "flat" and run.control_moved is True
+
+
+def _missing(ours: list[RunFact], counted: list[RunFact], is_ceiling_above_gate: bool | None) -> tuple[str, ...]:
+    missing = []
+    if is_ceiling_above_gate is not True:
+        why = "was not measured" if is_ceiling_above_gate is None else "is below the gate"
+        missing.append(f"the ceiling {why}")
+    if any(run.bucket == "U" or not run.had_power or run.is_capped for run in ours):
+        weak = [run.run for run in ours if run.bucket == "U" or not run.had_power or run.is_capped]
+        missing.append(f"{', '.join(weak)} could not have shown it")
+    if still := [run.run for run in ours if run.control_moved is not True]:
+        missing.append(f"no control moved in {', '.join(still)}")
+    if len({run.recipe_hash for run in counted}) < LEAST_RUNS:
+        missing.append(f"{len(counted)} of {LEAST_RUNS} flat runs count")
+    if len(_axes(counted)) < LEAST_AXES:
+        missing.append(f"they differ on {len(_axes(counted))} of {LEAST_AXES} axes")
+    return tuple(missing)
+
+
+def _axes(runs: list[RunFact]) -> set[str]:
+    return {run.axis for run in runs} - {"start"}
+
+
+def _ids(runs: list[RunFact]) -> tuple[str, ...]:
+    return tuple(run.run for run in runs)

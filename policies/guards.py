@@ -1,0 +1,84 @@
+"""The stop conditions a job starts with: data that its supervisor evaluates."""
+
+from policies.budget import minutes
+from state.records import Guard, Json
+
+RUNAWAY_LOSS = 20.0
+"""Nats per token; guessing among 150,000 tokens costs 11.9."""
+
+STALL_FLOOR_S = 300.0
+"""No job counts as stalled sooner: loading and compiling take minutes on a slow disk."""
+
+DISK_FLOOR_GB = 1.0
+"""Room that saves, logs and the store need."""
+
+
+def training_guards(
+    recipe: Json,
+    *,
+    step_s: float,
+    wall_s: float,
+    first_val_loss: float | None = None,
+    memory_gb: float | None = None,
+    left_s: float | None = None,
+) -> tuple[Guard, ...]:
+    """Return the guards of one training run.
+
+    Args:
+        recipe: mlx-lm keys; `steps_per_report` sets how often progress is seen.
+        step_s: Expected seconds of one iteration.
+        wall_s: Upper end of the expected wall time, seconds.
+        first_val_loss: Validation loss of the parent, if known: half as much again, twice, is overfitting.
+        memory_gb: Most memory the job may hold.
+        left_s: Seconds left in the budget.
+    """
+    report_s = step_s * float(recipe.get("steps_per_report", 10))
+    guards = [
+        Guard(signal="train_loss", op="non_finite", verdict="diverged"),
+        Guard(signal="train_loss", op=">", threshold=RUNAWAY_LOSS, patience=2, verdict="diverged"),
+        Guard(signal="val_loss", op="non_finite", verdict="diverged"),
+    ]
+    if first_val_loss is not None:
+        guards.append(Guard(signal="val_loss", op=">", threshold=1.5 * first_val_loss, patience=2, verdict="overfit"))
+    return (*guards, *_common(10 * report_s, wall_s, memory_gb, left_s))
+
+
+def evaluation_guards(
+    *, wall_s: float, memory_gb: float | None = None, left_s: float | None = None
+) -> tuple[Guard, ...]:
+    """Return the guards of one evaluation or census.
+
+    Args:
+        wall_s: Upper end of the expected wall time, seconds.
+        memory_gb: Most memory the job may hold.
+        left_s: Seconds left in the budget.
+    """
+    return _common(wall_s / 2, wall_s, memory_gb, left_s)
+
+
+def _common(stall_s: float, wall_s: float, memory_gb: float | None, left_s: float | None) -> tuple[Guard, ...]:
+    """Return the guards every job has; three times the expected time is too long, the end of the budget is sooner."""
+    limit_s = max(3 * wall_s, 2 * STALL_FLOOR_S)
+    limit_s = limit_s if left_s is None else max(1.0, min(limit_s, left_s))
+    guards = [
+        Guard(signal="seconds_since_progress", op=">", threshold=max(STALL_FLOOR_S, stall_s), verdict="stalled"),
+        Guard(signal="wall_s", op=">", threshold=limit_s, verdict="out_of_time"),
+        Guard(signal="disk_free_gb", op="<", threshold=DISK_FLOOR_GB, patience=2, verdict="out_of_disk"),
+    ]
+    if memory_gb is not None:
+        guards.append(Guard(signal="rss_gb", op=">", threshold=memory_gb, patience=2, verdict="out_of_memory"))
+    return tuple(guards)
+
+
+def sentence_of(guard: Guard) -> str:
+    """Return a guard as a sentence for people."""
+    times = f" {guard.patience} times in a row" if guard.patience > 1 else ""
+    if guard.op == "non_finite":
+        condition = f"{guard.signal} is not a finite number"
+    elif guard.signal in {"wall_s", "seconds_since_progress"}:
+        name = "wall time" if guard.signal == "wall_s" else "time without progress"
+        condition = f"{name} exceeds {minutes(guard.threshold)}"
+    else:
+        condition = f"{guard.signal} {guard.op} {guard.threshold:g}"
+    act = "Stop" if guard.action == "stop" else "Note"
+    return f"{act} when {condition}{times}: {guard.verdict or guard.signal}."

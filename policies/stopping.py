@@ -1,0 +1,67 @@
+"""When a campaign ends: reached, spent, exhausted, or nothing left to try."""
+
+from collections.abc import Sequence
+
+from policies.budget import BudgetVerdict
+from policies.exhaustion import ExhaustionVerdict
+from state.goal import Search
+from state.records import Bucket, Record
+
+
+class StopVerdict(Record):
+    """Why a campaign concludes."""
+
+    rule: str
+    """`goal.reached`, `budget.gone`, `instruments.exhausted`, `runs.max`, `runs.no_progress`, `nothing.left`."""
+    is_promoted: bool
+    sentence: str
+
+
+def conclusion(
+    *,
+    promoted: str,
+    buckets: Sequence[Bucket],
+    search: Search,
+    budget: BudgetVerdict,
+    exhaustion: Sequence[ExhaustionVerdict] = (),
+    has_proposal: bool = True,
+) -> StopVerdict | None:
+    """Return why a campaign concludes now, or None while another run is worth its cost.
+
+    Args:
+        promoted: Id of the promoted run, or empty.
+        buckets: Verdicts of the judged runs, oldest first; infrastructure failures have none.
+        search: How long to go on looking.
+        budget: Verdict on the cheapest next run.
+        exhaustion: One verdict for each instrument class the campaign may use.
+        has_proposal: A recipe that was never run is left.
+    """
+    if promoted:
+        return _stop("goal.reached", f"{promoted} is promoted: every gate condition holds on the confirmation cases.")
+    if not budget.is_affordable:
+        return _stop("budget.gone", f"The budget does not allow another run. {budget.sentence}")
+    if exhaustion and all(verdict.state == "exhausted" for verdict in exhaustion):
+        return _stop("instruments.exhausted", " ".join(verdict.sentence for verdict in exhaustion))
+    count = len(buckets)
+    if search.max_runs is not None and count >= search.max_runs:
+        return _stop("runs.max", f"{count} runs are judged, as many as search.max_runs allows.")
+    idle = runs_without_progress(buckets)
+    if idle >= search.max_runs_without_progress:
+        return _stop("runs.no_progress", f"{idle} runs in a row made no progress ({''.join(buckets[-idle:])}).")
+    if not has_proposal:
+        return _stop("nothing.left", f"After {count} runs no rule proposes a recipe that was not run already.")
+    return None
+
+
+def runs_without_progress(buckets: Sequence[Bucket]) -> int:
+    """Return how many of the latest runs in a row got neither A nor B."""
+    idle = 0
+    for bucket in reversed(buckets):
+        if bucket in {"A", "B"}:
+            break
+        idle += 1
+    return idle
+
+
+def _stop(rule: str, sentence: str) -> StopVerdict:
+    return StopVerdict(rule=rule, is_promoted=rule == "goal.reached", sentence=sentence)

@@ -1,0 +1,169 @@
+"""How long training takes: a step time fitted on measured steps, linear and quadratic in padded length.
+
+Failure mode 10: the lab planned by steps and was off by a factor of five, in both directions. Until steps of this
+machine are known the figure is *assumed* and says so.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import nnls
+
+from state.records import Json, Record
+
+PRIOR_TOKENS_PER_S = 1400.0
+"""Training tokens per second of the tiny base on two cores with OpenBLAS (issue 2); an assumption anywhere else."""
+
+LENGTH_STEP = 32
+"""Rows are padded to a multiple of this many tokens."""
+
+ASSUMED_ERROR = 4.0
+"""Factor by which an assumed estimate may be off; the lab's were off by 4 to 5."""
+
+
+class StepSample(Record):
+    """One timed training step, or the mean of several of one length."""
+
+    batch_size: int
+    padded_tokens: float
+    """Per row."""
+    seconds: float
+
+
+class StepTime(Record):
+    """Seconds of one step: constant + linear x batch x length + quadratic x batch x length²."""
+
+    constant_s: float
+    linear_s: float
+    quadratic_s: float
+    error: float
+    """Factor: the true time lies between estimate / error and estimate x error, most of the time."""
+    samples: int
+    source: Literal["measured", "assumed"]
+
+    def seconds(self, batch_size: int, padded_tokens: float) -> float:
+        """Return the expected time of one step."""
+        rows = batch_size * padded_tokens
+        return self.constant_s + self.linear_s * rows + self.quadratic_s * rows * padded_tokens
+
+
+class RunEstimate(Record):
+    """Expected wall time of a run."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+    step_s: float
+    """Mean of one iteration."""
+    fixed_s: float
+    """Part of it that does not depend on iterations."""
+    source: Literal["measured", "assumed"]
+    sentence: str
+
+
+def prior(tokens_per_s: float = PRIOR_TOKENS_PER_S) -> StepTime:
+    """Return a step time from a throughput alone."""
+    return StepTime(
+        constant_s=0.0, linear_s=1 / tokens_per_s, quadratic_s=0.0, error=ASSUMED_ERROR, samples=0, source="assumed"
+    )
+
+
+def fit(samples: Sequence[StepSample], before: StepTime | None = None) -> StepTime:
+    """Return the step time that fits measured steps; the prior without any.
+
+    Non-negative least squares on relative errors, so that short steps count as much as long ones. With fewer than three
+    distinct lengths the three terms cannot be told apart, and the prior is scaled instead.
+    """
+    start = before or prior()
+    if not samples:
+        return start
+    seconds = np.array([sample.seconds for sample in samples])
+    if len({(sample.batch_size, sample.padded_tokens) for sample in samples}) < 3:  # noqa: PLR2004 - three terms
+        expected = np.array([start.seconds(sample.batch_size, sample.padded_tokens) for sample in samples])
+        factor = float(np.exp(np.mean(np.log(seconds / expected))))
+        terms = np.array([start.constant_s, start.linear_s, start.quadratic_s]) * factor
+    else:
+        design = np.array([_terms(sample) for sample in samples])
+        terms, _ = nnls(design / seconds[:, None], np.ones(len(samples)))
+    fitted = StepTime(
+        constant_s=float(terms[0]),
+        linear_s=float(terms[1]),
+        quadratic_s=float(terms[2]),
+        error=1.0,
+        samples=len(samples),
+        source="measured",
+    )
+    return fitted.model_copy(update={"error": _error(fitted, samples)})
+
+
+def _terms(sample: StepSample) -> tuple[float, float, float]:
+    rows = sample.batch_size * sample.padded_tokens
+    return 1.0, rows, rows * sample.padded_tokens
+
+
+def _error(fitted: StepTime, samples: Sequence[StepSample]) -> float:
+    """Return twice the scatter of the fit as a factor, and never less than 1.2: load on a machine varies."""
+    logs = [math.log(sample.seconds / fitted.seconds(sample.batch_size, sample.padded_tokens)) for sample in samples]
+    scatter = math.sqrt(sum(value * value for value in logs) / len(logs))
+    return max(1.2, math.exp(2 * scatter))
+
+
+def padded_batches(lengths: Sequence[int], batch_size: int, max_seq_length: int) -> list[int]:
+    """Return the padded length of each batch when rows are sorted into batches by length."""
+    cut = sorted(min(length, max_seq_length) for length in lengths)
+    tops = [cut[min(start + batch_size, len(cut)) - 1] for start in range(0, len(cut), batch_size)]
+    return [math.ceil(top / LENGTH_STEP) * LENGTH_STEP for top in tops]
+
+
+def lengths_from_quantiles(p50: float, p95: float, longest: float) -> list[int]:
+    """Return twenty lengths with a given median, 95th percentile and maximum, where only those are known."""
+    lower = [p50 * (0.6 + 0.4 * place / 9) for place in range(10)]
+    upper = [p50 + (p95 - p50) * place / 9 for place in range(1, 10)]
+    return [max(1, round(length)) for length in (*lower, *upper, longest)]
+
+
+def estimate_run_s(
+    step: StepTime, lengths: Sequence[int], recipe: Mapping[str, object], fixed_s: float = 0.0
+) -> RunEstimate:
+    """Return how long a training run takes.
+
+    Args:
+        step: Fitted or assumed step time.
+        lengths: Token lengths of training rows, all or a fair sample.
+        recipe: mlx-lm keys; `iters`, `batch_size` and `max_seq_length` count.
+        fixed_s: Loading, validation and saving, seconds.
+    """
+    iters, batch_size = _integer(recipe, "iters"), _integer(recipe, "batch_size")
+    tops = padded_batches(lengths, batch_size, _integer(recipe, "max_seq_length"))
+    step_s = sum(step.seconds(batch_size, top) for top in tops) / len(tops)
+    seconds = fixed_s + iters * step_s
+    low, high = fixed_s + iters * step_s / step.error, fixed_s + iters * step_s * step.error
+    known = f"measured on {step.samples} steps" if step.source == "measured" else "assumed, no step was timed here"
+    sentence = f"{iters} iterations of {step_s:.2f} s, {seconds:.0f} s in all ({low:.0f} to {high:.0f}); {known}."
+    return RunEstimate(
+        seconds=seconds,
+        low_s=low,
+        high_s=high,
+        step_s=step_s,
+        fixed_s=fixed_s,
+        source=step.source,
+        sentence=sentence,
+    )
+
+
+def _integer(recipe: Mapping[str, object], key: str) -> int:
+    return int(str(recipe[key]))
+
+
+def cut_to_time(recipe: Json, estimate: RunEstimate, left_s: float, least_iters: int = 20) -> Json | None:
+    """Return the recipe with as many iterations as fit, or None when not even the least number does.
+
+    Judged by the estimate's upper end, since what does not finish cannot be measured.
+    """
+    if estimate.high_s <= left_s:
+        return recipe
+    iters = _integer(recipe, "iters")
+    fitting = int((left_s - estimate.fixed_s) / ((estimate.high_s - estimate.fixed_s) / iters))
+    return {**recipe, "iters": fitting} if fitting >= least_iters else None
