@@ -27,6 +27,8 @@ _START_TIMEOUT_S = 120.0
 """A grader file may import a large library before its first case."""
 _MOST_HANGS_IN_A_ROW = 5
 """Then the rest of the cases are not sent: each would cost the whole time-out again."""
+_GOODBYE_S = 2.0
+"""A grader that is not asked anything more may close its files."""
 _TOLERANCE = 1e-9
 
 
@@ -133,7 +135,7 @@ class Grader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self._stop(_GOODBYE_S)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -313,9 +315,9 @@ class Grader:
             )
         self._offers_adversarial = bool(greeting["adversarial"])
 
-    def _stop(self) -> None:
+    def _stop(self, grace_s: float = 0.0) -> None:
         if self._child is not None:
-            self._child.close()
+            self._child.close(grace_s)
             self._child = None
 
 

@@ -21,7 +21,7 @@ _GOODBYE_S = 1.0
 
 
 class ChildDiedError(Exception):
-    """The child ended, or closed its output, before it answered."""
+    """The child ended, or closed its pipes, before it answered."""
 
 
 class ChildHungError(Exception):
@@ -119,7 +119,7 @@ class LineChild:
         try:
             code = self._process.wait(_GOODBYE_S)
         except subprocess.TimeoutExpired:
-            ending = "closed its output"
+            ending = "closed its pipes"
         else:
             ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4096))
@@ -127,12 +127,19 @@ class LineChild:
         said = [line.strip() for line in lines if line.strip()]
         return f"{ending}, last saying: {said[-1]}" if said else ending
 
-    def close(self) -> None:
-        """Kill the child and its own children, and free the pipes."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()
+    def close(self, grace_s: float = 0.0) -> None:
+        """End the child and free the pipes.
+
+        Args:
+            grace_s: Time to end by itself now that its input ends; then it is killed with everything it started.
+        """
         self._stdin.close()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            # Only a child not yet waited for still owns its group's number.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._stdout.close()
         self._stderr.close()
