@@ -4,7 +4,6 @@ Training, evaluation and the census share it, so that a model is asked as it was
 tokenizer is always mlx-lm's wrapper; nothing here imports it. Without a chat template texts are joined plainly.
 """
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,8 +130,8 @@ def _ended(tokens: list[int], tokenizer: Any) -> list[int]:
     return [*tokens, tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else tokens
 
 
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return how many leading tokens two sequences share."""
+def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Return how many leading tokens (or characters) two sequences share."""
     for position, (one, two) in enumerate(zip(first, second, strict=False)):
         if one != two:
             return position
@@ -188,6 +187,6 @@ def answer_openings(tokenizer: Any, messages: Messages, tools: Any = None) -> tu
     asked = str(_template(tokenizer, messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False))
     if taught.startswith(asked):
         return None
-    shared = len(os.path.commonprefix([taught, asked]))
+    shared = _shared(taught, asked)
     start = max(0, shared - 40)
     return taught[start : shared + 40], asked[start : shared + 40]
