@@ -82,7 +82,7 @@ def judge_exhaustion(
             f"{len(ours)} {name} runs since the last progress; {LEAST_RUNS} are needed before it can be exhausted."
         )
         return ExhaustionVerdict(state="open", counted=_ids(counted), missing=("runs",), sentence=sentence)
-    missing = _missing(ours, counted, is_ceiling_above_gate)
+    missing = _missing(ours, counted, is_ceiling_above_gate=is_ceiling_above_gate)
     if missing:
         sentence = f"{len(ours)} {name} runs without progress prove nothing yet: {'; '.join(missing)}."
         return ExhaustionVerdict(state="uninformative", counted=_ids(counted), missing=missing, sentence=sentence)
@@ -105,7 +105,7 @@ def _counts(run: RunFact) -> bool:
     return usable and run.movement == "flat" and run.control_moved is True
 
 
-def _missing(ours: list[RunFact], counted: list[RunFact], is_ceiling_above_gate: bool | None) -> tuple[str, ...]:
+def _missing(ours: list[RunFact], counted: list[RunFact], *, is_ceiling_above_gate: bool | None) -> tuple[str, ...]:
     missing = []
     if is_ceiling_above_gate is not True:
         why = "was not measured" if is_ceiling_above_gate is None else "is below the gate"
