@@ -104,7 +104,7 @@ def test_a_grader_that_hangs_is_killed_with_its_children_and_the_next_case_goes_
                 threading.Event().wait()
             return {"score": 1.0}
     """
-    _only_b_is_bad(_grades(_spec(tmp_path, source, timeout_s=1), "a", "b", "c"), "no answer within 1 s")
+    _only_b_is_bad(_grades(_spec(tmp_path, source, timeout_s=4), "a", "b", "c"), "no answer within 4 s")
     pid = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
@@ -117,7 +117,7 @@ def test_after_five_hangs_in_a_row_the_rest_is_not_sent(tmp_path: Path) -> None:
             Path("asked-" + case["id"]).touch()
             threading.Event().wait()
     """
-    grades = _grades(_spec(tmp_path, source, timeout_s=0.05), *"abcdefg")
+    grades = _grades(_spec(tmp_path, source, timeout_s=0.7), *"abcdefg")
     assert [bool(grade.error) for grade in grades] == [True] * 7
     assert "not sent: the grader hung on the 5 cases before" in grades[5].error
     assert sorted(path.name for path in tmp_path.glob("asked-*")) == [f"asked-{name}" for name in "abcde"]
