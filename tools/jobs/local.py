@@ -1,5 +1,6 @@
 """Jobs on this machine: a detached supervisor per job."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from state.errors import JobNotStartedError, NotFoundError
+from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
 from state.files import read_json, read_jsonl
 from state.paths import JobPaths
 from state.records import JobState
@@ -34,12 +35,17 @@ class LocalBackend:
         Side effects: writes job.json where there is none; starts a supervisor where there is none and no exit record.
 
         Raises:
-            JobNotStartedError: The folder holds another job, or no supervisor came up.
+            JobNotStartedError: The folder holds another job or cannot be written, or no supervisor came up.
+            LimitExceededError: The disk is full.
         """
         paths = JobPaths(folder.resolve())
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        if not paths.spec.exists():
-            write_once(paths.spec, spec.model_dump_json(indent=1))
+        try:
+            paths.folder.mkdir(parents=True, exist_ok=True)
+            if not paths.spec.exists():
+                write_once(paths.spec, spec.model_dump_json(indent=1))
+            _supervisor_log(paths).touch()
+        except OSError as error:
+            raise _unwritable(paths, error) from error
         _refuse_another(paths, spec)
         _ensure_supervisor(paths)
 
@@ -100,6 +106,19 @@ def _spec(paths: JobPaths) -> JobSpec:
     if value is None:
         raise NotFoundError(f"There is no job in {paths.folder}.", what="job", where=str(paths.folder))
     return JobSpec.model_validate(value)
+
+
+def _unwritable(paths: JobPaths, error: OSError) -> JobNotStartedError | LimitExceededError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LimitExceededError(
+            f"The disk of {paths.folder} is full; free some space, then run the same command again.",
+            what="disk_free_gb",
+            where=str(paths.folder),
+            runbook="disk_full.md",
+        )
+    return JobNotStartedError(
+        f"The job folder {paths.folder} cannot be written: {error.strerror}.", what="folder", where=str(paths.folder)
+    )
 
 
 def _refuse_another(paths: JobPaths, spec: JobSpec) -> None:

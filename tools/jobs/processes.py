@@ -152,6 +152,7 @@ def clear_group(leader: ProcessIdentity) -> None:
     """Kill what is left of a worker's group, unless its number belongs to another process by now.
 
     A number is not given to a new process while a group carries it: if another process has it, our group was empty.
+    Not covered: another leader that took the number and died too, leaving a group of its own.
     """
     if not is_reused(leader):
         kill_group(leader.pid)

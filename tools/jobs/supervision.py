@@ -170,15 +170,22 @@ class Supervision:
                 raise TimeoutError("A process left behind by the worker still holds the job's lock.")
             self._clock.sleep(FIRST_TICK_S)
         self._lock = lock
+        self._clear_leftovers()
         return ended
+
+    def _clear_leftovers(self) -> None:
+        """Kill what a dead worker left in its group; its own supervisor would have."""
+        written = ProcessIdentity.from_json(read_json(self._paths.worker))
+        if written is not None:
+            clear_group(written)
 
     def _find_orphan(self, waited_s: float) -> ProcessIdentity | None:
         """Return the live worker, if it can be told which process it is."""
         written = ProcessIdentity.from_json(read_json(self._paths.worker))
         if is_alive(written):
             return written
-        if written is not None:
-            clear_group(written)
+        # A process that the worker left may be what holds the lock.
+        self._clear_leftovers()
         if waited_s > IDENTITY_WAIT_S:
             return find_by_command(self._spec.module, self._paths.folder)
         return None
@@ -284,7 +291,9 @@ class Supervision:
             self._tally.fruitless += 1
         self._tally.deaths += ended is not None and not self.is_leaving
         self._tally.is_open = False
-        self._save_tally()
+        # On a full disk the end must still be told; a start, which needs the tally, fails by itself.
+        with suppress(OSError):
+            self._save_tally()
 
     def _outcome(self, ended: Ended | None) -> ExitRecord | None:
         """Return how the job ended, None if the worker is to be started (again)."""

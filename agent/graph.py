@@ -1,0 +1,123 @@
+"""The loop: knowing, deciding, approving, doing, on LangGraph with its checkpoints in a file of their own.
+
+The channels hold ids, counters and words only; everything else is in the store, which alone says what is true and
+whether the campaign has ended. A checkpoint never covers an effect: effects are exactly-once by their action key.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import interrupt
+
+_KEEP_SUPERSTEPS = 50
+"""Prune after this many supersteps: a loop of a thousand steps must not grow the file without bound."""
+
+
+class KnowingState(TypedDict, total=False):
+    """What the knowing node last did."""
+
+    visits: int
+    beliefs: int
+
+
+class DecidingState(TypedDict, total=False):
+    """What the deciding node last chose."""
+
+    decision: str
+    action: str
+    question: str
+    """Id of the approval that everything now waits for, or empty."""
+
+
+class DoingState(TypedDict, total=False):
+    """What the doing node last did."""
+
+    key: str
+    state: str
+
+
+class GraphState(TypedDict, total=False):
+    """The channels, under 10 KB."""
+
+    knowing: KnowingState
+    deciding: DecidingState
+    doing: DoingState
+
+
+Node = Callable[[GraphState], dict[str, Any]]
+
+Graph = CompiledStateGraph[GraphState, None, GraphState, GraphState]
+
+
+def open_saver(path: Path) -> SqliteSaver:
+    """Open the checkpoint file with a connection of our own.
+
+    The saver's own constructor sets no synchronous mode and waits 5 s for a lock (facts/durability.md 1.4).
+    """
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    saver = SqliteSaver(connection)
+    saver.setup()
+    return saver
+
+
+def prune(saver: SqliteSaver) -> None:
+    """Keep the newest checkpoint of each thread; the saver has no pruning of its own.
+
+    Safe here because no channel is a `DeltaChannel`, whose state would be destroyed (facts/durability.md 1.2).
+    """
+    newest = "SELECT thread_id, checkpoint_ns, max(checkpoint_id) FROM checkpoints GROUP BY 1, 2"
+    with saver.lock:
+        connection = saver.conn
+        connection.commit()
+        connection.execute("BEGIN IMMEDIATE")
+        for table in ("writes", "checkpoints"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE (thread_id, checkpoint_ns, checkpoint_id) NOT IN ({newest})"  # noqa: S608 - our own words
+            )
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def approving(state: GraphState) -> dict[str, Any]:
+    """Wait for a person; nothing before the interrupt has effects."""
+    question = state.get("deciding", {}).get("question", "")
+    interrupt({"question": question})
+    return {"deciding": {**state.get("deciding", {}), "question": ""}}
+
+
+def _after_deciding(state: GraphState) -> Literal["approving", "doing", "__end__"]:
+    deciding = state.get("deciding", {})
+    if deciding.get("action") == "end":
+        return "__end__"
+    return "approving" if deciding.get("question") else "doing"
+
+
+def build(knowing: Node, deciding: Node, doing: Node, saver: SqliteSaver) -> Graph:
+    """Wire the three nodes and the question between them.
+
+    Args:
+        knowing: Artifacts and files in, beliefs out.
+        deciding: Beliefs in, one decision out.
+        doing: The approved decision in, effects out.
+        saver: Where the position in the loop is kept.
+    """
+    graph = StateGraph(GraphState)
+    graph.add_node("knowing", knowing)
+    graph.add_node("deciding", deciding)
+    graph.add_node("approving", approving)
+    graph.add_node("doing", doing)
+    graph.add_edge(START, "knowing")
+    graph.add_edge("knowing", "deciding")
+    graph.add_conditional_edges(
+        "deciding", _after_deciding, {"approving": "approving", "doing": "doing", "__end__": END}
+    )
+    graph.add_edge("approving", "knowing")
+    graph.add_edge("doing", "knowing")
+    return graph.compile(checkpointer=saver)

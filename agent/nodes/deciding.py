@@ -1,0 +1,109 @@
+"""Deciding: from what is believed to one decision with its commitments. It never touches the world."""
+
+from typing import Any
+
+from agent.graph import GraphState
+from agent.session import Session
+from policies import approval, planning
+from policies.planning import Draft, View
+from state.records import Approval, Decision
+
+_MOST_VERDICTS = 20
+"""A visit records verdicts until it finds something to do; more in a row than this is a fault of the planner."""
+
+
+def deciding(session: Session, state: GraphState) -> dict[str, Any]:  # noqa: ARG001 - the store says where we are
+    """Read the record, ask the planner, commit one decision and what it commits us to."""
+    for _ in range(_MOST_VERDICTS):
+        view = view_of(session)
+        if view.has_ended:
+            return _chosen("", "end")
+        standing = planning.standing(view)
+        if standing is not None:
+            return _chosen(standing.id, standing.action)
+        draft = planning.plan(view)
+        if draft is None:
+            return _wait(session, view)
+        decision = _record(session, draft)
+        if decision.needs is not None:
+            _ask(session, decision)
+    raise RuntimeError(f"The planner gave {_MOST_VERDICTS} decisions in a row without an act.")
+
+
+def view_of(session: Session) -> View:
+    """Return everything the planner may look at: rows, the goal and the time."""
+    read = session.store.read
+    campaign = read.campaign()
+    return View(
+        goal=session.goal,
+        goal_version=session.goal_version,
+        now=session.clock.now(),
+        campaign=campaign,
+        sitting_at=session.started_at,
+        utc_offset_s=session.utc_offset_s,
+        used_gb=session.used_gb,
+        beliefs=tuple(read.beliefs()),
+        runs=tuple(read.runs()),
+        actions=tuple(read.actions()),
+        decisions=tuple(read.decisions()),
+        approvals=tuple(read.approvals()),
+        commitments=tuple(read.commitments()),
+        measurements=tuple(read.measurements()),
+    )
+
+
+def _chosen(decision: str, action: str, question: str = "") -> dict[str, Any]:
+    return {"deciding": {"decision": decision, "action": action, "question": question}}
+
+
+def _record(session: Session, draft: Draft) -> Decision:
+    """Commit a decision, the run it plans or judges, and its commitments in one transaction."""
+    store = session.store
+    with store.transaction():
+        for run_id, fields in draft.run_updates.items():
+            store.deciding.update_run(run_id, **fields)
+        for commitment_id, status in draft.closes.items():
+            store.deciding.close_commitment(commitment_id, status=status, closed_by=draft.decision.rule)
+        decision = store.deciding.decide(
+            draft.decision.model_copy(update={"made_at": session.clock.now(), "goal_version": session.goal_version}),
+            list(draft.commitments),
+            draft.run,
+        )
+        if draft.bucket is not None:
+            store.deciding.judge(decision.run, draft.bucket, "judged")
+    return decision
+
+
+def _ask(session: Session, decision: Decision) -> None:
+    """Put the decision's question, and answer it at once where the campaign file already has."""
+    if decision.needs is None:
+        return
+    rule = session.goal.approvals.rule(decision.needs)
+    now = session.clock.now()
+    question = session.store.agent.ask(
+        Approval(
+            kind=decision.needs,
+            decision=decision.id,
+            question=decision.sentence,
+            asked_at=now,
+            deadline_at=now + rule.deadline_h * 3600 if rule.deadline_h else None,
+            unanswered=rule.unanswered,
+        )
+    )
+    mode = approval.needed(decision.needs, session.goal.approvals)
+    if mode != "wait":
+        said = "yes" if mode == "auto" else "no"
+        session.store.agent.answer(
+            question.id, said, by="policy", reason=f"approvals.{decision.needs}: {mode} in the campaign file"
+        )
+
+
+def _wait(session: Session, view: View) -> dict[str, Any]:
+    """Name the question everything waits for."""
+    question = next((row for row in view.approvals if row.answer is None), None)
+    if question is None:
+        raise RuntimeError("The planner has nothing to do, nothing to ask and no end; this is a fault of its rules.")
+    session.store.agent.set_campaign(
+        state="waiting", sentence=f"Waiting for an answer to {question.id}: {question.question}"
+    )
+    return _chosen(question.decision, "ask", question.id)

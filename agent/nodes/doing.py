@@ -1,0 +1,216 @@
+"""Doing: perform the approved decision exactly once, and record the effect. It never judges a result."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent import surface
+from agent.graph import GraphState
+from agent.session import Session
+from agent.specs import job_kind, job_spec
+from state.files import read_json, write_json
+from state.hashing import hash_tree
+from state.records import Action, ActionKind, Decision, Job, Json
+from state.paths import JobPaths
+from tools.jobs.spec import JobSpec, JobStatus
+from tools.models.identity import weights_hash
+
+_ENDED = frozenset({"finished", "failed", "stopped"})
+_COPY_EVERY_S = 5.0
+"""How often a running job's progress is copied into its row; the job's own files are always newer."""
+
+
+class StopAskedError(Exception):
+    """A person asked the agent to stop; the job in flight has saved and ended."""
+
+
+def doing(session: Session, state: GraphState) -> dict[str, Any]:
+    """Read the standing decision, perform its action under its key, record what came of it."""
+    decision = session.store.read.decision(state["deciding"]["decision"])
+    action = session.store.doing.intend(
+        Action(
+            key=decision.action_key,
+            kind=decision.action,
+            decision=decision.id,
+            inputs=decision.action_inputs,
+            created_at=session.clock.now(),
+        )
+    )
+    if action.state == "intent":
+        action = _PERFORM.get(decision.action, _run_job)(session, decision, action)
+    return {"doing": {"key": action.key, "state": action.state}}
+
+
+def _run_job(session: Session, decision: Decision, action: Action) -> Action:
+    """Launch or adopt the action's job, watch it to its end, and collect what it made."""
+    kind = job_kind(decision.action)
+    folder = session.paths.job(action.key).folder
+    spec = _spec(session, decision)
+    session.store.doing.record_job(
+        Job(
+            key=action.key,
+            kind=kind,
+            folder=str(folder.relative_to(session.paths.root)),
+            run=decision.run,
+            steps=spec.steps,
+            started_at=session.clock.now(),
+        )
+    )
+    if not session.is_stopping:
+        _reopen(session.paths.job(action.key))
+    session.backend.launch(folder, spec)
+    status = _watch(session, spec, folder)
+    ended = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
+    result = read_json(session.paths.job(action.key).result) or {}
+    if not result and kind == "training" and status.state == "stopped":
+        result = _last_save(session, spec, folder)
+    if not result:
+        return session.store.doing.fail(action.key, result=ended)
+    kept = _keep(session, folder, result)
+    return session.store.doing.finish(action.key, result={**ended, **result, **kept}, side_effects=tuple(kept.values()))
+
+
+def _spec(session: Session, decision: Decision) -> JobSpec:
+    """Return the job's specification: the one in its folder where there is one, since it is fixed once written."""
+    paths = session.paths.job(decision.action_key)
+    if paths.spec.exists():
+        return JobSpec.model_validate_json(paths.spec.read_text())
+    return job_spec(session, decision)
+
+
+def _reopen(paths: JobPaths) -> None:
+    """Let a job that a person stopped go on from its last save; its first ending stays on file."""
+    record = read_json(paths.exit)
+    if record is None or record.get("state") != "stopped" or record.get("by") != "person":
+        return
+    number = len(list(paths.folder.glob("exit.*.json"))) + 1
+    paths.stop.unlink(missing_ok=True)
+    paths.exit.rename(paths.folder / f"exit.{number}.json")
+
+
+def _last_save(session: Session, spec: JobSpec, folder: Path) -> Json:
+    """Return the newest whole save of a run that a guard stopped: it is judged at its last healthy state."""
+    saves = sorted(path.parent for path in (folder / "out" / "saves").glob("*/state.json"))
+    if not saves:
+        return {}
+    newest = saves[-1]
+    return {
+        "adapter": str(newest.relative_to(folder)),
+        "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),
+        "iters": int(newest.name),
+        "verdict": "stopped early",
+    }
+
+
+def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
+    """Wait until the job has an exit record, applying requests meanwhile.
+
+    Raises:
+        StopAskedError: A person asked to stop; the job has saved and ended first.
+    """
+    copied_at = -_COPY_EVERY_S
+    pause_s = 0.1
+    is_stop_sent = False
+    while True:
+        status = session.backend.status(folder)
+        now = session.clock.monotonic()
+        if status.state in _ENDED or now - copied_at >= _COPY_EVERY_S:
+            _copy(session, spec.key, status)
+            copied_at = now
+        if status.state in _ENDED:
+            if session.is_stopping and status.state == "stopped":
+                raise StopAskedError
+            return status
+        if status.state in {"lost", "queued"}:
+            # Nobody serves the job any more (its supervisor was killed, or the machine restarted): the same key again.
+            session.backend.launch(folder, spec)
+        surface.apply_requests(session)
+        surface.apply_deadlines(session)
+        if session.is_stopping and not is_stop_sent:
+            session.backend.stop(folder, by="person", reason="vigil stop")
+            is_stop_sent = True
+        session.clock.sleep(pause_s)
+        pause_s = min(1.0, pause_s * 1.3)
+
+
+def _copy(session: Session, key: str, status: JobStatus) -> None:
+    """Copy what the job's files say into its row."""
+    ended = status.state in _ENDED
+    session.store.doing.update_job(
+        key,
+        state=status.state,
+        supervisor=status.supervisor,
+        heartbeat_at=status.heartbeat_at,
+        step=status.step,
+        restarts=status.restarts,
+        exit=status.exit.model_dump(mode="json") if status.exit else {},
+        finished_at=session.clock.now() if ended else None,
+    )
+
+
+def _keep(session: Session, folder: Path, result: Json) -> dict[str, str]:
+    """Move what a job made into content-addressed folders; done again, it finds them there.
+
+    Returns:
+        `adapter` and `cases`: hashes of the artifact folders, where the job made them.
+    """
+    kept = {}
+    out = folder / "out"
+    if result.get("adapter"):
+        kept["adapter"] = _store_artifact(session, folder / str(result["adapter"]))
+    if (out / "cases.jsonl").is_file():
+        kept["cases"] = _store_artifact(session, out / "cases.jsonl")
+    return kept
+
+
+def _store_artifact(session: Session, source: Path) -> str:
+    """Copy a file or folder to the folder named after its content, whole or not at all."""
+    session.paths.artifacts.mkdir(parents=True, exist_ok=True)
+    side = session.paths.artifacts / f".{source.name}.{source.parent.parent.name}"
+    shutil.rmtree(side, ignore_errors=True)
+    side.mkdir()
+    if source.is_dir():
+        shutil.copytree(source, side, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, side / source.name)
+    digest = hash_tree(side)
+    target = session.paths.artifact(digest)
+    if target.exists():
+        shutil.rmtree(side)
+    else:
+        side.rename(target)
+    return digest
+
+
+def _promote(session: Session, decision: Decision, action: Action) -> Action:
+    """Switch the campaign's promoted adapter in one rename."""
+    digest = str(decision.action_inputs["adapter"])
+    link = session.paths.promoted
+    side = link.with_name(f".promoted.{action.key}")
+    side.unlink(missing_ok=True)
+    side.symlink_to(session.paths.artifact(digest).relative_to(link.parent))
+    side.replace(link)
+    write_json(
+        session.paths.root / "promoted.json",
+        {"run": decision.run, "adapter": digest, "decision": decision.id, "model": str(session.model)},
+    )
+    session.store.agent.set_campaign(promoted=decision.run)
+    return session.store.doing.finish(
+        action.key, result={"run": decision.run, "adapter": digest}, side_effects=(f"promoted -> {digest[:16]}",)
+    )
+
+
+def _end(session: Session, decision: Decision, action: Action) -> Action:
+    """Write the campaign's end; only this row says that it has ended."""
+    session.store.agent.set_campaign(
+        state=decision.action_inputs["state"], sentence=decision.sentence, ended_at=session.clock.now()
+    )
+    return session.store.doing.finish(action.key, result={"state": decision.action_inputs["state"]}, side_effects=())
+
+
+_PERFORM: dict[ActionKind, Callable[[Session, Decision, Action], Action]] = {
+    "promote": _promote,
+    "conclude": _end,
+    "halt": _end,
+}

@@ -1,0 +1,250 @@
+"""`vigil run`: take the campaign, drive the graph to its end or to a question, let go.
+
+The same call starts a campaign, resumes it after any crash, and reports one that has ended.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from langgraph.types import Command
+
+from agent import surface
+from agent.campaign import LoadedCampaign, load_campaign
+from agent.checks import check_campaign
+from agent.graph import Graph, build, open_saver, prune
+from agent.nodes.deciding import deciding
+from agent.nodes.doing import StopAskedError, doing
+from agent.nodes.knowing import knowing
+from agent.session import WORKERS, Session
+from state.clock import Clock, SystemClock
+from state.errors import ConfigError, LimitExceededError
+from state.files import ensure_local_disk
+from state.goal import Goal
+from state.lease import Lease
+from state.paths import CampaignPaths
+from state.records import CampaignState, GoalVersion, JobKind
+from state.store import Store
+from tools.jobs.backend import Backend
+from tools.jobs.blas import worker_env
+from tools.jobs.local import LocalBackend
+from tools.models.hub import resolve
+
+_EXIT: dict[CampaignState, int] = {
+    "running": 4,
+    "waiting": 6,
+    "promoted": 0,
+    "not_promoted": 1,
+    "halted": 3,
+    "stopped": 1,
+    "failed": 4,
+}
+_PRUNE_EVERY = 50
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a sitting ended."""
+
+    state: CampaignState
+    sentence: str
+    exit_code: int
+
+
+def run_campaign(
+    path: Path,
+    home: Path,
+    *,
+    wait: bool = True,
+    clock: Clock | None = None,
+    backend: Backend | None = None,
+    workers: Mapping[JobKind, str] = WORKERS,
+    say: Callable[[str], None] = lambda _: None,
+) -> RunEnd:
+    """Run a campaign until it ends, or until only a person can go on.
+
+    Args:
+        path: The campaign file.
+        home: Folder of all campaigns.
+        wait: Stay for answers; otherwise end with code 6.
+        clock: Time.
+        backend: What runs jobs; local processes by default.
+        workers: Module per kind of job.
+        say: Where progress sentences go.
+
+    Raises:
+        ConfigError: The file, the data or the home cannot be used; nothing was created.
+        LeaseLostError: Another process holds the campaign.
+    """
+    clock = clock or SystemClock()
+    loaded = load_campaign(path)
+    for note in check_campaign(loaded):
+        say(note)
+    paths = CampaignPaths(home.resolve(), loaded.goal.campaign)
+    _make_home(paths)
+    with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(contextlib.closing(Lease.acquire(paths, clock)))
+        store = stack.enter_context(contextlib.closing(Store.open(paths, clock, lease)))
+        session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
+        if (ended := _ended(session)) is not None:
+            return ended
+        with _disk_errors(paths):
+            _drive(session, wait=wait, say=say)
+        return _end(session)
+
+
+def _make_home(paths: CampaignPaths) -> None:
+    """Create the campaign's folder, or say in one sentence why not."""
+    ensure_local_disk(paths.home)
+    try:
+        paths.jobs.mkdir(parents=True, exist_ok=True)
+        paths.artifacts.mkdir(exist_ok=True)
+        writable = os.access(paths.root, os.W_OK)
+    except OSError as error:
+        raise ConfigError(
+            f"{paths.home}: cannot be written ({error.strerror}); choose another place with --home or VIGIL_HOME.",
+            where=str(paths.home),
+        ) from error
+    if not writable:
+        raise ConfigError(f"{paths.root}: cannot be written; choose another place with --home.", where=str(paths.root))
+
+
+@contextlib.contextmanager
+def _disk_errors(paths: CampaignPaths) -> Iterator[None]:
+    """Turn a full disk into one sentence; what was committed stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise LimitExceededError(
+            f"{paths.root}: the disk is full; free some space and run the same command again, nothing committed is lost.",
+            what="disk",
+            where=str(paths.root),
+            runbook="runbooks/disk_full.md",
+        ) from error
+
+
+def _sit_down(
+    loaded: LoadedCampaign,
+    paths: CampaignPaths,
+    store: Store,
+    clock: Clock,
+    backend: Backend,
+    workers: Mapping[JobKind, str],
+) -> Session:
+    """Open this sitting: note the start, take up or record the goal."""
+    goal = loaded.goal
+    model = resolve(goal.model, loaded.path.parent, online=False)
+    session = Session(
+        loaded=loaded,
+        paths=paths,
+        store=store,
+        backend=backend,
+        clock=clock,
+        model=model.folder,
+        environment=worker_env(),
+        workers=workers,
+        started_at=clock.now(),
+        seen_file=loaded.file_hash,
+    )
+    session.load_cache()
+    newest = store.read.goal()
+    if newest is None:
+        version = GoalVersion(
+            version=1,
+            campaign=goal.campaign,
+            file_hash=loaded.file_hash,
+            spec=goal.model_dump(mode="json"),
+            recorded_at=clock.now(),
+        )
+        store.agent.begin(goal.campaign, version)
+    else:
+        session.goal_version = newest.version
+        session.loaded = replace(loaded, goal=Goal.model_validate(newest.spec))
+        # Whatever was edited since the last sitting is surfaced like an edit during one.
+        session.seen_file = ""
+        if surface.absorb_edit(session):
+            store.agent.set_campaign(state="running", sentence="", ended_at=None)
+    campaign = store.read.campaign()
+    store.agent.set_campaign(agent_starts=campaign.agent_starts + 1)
+    return session
+
+
+def _ended(session: Session) -> RunEnd | None:
+    """Return the end of a campaign that has reached its verdict; take up one that halted, failed or was stopped."""
+    campaign = session.store.read.campaign()
+    if campaign.state in {"promoted", "not_promoted"}:
+        return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])
+    session.store.agent.set_campaign(state="running", sentence="", ended_at=None)
+    return None
+
+
+def _drive(session: Session, *, wait: bool, say: Callable[[str], None]) -> None:
+    """Loop the graph until the campaign's row says it has ended, or only an answer can go on."""
+    with contextlib.closing(open_saver(session.paths.graph).conn) as connection:
+        from langgraph.checkpoint.sqlite import SqliteSaver
+
+        saver = SqliteSaver(connection)
+        prune(saver)
+        graph = build(partial(knowing, session), partial(deciding, session), partial(doing, session), saver)
+        config: Any = {"configurable": {"thread_id": session.goal.campaign}, "recursion_limit": 100_000}
+        try:
+            while True:
+                _steps(session, graph, config, _input(graph, config), say)
+                if session.store.read.campaign().state != "waiting" or not wait:
+                    return
+                _await_answer(session)
+                session.store.agent.set_campaign(state="running", sentence="")
+        except StopAskedError:
+            session.store.agent.set_campaign(
+                state="stopped", sentence="Stopped by a person; the same command goes on.", ended_at=session.clock.now()
+            )
+
+
+def _input(graph: Graph, config: Any) -> Any:
+    """Return what continues the thread: nothing where it was cut, an answer where it asked, a new pass otherwise.
+
+    `next == ()` alone does not mean finished (facts/durability.md 1.4, trap 1), so open tasks count as cut.
+    """
+    snapshot = graph.get_state(config)
+    if any(task.interrupts for task in snapshot.tasks):
+        return Command(resume={"again": True})
+    return None if snapshot.next or snapshot.tasks else {"knowing": {"visits": 0}}
+
+
+def _steps(session: Session, graph: Graph, config: Any, given: Any, say: Callable[[str], None]) -> None:
+    """Run supersteps, each checkpoint synced before the next begins; prune now and then."""
+    for count, update in enumerate(graph.stream(given, config, stream_mode="updates", durability="sync"), start=1):
+        if "deciding" in update and (decision := (update["deciding"] or {}).get("deciding", {}).get("decision")):
+            say(session.store.read.decision(decision).sentence)
+        if count % _PRUNE_EVERY == 0 and graph.checkpointer:
+            prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with
+        surface.apply_requests(session)
+        if session.is_stopping:
+            raise StopAskedError
+
+
+def _await_answer(session: Session) -> None:
+    """Wait until some question is answered, the campaign file changes, or a person asks to stop."""
+    open_before = {row.id for row in session.store.read.approvals() if row.answer is None}
+    while True:
+        surface.apply_requests(session)
+        surface.apply_deadlines(session)
+        if session.is_stopping:
+            raise StopAskedError
+        still_open = {row.id for row in session.store.read.approvals() if row.answer is None}
+        if still_open != open_before or surface.absorb_edit(session):
+            return
+        session.clock.sleep(_POLL_S)
+
+
+def _end(session: Session) -> RunEnd:
+    campaign = session.store.read.campaign()
+    return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])

@@ -1,0 +1,91 @@
+"""Everything one sitting of the agent holds: the campaign, its store under a lease, the backend, the clock."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent.campaign import LoadedCampaign
+from state.clock import Clock
+from state.files import read_json, write_json
+from state.goal import Goal
+from state.hashing import HashCache, hash_file
+from state.paths import CampaignPaths
+from state.records import JobKind
+from state.store import Store
+from tools.jobs.backend import Backend
+
+WORKERS: Mapping[JobKind, str] = {
+    "training": "tools.training.worker",
+    "evaluation": "tools.evaluation.worker",
+    "census": "tools.evaluation.census",
+    "fuse": "tools.training.fuse",
+}
+"""Which module does which kind of job, always in a child process."""
+
+
+@dataclass
+class Session:
+    """One sitting: from `vigil run` to its return or its death.
+
+    Args:
+        loaded: The campaign file as read last.
+        paths: Where the campaign's files are.
+        store: The record, open for writing under this sitting's lease.
+        backend: What runs jobs.
+        clock: Time.
+        model: Folder of the base model's files.
+        environment: Variables for worker processes.
+        workers: Module per kind of job; tests put a quick worker here.
+        goal_version: Version of the goal that decisions are made under.
+        started_at: When this sitting began, Unix seconds.
+        seen_file: Hash of the campaign file as looked at last, valid or not.
+    """
+
+    loaded: LoadedCampaign
+    paths: CampaignPaths
+    store: Store
+    backend: Backend
+    clock: Clock
+    model: Path
+    environment: Mapping[str, str]
+    workers: Mapping[JobKind, str] = field(default_factory=lambda: dict(WORKERS))
+    goal_version: int = 1
+    started_at: float = 0.0
+    seen_file: str = ""
+    is_stopping: bool = False
+    cache: HashCache = field(default_factory=HashCache)
+
+    @property
+    def goal(self) -> Goal:
+        """The campaign as understood now."""
+        return self.loaded.goal
+
+    @property
+    def utc_offset_s(self) -> float:
+        """Seconds that local time is ahead of UTC now."""
+        offset = datetime.fromtimestamp(self.clock.now(), tz=UTC).astimezone().utcoffset()
+        return offset.total_seconds() if offset else 0.0
+
+    @property
+    def used_gb(self) -> float:
+        """Decimal gigabytes that the campaign's folder holds."""
+        files = (path for path in self.paths.root.rglob("*") if path.is_file() and not path.is_symlink())
+        return sum(path.stat().st_size for path in files) / 1e9
+
+    def load_cache(self) -> None:
+        """Read content hashes remembered from earlier sittings; a broken file only costs time."""
+        try:
+            known = read_json(self.paths.root / "hashes.json")
+        except json.JSONDecodeError:
+            known = None
+        self.cache = HashCache(known if isinstance(known, dict) else None)
+
+    def cache_hash(self, path: str) -> str:
+        """Return a file's content hash, or `missing`."""
+        return hash_file(Path(path), self.cache) if Path(path).is_file() else "missing"
+
+    def save_cache(self) -> None:
+        """Remember content hashes for the next sitting."""
+        write_json(self.paths.root / "hashes.json", self.cache.dump())

@@ -1,0 +1,129 @@
+"""Job specifications: what a worker is given for each kind of action."""
+
+from state.errors import NotFoundError
+from state.goal import Goal
+from state.records import ActionKind, Decision, Guard, JobKind, Json, SplitUse
+from tools.jobs.spec import JobSpec
+
+from agent.session import Session
+from agent.splits import all_split_inputs, split_inputs
+
+_KINDS: dict[ActionKind, JobKind] = {
+    "census": "census",
+    "evaluate": "evaluation",
+    "confirm": "evaluation",
+    "train": "training",
+}
+
+
+def job_kind(action: ActionKind) -> JobKind:
+    """Return the kind of job that performs an action."""
+    return _KINDS[action]
+
+
+def grader_input(session: Session) -> Json:
+    """Return the grader as the worker's `GraderSpec`, with absolute paths."""
+    track = session.goal.track
+    folder = session.loaded.path.parent
+    return {
+        "file": str((folder / track.grader).resolve()) if track.grader else None,
+        "command": list(track.command) if track.command else None,
+        "shipped": track.name,
+        "timeout_s": track.timeout_s,
+        "metrics": list(track.metrics) if track.metrics else None,
+    }
+
+
+def data_input(goal: Goal, session: Session) -> Json:
+    """Return absolute paths of the training data."""
+    folder = session.loaded.path.parent
+    return {
+        "train": str((folder / goal.data.train).resolve()),
+        "valid": str((folder / goal.data.valid).resolve()) if goal.data.valid else None,
+    }
+
+
+def evaluation_input(session: Session, use: SplitUse | None) -> Json:
+    """Return how cases are generated and graded; everything but the weights.
+
+    Args:
+        session: This sitting.
+        use: Which splits; None for both.
+    """
+    goal = session.goal
+    folder = session.loaded.path.parent
+    splits = all_split_inputs(goal, folder) if use is None else split_inputs(goal, folder, use)
+    return {
+        "model": str(session.model),
+        "dtype": goal.model.dtype,
+        "splits": splits,
+        "max_tokens": goal.evaluation.max_tokens,
+        "temperature": goal.evaluation.temperature,
+        "seed": goal.seed,
+        "batch_size": goal.evaluation.batch_size,
+        "system": goal.track.system,
+        "grader": grader_input(session),
+    }
+
+
+def census_input(session: Session) -> Json:
+    """Return what the census reads: evaluation splits, training data and the tokenizer."""
+    recipe = session.goal.recipe
+    return {
+        **evaluation_input(session, None),
+        "data": data_input(session.goal, session),
+        "max_seq_length": int(recipe.get("max_seq_length", 2048)),
+        "mask_prompt": bool(recipe.get("mask_prompt", True)),
+    }
+
+
+def job_spec(session: Session, decision: Decision) -> JobSpec:
+    """Build the specification of the job that performs a decision.
+
+    Raises:
+        NotFoundError: The decision names a run that the store does not have.
+    """
+    inputs = decision.action_inputs
+    kind = job_kind(decision.action)
+    steps = 0
+    if kind == "census":
+        body = census_input(session)
+    elif kind == "training":
+        body, steps = _training_input(session, decision)
+    else:
+        body = evaluation_input(session, inputs["use"])
+        adapter = str(inputs.get("adapter") or "")
+        body |= {
+            "adapter": str(session.paths.artifact(adapter)) if adapter else None,
+            "expect_weights": inputs["weights"],
+            "side": inputs["side"],
+            "run": decision.run,
+        }
+    return JobSpec(
+        key=decision.action_key,
+        kind=kind,
+        module=session.workers[kind],
+        input=body,
+        env=dict(session.environment),
+        guards=tuple(Guard.model_validate(guard) for guard in inputs.get("guards", ())),
+        steps=steps,
+        created_at=decision.made_at,
+    )
+
+
+def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
+    """Return a training worker's input and its number of iterations."""
+    run = next((run for run in session.store.read.runs() if run.id == decision.run), None)
+    if run is None:
+        raise NotFoundError(f"Decision {decision.id} trains run {decision.run}, which the store does not have.")
+    body = {
+        "model": str(session.model),
+        "dtype": session.goal.model.dtype,
+        "parent_adapter": None,
+        "expect_weights": run.parent_hash,
+        "instrument": run.instrument,
+        "recipe": run.recipe,
+        "data": data_input(session.goal, session),
+        "system": session.goal.track.system,
+    }
+    return body, int(run.recipe["iters"])

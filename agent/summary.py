@@ -1,0 +1,231 @@
+"""The campaign on one screen: at most 40 lines of 100 columns, sentences with numbers.
+
+`summarize` is pure and takes the plain dicts that the reading commands gather (`agent/reading/view.py`), so the end of
+a run, `vigil status` and the text report say the same. Standard library only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from agent.reading import night, verdicts
+from agent.reading.words import WIDTH, block, clock, count, duration, number, shortened, signed
+
+MAX_LINES = 40
+"""A screen of 45 lines with the prompt and the command on it."""
+
+_MAX_CONDITIONS = 8
+
+_HEADS = {
+    "running": "is running",
+    "waiting": "waits for a person",
+    "promoted": "ended: promoted",
+    "not_promoted": "ended: not promoted",
+    "halted": "halted by a hard stop",
+    "stopped": "was stopped",
+    "failed": "failed",
+}
+
+_ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
+
+View = dict[str, Any]
+
+
+def summarize(view: View) -> list[str]:
+    """Return the summary's lines.
+
+    Args:
+        view: `agent.reading.view.gather`: campaign, goal, beliefs, decisions, runs, jobs, approvals, commitments,
+            holder, home, now.
+    """
+    sections = [section(view) for section in _SECTIONS]
+    # What a person must do and what to type stand last and are never cut; the longest middle section gives way.
+    while sum(map(len, sections)) > MAX_LINES:
+        longest = max(range(1, len(sections) - 2), key=lambda index: len(sections[index]))
+        if len(sections[longest]) <= 1:
+            break
+        sections[longest] = sections[longest][:-1]
+    lines = [line for section in sections for line in section]
+    return [shortened(line, WIDTH) if len(line) > WIDTH else line for line in lines][:MAX_LINES]
+
+
+def _head(view: View) -> list[str]:
+    campaign = view["campaign"]
+    state = campaign["state"]
+    idle = state == "running" and view.get("holder") is None and "holder" in view
+    words = "has no agent running; the same vigil run goes on" if idle else _HEADS.get(state, state)
+    started = campaign.get("started_at") or view["now"]
+    took = duration((campaign.get("ended_at") or view["now"]) - started)
+    lines = [f"{campaign['name']} {words}; started {clock(started)}, {took}."]
+    if campaign.get("sentence"):
+        lines += block("", campaign["sentence"], indent=2, lines=4)
+    return lines
+
+
+def _goal(view: View) -> list[str]:
+    goal = view.get("goal")
+    if not goal:
+        return []
+    spec = goal["spec"]
+    budget = spec.get("budget") or {}
+    limits = [f"until {budget['until']}"] if budget.get("until") else []
+    limits += [
+        f"{number(budget[key], 1)} {unit}" for key, unit in (("hours", "h"), ("disk_gb", "GB")) if budget.get(key)
+    ]
+    limits += [count(budget["runs"], "run")] if budget.get("runs") else []
+    track = spec["track"]
+    task = track.get("name") or track.get("grader") or " ".join(track.get("command") or ())
+    conditions = count(len(spec["gate"]["conditions"]), "gate condition")
+    edits = f" Version {goal['version']}: {' '.join(goal['difference'])}" if goal["version"] > 1 else ""
+    return block(
+        "Goal",
+        f"{spec['model']['path']} on {task}; {conditions}, at most {number(spec['gate']['max_confirmations'])} looks at "
+        f"the confirmation cases; budget {', '.join(limits) or 'not limited'}.{edits}",
+    )
+
+
+def _gate(view: View) -> list[str]:
+    verdict = verdicts.newest(view)
+    if verdict is None:
+        return _unjudged(view)
+    gate = verdict["gate"]
+    lines = block("Gate", f"{verdict['run']} on the {gate['use']} cases: {gate['sentence']}", lines=2)
+    rows = gate["conditions"]
+    for row in rows[:_MAX_CONDITIONS]:
+        lines += block("", f"{verdicts.MARKS[row['decided']]:<9} {verdicts.said(row)}", lines=2)
+    if len(rows) > _MAX_CONDITIONS:
+        lines.append(
+            f"          and {len(rows) - _MAX_CONDITIONS} more conditions; see vigil why {verdict['decision']}."
+        )
+    return lines
+
+
+def _unjudged(view: View) -> list[str]:
+    """Say the conditions, and what the base scores, while no run was judged."""
+    goal = view.get("goal")
+    if not goal:
+        return []
+    lines = []
+    for condition in goal["spec"]["gate"]["conditions"][:_MAX_CONDITIONS]:
+        metrics = [condition["metric"]] if condition.get("metric") else list(condition.get("any_of") or ())
+        base = verdicts.base_mean(view, metrics[0]) if metrics else None
+        stands = f"; the base has {number(base)}" if base is not None else "; not measured yet"
+        lines += block("" if lines else "Gate", verdicts.asked(condition) + stands + ".", lines=2)
+    return lines
+
+
+def _best(view: View) -> list[str]:
+    best = verdicts.best(view)
+    runs = view.get("runs") or []
+    judged = [run for run in runs if run.get("bucket")]
+    tally = ", ".join(f"{run['id']} {run['bucket']}" for run in judged)
+    if best is None:
+        return block("Runs", f"{count(len(runs), 'run')} planned, none judged yet." if runs else "No run yet.")
+    row = best["target"]
+    lines = block("Runs", f"{count(len(judged), 'run')} judged: {tally}. {verdicts.BUCKETS[best['bucket']]}")
+    if row is None:
+        return lines
+    change = f"{row['metric']} {number(row['reference'])} -> {number(row['value'])}"
+    if row["reference"] is not None and row["value"] is not None:
+        change += f" ({signed(row['value'] - row['reference'])})"
+    flips = f"{count(row['rescued'], 'case')} rescued, {row['broken']} broken"
+    return lines + block(
+        "Best run", f"{best['run']} ({best['bucket']}): {change}, {flips}, of {row['n']} {row['use']} cases."
+    )
+
+
+def _stopped(view: View) -> list[str]:
+    sentences = night.stopped(view)
+    return [
+        line for index, text in enumerate(sentences[:3]) for line in block("" if index else "Stopped", text, lines=2)
+    ]
+
+
+def _live(view: View) -> list[str]:
+    job = next((job for job in view.get("jobs") or [] if job["state"] in {"starting", "running", "orphaned"}), None)
+    if job is None or view["campaign"]["state"] in _ENDED:
+        return []
+    return block("Now", night.progress(job, view["now"]))
+
+
+def _night(view: View) -> list[str]:
+    return block("Night", night.told(view))
+
+
+def _assumed(view: View) -> list[str]:
+    standing = [
+        b
+        for b in view.get("beliefs") or []
+        if b["status"] == "fresh" and not b["subject"].startswith(("action:", "identity:"))
+    ]
+    assumed = [b for b in standing if b["tag"] == "assumed"]
+    confirmed = sum(b["tag"] == "confirmed" for b in standing)
+    tally = f"{count(len(standing), 'belief')}, {confirmed} confirmed"
+    if not assumed:
+        return block("Assumed", f"Nothing ({tally}).")
+    first = " ".join(b["statement"] for b in assumed[:2])
+    return block("Assumed", f"{len(assumed)} of {tally}: {first}")
+
+
+def _next(view: View) -> list[str]:
+    if view["campaign"]["state"] in _ENDED - {"stopped"}:
+        return []
+    lines = []
+    for row in [row for row in view.get("commitments") or [] if row["status"] == "open"][:2]:
+        text = f"{row['id']}: {row['will'].rstrip('.')}, when {row['when'].rstrip('.')}; cancelled by {row['cancelled_by'].rstrip('.')}."
+        lines += block("" if lines else "Next", text)
+    newest = (view.get("decisions") or [None])[-1]
+    if not lines and newest is not None:
+        lines = block("Next", newest["sentence"])
+    return lines
+
+
+def _person(view: View) -> list[str]:
+    lines = []
+    for row in [row for row in view.get("approvals") or [] if row["answer"] is None][:3]:
+        deadline = (
+            f" Unanswered at {clock(row['deadline_at'])} means {row['unanswered']}." if row.get("deadline_at") else ""
+        )
+        lines += block("" if lines else "Person", f"{row['id']} ({row['kind']}): {row['question']}{deadline}", lines=3)
+    if lines:
+        return lines
+    answered = [row for row in view.get("approvals") or [] if row["kind"] == "promotion" and row["answer"]]
+    said = "".join(f" {row['id']} (promotion) was answered {row['answer']} by {_who(row)}." for row in answered[-1:])
+    return block("Person", f"Nothing needs a person.{said}")
+
+
+def _who(row: View) -> str:
+    reason = f" ({row['reason']})" if row.get("reason") else ""
+    return f"{row['answered_by']}{reason}"
+
+
+def _type(view: View) -> list[str]:
+    return block("Type", _TYPED.get(view["campaign"]["state"], _typed_running)(view), lines=4)
+
+
+def _typed_running(view: View) -> str:
+    question = next((row for row in view.get("approvals") or [] if row["answer"] is None), None)
+    asked = f"vigil approve {question['id']}, or vigil reject {question['id']} --reason WHY; " if question else ""
+    if view.get("holder") is None and "holder" in view:
+        return f"{asked}vigil run {view.get('file') or 'FILE'} to go on."
+    return f"{asked}vigil watch to look on; vigil stop to end it after saving."
+
+
+def _typed_promoted(view: View) -> str:
+    model = view.get("model") or view["goal"]["spec"]["model"]["path"]
+    return f"mlx_lm.generate --model {model} --adapter-path {view.get('promoted') or 'ADAPTER'} --prompt ...; vigil report."
+
+
+def _last_decision(view: View) -> str:
+    decisions = [row for row in view.get("decisions") or [] if row.get("bucket")] or view.get("decisions") or []
+    return f"vigil why {decisions[-1]['id']}; " if decisions else ""
+
+
+_TYPED: dict[str, Callable[[View], str]] = {
+    "promoted": _typed_promoted,
+    "not_promoted": lambda view: f"{_last_decision(view)}vigil report; edit the gate or the data and vigil run again.",
+    "halted": lambda view: f"{_last_decision(view)}apply the fix above, then vigil run {view.get('file') or 'FILE'}.",
+    "stopped": lambda view: f"vigil run {view.get('file') or 'FILE'} to go on.",
+    "failed": lambda view: f"vigil jobs; {_last_decision(view)}then vigil run {view.get('file') or 'FILE'} again.",
+}
+
+_SECTIONS = (_head, _goal, _gate, _best, _live, _stopped, _night, _assumed, _next, _person, _type)

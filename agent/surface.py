@@ -1,0 +1,116 @@
+"""What comes from outside while a campaign runs: requests of other commands, deadlines, edits of the campaign file.
+
+Other processes only insert requests; the holder applies them here, between two acts and while a job is watched.
+"""
+
+from agent.campaign import difference, load_campaign
+from agent.session import Session
+from policies.approval import at_deadline
+from state.errors import ConfigError, NotFoundError
+from state.hashing import hash_file
+from state.records import Approval, GoalVersion, Request
+
+
+def apply_requests(session: Session) -> None:
+    """Apply what people asked for since the last look, oldest first, each exactly once."""
+    for request in session.store.agent.pending_requests():
+        outcome = _apply(session, request)
+        session.store.agent.apply_request(request.id, outcome)
+
+
+def _apply(session: Session, request: Request) -> str:
+    """Carry out one request and say what was done with it."""
+    agent = session.store.agent
+    if request.kind == "stop":
+        # A stop asked for before this sitting began was meant for the sitting that is gone.
+        if request.made_at < session.started_at:
+            return "lapsed: asked before this start of the agent"
+        session.is_stopping = True
+        return "stopping"
+    if request.kind in {"approve", "reject"}:
+        answer = "yes" if request.kind == "approve" else "no"
+        try:
+            approval = agent.answer(request.target, answer, by=request.by, reason=request.reason)
+        except NotFoundError:
+            return f"refused: there is no question {request.target}"
+        if approval.answer == answer and approval.answered_by == request.by:
+            return f"answered {answer}"
+        return f"too late: already answered {approval.answer} by {approval.answered_by}"
+    if request.kind == "cancel_commitment":
+        try:
+            session.store.deciding.close_commitment(request.target, status="cancelled", closed_by=request.by)
+        except NotFoundError:
+            return f"refused: there is no commitment {request.target}"
+        return "cancelled"
+    return _override(session, request)
+
+
+def _override(session: Session, request: Request) -> str:
+    """Put a person's override of a hard stop on record; the planner reads it as an answered question."""
+    agent = session.store.agent
+    if not any(belief.id == request.target for belief in session.store.read.beliefs()):
+        return f"refused: there is no belief {request.target}"
+    question = agent.ask(
+        Approval(
+            kind="override",
+            decision=request.target,
+            question=f"Go on although belief {request.target} is refuted?",
+            asked_at=session.clock.now(),
+        )
+    )
+    agent.answer(question.id, "yes", by=request.by, reason=request.reason)
+    return f"overridden by {request.by}"
+
+
+def apply_deadlines(session: Session) -> None:
+    """Answer questions whose deadline has passed with what the campaign file says."""
+    for approval in session.store.read.approvals():
+        if approval.answer is None and (answer := at_deadline(approval, session.clock.now())) is not None:
+            session.store.agent.answer(
+                approval.id,
+                answer,
+                by="deadline",
+                reason="no answer before the deadline; see approvals in the campaign file",
+            )
+
+
+def absorb_edit(session: Session) -> tuple[str, ...]:
+    """Record an edit of the campaign file as a new version of the goal and say what changed.
+
+    A file that no longer validates changes nothing: the campaign goes on under the version it has, and `vigil run
+    --check` names the error. An edit that only touches comments or layout is no new version.
+
+    Returns:
+        Sentences of the difference; empty when nothing changed.
+    """
+    path = session.loaded.path
+    try:
+        digest = hash_file(path)
+    except OSError:
+        return ()
+    if digest == session.seen_file:
+        return ()
+    session.seen_file = digest
+    try:
+        loaded = load_campaign(path)
+    except ConfigError:
+        return ()
+    before = session.loaded.goal.model_dump(mode="json")
+    after = loaded.goal.model_dump(mode="json")
+    changed = tuple(difference(before, after))
+    if not changed or loaded.goal.campaign != session.goal.campaign:
+        return ()
+    session.goal_version += 1
+    session.store.agent.record_goal(
+        GoalVersion(
+            version=session.goal_version,
+            campaign=loaded.goal.campaign,
+            file_hash=digest,
+            spec=after,
+            difference=changed,
+            recorded_at=session.clock.now(),
+        )
+    )
+    session.store.agent.set_campaign(goal_version=session.goal_version)
+    session.loaded = loaded
+    return changed

@@ -1,0 +1,160 @@
+"""What is believed about the gate: conditions that can be met, conditions that cannot, a base that scores as expected.
+
+The judgement behind beliefs on `gate:*` and `model:base`; Knowing records what these functions return.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from policies.cases import CaseTable, Mean
+from policies.reachability import Finding, reachability
+from state.goal import Goal
+from state.records import Belief, Evidence, Measurement, SplitUse
+
+RUNBOOK = "runbooks/hard_stops.md"
+
+
+def standing(beliefs: Iterable[Belief], subject: str, claim: str) -> Belief | None:
+    """Return the belief that stands about a subject's claim."""
+    current = (b for b in beliefs if b.subject == subject and b.claim == claim and b.status != "superseded")
+    return next(current, None)
+
+
+def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
+    """Return `split.metric` -> what the gold scores through the harness, for the splits that have references."""
+    found = {}
+    for split, belief in _harness(beliefs, "ceiling", use):
+        for metric, row in (belief.value or {}).items():
+            if row.get("mean") is not None:
+                found[f"{split}.{metric}"] = float(row["mean"])
+    return found
+
+
+def decode_curves(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, list[tuple[int, float]]]:
+    """Return `split.metric` -> (max_tokens, ceiling) pairs."""
+    found = {}
+    for split, belief in _harness(beliefs, "decode_budget", use):
+        for metric, pairs in ((belief.value or {}).get("curve") or {}).items():
+            found[f"{split}.{metric}"] = [(int(tokens), float(score)) for tokens, score in pairs if score is not None]
+    return found
+
+
+def _harness(beliefs: Iterable[Belief], claim: str, use: SplitUse) -> Iterable[tuple[str, Belief]]:
+    for belief in beliefs:
+        where = belief.subject.removeprefix("harness:")
+        if belief.claim == claim and belief.status == "fresh" and where.endswith(f".{use}"):
+            yield where.removesuffix(f".{use}"), belief
+
+
+def base_table(measurements: Iterable[Measurement], weights: str, keys: frozenset[str]) -> CaseTable:
+    """Return the base's cases from the evaluations that count."""
+    rows = (row for row in measurements if row.side == "base" and row.evaluation in keys)
+    return CaseTable.from_measurements(rows, {"base": weights, "parent": weights})
+
+
+def gate_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
+    """Return what is to be believed about the gate and the baseline now.
+
+    Args:
+        goal: The campaign.
+        beliefs: What stands; ceilings come from the census.
+        table: The base as measured under today's harness; empty before it was.
+
+    Returns:
+        One belief per finding, and one per condition without a hard stop; nothing before there is a ceiling to judge by.
+    """
+    known = [b for b in beliefs if b.claim == "ceiling" and b.subject.startswith("harness:") and b.status == "fresh"]
+    if not known:
+        return []
+    baseline = _baseline(goal, table)
+    found: dict[tuple[str, str], Finding] = {}
+    uses: tuple[SplitUse, SplitUse] = ("selection", "confirmation")
+    for use in uses:
+        for finding in reachability(
+            goal.gate,
+            ceilings(beliefs, use),
+            baseline if use == "selection" else {},
+            cases=table if use == "selection" and baseline else None,
+            use=use,
+            budgets=decode_curves(beliefs, use),
+        ):
+            found.setdefault((finding.subject, finding.claim), finding)
+    premises = tuple(sorted(b.id for b in known))
+    refuted = [_belief(finding, premises) for finding in found.values()]
+    stopped = {finding.subject for finding in found.values() if finding.severity == "hard_stop"}
+    checked = "ceiling and base" if baseline else "ceiling"
+    met = [
+        Belief(
+            subject=f"gate:{condition.id}",
+            claim=claim,
+            statement=f"Within reach of the {checked}: {condition.sentence}.",
+            value=True,
+            tag="inferred",
+            premises=premises,
+            mode=mode,
+            evidence=(
+                Evidence(kind="record", ref="policies.reachability", summary=f"Threshold held against the {checked}."),
+            ),
+        )
+        for condition in goal.gate.conditions
+        if f"gate:{condition.id}" not in stopped
+        for claim, mode in (("below_ceiling", "P1"), ("reachable_from_base", "4"))
+        if (f"gate:{condition.id}", claim) not in found and (claim == "below_ceiling" or baseline)
+    ]
+    return [*refuted, *met, *baseline_beliefs(goal, baseline)]
+
+
+def _baseline(goal: Goal, table: CaseTable) -> dict[str, Mean]:
+    names = {metric for condition in goal.gate.conditions for metric in condition.metrics} | set(goal.baseline.expected)
+    found = {metric: table.mean("base", metric, "selection") for metric in sorted(names)}
+    return {metric: mean for metric, mean in found.items() if mean is not None}
+
+
+def _belief(finding: Finding, premises: tuple[str, ...]) -> Belief:
+    return Belief(
+        subject=finding.subject,
+        claim=finding.claim,
+        statement=finding.sentence,
+        value=finding.value,
+        tag="inferred",
+        status="refuted",
+        severity=finding.severity,
+        premises=premises,
+        mode=finding.mode,
+        evidence=(
+            Evidence(kind="record", ref="policies.reachability", summary=finding.sentence, detail=finding.value),
+        ),
+        fix=finding.fix,
+        runbook=RUNBOOK,
+    )
+
+
+def baseline_beliefs(goal: Goal, baseline: Mapping[str, Mean]) -> list[Belief]:
+    """Return whether the base reproduces the scores that the campaign file expects of it."""
+    found = []
+    for metric, expected in sorted(goal.baseline.expected.items()):
+        measured = baseline.get(metric)
+        if measured is None:
+            continue
+        tolerance = goal.baseline.tolerance_for(metric)
+        off = abs(measured.mean - expected)
+        holds = off <= tolerance + 1e-9
+        statement = (
+            f"The base scores {measured.mean:.4g} on {metric} ({measured.n} cases), "
+            f"{'within' if holds else 'not within'} {tolerance:g} of the expected {expected:g}."
+        )
+        found.append(
+            Belief(
+                subject="model:base",
+                claim=f"reproduces.{metric}",
+                statement=statement,
+                value={"measured": measured.mean, "expected": expected, "tolerance": tolerance},
+                tag="confirmed",
+                status="fresh" if holds else "refuted",
+                severity="hard_stop",
+                mode="P12",
+                evidence=(Evidence(kind="measurement", ref=metric, summary=statement),),
+                fix="Find what differs between the weights and the grader, or correct baseline.expected.",
+                runbook=RUNBOOK,
+            )
+        )
+    return found

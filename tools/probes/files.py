@@ -1,0 +1,180 @@
+"""Probes of what lies on disk: the model folder, training data, evaluation splits."""
+
+from pathlib import Path
+
+from state.errors import ConfigError
+from state.hashing import hash_file
+from state.records import Evidence, Fingerprint
+from tools.models.identity import coherence_problems, describe_model, weights_hash
+from tools.probes.contract import Observation, Probe, ProbeContext
+from tools.tracks.formats import check_data, iter_split
+
+
+def data_files(context: ProbeContext) -> dict[str, Path]:
+    """Return the training files by name, `train` first."""
+    files = {"train": context.path(context.goal.data.train)}
+    if context.goal.data.valid:
+        files["valid"] = context.path(context.goal.data.valid)
+    return files
+
+
+def split_paths(context: ProbeContext) -> dict[str, Path]:
+    """Return the evaluation files by `split` or `split.use`."""
+    files = {}
+    for name, split in context.goal.evaluation.splits.items():
+        if split.file is not None:
+            files[name] = context.path(split.file)
+        else:
+            files[f"{name}.selection"] = context.path(str(split.selection))
+            files[f"{name}.confirmation"] = context.path(str(split.confirmation))
+    return files
+
+
+def file_print(context: ProbeContext, path: Path) -> Fingerprint:
+    """Return a file's fingerprint; a missing file has one too, so that its appearance is noticed."""
+    value = hash_file(path, context.cache) if path.is_file() else "missing"
+    return Fingerprint(kind="file", name=str(path), value=value)
+
+
+def _model_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
+    if context.model is None or not context.model.is_dir():
+        return (Fingerprint(kind="model", name=context.goal.model.path, value="missing"),)
+    return (Fingerprint(kind="model", name=str(context.model), value=weights_hash(context.model, None, context.cache)),)
+
+
+def _observe_model(context: ProbeContext) -> tuple[Observation, ...]:
+    if context.model is None or not context.model.is_dir():
+        return (
+            Observation(
+                subject="model:base",
+                claim="is_coherent",
+                statement=f"The model {context.goal.model.path} is not on this disk.",
+                holds=False,
+                severity="hard_stop",
+                mode="8",
+                fix="Fetch it first: vigil run --check --online FILE.",
+            ),
+        )
+    problems = coherence_problems(context.model)
+    evidence = tuple(
+        Evidence(kind="file", ref=str(context.model), summary=problem.sentence, detail=problem.detail)
+        for problem in problems
+    )
+    if problems:
+        return (
+            Observation(
+                subject="model:base",
+                claim="is_coherent",
+                statement=f"The model folder is not one coherent set of files: {problems[0].sentence}",
+                holds=False,
+                severity="hard_stop",
+                mode="3",
+                evidence=evidence,
+                fix="Restore the folder from its source, or save the model into an empty folder.",
+            ),
+        )
+    facts = describe_model(context.model)
+    return (
+        Observation(
+            subject="model:base",
+            claim="is_coherent",
+            statement=(
+                f"The model folder is one coherent set: {facts.get('model_type')}, "
+                f"{int(facts.get('parameters') or 0):,} parameters, tokenizer and weights present."
+            ),
+            value=facts,
+            mode="3",
+            evidence=(
+                Evidence(
+                    kind="file", ref=str(context.model), summary="Headers of all weight files were read.", detail=facts
+                ),
+            ),
+        ),
+    )
+
+
+def _data_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
+    return tuple(file_print(context, path) for path in data_files(context).values())
+
+
+def _observe_data(context: ProbeContext) -> tuple[Observation, ...]:
+    found = []
+    for name, path in data_files(context).items():
+        try:
+            data = check_data(path)
+        except ConfigError as error:
+            found.append(
+                Observation(
+                    subject=f"data:{name}",
+                    claim="is_readable",
+                    statement=error.sentence,
+                    holds=False,
+                    severity="hard_stop",
+                    mode="8",
+                    fix="Repair the file; vigil run --check FILE reads it again.",
+                )
+            )
+            continue
+        found.append(
+            Observation(
+                subject=f"data:{name}",
+                claim="is_readable",
+                statement=f"{path.name} holds {data.rows:,} rows in mlx-lm's {data.format} form.",
+                value={"rows": data.rows, "format": data.format},
+                mode="8",
+                evidence=(Evidence(kind="file", ref=str(path), summary=f"All {data.rows:,} rows were parsed."),),
+            )
+        )
+    return tuple(found)
+
+
+def _split_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
+    files = [*split_paths(context).values(), data_files(context)["train"]]
+    return tuple(file_print(context, path) for path in files)
+
+
+def _observe_splits(context: ProbeContext) -> tuple[Observation, ...]:
+    """Look for one case in two splits: a promotion on cases that selection has seen confirms nothing."""
+    seen: dict[str, str] = {}
+    shared: list[str] = []
+    counts = {}
+    for name, path in split_paths(context).items():
+        cases = list(iter_split(path))
+        counts[name] = len(cases)
+        for case in cases:
+            key = str(case.get("prompt") or case.get("messages"))
+            if key in seen and seen[key] != name:
+                shared.append(f"{case['id']} ({seen[key]} and {name})")
+            seen[key] = name
+    total = sum(counts.values())
+    if shared:
+        return (
+            Observation(
+                subject="data:splits",
+                claim="are_disjoint",
+                statement=f"{len(shared)} of {total} evaluation prompts stand in two splits, first {shared[0]}.",
+                holds=False,
+                severity="hard_stop",
+                mode="P11",
+                value={"shared": len(shared), "cases": total},
+                evidence=(Evidence(kind="file", ref="evaluation.splits", summary="; ".join(shared[:5])),),
+                fix="Give selection and confirmation different cases.",
+            ),
+        )
+    return (
+        Observation(
+            subject="data:splits",
+            claim="are_disjoint",
+            statement=f"No prompt stands in two of the {len(counts)} evaluation files ({total} cases).",
+            value=counts,
+            mode="P11",
+            evidence=(Evidence(kind="file", ref="evaluation.splits", summary=f"{total} prompts compared exactly."),),
+        ),
+    )
+
+
+PROBES = (
+    Probe("model.coherent", 0.1, "a missing tokenizer, a stale shard or a torn file", _model_prints, _observe_model),
+    Probe("data.readable", 0.5, "a row that is not in mlx-lm's form", _data_prints, _observe_data),
+    Probe("splits.disjoint", 0.5, "one prompt in two splits", _split_prints, _observe_splits),
+)
