@@ -53,8 +53,11 @@ def _encoded(column: Column, value: Any) -> Any:
 
 
 def decode(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's values from a row; `number` is left out."""
-    return {column.name: _decoded(column, row[column.name]) for column in table.columns}
+    """Return a record's values from a row; `number` is left out, a column that an older file lacks has its default."""
+    return {
+        column.name: _decoded(column, row[column.name]) if column.name in row else json.loads(column.default or "null")
+        for column in table.columns
+    }
 
 
 def _decoded(column: Column, stored: Any) -> Any:

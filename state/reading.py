@@ -1,0 +1,262 @@
+"""Reading a campaign from any process, while its holder writes or after it died: plain dictionaries.
+
+Standard library only, so that `vigil status` pays for no imports (house conventions, command line). The file is opened
+read-only and `query_only`; nothing here can change it. Nothing is verified either: that is the holder's work at start.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from state.connection import TIMEOUT_S, spoken, spoken_errors
+from state.errors import NotFoundError, VigilError
+from state.paths import CampaignPaths
+from state.rows import decode
+from state.schema import check_header
+from state.tables import TABLES
+
+Values = dict[str, Any]
+"""A record as a JSON object."""
+
+
+def open_reader(paths: CampaignPaths) -> "Reader":
+    """Open a campaign for reading.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+        MigrationError: A newer Vigil wrote it.
+        CorruptError: The file is damaged or is not ours.
+    """
+    if not paths.db.exists() or paths.db.stat().st_size == 0:
+        known = [each.name for each in campaign_folders(paths.home)]
+        there = f" There are: {', '.join(known)}." if known else " There are none yet; `vigil run FILE` starts one."
+        raise NotFoundError(
+            f"There is no campaign {paths.name} in {paths.home}.{there}",
+            what="campaign",
+            value=paths.name,
+            where=str(paths.home),
+        )
+    with spoken_errors(paths.db):
+        connection = _connect(paths.db)
+        try:
+            version = check_header(connection, paths.db)
+        except BaseException:
+            connection.close()
+            raise
+    if version == 0:
+        connection.close()
+        raise NotFoundError(f"The campaign {paths.name} has not begun.", what="campaign", where=str(paths.db))
+    return Reader(connection, paths.db)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open read-only; where SQLite may not make the files that WAL needs and nobody writes, as an unchanging file."""
+    address = path.resolve().as_uri()
+    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=TIMEOUT_S, isolation_level=None)
+    try:
+        connection.execute("PRAGMA query_only=1")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        connection.close()
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            raise
+        connection = sqlite3.connect(f"{address}?immutable=1", uri=True, isolation_level=None)
+    return connection
+
+
+def campaign_folders(home: Path) -> list[Path]:
+    """Return the folders of a home that hold a campaign, by name."""
+    return sorted(folder.parent for folder in home.glob("*/state.db"))
+
+
+def list_campaigns(home: Path) -> list[Values]:
+    """Return the campaign row of each campaign of a home; what cannot be read has the state `unreadable`."""
+    rows = []
+    for folder in campaign_folders(home):
+        try:
+            with open_reader(CampaignPaths(home, folder.name)) as reader:
+                rows.append(reader.campaign())
+        except VigilError as error:
+            rows.append({"name": folder.name, "state": "unreadable", "sentence": error.sentence})
+    return rows
+
+
+class Reader:
+    """A campaign, open for reading.
+
+    Args:
+        connection: A read-only connection.
+        place: The file, for messages.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, place: Path) -> None:
+        self._connection = connection
+        self._place = place
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all reads inside see one moment, however much the holder writes meanwhile."""
+        with spoken_errors(self._place):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def select(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[Values]:
+        """Yield the rows of a query as SQLite holds them.
+
+        Raises:
+            CorruptError: The file is damaged.
+            StoreError: SQLite refused.
+        """
+        try:
+            cursor = self._connection.execute(sql, parameters)
+            names = [field[0] for field in cursor.description]
+            for row in cursor:
+                yield dict(zip(names, row, strict=True))
+        except sqlite3.Error as error:
+            raise spoken(error, self._place) from error
+
+    def table(self, name: str, **equals: Any) -> list[Values]:
+        """Return a table's records in the order of writing, JSON decoded; None asks for nothing.
+
+        Raises:
+            KeyError: There is no such table or column.
+        """
+        table = TABLES[name]
+        asked = {key: value for key, value in equals.items() if value is not None}
+        where = " AND ".join(f'"{table.column(key).name}" = ?' for key in asked) or "1"
+        rows = self.select(f'SELECT * FROM "{name}" WHERE {where} ORDER BY number', tuple(asked.values()))  # noqa: S608 - our own names
+        return [decode(table, row) for row in rows]
+
+    def _one(self, name: str, **equals: Any) -> Values:
+        found = self.table(name, **equals)
+        if not found:
+            known = [str(row[TABLES[name].key]) for row in self.table(name)]
+            span = f"; they go from {known[0]} to {known[-1]}" if known else "; there are none yet"
+            wanted = " ".join(str(value) for value in equals.values())
+            raise NotFoundError(f"There is no {name} {wanted}{span}.", what=name, value=wanted, where=str(self._place))
+        return found[0]
+
+    def campaign(self) -> Values:
+        """Return the campaign row.
+
+        Raises:
+            NotFoundError: The campaign has not begun.
+        """
+        found = self.table("campaign")
+        if not found:
+            raise NotFoundError("The campaign has not begun.", what="campaign", where=str(self._place))
+        return found[0]
+
+    def goal(self, version: int | None = None) -> Values:
+        """Return one version of the goal, the one in force by default.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
+        return self._one("goal", version=self.campaign()["goal_version"] if version is None else version)
+
+    def goals(self) -> list[Values]:
+        """Return every version of the goal."""
+        return self.table("goal")
+
+    def beliefs(self, subject: str | None = None, status: str | None = None, tag: str | None = None) -> list[Values]:
+        """Return beliefs, superseded ones too unless a status is asked for."""
+        return self.table("belief", subject=subject, status=status, tag=tag)
+
+    def belief(self, belief_id: str) -> Values:
+        """Return one belief.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        return self._one("belief", id=belief_id)
+
+    def decisions(self) -> list[Values]:
+        """Return decisions."""
+        return self.table("decision")
+
+    def decision(self, decision_id: str) -> Values:
+        """Return one decision.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        return self._one("decision", id=decision_id)
+
+    def runs(self) -> list[Values]:
+        """Return runs."""
+        return self.table("run")
+
+    def jobs(self) -> list[Values]:
+        """Return jobs."""
+        return self.table("job")
+
+    def actions(self) -> list[Values]:
+        """Return actions."""
+        return self.table("action")
+
+    def approvals(self, *, pending: bool = False) -> list[Values]:
+        """Return questions, all or those without an answer."""
+        return [row for row in self.table("approval") if not (pending and row["answer"])]
+
+    def commitments(self, status: str | None = None) -> list[Values]:
+        """Return commitments, all or those of one status."""
+        return self.table("commitment", status=status)
+
+    def requests(self) -> list[Values]:
+        """Return what other processes asked for."""
+        return self.table("request")
+
+    def measurements(
+        self,
+        evaluation: str | None = None,
+        run: str | None = None,
+        side: str | None = None,
+        split: str | None = None,
+        use: str | None = None,
+    ) -> list[Values]:
+        """Return measured cases."""
+        return self.table("measurement", evaluation=evaluation, run=run, side=side, split=split, use=use)
+
+    def measurement_summary(self) -> list[Values]:
+        """Return one row per evaluation, split, use and metric.
+
+        Each has `evaluation`, `run`, `side`, `split`, `use`, `harness`, `weights`, `metric`, `mean` over the `n` cases
+        for which the grader gave a number (None where it gave none), `unknown` cases for which it gave none, and `cut`
+        cases that the decode budget ended.
+        """
+        return list(
+            self.select(
+                "SELECT evaluation, run, side, split, use, harness, weights, each.key AS metric,"
+                " avg(each.value) AS mean, count(each.value) AS n, count(*) - count(each.value) AS unknown,"
+                " sum(finish_reason = 'length') AS cut"
+                " FROM measurement, json_each(measurement.metrics) AS each"
+                " GROUP BY evaluation, run, side, split, use, harness, weights, each.key ORDER BY min(number), each.key"
+            )
+        )
+
+    def journal_tail(self, n: int = 20) -> list[Values]:
+        """Return the last writes, oldest first: seq, at, epoch, node, table_name, row_id."""
+        rows = self.select(
+            "SELECT seq, at, epoch, node, table_name, row_id FROM journal ORDER BY seq DESC LIMIT ?", (n,)
+        )
+        return list(rows)[::-1]
