@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError, VigilError
-from state.files import append_jsonl, read_json, read_jsonl, write_atomic, write_json
+from state.files import read_json, read_jsonl, write_atomic, write_json
 from tools.evaluation.cases import Split, read_split
 from tools.evaluation.generation import Decoding, Generation, Prompt, generate
 from tools.evaluation.harness import harness_hash, harness_parts
@@ -66,9 +66,10 @@ class CaseFile:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append graded cases."""
-        for row in rows:
-            append_jsonl(self._path, row)
-            self.rows[_row_key(row)] = row
+        with self._path.open("a", encoding="ascii") as stream:
+            for row in rows:
+                stream.write(_line(row))
+                self.rows[_row_key(row)] = row
 
     def seal(self) -> list[Row]:
         """Put the rows into their final order on disk, and return them."""
@@ -77,7 +78,12 @@ class CaseFile:
 
     def _rewrite(self) -> None:
         rows = [self.rows[key] for key in self._order if key in self.rows]
-        write_atomic(self._path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_atomic(self._path, "".join(map(_line, rows)))
+
+
+def _line(row: Row) -> str:
+    # All ASCII: a model may write any character, also the ones that readers take for line ends (U+2028, U+0085).
+    return json.dumps(row) + "\n"
 
 
 def _row_key(row: Row) -> _Key:
