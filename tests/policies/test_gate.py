@@ -1,0 +1,254 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.cases import CaseTable, Mean
+from policies.gate import GateVerdict, judge_condition, judge_gate
+from state.goal import Condition, Gate
+from state.records import Measurement, Side
+from tests.policies.lab import GATE, REASON, lab_table, ones, table
+
+
+@pytest.mark.parametrize(
+    ("cycle", "failing"),
+    [("v1", ["5"]), ("v2", ["5"]), ("v3", ["5"]), ("dpo_v0", ["1", "4", "5"])],
+)
+def test_the_labs_gates_reproduce(cycle: str, failing: list[str]) -> None:
+    verdict = judge_gate(GATE, lab_table(cycle), 0.05)
+    assert [condition.id for condition in verdict.failing] == failing
+    assert verdict.decided == "fails"
+    assert "unpaired" in verdict.conditions[0].method
+
+
+def test_a_missing_stress_result_does_not_hold() -> None:
+    cases = lab_table("v1")
+    without = {name: mean for name, mean in cases.means["candidate"].items() if not name.startswith("stress")}
+    verdict = judge_gate(GATE, CaseTable(means={**cases.means, "candidate": without}), 0.05)
+    assert verdict.conditions[-1].decided == "undecided"
+    assert "Not measured" in verdict.conditions[-1].sentence
+    assert not verdict.holds
+
+
+def test_nine_to_twelve_of_twelve_holds_by_a_plain_test_and_is_labelled() -> None:
+    gate = Gate(conditions=(Condition(metric="trace.ok", min=0.75, test="plain", reason=REASON),))
+    cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})
+    verdict = judge_gate(gate, cases, 0.05)
+    condition = verdict.conditions[0]
+    assert verdict.holds
+    assert condition.p_two_sided == 0.25
+    assert condition.label == "plain, not significant (exact paired p = 0.25 two-sided)"
+    assert condition.cases_needed == 20
+    assert condition.rescued == ("case_009", "case_010", "case_011")
+    assert condition.broken == ()
+    assert verdict.labels == (f"{condition.id}: {condition.label}",)
+
+
+def test_the_same_result_by_a_real_test_is_undecided() -> None:
+    condition = Condition(metric="trace.ok", against="parent", min=0.0, test="superiority")
+    verdict = judge_condition(
+        condition, table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)}), 0.05
+    )
+    assert verdict.decided == "undecided"
+    assert verdict.p == 0.125
+    assert verdict.cases_needed == 20
+
+
+def test_a_large_plain_gain_is_called_significant() -> None:
+    condition = Condition(metric="trace.ok", min=0.75, test="plain", reason=REASON)
+    verdict = judge_condition(
+        condition, table(parent={"trace.ok": ones(2, 12)}, candidate={"trace.ok": ones(12, 12)}), 0.05
+    )
+    assert verdict.label.startswith("plain, also significant")
+    assert verdict.cases_needed is None
+
+
+def test_a_plain_value_without_a_parent_is_labelled_by_its_own_exact_test() -> None:
+    condition = Condition(metric="s.ok", min=0.85, test="plain", reason=REASON)
+    assert judge_condition(condition, table(candidate={"s.ok": ones(34, 40)}), 0.05).label == "plain, not significant"
+    assert judge_condition(condition, table(candidate={"s.ok": ones(40, 40)}), 0.05).label == "plain, also significant"
+
+
+def test_a_rate_above_its_threshold_must_be_shown_not_seen() -> None:
+    condition = Condition(metric="s.ok", min=0.85)
+    assert judge_condition(condition, table(candidate={"s.ok": ones(36, 40)}), 0.05).decided == "undecided"
+    assert judge_condition(condition, table(candidate={"s.ok": ones(39, 40)}), 0.05).decided == "holds"
+    assert judge_condition(condition, table(candidate={"s.ok": ones(20, 40)}), 0.05).decided == "fails"
+
+
+def test_an_upper_bound_is_the_mirror_of_a_lower_one() -> None:
+    condition = Condition(metric="s.rh", max=0.15)
+    assert judge_condition(condition, table(candidate={"s.rh": ones(1, 40)}), 0.05).decided == "holds"
+    assert judge_condition(condition, table(candidate={"s.rh": ones(4, 40)}), 0.05).decided == "undecided"
+    verdict = judge_condition(condition, table(candidate={"s.rh": ones(20, 40)}), 0.05)
+    assert verdict.decided == "fails"
+    assert verdict.cases_needed is None
+
+
+def test_a_count_is_judged_in_cases() -> None:
+    condition = Condition(metric="s.rh", statistic="count", against="parent", max=2)
+    cases = table(parent={"s.rh": ones(2, 80)}, candidate={"s.rh": ones(1, 80)})
+    verdict = judge_condition(condition, cases, 0.05)
+    assert (verdict.value, verdict.reference, verdict.estimate, verdict.step) == (1.0, 2.0, -1.0, 1.0)
+    assert verdict.rescued == ("case_001",)
+    value = Condition(metric="s.rh", statistic="count", max=20)
+    assert judge_condition(value, cases, 0.05).decided == "holds"
+
+
+def test_no_change_at_all_is_no_worse_only_within_a_margin_that_the_cases_can_show() -> None:
+    cases = table(parent={"s.ok": ones(20, 40)}, candidate={"s.ok": ones(20, 40)})
+    wide = Condition(metric="s.ok", against="parent", min=0.0, margin=0.1)
+    narrow = Condition(metric="s.ok", against="parent", min=-0.02)
+    assert judge_condition(wide, cases, 0.05).decided == "holds"
+    verdict = judge_condition(narrow, cases, 0.05)
+    assert verdict.decided == "undecided"
+    assert verdict.cases_needed is not None
+    assert verdict.cases_needed > 40
+
+
+def test_a_dense_score_shows_no_worse_on_the_same_cases() -> None:
+    base = [0.5 + 0.01 * (index % 7) for index in range(40)]
+    moved = [score + 0.002 * (index % 3 - 1) for index, score in enumerate(base)]
+    condition = Condition(metric="s.dense", against="parent", min=0.0, margin=0.02)
+    verdict = judge_condition(condition, table(parent={"s.dense": base}, candidate={"s.dense": moved}), 0.05)
+    assert verdict.decided == "holds"
+    assert verdict.method == "paired percentile bootstrap"
+    assert "Margin 0.02." in verdict.sentence
+
+
+def test_an_improvement_of_a_dense_score_is_shown_beyond_its_threshold() -> None:
+    base = [0.4 + 0.01 * (index % 5) for index in range(40)]
+    cases = table(parent={"s.d": base}, candidate={"s.d": [score + 0.2 for score in base]})
+    assert judge_condition(Condition(metric="s.d", against="parent", min=0.1), cases, 0.05).holds
+    assert not judge_condition(Condition(metric="s.d", against="parent", min=0.2), cases, 0.05).holds
+    assert judge_condition(Condition(metric="s.d", min=0.55), cases, 0.05).holds
+
+
+def test_the_best_of_several_is_judged_at_a_divided_level() -> None:
+    condition = Condition(any_of=("s.a", "s.b"), against="parent", min=0.1)
+    cases = table(
+        parent={"s.a": ones(10, 40), "s.b": ones(10, 40)}, candidate={"s.a": ones(10, 40), "s.b": ones(35, 40)}
+    )
+    verdict = judge_condition(condition, cases, 0.05)
+    assert (verdict.metric, verdict.alpha, verdict.holds) == ("s.b", 0.025, True)
+
+
+def test_the_best_of_several_prefers_a_measured_metric() -> None:
+    condition = Condition(any_of=("s.none", "s.a"), min=0.9)
+    assert judge_condition(condition, table(candidate={"s.a": ones(10, 40)}), 0.05).metric == "s.a"
+
+
+def test_missing_scores_are_counted_and_too_many_keep_a_condition_from_holding() -> None:
+    condition = Condition(metric="s.ok", min=0.5)
+    few: list[float | None] = [*ones(38, 38), None, None]
+    many: list[float | None] = [*ones(30, 30), *[None] * 10]
+    verdict = judge_condition(condition, table(candidate={"s.ok": few}), 0.05)
+    assert (verdict.excluded, verdict.n, verdict.holds) == (2, 38, True)
+    assert "2 cases had no score" in verdict.sentence
+    assert judge_condition(condition, table(candidate={"s.ok": many}), 0.05).decided == "undecided"
+    plain = Condition(metric="s.ok", min=0.5, test="plain", reason=REASON)
+    assert judge_condition(plain, table(candidate={"s.ok": many}), 0.05).decided == "undecided"
+
+
+def test_published_means_outside_the_unit_scale_are_not_judged() -> None:
+    cases = CaseTable(means={"candidate": {"s.tokens": Mean(mean=120.0, n=40)}, "parent": {}})
+    assert judge_condition(Condition(metric="s.tokens", max=200), cases, 0.05).decided == "undecided"
+    half = CaseTable(means={"candidate": {"s.ok": Mean(mean=0.5, n=40)}})
+    verdict = judge_condition(Condition(metric="s.ok", against="parent", min=0.1), half, 0.05)
+    assert (verdict.value, verdict.estimate, verdict.decided) == (0.5, None, "undecided")
+    assert not verdict.is_met_by_estimate
+
+
+def test_unpaired_means_need_more_cases_than_they_have() -> None:
+    verdict = judge_condition(Condition(metric="stress.data_preservation", min=0.2), lab_table("v1"), 0.05)
+    assert verdict.decided == "undecided"
+    assert verdict.cases_needed is not None
+    assert verdict.is_met_by_estimate
+
+
+def test_a_dense_value_that_never_varies_still_states_the_cases_it_needs() -> None:
+    verdict = judge_condition(Condition(metric="s.d", min=0.49), table(candidate={"s.d": [0.5] * 10}), 0.05)
+    assert verdict.decided == "undecided"
+    assert verdict.cases_needed is not None
+
+
+def test_confirmation_is_judged_at_a_divided_level() -> None:
+    gate = Gate(conditions=(Condition(metric="s.ok", min=0.5),), alpha=0.06, max_confirmations=3)
+    verdict = judge_gate(gate, table(candidate={"s.ok": ones(30, 40)}))
+    assert verdict.alpha == pytest.approx(0.02)
+    assert verdict.sentence == "1 of 1 gate conditions hold on the confirmation cases."
+
+
+def test_an_undecided_gate_is_neither_held_nor_failed() -> None:
+    gate = Gate(conditions=(Condition(metric="s.ok", min=0.5),))
+    assert judge_gate(gate, table(candidate={"s.ok": ones(22, 40)})).decided == "undecided"
+
+
+def test_a_verdict_survives_json() -> None:
+    verdict = judge_gate(GATE, lab_table("v1"), 0.05)
+    assert GateVerdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def _measured(side: Side, weights: str, case: str, score: float) -> Measurement:
+    return Measurement(
+        evaluation="e",
+        side=side,
+        split="s",
+        use="selection",
+        case=case,
+        metrics={"ok": score},
+        finish_reason="stop",
+        prompt_tokens=1,
+        output_tokens=1,
+        harness="h",
+        weights=weights,
+    )
+
+
+def test_one_measurement_of_the_base_serves_as_parent_too() -> None:
+    rows = [
+        _measured("base", "w0", "a", 0.0),
+        _measured("candidate", "w1", "a", 1.0),
+        _measured("base", "w9", "a", 0.5),
+    ]
+    cases = CaseTable.from_measurements(rows, {"base": "w0", "parent": "w0", "candidate": "w1"})
+    assert cases.mean("parent", "s.ok", "selection") == Mean(mean=0.0, n=1)
+    assert cases.mean("base", "s.ok", "selection") == Mean(mean=0.0, n=1)
+    assert CaseTable.from_measurements(rows).mean("base", "s.ok", "selection") == Mean(mean=0.5, n=1)
+
+
+flips = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=30)
+conditions = st.sampled_from(
+    [
+        Condition(metric="s.ok", min=0.6),
+        Condition(metric="s.ok", against="parent", min=0.1),
+        Condition(metric="s.ok", against="parent", min=0.0, test="superiority"),
+        Condition(metric="s.ok", against="parent", min=-0.1),
+        Condition(metric="s.ok", min=0.6, test="plain", reason=REASON),
+    ]
+)
+
+
+@settings(max_examples=60)
+@given(condition=conditions, cases=flips, place=st.integers(0, 29))
+def test_a_condition_that_holds_still_holds_when_one_more_case_passes(
+    condition: Condition, cases: list[tuple[bool, bool]], place: int
+) -> None:
+    parent = [float(before) for before, _ in cases]
+    candidate = [float(after) for _, after in cases]
+    better = list(candidate)
+    better[place % len(cases)] = 1.0
+    before = judge_condition(condition, table(parent={"s.ok": parent}, candidate={"s.ok": candidate}), 0.05)
+    after = judge_condition(condition, table(parent={"s.ok": parent}, candidate={"s.ok": better}), 0.05)
+    order = ["fails", "undecided", "holds"]
+    assert order.index(after.decided) >= order.index(before.decided)
+
+
+@settings(max_examples=40)
+@given(cases=flips)
+def test_a_lower_bound_on_failures_is_the_mirror_of_an_upper_bound_on_passes(cases: list[tuple[bool, bool]]) -> None:
+    scores = {"parent": {"s.ok": [float(a) for a, _ in cases]}, "candidate": {"s.ok": [float(b) for _, b in cases]}}
+    flipped = {side: {"s.ok": [1 - x for x in row["s.ok"]]} for side, row in scores.items()}
+    low = judge_condition(Condition(metric="s.ok", min=0.6), table(**scores), 0.05)
+    high = judge_condition(Condition(metric="s.ok", max=0.4), table(**flipped), 0.05)
+    assert low.decided == high.decided
+    assert low.rescued == high.rescued
