@@ -1,0 +1,35 @@
+"""Child process of test_generation: generates the same prompts in several ways and prints the outputs as JSON."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tools.evaluation import generation
+from tools.evaluation.generation import Decoding, Prompt, generate, one_by_one
+from tools.models.load import load_model
+
+
+def main(argv: list[str]) -> None:
+    """Print `{way: {name: output}}` for each way asked for."""
+    spec: dict[str, Any] = json.loads(argv[0])
+    adapter = Path(spec["adapter"]) if spec.get("adapter") else None
+    model, tokenizer = load_model(Path(spec["model"]), adapter, "float32")
+    prompts = [Prompt(name, tokenizer.encode(text)) for name, text in spec["prompts"].items()]
+    outputs: dict[str, Any] = {}
+    for way in spec["ways"]:
+        decoding = Decoding(spec["max_tokens"], way.get("temperature", 0.0), way.get("seed", 0))
+        given = list(reversed(prompts)) if way.get("reversed") else prompts
+        if way.get("without_merge"):
+            generation._can_batch = lambda model: False
+        if "batch_size" in way:
+            found = generate(model, tokenizer, given, decoding, batch_size=way["batch_size"])
+        else:
+            found = one_by_one(model, tokenizer, given, decoding)
+        outputs[json.dumps(way)] = {output.name: asdict(output) for output in found}
+    print(json.dumps(outputs))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
