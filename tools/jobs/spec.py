@@ -117,3 +117,11 @@ class JobStatus(Record):
     def is_ended(self) -> bool:
         """Whether there is an exit record: nothing will happen in this folder any more."""
         return self.exit is not None
+
+    @property
+    def needs_launch(self) -> bool:
+        """Whether nobody stands over the job: whoever polls it calls `launch` again then.
+
+        One `launch` is not enough for ever: a supervisor may die right after it was seen alive.
+        """
+        return self.state in ("queued", "orphaned", "lost")

@@ -25,10 +25,11 @@ from tests.faults.jobs.harness import (
     spec,
     starts,
     supervisor,
+    until,
     worker,
 )
 from tools.jobs.identity import is_alive
-from tools.jobs.spec import JobSpec
+from tools.jobs.spec import ExitRecord, JobSpec
 
 pytestmark = pytest.mark.faults
 
@@ -95,6 +96,19 @@ def torment(folder: Path, job: JobSpec, chance: random.Random, tried: Tried) -> 
             BACKEND.launch(folder, job)
 
 
+def tend(folder: Path, job: JobSpec) -> ExitRecord:
+    """Poll the job to its end as an agent does: the supervisor that a launch saw alive may have been dying."""
+
+    def is_ended() -> bool:
+        status = BACKEND.status(folder)
+        if status.needs_launch:
+            BACKEND.launch(folder, job)
+        return status.is_ended
+
+    until(is_ended, f"the end of {folder}")
+    return ended(folder)
+
+
 def test_random_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     seed = int(os.environ.get("VIGIL_SEED", str(random.randrange(10**6))))
     chance, tried, number = random.Random(seed), Tried(), 0
@@ -106,8 +120,7 @@ def test_random_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
                 f"k{number}", steps=STEPS, max_restarts=10_000, max_restarts_without_progress=10_000, restart_pause_s=0
             )
             torment(folder, job, chance, tried)
-            BACKEND.launch(folder, job)
-            record = ended(folder)
+            record = tend(folder, job)
             assert (record.state, record.reason) == ("finished", ""), seed
             assert_done_once(folder, STEPS)
             assert {row["step"] for row in read_jsonl(folder / "metrics.jsonl")} >= set(range(1, STEPS)), seed
