@@ -1,0 +1,260 @@
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.buckets import BucketVerdict, Prediction, RunEvidence, judge_run
+from policies.cases import CaseTable, Mean
+from policies.gate import judge_gate
+from policies.target import find_target
+from state.goal import Condition, Gate
+from state.records import Bucket
+from tests.policies.lab import BASE, GATE, REASON, lab_table, ones, table
+
+CEILING = {"stress.data_preservation": 0.25}
+VALUE = Gate(conditions=(Condition(metric="s.ok", min=0.8),))
+GUARDED = Gate(
+    conditions=(Condition(metric="s.ok", min=0.8), Condition(metric="s.safe", against="parent", min=0.0, margin=0.1))
+)
+
+
+def evidence(gate: Gate, before: int, after: int, n: int = 40, **more: object) -> RunEvidence:
+    cases = table(parent={"s.ok": ones(before, n)}, candidate={"s.ok": ones(after, n)})
+    return RunEvidence.model_validate({"gate": gate, "cases": cases, **more})
+
+
+@pytest.mark.parametrize("cycle", ["v1", "v2", "v3", "dpo_v0"])
+def test_every_cycle_of_the_lab_is_uninformative_once_the_ceiling_is_known(cycle: str) -> None:
+    verdict = judge_run(RunEvidence(run=cycle, gate=GATE, cases=lab_table(cycle), ceilings=CEILING))
+    assert (verdict.bucket, verdict.rule, verdict.is_capped, verdict.had_power) == ("U", "U.capped", True, False)
+    assert "0.25" in verdict.sentence
+    assert not verdict.is_promising
+
+
+@pytest.mark.parametrize(("cycle", "bucket"), [("v2", "C"), ("v3", "C"), ("dpo_v0", "D")])
+def test_the_labs_verdicts_follow_when_the_ceiling_is_withheld(cycle: str, bucket: str) -> None:
+    verdict = judge_run(RunEvidence(run=cycle, gate=GATE, cases=lab_table(cycle)))
+    assert verdict.bucket == bucket
+    assert "unpaired" in verdict.sentence
+
+
+def test_a_recorded_hypothesis_turns_v3_into_a_refutation() -> None:
+    predicted = Prediction(metric="stress.data_preservation", low=0.5, high=1.0)
+    verdict = judge_run(RunEvidence(run="v3", gate=GATE, cases=lab_table("v3"), predicted=predicted))
+    assert (verdict.bucket, verdict.rule) == ("D", "D.prediction")
+    assert "between 0.5 and 1" in verdict.sentence
+
+
+def test_the_labs_target_is_stress_preservation_and_meaningful_is_half_its_gap() -> None:
+    target = find_target(GATE, CaseTable(means={"parent": BASE}))
+    assert target is not None
+    assert (target.condition, target.metric) == ("5", "stress.data_preservation")
+    assert target.gap == pytest.approx(0.65)
+    assert target.delta == pytest.approx(0.325)
+
+
+def test_the_base_stands_in_for_a_parent_that_was_not_measured() -> None:
+    target = find_target(GATE, CaseTable(means={"base": BASE}))
+    assert target is not None
+    assert target.parent == 0.2
+
+
+def test_an_any_of_is_represented_by_its_roomiest_metric() -> None:
+    gate = Gate(conditions=(GATE.conditions[3],))
+    target = find_target(gate, CaseTable(means={"parent": BASE}), ceilings={"regular.unit": 1.0})
+    assert target is not None
+    assert (target.metric, target.gap) == ("regular.unit", pytest.approx(0.02))
+    low = Gate(conditions=(Condition(any_of=("s.a", "s.b"), max=0.1),))
+    means = CaseTable(means={"parent": {"s.b": Mean(mean=0.5, n=10)}})
+    found = find_target(low, means)
+    assert found is not None
+    assert (found.metric, found.sign, found.gap) == ("s.b", -1, pytest.approx(0.4))
+
+
+def test_a_difference_to_the_base_is_measured_from_the_base() -> None:
+    gate = Gate(conditions=(Condition(metric="s.a", against="base", min=0.3),))
+    means = {"parent": {"s.a": Mean(mean=0.5, n=10)}, "base": {"s.a": Mean(mean=0.4, n=10)}}
+    target = find_target(gate, CaseTable.model_validate({"means": means}))
+    assert target is not None
+    assert target.threshold == pytest.approx(0.7)
+    assert find_target(gate, CaseTable.model_validate({"means": {"parent": means["parent"]}})) is None
+
+
+def test_a_target_that_holds_already_has_one_case_as_its_meaningful_delta() -> None:
+    target = find_target(VALUE, table(parent={"s.ok": ones(36, 40)}), noise_floor=0.01)
+    assert target is not None
+    assert target.gap < 0
+    assert target.delta == pytest.approx(1 / 40)
+    assert "beyond" in target.sentence
+
+
+def test_no_measurement_is_no_information() -> None:
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=CaseTable()))
+    assert (verdict.bucket, verdict.rule, verdict.comparisons) == ("U", "U.unmeasured", ())
+
+
+def test_a_target_that_moved_is_progress() -> None:
+    verdict = judge_run(evidence(VALUE, 8, 24))
+    assert (verdict.bucket, verdict.movement, verdict.had_power) == ("B", "moved", True)
+
+
+def test_a_target_that_fell_is_refuted() -> None:
+    verdict = judge_run(evidence(VALUE, 24, 8))
+    assert (verdict.rule, verdict.movement) == ("D.target_lost", "lost")
+
+
+def test_a_target_that_stayed_is_a_concern() -> None:
+    assert judge_run(evidence(VALUE, 8, 8)).rule == "C.flat"
+
+
+def test_an_interval_that_shows_neither_is_uninformative() -> None:
+    verdict = judge_run(evidence(VALUE, 26, 28))
+    assert (verdict.rule, verdict.movement, verdict.had_power) == ("U.power", "unclear", False)
+
+
+def test_a_ruler_coarser_than_the_question_is_uninformative() -> None:
+    gate = VALUE.model_copy(update={"meaningful_delta": 0.02})
+    assert judge_run(evidence(gate, 8, 9)).rule == "U.coarse"
+
+
+def test_a_clear_movement_below_the_noise_floor_is_no_movement() -> None:
+    assert judge_run(evidence(VALUE, 8, 24, noise_floor=0.5)).movement == "unclear"
+
+
+def test_a_ceiling_that_leaves_less_room_than_meaningful_progress_is_a_cap() -> None:
+    gate = VALUE.model_copy(update={"meaningful_delta": 0.7})
+    verdict = judge_run(evidence(gate, 8, 24, ceilings={"s.ok": 0.85}))
+    assert verdict.rule == "U.capped"
+    assert "room" in verdict.sentence
+    assert judge_run(evidence(VALUE, 8, 24, ceilings={"s.ok": 0.85})).bucket == "B"
+
+
+def test_a_broken_no_worse_condition_outweighs_progress() -> None:
+    cases = table(
+        parent={"s.ok": ones(8, 40), "s.safe": ones(40, 40)}, candidate={"s.ok": ones(24, 40), "s.safe": ones(20, 40)}
+    )
+    verdict = judge_run(RunEvidence(gate=GUARDED, cases=cases))
+    assert (verdict.rule, verdict.movement) == ("D.no_worse_broken", "moved")
+    assert "s.safe" in verdict.sentence
+
+
+def test_only_the_confirmation_split_promotes() -> None:
+    cases = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": ones(40, 40)})
+    selected = judge_gate(VALUE, cases, use="selection")
+    confirmed = judge_gate(VALUE, cases, use="confirmation")
+    assert selected.holds
+    assert judge_run(RunEvidence(gate=VALUE, cases=cases, confirmation=selected)).bucket == "B"
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=cases, confirmation=confirmed))
+    assert (verdict.bucket, verdict.rule) == ("A", "A.confirmed")
+    assert verdict.is_promising
+
+
+def test_track_a_is_promoted_by_its_plain_gate() -> None:
+    gate = Gate(conditions=(Condition(metric="trace.ok", min=0.75, test="plain", reason=REASON),))
+    cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})
+    verdict = judge_run(RunEvidence(gate=gate, cases=cases, confirmation=judge_gate(gate, cases)))
+    assert verdict.bucket == "A"
+
+
+def test_a_confirmation_that_failed_leaves_the_verdict_to_the_selection_cases() -> None:
+    cases = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": ones(30, 40)})
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=cases, confirmation=judge_gate(VALUE, cases)))
+    assert verdict.bucket == "B"
+
+
+@pytest.mark.parametrize(
+    ("after", "low", "high", "rule"),
+    [(24, 0.9, 1.0, "D.prediction"), (24, 0.5, 1.0, "B.moved"), (24, 0.2, 0.3, "B.moved")],
+)
+def test_a_prediction_is_contradicted_by_less_not_by_more(after: int, low: float, high: float, rule: str) -> None:
+    predicted = Prediction(metric="s.ok", low=low, high=high)
+    assert judge_run(evidence(VALUE, 8, after, predicted=predicted)).rule == rule
+
+
+def test_a_prediction_of_fewer_failures_is_contradicted_by_more() -> None:
+    gate = Gate(conditions=(Condition(metric="s.ok", max=0.1),))
+    predicted = Prediction(metric="s.ok", low=0.0, high=0.2)
+    assert judge_run(evidence(gate, 39, 20, predicted=predicted)).rule == "D.prediction"
+
+
+def test_a_prediction_about_an_unmeasured_metric_contradicts_nothing() -> None:
+    assert judge_run(evidence(VALUE, 8, 24, predicted=Prediction(metric="s.none", low=0.9, high=1.0))).bucket == "B"
+
+
+def test_the_control_says_whether_training_did_anything() -> None:
+    cases = table(
+        parent={"s.ok": ones(8, 40), "s.c": ones(5, 40), "s.d": ones(5, 40)},
+        candidate={"s.ok": ones(8, 40), "s.c": ones(30, 40), "s.d": ones(5, 40)},
+    )
+    moved = judge_run(RunEvidence(gate=VALUE, cases=cases, control="s.c"))
+    assert moved.control_moved is True
+    assert [comparison.metric for comparison in moved.comparisons] == ["s.ok", "s.c", "s.d"]
+    assert judge_run(RunEvidence(gate=VALUE, cases=cases, control="s.d")).control_moved is False
+    assert judge_run(RunEvidence(gate=VALUE, cases=cases, control="s.none")).control_moved is None
+    assert judge_run(RunEvidence(gate=VALUE, cases=cases)).control_moved is None
+
+
+def test_a_verdict_survives_json() -> None:
+    verdict = judge_run(evidence(VALUE, 8, 24))
+    assert BucketVerdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+counts = st.integers(0, 40)
+
+
+@settings(max_examples=80)
+@given(
+    before=counts,
+    after=counts,
+    ceiling=st.none() | st.floats(0, 1),
+    low=st.none() | st.floats(0, 1),
+    delta=st.none() | st.floats(0.01, 0.5),
+    noise=st.floats(0, 0.3),
+    is_confirmed=st.booleans(),
+)
+def test_every_evidence_gets_one_bucket_by_precedence(  # noqa: PLR0917 - one argument per kind of evidence
+    before: int,
+    after: int,
+    ceiling: float | None,
+    low: float | None,
+    delta: float | None,
+    noise: float,
+    is_confirmed: bool,  # noqa: FBT001 - drawn by hypothesis
+) -> None:
+    gate = VALUE.model_copy(update={"meaningful_delta": delta})
+    base = evidence(gate, before, after, noise_floor=noise)
+    given_evidence = base.model_copy(
+        update={
+            "ceilings": {} if ceiling is None else {"s.ok": ceiling},
+            "predicted": None if low is None else Prediction(metric="s.ok", low=low, high=1.0),
+            "confirmation": judge_gate(gate, base.cases) if is_confirmed else None,
+        }
+    )
+    verdict = judge_run(given_evidence)
+    assert verdict == judge_run(given_evidence)
+    assert verdict.bucket in get_args(Bucket)
+    assert verdict.rule.startswith(verdict.bucket)
+    confirmed = given_evidence.confirmation is not None and given_evidence.confirmation.holds
+    if verdict.is_capped:
+        assert verdict.bucket == "U"
+    elif confirmed:
+        assert verdict.bucket == "A"
+    elif verdict.movement == "lost":
+        assert verdict.bucket == "D"
+    elif verdict.bucket == "B":
+        assert verdict.movement == "moved"
+    elif verdict.bucket == "C":
+        assert verdict.movement == "flat"
+
+
+@settings(max_examples=40)
+@given(before=counts, after=counts)
+def test_the_order_of_cases_does_not_change_a_verdict(before: int, after: int) -> None:
+    cases = table(parent={"s.ok": ones(before, 40)}, candidate={"s.ok": ones(after, 40)})
+    rows = cases.cells["candidate"]["s"]["selection"]
+    turned = dict(reversed(list(rows.items())))
+    other = cases.model_copy(
+        update={"cells": {**cases.cells, "candidate": {"s": {"selection": turned, "confirmation": turned}}}}
+    )
+    assert judge_run(RunEvidence(gate=VALUE, cases=cases)) == judge_run(RunEvidence(gate=VALUE, cases=other))

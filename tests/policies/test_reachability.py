@@ -1,0 +1,147 @@
+import pytest
+
+from policies.cases import CaseTable, Mean
+from policies.reachability import Finding, ceilings_from_census, is_one_measurement, reachability
+from state.goal import Condition, Gate
+from tests.policies.lab import BASE, CYCLES, GATE, REASON, ones, table
+
+
+def modes(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.mode, finding.severity) for finding in findings]
+
+
+def gate(*conditions: Condition) -> Gate:
+    return Gate(conditions=conditions)
+
+
+def test_the_labs_phantom_ceiling_stops_before_any_training_and_names_the_budget_that_would_do() -> None:
+    budgets = {"stress.data_preservation": [(512, 0.25), (640, 0.55), (768, 1.0)]}
+    findings = reachability(GATE, {"stress.data_preservation": 0.25}, BASE, budgets=budgets)
+    assert modes(findings) == [("P1", "hard_stop")]
+    assert "0.85" in findings[0].sentence
+    assert "0.25" in findings[0].sentence
+    assert "768" in findings[0].fix
+    assert findings[0].value["max_tokens"] == 768
+
+
+def test_without_a_sufficient_budget_the_fix_says_what_to_look_for() -> None:
+    findings = reachability(GATE, {"stress.data_preservation": 0.25}, BASE)
+    assert "until the gold scores 0.85" in findings[0].fix
+
+
+def test_the_labs_gate_is_reachable_at_a_sufficient_budget() -> None:
+    assert reachability(GATE, {"stress.data_preservation": 1.0}, BASE) == []
+
+
+def test_the_labs_first_gate_was_out_of_reach_from_its_base() -> None:
+    first = gate(Condition(metric="regular.composite", against="base", min=0.10))
+    findings = reachability(first, {}, BASE)
+    assert modes(findings) == [("4", "hard_stop")]
+    assert "0.0431" in findings[0].sentence
+    assert findings[0].value["room"] == pytest.approx(0.0431)
+    measured = reachability(first, {"regular.composite": 0.98}, BASE)
+    assert "the gold's score" in measured[0].sentence
+
+
+def test_a_fall_can_be_out_of_reach_too() -> None:
+    falling = gate(Condition(metric="s.rh", against="base", max=-0.3))
+    findings = reachability(falling, {}, {"s.rh": Mean(mean=0.2, n=100)})
+    assert modes(findings) == [("4", "hard_stop")]
+    low = gate(Condition(metric="s.rh", max=0.1))
+    assert "below" in reachability(low, {"s.rh": 0.2}, {})[0].sentence
+    assert reachability(low, {"s.rh": 0.05}, {}) == []
+
+
+def test_an_any_of_is_out_of_reach_only_when_all_of_it_is() -> None:
+    either = gate(Condition(any_of=("s.a", "s.b"), min=0.9, test="plain", reason=REASON))
+    assert modes(reachability(either, {"s.a": 0.5, "s.b": 0.6}, {})) == [("P1", "hard_stop")]
+    assert reachability(either, {"s.a": 0.5, "s.b": 0.95}, {}) == []
+    assert reachability(either, {"s.a": 0.5}, {}) == []
+
+
+def test_a_margin_below_one_case_is_coarser_than_the_ruler() -> None:
+    strict = gate(Condition(id="1", metric="regular.composite", against="parent", min=-0.005))
+    findings = reachability(strict, {}, BASE)
+    assert ("P5", "warning") in modes(findings)
+    assert "0.0125" in findings[0].sentence
+    assert findings[0].value["cases_needed"] == 200
+
+
+def test_a_margin_of_nothing_asks_for_more_than_any_number_of_cases() -> None:
+    none = gate(Condition(metric="s.rh", statistic="count", against="parent", max=0))
+    findings = reachability(none, {}, {"s.rh": Mean(mean=0.1, n=40)})
+    assert findings[0].value["cases_needed"] is None
+
+
+def test_twelve_perfect_cases_cannot_show_the_labs_threshold() -> None:
+    stress = gate(Condition(metric="s.ok", min=0.85))
+    base = {"s.ok": Mean(mean=0.25, n=12)}
+    findings = reachability(stress, {}, base, cases=table(base={"s.ok": ones(3, 12)}), alpha=0.05)
+    assert modes(findings) == [("P5", "hard_stop")]
+    assert "19" in findings[0].fix
+    assert reachability(stress, {}, {"s.ok": Mean(mean=0.25, n=40)}, alpha=0.05) == []
+
+
+def test_an_undecidable_upper_bound_is_found_as_well() -> None:
+    low = gate(Condition(metric="s.rh", max=0.15))
+    findings = reachability(low, {}, {"s.rh": Mean(mean=0.5, n=12)}, alpha=0.05)
+    assert modes(findings) == [("P5", "warning")]
+
+
+def test_a_dense_metric_is_judged_on_its_own_cases() -> None:
+    base = [0.5 + 0.01 * (index % 7) for index in range(40)]
+    kept = gate(Condition(metric="s.d", against="parent", min=-0.03))
+    cases = table(base={"s.d": base})
+    assert reachability(kept, {"s.d": 0.9}, {"s.d": Mean(mean=0.53, n=40)}, cases=cases) == []
+
+
+def test_an_improvement_that_needs_the_whole_room_cannot_be_shown() -> None:
+    all_of_it = gate(Condition(metric="s.ok", against="parent", min=0.1))
+    cases = table(base={"s.ok": ones(36, 40)})
+    findings = reachability(all_of_it, {}, {"s.ok": Mean(mean=0.9, n=40)}, cases=cases)
+    assert modes(findings) == [("P5", "hard_stop")]
+    assert "more cases" in findings[0].fix
+
+
+def test_an_unmeasured_metric_is_not_judged() -> None:
+    condition = Condition(any_of=("s.a", "s.b"), against="parent", min=0.1)
+    assert reachability(gate(condition), {}, {"s.a": Mean(mean=0.2, n=200)}) == []
+    assert reachability(gate(condition), {}, {}) == []
+
+
+def test_two_conditions_on_one_measurement_are_redundant() -> None:
+    both = gate(
+        Condition(id="kept", metric="s.kept", min=0.2, test="plain", reason=REASON),
+        Condition(id="lost", metric="s.lost", max=0.8, test="plain", reason=REASON),
+        Condition(id="other", metric="t.kept", min=0.2, test="plain", reason=REASON),
+    )
+    kept = ones(10, 40)
+    lost = [1 - (score or 0) for score in kept]
+    cases = table(base={"s.kept": kept, "s.lost": lost, "t.kept": kept})
+    findings = reachability(both, {}, {}, cases=cases)
+    assert modes(findings) == [("P4", "warning")]
+    assert "kept and lost measure one thing" in findings[0].sentence
+    different = table(base={"s.kept": kept, "s.lost": ones(39, 40), "t.kept": kept})
+    assert reachability(both, {}, {}, cases=different) == []
+
+
+def test_the_labs_reward_hacking_count_is_its_preservation_in_every_cycle() -> None:
+    cycles = [BASE, *CYCLES.values()]
+    pairs = [(cycle["regular.data_preservation"].mean, cycle["regular.rh"].mean * 80) for cycle in cycles]
+    assert is_one_measurement(pairs)
+    units = [(cycle["regular.data_preservation"].mean, cycle["regular.unit"].mean) for cycle in cycles]
+    assert not is_one_measurement(units)
+    assert not is_one_measurement([(0.5, 1.0), (0.5, 0.0)])
+
+
+def test_ceilings_are_read_from_a_census_for_one_use() -> None:
+    census = {
+        "regular.selection": {"ok": {"mean": 1.0, "n": 20}, "unknown": {"mean": None, "n": 0}},
+        "regular.confirmation": {"ok": {"mean": 0.9, "n": 20}},
+    }
+    assert ceilings_from_census(census, "selection") == {"regular.ok": 1.0}
+    assert ceilings_from_census(census, "confirmation") == {"regular.ok": 0.9}
+
+
+def test_an_empty_table_finds_no_redundancy() -> None:
+    assert reachability(GATE, {}, BASE, cases=CaseTable()) == []
