@@ -71,9 +71,9 @@ Answer = Literal["yes", "no"]
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, no unknown fields."""
+    """Base of all records: frozen, no unknown fields; in JSON a number that is none is a word, never null."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Evidence(Record):

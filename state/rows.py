@@ -19,9 +19,9 @@ _FLAGS = {0: "false", 1: "true"}
 
 
 def finite(value: Any) -> Any:
-    """Return a JSON value with `nan`, `inf` and `-inf` as words: JSON has no such numbers, and null would hide them."""
+    """Return a JSON value with `NaN`, `Infinity` and `-Infinity` as words: JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return json.dumps(value)
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
