@@ -9,7 +9,7 @@ import datetime as dt
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ class LoadedCampaign:
         """Return a path of the campaign as an absolute one."""
         return (self.folder / Path(name).expanduser()).resolve()
 
+    def with_spec(self, spec: Mapping[str, Any]) -> "LoadedCampaign":
+        """Return this file with the goal of a recorded version, `Goal.model_dump(mode="json")`, in place of its own.
+
+        Raises:
+            pydantic.ValidationError: The record was made by a Vigil whose goals have other keys.
+        """
+        return replace(self, goal=Goal.model_validate(spec))
+
     def where(self, *loc: str | int) -> str:
         """Return `file:line` of a key, or of the nearest key above it."""
         return mistakes.place(self.path.name, self.lines, loc)
@@ -83,7 +91,7 @@ def load_campaign(path: Path) -> LoadedCampaign:
 
 def _refusal(path: Path, line: int | None, sentence: str, *, what: str = "") -> ConfigError:
     where = path.name if line is None else f"{path.name}:{line}"
-    return ConfigError(f"{where}: {sentence}", what=what, where=where, runbook="campaign_file.md")
+    return ConfigError(f"{where}: {sentence}", what=what, where=where, runbook="runbooks/campaign_file.md")
 
 
 def _read(path: Path) -> bytes:
@@ -236,7 +244,7 @@ def _validate(path: Path, spec: Any, lines: Mapping[Loc, int]) -> Goal:
             f"{place}: {found[0].sentence}",
             what=mistakes.dotted(found[0].where),
             where=place,
-            runbook="campaign_file.md",
+            runbook="runbooks/campaign_file.md",
         )
     return goal
 

@@ -90,7 +90,7 @@ def first(name: str, lines: Mapping[tuple[str | int, ...], int], errors: Sequenc
         what=dotted(loc),
         value=error.get("input"),
         where=where,
-        runbook="campaign_file.md",
+        runbook="runbooks/campaign_file.md",
     )
 
 

@@ -25,6 +25,9 @@ _HEADS = {
     "failed": "failed",
 }
 
+_BOOKS = ("action:", "identity:")
+"""Subjects that keep books for the planner; a person asks about the others."""
+
 _ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
 View = dict[str, Any]
@@ -78,8 +81,8 @@ def _goal(view: View) -> list[str]:
     edits = f" Version {goal['version']}: {' '.join(goal['difference'])}" if goal["version"] > 1 else ""
     return block(
         "Goal",
-        f"{spec['model']['path']} on {task}; {conditions}, at most {number(spec['gate']['max_confirmations'])} looks at "
-        f"the confirmation cases; budget {', '.join(limits) or 'not limited'}.{edits}",
+        f"{spec['model']['path']} on {task}; {conditions}, at most {spec['gate']['max_confirmations']} looks at the "
+        f"confirmation cases; budget {', '.join(limits) or 'not limited'}.{edits}",
     )
 
 
@@ -88,10 +91,10 @@ def _gate(view: View) -> list[str]:
     if verdict is None:
         return _unjudged(view)
     gate = verdict["gate"]
-    lines = block("Gate", f"{verdict['run']} on the {gate['use']} cases: {gate['sentence']}", lines=2)
+    lines = block("Gate", f"{verdict['run']}: {gate['sentence']}", lines=2)
     rows = gate["conditions"]
     for row in rows[:_MAX_CONDITIONS]:
-        lines += block("", f"{verdicts.MARKS[row['decided']]:<9} {verdicts.said(row)}", lines=2)
+        lines += block(f"  {verdicts.MARKS[row['decided']]}", verdicts.said(row), lines=2)
     if len(rows) > _MAX_CONDITIONS:
         lines.append(
             f"          and {len(rows) - _MAX_CONDITIONS} more conditions; see vigil why {verdict['decision']}."
@@ -104,7 +107,7 @@ def _unjudged(view: View) -> list[str]:
     goal = view.get("goal")
     if not goal:
         return []
-    lines = []
+    lines: list[str] = []
     for condition in goal["spec"]["gate"]["conditions"][:_MAX_CONDITIONS]:
         metrics = [condition["metric"]] if condition.get("metric") else list(condition.get("any_of") or ())
         base = verdicts.base_mean(view, metrics[0]) if metrics else None
@@ -152,11 +155,7 @@ def _night(view: View) -> list[str]:
 
 
 def _assumed(view: View) -> list[str]:
-    standing = [
-        b
-        for b in view.get("beliefs") or []
-        if b["status"] == "fresh" and not b["subject"].startswith(("action:", "identity:"))
-    ]
+    standing = [b for b in view.get("beliefs") or [] if b["status"] == "fresh" and not b["subject"].startswith(_BOOKS)]
     assumed = [b for b in standing if b["tag"] == "assumed"]
     confirmed = sum(b["tag"] == "confirmed" for b in standing)
     tally = f"{count(len(standing), 'belief')}, {confirmed} confirmed"
@@ -169,9 +168,10 @@ def _assumed(view: View) -> list[str]:
 def _next(view: View) -> list[str]:
     if view["campaign"]["state"] in _ENDED - {"stopped"}:
         return []
-    lines = []
+    lines: list[str] = []
     for row in [row for row in view.get("commitments") or [] if row["status"] == "open"][:2]:
-        text = f"{row['id']}: {row['will'].rstrip('.')}, when {row['when'].rstrip('.')}; cancelled by {row['cancelled_by'].rstrip('.')}."
+        will, when, unless = (row[key].rstrip(".") for key in ("will", "when", "cancelled_by"))
+        text = f"{row['id']}: {will}, when {when}; cancelled by {unless}."
         lines += block("" if lines else "Next", text)
     newest = (view.get("decisions") or [None])[-1]
     if not lines and newest is not None:
@@ -180,7 +180,7 @@ def _next(view: View) -> list[str]:
 
 
 def _person(view: View) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for row in [row for row in view.get("approvals") or [] if row["answer"] is None][:3]:
         deadline = (
             f" Unanswered at {clock(row['deadline_at'])} means {row['unanswered']}." if row.get("deadline_at") else ""
@@ -212,7 +212,8 @@ def _typed_running(view: View) -> str:
 
 def _typed_promoted(view: View) -> str:
     model = view.get("model") or view["goal"]["spec"]["model"]["path"]
-    return f"mlx_lm.generate --model {model} --adapter-path {view.get('promoted') or 'ADAPTER'} --prompt ...; vigil report."
+    adapter = view.get("promoted") or "ADAPTER"
+    return f"mlx_lm.generate --model {model} --adapter-path {adapter} --prompt ...; vigil report."
 
 
 def _last_decision(view: View) -> str:

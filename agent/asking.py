@@ -1,0 +1,152 @@
+"""What other processes ask of a campaign's holder: an answer, a stop, a commitment cancelled.
+
+Each inserts one request and says what will come of it; only the holder applies it. An answer is compared with what
+stands before it is inserted, so that a second answer is told what the first one was.
+"""
+
+import getpass
+import time
+from pathlib import Path
+from typing import Any
+
+from agent.reading.places import find_campaign, split_id
+from agent.reading.view import gather
+from state.errors import ConfigError, NotFoundError
+from state.lease import holder
+from state.paths import CampaignPaths
+from state.reading import open_reader
+
+View = dict[str, Any]
+
+
+def _insert(paths: CampaignPaths, kind: str, *, target: str = "", reason: str = "") -> None:
+    """Leave a request; the record's types are imported here, since most commands need none of them."""
+    from state.records import Request
+    from state.requests import insert_request
+
+    insert_request(
+        paths,
+        Request.model_validate({"kind": kind, "target": target, "by": me(), "reason": reason, "made_at": time.time()}),
+    )
+
+
+def me() -> str:
+    """Return who asks: the login name, or `unknown`."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def _found(home: Path, campaign: str | None, given: str) -> tuple[CampaignPaths, str]:
+    """Return the campaign and the row's id.
+
+    Raises:
+        ConfigError: The id names one campaign and the command another.
+        NotFoundError: There is no such campaign.
+    """
+    named, row = split_id(given)
+    if named and campaign:
+        meant = find_campaign(home, campaign).name
+        if meant != named:
+            raise ConfigError(
+                f"{given} belongs to the campaign {named}, not to {meant}; nothing was done.", what="id", value=given
+            )
+    return find_campaign(home, named or campaign), row.upper()
+
+
+def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason: str) -> str:
+    """Answer a question, or, with yes and a belief's id, go on against a refuted belief.
+
+    Returns:
+        A sentence on what was done, or on the answer that stands already.
+
+    Raises:
+        NotFoundError: There is no such campaign, question or refuted belief.
+        ConfigError: The id belongs to another campaign; an override gives no reason.
+    """
+    paths, row = _found(home, campaign, given)
+    view = gather(paths)
+    if row.startswith("B") and is_yes:
+        return _override(paths, view, row, reason)
+    question = _one(view["approvals"], row, "question", paths.name, "vigil inbox lists them")
+    said = "yes" if is_yes else "no"
+    if question["answer"] is not None:
+        return (
+            f"{paths.name}:{row} was already answered {question['answer']} by {question['answered_by']}; "
+            "the first answer stands."
+        )
+    earlier = _pending(paths, row)
+    if earlier is not None:
+        standing = "yes" if earlier["kind"] == "approve" else "no"
+        return f"{paths.name}:{row} was already answered {standing} by {earlier['by']}; the first answer stands."
+    _insert(paths, "approve" if is_yes else "reject", target=row, reason=reason)
+    return f"Answered {said} to {paths.name}:{row} ({question['kind']}). {_applied(paths)}"
+
+
+def _pending(paths: CampaignPaths, target: str) -> View | None:
+    """Return the first answer to a question that the holder has not applied yet."""
+    with open_reader(paths) as reader:
+        rows = reader.requests()
+    waiting = (row for row in rows if row["target"] == target and row["applied_at"] is None)
+    return next((row for row in waiting if row["kind"] in {"approve", "reject"}), None)
+
+
+def _override(paths: CampaignPaths, view: View, row: str, reason: str) -> str:
+    belief = _one(view["beliefs"], row, "belief", paths.name, "vigil beliefs --stale lists those that were refuted")
+    if belief["status"] != "refuted":
+        raise NotFoundError(
+            f"Belief {row} of {paths.name} is {belief['status']}; only a refuted one can be gone against.",
+            what="belief",
+            value=row,
+        )
+    if not reason.strip():
+        raise ConfigError(f"Going on against belief {row} needs --reason WHY, for the record.", what="reason")
+    _insert(paths, "override", target=row, reason=reason)
+    return f"On record: going on although {row} is refuted. {_applied(paths)}"
+
+
+def _one(rows: list[View], wanted: str, noun: str, campaign: str, advice: str) -> View:
+    found = next((row for row in rows if row["id"].upper() == wanted), None)
+    if found is None:
+        raise NotFoundError(f"{campaign} has no {noun} {wanted}; {advice}.", what=noun, value=wanted)
+    return found
+
+
+def _applied(paths: CampaignPaths) -> str:
+    if holder(paths) is not None:
+        return "The running agent applies it within seconds."
+    return "No agent is running; the next vigil run applies it."
+
+
+def cancel_commitment(home: Path, campaign: str | None, given: str, reason: str) -> str:
+    """Ask for a commitment to be cancelled.
+
+    Raises:
+        NotFoundError: There is no such campaign or commitment.
+        ConfigError: The id belongs to another campaign.
+    """
+    paths, row = _found(home, campaign, given)
+    commitment = _one(gather(paths)["commitments"], row, "commitment", paths.name, "vigil status shows the open ones")
+    if commitment["status"] != "open":
+        return f"{paths.name}:{row} is already {commitment['status']}; nothing was done."
+    _insert(paths, "cancel_commitment", target=row, reason=reason)
+    return f"Asked to cancel {paths.name}:{row}: {commitment['will'].rstrip('.')}. {_applied(paths)}"
+
+
+def ask_to_stop(paths: CampaignPaths, reason: str) -> str:
+    """Ask the agent to stop; without an agent, stop the jobs that it left behind.
+
+    Side effects: inserts a request; without an agent, writes stop.json into the folders of running jobs.
+    """
+    if holder(paths) is not None:
+        _insert(paths, "stop", reason=reason)
+        return f"Asked {paths.name} to stop; the running job saves first. The same vigil run goes on later."
+    left = [job for job in gather(paths)["jobs"] if job["state"] in {"starting", "running", "orphaned"}]
+    if not left:
+        return f"No agent is running on {paths.name}, and no job; nothing to stop."
+    from tools.jobs.local import LocalBackend
+
+    for job in left:
+        LocalBackend().stop(paths.root / job["folder"], by=me(), reason=reason or "vigil stop")
+    return f"No agent is running on {paths.name}; asked its job {left[0]['id']} to save and end."

@@ -1,0 +1,226 @@
+"""What can be found wrong with a campaign before anything is created: files, data, model, grader, recipe.
+
+Reads only. What would halt the campaign as a hard stop later (one case in two splits, a model folder of two saves, a
+grader that fails) is refused here only in a rehearsal (`vigil run --check`): in a real run the probes meet it, with
+evidence on record. No weights are run, and without `online` nothing is asked of the network.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from agent.campaign import LoadedCampaign
+from agent.mistakes import nearest
+from state.errors import ConfigError
+from state.goal import Goal
+
+_RUNBOOK = "runbooks/campaign_file.md"
+_CASES_PER_FILE = 2
+"""Enough to learn the metrics' names; the census grades all cases."""
+_UNUSABLE = frozenset({"no_config", "no_tokenizer", "no_weights", "unreadable", "truncated"})
+"""Kinds of problems of a model folder with which it cannot be opened at all."""
+
+
+def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal: bool = False) -> list[str]:
+    """Validate a campaign against what is on this disk.
+
+    Args:
+        loaded: The campaign file.
+        online: Download the model if it is a hub id.
+        is_rehearsal: Only checking: refuse what would halt the campaign later, and let a model that is not here pass.
+
+    Returns:
+        Sentences worth telling: what was found, and what was not checked.
+
+    Raises:
+        ConfigError: Something the user can fix; nothing was created.
+        ToolUnavailableError: Online, and the hub did not answer.
+
+    Side effects: starts the grader in a child process; online, writes the hub's cache.
+    """
+    return [
+        *_check_data(loaded),
+        *_check_splits(loaded, is_rehearsal=is_rehearsal),
+        *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
+        *_check_recipe(loaded),
+        *_check_grader(loaded, is_rehearsal=is_rehearsal),
+    ]
+
+
+def _refusal(loaded: LoadedCampaign, sentence: str, *loc: str | int) -> ConfigError:
+    where = loaded.where(*loc)
+    return ConfigError(f"{where}: {sentence}", what=".".join(map(str, loc)), where=where, runbook=_RUNBOOK)
+
+
+def _check_data(loaded: LoadedCampaign) -> Iterator[str]:
+    from tools.tracks.formats import check_data
+
+    masks = bool(loaded.goal.recipe.get("mask_prompt", False))
+    for name in ("train", "valid"):
+        written = getattr(loaded.goal.data, name)
+        if written is None:
+            continue
+        path = loaded.resolve(written)
+        if not path.is_file():
+            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
+        summary = check_data(path, mask_prompt=masks)
+        yield f"{path.name} holds {summary.rows:,} rows in mlx-lm's {summary.format} form."
+    if loaded.goal.data.valid is None:
+        yield "There is no validation data, so validation loss is not measured."
+
+
+def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str]:
+    """Read every split file, count both parts, and look for a case that stands in both."""
+    from agent.splits import all_split_inputs
+    from tools.tracks.formats import iter_split, user_prompt
+
+    for path, *loc in _split_files(loaded):
+        if not path.is_file():
+            raise _refusal(loaded, f"`{'.'.join(loc)}` names {path}, which is not a file; correct the path.", *loc)
+    counts: dict[str, dict[str, int]] = {}
+    seen: dict[tuple[str, str], str] = {}
+    for row in all_split_inputs(loaded.goal, loaded.folder):
+        wanted = None if row["case_ids"] is None else set(row["case_ids"])
+        cases = [case for case in iter_split(Path(row["file"])) if wanted is None or case["id"] in wanted]
+        _require_enough(loaded, row["name"], row["use"], len(cases))
+        counts.setdefault(row["name"], {})[row["use"]] = len(cases)
+        for case in cases:
+            first = seen.setdefault((case["id"], user_prompt(case)), f"{row['name']}.{row['use']}")
+            if is_rehearsal and first != f"{row['name']}.{row['use']}":
+                raise _refusal(
+                    loaded,
+                    f"case {case['id']!r} stands in {first} and in {row['name']}.{row['use']}; no case may be in two"
+                    " splits, or confirmation confirms nothing.",
+                    "evaluation",
+                    "splits",
+                    row["name"],
+                )
+    for name, parts in counts.items():
+        yield f"Split {name}: {parts['selection']} selection and {parts['confirmation']} confirmation cases."
+
+
+def _split_files(loaded: LoadedCampaign) -> Iterator[tuple[Any, ...]]:
+    for name, split in loaded.goal.evaluation.splits.items():
+        for key in ("file", "selection", "confirmation"):
+            if (written := getattr(split, key)) is not None:
+                yield loaded.resolve(written), "evaluation", "splits", name, key
+
+
+def _require_enough(loaded: LoadedCampaign, name: str, use: str, found: int) -> None:
+    least = loaded.goal.evaluation.splits[name].min_cases
+    if found < least:
+        raise _refusal(
+            loaded,
+            f"split {name} has {found} {use} cases, and `min_cases` asks for {least}; add cases or lower it.",
+            "evaluation",
+            "splits",
+            name,
+            "min_cases",
+        )
+
+
+def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) -> Iterator[str]:
+    from tools.models.hub import resolve
+    from tools.models.identity import coherence_problems, describe_model
+
+    spec = loaded.goal.model
+    try:
+        model = resolve(spec.path, online=online, revision=spec.revision, base=loaded.folder, campaign=str(loaded.path))
+    except ConfigError as error:
+        if online or not is_rehearsal or not _is_hub_id(loaded):
+            where = loaded.where("model", "path")
+            raise ConfigError(f"{where}: {error.sentence}", what="model.path", where=where, runbook=_RUNBOOK) from error
+        yield f"Not checked offline: model {spec.path}; vigil run --check --online {loaded.path.name} downloads it."
+        return
+    problems = coherence_problems(model.folder)
+    for problem in problems:
+        if is_rehearsal or problem.detail.get("kind") in _UNUSABLE:
+            raise _refusal(loaded, problem.sentence, "model", "path")
+    facts = describe_model(model.folder)
+    at = f" at {model.revision[:12]}" if model.revision else ""
+    yield f"Model {spec.path}{at}: {facts.get('model_type')}, {int(facts.get('parameters') or 0):,} parameters."
+
+
+def _is_hub_id(loaded: LoadedCampaign) -> bool:
+    """Say whether `owner/name` was meant: a path that starts with a dot or a slash, or exists, was not."""
+    written = loaded.goal.model.path
+    parts = written.split("/")
+    return len(parts) == 2 and not written.startswith((".", "~", "/")) and not loaded.resolve(parts[0]).exists()  # noqa: PLR2004 - owner and name
+
+
+def _check_recipe(loaded: LoadedCampaign) -> Iterator[str]:
+    """Have the training side read the recipe: unknown keys, wrong types, values that cannot be."""
+    from tools.training.recipe import validate_recipe
+
+    try:
+        validate_recipe(loaded.goal.recipe)
+    except ConfigError as error:
+        key = str(error.what).removeprefix("recipe.").split(".")
+        where = loaded.where("recipe", *key)
+        raise ConfigError(
+            f"{where}: {error.sentence}", what=error.what, value=error.value, where=where, runbook=_RUNBOOK
+        ) from error
+    yield from ()
+
+
+def grader_spec(goal: Goal, folder: Path) -> Any:
+    """Return the track's grader as `GraderSpec`, with absolute paths."""
+    from tools.tracks.contract import GraderSpec
+
+    track = goal.track
+    return GraderSpec(
+        file=str((folder / track.grader).resolve()) if track.grader else None,
+        command=track.command,
+        shipped=track.name,
+        timeout_s=track.timeout_s,
+        metrics=track.metrics,
+        cwd=str(folder) if track.command else None,
+    )
+
+
+def _check_grader(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str]:
+    """Ask the grader about a few cases, and hold the gate's metrics against what it answers with."""
+    from tools.tracks.formats import iter_split
+    from tools.tracks.host import Grader
+
+    key = next(key for key in ("name", "grader", "command") if getattr(loaded.goal.track, key) is not None)
+    files = dict.fromkeys(path for path, *_ in _split_files(loaded))
+    cases = [case for path in files for case in islice(iter_split(path), _CASES_PER_FILE)]
+    try:
+        with Grader(grader_spec(loaded.goal, loaded.folder)) as grader:
+            grades = grader.grade((case, str(case.get("reference") or ""), "stop") for case in cases)
+            known = grader.metrics
+    except ConfigError as error:
+        where = loaded.where("track", key)
+        raise ConfigError(
+            f"{where}: {error.sentence}", what=f"track.{key}", where=where, runbook=error.runbook
+        ) from error
+    failed = next((grade for grade in grades if grade.error), None)
+    if failed is not None:
+        sentence = f"the grader failed on case {failed.case_id!r}: {failed.error}"
+        if is_rehearsal:
+            raise _refusal(loaded, f"{sentence}; repair it, a case it cannot grade has no score.", "track", key)
+        yield f"{sentence[0].upper()}{sentence[1:]}."
+    if failed is None:
+        _require_metrics(loaded, known)
+        yield f"The grader answers with {', '.join(known)}."
+
+
+def _require_metrics(loaded: LoadedCampaign, known: tuple[str, ...]) -> None:
+    """Refuse a gate, control or baseline on a metric that the grader does not give."""
+    goal = loaded.goal
+    wanted: list[tuple[str, tuple[str | int, ...]]] = [
+        (metric, ("gate", "conditions", index, "metric" if condition.metric else "any_of"))
+        for index, condition in enumerate(goal.gate.conditions)
+        for metric in condition.metrics
+    ]
+    if goal.evaluation.control:
+        wanted.append((goal.evaluation.control, ("evaluation", "control")))
+    wanted += [(metric, ("baseline", "expected", metric)) for metric in goal.baseline.expected]
+    for metric, loc in wanted:
+        name = metric.partition(".")[2]
+        if name not in known:
+            guess = nearest(name, list(known))
+            advice = f"did you mean {guess}?" if guess else f"it answers with {', '.join(known)}."
+            raise _refusal(loaded, f"{metric!r} names a metric that the track does not have; {advice}", *loc)

@@ -1,0 +1,54 @@
+"""`vigil`, the command line: click at the top, everything else imported by the command that needs it.
+
+Exit codes: 0 done as asked, 1 done but not promoted, 2 the user can fix it, 3 hard stop, 4 a job or tool failed,
+5 integrity, 6 waiting for a person (state/errors.py); 130 after Ctrl-C.
+"""
+
+import click
+
+from agent.commands.answer import answer_commands
+from agent.commands.common import SentenceGroup
+from agent.commands.look import look_commands
+from agent.commands.make import make_commands
+from agent.commands.run import run_commands
+
+_ORDER = (*run_commands, *look_commands, *answer_commands, *make_commands)
+
+
+class _InOrder(SentenceGroup):
+    """Lists commands in the order a person meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return [str(command.name) for command in _ORDER]
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"vigil {version('vigil')}")
+        ctx.exit(0)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
+)
+def vigil() -> None:
+    """Fine-tune a language model on MLX by itself, overnight.
+
+    Vigil verifies before it spends, survives the night, judges by evidence and says what it did.
+    """
+
+
+for _command in _ORDER:
+    vigil.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line."""
+    vigil(prog_name="vigil")
+
+
+if __name__ == "__main__":
+    main()

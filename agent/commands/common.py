@@ -1,0 +1,96 @@
+"""What all commands share: options, output, and the one place where an error becomes a sentence and an exit code."""
+
+import errno
+import json
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from state.errors import VigilError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+class SentenceGroup(click.Group):
+    """A command group that ends every expected failure with one sentence on stderr and its exit code.
+
+    A traceback is for faults of ours only.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see the class."""
+        try:
+            return super().invoke(ctx)
+        except VigilError as error:
+            _fail(ctx, error.sentence, error.exit_code, error.runbook)
+        except KeyboardInterrupt:
+            _fail(
+                ctx,
+                "Interrupted; a running job goes on under its supervisor, and the same vigil run takes it up again.",
+                INTERRUPTED,
+            )
+        except OSError as error:
+            if error.errno not in _FULL | _REFUSED:
+                raise
+            place = error.filename or "the disk"
+            _fail(ctx, _disk_sentence(str(place), full=error.errno in _FULL), 2)
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "full" in text or "readonly" in text or "unable to open" in text:
+                _fail(ctx, _disk_sentence("the campaign's store", full="full" in text), 2)
+            _fail(ctx, f"The campaign's store cannot be used ({text}); see the backups beside it.", 5)
+        except sqlite3.DatabaseError as error:
+            _fail(ctx, f"The campaign's store is damaged ({error}); vigil run --restore FILE takes the last backup.", 5)
+
+
+def _disk_sentence(place: str, *, full: bool) -> str:
+    if full:
+        return f"{place}: the disk is full; free some space and run the same command again, nothing committed is lost."
+    return f"{place} cannot be written; correct its permissions, or choose another place with --home or VIGIL_HOME."
+
+
+def _fail(ctx: click.Context, sentence: str, code: int, runbook: str = "") -> None:
+    click.echo(f"vigil: {' '.join(sentence.split())}", err=True)
+    if runbook:
+        click.echo(f"Read {runbook if runbook.startswith('runbooks/') else f'runbooks/{runbook}'}.", err=True)
+    ctx.exit(code)
+
+
+def home_option(command: _F) -> _F:
+    """Add `--home`."""
+    return click.option(
+        "--home", metavar="FOLDER", help="Folder of all campaigns; VIGIL_HOME or .vigil when left out."
+    )(command)
+
+
+def reads(command: _F) -> _F:
+    """Add what reading commands take: CAMPAIGN, `--home`, `--json`."""
+    with_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    return click.argument("campaign", required=False)(home_option(with_json))
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines."""
+    for line in lines:
+        click.echo(line)
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON, readable."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def folder_of(option: str | None) -> Path:
+    """Return the home."""
+    from agent.reading.places import find_home
+
+    return find_home(option)

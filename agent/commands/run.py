@@ -1,0 +1,110 @@
+"""`vigil run`, `stop` and `watch`: what starts, ends and shows a campaign at work."""
+
+from pathlib import Path
+
+import click
+
+from agent.commands.common import folder_of, home_option, show
+from state.errors import NotFoundError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--check", "is_check", is_flag=True, help="Validate only; start and create nothing.")
+@click.option("--online", is_flag=True, help="Download and verify the model first; the night needs no network then.")
+@click.option("--no-wait", is_flag=True, help="End with code 6 instead of waiting for an answer.")
+@click.option("--restore", is_flag=True, help="Put the last verified backup in place of a damaged store first.")
+@home_option
+@click.pass_context
+def run(  # noqa: PLR0917 - one parameter per option
+    ctx: click.Context,
+    file: Path,
+    is_check: bool,  # noqa: FBT001 - click passes flags by name
+    online: bool,  # noqa: FBT001
+    no_wait: bool,  # noqa: FBT001
+    restore: bool,  # noqa: FBT001
+    home: str | None,
+) -> None:
+    """Start a campaign, or go on after any crash.
+
+    FILE is the campaign's YAML file. Exit codes: 0 promoted, 1 not promoted, 2 something to correct, 3 hard stop,
+    4 a job failed, 5 integrity, 6 waiting for a person.
+    """
+    from agent.campaign import load_campaign
+
+    loaded = load_campaign(file)
+    if is_check or online:
+        from agent.checks import check_campaign
+
+        show(check_campaign(loaded, online=online, is_rehearsal=is_check))
+    if is_check:
+        click.echo(f"{file} is a valid campaign.")
+        return
+    where = folder_of(home)
+    if restore:
+        _restore(where, loaded.goal.campaign)
+    from agent.runner import run_campaign
+
+    end = run_campaign(file, where, wait=not no_wait, say=click.echo)
+    _summary(where, loaded.goal.campaign, file)
+    ctx.exit(end.exit_code)
+
+
+def _restore(home: Path, campaign: str) -> None:
+    """Put the newest verified backup in place of the store.
+
+    Raises:
+        LeaseLostError: An agent is running on the campaign.
+        NotFoundError: There is no campaign, or no backup of it.
+    """
+    from state.backup import restore_latest
+    from state.clock import SystemClock
+    from state.lease import Lease
+    from state.paths import CampaignPaths
+
+    paths = CampaignPaths(home.resolve(), campaign)
+    if not paths.backups.is_dir():
+        raise NotFoundError(f"{paths.root} has no backup to restore.", what="backup", where=str(paths.backups))
+    with Lease.acquire(paths, SystemClock()) as lease:
+        click.echo(restore_latest(paths, SystemClock(), lease).sentence)
+
+
+def _summary(home: Path, campaign: str, file: Path) -> None:
+    """Print the screen that `vigil status` prints, and leave the report beside the store."""
+    from agent.reading.places import find_campaign
+    from agent.reading.view import gather
+    from agent.report import write_report
+    from agent.summary import summarize
+
+    view = gather(find_campaign(home, campaign), file=str(file))
+    click.echo("")
+    show(summarize(view))
+    write_report(view)
+
+
+@click.command()
+@click.argument("campaign", required=False)
+@click.option("--reason", default="", help="Why, for the record.")
+@home_option
+def stop(campaign: str | None, reason: str, home: str | None) -> None:
+    """Save and end; the same vigil run goes on later."""
+    from agent.asking import ask_to_stop
+    from agent.reading.places import find_campaign
+
+    click.echo(ask_to_stop(find_campaign(folder_of(home), campaign), reason))
+
+
+@click.command()
+@click.argument("campaign", required=False)
+@click.option("--every", "every_s", type=click.FloatRange(0.2), default=1.0, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Print one line and end.")
+@home_option
+def watch(campaign: str | None, every_s: float, once: bool, home: str | None) -> None:  # noqa: FBT001 - click passes flags by name
+    """Look on while it works: progress, loss, memory."""
+    from agent.reading.places import find_campaign
+    from agent.watch import watch_campaign
+
+    watch_campaign(find_campaign(folder_of(home), campaign), every_s=every_s, once=once)
+
+
+run_commands = (run, watch, stop)

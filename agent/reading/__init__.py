@@ -1,0 +1,1 @@
+"""Reading commands: what is on record, as tables, sentences and JSON. Nothing here writes."""

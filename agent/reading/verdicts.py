@@ -1,0 +1,129 @@
+"""Verdicts on runs, read from the decisions that made them. Standard library only."""
+
+from typing import Any
+
+from agent.reading.words import number, signed
+
+View = dict[str, Any]
+
+MARKS = {"holds": "holds", "fails": "fails", "undecided": "open"}
+"""Word for each state of a condition; undecided: the cases cannot tell."""
+
+BUCKETS = {
+    "A": "A: the gate holds on the confirmation cases.",
+    "B": "B: progress, the target moved beyond noise.",
+    "C": "C: concern, the target is flat and nothing was lost.",
+    "D": "D: refuted, something was lost or the prediction was contradicted.",
+    "U": "U: uninformative, the measurement could not have shown it.",
+}
+_RANK = "ABCUD"
+"""Best first; an uninformative run has at least lost nothing that was seen."""
+
+
+def judged(view: View) -> list[View]:
+    """Return every verdict, oldest first: decision, run, rule, bucket, gate, and the detail behind the bucket."""
+    rows = []
+    for decision in view.get("decisions") or []:
+        detail = decision.get("verdict") or {}
+        if decision.get("bucket") and detail.get("gate"):
+            rows.append(
+                {
+                    "decision": decision["id"],
+                    "run": decision["run"],
+                    "rule": decision["rule"],
+                    "bucket": decision["bucket"],
+                    "gate": detail["gate"],
+                    "detail": detail.get("bucket") or {},
+                }
+            )
+    return rows
+
+
+def newest(view: View) -> View | None:
+    """Return the verdict that says most about the gate: the promoted run's, else the last one."""
+    rows = judged(view)
+    promoted = [row for row in rows if row["run"] == view["campaign"].get("promoted")]
+    found = promoted or rows
+    return found[-1] if found else None
+
+
+def best(view: View) -> View | None:
+    """Return the best run's verdict with its target row (None where the verdict compared nothing)."""
+    rows = judged(view)
+    if not rows:
+        return None
+    chosen = min(
+        rows,
+        key=lambda row: (_RANK.index(row["bucket"]), -sum(c["holds"] for c in row["gate"]["conditions"]), -_moved(row)),
+    )
+    return {**chosen, "target": target_row(chosen)}
+
+
+def _moved(row: View) -> float:
+    target = target_row(row)
+    if target is None or target["value"] is None or target["reference"] is None:
+        return float("-inf")
+    return float(target["value"] - target["reference"]) * float(target["sign"])
+
+
+def target_row(verdict: View) -> View | None:
+    """Return what happened to the target: metric, value, reference, cases rescued and broken, cases in all."""
+    target = verdict["detail"].get("target") or {}
+    conditions = verdict["gate"]["conditions"]
+    row = next((row for row in conditions if row["id"] == target.get("condition")), None)
+    row = row or next((row for row in conditions if row["reference"] is not None), None)
+    if row is None:
+        return None
+    return {
+        "metric": row["metric"],
+        "value": row["value"],
+        "reference": row["reference"],
+        "rescued": len(row["rescued"]),
+        "broken": len(row["broken"]),
+        "rescued_cases": list(row["rescued"]),
+        "broken_cases": list(row["broken"]),
+        "n": row["n"],
+        "use": verdict["gate"]["use"],
+        "sign": -1 if "at most" in row["sentence"].partition(" Measured")[0] else 1,
+    }
+
+
+def asked(condition: View) -> str:
+    """Return a condition of the campaign file as a person would say it."""
+    metrics = [condition["metric"]] if condition.get("metric") else list(condition.get("any_of") or ())
+    what = metrics[0] if len(metrics) == 1 else "the best of " + ", ".join(metrics)
+    what += " as a count" if condition.get("statistic") == "count" else ""
+    against = condition.get("against", "value")
+    what += "" if against == "value" else f" minus the {against}'s"
+    bound = f"at least {condition['min']:g}" if condition.get("min") is not None else f"at most {condition['max']:g}"
+    return f"{what} {bound}"
+
+
+def said(row: View) -> str:
+    """Return a judged condition: what was asked, what was measured, how sure."""
+    question = row["sentence"].partition(". ")[0].removeprefix("Asked: ") or row["id"]
+    if row["estimate"] is None:
+        return f"{question}: not measured."
+    digits = 1 if row["statistic"] == "count" else 3
+    shown = number(row["estimate"], digits) if row["against"] == "value" else signed(row["estimate"], digits)
+    interval = ""
+    if row["low"] is not None:
+        level = f"{100 * (1 - 2 * row['alpha']):.3g} %"
+        interval = (
+            f" ({level} interval {number(row['low'], digits)} to {number(row['high'], digits)}, {row['n']} cases)"
+        )
+    label = f"; {row['label']}" if row["label"] else ""
+    needed = (
+        f"; {row['cases_needed']} cases would tell" if row["cases_needed"] and row["decided"] == "undecided" else ""
+    )
+    return f"{question}: {shown}{interval}{label}{needed}."
+
+
+def base_mean(view: View, metric: str) -> float | None:
+    """Return the base's mean on the selection cases, as believed."""
+    split, _, name = metric.partition(".")
+    for belief in view.get("beliefs") or []:
+        if belief["subject"] == f"score:base.{split}.selection" and belief["status"] == "fresh":
+            value = ((belief.get("value") or {}).get("means") or {}).get(name)
+            return None if value is None else float(value)
+    return None

@@ -1,0 +1,110 @@
+"""Everything the reading commands show, gathered into one plain dict. Standard library only: no pydantic, no store.
+
+Rows come from `state/reading.py`; what a running job has done since its row was copied comes from its folder.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from state.files import read_json
+from state.lease import holder
+from state.paths import CampaignPaths, JobPaths
+from state.reading import open_reader
+
+View = dict[str, Any]
+
+_TAIL_BYTES = 16_384
+_ALIVE = frozenset({"queued", "starting", "running", "orphaned"})
+
+
+def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) -> View:
+    """Return the campaign as plain values.
+
+    Args:
+        paths: The campaign's files.
+        file: Path of its YAML file, to be named in advice, where it is known.
+        with_cases: Also every measured case, which may be thousands.
+
+    Returns:
+        `campaign`, `goal` (newest version), `goals`, `beliefs`, `decisions`, `runs`, `jobs` (each with `last`, its last
+        metrics row), `approvals`, `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no
+        agent runs), `promoted` (folder), `root`, `file`, `now`.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+    """
+    with open_reader(paths) as reader, reader.snapshot():
+        goals = reader.goals()
+        view: View = {
+            "campaign": reader.campaign(),
+            "goal": goals[-1] if goals else None,
+            "goals": goals,
+            "beliefs": reader.beliefs(),
+            "decisions": reader.decisions(),
+            "runs": reader.runs(),
+            "actions": reader.actions(),
+            "jobs": [with_folder(paths, job) for job in reader.jobs()],
+            "approvals": reader.approvals(),
+            "commitments": reader.commitments(),
+            "measurements": reader.measurements() if with_cases else [],
+        }
+    link = paths.promoted
+    return {
+        **view,
+        "holder": holder(paths),
+        "promoted": str(link) if link.exists() else "",
+        "root": str(paths.root),
+        "file": file,
+        "now": time.time(),
+    }
+
+
+def with_folder(paths: CampaignPaths, job: View) -> View:
+    """Return a job's row with what its folder has to add: the last metrics row, and an end not yet copied."""
+    files = JobPaths(paths.root / job["folder"])
+    if job["state"] not in _ALIVE:
+        return {**job, "last": {}}
+    last = last_row(files)
+    ending = read_json(files.exit) or {}
+    state = ending.get("state", job["state"]) if ending else job["state"]
+    step = max(int(job.get("step") or 0), int(last.get("step") or 0))
+    return {**job, "last": last, "step": step, "state": state, "exit": ending or job["exit"]}
+
+
+def last_row(files: JobPaths) -> View:
+    """Return the newest figure of each field among the last metrics rows; empty where there are none."""
+    merged: View = {}
+    for row in _tail(files):
+        merged |= {key: value for key, value in row.items() if value is not None}
+    return merged
+
+
+def _tail(files: JobPaths) -> Iterator[View]:
+    """Yield the last rows of metrics.jsonl, reading its end only; a torn line is left out."""
+    try:
+        with files.metrics.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _TAIL_BYTES))
+            lines = stream.read().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines[1:] if size > _TAIL_BYTES else lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def with_measurements(view: View) -> View:
+    """Return the view with every measured case, read where the view was gathered without them."""
+    if view["measurements"]:
+        return view
+    root = Path(view["root"])
+    with open_reader(CampaignPaths(root.parent, root.name)) as reader:
+        return {**view, "measurements": reader.measurements()}
