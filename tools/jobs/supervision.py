@@ -112,11 +112,14 @@ class Supervision:
         self._is_adopted = False
         self._asked: StopRequest | None = None
 
-    def run(self) -> int:
-        """Bring the job to its exit record; return the supervisor's exit status."""
+    def sign_on(self) -> None:
+        """Write start.json and the first heartbeat; a full disk only delays them."""
         with suppress(OSError):
             self._save_tally()
         self._observer.beat()
+
+    def run(self) -> int:
+        """Bring the job to its exit record; return the supervisor's exit status."""
         self._keep_reserve()
         awake = keep_awake(os.getpid())
         try:

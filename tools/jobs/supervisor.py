@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     # Handlers, not SIG_IGN: that would be inherited by the worker and by whatever it starts.
     signal.signal(signal.SIGINT, _go_on)
     signal.signal(signal.SIGHUP, _go_on)
+    supervision.sign_on()
     if "--detach" in arguments:
         _tell_launcher()
     return supervision.run()
