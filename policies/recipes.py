@@ -217,8 +217,7 @@ def next_recipe(
     diagnosis = diagnose(last)
     used = {run.recipe_hash for run in history}
     skipped: list[Alternative] = []
-    for remedy in (*_REMEDIES[diagnosis], *(_FALLBACKS if _REMEDIES[diagnosis] else ())):
-        recipe = _applied(remedy, last, rows)
+    for recipe, remedy in _candidates(diagnosis, last, history, rows):
         seed = int(recipe["seed"])
         digest = recipe_hash(last.instrument, parent_hash, recipe, data_hash, seed)
         if digest in used or recipe == {**last.recipe, "seed": last.seed}:
@@ -276,19 +275,9 @@ _SEEN: Mapping[Diagnosis, str] = {
 
 
 def _times(key: str, factor: float) -> Callable[[Json], Json]:
-    """Return a change of one number; a schedule's own copy of it follows."""
-
     def change(recipe: Json) -> Json:
         old = recipe[key]
-        new = max(1, round(old * factor)) if isinstance(old, int) else float(f"{old * factor:.2g}")
-        changed: Json = {key: new}
-        schedule = recipe.get("lr_schedule")
-        place = {"learning_rate": 0, "iters": 1}.get(key)
-        if isinstance(schedule, dict) and place is not None and len(schedule.get("arguments", [])) > place:
-            arguments = list(schedule["arguments"])
-            arguments[place] = new
-            changed["lr_schedule"] = {**schedule, "arguments": arguments}
-        return changed
+        return {key: max(1, round(old * factor)) if isinstance(old, int) else float(f"{old * factor:.2g}")}
 
     return change
 
@@ -328,10 +317,23 @@ _REMEDIES: Mapping[Diagnosis, tuple[_Remedy, ...]] = {
     "unclear": (_LONGER, _BRISKER, _WIDER),
     "unmeasurable": (),
 }
-"""In order; changes of different axes alternate where the target is flat, since exhaustion asks for that."""
+"""In order; where the target is flat, axes not varied yet come first, since exhaustion asks for different ones."""
 
 _FALLBACKS = (_WIDER, _RESHUFFLED)
 """For when every remedy of a diagnosis was run."""
+
+
+def _candidates(
+    diagnosis: Diagnosis, last: Tried, history: Sequence[Tried], rows: int | None
+) -> list[tuple[Json, _Remedy]]:
+    """Return the recipes a diagnosis suggests, in order; after a flat run those on axes not varied yet come first."""
+    remedies = (*_REMEDIES[diagnosis], *(_FALLBACKS if _REMEDIES[diagnosis] else ()))
+    found = [(_applied(remedy, last, rows), remedy) for remedy in remedies]
+    if diagnosis != "flat":
+        return found
+    varied = {run.axis for run in history}
+    before = {**last.recipe, "seed": last.seed}
+    return sorted(found, key=lambda pair: axis_of(before, pair[0]) in varied)
 
 
 def _applied(remedy: _Remedy, last: Tried, rows: int | None) -> Json:
@@ -342,7 +344,17 @@ def _applied(remedy: _Remedy, last: Tried, rows: int | None) -> Json:
     if "iters" in changes and rows:
         most = max(1, int(MAX_EPOCHS * rows / int(recipe["batch_size"])))
         recipe["iters"] = min(recipe["iters"], max(most, int(before["iters"])))
-    return recipe
+    return _with_schedule(before, recipe)
+
+
+def _with_schedule(before: Json, recipe: Json) -> Json:
+    """Let a learning-rate schedule's own copies of learning_rate and iters follow them."""
+    schedule = recipe.get("lr_schedule")
+    if not isinstance(schedule, dict):
+        return recipe
+    follows = {before[key]: recipe[key] for key in ("learning_rate", "iters")}
+    arguments = [follows.get(argument, argument) for argument in schedule.get("arguments", ())]
+    return {**recipe, "lr_schedule": {**schedule, "arguments": arguments}}
 
 
 def _difference(old: Json, new: Json) -> str:

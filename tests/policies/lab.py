@@ -55,22 +55,23 @@ def lab_table(cycle: str) -> CaseTable:
     return CaseTable(means={"parent": BASE, "base": BASE, "candidate": CYCLES[cycle]})
 
 
-def table(
-    *, uses: Sequence[SplitUse] = ("confirmation", "selection"), **sides: Mapping[str, Sequence[float | None]]
-) -> CaseTable:
-    """Return a table from side -> `split.metric` -> one score per case."""
+USES: tuple[SplitUse, ...] = ("confirmation", "selection")
+
+
+def table(**sides: Mapping[str, Sequence[float | None]]) -> CaseTable:
+    """Return a table from side -> `split.metric` -> one score per case, the same on both uses."""
     cells: dict[Side, dict[str, dict[SplitUse, dict[str, dict[str, float | None]]]]] = {}
     names: dict[str, Side] = {"base": "base", "parent": "parent", "candidate": "candidate"}
     for side, metrics in sides.items():
         for metric, scores in metrics.items():
             split, _, name = metric.partition(".")
-            for use in uses:
+            for use in USES:
                 rows = cells.setdefault(names[side], {}).setdefault(split, {}).setdefault(use, {})
                 for index, score in enumerate(scores):
                     rows.setdefault(f"case_{index:03d}", {})[name] = score
     return CaseTable(cells=cells)
 
 
-def ones(passed: int, n: int) -> list[float | None]:
+def ones(passed: int, n: int) -> Sequence[float]:
     """Return 0/1 scores, the passed cases first."""
-    return [1.0] * passed + [0.0] * (n - passed)
+    return [float(index < passed) for index in range(n)]

@@ -1,0 +1,178 @@
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.buckets import RunEvidence, judge_run
+from policies.budget import Estimate, Spent, affordable
+from policies.exhaustion import ExhaustionVerdict, RunFact, judge_exhaustion, run_fact
+from policies.stopping import conclusion, runs_without_progress
+from state.goal import Budget, Search
+from state.records import Bucket, Run
+from tests.policies.lab import GATE, lab_table
+
+RICH = affordable(Budget(), Spent(), Estimate(), 0.0, 0.0)
+POOR = affordable(Budget(runs=1), Spent(runs=1), Estimate(runs=1), 0.0, 0.0)
+
+
+def flat(run: str, axis: str, **changes: object) -> RunFact:
+    figures: dict[str, object] = {
+        "run": run,
+        "instrument": "sft",
+        "axis": axis,
+        "recipe_hash": run,
+        "bucket": "C",
+        "movement": "flat",
+        "control_moved": True,
+        "is_capped": False,
+        "had_power": True,
+    }
+    return RunFact.model_validate({**figures, **changes})
+
+
+THREE = [flat("R1", "start"), flat("R2", "recipe"), flat("R3", "quantity")]
+
+
+def judged(runs: Sequence[RunFact], *, above: bool | None = True) -> ExhaustionVerdict:
+    return judge_exhaustion("sft", runs, is_ceiling_above_gate=above)
+
+
+def test_three_flat_runs_on_different_axes_exhaust_a_class() -> None:
+    verdict = judged(THREE)
+    assert verdict.state == "exhausted"
+    assert verdict.counted == ("R1", "R2", "R3")
+    assert "quantity, recipe" in verdict.sentence
+
+
+def test_two_runs_leave_a_class_open() -> None:
+    assert judged(THREE[:2]).state == "open"
+    assert judged([*THREE[:2], THREE[1]]).state == "open"
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"bucket": "U", "had_power": False}, "could not have shown it"),
+        ({"is_capped": True}, "could not have shown it"),
+        ({"had_power": False}, "could not have shown it"),
+        ({"control_moved": False}, "no control moved in R3"),
+        ({"control_moved": None}, "no control moved in R3"),
+        ({"movement": "lost", "bucket": "D"}, "2 of 3 flat runs count"),
+        ({"axis": "recipe"}, "1 of 2 axes"),
+    ],
+)
+def test_whatever_weakens_one_run_makes_the_class_uninformative(changes: dict[str, object], missing: str) -> None:
+    verdict = judged([*THREE[:2], THREE[2].model_copy(update=changes)])
+    assert verdict.state == "uninformative"
+    assert any(missing in phrase for phrase in verdict.missing)
+
+
+@pytest.mark.parametrize(("above", "phrase"), [(None, "was not measured"), (False, "is below the gate")])
+def test_without_a_ceiling_above_the_gate_nothing_is_exhausted(above: bool | None, phrase: str) -> None:  # noqa: FBT001
+    verdict = judged(THREE, above=above)
+    assert verdict.state == "uninformative"
+    assert phrase in verdict.sentence
+
+
+def test_progress_starts_the_count_again() -> None:
+    progress = flat("R0", "start", bucket="B", movement="moved")
+    assert judged([*THREE, progress]).state == "open"
+    assert judged([progress, *THREE]).state == "exhausted"
+
+
+def test_other_classes_do_not_count() -> None:
+    assert judged([*THREE[:2], flat("R3", "quantity", instrument="dpo")]).state == "open"
+
+
+def test_the_labs_three_runs_prove_nothing_under_its_ceiling() -> None:
+    facts = []
+    for cycle, axis in (("v1", "start"), ("v2", "quantity"), ("v3", "order")):
+        evidence = RunEvidence(
+            run=cycle,
+            gate=GATE,
+            cases=lab_table(cycle),
+            ceilings={"stress.data_preservation": 0.25},
+            control="regular.unit",
+        )
+        run = Run.model_validate(
+            {
+                "id": cycle,
+                "instrument": "sft",
+                "parent": "base",
+                "parent_hash": "",
+                "recipe": {},
+                "recipe_hash": cycle,
+                "data_hash": "",
+                "seed": 0,
+                "axis": axis,
+                "hypothesis": "",
+            }
+        )
+        facts.append(run_fact(run, judge_run(evidence)))
+    verdict = judged(facts, above=False)
+    assert verdict.state == "uninformative"
+    assert "v1, v2, v3 could not have shown it" in verdict.sentence
+
+
+facts = st.builds(
+    flat,
+    st.sampled_from(["R1", "R2", "R3", "R4", "R5"]),
+    st.sampled_from(["start", "recipe", "quantity", "order"]),
+    bucket=st.sampled_from(["C", "D", "U", "B"]),
+    movement=st.sampled_from(["flat", "lost", "unclear", "moved"]),
+    control_moved=st.sampled_from([True, False, None]),
+    is_capped=st.booleans(),
+    had_power=st.booleans(),
+)
+
+
+@given(runs=st.lists(facts, max_size=7))
+def test_exhaustion_never_follows_from_weak_or_capped_runs(runs: list[RunFact]) -> None:
+    verdict = judged(runs)
+    if verdict.state == "exhausted":
+        last = max((place for place, run in enumerate(runs) if run.bucket == "B"), default=-1)
+        assert len(verdict.counted) >= 3
+        assert not any(run.bucket == "U" or run.is_capped or not run.had_power for run in runs[last + 1 :])
+
+
+def concluded(
+    buckets: Sequence[Bucket], *, promoted: str = "", rich: bool = True, more: bool = True, spent: bool = False
+) -> str:
+    verdict = conclusion(
+        promoted=promoted,
+        buckets=buckets,
+        search=Search(max_runs=5),
+        budget=RICH if rich else POOR,
+        exhaustion=[judged(THREE)] if spent else [],
+        has_proposal=more,
+    )
+    return verdict.rule if verdict is not None else ""
+
+
+def test_a_campaign_goes_on_while_it_makes_progress() -> None:
+    assert not concluded([])
+    assert not concluded(["C", "C", "B", "U"])
+
+
+def test_a_campaign_ends_for_one_named_reason() -> None:
+    assert concluded(["A"], promoted="R1") == "goal.reached"
+    assert concluded([], rich=False) == "budget.gone"
+    assert concluded(["C", "C", "B"], spent=True) == "instruments.exhausted"
+    assert concluded(["B"] * 5) == "runs.max"
+    assert concluded(["B", "C", "U", "D"]) == "runs.no_progress"
+    assert concluded(["C"], more=False) == "nothing.left"
+
+
+def test_only_reaching_the_goal_is_a_promotion() -> None:
+    reached = conclusion(promoted="R1", buckets=["A"], search=Search(), budget=POOR)
+    gone = conclusion(promoted="", buckets=["B"], search=Search(), budget=POOR)
+    assert reached is not None
+    assert gone is not None
+    assert (reached.is_promoted, gone.is_promoted) == (True, False)
+    assert "0 of 1 runs are left" in gone.sentence
+
+
+def test_idle_runs_are_counted_from_the_last_progress() -> None:
+    assert runs_without_progress(["C", "B", "C", "U"]) == 2
+    assert runs_without_progress([]) == 0

@@ -1,0 +1,266 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.buckets import RunEvidence, judge_run
+from policies.recipes import (
+    MAX_EPOCHS,
+    RecipeProposal,
+    Tried,
+    axis_of,
+    diagnose,
+    first_recipe,
+    next_recipe,
+    tried,
+    with_recipe,
+)
+from policies.target import Target, find_target
+from state.goal import Goal
+from state.records import Json, Run
+from tests.policies.lab import GATE, lab_table, ones, table
+
+CENSUS = {"rows": 240, "max_tokens": 301}
+
+
+def goal(recipe: Json | None = None) -> Goal:
+    return Goal.model_validate(
+        {
+            "campaign": "lab",
+            "model": {"path": "model"},
+            "track": {"name": "spreadsheet_clean"},
+            "data": {"train": "train.jsonl"},
+            "evaluation": {"splits": {"stress": {"file": "stress.jsonl"}}, "max_tokens": 768},
+            "gate": {"conditions": [{"metric": "stress.data_preservation", "min": 0.85}]},
+            "recipe": recipe or {},
+            "seed": 7,
+        }
+    )
+
+
+def target() -> Target:
+    found = find_target(GATE, lab_table("v1"))
+    assert found is not None
+    return found
+
+
+def as_tried(proposal: RecipeProposal, **outcome: object) -> Tried:
+    figures: dict[str, object] = {
+        "run": "R1",
+        "instrument": proposal.instrument,
+        "recipe": proposal.recipe,
+        "recipe_hash": proposal.recipe_hash,
+        "seed": proposal.seed,
+        "axis": proposal.axis,
+        "bucket": "C",
+        "control_moved": True,
+    }
+    return Tried.model_validate({**figures, **outcome})
+
+
+FIRST = first_recipe(goal(), CENSUS, parent_hash="w", data_hash="d", target=target())
+
+
+def following(**outcome: object) -> RecipeProposal:
+    proposal = next_recipe([as_tried(FIRST, **outcome)], parent_hash="w", data_hash="d", target=target(), rows=240)
+    assert proposal is not None
+    return proposal
+
+
+def test_the_first_recipe_follows_the_data() -> None:
+    assert FIRST.recipe["iters"] == 120
+    assert FIRST.recipe["max_seq_length"] == 320
+    assert FIRST.recipe["seed"] == 7
+    assert (FIRST.axis, FIRST.rule, FIRST.parent) == ("start", "recipe.first", "base")
+    assert "2 passes over 240 rows" in FIRST.hypothesis
+    assert FIRST.predicted == {"metric": "stress.data_preservation", "low": 0.2, "high": 1.0}
+
+
+def test_the_campaign_file_wins_over_every_default() -> None:
+    proposal = first_recipe(goal({"iters": 33, "lora_parameters": {"rank": 4}, "seed": 3}), {})
+    assert proposal.recipe["iters"] == 33
+    assert proposal.recipe["lora_parameters"] == {"rank": 4, "scale": 10.0, "dropout": 0.0}
+    assert (proposal.seed, proposal.recipe["max_seq_length"], proposal.predicted) == (3, 2048, {})
+
+
+def test_a_prediction_ends_at_the_ceiling() -> None:
+    proposal = first_recipe(goal(), CENSUS, target=target(), ceilings={"stress.data_preservation": 0.9})
+    assert proposal.predicted["high"] == 0.9
+    falling = target().model_copy(update={"sign": -1, "parent": 0.4})
+    assert first_recipe(goal(), CENSUS, target=falling).predicted["low"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rule", "axis", "key", "value"),
+    [
+        ({"stopped": "diverged", "bucket": None}, "diverged.lower_lr", "recipe", "learning_rate", 3.3e-5),
+        ({"val_loss": float("nan")}, "diverged.lower_lr", "recipe", "learning_rate", 3.3e-5),
+        ({"stopped": "overfit"}, "overfit.shorter", "quantity", "iters", 60),
+        ({"val_loss": 2.0, "best_val_loss": 1.0}, "overfit.shorter", "quantity", "iters", 60),
+        ({"bucket": "D"}, "regressed.lower_lr", "recipe", "learning_rate", 3.3e-5),
+        ({"bucket": "B"}, "progress.longer", "quantity", "iters", 240),
+        ({"control_moved": False}, "idle.higher_lr", "recipe", "learning_rate", 3e-4),
+        ({}, "flat.longer", "quantity", "iters", 240),
+        ({"bucket": "U", "rule": "U.power"}, "unclear.longer", "quantity", "iters", 240),
+    ],
+)
+def test_each_diagnosis_has_its_remedy(
+    outcome: dict[str, object],
+    rule: str,
+    axis: str,
+    key: str,
+    value: float,
+) -> None:
+    proposal = following(**outcome)
+    assert (proposal.rule, proposal.axis, proposal.recipe[key]) == (rule, axis, value)
+    assert f"{key} {FIRST.recipe[key]} -> {value}" in proposal.hypothesis
+
+
+def test_no_recipe_helps_a_measurement_that_cannot_show_it() -> None:
+    run = as_tried(FIRST, bucket="U", rule="U.capped")
+    assert diagnose(run) == "unmeasurable"
+    assert next_recipe([run], parent_hash="w", data_hash="d") is None
+
+
+def test_without_a_judged_run_there_is_nothing_to_remedy() -> None:
+    assert next_recipe([]) is None
+    assert next_recipe([as_tried(FIRST, bucket=None)]) is None
+
+
+def test_a_healthy_validation_loss_is_no_overfit() -> None:
+    assert diagnose(as_tried(FIRST, val_loss=1.0, best_val_loss=1.0)) == "flat"
+    assert diagnose(as_tried(FIRST, bucket="A")) == "progress"
+
+
+def test_a_remedy_that_was_run_is_passed_over_and_recorded() -> None:
+    longer = following()
+    wider = next_recipe([as_tried(longer, run="R2"), as_tried(FIRST)], parent_hash="w", data_hash="d", rows=240)
+    assert wider is not None
+    history = [as_tried(longer, run="R2", bucket="B"), as_tried(wider, run="R3"), as_tried(FIRST, bucket="B")]
+    proposal = next_recipe(history, parent_hash="w", data_hash="d", rows=240)
+    assert proposal is not None
+    assert (wider.rule, wider.recipe["lora_parameters"]["rank"]) == ("flat.higher_rank", 16)
+    assert "rank 8 -> 16" in wider.hypothesis
+    assert proposal.rule == "progress.higher_lr"
+    assert [alternative.action for alternative in proposal.alternatives] == ["longer"]
+
+
+def test_flat_runs_are_varied_on_more_than_one_axis() -> None:
+    history = [as_tried(FIRST)]
+    for number in range(2, 5):
+        proposal = next_recipe(history, parent_hash="w", data_hash="d", rows=240)
+        assert proposal is not None
+        history.append(as_tried(proposal, run=f"R{number}"))
+    assert [run.axis for run in history] == ["start", "quantity", "recipe", "order"]
+    assert len({run.recipe_hash for run in history}) == 4
+
+
+def test_iterations_never_exceed_the_most_passes() -> None:
+    history = [as_tried(FIRST, bucket="B")]
+    for _ in range(8):
+        proposal = next_recipe(history, parent_hash="w", data_hash="d", rows=240)
+        assert proposal is not None
+        assert proposal.recipe["iters"] * 4 / 240 <= MAX_EPOCHS
+        history.append(as_tried(proposal, bucket="B"))
+    unbounded = next_recipe([as_tried(FIRST, bucket="B")], parent_hash="w", data_hash="d")
+    assert unbounded is not None
+    assert unbounded.recipe["iters"] == 240
+
+
+def test_dropout_and_scale_move_within_their_bounds() -> None:
+    history = [as_tried(FIRST, bucket="D")]
+    seen = []
+    for _ in range(4):
+        proposal = next_recipe([*history, as_tried(FIRST, bucket="D")], parent_hash="w", data_hash="d")
+        assert proposal is not None
+        seen.append(proposal)
+        history.append(as_tried(proposal, bucket="D"))
+    assert [proposal.rule for proposal in seen] == [
+        "regressed.lower_lr",
+        "regressed.lower_scale",
+        "regressed.dropout",
+        "regressed.shorter",
+    ]
+    assert seen[1].recipe["lora_parameters"]["scale"] == 5.0
+    assert seen[2].recipe["lora_parameters"]["dropout"] == 0.05
+
+
+def test_axes_not_varied_yet_come_first_and_in_the_end_nothing_is_left() -> None:
+    history: list[Tried] = []
+    rules = []
+    while (proposal := next_recipe([*history, as_tried(FIRST)], parent_hash="w", data_hash="d", rows=240)) is not None:
+        rules.append(proposal.rule)
+        history.append(as_tried(proposal))
+    assert rules == ["flat.longer", "flat.higher_rank", "flat.other_order", "flat.higher_lr"]
+    last = history[2]
+    assert (last.axis, last.seed, last.recipe["seed"]) == ("order", 8, 8)
+
+
+def test_a_schedule_follows_the_numbers_it_copies() -> None:
+    schedule = {"name": "cosine_decay", "warmup": 10, "arguments": [1e-4, 120, 1e-6]}
+    first = first_recipe(goal({"learning_rate": 1e-4, "lr_schedule": schedule}), CENSUS)
+    longer = next_recipe([as_tried(first)], rows=240)
+    assert longer is not None
+    assert longer.recipe["lr_schedule"] == {**schedule, "arguments": [1e-4, 240, 1e-6]}
+
+
+def test_a_recipe_cut_to_the_time_left_has_its_own_identity() -> None:
+    cut = with_recipe(FIRST, {**FIRST.recipe, "iters": 50}, "d", "Cut to 50 iterations, which fit.")
+    assert cut.recipe_hash != FIRST.recipe_hash
+    assert cut.hypothesis.endswith("Cut to 50 iterations, which fit.")
+
+
+def test_axes_come_from_the_changed_fields() -> None:
+    assert axis_of({"iters": 1, "seed": 1}, {"iters": 2, "seed": 1}) == "quantity"
+    assert axis_of({"iters": 1, "rank": 1}, {"iters": 2, "rank": 2}) == "quantity"
+    assert axis_of({"rank": 1}, {"rank": 2}) == "recipe"
+    assert axis_of({"data": "a", "iters": 1}, {"data": "b", "iters": 2}) == "composition"
+    assert axis_of({"seed": 1}, {"seed": 2}) == "order"
+    assert axis_of({"iters": 1}, {"iters": 1}) == "start"
+
+
+def _run() -> Run:
+    return Run(
+        id="R1",
+        instrument="sft",
+        parent="base",
+        parent_hash="w",
+        recipe=FIRST.recipe,
+        recipe_hash=FIRST.recipe_hash,
+        data_hash="d",
+        seed=7,
+        hypothesis="",
+    )
+
+
+def test_a_run_is_remembered_with_its_verdict_and_its_best_validation_loss() -> None:
+    cases = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": ones(8, 40)})
+    gate = GATE.model_validate({"conditions": [{"metric": "s.ok", "min": 0.8}]})
+    verdict = judge_run(RunEvidence(gate=gate, cases=cases))
+    rows: list[Json] = [{"step": 1, "val_loss": 2.0}, {"step": 2, "train_loss": 1.0}, {"step": 3, "val_loss": 1.5}]
+    known = tried(_run(), verdict, {"val_loss": 1.8, "verdict": ""}, rows)
+    assert (known.bucket, known.movement, known.best_val_loss, known.val_loss) == ("C", "flat", 1.5, 1.8)
+    assert diagnose(known) == "overfit"
+    lost = tried(_run(), None, {"verdict": "diverged"})
+    assert (lost.bucket, lost.stopped, lost.best_val_loss) == (None, "diverged", None)
+
+
+outcomes = st.fixed_dictionaries(
+    {
+        "bucket": st.sampled_from(["B", "C", "D", "U", None]),
+        "stopped": st.sampled_from(["", "diverged", "overfit", "stalled"]),
+        "control_moved": st.sampled_from([True, False, None]),
+    }
+)
+
+
+@settings(max_examples=60)
+@given(story=st.lists(outcomes, max_size=12))
+def test_no_configuration_is_ever_proposed_twice(story: list[dict[str, object]]) -> None:
+    history = [as_tried(FIRST)]
+    for outcome in story:
+        proposal = next_recipe(history, parent_hash="w", data_hash="d", rows=240)
+        if proposal is None:
+            return
+        assert proposal.recipe_hash not in {run.recipe_hash for run in history}
+        assert proposal == next_recipe(history, parent_hash="w", data_hash="d", rows=240)
+        history.append(as_tried(proposal, **outcome))

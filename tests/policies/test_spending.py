@@ -1,0 +1,212 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import approval, budget, guards, walltime
+from policies.budget import Estimate, Spent, affordable, minutes
+from policies.walltime import StepSample, cut_to_time, estimate_run_s, fit, padded_batches
+from state.goal import ApprovalRule, Approvals, Budget
+from state.records import Approval, Guard
+
+HOUR = 3600.0
+MIDNIGHT = 1_700_006_400.0
+"""A UTC midnight."""
+
+RECIPE = {"iters": 100, "batch_size": 4, "max_seq_length": 512, "steps_per_report": 10}
+
+
+def test_an_unknown_kind_of_question_is_rejected() -> None:
+    assert approval.needed("launch", Approvals()) == "auto"
+    assert approval.needed("promotion", Approvals()) == "wait"
+    assert approval.needed("delete_everything", Approvals()) == "reject"
+    assert approval.unanswered("delete_everything", Approvals()) == "no"
+
+
+def test_silence_never_promotes() -> None:
+    rules = Approvals.model_construct(
+        launch=ApprovalRule(unanswered="yes", deadline_h=2), promotion=ApprovalRule(unanswered="yes")
+    )
+    assert approval.unanswered("promotion", rules) == "no"
+    assert approval.unanswered("launch", rules) == "yes"
+    asked = Approval(kind="promotion", decision="D1", question="?", deadline_at=10.0, unanswered="yes")
+    assert approval.at_deadline(asked, 11.0) == "no"
+
+
+def test_a_deadline_answers_once_it_has_passed_and_only_open_questions() -> None:
+    rules = Approvals(launch=ApprovalRule(deadline_h=2, unanswered="yes"))
+    assert approval.deadline_at("launch", rules, 100.0) == 100.0 + 2 * HOUR
+    assert approval.deadline_at("promotion", rules, 100.0) is None
+    question = Approval(kind="launch", decision="D1", question="?", deadline_at=10.0, unanswered="yes")
+    assert approval.at_deadline(question, 9.0) is None
+    assert approval.at_deadline(question, 10.0) == "yes"
+    assert approval.at_deadline(question.model_copy(update={"answer": "no"}), 11.0) is None
+    assert approval.at_deadline(question.model_copy(update={"deadline_at": None}), 11.0) is None
+
+
+def test_until_seven_means_the_next_morning_for_a_campaign_started_in_the_evening() -> None:
+    evening = MIDNIGHT + 22 * HOUR
+    assert budget.deadline_at("07:00", evening) == MIDNIGHT + 31 * HOUR
+    assert budget.deadline_at("23:30", evening) == MIDNIGHT + 23.5 * HOUR
+    assert budget.deadline_at("23:30", evening, utc_offset_s=2 * HOUR) == MIDNIGHT + 45.5 * HOUR
+    assert budget.deadline_at(None, evening) is None
+
+
+def test_the_first_broken_limit_is_named_with_its_numbers() -> None:
+    limits = Budget(until="07:00", hours=20, runs=3, disk_gb=2)
+    start = MIDNIGHT + 22 * HOUR
+    fits = affordable(limits, Spent(), Estimate(seconds=HOUR, runs=1, disk_gb=1), start, start)
+    assert (fits.is_affordable, fits.limit, fits.left_s, fits.left_runs) == (True, "", 9 * HOUR, 3)
+    late = affordable(limits, Spent(), Estimate(seconds=10 * HOUR), start, start)
+    assert (late.is_affordable, late.limit) == (False, "until")
+    assert late.sentence == "It would take 10.0 h and 9.0 h are left of the budget (until 07:00)."
+    spent = affordable(limits, Spent(runs=3), Estimate(runs=1), start, start)
+    assert (spent.limit, spent.sentence) == ("runs", "0 of 3 runs are left.")
+    full = affordable(limits, Spent(disk_gb=1.5), Estimate(disk_gb=1), start, start)
+    assert full.sentence == "It would take 1.00 GB and 0.50 of 2 GB are left."
+    hours = affordable(Budget(hours=1), Spent(), Estimate(seconds=2 * HOUR), start, start)
+    assert "(1 hours)" in hours.sentence
+
+
+def test_after_the_deadline_nothing_is_affordable_however_short() -> None:
+    assert not affordable(Budget(hours=1), Spent(), Estimate(), 2 * HOUR, 0.0).is_affordable
+
+
+def test_without_limits_everything_fits() -> None:
+    verdict = affordable(Budget(), Spent(runs=99), Estimate(seconds=1e6, runs=1, disk_gb=1e3), 1e6, 0.0)
+    assert (verdict.is_affordable, verdict.left_s) == (True, None)
+    assert "no time limit" in verdict.sentence
+
+
+def test_the_reserve_is_kept_for_confirmation() -> None:
+    limits = Budget(hours=1, reserve_min=15)
+    assert not affordable(limits, Spent(), Estimate(seconds=50 * 60), 0.0, 0.0).is_affordable
+    assert affordable(limits, Spent(), Estimate(seconds=50 * 60), 0.0, 0.0, use_reserve=True).is_affordable
+
+
+def test_durations_read_as_people_say_them() -> None:
+    assert [minutes(seconds) for seconds in (45, 720, 12_600)] == ["45 s", "12 min", "3.5 h"]
+
+
+@given(
+    hours=st.floats(0.01, 100),
+    elapsed=st.floats(0, 1e6),
+    seconds=st.floats(0, 1e6),
+    runs=st.integers(1, 9),
+    used=st.integers(0, 9),
+    reserve=st.floats(0, 120),
+)
+def test_an_affordable_plan_never_exceeds_the_budget(  # noqa: PLR0917 - one argument per limit
+    hours: float, elapsed: float, seconds: float, runs: int, used: int, reserve: float
+) -> None:
+    limits = Budget(hours=hours, runs=runs, reserve_min=reserve)
+    verdict = affordable(limits, Spent(runs=used), Estimate(seconds=seconds, runs=1), elapsed, 0.0)
+    if verdict.is_affordable:
+        assert elapsed + seconds + reserve * 60 <= hours * HOUR + 1e-6
+        assert used + 1 <= runs
+
+
+def test_without_measured_steps_the_time_is_assumed_and_says_so() -> None:
+    estimate = estimate_run_s(fit([]), [100] * 40, RECIPE)
+    assert (estimate.source, fit([]).samples) == ("assumed", 0)
+    assert "assumed" in estimate.sentence
+    assert estimate.high_s == pytest.approx(4 * estimate.seconds)
+    assert estimate.step_s == pytest.approx(4 * 128 / 1400)
+
+
+def test_one_measured_length_scales_the_prior() -> None:
+    step = fit([StepSample(batch_size=4, padded_tokens=128, seconds=2 * 4 * 128 / 1400)])
+    assert step.source == "measured"
+    assert step.linear_s == pytest.approx(2 / 1400)
+
+
+def test_measured_lengths_recover_all_three_terms() -> None:
+    truth = walltime.prior(2000).model_copy(update={"constant_s": 0.3, "quadratic_s": 1e-6})
+    lengths = (64, 128, 256, 512, 1024)
+    samples = [StepSample(batch_size=4, padded_tokens=size, seconds=truth.seconds(4, size)) for size in lengths]
+    step = fit(samples)
+    assert step.seconds(4, 2048) == pytest.approx(truth.seconds(4, 2048), rel=1e-3)
+    assert step.error == 1.2
+
+
+def test_scattered_steps_widen_the_estimate() -> None:
+    samples = [
+        StepSample(batch_size=1, padded_tokens=size, seconds=size / 1000 * factor)
+        for size, factor in ((64, 2), (128, 0.5), (256, 2), (512, 0.5))
+    ]
+    assert fit(samples).error > 2
+
+
+def test_rows_are_padded_to_the_longest_of_their_batch() -> None:
+    assert padded_batches([10, 40, 33, 600], 2, 512) == [64, 512]
+
+
+def test_quantiles_stand_in_for_lengths() -> None:
+    lengths = walltime.lengths_from_quantiles(100, 200, 300)
+    assert (len(lengths), sorted(lengths)[9], max(lengths)) == (20, 100, 300)
+
+
+def test_a_run_that_does_not_fit_is_cut_or_refused() -> None:
+    estimate = estimate_run_s(walltime.prior(), [100] * 40, RECIPE, fixed_s=10)
+    assert cut_to_time(RECIPE, estimate, estimate.high_s) == RECIPE
+    cut = cut_to_time(RECIPE, estimate, estimate.high_s / 2)
+    assert cut is not None
+    assert 20 <= cut["iters"] < 60
+    assert cut_to_time(RECIPE, estimate, 12.0) is None
+
+
+@given(left=st.floats(0, 400), rate=st.floats(500, 5000), fixed=st.floats(0, 100))
+def test_a_cut_run_fits_by_the_upper_end_of_its_estimate(left: float, rate: float, fixed: float) -> None:
+    step = walltime.prior(rate)
+    cut = cut_to_time(RECIPE, estimate_run_s(step, [100] * 40, RECIPE, fixed), left)
+    if cut is not None:
+        assert estimate_run_s(step, [100] * 40, cut, fixed).high_s <= left + 1e-6
+
+
+def test_training_is_guarded_against_divergence_stall_time_and_disk() -> None:
+    found = guards.training_guards(RECIPE, step_s=0.5, wall_s=1000.0)
+    verdicts = {guard.verdict for guard in found}
+    assert verdicts == {"diverged", "stalled", "out_of_time", "out_of_disk"}
+    limits = {guard.signal: guard.threshold for guard in found}
+    assert limits["wall_s"] == 3000.0
+    assert limits["seconds_since_progress"] == 300.0
+
+
+def test_what_is_known_beforehand_adds_guards() -> None:
+    found = guards.training_guards(RECIPE, step_s=0.5, wall_s=1000.0, first_val_loss=2.0, memory_gb=8.0, left_s=600.0)
+    by_verdict = {guard.verdict: guard for guard in found}
+    assert by_verdict["overfit"].threshold == 3.0
+    assert by_verdict["out_of_memory"].threshold == 8.0
+    assert by_verdict["out_of_time"].threshold == 600.0
+
+
+def test_an_evaluation_is_guarded_as_well() -> None:
+    verdicts = {guard.verdict for guard in guards.evaluation_guards(wall_s=100.0, left_s=-5.0)}
+    assert verdicts == {"stalled", "out_of_time", "out_of_disk"}
+
+
+@pytest.mark.parametrize(
+    ("guard", "sentence"),
+    [
+        (
+            Guard(signal="train_loss", op="non_finite", verdict="diverged"),
+            "Stop when train_loss is not a finite number: diverged.",
+        ),
+        (
+            Guard(signal="val_loss", op=">", threshold=3, patience=2, verdict="overfit"),
+            "Stop when val_loss > 3 2 times in a row: overfit.",
+        ),
+        (Guard(signal="wall_s", op=">", threshold=3600, action="note"), "Note when wall time exceeds 60 min: wall_s."),
+        (
+            Guard(signal="seconds_since_progress", op=">", threshold=300, verdict="stalled"),
+            "Stop when time without progress exceeds 5 min: stalled.",
+        ),
+    ],
+)
+def test_guards_read_as_sentences(guard: Guard, sentence: str) -> None:
+    assert guards.sentence_of(guard) == sentence
+
+
+def test_runaway_is_above_guessing_among_a_whole_vocabulary() -> None:
+    assert math.log(151_643) < guards.RUNAWAY_LOSS

@@ -1,0 +1,152 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from state.goal import Approvals, Baseline, Condition, Gate, Goal, Split, TrackSpec, problems
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = {
+        "campaign": "night",
+        "model": {"path": "model"},
+        "track": {"name": "spreadsheet_clean", "metrics": ["ok", "units"]},
+        "data": {"train": "train.jsonl"},
+        "evaluation": {"splits": {"regular": {"file": "regular.jsonl"}}, "max_tokens": 256},
+        "gate": {"conditions": [{"metric": "regular.ok", "min": 0.5}]},
+    }
+    return {**whole, **changes}
+
+
+def test_a_goal_survives_json() -> None:
+    goal = Goal.model_validate(spec())
+    assert Goal.model_validate(goal.model_dump(mode="json")) == goal
+    assert problems(goal) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "name", "kind", "bound"),
+    [
+        ({"metric": "s.ok", "min": 0.85}, "s.ok>=0.85", "superiority", 0.85),
+        ({"metric": "s.ok", "against": "parent", "min": 0.02}, "s.ok.parent>=0.02", "superiority", 0.02),
+        ({"metric": "s.ok", "against": "parent", "min": -0.005}, "s.ok.parent>=-0.005", "non_inferiority", -0.005),
+        ({"metric": "s.ok", "against": "base", "min": 0, "margin": 0.1}, "s.ok.base>=0", "non_inferiority", -0.1),
+        ({"metric": "s.ok", "against": "base", "max": 0.1}, "s.ok.base<=0.1", "non_inferiority", 0.1),
+        ({"metric": "s.ok", "against": "base", "max": -0.1}, "s.ok.base<=-0.1", "superiority", -0.1),
+        ({"metric": "s.n", "statistic": "count", "max": 3}, "s.n.count<=3", "superiority", 3.0),
+        ({"any_of": ["s.a", "s.b"], "min": 0.5}, "s.a|s.b>=0.5", "superiority", 0.5),
+        ({"id": "five", "metric": "s.ok", "min": 0.5, "test": "plain", "reason": "so"}, "five", "plain", 0.5),
+    ],
+)
+def test_a_condition_resolves_its_test_and_its_bound(
+    condition: dict[str, Any], name: str, kind: str, bound: float
+) -> None:
+    found = Condition.model_validate(condition)
+    assert (found.id, found.kind, found.bound) == (name, kind, bound)
+
+
+@pytest.mark.parametrize(
+    ("condition", "complaint"),
+    [
+        ({"min": 0.5}, "exactly one of `metric` and `any_of`"),
+        ({"metric": "s.a", "any_of": ["s.b"], "min": 0.5}, "exactly one of `metric` and `any_of`"),
+        ({"metric": "s.a"}, "exactly one of `min` and `max`"),
+        ({"metric": "s.a", "min": 0.1, "max": 0.2}, "exactly one of `min` and `max`"),
+        ({"metric": "s.a", "min": 0.1, "test": "plain", "reason": " "}, "needs a `reason`"),
+        ({"metric": "s.a", "min": 0.1, "margin": 0.1}, "belongs to a non-inferiority"),
+        ({"metric": "s.a", "min": 0.1, "test": "non_inferiority"}, "against: parent"),
+        ({"metric": "no_split", "min": 0.1}, "pattern"),
+        ({"metric": "s.a", "min": float("nan")}, "finite"),
+        ("text", "dictionary"),
+    ],
+)
+def test_a_condition_that_asks_no_single_question_is_refused(condition: Any, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Condition.model_validate(condition)
+
+
+def test_conditions_read_as_sentences() -> None:
+    assert Condition(metric="s.a", min=0.85).sentence == "s.a at least 0.85"
+    count = Condition(metric="s.a", statistic="count", against="parent", max=0)
+    assert count.sentence == "s.a as a count minus the parent's at most 0"
+    assert "best of s.a, s.b" in Condition(any_of=("s.a", "s.b"), min=0.1).sentence
+
+
+def test_confirmation_is_opened_at_a_divided_level() -> None:
+    gate = Gate(conditions=(Condition(metric="s.a", min=0.5),), alpha=0.06, max_confirmations=3)
+    assert gate.confirmation_alpha == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("kind", ["promotion", "override"])
+def test_silence_is_no_consent(kind: str) -> None:
+    with pytest.raises(ValidationError, match="mode: auto"):
+        Approvals.model_validate({kind: {"unanswered": "yes"}})
+    assert Approvals().rule("launch").mode == "auto"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"campaign": "a/b"},
+        {"campaign": ""},
+        {"unknown": 1},
+        {"budget": {"hours": -1}},
+        {"budget": {"until": "25:00"}},
+        {"gate": {"conditions": []}},
+        {"instruments": []},
+        {"seed": -1},
+    ],
+)
+def test_a_goal_that_cannot_be_meant_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Goal.model_validate(spec(**changes))
+
+
+def test_a_split_is_one_file_or_two_disjoint_ones() -> None:
+    assert Split(file="a").confirmation_share == 0.5
+    assert Split(selection="a", confirmation="b").file is None
+    for wrong in ({"file": "a", "selection": "b"}, {"selection": "a"}, {}):
+        with pytest.raises(ValidationError):
+            Split.model_validate(wrong)
+
+
+def test_a_track_has_one_grader() -> None:
+    assert TrackSpec(grader="grade.py").timeout_s == 10.0
+    with pytest.raises(ValidationError, match="exactly one"):
+        TrackSpec(name="a", grader="b")
+
+
+def test_a_metric_may_have_its_own_tolerance() -> None:
+    baseline = Baseline(expected={"s.a": 0.5}, tolerance=0.05, tolerances={"s.a": 0.01})
+    assert (baseline.tolerance_for("s.a"), baseline.tolerance_for("s.b")) == (0.01, 0.05)
+
+
+def test_contradictions_between_places_are_found_with_their_place() -> None:
+    goal = Goal.model_validate(
+        spec(
+            gate={
+                "conditions": [
+                    {"metric": "regular.ok", "min": 0.5},
+                    {"metric": "regular.ok", "min": 0.5},
+                    {"metric": "stress.ok", "min": 0.5},
+                    {"metric": "regular.speed", "min": 0.5},
+                ]
+            },
+            evaluation={**spec()["evaluation"], "control": "other.ok"},
+            baseline={"expected": {"stress.ok": 0.5}},
+        )
+    )
+    found = [(problem.where, problem.sentence) for problem in problems(goal)]
+    assert [where for where, _ in found] == [
+        ("gate", "conditions", 1),
+        ("gate", "conditions", 2),
+        ("gate", "conditions", 3),
+        ("evaluation", "control"),
+        ("baseline",),
+    ]
+    assert "the splits are regular" in found[1][1]
+    assert "the track answers with ok, units" in found[2][1]
+
+
+def test_a_track_that_promises_no_metrics_is_not_questioned() -> None:
+    assert problems(Goal.model_validate(spec(track={"grader": "grade.py"}))) == []
