@@ -82,11 +82,19 @@ def load_campaign(path: Path) -> LoadedCampaign:
     """
     path = path.expanduser().absolute()
     raw = _read(path)
-    tree = _parse(path, raw)
     lines: dict[Loc, int] = {}
-    spec = _plain(path, tree, lines)
+    spec = _plain(path, _parse(path, raw), lines)
     goal = _validate(path, spec, lines)
     return LoadedCampaign(goal=goal, path=path, file_hash=hash_bytes(raw), lines=lines)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return any YAML mapping as plain values, under the same bounds as a campaign file.
+
+    Raises:
+        ConfigError: The file is missing or is no YAML mapping.
+    """
+    return dict(_plain(path, _parse(path, _read(path)), {}))
 
 
 def _refusal(path: Path, line: int | None, sentence: str, *, what: str = "") -> ConfigError:
@@ -101,19 +109,17 @@ def _read(path: Path) -> bytes:
         ConfigError: It is not a readable file, or larger than a campaign file can be.
     """
     if not path.exists():
-        raise ConfigError(f"There is no campaign file {path}; check the path.", what="campaign file", where=str(path))
+        raise ConfigError(f"There is no file {path}; check the path.", what="file", where=str(path))
     if not path.is_file():
-        raise ConfigError(
-            f"{path} is not a file; name the campaign's YAML file.", what="campaign file", where=str(path)
-        )
+        raise ConfigError(f"{path} is not a file; name a YAML file.", what="file", where=str(path))
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
-            raise _refusal(path, None, f"the file has {size:,} bytes; a campaign file has at most {_MAX_BYTES:,}.")
+            raise _refusal(path, None, f"the file has {size:,} bytes; such a file has at most {_MAX_BYTES:,}.")
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); check its permissions.", what="campaign file", where=str(path)
+            f"{path} cannot be read ({error.strerror}); check its permissions.", what="file", where=str(path)
         ) from error
 
 
@@ -140,7 +146,7 @@ def _parse(path: Path, raw: bytes) -> Any:
         raise _refusal(path, None, f"the file is not readable YAML ({error}).") from error
     if not isinstance(tree, dict):
         found = "empty" if tree is None else "not a mapping of keys to values"
-        raise _refusal(path, None, f"the file is {found}; a campaign starts with `campaign: NAME`.")
+        raise _refusal(path, None, f"the file is {found}; it starts with a key, such as `campaign: NAME`.")
     return tree
 
 

@@ -40,10 +40,9 @@ def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal
     Side effects: starts the grader in a child process; online, writes the hub's cache.
     """
     return [
-        *_check_data(loaded),
+        *_check_data(loaded, masks_prompt=_check_recipe(loaded)),
         *_check_splits(loaded, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
-        *_check_recipe(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
     ]
 
@@ -53,10 +52,9 @@ def _refusal(loaded: LoadedCampaign, sentence: str, *loc: str | int) -> ConfigEr
     return ConfigError(f"{where}: {sentence}", what=".".join(map(str, loc)), where=where, runbook=_RUNBOOK)
 
 
-def _check_data(loaded: LoadedCampaign) -> Iterator[str]:
+def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
     from tools.tracks.formats import check_data
 
-    masks = bool(loaded.goal.recipe.get("mask_prompt", False))
     for name in ("train", "valid"):
         written = getattr(loaded.goal.data, name)
         if written is None:
@@ -64,7 +62,7 @@ def _check_data(loaded: LoadedCampaign) -> Iterator[str]:
         path = loaded.resolve(written)
         if not path.is_file():
             raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
-        summary = check_data(path, mask_prompt=masks)
+        summary = check_data(path, mask_prompt=masks_prompt)
         yield f"{path.name} holds {summary.rows:,} rows in mlx-lm's {summary.format} form."
     if loaded.goal.data.valid is None:
         yield "There is no validation data, so validation loss is not measured."
@@ -139,7 +137,7 @@ def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) ->
             raise _refusal(loaded, problem.sentence, "model", "path")
     facts = describe_model(model.folder)
     at = f" at {model.revision[:12]}" if model.revision else ""
-    yield f"Model {spec.path}{at}: {facts.get('model_type')}, {int(facts.get('parameters') or 0):,} parameters."
+    yield f"Model {spec.path}{at}: {facts.get('model_type')}, {int(facts.get('n_parameters') or 0):,} parameters."
 
 
 def _is_hub_id(loaded: LoadedCampaign) -> bool:
@@ -149,19 +147,22 @@ def _is_hub_id(loaded: LoadedCampaign) -> bool:
     return len(parts) == 2 and not written.startswith((".", "~", "/")) and not loaded.resolve(parts[0]).exists()  # noqa: PLR2004 - owner and name
 
 
-def _check_recipe(loaded: LoadedCampaign) -> Iterator[str]:
-    """Have the training side read the recipe: unknown keys, wrong types, values that cannot be."""
+def _check_recipe(loaded: LoadedCampaign) -> bool:
+    """Have the training side read the recipe: unknown keys, wrong types, values that cannot be.
+
+    Returns:
+        Whether prompts are masked, so that the data must have prompts.
+    """
     from tools.training.recipe import validate_recipe
 
     try:
-        validate_recipe(loaded.goal.recipe)
+        return validate_recipe(loaded.goal.recipe).mask_prompt
     except ConfigError as error:
         key = str(error.what).removeprefix("recipe.").split(".")
         where = loaded.where("recipe", *key)
         raise ConfigError(
             f"{where}: {error.sentence}", what=error.what, value=error.value, where=where, runbook=_RUNBOOK
         ) from error
-    yield from ()
 
 
 def grader_spec(goal: Goal, folder: Path) -> Any:

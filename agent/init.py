@@ -1,0 +1,318 @@
+"""`vigil init`: from an mlx-lm configuration and a grader to a campaign file that passes `--check`.
+
+Everything written is a proposal with its reason beside it. Nothing is left behind where the result would not pass.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from state.errors import ConfigError
+from state.files import read_json, write_atomic
+
+_RUNBOOK = "runbooks/your_task"
+_SPLIT = "task"
+_RECIPE = (
+    "fine_tune_type", "optimizer", "optimizer_config", "learning_rate", "lr_schedule", "iters", "batch_size",
+    "num_layers", "max_seq_length", "mask_prompt", "lora_parameters", "grad_checkpoint", "grad_accumulation_steps",
+    "steps_per_report", "steps_per_eval", "save_every", "val_batches", "clear_cache_threshold",
+)  # fmt: skip
+"""Keys of mlx-lm's file that are a recipe; the others say where things are, or what Vigil decides."""
+_KNOWN = frozenset({*_RECIPE, "model", "data", "seed", "train"})
+_SMALL_VOCABULARY = 8_000
+"""Below this a token may be a single character."""
+_STEP_TOKENS = 64
+_NO_REFERENCE_TOKENS = 512
+_MOST_TOKENS = 4_096
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the two given files say, before it is written down."""
+
+    config: dict[str, Any]
+    config_path: Path
+    grader: Path
+    out: Path
+    train: Path
+    valid: Path | None
+    source: Path
+    """File that the evaluation cases come from."""
+    cases: list[dict[str, Any]]
+    is_converted: bool
+    """The cases are in a training format and are written anew as cases."""
+
+    @property
+    def cases_path(self) -> Path:
+        """File of the evaluation cases that the campaign names."""
+        return self.out.with_name(f"{self.out.stem}_cases.jsonl") if self.is_converted else self.source
+
+
+def init_campaign(config: Path, grader: Path, out: Path, *, force: bool = False) -> list[str]:
+    """Write a campaign file, and the evaluation cases where they must be converted.
+
+    Args:
+        config: An mlx-lm LoRA configuration; a relative `data` is looked for beside it, then in the current folder.
+        grader: A Python file with `grade(case, text)`.
+        out: The campaign file.
+        force: Replace a file that is there.
+
+    Returns:
+        Sentences: what was written, what was found, what to type next.
+
+    Raises:
+        ConfigError: A file is missing or does not hold what it must; nothing was written.
+    """
+    config, grader, out = (path.expanduser().absolute() for path in (config, grader, out))
+    if out.exists() and not force:
+        raise ConfigError(f"{out} is there already; name another file with --out, or add --force.", where=str(out))
+    task = _read(config, grader, out)
+    metrics = _metrics(task)
+    text = _campaign_text(task, metrics)
+    side = out.with_name(f".{out.stem}.checking.yaml")
+    fresh = task.is_converted and not task.cases_path.exists()
+    try:
+        if task.is_converted:
+            write_atomic(task.cases_path, "".join(json.dumps(case, ensure_ascii=False) + "\n" for case in task.cases))
+        write_atomic(side, text)
+        notes = _checked(side, out)
+    except BaseException:
+        side.unlink(missing_ok=True)
+        if fresh:
+            task.cases_path.unlink(missing_ok=True)
+        raise
+    side.replace(out)
+    converted = [f"{task.cases_path}: {len(task.cases):,} cases from {task.source.name}."] if task.is_converted else []
+    return [*notes, *converted, f"{out}: read it, then vigil run {os.path.relpath(out)}"]
+
+
+def _checked(side: Path, out: Path) -> list[str]:
+    """Return what `--check` says of the new file."""
+    from agent.campaign import load_campaign
+    from agent.checks import check_campaign
+
+    try:
+        return check_campaign(load_campaign(side), is_rehearsal=True)
+    except ConfigError as error:
+        sentence = error.sentence.replace(side.name, out.name)
+        raise ConfigError(
+            f"The campaign would not pass --check: {sentence}", where=error.where, runbook=_RUNBOOK
+        ) from error
+
+
+def _read(config_path: Path, grader: Path, out: Path) -> _Task:
+    config = _load_yaml(config_path)
+    if not grader.is_file():
+        raise ConfigError(
+            f"There is no grader {grader}; check the path.", what="grader", where=str(grader), runbook=_RUNBOOK
+        )
+    folder = _data_folder(config, config_path)
+    train = folder / "train.jsonl"
+    if not train.is_file():
+        raise ConfigError(f"{folder} has no train.jsonl; mlx-lm's data folder has one.", what="data", where=str(folder))
+    valid = folder / "valid.jsonl"
+    source = next((path for path in (folder / "test.jsonl", valid) if path.is_file()), None)
+    if source is None:
+        raise ConfigError(
+            f"{folder} has neither test.jsonl nor valid.jsonl; evaluation needs cases that are not trained on.",
+            what="data",
+            where=str(folder),
+            runbook=_RUNBOOK,
+        )
+    cases, is_converted = _cases(source)
+    return _Task(
+        config, config_path, grader, out, train, valid if valid.is_file() else None, source, cases, is_converted
+    )
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    from agent.campaign import read_yaml
+
+    config = read_yaml(path)
+    for key in ("model", "data"):
+        if not isinstance(config.get(key), str):
+            raise ConfigError(
+                f"{path.name}: `{key}` is missing; mlx-lm's configuration names it.", what=key, where=str(path)
+            )
+    return config
+
+
+def _data_folder(config: Mapping[str, Any], config_path: Path) -> Path:
+    """Return the data folder: beside the configuration, or in the current folder as mlx-lm has it.
+
+    Raises:
+        ConfigError: It is in neither place; a data set on the hub has to be downloaded first.
+    """
+    written = Path(str(config["data"])).expanduser()
+    for base in (config_path.parent, Path.cwd()):
+        if (base / written).is_dir():
+            return (base / written).resolve()
+    raise ConfigError(
+        f"{config_path.name}: `data` names {written}, which is not a folder here; a data set on the hub has to be saved"
+        " as train.jsonl, valid.jsonl and test.jsonl first.",
+        what="data",
+        value=str(written),
+        where=str(config_path),
+        runbook=_RUNBOOK,
+    )
+
+
+def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Return evaluation cases, and whether they had to be made from training rows.
+
+    Raises:
+        ConfigError: The rows hold no prompt.
+    """
+    from tools.tracks.formats import iter_data, iter_rows, read_split
+
+    _, first = next(iter_rows(source))
+    is_chat_data = "messages" in first and first["messages"] and first["messages"][-1].get("role") == "assistant"
+    if ("prompt" in first and "completion" not in first) or ("messages" in first and not is_chat_data):
+        return read_split(source), False
+    cases = []
+    for item in iter_data(source):
+        if item.format == "text":
+            raise ConfigError(
+                f"{source} is in the text format, which has no prompt; write cases with `prompt` and `reference`.",
+                what="data",
+                where=str(source),
+                runbook=_RUNBOOK,
+            )
+        kept = {key: value for key, value in item.row.items() if key not in {"messages", "prompt", "completion"}}
+        turns = item.messages
+        prompt = {"prompt": item.row["prompt"]} if item.format == "completions" else {"messages": turns[:-1]}
+        name = str(item.row.get("id", f"{source.stem}-{item.line}"))
+        cases.append({**kept, "id": name, **prompt, "reference": str(turns[-1].get("content") or "")})
+    return cases, True
+
+
+def _metrics(task: _Task) -> tuple[str, ...]:
+    """Learn the metrics' names from the grader's own answer about one case.
+
+    Raises:
+        ConfigError: The grader cannot be used, or fails on the case.
+    """
+    from tools.tracks.contract import GraderSpec
+    from tools.tracks.host import Grader
+
+    case = task.cases[0]
+    with Grader(GraderSpec(file=str(task.grader))) as grader:
+        [grade] = grader.grade([(case, str(case.get("reference") or ""), "stop")])
+        names = grader.metrics
+    if grade.error or not names:
+        raise ConfigError(
+            f"The grader {task.grader.name} failed on case {case['id']!r}: {grade.error or 'it gave no metric'}.",
+            what="grader",
+            where=str(task.grader),
+            runbook=_RUNBOOK,
+        )
+    return names
+
+
+def _max_tokens(task: _Task, model: Path | None) -> int:
+    """Propose a decode budget that the longest reference fits into, without a tokenizer at hand."""
+    longest = max((len(str(case.get("reference") or "")) for case in task.cases), default=0)
+    if not longest:
+        return _NO_REFERENCE_TOKENS
+    config = (read_json(model / "config.json") if model else None) or {}
+    per_token = 1 if int(config.get("vocab_size") or _SMALL_VOCABULARY) < _SMALL_VOCABULARY else 2
+    tokens = longest // per_token + 1
+    return min(_MOST_TOKENS, -(-tokens // _STEP_TOKENS) * _STEP_TOKENS)
+
+
+def _model_folder(task: _Task) -> Path | None:
+    written = Path(str(task.config["model"])).expanduser()
+    found = (base / written for base in (task.config_path.parent, Path.cwd()))
+    return next((path.resolve() for path in found if path.is_dir()), None)
+
+
+def _named(task: _Task, path: Path) -> str:
+    """Return a path as the campaign file names it, quoted: relative to the file's folder where it lies below it."""
+    folder = task.out.parent.resolve()
+    resolved = path.resolve()
+    return json.dumps(str(resolved.relative_to(folder) if resolved.is_relative_to(folder) else resolved))
+
+
+def _name(task: _Task) -> str:
+    """Return a campaign name made of the file's own name."""
+    stem = task.out.stem if task.out.stem != "campaign" else task.out.parent.name
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in stem)
+    return kept.strip("._-")[:64] or "campaign"
+
+
+def _recipe_text(task: _Task) -> str:
+    """Return the recipe as YAML, mlx-lm's keys in mlx-lm's order."""
+    from ruamel.yaml import YAML
+
+    recipe = {key: task.config[key] for key in _RECIPE if key in task.config}
+    if not recipe:
+        return "recipe: {}\n"
+    yaml = YAML(typ="rt", pure=True)
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    stream = StringIO()
+    yaml.dump({"recipe": recipe}, stream)
+    return stream.getvalue()
+
+
+def _campaign_text(task: _Task, metrics: tuple[str, ...]) -> str:
+    return "\n".join(_lines(task, metrics)) + "\n"
+
+
+def _lines(task: _Task, metrics: tuple[str, ...]) -> Iterator[str]:
+    model = _model_folder(task)
+    left_out = sorted(set(task.config) - _KNOWN)
+    is_shared = task.source.name == "valid.jsonl"
+    yield f"# Written by vigil init from {task.config_path.name} and {task.grader.name}; change whatever you like."
+    yield f"campaign: {json.dumps(_name(task))}"
+    yield ""
+    yield "model:"
+    yield f"  path: {_named(task, model) if model else json.dumps(str(task.config['model']))}"
+    yield ""
+    yield "track:"
+    yield f"  grader: {_named(task, task.grader)}"
+    yield f"  metrics: {json.dumps(list(metrics))}  # what the grader answered with on the first case"
+    yield ""
+    yield "data:"
+    yield f"  train: {_named(task, task.train)}"
+    if task.valid is not None:
+        yield f"  valid: {_named(task, task.valid)}"
+    yield ""
+    yield "evaluation:"
+    yield "  # The longest reference must fit, end token included; the census measures it and names a budget that does."
+    yield f"  max_tokens: {_max_tokens(task, model)}"
+    yield "  splits:"
+    yield f"    {_SPLIT}:"
+    yield f"      file: {_named(task, task.cases_path)}"
+    yield "      # Half compares runs, half only confirms a promotion; the draw depends on each case's id alone."
+    yield "      confirmation_share: 0.5"
+    if is_shared:
+        yield "      # Taken from valid.jsonl for want of a test.jsonl; its loss is watched, it is never trained on."
+    yield ""
+    yield "gate:"
+    yield "  conditions:"
+    yield "    # Better than the base by at least this much, beyond chance. More is taken to be better; where less is,"
+    yield "    # write max instead of min and a negative number."
+    yield f"    - metric: {_SPLIT}.{metrics[0]}"
+    yield "      against: base"
+    yield "      min: 0.02"
+    if metrics[1:]:
+        yield "    # Perhaps also, no worse than the base by more than a margin:"
+    for name in metrics[1:]:
+        yield f"    # - {{metric: {_SPLIT}.{name}, against: base, min: -0.02}}"
+    yield ""
+    yield "# mlx-lm's keys, for the first run; later runs change them by rule."
+    yield from _recipe_text(task).rstrip().splitlines()
+    if left_out:
+        yield f"# Not taken over from {task.config_path.name}: {', '.join(left_out)}."
+    yield f"seed: {int(task.config.get('seed') or 0)}"
+    yield ""
+    yield "budget:"
+    yield "  hours: 8"
+    yield "  runs: 6"
+    yield ""
+    yield "approvals:"
+    yield "  promotion: {mode: wait}  # auto: promote without asking; reject: never"
