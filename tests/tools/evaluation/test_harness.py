@@ -103,3 +103,10 @@ def test_the_fingerprint_is_computed_without_mlx(inputs: dict[str, Any]) -> None
     )
     done = subprocess.run([sys.executable, "-c", code, json.dumps(inputs)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_package_that_is_not_installed_has_no_version(
+    inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.evaluation.harness.PACKAGES", ("no-such-package",))
+    assert harness_parts(inputs)["package:no-such-package"] == ""

@@ -107,3 +107,15 @@ def test_a_skeleton_holds_everything_but_the_users_words() -> None:
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "secret"}]
     assert skeleton(FakeTokenizer(), messages) == "<|system|>S<|end|><|user|>{prompt}<|end|><|assistant|>"
     assert skeleton(FakeTokenizer(template=None), messages) == "S\n\n{prompt}"
+
+
+def test_a_conversation_without_an_answer_is_all_prompt_and_masks_nothing() -> None:
+    tokenizer = FakeTokenizer()
+    rendered = render_training(tokenizer, {"messages": CHAT["messages"][:1]})
+    assert (text(tokenizer, rendered.tokens), rendered.prompt_length) == ("<|user|>hi<|end|>", 0)
+
+
+def test_a_plain_prompt_that_its_tokenizer_ends_is_opened_again_for_the_answer() -> None:
+    tokenizer = FakeTokenizer(template=None)
+    row = {"prompt": "hi<|end|>", "completion": "yo"}
+    assert text(tokenizer, render_training(tokenizer, row).tokens) == "hiyo<|end|>"

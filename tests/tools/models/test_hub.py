@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from state.errors import ConfigError
+from tests.tools.models.fake_hub import COMMIT, fake_hub
 from tests.tools.models.folders import write_model
 from tools.models.hub import resolve
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tools.models.identity import weights_hash
 
 
 @pytest.fixture
@@ -23,8 +23,11 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def ask(hub: Path, spec: str, **options: object) -> dict[str, str]:
-    """Resolve in a child process, since the hub's client fixes its cache when imported; nothing listens on the hub."""
+NOBODY = "http://127.0.0.1:9"
+
+
+def ask(hub: Path, spec: str, endpoint: str = NOBODY, **options: object) -> dict[str, str]:
+    """Resolve in a child process, since the hub's client fixes its cache when imported; by default no hub listens."""
     code = """
 import json, socket, sys
 def refuse(*_): raise AssertionError("a network request was made")
@@ -38,7 +41,12 @@ try:
 except VigilError as error:
     print(json.dumps({"error": type(error).__name__, "sentence": error.sentence}))
 """
-    env = os.environ | {"HF_HUB_CACHE": str(hub), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    env = os.environ | {
+        "HF_HUB_CACHE": str(hub),
+        "HF_ENDPOINT": endpoint,
+        "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     argv = [sys.executable, "-c", code, spec, json.dumps({"online": False} | options)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
@@ -84,3 +92,19 @@ def test_a_half_downloaded_snapshot_is_refused_with_what_is_missing(hub: Path) -
 def test_online_without_a_network_is_the_tools_fault_and_may_be_tried_again(tmp_path: Path) -> None:
     answer = ask(tmp_path, "tester/tiny", online=True)
     assert answer["error"] == "ToolUnavailableError", answer
+
+
+def test_online_downloads_everything_once_and_offline_finds_it_at_the_same_commit(tmp_path: Path) -> None:
+    with fake_hub(write_model(tmp_path / "served")) as (endpoint, requests):
+        found = ask(tmp_path / "hub", "tester/tiny", endpoint, online=True)
+        assert found["revision"] == COMMIT, found
+        assert sum("/resolve/" in path and path.endswith(".safetensors") for path in requests) >= 2
+    assert ask(tmp_path / "hub", "tester/tiny") == found
+    assert weights_hash(found["folder"]) == weights_hash(tmp_path / "served")
+
+
+def test_what_the_hub_does_not_have_is_for_the_user_to_correct(tmp_path: Path) -> None:
+    with fake_hub(write_model(tmp_path / "served")) as (endpoint, _):
+        answer = ask(tmp_path / "hub", "tester/tyni", endpoint, online=True)
+    assert answer["error"] == "ConfigError"
+    assert "refused tester/tyni" in answer["sentence"]
