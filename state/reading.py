@@ -55,16 +55,23 @@ def open_reader(paths: CampaignPaths) -> "Reader":
 def _connect(path: Path) -> sqlite3.Connection:
     """Open read-only; where SQLite may not make the files that WAL needs and nobody writes, as an unchanging file."""
     address = path.resolve().as_uri()
-    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=TIMEOUT_S, isolation_level=None)
     try:
-        connection.execute("PRAGMA query_only=1")
-        connection.execute("SELECT count(*) FROM sqlite_master")
+        return _opened(f"{address}?mode=ro")
     except sqlite3.OperationalError:
-        connection.close()
         log = path.with_name(path.name + "-wal")
         if log.exists() and log.stat().st_size:
             raise
-        connection = sqlite3.connect(f"{address}?immutable=1", uri=True, isolation_level=None)
+        return _opened(f"{address}?immutable=1")
+
+
+def _opened(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT_S, isolation_level=None)
+    try:
+        connection.execute("PRAGMA query_only=1")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
