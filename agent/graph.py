@@ -5,17 +5,13 @@ whether the campaign has ended. A checkpoint never covers an effect: effects are
 """
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import interrupt
-
-_KEEP_SUPERSTEPS = 50
-"""Prune after this many supersteps: a loop of a thousand steps must not grow the file without bound."""
 
 
 class KnowingState(TypedDict, total=False):
@@ -49,7 +45,12 @@ class GraphState(TypedDict, total=False):
     doing: DoingState
 
 
-Node = Callable[[GraphState], dict[str, Any]]
+class Node(Protocol):
+    """A node: reads the channels, returns what it changes of them."""
+
+    def __call__(self, state: GraphState) -> dict[str, Any]:
+        """Do one visit."""
+
 
 Graph = CompiledStateGraph[GraphState, None, GraphState, GraphState]
 

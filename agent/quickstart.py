@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from agent.cli import main as vigil
+from agent.cli import vigil
 
 _CAMPAIGN = Path("runbooks/quickstart/campaign.yaml")
 _EXPECTED = """\
 Vigil quickstart: a real campaign on the shipped tiny base (1.3 M parameters), all on this machine, no network.
-It measures what a perfect answer would score, measures the base, trains LoRA adapters and judges each against a gate
-on cases that no tuning has seen. Expected on two cores with OpenBLAS: 3 to 8 minutes, at most 3 training runs
-(Linux without libopenblas0-pthread: up to seven times longer). Interrupt it whenever you like; the same command goes on.
+It measures what a perfect answer would score, measures the base, trains LoRA adapters and judges each against a gate on
+cases that no tuning has seen. Expected on two cores with OpenBLAS: 3 to 8 minutes, at most 3 training runs
+(Linux without libopenblas0-pthread: up to seven times longer). Interrupt it when you like; the same command goes on.
 """
 
 
@@ -21,7 +21,7 @@ def main() -> int:
         print("Run this from the top of the clone: make quickstart.", file=sys.stderr)  # noqa: T201 - as above
         return 2
     try:
-        vigil(["run", str(_CAMPAIGN)], standalone_mode=False)
+        vigil(["run", str(_CAMPAIGN)], prog_name="vigil")
     except SystemExit as end:
         # 1 is "done, not promoted": an honest end, which make would show as a failure.
         code = end.code if isinstance(end.code, int) else 1

@@ -89,8 +89,8 @@ def run_campaign(
     paths = CampaignPaths(home.resolve(), loaded.goal.campaign)
     _make_home(paths)
     with contextlib.ExitStack() as stack:
-        lease = stack.enter_context(contextlib.closing(Lease.acquire(paths, clock)))
-        store = stack.enter_context(contextlib.closing(Store.open(paths, clock, lease)))
+        lease = stack.enter_context(Lease.acquire(paths, clock))
+        store = stack.enter_context(Store.open(paths, clock, lease))
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
         if (ended := _ended(session)) is not None:
             return ended
@@ -141,7 +141,7 @@ def _sit_down(
 ) -> Session:
     """Open this sitting: note the start, take up or record the goal."""
     goal = loaded.goal
-    model = resolve(goal.model, loaded.path.parent, online=False)
+    model = resolve(goal.model.path, online=False, revision=goal.model.revision, base=loaded.folder)
     session = Session(
         loaded=loaded,
         paths=paths,
@@ -155,25 +155,25 @@ def _sit_down(
         seen_file=loaded.file_hash,
     )
     session.load_cache()
-    newest = store.read.goal()
-    if newest is None:
-        version = GoalVersion(
-            version=1,
-            campaign=goal.campaign,
-            file_hash=loaded.file_hash,
-            spec=goal.model_dump(mode="json"),
-            recorded_at=clock.now(),
+    known = store.read.goals()
+    if not known:
+        store.agent.begin(
+            GoalVersion(
+                version=1,
+                campaign=goal.campaign,
+                file_hash=loaded.file_hash,
+                spec=goal.model_dump(mode="json"),
+                recorded_at=clock.now(),
+            )
         )
-        store.agent.begin(goal.campaign, version)
     else:
+        newest = max(known, key=lambda version: version.version)
         session.goal_version = newest.version
         session.loaded = replace(loaded, goal=Goal.model_validate(newest.spec))
         # Whatever was edited since the last sitting is surfaced like an edit during one.
         session.seen_file = ""
         if surface.absorb_edit(session):
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
-    campaign = store.read.campaign()
-    store.agent.set_campaign(agent_starts=campaign.agent_starts + 1)
     return session
 
 

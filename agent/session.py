@@ -12,7 +12,7 @@ from state.files import read_json, write_json
 from state.goal import Goal
 from state.hashing import HashCache, hash_file
 from state.paths import CampaignPaths
-from state.records import JobKind
+from state.records import Belief, JobKind
 from state.store import Store
 from tools.jobs.backend import Backend
 
@@ -61,6 +61,10 @@ class Session:
     def goal(self) -> Goal:
         """The campaign as understood now."""
         return self.loaded.goal
+
+    def standing(self) -> list[Belief]:
+        """Return what is believed now; history stays in the store."""
+        return [belief for belief in self.store.read.beliefs() if not belief.superseded_by]
 
     @property
     def utc_offset_s(self) -> float:

@@ -1,12 +1,11 @@
 """Job specifications: what a worker is given for each kind of action."""
 
+from agent.session import Session
+from agent.splits import all_split_inputs, split_inputs
 from state.errors import NotFoundError
 from state.goal import Goal
 from state.records import ActionKind, Decision, Guard, JobKind, Json, SplitUse
 from tools.jobs.spec import JobSpec
-
-from agent.session import Session
-from agent.splits import all_split_inputs, split_inputs
 
 _KINDS: dict[ActionKind, JobKind] = {
     "census": "census",

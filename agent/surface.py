@@ -8,7 +8,7 @@ from agent.session import Session
 from policies.approval import at_deadline
 from state.errors import ConfigError, NotFoundError
 from state.hashing import hash_file
-from state.records import Approval, GoalVersion, Request
+from state.records import Answer, Approval, GoalVersion, Request
 
 
 def apply_requests(session: Session) -> None:
@@ -28,7 +28,7 @@ def _apply(session: Session, request: Request) -> str:
         session.is_stopping = True
         return "stopping"
     if request.kind in {"approve", "reject"}:
-        answer = "yes" if request.kind == "approve" else "no"
+        answer: Answer = "yes" if request.kind == "approve" else "no"
         try:
             approval = agent.answer(request.target, answer, by=request.by, reason=request.reason)
         except NotFoundError:
@@ -48,7 +48,7 @@ def _apply(session: Session, request: Request) -> str:
 def _override(session: Session, request: Request) -> str:
     """Put a person's override of a hard stop on record; the planner reads it as an answered question."""
     agent = session.store.agent
-    if not any(belief.id == request.target for belief in session.store.read.beliefs()):
+    if not any(belief.id == request.target for belief in session.standing()):
         return f"refused: there is no belief {request.target}"
     question = agent.ask(
         Approval(

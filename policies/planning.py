@@ -7,7 +7,7 @@ answer can go on.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from policies import budget
 from policies.buckets import BucketVerdict, Prediction, RunEvidence, judge_run
@@ -102,6 +102,10 @@ class View:
         return next((row for row in self.approvals if row.decision == decision.id and row.kind == decision.needs), None)
 
 
+Closing = Literal["kept", "cancelled", "lapsed"]
+"""How a commitment ends."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A decision before it has an id, with everything that is committed in the same transaction."""
@@ -112,7 +116,7 @@ class Draft:
     """Verdict on `decision.run`."""
     run_updates: Mapping[str, Json] = field(default_factory=dict)
     commitments: tuple[Commitment, ...] = ()
-    closes: Mapping[str, str] = field(default_factory=dict)
+    closes: Mapping[str, Closing] = field(default_factory=dict)
     """Commitment id -> kept, cancelled or lapsed."""
 
 
@@ -699,7 +703,7 @@ def _draft(
     needs: ApprovalKind | None = None,
     run_updates: Mapping[str, Json] | None = None,
     commitments: tuple[Commitment, ...] = (),
-    closes: Mapping[str, str] | None = None,
+    closes: Mapping[str, Closing] | None = None,
 ) -> Draft:
     """Return a draft whose action key is fixed by what it does and how often that has failed before."""
     failed = sum(a.kind == action and a.state == "failed" and _is_same(a.inputs, inputs) for a in view.actions)

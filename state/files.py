@@ -75,7 +75,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    for line in text.splitlines():
+    # Not splitlines(): it also breaks at U+2028 and U+0085, which JSON text may hold as they are.
+    for line in text.split("\n"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

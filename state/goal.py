@@ -62,9 +62,12 @@ class Condition(_Part):
     @model_validator(mode="before")
     @classmethod
     def _name(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("id"):
-            return {**data, "id": _derived_id(data)}
-        return data
+        if not isinstance(data, dict):
+            return data
+        if isinstance(data.get("any_of"), list):
+            # After a `before` validator pydantic's strict mode no longer reads a JSON list as a tuple.
+            data = {**data, "any_of": tuple(data["any_of"])}
+        return data if data.get("id") else {**data, "id": _derived_id(data)}
 
     @model_validator(mode="after")
     def _is_one_question(self) -> Self:

@@ -6,7 +6,7 @@ from agent.graph import GraphState
 from agent.session import Session
 from policies import approval, planning
 from policies.planning import Draft, View
-from state.records import Approval, Decision
+from state.records import Answer, Approval, Decision
 
 _MOST_VERDICTS = 20
 """A visit records verdicts until it finds something to do; more in a row than this is a fault of the planner."""
@@ -42,7 +42,7 @@ def view_of(session: Session) -> View:
         sitting_at=session.started_at,
         utc_offset_s=session.utc_offset_s,
         used_gb=session.used_gb,
-        beliefs=tuple(read.beliefs()),
+        beliefs=tuple(session.standing()),
         runs=tuple(read.runs()),
         actions=tuple(read.actions()),
         decisions=tuple(read.decisions()),
@@ -92,7 +92,7 @@ def _ask(session: Session, decision: Decision) -> None:
     )
     mode = approval.needed(decision.needs, session.goal.approvals)
     if mode != "wait":
-        said = "yes" if mode == "auto" else "no"
+        said: Answer = "yes" if mode == "auto" else "no"
         session.store.agent.answer(
             question.id, said, by="policy", reason=f"approvals.{decision.needs}: {mode} in the campaign file"
         )

@@ -13,7 +13,7 @@ from state.records import Action, Belief, Evidence, Fingerprint, Json, Measureme
 
 def digest(session: Session) -> None:
     """Turn every action that ended since the last visit into beliefs and measurements."""
-    known = {belief.subject for belief in session.store.read.beliefs()}
+    known = {belief.subject for belief in session.standing()}
     for action in session.store.read.actions():
         if action.state == "intent" or f"action:{action.key}" in known:
             continue

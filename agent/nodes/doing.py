@@ -11,8 +11,8 @@ from agent.session import Session
 from agent.specs import job_kind, job_spec
 from state.files import read_json, write_json
 from state.hashing import hash_tree
-from state.records import Action, ActionKind, Decision, Job, Json
 from state.paths import JobPaths
+from state.records import Action, ActionKind, Decision, Job, Json
 from tools.jobs.spec import JobSpec, JobStatus
 from tools.models.identity import weights_hash
 

@@ -26,7 +26,7 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
     digest(session)
     judge_gate_reach(session)
     visits = state.get("knowing", {}).get("visits", 0) + 1
-    return {"knowing": {"visits": visits, "beliefs": len(session.store.read.beliefs())}}
+    return {"knowing": {"visits": visits, "beliefs": len(session.standing())}}
 
 
 def refresh(session: Session) -> None:
@@ -39,7 +39,7 @@ def refresh(session: Session) -> None:
         cache=session.cache,
         environment=session.environment,
     )
-    standing = {belief.evidence[-1].ref: belief for belief in session.store.read.beliefs() if belief.evidence}
+    standing = {belief.evidence[-1].ref: belief for belief in session.standing() if belief.evidence}
     for probe in PROBES:
         prints = probe.stands_on(context)
         last = standing.get(probe.id)
@@ -78,7 +78,7 @@ def _belief(session: Session, probe: Probe, seen: Observation, prints: tuple[Fin
 def judge_gate_reach(session: Session) -> None:
     """Record whether the gate can be met at all, as far as it is known now."""
     read = session.store.read
-    beliefs = read.beliefs()
+    beliefs = session.standing()
     identities = {b.subject: str(b.value) for b in beliefs if b.subject.startswith("identity:") and b.status == "fresh"}
     keys = frozenset(
         action.key

@@ -1,0 +1,126 @@
+"""A recipe: mlx-lm's YAML keys with their meaning, and three of ours, validated before anything is loaded.
+
+No MLX here: the command line and the agent read recipes too. Where the stock trainer has a known defect
+(facts/mlx_training.md, section 2), the mended behaviour is the default and the key that switches it back is named.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from state.errors import ConfigError
+from state.records import Json
+
+_ALPHA = "mlx-lm multiplies the adapter by `scale` and knows no `alpha`; scale is alpha divided by rank"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LoraParameters(_Part):
+    """How adapters are built."""
+
+    rank: int = Field(default=8, ge=1)
+    scale: float = Field(default=10.0, gt=0)
+    """Multiplier of the adapter's output as applied; never alpha."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    keys: tuple[str, ...] | None = None
+    """Layers to adapt, such as `self_attn.q_proj`; all linear ones when left out."""
+
+
+class Schedule(_Part):
+    """mlx-lm's learning-rate schedule."""
+
+    name: Literal["cosine_decay", "exponential_decay", "linear_schedule", "step_decay"]
+    arguments: tuple[float, ...] = Field(min_length=1)
+    """As the function of `mlx.optimizers.schedulers` takes them; the first is the initial rate."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps from `warmup_init` to the initial rate."""
+    warmup_init: float = Field(default=0.0, ge=0)
+
+
+class Recipe(_Part):
+    """One training recipe."""
+
+    fine_tune_type: Literal["lora", "dora", "full"] = "lora"
+    optimizer: Literal["adam", "adamw", "muon", "sgd", "adafactor"] = "adamw"
+    optimizer_config: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Optimizer name -> its arguments. Adam and AdamW correct their bias here unless `bias_correction: false`."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    lr_schedule: Schedule | None = None
+    """Replaces `learning_rate`; counted in optimizer updates."""
+    batch_size: int = Field(default=4, ge=1)
+    iters: int = Field(default=100, ge=1)
+    """Micro-steps, as in mlx-lm; one update every `grad_accumulation_steps`."""
+    grad_accumulation_steps: int = Field(default=1, ge=1)
+    grad_checkpoint: bool = False
+    num_layers: int = Field(default=-1, ge=-1)
+    """Layers from the top that are adapted; -1 is all."""
+    lora_parameters: LoraParameters = LoraParameters()
+    max_seq_length: int = Field(default=2048, ge=8)
+    mask_prompt: bool = True
+    """Learn the answer alone."""
+    steps_per_report: int = Field(default=10, ge=1)
+    steps_per_eval: int = Field(default=200, ge=1)
+    save_every: int = Field(default=100, ge=1)
+    val_batches: int = Field(default=-1, ge=-1)
+    """Validation batches; -1 is the whole set, every row once."""
+    seed: int = Field(default=0, ge=0)
+    clear_cache_threshold: int = Field(default=0, ge=0)
+    """Bytes of MLX's cache above which it is cleared between steps; 0 leaves it alone."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Ours: largest norm of one update's gradient; null clips nothing, as in the stock trainer."""
+    truncate: bool = False
+    """Ours: cut rows longer than max_seq_length instead of refusing them."""
+    length_bucketing: bool = True
+    """Ours: rows of like length share a batch; false keeps the file's order in shuffled batches."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.num_layers == 0:
+            raise ValueError("`num_layers: 0` would train nothing; use -1 for all layers")
+        known = {"adam", "adamw", "muon", "sgd", "adafactor"}
+        if unknown := set(self.optimizer_config) - known:
+            raise ValueError(
+                f"`optimizer_config` names {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}"
+            )
+        return self
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates of the whole run; a last incomplete accumulation is applied too."""
+        return -(-self.iters // self.grad_accumulation_steps)
+
+    def adapter_config(self) -> Json:
+        """Return what mlx-lm reads beside an adapter, with the rest of the recipe for people."""
+        config = self.model_dump(mode="json")
+        return {**config, "lora_parameters": {k: v for k, v in config["lora_parameters"].items() if v is not None}}
+
+
+def validate_recipe(recipe: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with its defaults filled in.
+
+    Raises:
+        ConfigError: An unknown key (the nearest known one is named), a wrong type or a value out of range.
+    """
+    try:
+        return Recipe.model_validate(dict(recipe))
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0]) from None
+
+
+def _refusal(fault: Any) -> ConfigError:
+    """Return one sentence about the first fault."""
+    keys = [str(part) for part in fault["loc"]]
+    name = ".".join(["recipe", *keys])
+    if fault["type"] == "extra_forbidden":
+        model = {"lora_parameters": LoraParameters, "lr_schedule": Schedule}.get(keys[0], Recipe)
+        near = get_close_matches(keys[-1], list(model.model_fields), 1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys are {', '.join(model.model_fields)}."
+        hint = f"{_ALPHA}." if keys[-1] == "alpha" else hint
+        return ConfigError(f"`{name}` is no key of a recipe; {hint}", what=name, value=fault["input"])
+    reason = str(fault["msg"]).removeprefix("Value error, ")
+    return ConfigError(f"`{name}`: {reason[0].lower()}{reason[1:]}.", what=name, value=fault["input"])
