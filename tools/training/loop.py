@@ -207,7 +207,7 @@ class Training:
             gradient = tree_map(lambda one, two: one + two, self._gradient, gradient)
         tokens = self._gradient_tokens + batch.targets
         mx.eval(loss, gradient)
-        mean = float(loss.item()) / batch.targets
+        mean = float(loss) / batch.targets
         if not math.isfinite(mean):
             return None
         if (
@@ -222,8 +222,9 @@ class Training:
 
     def _update(self, gradient: Any) -> bool:
         """Apply one update; return False, and leave the weights alone, where the gradient is not finite."""
-        norm = mx.sqrt(sum(mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(gradient)))
-        if not math.isfinite(float(norm.item())):
+        squares = [mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(gradient)]
+        norm = mx.sqrt(mx.stack(squares).sum())
+        if not math.isfinite(float(norm)):
             return False
         if self.recipe.max_grad_norm is not None:
             factor = mx.minimum(self.recipe.max_grad_norm / (norm + 1e-6), 1.0)
@@ -310,8 +311,8 @@ class Training:
         expected = progress.probe_loss
         if expected is not None and abs(probe - expected) > _PROBE_TOLERANCE * max(1.0, abs(expected)):
             raise ConfigError(
-                f"The save at step {progress.step} gives a loss of {probe:.4f} where {expected:.4f} was saved: what was "
-                "written is not what loads. Remove the job's saves to begin the run anew.",
+                f"The save at step {progress.step} gives a loss of {probe:.4f} where {expected:.4f} was saved: what "
+                "was written is not what loads. Remove the job's saves to begin the run anew.",
                 what="probe_loss",
                 value=probe,
                 limit=expected,

@@ -23,7 +23,8 @@ def demonstration_loss(model: Any, tokens: mx.array, mask: mx.array) -> mx.array
         mask: shape (rows, length - 1).
     """
     logits = model(tokens[:, :-1]).astype(mx.float32)
-    return (nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask).sum()
+    losses: mx.array = nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask
+    return losses.sum()
 
 
 def arrays(batch: Batch) -> tuple[mx.array, mx.array]:
