@@ -141,6 +141,7 @@ def record(home: Path, state: CampaignState = "promoted", name: str = "quick", *
         clock.advance(5400)
         ended = None if state in {"running", "waiting"} else clock.now()
         store.agent.set_campaign(state=state, sentence=f"It is {state} after 3 runs.", ended_at=ended)
+        store.backup()
     return paths
 
 

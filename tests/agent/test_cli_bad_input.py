@@ -13,7 +13,7 @@ from agent.cli import vigil
 from tests.agent.folders import BASE, edit, make, training_rows, write_rows
 from tests.agent.recorded import record
 
-Break = Callable[[Path], None]
+Break = Callable[[Path], object]
 
 
 def vigil_says(*arguments: str | Path) -> Result:
@@ -25,7 +25,7 @@ def in_file(old: str, new: str) -> Break:
 
 
 def empty(name: str) -> Break:
-    return lambda folder: (folder / name).write_text("") and None
+    return lambda folder: (folder / name).write_text("")
 
 
 def gone(name: str) -> Break:
@@ -61,7 +61,7 @@ def text_rows(folder: Path) -> None:
 
 
 def grader(source: str) -> Break:
-    return lambda folder: (folder / "grade.py").write_text(source) and None
+    return lambda folder: (folder / "grade.py").write_text(source)
 
 
 BAD: dict[str, tuple[Break, list[str]]] = {
@@ -91,7 +91,10 @@ BAD: dict[str, tuple[Break, list[str]]] = {
     "case in two splits": (a_case_in_both_splits, ["campaign.yaml:12", "'c4'", "words.selection"]),
     "no grader": (gone("grade.py"), ["campaign.yaml:5", "grade.py"]),
     "grader without grade": (grader("x = 1\n"), ["campaign.yaml:5", "grade"]),
-    "grader that raises": (grader("def grade(case, text):\n    return 1 / 0\n"), ["campaign.yaml:5", "'c0'", "division"]),
+    "grader that raises": (
+        grader("def grade(case, text):\n    return 1 / 0\n"),
+        ["campaign.yaml:5", "'c0'", "division"],
+    ),
     "track that is not shipped": (in_file("grader: grade.py", "name: spreadsheet_claen"), ["campaign.yaml:5", "clean"]),
 }
 

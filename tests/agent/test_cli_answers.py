@@ -1,0 +1,114 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent.cli import vigil
+from state.clock import SystemClock
+from state.lease import Lease
+from state.paths import CampaignPaths
+from state.reading import open_reader
+from tests.agent.recorded import record
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    record(tmp_path, "waiting")
+    return tmp_path
+
+
+def says(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(vigil, [*arguments, "--home", str(home)])
+
+
+def requests(home: Path, name: str = "quick") -> list[dict[str, Any]]:
+    with open_reader(CampaignPaths(home, name)) as reader:
+        return reader.requests()
+
+
+@pytest.mark.parametrize("given", ["Q1", "q1", "quick:Q1"])
+def test_an_answer_is_a_request_that_the_next_run_applies(home: Path, given: str) -> None:
+    result = says(home, "approve", given, "--reason", "looks right")
+    assert result.exit_code == 0, result.output
+    assert "Answered yes to quick:Q1 (promotion). No agent is running; the next vigil run applies it." in result.stdout
+    [row] = requests(home)
+    assert (row["kind"], row["target"], row["reason"]) == ("approve", "Q1", "looks right")
+    assert row["by"]
+    assert row["made_at"] > 0
+
+
+def test_a_second_answer_says_what_stands_and_adds_nothing(home: Path) -> None:
+    says(home, "approve", "Q1")
+    for again in (("approve", "Q1"), ("reject", "Q1", "--reason", "on second thoughts")):
+        result = says(home, *again)
+        assert result.exit_code == 0
+        assert "already answered yes" in result.stdout
+        assert "first answer stands" in result.stdout
+    assert len(requests(home)) == 1
+
+
+def test_an_answer_that_was_applied_stands(tmp_path: Path) -> None:
+    record(tmp_path, "promoted")
+    assert "already answered yes by policy" in says(tmp_path, "reject", "Q1", "--reason", "no").stdout
+    assert requests(tmp_path) == []
+
+
+def test_an_answer_for_another_campaign_is_refused(home: Path) -> None:
+    record(home, "waiting", "slow")
+    result = says(home, "approve", "slow:Q1", "--campaign", "quick")
+    assert result.exit_code == 2
+    assert "belongs to the campaign slow, not to quick" in result.stderr
+    assert requests(home) == requests(home, "slow") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("approve", "Q9"), "no question Q9"),
+        (("approve", "other:Q1"), "no campaign 'other'"),
+        (("cancel", "C99"), "no commitment C99"),
+        (("reject", "Q1"), "--reason"),
+        (("approve", "B1", "--reason", "x"), "only a refuted one"),
+        (("approve", "B5"), "needs --reason"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(home: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = says(home, *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert requests(home) == []
+
+
+def test_a_refuted_belief_can_be_gone_against_on_record(home: Path) -> None:
+    result = says(home, "approve", "B5", "--reason", "the metric is new")
+    assert "On record: going on although B5 is refuted." in result.stdout
+    assert requests(home)[0]["kind"] == "override"
+
+
+def test_a_commitment_is_cancelled_by_request(home: Path) -> None:
+    assert "Asked to cancel quick:C1: Judge R1" in says(home, "cancel", "C1").stdout
+    assert (requests(home)[0]["kind"], requests(home)[0]["target"]) == ("cancel_commitment", "C1")
+
+
+def test_stop_asks_the_holder_and_says_so_where_there_is_none(home: Path) -> None:
+    assert "nothing to stop" in says(home, "stop").stdout
+    assert requests(home) == []
+    with Lease.acquire(CampaignPaths(home, "quick"), SystemClock()):
+        assert "Asked quick to stop" in says(home, "stop", "--reason", "bed").stdout
+        assert "running agent applies it" in says(home, "approve", "Q1").stdout
+    assert [row["kind"] for row in requests(home)] == ["stop", "approve"]
+
+
+def test_a_store_is_restored_from_its_backup_and_says_what_was_lost(home: Path) -> None:
+    from agent.commands.run import _restore
+    from state.errors import NotFoundError
+
+    store = home / "quick" / "state.db"
+    store.write_bytes(b"damaged" * 5000)
+    assert says(home, "status").exit_code == 5
+    _restore(home, "quick")
+    assert says(home, "status").exit_code == 0
+    with pytest.raises(NotFoundError, match="no backup"):
+        _restore(home, "never")
+    assert not (home / "never").exists()

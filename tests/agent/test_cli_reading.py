@@ -1,0 +1,259 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent.cli import vigil
+from agent.reading.words import WIDTH
+from agent.summary import MAX_LINES
+from state.clock import FakeClock
+from state.records import Decision
+from tests.agent.recorded import HOSTILE, begin, opened, record
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    record(tmp_path, "promoted")
+    return tmp_path
+
+
+def says(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(vigil, [*arguments, "--home", str(home)])
+
+
+def read(home: Path, *arguments: str) -> Any:
+    result = says(home, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("state", ["running", "waiting", "promoted", "not_promoted", "halted", "stopped", "failed"])
+def test_status_fits_one_screen_in_every_state(tmp_path: Path, state: Any) -> None:
+    record(tmp_path, state)
+    lines = says(tmp_path, "status").stdout.splitlines()
+    assert 10 < len(lines) <= MAX_LINES
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_status_says_gate_runs_stops_night_and_what_to_type(home: Path) -> None:
+    text = " ".join(says(home, "status").stdout.split())
+    for words in (
+        "quick ended: promoted",
+        "stress.rows_kept at least 0.8: 0.911 (96.7 % interval 0.886 to 0.936, 40 cases)",
+        "Best run R3 (A): stress.rows_kept 0.608 -> 0.911 (+0.303), 40 cases rescued, 0 broken",
+        "R2 at step 100 of 400 by guard: diverged; about 6 min saved",
+        "slept 61 s; peak memory 1.25 GB, no swap; 1 restart of jobs",
+        "The data are what you meant",
+        "answered yes by policy (approvals.promotion: auto in the campaign file)",
+        "mlx_lm.generate --model base",
+    ):
+        assert words in text, text
+
+
+def test_a_waiting_campaign_says_who_is_asked_and_what_to_type(tmp_path: Path) -> None:
+    record(tmp_path, "waiting")
+    text = " ".join(says(tmp_path, "status").stdout.split())
+    assert "Q1 (promotion): Promote R3?" in text
+    assert "means no" in text
+    assert "vigil approve Q1, or vigil reject Q1 --reason WHY" in text
+    assert "Next C1: Judge R1 on the selection cases, when its training ends; cancelled by an edit of the gate" in text
+
+
+def test_a_job_has_id_kind_state_and_exit(home: Path) -> None:
+    jobs = read(home, "jobs")
+    assert [(job["id"], job["kind"], job["state"]) for job in jobs] == [
+        ("J1", "training", "finished"),
+        ("J2", "training", "stopped"),
+        ("J3", "training", "finished"),
+    ]
+    assert jobs[1]["exit"]["verdict"] == "diverged"
+
+
+def test_a_decision_has_rule_bucket_action_and_premises(home: Path) -> None:
+    row = read(home, "why", "D4")
+    assert (row["id"], row["rule"], row["bucket"], row["action"]) == ("D4", "bucket.D", "D", "judge")
+    assert row["premises"] == [{"belief": "B2", "tag": "confirmed", "statement": "base has 0.610."}]
+    assert [row["id"] for row in read(home, "why")] == ["D1", "D2", "D3", "D4", "D5"]
+
+
+def test_a_belief_has_subject_claim_value_tag_status_and_evidence(home: Path) -> None:
+    row = read(home, "beliefs", "--subject", "score:")[0]
+    assert (row["id"], row["subject"], row["claim"]) == ("B2", "score:base.stress.selection", "means")
+    assert row["value"]["means"] == {"rows_kept": 0.61}
+    assert (row["tag"], row["status"]) == ("confirmed", "fresh")
+    assert row["evidence"][0]["kind"] == "probe"
+
+
+def test_beliefs_can_be_asked_for_by_what_is_wrong_with_them(home: Path) -> None:
+    assert [row["id"] for row in read(home, "beliefs", "--stale")] == ["B4", "B5"]
+    assert [row["id"] for row in read(home, "beliefs", "--assumed")] == ["B3"]
+    assert says(home, "beliefs", "--subject", "nothing:").stdout == "No such belief.\n"
+
+
+def test_runs_inbox_and_status_are_json_too(home: Path) -> None:
+    assert [row["bucket"] for row in read(home, "runs")] == ["D", None, "A"]
+    assert read(home, "inbox")[0]["answered_by"] == "policy"
+    status = read(home, "status")
+    assert status["campaign"]["state"] == "promoted"
+    assert status["best"]["target"]["rescued"] == 40
+    assert status["night"]["restarts"] == 1
+    assert len(status["summary"]) <= MAX_LINES
+
+
+def test_why_tells_premises_alternatives_prediction_verdict_question_and_commitment(home: Path) -> None:
+    planned = says(home, "why", "R2").stdout
+    for words in (
+        "B2 [confirmed]",
+        "conclude: three runs are left",
+        "stress.rows_kept from 0.700 to 0.900",
+        "C2 (open)",
+    ):
+        assert words in planned, planned
+    judged = says(home, "why", "quick:D5").stdout
+    for words in ("bucket A", "cases rescued", "Q1 (promotion) was answered yes by policy"):
+        assert words in judged, judged
+
+
+def test_why_prefers_the_verdict_on_a_run(home: Path) -> None:
+    assert read(home, "why", "r1")["id"] == "D4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("why", "D99"), "no decision 'D99'; the last is D5"),
+        (("status", "other"), "no campaign 'other'; here are quick"),
+        (("why", "other:D1"), "no campaign 'other'"),
+        (("status", "none.yaml"), "none.yaml cannot be read"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence_and_exit_2(home: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = says(home, *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_empty_home_says_how_to_start(tmp_path: Path) -> None:
+    result = says(tmp_path / "nothing", "status")
+    assert result.exit_code == 2
+    assert "vigil run FILE" in result.stderr
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_with_two_campaigns_one_must_be_named_by_name_or_file(home: Path) -> None:
+    record(home, "running", "slow")
+    assert "say which one" in says(home, "status").stderr
+    assert says(home, "status", "slow").stdout.startswith("slow")
+    file = home / "any.yaml"
+    file.write_text("# mine\ncampaign: 'slow'  # the name\n")
+    assert says(home, "status", str(file)).stdout.startswith("slow")
+
+
+def test_a_damaged_store_is_one_sentence_and_exit_5(home: Path) -> None:
+    (home / "quick" / "state.db").write_bytes(b"not a database, at all" * 400)
+    result = says(home, "status")
+    assert result.exit_code == 5
+    assert "Traceback" not in result.output
+
+
+def test_export_holds_every_table_one_row_per_line(home: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in says(home, "export").stdout.splitlines()]
+    assert lines[0]["campaign"] == "quick"
+    assert {"campaign", "goal", "belief", "run", "decision", "job", "approval", "measurement"} <= {
+        row["table"] for row in lines[1:]
+    }
+    assert says(home, "export", "--out", str(tmp_path / "all.jsonl")).exit_code == 0
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_a_pipe_that_closes_early_is_no_error(home: Path) -> None:
+    command = [sys.executable, "-m", "agent.cli", "export", "--home", str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        assert "Traceback" not in child.stderr.read()
+
+
+def test_a_running_job_s_own_files_are_newer_than_its_row(tmp_path: Path) -> None:
+    from state.records import Action, Job
+
+    with opened(tmp_path, FakeClock()) as store:
+        begin(store)
+        store.deciding.decide(Decision(rule="r", sentence="Train.", action="train", action_key="k", run="R1"))
+        store.doing.intend(Action(key="k", kind="train", decision="D1"))
+        store.doing.record_job(Job(key="k", kind="training", folder="jobs/k", run="R1", steps=100))
+        store.doing.update_job("k", state="running", step=10)
+    folder = tmp_path / "quick" / "jobs" / "k"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 50, "train_loss": 1.25, "tokens_per_s": 1400}\n{"step": 60, "val')
+    assert read(tmp_path, "jobs")[0]["step"] == 50
+    assert "step 50 of 100 (50 %)" in says(tmp_path, "status").stdout
+    line = says(tmp_path, "watch", "--once").stdout
+    assert "run 0 of at most 4" in line
+    assert "train loss 1.250" in line
+    (folder / "exit.json").write_text('{"state": "finished", "code": 0}')
+    assert read(tmp_path, "jobs")[0]["state"] == "finished"
+
+
+def test_watch_ends_when_nobody_works(home: Path) -> None:
+    result = says(home, "watch")
+    assert result.exit_code == 0
+    assert "quick promoted, run 3 of at most 4" in result.stdout
+
+
+def test_the_report_is_one_file_without_addresses_scripts_or_unescaped_text(home: Path) -> None:
+    result = says(home, "report")
+    page = Path(result.stdout.strip()).read_text()
+    assert "http" not in page.replace("http-equiv", "").replace("https://elsewhere.example", "")
+    for opening in ("<script", "<link", "<img", "<iframe", "@import", "url("):
+        assert opening not in page
+    assert HOSTILE.replace("<", "&lt;").split(" ")[0] in page
+    assert page.count("<svg") == 3
+    assert "<polyline" in page
+    assert "A &lt;b&gt;stale&lt;/b&gt; ceiling." in page
+
+
+def test_the_report_tells_gate_decisions_flips_beliefs_and_answers(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere" / "r.html"
+    assert says(home, "report", "--out", str(out)).exit_code == 0
+    page = out.read_text()
+    for words in (
+        "40 rescued, 0 broken",
+        "stress-3:",
+        "three runs are left",
+        "approvals.promotion: auto",
+        "Q1 (promotion)",
+    ):
+        assert words in page, words
+    assert not (home / "quick" / "report.html").exists()
+
+
+def test_the_text_report_holds_the_summary_and_the_flips(home: Path) -> None:
+    text = says(home, "report", "--text").stdout
+    assert text.startswith("quick ended: promoted")
+    assert "rescued  stress-0" in text
+    assert read(home, "report")["flips"][1]["rescued"] == 40
+
+
+def test_a_private_campaign_s_report_shows_scores_and_no_texts(tmp_path: Path) -> None:
+    record(tmp_path, "promoted", privacy="redact")
+    page = Path(says(tmp_path, "report").stdout.strip()).read_text()
+    assert "elsewhere.example" not in page
+    assert "keeps them private" in page
+    assert "stress-3:" in page
+
+
+def test_a_campaign_that_has_only_begun_can_be_read_by_every_command(tmp_path: Path) -> None:
+    with opened(tmp_path, FakeClock()) as store:
+        begin(store)
+    for command in ("status", "inbox", "why", "beliefs", "jobs", "runs", "report", "export", "watch"):
+        result = says(tmp_path, command)
+        assert result.exit_code == 0, (command, result.output)
+    assert "stress.rows_kept at least 0.8; not measured yet." in says(tmp_path, "status").stdout

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent.campaign import load_campaign
+from agent.cli import vigil
+from tests.agent.folders import BASE, GRADER, training_rows, write_rows
+
+LORA = f"""model: {BASE}
+train: true
+data: data
+seed: 3
+batch_size: 4
+iters: 100
+learning_rate: 1e-5
+adapter_path: adapters
+lora_parameters: {{rank: 8, scale: 20.0, dropout: 0.0}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    for name, n in (("train", 12), ("valid", 12), ("test", 30)):
+        write_rows(tmp_path / "data" / f"{name}.jsonl", training_rows(n, name))
+    (tmp_path / "lora.yaml").write_text(LORA)
+    (tmp_path / "grade.py").write_text(GRADER)
+    return tmp_path
+
+
+def init(folder: Path, *more: str) -> Result:
+    given = ["init", "--from", str(folder / "lora.yaml"), "--grader", str(folder / "grade.py")]
+    return CliRunner().invoke(vigil, [*given, "--out", str(folder / "mine.yaml"), *more])
+
+
+def test_two_files_make_a_campaign_that_passes_the_check(folder: Path) -> None:
+    result = init(folder)
+    assert result.exit_code == 0, result.output
+    checked = CliRunner().invoke(vigil, ["run", "--check", str(folder / "mine.yaml")])
+    assert checked.exit_code == 0, checked.output
+    goal = load_campaign(folder / "mine.yaml").goal
+    assert goal.campaign == "mine"
+    assert goal.seed == 3
+    assert goal.recipe["learning_rate"] == 1e-5
+    assert goal.recipe["lora_parameters"] == {"rank": 8, "scale": 20.0, "dropout": 0.0}
+    assert goal.track.metrics == ("exact", "close")
+    assert goal.gate.conditions[0].metric == "task.exact"
+    assert goal.evaluation.splits["task"].file == "mine_cases.jsonl"
+    assert goal.data.train == "data/train.jsonl"
+    assert "adapter_path" in (folder / "mine.yaml").read_text().split("Not taken over")[1]
+
+
+def test_cases_keep_the_prompt_and_give_the_answer_as_reference(folder: Path) -> None:
+    from tools.tracks.formats import read_split
+
+    init(folder)
+    cases = read_split(folder / "mine_cases.jsonl")
+    assert len(cases) == 30
+    assert cases[1]["messages"] == [{"role": "user", "content": "test 1"}]
+    assert cases[1]["reference"] == "1"
+
+
+def test_a_test_file_that_holds_cases_already_is_used_as_it_is(folder: Path) -> None:
+    write_rows(folder / "data" / "test.jsonl", [{"prompt": f"p{i}", "reference": f"{i}"} for i in range(20)])
+    assert init(folder).exit_code == 0
+    assert load_campaign(folder / "mine.yaml").goal.evaluation.splits["task"].file == "data/test.jsonl"
+    assert not (folder / "mine_cases.jsonl").exists()
+
+
+def test_without_a_test_file_the_validation_rows_are_the_cases(folder: Path) -> None:
+    (folder / "data" / "test.jsonl").unlink()
+    result = init(folder)
+    assert result.exit_code == 0, result.output
+    assert "for want of a test.jsonl" in (folder / "mine.yaml").read_text()
+
+
+def test_a_longer_reference_gets_a_larger_decode_budget(folder: Path) -> None:
+    write_rows(folder / "data" / "test.jsonl", [{"prompt": f"p{i}", "completion": "x" * 500} for i in range(20)])
+    assert init(folder).exit_code == 0
+    assert load_campaign(folder / "mine.yaml").goal.evaluation.max_tokens >= 501
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(folder: Path) -> None:
+    (folder / "mine.yaml").write_text("mine")
+    refused = init(folder)
+    assert refused.exit_code == 2
+    assert "--force" in refused.stderr
+    assert (folder / "mine.yaml").read_text() == "mine"
+    assert init(folder, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("grade.py", "def grade(case, text):\n    return {}\n", "failed on case 'test-1'"),
+        ("grade.py", "import nothing_like_it\n", "nothing_like_it"),
+        ("lora.yaml", "data: data\n", "`model` is missing"),
+        ("lora.yaml", LORA.replace("data: data", "data: elsewhere"), "not a folder here"),
+        ("lora.yaml", LORA.replace("iters: 100", "iters: -1"), "would not pass --check"),
+        ("lora.yaml", LORA.replace(str(BASE), "./gone"), "gone"),
+        ("data/test.jsonl", '{"text": "no prompt"}\n', "no prompt"),
+        ("data/train.jsonl", "{\n", "train.jsonl:1"),
+    ],
+)
+def test_what_cannot_become_a_campaign_leaves_nothing_behind(folder: Path, name: str, text: str, words: str) -> None:
+    (folder / name).write_text(text)
+    before = sorted(folder.rglob("*"))
+    result = init(folder)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr, result.stderr
+    assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts] == before

@@ -1,0 +1,146 @@
+from typing import Any
+
+from agent import curves
+from agent.reading import night
+from agent.reading.words import WIDTH, block, count, duration, listed, number, shortened, table
+from agent.summary import MAX_LINES, summarize
+
+CAMPAIGN = {
+    "name": "big",
+    "state": "waiting",
+    "sentence": "word " * 200,
+    "promoted": "",
+    "started_at": 0.0,
+    "ended_at": None,
+    "agent_starts": 12,
+}
+
+
+def condition(index: int) -> dict[str, Any]:
+    return {
+        "id": f"c{index}", "metric": "s.m", "statistic": "mean", "against": "value", "value": 0.5, "reference": 0.4,
+        "estimate": 0.5, "low": 0.4, "high": 0.6, "alpha": 0.05, "n": 40, "holds": False, "decided": "undecided",
+        "label": "plain, not significant" * 3, "rescued": ["a"], "broken": [], "cases_needed": 99,
+        "sentence": f"Asked: s.a-metric-with-a-long-name-{index} at least 0.6. Measured 0.5.",
+    }  # fmt: skip
+
+
+def overfull() -> dict[str, Any]:
+    gate = {"use": "selection", "sentence": "0 of 30 hold " * 30, "conditions": [condition(i) for i in range(30)]}
+    spec = {
+        "model": {"path": "m" * 200},
+        "track": {"name": None, "grader": "g.py", "command": None},
+        "gate": {"conditions": [{}] * 30, "max_confirmations": 3},
+        "budget": {},
+    }
+    decision = {
+        "id": "D1", "rule": "r", "action": "judge", "run": "R1", "bucket": "C", "verdict": {"gate": gate},
+        "sentence": "long " * 100, "action_inputs": {},
+    }  # fmt: skip
+    question = {
+        "id": "Q1",
+        "kind": "promotion",
+        "question": "why " * 200,
+        "answer": None,
+        "deadline_at": 9.0,
+        "unanswered": "no",
+    }
+    plan = {"id": "C1", "will": "do " * 100, "when": "then " * 50, "cancelled_by": "a person", "status": "open"}
+    belief = {"id": "B1", "status": "fresh", "tag": "assumed", "subject": "data:x", "statement": "perhaps " * 100}
+    job = {
+        "id": "J1", "kind": "training", "run": "R1", "state": "running", "step": 10, "steps": 100, "started_at": 1.0,
+        "restarts": 1, "exit": {}, "last": {},
+    }  # fmt: skip
+    ended = {
+        **job,
+        "state": "stopped",
+        "exit": {"state": "stopped", "by": "guard", "reason": "so " * 90, "wall_s": 9.0},
+    }
+    return {
+        "campaign": CAMPAIGN,
+        "goal": {"version": 2, "difference": ["changed " * 50], "spec": spec},
+        "beliefs": [belief] * 50,
+        "decisions": [decision],
+        "runs": [{"id": f"R{i}", "bucket": "C"} for i in range(90)],
+        "jobs": [ended, ended, ended, ended, job],
+        "approvals": [question] * 9,
+        "commitments": [plan] * 9,
+        "holder": {"pid": 1},
+        "now": 1000.0,
+    }
+
+
+def test_an_overfull_campaign_still_fits_and_keeps_the_question_and_the_command() -> None:
+    lines = summarize(overfull())
+    assert len(lines) <= MAX_LINES
+    assert max(map(len, lines)) <= WIDTH
+    assert any(line.startswith("Person") and "Q1" in line for line in lines)
+    assert any(line.startswith("Type") for line in lines[-2:])
+    assert "vigil approve Q1" in " ".join(lines)
+
+
+def test_a_campaign_without_any_row_has_a_summary() -> None:
+    view = {"campaign": {**CAMPAIGN, "state": "running", "sentence": ""}, "goal": None, "now": 10.0}
+    assert summarize(view)[0].startswith("big is running")
+
+
+def test_a_dead_agent_is_not_called_running() -> None:
+    view = {"campaign": {**CAMPAIGN, "state": "running", "sentence": ""}, "goal": None, "now": 10.0, "holder": None}
+    lines = summarize(view)
+    assert "has no agent running" in lines[0]
+    assert "vigil run FILE" in lines[-1]
+
+
+def test_a_stopped_job_saved_what_its_own_pace_says() -> None:
+    job = {"step": 100, "steps": 400, "exit": {"wall_s": 60.0}}
+    assert night.saved_s(job) == 180.0
+    assert night.saved_s({"step": 0, "steps": 400, "exit": {"wall_s": 60.0}}) == 0.0
+
+
+def test_a_hard_stop_says_what_it_spared() -> None:
+    decision = {"id": "D2", "action": "halt", "rule": "hard_stop", "action_inputs": {"saved_s": 600}, "bucket": None}
+    assert night.stopped({"decisions": [decision], "jobs": []}) == [
+        "The campaign, by hard stop (hard_stop, D2); about 10 min of training were not spent."
+    ]
+
+
+def test_the_time_left_is_told_from_the_mean_pace() -> None:
+    assert night.eta_s({"step": 25, "steps": 100, "started_at": 100.0}, 150.0) == 150.0
+    assert night.eta_s({"step": 0, "steps": 100, "started_at": 100.0}, 150.0) is None
+
+
+def test_numbers_and_times_are_said_as_people_say_them() -> None:
+    assert [duration(s) for s in (0, 59.6, 89, 600, 5400, 7200, 9000)] == [
+        "0 s", "60 s", "89 s", "10 min", "1 h 30 min", "2 h", "2 h 30 min",
+    ]  # fmt: skip
+    assert [number(v) for v in (None, 0.12345, 12345, True, "x")] == ["not measured", "0.123", "12,345", "True", "x"]
+    assert [count(1, "run"), count(2, "run")] == ["1 run", "2 runs"]
+    assert listed("abcdef", 2) == "a, b and 4 more"
+    assert shortened("a  b\nc", 3) == "a…"
+
+
+def test_a_block_is_cut_at_its_lines_and_says_so() -> None:
+    lines = block("Label", "word " * 100, lines=2)
+    assert len(lines) == 2
+    assert lines[0].startswith("Label     word")
+    assert lines[1].endswith("…")
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_a_table_is_aligned() -> None:
+    assert table(("a", "b"), [("long", "x"), ("s", "y" * 99)], last_width=5) == ["a     b", "long  x", "s     yyyy…"]
+
+
+def test_a_curve_without_points_draws_nothing_and_one_point_draws_something() -> None:
+    assert curves.plot("t", "x", [curves.Series("a", "#000", [])]) == ""
+    drawn = curves.plot("t <&>", "x", [curves.Series("a <b>", "#000", [(1.0, 2.0)], is_dotted=True)])
+    assert "<circle" in drawn
+    assert "a &lt;b&gt;" in drawn
+    assert "nan" not in drawn
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
+    points = [(float(i), float(i)) for i in range(10_000)]
+    kept = curves.thinned(points, 400)
+    assert len(kept) == 400
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
