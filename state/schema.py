@@ -72,9 +72,7 @@ def migrate(connection: sqlite3.Connection, path: Path, steps: Any = None) -> No
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except sqlite3.Error as error:
-        # A full disk has rolled back by itself already.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        connection.rollback()
         if (said := spoken(error, path)).what == "disk":
             raise said from error
         raise MigrationError(

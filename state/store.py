@@ -133,9 +133,8 @@ class Store:
                 yield
                 self._connection.execute("COMMIT")
             finally:
-                # Also after an interrupt, and unless SQLite has rolled back by itself, as it does on a full disk.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                # After a commit, and where SQLite has rolled back by itself, this does nothing.
+                self._connection.rollback()
 
     def backup(self) -> Path:
         """Make a verified copy now and keep the newest three.

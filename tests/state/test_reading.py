@@ -4,12 +4,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from state import export as export_module
-from state import reading
 from state.clock import FakeClock
 from state.errors import CorruptError, MigrationError, NotFoundError, StoreError
 from state.export import export
@@ -117,7 +117,7 @@ def test_where_sqlite_may_write_nothing_the_file_is_read_as_it_is(
         return real(address, **options)  # type: ignore[call-overload, no-any-return]
 
     busy.close()
-    monkeypatch.setattr(reading.sqlite3, "connect", refuse_wal)
+    monkeypatch.setattr(sqlite3, "connect", refuse_wal)
     with open_reader(paths) as reader:
         assert reader.campaign()["name"] == "night"
     assert [address.rpartition("?")[2] for address in asked] == ["mode=ro", "immutable=1"]
@@ -129,7 +129,7 @@ def test_a_log_that_cannot_be_read_is_not_passed_over(
     def refuse(address: str, **options: object) -> sqlite3.Connection:
         raise sqlite3.OperationalError("unable to open database file")
 
-    monkeypatch.setattr(reading.sqlite3, "connect", refuse)
+    monkeypatch.setattr(sqlite3, "connect", refuse)
     with pytest.raises(StoreError, match="unable to open"):
         open_reader(paths)
 
@@ -239,7 +239,7 @@ def test_the_export_holds_every_row_and_opens_with_its_versions(busy: Store, pat
 
 def test_an_export_from_a_bare_checkout_has_no_version(paths: CampaignPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(name: str) -> str:
-        raise export_module.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     monkeypatch.setattr(export_module, "version", unknown)
     assert export_module.header(paths)["vigil"] == "unknown"

@@ -8,6 +8,7 @@ from state.connection import connect
 from state.errors import CorruptError, LimitExceededError, MigrationError
 from state.journal import TABLE_OF
 from state.paths import CampaignPaths
+from state.records import Record
 from state.schema import add_column, check_header, migrate, migrations
 from state.store import Store
 from state.tables import APPLICATION_ID, JOURNAL_COLUMNS, SCHEMA_VERSION, TABLES, WRITERS, Column
@@ -23,7 +24,7 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 
 @pytest.mark.parametrize("kind", TABLE_OF, ids=lambda kind: kind.__name__)
-def test_each_record_field_has_its_column(kind: type) -> None:
+def test_each_record_field_has_its_column(kind: type[Record]) -> None:
     table = TABLE_OF[kind]
     assert [column.name for column in table.columns] == list(kind.model_fields)
     for column in table.columns:

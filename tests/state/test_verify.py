@@ -100,6 +100,16 @@ def test_a_damaged_page_is_named(filled: CampaignPaths) -> None:
         check(filled)
 
 
+def test_a_page_that_belongs_to_nothing_is_named(filled: CampaignPaths) -> None:
+    tamper(filled, "CREATE INDEX own ON belief (fix)")
+    connection = connect(filled.db)
+    connection.execute("PRAGMA writable_schema=ON")
+    connection.execute("DELETE FROM sqlite_master WHERE name = 'own'")
+    connection.close()
+    with pytest.raises(CorruptError, match="never used"):
+        check(filled)
+
+
 def test_an_overwritten_header_is_no_database(filled: CampaignPaths, clock: FakeClock, lease: Lease) -> None:
     data = filled.db.read_bytes()
     filled.db.write_bytes(bytes(100) + data[100:])

@@ -1,0 +1,100 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from state import files
+from state.errors import ConfigError
+from state.files import (
+    append_jsonl,
+    ensure_local_disk,
+    file_system_type,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+)
+
+
+def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    write_atomic(path, "é")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [each.name for each in path.parent.iterdir()] == ["b.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "b.txt"
+    write_atomic(path, "old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_json_comes_back_as_it_was_and_a_missing_file_is_none(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": [1, None], "a": "é"})
+    assert read_json(tmp_path / "x.json") == {"b": [1, None], "a": "é"}
+    assert read_json(tmp_path / "y.json") is None
+    (tmp_path / "z.json").write_text("{")
+    with pytest.raises(json.JSONDecodeError):
+        read_json(tmp_path / "z.json")
+
+
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert read_jsonl(path) == []
+    append_jsonl(path, {"step": 1})
+    append_jsonl(path, {"step": 2})
+    with path.open("a") as stream:
+        stream.write('7\n{"step": ')
+    assert read_jsonl(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_local_folder_that_does_not_exist_yet_is_fine(tmp_path: Path) -> None:
+    ensure_local_disk(tmp_path / "not" / "yet")
+
+
+def test_a_network_mount_is_refused_by_its_longest_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_linux_mounts", lambda: [(str(tmp_path), "nfs4"), ("/", "ext4")])
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert file_system_type(tmp_path / "home") == "nfs4"
+    with pytest.raises(ConfigError, match=r"network file system \(nfs4\)"):
+        ensure_local_disk(tmp_path / "home")
+    monkeypatch.setattr(files, "_linux_mounts", list)
+    assert file_system_type(tmp_path / "home") == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/mounts is Linux's")
+def test_mounts_are_sorted_with_the_nearest_first() -> None:
+    points = [point for point, _ in files._linux_mounts()]
+    assert points[-1] == "/"
+    assert points == sorted(points, key=len, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("listed", "kind"), [("Filesystem\n", "apfs"), ("Filesystem\nserver:/x 1 1 1 /Volumes/x\n", "nfs")]
+)
+def test_on_macos_df_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, kind: str) -> None:
+    def df(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        assert command[-1] == str(tmp_path)
+        return subprocess.CompletedProcess(command, 0, stdout=listed)
+
+    monkeypatch.setattr(subprocess, "run", df)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert file_system_type(tmp_path / "home") == kind
+
+
+def test_elsewhere_it_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "plan9")
+    assert file_system_type(tmp_path) == ""
