@@ -12,6 +12,7 @@ is done twice, or two workers alive at once, is written to `out/violations.jsonl
     nan_at          step from which train_loss is NaN (none)
     crash           {"at": step, "times": n, "how": "exit" | "kill" | "fail"} (none)
     result, files   merged into result.json; {relative name: text} written under out/ (none)
+    heavy_bytes     memory taken after the first step of a start (0)
     big_bytes       size of a file written under out/ before the result (0)
     code            exit status at the end, 3 for a bad outcome (0)
 """
@@ -42,6 +43,7 @@ class QuickWorker:
         self.steps_folder = self.out / "steps"
         self.steps_folder.mkdir(parents=True, exist_ok=True)
         self._be_alone()
+        self.weight = bytearray()
         self.done = len(list(self.steps_folder.iterdir()))
         append_jsonl(self.out / "starts.jsonl", {"pid": os.getpid(), "from": self.done, "t": time.time()})
 
@@ -73,6 +75,7 @@ class QuickWorker:
             nan_at = self.option("nan_at", NEVER)
             loss = float("nan") if 0 <= nan_at <= step else 1.0 / step
             self.context.emit({"step": step, "train_loss": loss, "iterations_per_second": 50.0})
+            self.weight = self.weight or bytearray(os.urandom(1)) * int(self.option("heavy_bytes", 0))
             if self.context.should_stop and not self.option("ignore_term", default=False):
                 self.context.leave_stopped()
         self._write_files()

@@ -101,10 +101,8 @@ def is_same(one: ProcessIdentity, other: ProcessIdentity) -> bool:
 
 def is_alive(identity: ProcessIdentity | None) -> bool:
     """Tell whether this very process runs now; zombies and other processes under its pid do not count."""
-    if identity is None or identity.boot_id != boot_id():
-        return False
-    current = identify(identity.pid)
-    return current is not None and is_same(identity, current)
+    current = None if identity is None else identify(identity.pid)
+    return identity is not None and current is not None and is_same(identity, current)
 
 
 def is_reused(identity: ProcessIdentity) -> bool:

@@ -205,7 +205,9 @@ def test_a_supervisor_in_the_foreground_stays_until_the_end(folder: Path) -> Non
 def test_a_second_supervisor_leaves(folder: Path) -> None:
     BACKEND.launch(folder, spec(hang_at=2))
     running_at(folder, 1)
-    second = subprocess.run([sys.executable, "-m", "tools.jobs.supervisor", str(folder)], cwd=ROOT, check=False)
+    second = subprocess.run(
+        [sys.executable, "-m", "tools.jobs.supervisor", str(folder)], cwd=ROOT, check=False, timeout=60
+    )
     assert second.returncode == 75
     assert is_alive(supervisor(folder))
 

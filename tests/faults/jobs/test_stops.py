@@ -155,6 +155,21 @@ def test_a_guard_that_fired_is_remembered_by_the_next_supervisor(folder: Path) -
     assert len(starts(folder)) == 1
 
 
+def test_the_verdict_of_a_guard_outlives_supervisor_and_worker(folder: Path) -> None:
+    # A signal of the supervisor, unlike a row, cannot be read again by the next one.
+    guard = Guard(signal="rss_gb", op=">", threshold=0.1, verdict="out_of_memory")
+    job = spec(steps=100_000, heavy_bytes=150_000_000, ignore_term=True, stop_grace_s=600, guards=(guard,))
+    BACKEND.launch(folder, job)
+    until((folder / "stop.json").exists, "the guard fires")
+    stubborn = running_at(folder, 1)
+    assert kill(supervisor(folder))
+    assert kill(stubborn)
+    BACKEND.launch(folder, job)
+    record = ended(folder)
+    assert (record.state, record.by, record.verdict) == ("stopped", "guard", "out_of_memory")
+    assert len(starts(folder)) == 1
+
+
 def test_a_finite_loss_does_not_stop_the_job(folder: Path) -> None:
     guards = (
         Guard(signal="train_loss", op="non_finite", verdict="diverged"),
