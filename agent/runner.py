@@ -124,14 +124,14 @@ def _disk_errors(paths: CampaignPaths) -> Iterator[None]:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         raise LimitExceededError(
-            f"{paths.root}: the disk is full; free some space and run the same command again, nothing committed is lost.",
+            f"{paths.root}: the disk is full; free some space and run the same command again, nothing is lost.",
             what="disk",
             where=str(paths.root),
             runbook="runbooks/disk_full.md",
         ) from error
 
 
-def _sit_down(
+def _sit_down(  # noqa: PLR0917 - the parts of a session
     loaded: LoadedCampaign,
     paths: CampaignPaths,
     store: Store,
@@ -221,9 +221,13 @@ def _input(graph: Graph, config: Any) -> Any:
 
 def _steps(session: Session, graph: Graph, config: Any, given: Any, say: Callable[[str], None]) -> None:
     """Run supersteps, each checkpoint synced before the next begins; prune now and then."""
+    told = len(session.store.read.decisions())
     for count, update in enumerate(graph.stream(given, config, stream_mode="updates", durability="sync"), start=1):
-        if "deciding" in update and (decision := (update["deciding"] or {}).get("deciding", {}).get("decision")):
-            say(session.store.read.decision(decision).sentence)
+        if "deciding" in update:
+            decisions = session.store.read.decisions()
+            for decision in decisions[told:]:
+                say(f"{decision.id} {decision.sentence}")
+            told = len(decisions)
         if count % _PRUNE_EVERY == 0 and graph.checkpointer:
             prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with
         surface.apply_requests(session)

@@ -52,7 +52,7 @@ def split_inputs(goal: Goal, folder: Path, use: SplitUse) -> list[Json]:
         ]
         if not ids:
             raise ConfigError(
-                f"{path}: none of its cases falls into {use}; add cases, or name two files with selection: and confirmation:.",
+                f"{path}: none of its cases falls into {use}; add cases, or name one file for each use.",
                 what=f"evaluation.splits.{name}",
                 where=str(path),
             )

@@ -60,7 +60,7 @@ def gate_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Be
         table: The base as measured under today's harness; empty before it was.
 
     Returns:
-        One belief per finding, and one per condition without a hard stop; nothing before there is a ceiling to judge by.
+        One belief per finding, and one per condition without a hard stop; nothing before a ceiling is known.
     """
     known = [b for b in beliefs if b.claim == "ceiling" and b.subject.startswith("harness:") and b.status == "fresh"]
     if not known:

@@ -5,7 +5,8 @@ from typing import Any
 from agent.graph import GraphState
 from agent.session import Session
 from policies import approval, planning
-from policies.planning import Draft, View
+from policies.drafts import Draft
+from policies.view import View
 from state.records import Answer, Approval, Decision
 
 _MOST_VERDICTS = 20

@@ -96,8 +96,8 @@ def _census(session: Session, action: Action) -> None:
             action,
             f"harness:{where}",
             "decode_budget",
-            f"{row['whole']} of {row['n']} gold answers of {where} fit whole into {session.goal.evaluation.max_tokens} tokens; "
-            f"all fit into {row['smallest_sufficient']}.",
+            f"{row['whole']} of {row['n']} gold answers of {where} fit whole into "
+            f"{session.goal.evaluation.max_tokens} tokens; all fit into {row['smallest_sufficient']}.",
             value={**row, "curve": (result.get("budget_for") or {}).get(where, {})},
             mode="P1",
         )
@@ -122,7 +122,8 @@ def _census(session: Session, action: Action) -> None:
             "match_evaluation",
             "Training and evaluation render their prompts the same way."
             if same
-            else f"Training prompts begin {parity.get('train_prefix')!r}, evaluation prompts {parity.get('eval_prefix')!r}.",
+            else f"Training prompts begin {parity.get('train_prefix')!r}, "
+            f"evaluation prompts {parity.get('eval_prefix')!r}.",
             value=parity,
             holds=same,
             severity="hard_stop",
@@ -144,8 +145,8 @@ def _token_census(session: Session, action: Action, row: Json) -> None:
         "fits_sequence",
         f"All {row['rows']:,} training rows fit into max_seq_length {limit} (longest {row['max_tokens']} tokens)."
         if not cut
-        else f"{cut} of {row['rows']:,} training rows are longer than max_seq_length {limit} (longest {row['max_tokens']} tokens; "
-        f"lines {lines}), {lost} of them already in the prompt.",
+        else f"{cut} of {row['rows']:,} training rows are longer than max_seq_length {limit} "
+        f"(longest {row['max_tokens']} tokens; lines {lines}), {lost} of them already in the prompt.",
         value=row,
         holds=not cut,
         severity="hard_stop",
@@ -240,8 +241,8 @@ def _training(session: Session, action: Action) -> None:
         f"run:{run or action.key}",
         "trained",
         f"Trained {result.get('iters')} iterations on {int(result.get('trained_tokens') or 0):,} tokens at "
-        f"{float(result.get('tokens_per_s') or 0):,.0f} tokens/s; train loss {result.get('train_loss')}, validation loss "
-        f"{result.get('val_loss')}" + (f"; stopped: {verdict}" if verdict else "") + ".",
+        f"{float(result.get('tokens_per_s') or 0):,.0f} tokens/s; train loss {result.get('train_loss')}, "
+        f"validation loss {result.get('val_loss')}" + (f"; stopped: {verdict}" if verdict else "") + ".",
         value={
             name: result.get(name)
             for name in (

@@ -67,11 +67,12 @@ def _no_prints(_: ProbeContext) -> tuple[Fingerprint, ...]:
 
 def _observe_disk(context: ProbeContext) -> tuple[Observation, ...]:
     free_gb = shutil.disk_usage(context.home).free / _GB
+    word = "At least" if free_gb >= _DISK_NEED_GB else "Less than"
     return (
         Observation(
             subject="machine:disk",
             claim="has_room",
-            statement=f"{'At least' if free_gb >= _DISK_NEED_GB else 'Less than'} {_DISK_NEED_GB:g} GB are free where the campaign lives.",
+            statement=f"{word} {_DISK_NEED_GB:g} GB are free where the campaign lives.",
             holds=free_gb >= _DISK_NEED_GB,
             value={"needed_gb": _DISK_NEED_GB},
             severity="hard_stop",
@@ -150,7 +151,8 @@ def _observe_blas(context: ProbeContext) -> tuple[Observation, ...]:
     statement = (
         f"OpenBLAS is preloaded: {before:.0f} GFLOP/s without it, {after:.0f} with it (float32)."
         if preload
-        else f"No OpenBLAS was found: {before:.0f} GFLOP/s (float32); on Debian, libopenblas0-pthread makes training about 7 times faster."
+        else f"No OpenBLAS was found: {before:.0f} GFLOP/s (float32); "
+        "on Debian, libopenblas0-pthread makes training about 7 times faster."
     )
     return (
         Observation(

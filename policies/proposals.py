@@ -1,0 +1,122 @@
+"""What the record says about the next run: cases side by side, verdicts so far, the next recipe and its cost."""
+
+from policies.buckets import BucketVerdict, Prediction, RunEvidence
+from policies.cases import CaseTable
+from policies.drafts import done
+from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
+from policies.findings import ceilings
+from policies.gate import GateVerdict
+from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipe, tried
+from policies.target import find_target
+from policies.view import View
+from policies.walltime import RunEstimate, StepSample, estimate_run_s, fit, lengths_from_quantiles
+from state.records import Json, Run, Side
+
+
+def case_table(view: View, candidate: str) -> CaseTable:
+    """Return the cases of a candidate, its parent and the base, all under today's harness.
+
+    Args:
+        view: The record.
+        candidate: Weights hash of the candidate; the parent is the base until runs start from runs.
+    """
+    base = view.identity("weights")
+    current = {
+        a.key
+        for a in view.actions
+        if a.kind in {"evaluate", "confirm"} and a.inputs.get("harness") == view.identity("harness")
+    }
+    sides: dict[Side, str] = {"base": base, "parent": base, "candidate": candidate}
+    return CaseTable.from_measurements((row for row in view.measurements if row.evaluation in current), sides)
+
+
+def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdict | None) -> RunEvidence:
+    """Return all that a verdict on one run stands on."""
+    predicted = Prediction.model_validate(run.predicted) if run.predicted else None
+    return RunEvidence(
+        run=run.id,
+        gate=view.goal.gate,
+        cases=table,
+        ceilings=ceilings(view.beliefs, "selection"),
+        confirmation=confirmation,
+        predicted=predicted,
+        control=view.goal.evaluation.control,
+        noise_floor=view.goal.evaluation.noise_floor,
+        seed=view.goal.seed,
+    )
+
+
+def next_proposal(view: View) -> RecipeProposal | None:
+    """Return the next configuration that was never run, from the first or from the latest run's diagnosis."""
+    census = view.belief("data:train", "fits_sequence")
+    rows = dict(census.value) if census is not None and census.value else {}
+    base = view.identity("weights")
+    known = ceilings(view.beliefs, "selection")
+    target = find_target(
+        view.goal.gate, case_table(view, base), ceilings=known, noise_floor=view.goal.evaluation.noise_floor
+    )
+    if not view.runs:
+        return first_recipe(
+            view.goal, rows, parent_hash=base, data_hash=view.identity("data"), target=target, ceilings=known
+        )
+    return next_recipe(
+        [_tried(view, run) for run in view.runs],
+        parent_hash=base,
+        data_hash=view.identity("data"),
+        target=target,
+        ceilings=known,
+        rows=rows.get("rows"),
+    )
+
+
+def _tried(view: View, run: Run) -> Tried:
+    """Return a run as the recipe rules see it."""
+    trained = done(view, "train", recipe_hash=run.recipe_hash)
+    result = trained.result if trained is not None else {}
+    return tried(run, verdict_of(view, run), result, [{"val_loss": loss} for loss in result.get("val_losses") or ()])
+
+
+def verdict_of(view: View, run: Run) -> BucketVerdict | None:
+    """Return the verdict that the record holds on a run."""
+    for decision in reversed(view.decisions):
+        if decision.run == run.id and "bucket" in decision.verdict:
+            return BucketVerdict.model_validate(decision.verdict["bucket"])
+    return None
+
+
+def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
+    """Return one verdict per instrument that the campaign may use."""
+    facts = [run_fact(run, verdict) for run in view.runs if (verdict := verdict_of(view, run)) is not None]
+    known = ceilings(view.beliefs, "selection")
+    metrics = [(c, m) for c in view.goal.gate.conditions if c.against == "value" for m in c.metrics]
+    above = all(c.sign * (known[m] - c.threshold) >= 0 for c, m in metrics if m in known)
+    is_above = above if all(m in known for _, m in metrics) else None
+    return [judge_exhaustion(name, facts, is_ceiling_above_gate=is_above) for name in view.goal.instruments]
+
+
+def estimate_of(view: View, recipe: Json) -> RunEstimate:
+    """Return how long a recipe takes here: from this campaign's own runs once there is one."""
+    samples = []
+    for action in view.actions:
+        run = next(
+            (r for r in view.runs if action.kind == "train" and r.recipe_hash == action.inputs.get("recipe_hash")), None
+        )
+        tokens, wall_s, iters = (action.result.get(name) for name in ("trained_tokens", "wall_s", "iters"))
+        if run is not None and tokens and wall_s and iters and not action.result.get("resumed_from"):
+            size = int(run.recipe["batch_size"])
+            samples.append(StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=wall_s / iters))
+    census = view.belief("data:train", "fits_sequence")
+    row = dict(census.value) if census is not None and census.value else {}
+    longest = float(row.get("max_tokens") or 512)
+    lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
+    full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
+    return estimate_run_s(fit(samples), lengths, full)
+
+
+def planned_s(view: View) -> float:
+    """Return what the campaign would have spent on training, seconds: its runs at the expected time of one."""
+    runs = view.goal.budget.runs or view.goal.search.max_runs or view.goal.search.max_runs_without_progress
+    proposal = next_proposal(view)
+    return estimate_of(view, proposal.recipe if proposal is not None else view.goal.recipe).seconds * max(
+        0, runs - len(view.runs)
+    )

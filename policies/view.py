@@ -1,0 +1,78 @@
+"""What the planner may look at: the rows of the record, the goal and the time, with the questions asked of them."""
+
+from dataclasses import dataclass
+
+from state.goal import Goal
+from state.records import (
+    Action,
+    Approval,
+    Belief,
+    Campaign,
+    CampaignState,
+    Commitment,
+    Decision,
+    Measurement,
+    Run,
+)
+
+_ENDED: frozenset[CampaignState] = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
+
+
+@dataclass(frozen=True)
+class View:
+    """What the planner may look at.
+
+    Args:
+        goal: The campaign as understood now.
+        goal_version: Its version.
+        now: Unix seconds.
+        campaign: The campaign's row.
+        sitting_at: When this sitting of the agent began, Unix seconds.
+        utc_offset_s: Local time minus UTC, for `budget.until`.
+        used_gb: What the campaign's folder holds, decimal gigabytes.
+    """
+
+    goal: Goal
+    goal_version: int
+    now: float
+    campaign: Campaign
+    sitting_at: float
+    utc_offset_s: float
+    used_gb: float
+    beliefs: tuple[Belief, ...] = ()
+    runs: tuple[Run, ...] = ()
+    actions: tuple[Action, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    commitments: tuple[Commitment, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the campaign's row says so."""
+        return self.campaign.state in _ENDED
+
+    def identity(self, name: str) -> str:
+        """Return the hash that Knowing recorded for `harness`, `weights`, `data` or `census`."""
+        belief = self.belief(f"identity:{name}", "is")
+        return str(belief.value) if belief is not None else ""
+
+    def belief(self, subject: str, claim: str) -> Belief | None:
+        """Return the belief that stands about a subject's claim."""
+        return next(
+            (b for b in self.beliefs if b.subject == subject and b.claim == claim and b.status != "superseded"), None
+        )
+
+    def action(self, key: str) -> Action | None:
+        """Return the action with a key."""
+        return next((action for action in self.actions if action.key == key), None)
+
+    def answer_to(self, decision: Decision) -> Approval | None:
+        """Return the question put about a decision."""
+        return next((row for row in self.approvals if row.decision == decision.id and row.kind == decision.needs), None)
+
+
+def hard_stops(view: View) -> list[Belief]:
+    """Return the refuted claims that forbid spending and that nobody has overridden."""
+    overridden = {row.decision for row in view.approvals if row.kind == "override" and row.answer == "yes"}
+    return [b for b in view.beliefs if b.status == "refuted" and b.severity == "hard_stop" and b.id not in overridden]

@@ -1,0 +1,158 @@
+"""A worker for whole campaigns that takes a moment: census, evaluation and training in the real job protocol, no MLX.
+
+Training commits one file per step with O_EXCL, so a step done twice or two workers at once leave a trace in
+`out/violations.jsonl`. A candidate's scores grow with the iterations it was trained for, so that a campaign needs
+several runs before its gate holds. Run as `python -m tests.faults.campaign.quick JOB`.
+"""
+
+import fcntl
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from state.files import append_jsonl, read_json, write_atomic, write_json
+from state.hashing import hash_json, hash_tree
+from tools.evaluation.harness import harness_parts
+from tools.jobs.worker import WorkerContext, begin
+from tools.models.identity import weights_hash
+from tools.tracks.formats import read_split
+
+BASE_SCORE = 0.5
+GAIN_PER_ITERATION = 0.0025
+STEP_S = 0.01
+
+
+def main() -> int:
+    """Do the job named on the command line."""
+    context = begin(sys.argv[1])
+    out = context.folder.out
+    out.mkdir(parents=True, exist_ok=True)
+    append_jsonl(out / "starts.jsonl", {"pid": os.getpid(), "t": time.time()})
+    _be_alone(out)
+    kind = read_json(context.folder.spec)["kind"]
+    {"census": _census, "evaluation": _evaluate, "training": _train}[kind](context, out)
+    return 0
+
+
+def _be_alone(out: Path) -> None:
+    """Hold a lock of our own for the rest of this process, independent of the supervisor's."""
+    descriptor = os.open(out / "alone", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        append_jsonl(out / "violations.jsonl", {"what": "two workers at once", "pid": os.getpid()})
+
+
+def _census(context: WorkerContext, _out: Path) -> None:
+    places = [f"{row['name']}.{row['use']}" for row in context.input["splits"]]
+    row = {"score": {"mean": 1.0, "n": 40, "cases_whole": 40}}
+    floor = {"score": {"mean": 0.0, "n": 40, "cases_whole": 40}}
+    context.emit({"step": 1})
+    context.finish(
+        {
+            "ceiling": {place: row for place in places},
+            "floor": {place: {**floor} for place in places},
+            "no_reference": [],
+            "budget": {},
+            "budget_for": {},
+            "train": {"rows": 400, "max_tokens": 64, "p50": 40, "p95": 60, "truncated": 0, "prompt_longer_than_max": 0},
+            "grader": {"errors": [], "varies": []},
+            "prompt_parity": {"ok": True},
+        }
+    )
+
+
+def _strength(inputs: dict[str, Any]) -> float:
+    """Return what a candidate has gained, from its adapter folder."""
+    config = read_json(Path(inputs["adapter"]) / "adapter_config.json") if inputs.get("adapter") else None
+    return GAIN_PER_ITERATION * float(config["iters"]) if config else 0.0
+
+
+def _evaluate(context: WorkerContext, out: Path) -> None:
+    inputs = context.input
+    gained = _strength(inputs)
+    rows = []
+    for split in inputs["splits"]:
+        wanted = split["case_ids"]
+        for case in read_split(Path(split["file"])):
+            if wanted is not None and case["id"] not in wanted:
+                continue
+            noise = random.Random(case["id"]).uniform(-0.05, 0.05)
+            score = min(1.0, BASE_SCORE + gained + noise)
+            rows.append(
+                {
+                    "split": split["name"],
+                    "use": split["use"],
+                    "case": case["id"],
+                    "prompt_tokens": 10,
+                    "output_tokens": 10,
+                    "finish_reason": "stop",
+                    "text": "x",
+                    "metrics": {"score": score},
+                    "grader_error": "",
+                }
+            )
+            time.sleep(STEP_S / 4)
+            context.emit({"step": len(rows)})
+    write_atomic(out / "cases.jsonl", "".join(f"{_line(row)}\n" for row in rows))
+    parts = harness_parts(inputs)
+    means = {}
+    for split in inputs["splits"]:
+        scores = [row["metrics"]["score"] for row in rows if row["split"] == split["name"]]
+        means[f"{split['name']}.{split['use']}"] = {"score": sum(scores) / len(scores)}
+    context.finish(
+        {
+            "weights": weights_hash(inputs["model"], inputs.get("adapter")),
+            "harness": hash_json(parts),
+            "harness_parts": parts,
+            "cases": len(rows),
+            "means": means,
+        }
+    )
+
+
+def _line(row: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(row)
+
+
+def _train(context: WorkerContext, out: Path) -> None:
+    """Do the steps that are left; each commits one file that can be made only once."""
+    iters = int(context.input["recipe"]["iters"])
+    steps = out / "steps"
+    steps.mkdir(exist_ok=True)
+    for step in range(len(list(steps.iterdir())) + 1, iters + 1):
+        time.sleep(STEP_S)
+        try:
+            os.close(os.open(steps / f"{step:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            append_jsonl(out / "violations.jsonl", {"what": "a step done twice", "step": step})
+        context.emit({"step": step, "train_loss": 1.0 / step})
+        if context.should_stop:
+            context.leave_stopped()
+    adapter = out / "adapter"
+    write_json(adapter / "adapter_config.json", {"iters": iters, "seed": context.input["recipe"].get("seed", 0)})
+    write_atomic(adapter / "adapters.safetensors", f"iters {iters}".encode())
+    context.finish(
+        {
+            "adapter": "out/adapter",
+            "adapter_hash": hash_tree(adapter),
+            "weights": weights_hash(context.input["model"], adapter),
+            "iters": iters,
+            "trained_tokens": iters * 100,
+            "train_loss": 0.1,
+            "val_loss": 0.1,
+            "val_losses": [0.1],
+            "tokens_per_s": 1000.0,
+            "wall_s": iters * STEP_S,
+            "verdict": "",
+        }
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

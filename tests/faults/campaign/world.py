@@ -1,0 +1,131 @@
+"""A small campaign on disk, the command that drives it with quick workers, and what must hold after any storm."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from state.files import read_json, read_jsonl
+from state.paths import CampaignPaths
+from state.reading import open_reader
+
+ROOT = Path(__file__).resolve().parents[3]
+BASE = ROOT / "runbooks" / "quickstart" / "base"
+N_CASES = 40
+
+GRADER = '''"""Grades nothing for real: the quick worker brings its own scores."""
+
+
+def grade(case, text):
+    return {"score": 1.0 if text == case.get("reference") else 0.0}
+'''
+
+
+def write_campaign(folder: Path, name: str = "storm", **changes: Any) -> Path:
+    """Write a campaign file and its data; return the file.
+
+    Args:
+        folder: Where.
+        name: The campaign's name.
+        changes: Top-level keys that replace the defaults.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "base").exists():
+        shutil.copytree(BASE, folder / "base")
+    rows = [
+        {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}]} for i in range(8)
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for use in ("selection", "confirmation"):
+        cases = [{"id": f"{use}-{i}", "prompt": f"{use} {i}", "reference": "a"} for i in range(N_CASES)]
+        (folder / f"{use}.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    (folder / "grade.py").write_text(GRADER)
+    spec: dict[str, Any] = {
+        "campaign": name,
+        "model": {"path": "base", "dtype": "float32"},
+        "track": {"grader": "grade.py", "metrics": ["score"]},
+        "data": {"train": "train.jsonl"},
+        "evaluation": {
+            "max_tokens": 64,
+            "splits": {"main": {"selection": "selection.jsonl", "confirmation": "confirmation.jsonl"}},
+        },
+        "gate": {"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.75}]},
+        "recipe": {"batch_size": 4, "iters": 20, "max_seq_length": 128, "learning_rate": 0.001},
+        "approvals": {"promotion": {"mode": "auto"}},
+        **changes,
+    }
+    path = folder / "campaign.yaml"
+    path.write_text(json.dumps(spec, indent=1))
+    return path
+
+
+def command(campaign: Path, home: Path, *, wait: bool = True) -> list[str]:
+    """Return the command line that runs a campaign with quick workers, in a process of its own."""
+    return [
+        sys.executable,
+        "-m",
+        "tests.faults.campaign.drive",
+        str(campaign),
+        str(home),
+        "wait" if wait else "no-wait",
+    ]
+
+
+def start(campaign: Path, home: Path, *, wait: bool = True, log: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start the agent."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (log or home.with_suffix(".log")).open("ab") as stream:
+        return subprocess.Popen(
+            command(campaign, home, wait=wait),
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run(campaign: Path, home: Path, *, wait: bool = True, timeout_s: float = 240) -> int:
+    """Run the agent to its end and return its exit code."""
+    return start(campaign, home, wait=wait).wait(timeout=timeout_s)
+
+
+def rows(home: Path, name: str = "storm") -> dict[str, list[dict[str, Any]]]:
+    """Return a campaign's rows by table."""
+    reader = open_reader(CampaignPaths(home, name))
+    return {
+        "actions": reader.actions(),
+        "jobs": reader.jobs(),
+        "runs": reader.runs(),
+        "decisions": reader.decisions(),
+        "approvals": reader.approvals(),
+        "beliefs": reader.beliefs(),
+        "campaign": [reader.campaign()],
+    }
+
+
+def assert_exactly_once(home: Path, name: str = "storm") -> None:
+    """Assert that no action was lost or repeated and no job was started twice, whatever was killed."""
+    found = rows(home, name)
+    keys = [action["key"] for action in found["actions"]]
+    assert len(keys) == len(set(keys))
+    assert {action["state"] for action in found["actions"]} == {"done"}, found["actions"]
+    # One decision per act: a crash between deciding and doing must not decide again.
+    decided = [decision["action_key"] for decision in found["decisions"] if decision["action_key"]]
+    assert len(decided) == len(set(decided)), decided
+    assert set(decided) == set(keys)
+    folders = sorted(folder.name for folder in CampaignPaths(home, name).jobs.iterdir())
+    jobs = [
+        action["key"] for action in found["actions"] if action["kind"] in {"census", "evaluate", "train", "confirm"}
+    ]
+    assert folders == sorted(jobs)
+    for key in jobs:
+        folder = CampaignPaths(home, name).jobs / key
+        assert read_json(folder / "exit.json")["state"] == "finished"
+        assert read_jsonl(folder / "out" / "violations.jsonl") == []
+    # The same effects, stated by what they are: no evaluation of one side, use and run twice under one harness.
+    seen = [(a["kind"], json.dumps(a["inputs"], sort_keys=True)) for a in found["actions"]]
+    assert len(seen) == len(set(seen))
