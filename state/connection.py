@@ -45,6 +45,23 @@ def configure(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def spoken_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours; text that is none is damage too. For code that does nothing but read and write.
+
+    Raises:
+        CorruptError: The file holds text that is not UTF-8.
+        VigilError: As `spoken_sql_errors`.
+    """
+    with spoken_sql_errors(path):
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise CorruptError(
+                f"The store {path} is damaged ({error}). {restore_advice(path)}", where=str(path)
+            ) from error
+
+
+@contextmanager
+def spoken_sql_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from state.connection import TIMEOUT_S, spoken, spoken_errors
+from state.connection import TIMEOUT_S, spoken_errors
 from state.errors import NotFoundError, VigilError
 from state.paths import CampaignPaths
 from state.rows import decode
@@ -126,20 +126,17 @@ class Reader:
             finally:
                 self._connection.execute("ROLLBACK")
 
-    def select(self, sql: str, parameters: tuple[Any, ...] = ()) -> Iterator[Values]:
-        """Yield the rows of a query as SQLite holds them.
+    def select(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Values]:
+        """Return the rows of a query as SQLite holds them.
 
         Raises:
             CorruptError: The file is damaged.
             StoreError: SQLite refused.
         """
-        try:
+        with spoken_errors(self._place):
             cursor = self._connection.execute(sql, parameters)
             names = [field[0] for field in cursor.description]
-            for row in cursor:
-                yield dict(zip(names, row, strict=True))
-        except sqlite3.Error as error:
-            raise spoken(error, self._place) from error
+            return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def table(self, name: str, **equals: Any) -> list[Values]:
         """Return a table's records in the order of writing, JSON decoded; None asks for nothing.
@@ -251,14 +248,12 @@ class Reader:
         for which the grader gave a number (None where it gave none), `unknown` cases for which it gave none, and `cut`
         cases that the decode budget ended.
         """
-        return list(
-            self.select(
-                "SELECT evaluation, run, side, split, use, harness, weights, each.key AS metric,"
-                " avg(each.value) AS mean, count(each.value) AS n, count(*) - count(each.value) AS unknown,"
-                " sum(finish_reason = 'length') AS cut"
-                " FROM measurement, json_each(measurement.metrics) AS each"
-                " GROUP BY evaluation, run, side, split, use, harness, weights, each.key ORDER BY min(number), each.key"
-            )
+        return self.select(
+            "SELECT evaluation, run, side, split, use, harness, weights, each.key AS metric,"
+            " avg(each.value) AS mean, count(each.value) AS n, count(*) - count(each.value) AS unknown,"
+            " sum(finish_reason = 'length') AS cut"
+            " FROM measurement, json_each(measurement.metrics) AS each"
+            " GROUP BY evaluation, run, side, split, use, harness, weights, each.key ORDER BY min(number), each.key"
         )
 
     def journal_tail(self, n: int = 20) -> list[Values]:
@@ -266,4 +261,4 @@ class Reader:
         rows = self.select(
             "SELECT seq, at, epoch, node, table_name, row_id FROM journal ORDER BY seq DESC LIMIT ?", (n,)
         )
-        return list(rows)[::-1]
+        return rows[::-1]

@@ -18,7 +18,7 @@ from sqlite_utils import Database
 
 from state import backup
 from state.clock import Clock
-from state.connection import configure, connect, restore_advice, spoken_errors
+from state.connection import configure, connect, restore_advice, spoken_errors, spoken_sql_errors
 from state.errors import CorruptError, LeaseLostError, StoreError
 from state.handles import Agent, Deciding, Doing, Knowing
 from state.journal import Rows, Writer
@@ -121,7 +121,7 @@ class Store:
             LimitExceededError: The disk is full; nothing was written.
             StoreError: SQLite refused.
         """
-        with self._mutex, spoken_errors(self._place):
+        with self._mutex, spoken_sql_errors(self._place):
             if self._connection.in_transaction:
                 with self._database.atomic():
                     yield
@@ -172,7 +172,7 @@ class Store:
     @contextmanager
     def _write(self, node: str) -> Iterator[Writer]:
         """Open a transaction in one node's name: its tables can be written, no others."""
-        with self.transaction():
+        with self.transaction(), spoken_errors(self._place):
             self._nodes.append(node)
             self._connection.set_authorizer(authorizer(node))
             try:
@@ -216,9 +216,10 @@ class Store:
 
 def _refuse_missing(paths: CampaignPaths) -> None:
     """Refuse to begin anew where a store was lost: its jobs may still be running."""
-    if not paths.db.exists() and backup.backups(paths):
+    is_there = paths.db.exists() and paths.db.stat().st_size > 0
+    if not is_there and backup.backups(paths):
         raise CorruptError(
-            f"The store {paths.db} is gone, but there are backups of it. {restore_advice(paths.db)}",
+            f"The store {paths.db} is gone or empty, but there are backups of it. {restore_advice(paths.db)}",
             where=str(paths.db),
         )
 

@@ -169,7 +169,7 @@ def test_before_anything_was_decided_there_are_none(store: Store, paths: Campaig
 
 def test_a_reader_can_change_nothing(busy: Store, paths: CampaignPaths) -> None:
     with open_reader(paths) as reader, pytest.raises(StoreError, match="readonly"):
-        list(reader.select("UPDATE belief SET tag = 'assumed' RETURNING id"))
+        reader.select("UPDATE belief SET tag = 'assumed' RETURNING id")
 
 
 def test_damage_is_named_as_damage(busy: Store, paths: CampaignPaths) -> None:

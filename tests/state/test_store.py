@@ -68,9 +68,11 @@ def test_a_store_needs_the_lease_of_its_own_campaign(paths: CampaignPaths, clock
 
 def test_a_store_that_vanished_is_not_begun_anew(paths: CampaignPaths, clock: FakeClock, lease: Lease) -> None:
     Store.open(paths, clock, lease).close()
-    paths.db.unlink()
-    with pytest.raises(CorruptError, match=r"is gone, but there are backups.*vigil run --restore"):
-        Store.open(paths, clock, lease)
+    paths.db.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(CorruptError, match=r"is gone or empty, but there are backups.*vigil run --restore"):
+            Store.open(paths, clock, lease)
+        paths.db.unlink(missing_ok=True)
     assert not paths.db.exists()
 
 
