@@ -106,7 +106,8 @@ def file_system_type(path: Path) -> str:
                 return kind
         return ""
     if sys.platform == "darwin":
-        device = subprocess.run(["/bin/df", "-T", "nfs,smbfs,afpfs,webdav", str(existing)], capture_output=True, text=True, check=False)  # fmt: skip
+        command = ["/bin/df", "-T", "nfs,smbfs,afpfs,webdav", str(existing)]
+        device = subprocess.run(command, capture_output=True, text=True, check=False)
         return "nfs" if len(device.stdout.splitlines()) > 1 else "apfs"
     return ""
 

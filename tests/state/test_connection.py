@@ -34,6 +34,13 @@ def test_a_refused_row_keeps_sqlites_reason(tmp_path: Path) -> None:
         raise sqlite3.IntegrityError("NOT NULL constraint failed: run.seed")
 
 
+def test_text_that_is_none_is_damage(tmp_path: Path) -> None:
+    opened = connect(":memory:")
+    with pytest.raises(CorruptError, match="codec can't decode"), spoken_errors(tmp_path / "state.db"):
+        opened.execute("SELECT CAST(x'ff' AS TEXT)").fetchall()
+    opened.close()
+
+
 @pytest.mark.parametrize(("platform", "full"), [("darwin", 1), ("linux", 0)])
 def test_the_drives_cache_is_flushed_on_macos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, full: int
