@@ -71,10 +71,11 @@ class QuickWorker:
             self._maybe_crash(step)
             self._maybe_hang(step)
             time.sleep(float(self.option("delay_s", 0.02)))
-            self._commit(step)
             nan_at = self.option("nan_at", NEVER)
             loss = float("nan") if 0 <= nan_at <= step else 1.0 / step
             self.context.emit({"step": step, "train_loss": loss, "iterations_per_second": 50.0})
+            # After its row: a kill between the two repeats the row, and never leaves one out.
+            self._commit(step)
             self.weight = self.weight or bytearray(os.urandom(1)) * int(self.option("heavy_bytes", 0))
             if self.context.should_stop and not self.option("ignore_term", default=False):
                 self.context.leave_stopped()

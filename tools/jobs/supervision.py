@@ -285,14 +285,18 @@ class Supervision:
     # -- concluding -------------------------------------------------------------------------------------------
 
     def _count_end(self, ended: Ended | None) -> None:
-        """Count a worker's end, seen or not: one that is open although the lock was free ended unseen."""
+        """Count a worker's end, seen or not: one that is open although the lock was free ended unseen.
+
+        An end that was asked for is no death; such a job may be opened again and has its restarts left.
+        """
         if not self._tally.is_open:
             return
+        is_death = not (self.is_leaving or self._asked or self._paths.stop.exists())
         if self._observer.best_step > self._tally.best_step:
             self._tally.fruitless = 0
-        elif not self.is_leaving:
+        elif is_death:
             self._tally.fruitless += 1
-        self._tally.deaths += ended is not None and not self.is_leaving
+        self._tally.deaths += is_death and ended is not None
         self._tally.is_open = False
         # On a full disk the end must still be told; a start, which needs the tally, fails by itself.
         with suppress(OSError):

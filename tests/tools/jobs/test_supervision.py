@@ -1,0 +1,117 @@
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+
+from state.files import read_json, write_json
+from state.paths import JobPaths
+from tests.faults.jobs.harness import BACKEND, ROOT, assert_done_once, clear, ended, running_at, spec, starts
+from tools.jobs import supervision
+from tools.jobs.processes import Ended
+from tools.jobs.spec import ExitRecord, JobSpec, JobStatus
+from tools.jobs.supervision import OpenJob, Supervision, open_job
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    clear(tmp_path)
+
+
+def opened(folder: Path, job: JobSpec) -> OpenJob:
+    """Become the supervisor in this process."""
+    JobPaths(folder).spec.write_text(job.model_dump_json())
+    found = open_job(folder)
+    assert isinstance(found, OpenJob)
+    return found
+
+
+def record(folder: Path) -> ExitRecord:
+    return ExitRecord.model_validate(read_json(folder / "exit.json"))
+
+
+def test_a_process_left_behind_that_keeps_the_lock_ends_the_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "LOCK_WAIT_S", 0.1)
+    program = "import fcntl, sys; s = open(sys.argv[1], 'w'); fcntl.flock(s, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", program, str(folder / "lock")], stdin=PIPE, stdout=PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert Supervision(opened(folder, spec())).run() == 0
+    holder.communicate(b"\n")
+    assert record(folder).state == "failed"
+    assert record(folder).reason == "A process left behind by the worker still holds the job's lock."
+    assert starts(folder) == []
+
+
+def test_an_interpreter_that_is_gone_is_a_failure_with_its_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert Supervision(opened(folder, spec(max_restarts=0))).run() == 0
+    assert (record(folder).state, record(folder).code) == ("failed", 2)
+    assert "could not be started" in record(folder).last_lines[-1]
+
+
+def test_the_machine_may_sleep_again_when_the_job_has_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    awake = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(supervision, "keep_awake", lambda pid: awake)
+    assert Supervision(opened(folder, spec(steps=2))).run() == 0
+    assert awake.poll() == -signal.SIGKILL
+
+
+def test_a_result_that_is_no_json_is_a_failure(folder: Path) -> None:
+    (folder / "result.json").write_text("{")
+    assert Supervision(opened(folder, spec())).run() == 0
+    assert record(folder).state == "failed"
+    assert record(folder).reason.startswith("result.json is not JSON")
+
+
+def test_a_supervisor_has_nothing_to_do_where_there_is_a_record(folder: Path) -> None:
+    opened(folder, spec())
+    write_json(folder / "exit.json", {"state": "stopped"})
+    command = [sys.executable, "-m", "tools.jobs.supervisor", str(folder)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    assert starts(folder) == []
+
+
+def test_stops_are_no_deaths_so_a_job_that_is_opened_again_goes_on(folder: Path) -> None:
+    # The agent opens a job again that a person had stopped, by taking stop.json and exit.json out of the way.
+    job = spec(steps=60, max_restarts=0, max_restarts_without_progress=0)
+    for time in range(3):
+        BACKEND.launch(folder, job)
+        running_at(folder, 5 * time + 2)
+        BACKEND.stop(folder, "anna", "")
+        assert ended(folder).state == "stopped"
+        (folder / "stop.json").unlink()
+        (folder / "exit.json").rename(folder / f"exit.{time}.json")
+    BACKEND.launch(folder, job)
+    last = ended(folder)
+    assert (last.state, last.restarts) == ("finished", 3)
+    assert_done_once(folder, 60)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (Ended(code=3), "ended with status 3"),
+        (Ended(signal=9), "died of signal 9 (SIGKILL)"),
+        (Ended(signal=250), "died of signal 250"),
+        (Ended(), "ended unseen"),
+    ],
+)
+def test_an_end_is_said_in_words(how: Ended, words: str) -> None:
+    assert how.words() == words
+
+
+@pytest.mark.parametrize("state", ["queued", "orphaned", "lost"])
+def test_a_job_that_nobody_stands_over_needs_a_launch(state: str) -> None:
+    assert JobStatus.model_validate({"key": "k", "kind": "training", "state": state}).needs_launch
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "finished", "failed", "stopped"])
+def test_a_job_with_a_supervisor_or_an_end_needs_none(state: str) -> None:
+    assert not JobStatus.model_validate({"key": "k", "kind": "training", "state": state}).needs_launch
