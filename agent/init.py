@@ -4,6 +4,7 @@ Everything written is a proposal with its reason beside it. Nothing is left behi
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _SMALL_VOCABULARY = 8_000
 _STEP_TOKENS = 64
 _NO_REFERENCE_TOKENS = 512
 _MOST_TOKENS = 4_096
+_LEAST_GAIN = 0.05
+_ENOUGH_CASES = 100
+"""Half of them decide each question; below this the intervals are wider than most improvements."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def init_campaign(config: Path, grader: Path, out: Path, *, force: bool = False)
         raise
     side.replace(out)
     converted = [f"{task.cases_path}: {len(task.cases):,} cases from {task.source.name}."] if task.is_converted else []
-    return [*notes, *converted, f"{out}: read it, then vigil run {os.path.relpath(out)}"]
+    return [*notes, *converted, *_advice(task), f"{out}: read it, then vigil run {os.path.relpath(out)}"]
 
 
 def _checked(side: Path, out: Path) -> list[str]:
@@ -224,6 +228,19 @@ def _max_tokens(task: _Task, model: Path | None) -> int:
     return min(_MOST_TOKENS, -(-tokens // _STEP_TOKENS) * _STEP_TOKENS)
 
 
+def _bound(task: _Task) -> float:
+    """Propose an improvement that the cases can show: half of it must be at least one case of one half of them."""
+    return max(_LEAST_GAIN, math.ceil(400 / len(task.cases)) / 100)
+
+
+def _advice(task: _Task) -> list[str]:
+    """Say so where the cases are too few to show a small improvement."""
+    if len(task.cases) >= _ENOUGH_CASES:
+        return []
+    few = f"Only {len(task.cases)} evaluation cases: large changes alone can be told from luck"
+    return [f"{few}; {_ENOUGH_CASES} or more make a better judge."]
+
+
 def _model_folder(task: _Task) -> Path | None:
     written = Path(str(task.config["model"])).expanduser()
     found = (base / written for base in (task.config_path.parent, Path.cwd()))
@@ -298,7 +315,7 @@ def _lines(task: _Task, metrics: tuple[str, ...]) -> Iterator[str]:
     yield "    # write max instead of min and a negative number."
     yield f"    - metric: {_SPLIT}.{metrics[0]}"
     yield "      against: base"
-    yield "      min: 0.02"
+    yield f"      min: {_bound(task):g}"
     if metrics[1:]:
         yield "    # Perhaps also, no worse than the base by more than a margin:"
     for name in metrics[1:]:

@@ -123,7 +123,7 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
                 job["kind"],
                 job["run"],
                 job["state"],
-                f"{job['step']}/{job['steps']}",
+                f"{job['step']}/{job['steps'] or '?'}",
                 wall,
                 job["restarts"],
                 said,

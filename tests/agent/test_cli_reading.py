@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from agent.summary import MAX_LINES
 from state.clock import FakeClock
 from state.records import Decision
 from tests.agent.recorded import HOSTILE, begin, opened, record
+
+
+COMMANDS = ("status", "inbox", "why", "beliefs", "jobs", "runs", "report", "export", "watch")
+"""Commands that only read."""
 
 
 @pytest.fixture
@@ -253,7 +258,101 @@ def test_a_private_campaign_s_report_shows_scores_and_no_texts(tmp_path: Path) -
 def test_a_campaign_that_has_only_begun_can_be_read_by_every_command(tmp_path: Path) -> None:
     with opened(tmp_path, FakeClock()) as store:
         begin(store)
-    for command in ("status", "inbox", "why", "beliefs", "jobs", "runs", "report", "export", "watch"):
+    for command in COMMANDS:
         result = says(tmp_path, command)
         assert result.exit_code == 0, (command, result.output)
     assert "stress.rows_kept at least 0.8; not measured yet." in says(tmp_path, "status").stdout
+
+
+def test_every_list_is_readable_text(home: Path) -> None:
+    for command, words in {
+        "jobs": "J2  training  R2   stopped   100/400",
+        "runs": "0.700-0.900",
+        "inbox": "Q1 promotion: yes by policy",
+        "beliefs": "B4    [inferred, stale] harness:stress ceiling",
+        "why": "D5  promote  R3   A",
+    }.items():
+        assert words in says(home, command).stdout, command
+
+
+def test_a_waiting_question_stands_in_the_inbox_with_its_deadline(tmp_path: Path) -> None:
+    record(tmp_path, "waiting")
+    text = says(tmp_path, "inbox").stdout
+    assert "quick:Q1" in text
+    assert "it becomes no; vigil approve Q1, or vigil reject Q1 --reason WHY" in text
+
+
+def test_the_live_panel_shows_bar_figures_direction_and_questions(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from agent.reading.view import gather
+    from agent.watch import _panel
+    from state.paths import CampaignPaths
+
+    record(tmp_path, "waiting")
+    view = gather(CampaignPaths(tmp_path, "quick"))
+    last = {"step": 50, "train_loss": 1.25, "peak_memory_gb": 0.5, "trained_tokens": 900, "tokens_per_s": 1400}
+    job = {
+        **view["jobs"][0],
+        "state": "running",
+        "step": 50,
+        "last": last,
+        "restarts": 2,
+        "started_at": view["now"] - 60,
+    }
+    console = Console(width=120, file=StringIO())
+    with console.capture() as captured:
+        console.print(_panel({**view, "jobs": [job]}, {"train_loss": 1.5}))
+    text = captured.get()
+    for words in ("run 3 of at most 4, 1 question waiting", "step 50 of 200 (25 %), about 3 min left", "loss 1.250 ↓"):
+        assert words in text, text
+    for words in ("900 tokens", "0.50 GB peak memory", "restarted 2 times", "Q1 waits: Promote R3?"):
+        assert words in text, text
+
+
+def test_run_prints_the_summary_writes_the_report_and_ends_with_the_campaign_s_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import agent.runner
+    from tests.agent.folders import edit, make
+
+    file = make(tmp_path)
+    edit(file, "campaign: small", "campaign: quick")
+    seen: dict[str, Any] = {}
+
+    def run_campaign(path: Path, home: Path, *, wait: bool, say: Any) -> agent.runner.RunEnd:
+        seen.update(path=path, home=home, wait=wait)
+        record(home, "waiting")
+        return agent.runner.RunEnd("waiting", "It waits.", 6)
+
+    monkeypatch.setattr(agent.runner, "run_campaign", run_campaign)
+    result = says(tmp_path / "home", "run", str(file), "--no-wait")
+    assert result.exit_code == 6, result.output
+    assert seen == {"path": file, "home": tmp_path / "home", "wait": False}
+    assert "quick waits for a person" in result.stdout
+    assert (tmp_path / "home" / "quick" / "report.html").is_file()
+
+
+def test_the_home_may_come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIGIL_HOME", str(home))
+    assert CliRunner().invoke(vigil, ["status"]).stdout.startswith("quick")
+
+
+def test_help_names_every_command_and_the_version_is_told() -> None:
+    text = CliRunner().invoke(vigil, ["--help"]).stdout
+    for command in (*COMMANDS, "run", "stop", "approve", "reject", "cancel", "init"):
+        assert f"\n  {command} " in text
+        assert CliRunner().invoke(vigil, [command, "--help"]).exit_code == 0
+    assert CliRunner().invoke(vigil, ["--version"]).stdout.startswith("vigil 0")
+
+
+def test_a_reading_command_imports_nothing_heavy(home: Path) -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from agent.cli import vigil;"
+        " r = CliRunner().invoke(vigil, ['status', '--home', sys.argv[1]]); assert r.exit_code == 0, r.output;"
+        " bad = {'pydantic', 'rich', 'langgraph', 'sqlite_utils', 'ruamel', 'jinja2', 'mlx'} & set(sys.modules);"
+        " sys.exit(str(bad) if bad else 0)"
+    )
+    command = [sys.executable, "-c", script, str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
