@@ -15,7 +15,6 @@ from state.clock import FakeClock
 from state.records import Decision
 from tests.agent.recorded import HOSTILE, begin, opened, record
 
-
 COMMANDS = ("status", "inbox", "why", "beliefs", "jobs", "runs", "report", "export", "watch")
 """Commands that only read."""
 
