@@ -221,10 +221,17 @@ def _last_decision(view: View) -> str:
     return f"vigil why {decisions[-1]['id']}; " if decisions else ""
 
 
+def _typed_halted(view: View) -> str:
+    stops = [row for row in view.get("decisions") or [] if row["action"] == "halt"]
+    belief = stops[-1]["action_inputs"].get("belief") if stops else None
+    against = f" To go on regardless, on record: vigil approve {belief} --reason WHY." if belief else ""
+    return f"{_last_decision(view)}apply the fix above, then vigil run {view.get('file') or 'FILE'}.{against}"
+
+
 _TYPED: dict[str, Callable[[View], str]] = {
     "promoted": _typed_promoted,
     "not_promoted": lambda view: f"{_last_decision(view)}vigil report; edit the gate or the data and vigil run again.",
-    "halted": lambda view: f"{_last_decision(view)}apply the fix above, then vigil run {view.get('file') or 'FILE'}.",
+    "halted": _typed_halted,
     "stopped": lambda view: f"vigil run {view.get('file') or 'FILE'} to go on.",
     "failed": lambda view: f"vigil jobs; {_last_decision(view)}then vigil run {view.get('file') or 'FILE'} again.",
 }

@@ -144,3 +144,9 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
     kept = curves.thinned(points, 400)
     assert len(kept) == 400
     assert (kept[0], kept[-1]) == (points[0], points[-1])
+
+
+def test_a_halted_campaign_says_how_to_go_on_regardless() -> None:
+    halt = {"id": "D3", "action": "halt", "rule": "hard_stop", "action_inputs": {"belief": "B29"}, "bucket": None}
+    view = {"campaign": {**CAMPAIGN, "state": "halted"}, "goal": None, "now": 10.0, "decisions": [halt]}
+    assert "vigil approve B29 --reason WHY" in " ".join(summarize(view)[-2:])

@@ -1,6 +1,7 @@
 """CPU seconds of `vigil --help` and `vigil status` above `python -c pass`.
 
-    python -m tests.benchmarks.command_line
+python -m tests.benchmarks.command_line
+"""
 
 import resource
 import subprocess
