@@ -1,6 +1,6 @@
 """Make the tiny base from nothing: tokenizer, training, and the measurement of what it can and cannot do.
 
-    python runbooks/quickstart/make_base.py train      # one NVIDIA GPU with mlx[cuda13]: about five minutes
+    python runbooks/quickstart/make_base.py train      # one NVIDIA GPU with mlx[cuda13]: about five minutes, the first of which compiles kernels
     python runbooks/quickstart/make_base.py measure    # any machine: greedy answers on the held-out splits
 
 The base is a real Llama of 1.33 M parameters that cleans short tables well and wraps long ones up early: three of
@@ -28,6 +28,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from state.files import write_atomic, write_json
+from state.hashing import hash_file
 from tools.tracks.spreadsheet_clean.generate import Case, Kind, early_stop_reference, generate_case
 
 HERE = Path(__file__).parent
@@ -294,6 +295,11 @@ def save_weights(weights: dict[str, Any], folder: Path) -> None:
     mx.save_safetensors(str(folder / "model.safetensors"), half, metadata={"format": "pt"})
 
 
+def weights_line(folder: Path) -> str:
+    """Return the line by which the log names the weights it speaks of."""
+    return f"weights sha256 {hash_file(folder / 'model.safetensors')}"
+
+
 def train(recipe: Recipe, folder: Path, workers: int, log: Log) -> None:
     """Make a whole model folder."""
     from importlib.metadata import version
@@ -312,6 +318,7 @@ def train(recipe: Recipe, folder: Path, workers: int, log: Log) -> None:
         f" {int(np.diff(rows.starts).max())}, made in {time.perf_counter() - began:.0f} s"
     )
     save_weights(fit(recipe, rows, log), folder)
+    log(weights_line(folder))
 
 
 def answers_of(folder: Path, prompts: list[str], max_tokens: int) -> tuple[list[str], list[str], list[int]]:
@@ -337,11 +344,11 @@ def answers_of(folder: Path, prompts: list[str], max_tokens: int) -> tuple[list[
     return [tokenizer.decode(tokens) for tokens in ids], ends, [len(tokens) for tokens in ids]
 
 
-def measure(folder: Path, split: Path, log: Log, max_tokens: int) -> dict[str, float]:
+def measure(folder: Path, split: Path, log: Log, max_tokens: int, n_cases: int | None = None) -> dict[str, float]:
     """Return the track's mean scores on one split and the share of answers that ended by themselves."""
     from tools.tracks.spreadsheet_clean.grade import grade
 
-    cases = [json.loads(line) for line in split.read_text().splitlines()]
+    cases = [json.loads(line) for line in split.read_text().splitlines()][:n_cases]
     began = time.perf_counter()
     texts, ends, n_tokens = answers_of(folder, [case["prompt"] for case in cases], max_tokens)
     passed = time.perf_counter() - began
@@ -364,7 +371,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=Recipe.dtype)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that make the tables")
-    parser.add_argument("--max-tokens", type=int, default=640, help="longest answer when measuring")
+    parser.add_argument("--max-tokens", type=int, default=512, help="longest answer when measuring")
+    parser.add_argument("--cases", type=int, help="first cases of each split to measure (default: all)")
     arguments = parser.parse_args()
     log = Log()
     if arguments.command == "train":
@@ -373,10 +381,10 @@ def main() -> None:
         earlier = ""
     else:
         earlier = arguments.log.read_text() if arguments.log.exists() else ""
-        for split in sorted((HERE / "data").glob("*_selection.jsonl")) + sorted(
-            (HERE / "data").glob("*_confirmation.jsonl")
-        ):
-            measure(arguments.model, split, log, arguments.max_tokens)
+        log(weights_line(arguments.model))
+        for name in ("selection", "confirmation"):
+            for split in sorted((HERE / "data").glob(f"*_{name}.jsonl")):
+                measure(arguments.model, split, log, arguments.max_tokens, arguments.cases)
     write_atomic(arguments.log, earlier + "\n".join(log.lines) + "\n")
 
 
