@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tools.jobs.observe import Observer, cpu_s
 from tools.jobs.once import ask_for_stop, stop_request
 from tools.jobs.processes import AdoptedWorker, ChildWorker, Ended, Worker, clear_group, find_by_command
 from tools.jobs.spec import ExitRecord, JobSpec, StopRequest
+from tools.jobs.tally import read_tally
 from tools.jobs.worker import LOCK_VARIABLE, STOPPED, USER_ERROR
 
 FIRST_TICK_S = 0.05
@@ -41,24 +42,6 @@ LOCK_WAIT_S = 30.0
 SHOWN_LINES = 20
 RESERVE_BYTES = 65_536
 """Kept on disk while the job runs and given back for the exit record, so that a full disk does not hide the end."""
-
-
-@dataclass
-class Tally:
-    """What must be known across supervisors; part of start.json."""
-
-    starts: int = 0
-    """Starts of the worker, attempts included."""
-    deaths: int = 0
-    """Deaths of the worker that its supervisor outlived."""
-    fruitless: int = 0
-    """Deaths in a row without a higher step."""
-    best_step: int = -1
-    """Highest step when the last worker was started."""
-    is_open: bool = False
-    """A worker was started and its end has not been counted."""
-    started_at: float | None = None
-    notes: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -106,7 +89,7 @@ class Supervision:
         self._paths = job.paths
         self._spec = job.spec
         self._clock = clock or SystemClock()
-        self._tally = _read_tally(job.paths)
+        self._tally = read_tally(job.paths)
         self._observer = Observer(job.paths, job.spec.guards, self._clock, suspended)
         self._lock: int | None = None
         self._is_adopted = False
@@ -407,8 +390,3 @@ class Supervision:
     def _keep_reserve(self) -> None:
         with suppress(OSError):
             self._reserve().write_bytes(os.urandom(RESERVE_BYTES))
-
-
-def _read_tally(paths: JobPaths) -> Tally:
-    value = read_json(paths.start)
-    return Tally(**value["tally"]) if isinstance(value, dict) and "tally" in value else Tally()

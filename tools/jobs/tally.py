@@ -1,0 +1,31 @@
+"""What one supervisor of a job must know of those before it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from state.files import read_json
+from state.paths import JobPaths
+
+
+@dataclass
+class Tally:
+    """What must be known across supervisors; part of start.json."""
+
+    starts: int = 0
+    """Starts of the worker, attempts included."""
+    deaths: int = 0
+    """Deaths of the worker that its supervisor outlived."""
+    fruitless: int = 0
+    """Deaths in a row without a higher step."""
+    best_step: int = -1
+    """Highest step when the last worker was started."""
+    is_open: bool = False
+    """A worker was started and its end has not been counted."""
+    started_at: float | None = None
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_tally(paths: JobPaths) -> Tally:
+    """Return the tally in start.json, an empty one before the first supervisor."""
+    value = read_json(paths.start)
+    return Tally(**value["tally"]) if isinstance(value, dict) and "tally" in value else Tally()
