@@ -24,7 +24,7 @@ def storm(campaign: Path, home: Path, dice: random.Random, kills: int) -> int:
     while hits < kills:
         agent = world.start(campaign, home)
         try:
-            code = agent.wait(timeout=dice.uniform(0.3, 4.0))
+            code = agent.wait(timeout=dice.uniform(0.3, 3.0))
         except subprocess.TimeoutExpired:
             os.killpg(agent.pid, signal.SIGKILL)
             agent.wait()

@@ -124,7 +124,7 @@ def assert_exactly_once(home: Path, name: str = "storm") -> None:
     assert folders == sorted(jobs)
     for key in jobs:
         folder = CampaignPaths(home, name).jobs / key
-        assert read_json(folder / "exit.json")["state"] == "finished"
+        assert (read_json(folder / "exit.json") or {})["state"] == "finished"
         assert read_jsonl(folder / "out" / "violations.jsonl") == []
     # The same effects, stated by what they are: no evaluation of one side, use and run twice under one harness.
     seen = [(a["kind"], json.dumps(a["inputs"], sort_keys=True)) for a in found["actions"]]

@@ -1,0 +1,197 @@
+"""`vigil run` from file to end, with real processes and quick workers: answers, edits, stops, hard stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from state.paths import CampaignPaths
+from tests.faults.campaign import world
+
+WAIT: dict[str, Any] = {"approvals": {"promotion": {"mode": "wait"}}, "budget": {"runs": 4}}
+
+
+def vigil(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run another command on the campaign's home, as a person would."""
+    environment = {**os.environ, "VIGIL_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-m", "agent.cli", *arguments],
+        cwd=world.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 120) -> None:
+    """Wait for something to become true; fail if it never does."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def edit(campaign: Path, **changes: Any) -> None:
+    """Change top-level keys of a campaign file."""
+    spec = json.loads(campaign.read_text())
+    campaign.write_text(json.dumps({**spec, **changes}, indent=1))
+
+
+def state_of(home: Path) -> str:
+    return str(world.rows(home)["campaign"][0]["state"])
+
+
+def test_without_wait_a_question_ends_the_run_with_code_6_and_yes_promotes(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
+    assert world.run(campaign, home, wait=False) == 6
+    assert state_of(home) == "waiting"
+    assert not CampaignPaths(home, "storm").promoted.exists()
+    question = world.rows(home)["approvals"][-1]
+    assert (question["kind"], question["answer"]) == ("promotion", None)
+    assert vigil(home, "approve", question["id"]).returncode == 0
+    second = vigil(home, "approve", f"storm:{question['id']}")
+    assert "already answered yes" in second.stdout
+    assert world.run(campaign, home, wait=False) == 0
+    found = world.rows(home)
+    assert [action["kind"] for action in found["actions"]].count("promote") == 1
+    assert (CampaignPaths(home, "storm").promoted / "adapters.safetensors").is_file()
+    world.assert_exactly_once(home)
+
+
+def test_a_no_at_promotion_ends_not_promoted_by_whom_and_why(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
+    assert world.run(campaign, home, wait=False) == 6
+    question = world.rows(home)["approvals"][-1]
+    assert vigil(home, "reject", question["id"], "--reason", "the demo is on Friday").returncode == 0
+    assert world.run(campaign, home, wait=False) == 1
+    ended = world.rows(home)["campaign"][0]
+    assert ended["state"] == "not_promoted"
+    assert "the demo is on Friday" in ended["sentence"]
+    assert "said no" in ended["sentence"]
+    assert world.run(campaign, home, wait=False) == 1, "an ended campaign reports its end again"
+
+
+def test_an_answer_while_the_agent_waits_is_applied_at_once(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
+    agent = world.start(campaign, home)
+    try:
+        until(lambda: (home / "storm" / "state.db").exists() and state_of_or_none(home) == "waiting")
+        vigil(home, "approve", world.rows(home)["approvals"][-1]["id"])
+        assert agent.wait(timeout=60) == 0
+    finally:
+        if agent.poll() is None:
+            os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
+
+
+def state_of_or_none(home: Path) -> str | None:
+    """Return the campaign's state, or None while it has no row yet."""
+    try:
+        return state_of(home)
+    except Exception:  # noqa: BLE001 - a store that is just being made reads in several ways
+        return None
+
+
+def test_while_a_promotion_waits_the_night_goes_on_with_another_run(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files", **{**WAIT, "budget": {"runs": 5}}), tmp_path / "home"
+    assert world.run(campaign, home, wait=False) == 6
+    found = world.rows(home)
+    asked = next(row for row in found["approvals"] if row["kind"] == "promotion")
+    later = [row for row in found["runs"] if row["created_at"] >= asked["asked_at"]]
+    assert later, "a run was trained after the question was asked"
+    assert [action["kind"] for action in found["actions"]].count("confirm") == 1, "confirmation stays closed meanwhile"
+
+
+def test_a_stop_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    recipe = {"batch_size": 4, "iters": 300, "max_seq_length": 128, "learning_rate": 0.001}
+    campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
+    agent = world.start(campaign, home)
+    until(lambda: any(job["kind"] == "training" for job in _jobs(home)))
+    until(lambda: any((home / "storm" / "jobs").glob("*/out/steps/000010")))
+    assert vigil(home, "stop").returncode == 0
+    assert agent.wait(timeout=60) == 1
+    assert state_of(home) == "stopped"
+    assert world.run(campaign, home) == 0
+    world.assert_exactly_once(home)
+    training = next(job for job in world.rows(home)["jobs"] if job["kind"] == "training")
+    starts = (home / "storm" / "jobs" / training["key"] / "out" / "starts.jsonl").read_text().splitlines()
+    assert len(starts) == 2
+
+
+def _jobs(home: Path) -> list[dict[str, Any]]:
+    try:
+        return world.rows(home)["jobs"]
+    except Exception:  # noqa: BLE001 - as above
+        return []
+
+
+def test_a_gate_above_the_ceiling_halts_before_training_and_an_edit_takes_it_up_again(tmp_path: Path) -> None:
+    gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.99}]}
+    campaign, home = world.write_campaign(tmp_path / "files", gate=gate), tmp_path / "home"
+    assert world.run(campaign, home) == 3
+    found = world.rows(home)
+    assert "0.95" in found["campaign"][0]["sentence"]
+    assert not [job for job in found["jobs"] if job["kind"] == "training"]
+    assert world.run(campaign, home) == 3, "nothing changed, so it halts again"
+    edit(campaign, gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.75}]})
+    assert world.run(campaign, home) == 0
+    goals = [row for row in _export(home) if row["table"] == "goal"]
+    assert [row["row"]["version"] for row in goals][:2] == [1, 2]
+    assert any("0.75" in sentence for sentence in goals[-1]["row"]["difference"])
+
+
+def test_a_person_may_go_on_against_a_hard_stop_on_record(tmp_path: Path) -> None:
+    gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.99}]}
+    changes: dict[str, Any] = {"gate": gate, "budget": {"runs": 1}}
+    campaign, home = world.write_campaign(tmp_path / "files", **changes), tmp_path / "home"
+    assert world.run(campaign, home) == 3
+    stops = [b for b in world.rows(home)["beliefs"] if b["status"] == "refuted" and b["severity"] == "hard_stop"]
+    for belief in stops:
+        assert vigil(home, "approve", belief["id"], "--reason", "I want to see it fail").returncode == 0
+    assert world.run(campaign, home) == 1
+    found = world.rows(home)
+    assert [run["bucket"] for run in found["runs"]] != ["A"]
+    assert any(row["kind"] == "override" and row["answer"] == "yes" for row in found["approvals"])
+
+
+def test_an_edit_during_the_run_applies_at_the_next_decision_and_is_recorded(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    agent = world.start(campaign, home)
+    until(lambda: any(job["kind"] == "training" for job in _jobs(home)))
+    edit(campaign, budget={"runs": 1})
+    assert agent.wait(timeout=120) == 1
+    found = world.rows(home)
+    assert len(found["runs"]) == 1
+    assert "runs" in found["campaign"][0]["sentence"]
+    versions = [decision["goal_version"] for decision in found["decisions"]]
+    assert versions[0] == 1
+    assert versions[-1] == 2
+
+
+def test_a_campaign_file_broken_during_the_run_changes_nothing(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    agent = world.start(campaign, home)
+    until(lambda: any(job["kind"] == "training" for job in _jobs(home)))
+    good = campaign.read_text()
+    campaign.write_text("campaign: [")
+    assert agent.wait(timeout=120) == 0
+    campaign.write_text(good)
+    assert {decision["goal_version"] for decision in world.rows(home)["decisions"]} == {1}
+
+
+def test_a_worker_that_fails_the_same_way_twice_ends_with_code_4_and_its_own_words(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    weights = campaign.parent / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert world.run(campaign, home) in {2, 3}, "a torn model folder never reaches a job"
+
+
+def _export(home: Path) -> list[dict[str, Any]]:
+    lines = vigil(home, "export").stdout.splitlines()
+    return [json.loads(line) for line in lines if '"table"' in line]
