@@ -85,7 +85,7 @@ def spoken(error: sqlite3.Error, path: Path) -> StoreError | LimitExceededError:
             what="disk",
             where=str(path),
         )
-    if code in _CORRUPT_CODES:
+    if code in _CORRUPT_CODES or "Could not decode to UTF-8" in str(error):
         return CorruptError(f"The store {path} is damaged ({error}). {restore_advice(path)}", where=str(path))
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StoreError(

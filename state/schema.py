@@ -6,9 +6,7 @@ from typing import Any
 
 from state.connection import spoken
 from state.errors import CorruptError, MigrationError
-from state.tables import APPLICATION_ID, SCHEMA_VERSION, TABLES, Column, Table
-
-_TYPES: dict[str, type] = {"text": str, "integer": int, "real": float, "json": str, "flag": int}
+from state.tables import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, SQL_TYPES, TABLES, Column, Table
 
 
 def check_header(connection: sqlite3.Connection, path: Path) -> int:
@@ -47,7 +45,7 @@ def migrations() -> Any:
 
     steps = Migrations("vigil")
 
-    @steps(name="0001_records")  # type: ignore[untyped-decorator]  # sqlite-utils has no types here
+    @steps(name=MIGRATIONS[0])  # type: ignore[untyped-decorator]  # sqlite-utils has no types here
     def records(database: Any) -> None:
         for table in TABLES.values():
             _create(database, table)
@@ -85,7 +83,7 @@ def _create(database: Any, table: Table) -> None:
     """Create one table as version 1 had it; later columns come with their own migration."""
     columns = [column for column in table.columns if column.since == 1]
     database[table.name].create(
-        {"number": int, **{column.name: _TYPES[column.kind] for column in columns}},
+        {"number": "INTEGER", **{column.name: SQL_TYPES[column.kind] for column in columns}},
         pk="number",
         not_null={column.name for column in columns if not column.is_optional},
         strict=True,
@@ -111,5 +109,5 @@ def _create_journal(database: Any) -> None:
 def add_column(database: Any, table: Table, column: Column) -> None:
     """Add a later version's column, with its default in every row there is: for migrations to come."""
     database[table.name].add_column(
-        column.name, _TYPES[column.kind], not_null_default=None if column.is_optional else column.default
+        column.name, SQL_TYPES[column.kind], not_null_default=None if column.is_optional else column.default
     )

@@ -11,11 +11,17 @@ from typing import Literal, get_args
 APPLICATION_ID = 0x5649474C
 """The letters VIGL in the file's header: this file is a store of ours."""
 
-SCHEMA_VERSION = 1
+MIGRATIONS = ("0001_records",)
+"""Names of the migrations (`state/schema.py`), in order."""
+
+SCHEMA_VERSION = len(MIGRATIONS)
 """`user_version` of the header: how many migrations the file has seen."""
 
 Kind = Literal["text", "integer", "real", "json", "flag"]
 """text, integer, real: as they are. json: canonical JSON text. flag: a boolean as 0 or 1."""
+
+SQL_TYPES: dict[Kind, str] = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "json": "TEXT", "flag": "INTEGER"}
+"""What SQLite calls each kind."""
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 

@@ -16,7 +16,7 @@ from state.errors import CorruptError
 from state.hashing import canonical_json
 from state.journal import link
 from state.rows import image
-from state.tables import JOURNAL_COLUMNS, TABLES, Table
+from state.tables import JOURNAL_COLUMNS, MIGRATIONS, SQL_TYPES, TABLES, Table
 
 
 def verify(connection: sqlite3.Connection, path: Path) -> int:
@@ -71,7 +71,7 @@ def verify_chain(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def verify_rows(connection: sqlite3.Connection, path: Path) -> None:
-    """Check that each row equals its last image in the journal, and that none is missing.
+    """Check that the tables are as they were made, and each row equals its last image in the journal.
 
     A request that nobody has dealt with yet has no image: other processes insert it.
 
@@ -79,6 +79,7 @@ def verify_rows(connection: sqlite3.Connection, path: Path) -> None:
         CorruptError: A row differs, is missing, or was never written by us.
     """
     try:
+        _verify_tables(connection, path)
         for table in TABLES.values():
             images = dict(_last_images(connection, table))
             for row in _rows(connection, table):
@@ -92,6 +93,19 @@ def verify_rows(connection: sqlite3.Connection, path: Path) -> None:
                 raise _corrupt(path, f"{table.name} {key} is missing")
     except (sqlite3.DatabaseError, UnicodeError, ValueError) as error:
         raise _corrupt(path, str(error)) from error
+
+
+def _verify_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Check what SQLite does not: a changed name in the schema is a sound schema to it."""
+    for table in TABLES.values():
+        expected = {column.name: (SQL_TYPES[column.kind], int(not column.is_optional)) for column in table.columns}
+        found = {row[1]: (row[2], row[3]) for row in connection.execute(f'PRAGMA table_info("{table.name}")')}
+        found.pop("number", None)
+        if found != expected:
+            raise _corrupt(path, f"the table {table.name} is {'not as it was made' if found else 'missing'}")
+    applied = tuple(row[0] for row in connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id"))
+    if applied != MIGRATIONS:
+        raise _corrupt(path, "the list of migrations is not what was written")
 
 
 def _last_images(connection: sqlite3.Connection, table: Table) -> Iterator[tuple[str, str]]:

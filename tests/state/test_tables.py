@@ -11,7 +11,7 @@ from state.paths import CampaignPaths
 from state.records import Record
 from state.schema import add_column, check_header, migrate, migrations
 from state.store import Store
-from state.tables import APPLICATION_ID, JOURNAL_COLUMNS, SCHEMA_VERSION, TABLES, WRITERS, Column
+from state.tables import APPLICATION_ID, JOURNAL_COLUMNS, MIGRATIONS, SCHEMA_VERSION, SQL_TYPES, TABLES, WRITERS, Column
 
 PLACE = Path("state.db")
 
@@ -40,11 +40,10 @@ def test_each_table_of_records_has_one_writing_node() -> None:
 def test_every_table_is_strict_and_typed(connection: sqlite3.Connection) -> None:
     migrate(connection, PLACE)
     strict = dict(connection.execute("SELECT name, strict FROM pragma_table_list"))
-    types = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "json": "TEXT", "flag": "INTEGER"}
     for table in TABLES.values():
         assert strict[table.name] == 1
         found = {row[1]: row[2] for row in connection.execute(f'PRAGMA table_info("{table.name}")')}
-        assert found == {"number": "INTEGER", **{each.name: types[each.kind] for each in table.columns}}
+        assert found == {"number": "INTEGER", **{each.name: SQL_TYPES[each.kind] for each in table.columns}}
     found = {row[1]: row[2] for row in connection.execute("PRAGMA table_info(journal)")}
     assert tuple(found) == JOURNAL_COLUMNS
     with pytest.raises(sqlite3.IntegrityError, match="cannot store TEXT value in INTEGER column"):
@@ -60,7 +59,8 @@ def test_the_header_says_whose_file_it_is_and_how_old(connection: sqlite3.Connec
 
 
 def test_there_is_one_migration_per_version(connection: sqlite3.Connection) -> None:
-    assert len(migrations().pending(_database(connection))) == SCHEMA_VERSION
+    assert tuple(each.name for each in migrations().pending(_database(connection))) == MIGRATIONS
+    assert len(MIGRATIONS) == SCHEMA_VERSION
 
 
 def test_a_newer_file_is_refused(connection: sqlite3.Connection) -> None:

@@ -92,6 +92,21 @@ def test_a_request_has_an_image_once_it_was_dealt_with(paths: CampaignPaths, clo
         check(paths)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ('"is_safe_to_retry"', '"is_safe_to_retrx"', "the table action is not as it was made"),
+        ("0001_records", "0001_recordz", "the list of migrations"),
+    ],
+)
+def test_a_changed_name_in_the_schema_is_noticed(filled: CampaignPaths, before: str, after: str, found: str) -> None:
+    data = filled.db.read_bytes()
+    assert before.encode() in data
+    filled.db.write_bytes(data.replace(before.encode(), after.encode(), 1))
+    with pytest.raises(CorruptError, match=found):
+        check(filled)
+
+
 def test_a_damaged_page_is_named(filled: CampaignPaths) -> None:
     data = bytearray(filled.db.read_bytes())
     data[4096 : 2 * 4096] = bytes(4096)
@@ -132,7 +147,7 @@ def test_an_image_older_than_a_column_is_filled_with_its_default(
 
 def test_a_check_that_cannot_read_the_tables_says_so(filled: CampaignPaths) -> None:
     tamper(filled, "DROP TABLE job")
-    with pytest.raises(CorruptError, match="no such table: job"):
+    with pytest.raises(CorruptError, match="the table job is missing"):
         check(filled)
     tamper(filled, "DROP TABLE journal")
     with pytest.raises(CorruptError, match="no such table: journal"):
