@@ -64,6 +64,7 @@ def test_a_store_that_nobody_touched_passes(filled: CampaignPaths) -> None:
         ("DELETE FROM journal WHERE seq = 5", "journal row 5 is missing"),
         ("DELETE FROM journal WHERE seq = 13", "approval Q1 is not what was written"),
         ("UPDATE campaign SET epoch = 9", "campaign night is not what was written"),
+        ("UPDATE _sqlite_migrations SET name = 'x'", "the list of migrations is not what was written"),
         ("UPDATE goal SET spec = '{'", "goal 1 is not what was written"),
         ("UPDATE journal SET row_id = cast(x'ff' AS TEXT) WHERE seq = 4", "Could not decode to UTF-8"),
         ("UPDATE job SET kind = cast(x'ff' AS TEXT)", "Could not decode to UTF-8"),
@@ -92,18 +93,10 @@ def test_a_request_has_an_image_once_it_was_dealt_with(paths: CampaignPaths, clo
         check(paths)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "found"),
-    [
-        ('"is_safe_to_retry"', '"is_safe_to_retrx"', "the table action is not as it was made"),
-        ("0001_records", "0001_recordz", "the list of migrations"),
-    ],
-)
-def test_a_changed_name_in_the_schema_is_noticed(filled: CampaignPaths, before: str, after: str, found: str) -> None:
+def test_a_changed_name_in_the_schema_is_noticed(filled: CampaignPaths) -> None:
     data = filled.db.read_bytes()
-    assert before.encode() in data
-    filled.db.write_bytes(data.replace(before.encode(), after.encode(), 1))
-    with pytest.raises(CorruptError, match=found):
+    filled.db.write_bytes(data.replace(b'"is_safe_to_retry"', b'"is_safe_to_retrx"', 1))
+    with pytest.raises(CorruptError, match="the table action is not as it was made"):
         check(filled)
 
 
