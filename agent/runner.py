@@ -149,6 +149,7 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
         backend=backend,
         clock=clock,
         model=model.folder,
+        revision=model.revision,
         environment=worker_env(),
         workers=workers,
         started_at=clock.now(),

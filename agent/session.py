@@ -36,6 +36,7 @@ class Session:
         backend: What runs jobs.
         clock: Time.
         model: Folder of the base model's files.
+        revision: Commit of a hub id, empty for a local folder.
         environment: Variables for worker processes.
         workers: Module per kind of job; tests put a quick worker here.
         goal_version: Version of the goal that decisions are made under.
@@ -49,6 +50,7 @@ class Session:
     backend: Backend
     clock: Clock
     model: Path
+    revision: str
     environment: Mapping[str, str]
     workers: Mapping[JobKind, str] = field(default_factory=lambda: dict(WORKERS))
     goal_version: int = 1

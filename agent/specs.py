@@ -1,11 +1,14 @@
 """Job specifications: what a worker is given for each kind of action."""
 
+from pathlib import Path
+
 from agent.session import Session
 from agent.splits import all_split_inputs, split_inputs
 from state.errors import NotFoundError
 from state.goal import Goal
 from state.records import ActionKind, Decision, Guard, JobKind, Json, SplitUse
 from tools.jobs.spec import JobSpec
+from tools.tracks.formats import iter_split
 
 _KINDS: dict[ActionKind, JobKind] = {
     "census": "census",
@@ -98,6 +101,7 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
             "side": inputs["side"],
             "run": decision.run,
         }
+        steps = _cases(body["splits"])
     return JobSpec(
         key=decision.action_key,
         kind=kind,
@@ -108,6 +112,12 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         steps=steps,
         created_at=decision.made_at,
     )
+
+
+def _cases(splits: list[Json]) -> int:
+    """Return how many cases an evaluation has, for its progress bar."""
+    counts = [row["case_ids"] or [case["id"] for case in iter_split(Path(row["file"]))] for row in splits]
+    return sum(len(ids) for ids in counts)
 
 
 def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:

@@ -55,7 +55,9 @@ def reachability(
     level = gate.confirmation_alpha if alpha is None else alpha
     found: list[Finding | None] = []
     for condition in gate.conditions:
-        out_of_reach = _above_ceiling(condition, ceilings, budgets or {}) or _out_of_room(condition, ceilings, baseline)
+        out_of_reach = _above_ceiling(condition, ceilings, budgets or {}) or _out_of_room(
+            condition, ceilings, baseline, budgets or {}
+        )
         found.append(out_of_reach)
         if out_of_reach is None:
             known = _Known(ceilings, baseline, cases, use)
@@ -86,13 +88,9 @@ def _above_ceiling(
     ceiling = ceilings[metric]
     if condition.sign * (condition.threshold - ceiling) <= _EPSILON:
         return None
-    enough = [
-        (tokens, reached)
-        for tokens, reached in sorted(budgets.get(metric, ()))
-        if condition.sign * (reached - condition.threshold) >= -_EPSILON
-    ]
+    enough = _budget_for(budgets.get(metric, ()), condition.threshold, condition.sign)
     fix = (
-        f"Set evaluation.max_tokens to {enough[0][0]}, where the gold scores {enough[0][1]:.4g}."
+        f"Set evaluation.max_tokens to {enough[0]}, where the gold scores {enough[1]:.4g}."
         if enough
         else f"Raise evaluation.max_tokens until the gold scores {condition.threshold:.4g}, or lower the threshold."
     )
@@ -110,13 +108,23 @@ def _above_ceiling(
             "metric": metric,
             "threshold": condition.threshold,
             "ceiling": ceiling,
-            "max_tokens": enough[0][0] if enough else None,
+            "max_tokens": enough[0] if enough else None,
         },
         fix=fix,
     )
 
 
-def _out_of_room(condition: Condition, ceilings: Mapping[str, float], baseline: Mapping[str, Mean]) -> Finding | None:
+def _budget_for(curve: Sequence[tuple[int, float]], wanted: float, sign: int) -> tuple[int, float] | None:
+    """Return the smallest decode budget whose gold reaches a score, with what it reaches; None where none does."""
+    return next((pair for pair in sorted(curve) if sign * (pair[1] - wanted) >= -_EPSILON), None)
+
+
+def _out_of_room(
+    condition: Condition,
+    ceilings: Mapping[str, float],
+    baseline: Mapping[str, Mean],
+    budgets: Mapping[str, Sequence[tuple[int, float]]],
+) -> Finding | None:
     """Mode 4: a demanded difference larger than what is left between the base and the best possible score."""
     if condition.against == "value" or not all(metric in baseline for metric in condition.metrics):
         return None
@@ -128,6 +136,8 @@ def _out_of_room(condition: Condition, ceilings: Mapping[str, float], baseline: 
         return None
     best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
     source = "the gold's score" if metric in ceilings else "the end of the scale"
+    enough = _budget_for(budgets.get(metric, ()), base.mean + condition.sign * asked, condition.sign)
+    smaller = f"Ask for a change of at most {room:.4g}, or state the threshold as a value."
     return Finding(
         mode="4",
         severity="hard_stop",
@@ -138,7 +148,7 @@ def _out_of_room(condition: Condition, ceilings: Mapping[str, float], baseline: 
             f"the room to {source} ({best:.4g}) is {room:.4g}."
         ),
         value={"metric": metric, "asked": condition.sign * asked, "base": base.mean, "best": best, "room": room},
-        fix=f"Ask for a change of at most {room:.4g}, or state the threshold as a value.",
+        fix=f"Set evaluation.max_tokens to {enough[0]}, where the gold scores {enough[1]:.4g}." if enough else smaller,
     )
 
 

@@ -12,7 +12,8 @@ class StopVerdict(Record):
     """Why a campaign concludes."""
 
     rule: str
-    """`goal.reached`, `budget.gone`, `instruments.exhausted`, `runs.max`, `runs.no_progress`, `nothing.left`."""
+    """`goal.reached`, `budget.gone`, `instruments.exhausted`, `runs.max`, `runs.no_progress`, `measurement.first`,
+    `nothing.left`."""
     is_promoted: bool
     sentence: str
 
@@ -46,6 +47,12 @@ def conclusion(
     if search.max_runs is not None and count >= search.max_runs:
         return _stop("runs.max", f"{count} runs are judged, as many as search.max_runs allows.")
     idle = runs_without_progress(buckets)
+    if idle >= search.max_runs_without_progress and set(buckets[-idle:]) == {"U"}:
+        return _stop(
+            "measurement.first",
+            f"{idle} runs in a row could not have shown anything (U): take more cases, a denser metric or a longer "
+            "training first. Nothing is exhausted.",
+        )
     if idle >= search.max_runs_without_progress:
         return _stop("runs.no_progress", f"{idle} runs in a row made no progress ({''.join(buckets[-idle:])}).")
     if not has_proposal:

@@ -104,7 +104,7 @@ def identify(session: Session) -> None:
     session.save_cache()
     values = {
         "harness": (hash_json(parts), "Evaluation stands on its code, cases, decode settings and packages.", parts),
-        "weights": (weights, "The base weights.", {"folder": str(session.model)}),
+        "weights": (weights, "The base weights.", {"folder": str(session.model), "revision": session.revision}),
         "data": (hash_json(data), "The training data.", data),
         "census": (
             hash_json([parts, data, census["max_seq_length"], census["mask_prompt"]]),

@@ -80,7 +80,7 @@ def _observe_model(context: ProbeContext) -> tuple[Observation, ...]:
             claim="is_coherent",
             statement=(
                 f"The model folder is one coherent set: {facts.get('model_type')}, "
-                f"{int(facts.get('parameters') or 0):,} parameters, tokenizer and weights present."
+                f"{int(facts.get('n_parameters') or 0):,} parameters, tokenizer and weights present."
             ),
             value=facts,
             mode="3",

@@ -95,9 +95,9 @@ def _observe_memory(context: ProbeContext) -> tuple[Observation, ...]:
     if context.model is None:
         return ()
     facts = describe_model(context.model)
-    on_disk = float(facts.get("bytes") or 0)
+    on_disk = float(facts.get("n_bytes") or 0)
     per_parameter = _BYTES.get(context.goal.model.dtype or "", 0)
-    weights_gb = (float(facts.get("parameters") or 0) * per_parameter if per_parameter else on_disk) / _GB
+    weights_gb = (float(facts.get("n_parameters") or 0) * per_parameter if per_parameter else on_disk) / _GB
     needed_gb = weights_gb * _MEMORY_FACTOR
     total_gb = psutil.virtual_memory().total / _GB
     return (
