@@ -8,7 +8,7 @@ answer can go on.
 from collections.abc import Callable
 
 from policies import budget
-from policies.buckets import judge_run
+from policies.buckets import BucketVerdict, judge_run
 from policies.cases import CaseTable
 from policies.drafts import Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
@@ -293,8 +293,9 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     confirmed = done(view, "confirm", **confirm_inputs)
     if confirmed is not None:
         verdict = judge_gate(view.goal.gate, table, use="confirmation", seed=view.goal.seed)
-        if verdict.holds:
-            return _promote(view, run, verdict, selection, str(inputs["adapter"]))
+        judged = judge_run(evidence_of(view, run, table, verdict))
+        if judged.bucket == "A":
+            return _promote(view, run, verdict, judged, str(inputs["adapter"]))
         return _judge(view, run, table, selection, verdict)
     opened = sum(a.kind == "confirm" and a.state == "done" for a in view.actions)
     if selection.holds and opened < view.goal.gate.max_confirmations and not _is_promotion_open(view):
@@ -317,7 +318,7 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     return _judge(view, run, table, selection, None)
 
 
-def _promote(view: View, run: Run, verdict: GateVerdict, selection: GateVerdict, adapter: str) -> Draft | None:
+def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, adapter: str) -> Draft | None:
     """Propose a promotion; the verdict is A whatever the person then says."""
     if any(d.action == "promote" and d.run == run.id for d in view.decisions):
         return None
@@ -325,16 +326,20 @@ def _promote(view: View, run: Run, verdict: GateVerdict, selection: GateVerdict,
     return draft(
         view,
         "promote",
-        "bucket.A",
+        judged.rule,
         f"Promote {run.id}: {verdict.sentence}{labels}",
         {"adapter": adapter, "run": run.id},
         run_id=run.id,
         bucket="A",
-        verdict={"gate": verdict.model_dump(mode="json"), "selection": selection.model_dump(mode="json")},
+        verdict={
+            "gate": verdict.model_dump(mode="json"),
+            "bucket": judged.model_dump(mode="json"),
+            "selection": judged.gate.model_dump(mode="json"),
+        },
         prediction=run.predicted,
         needs="promotion",
         alternatives=(Alternative(action="train", reason="the gate holds on cases that no tuning has seen"),),
-        premises=beliefs_about(view, f"score:{run.id}", "means"),
+        premises=beliefs_about(view, f"score:{run.id}.", "means"),
     )
 
 
@@ -357,7 +362,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         bucket=verdict.bucket,
         verdict=detail,
         prediction=run.predicted,
-        premises=beliefs_about(view, f"score:{run.id}", "means"),
+        premises=beliefs_about(view, f"score:{run.id}.", "means"),
         closes={c.id: "kept" for c in view.commitments if c.status == "open" and c.decision == run.decision},
     )
 

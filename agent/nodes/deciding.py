@@ -72,6 +72,9 @@ def _record(session: Session, draft: Draft) -> Decision:
         )
         if draft.bucket is not None:
             store.deciding.judge(decision.run, draft.bucket, "judged")
+    if draft.bucket is not None:
+        # A verdict is hours of work: it is worth a verified copy of the record.
+        store.backup()
     return decision
 
 

@@ -80,9 +80,9 @@ def _spec(session: Session, decision: Decision) -> JobSpec:
 
 
 def _reopen(paths: JobPaths) -> None:
-    """Let a job that a person stopped go on from its last save; its first ending stays on file."""
+    """Let a job that was stopped on request go on from its last save; its first ending stays on file."""
     record = read_json(paths.exit)
-    if record is None or record.get("state") != "stopped" or record.get("by") != "person":
+    if record is None or record.get("state") != "stopped" or record.get("guard") or record.get("by") == "guard":
         return
     number = len(list(paths.folder.glob("exit.*.json"))) + 1
     paths.stop.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
             if session.is_stopping and status.state == "stopped":
                 raise StopAskedError
             return status
-        if status.state in {"lost", "queued"}:
+        if status.needs_launch:
             # Nobody serves the job any more (its supervisor was killed, or the machine restarted): the same key again.
             session.backend.launch(folder, spec)
         surface.apply_requests(session)
