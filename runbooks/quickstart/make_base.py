@@ -1,6 +1,6 @@
 """Make the tiny base from nothing: tokenizer, training, and the measurement of what it can and cannot do.
 
-    python runbooks/quickstart/make_base.py train      # one NVIDIA GPU with mlx[cuda13]: five minutes, one of them compiling
+    python runbooks/quickstart/make_base.py train      # one NVIDIA GPU with mlx[cuda13]: five minutes
     python runbooks/quickstart/make_base.py measure    # any machine: greedy answers on the held-out splits
 
 The base is a real Llama of 1.33 M parameters that cleans short tables well and wraps long ones up early: three of
