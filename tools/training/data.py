@@ -61,17 +61,7 @@ def read_rows(
     rows = []
     for item in iter_data(path):
         rendered = render_training(tokenizer, item.row, system)
-        tokens = rendered.tokens
-        if len(tokens) > max_seq_length and not truncate:
-            raise ConfigError(
-                f"{path}:{item.line}: the row has {len(tokens)} tokens and recipe.max_seq_length is {max_seq_length}; "
-                "raise it, remove the row, or set recipe.truncate: true.",
-                what="recipe.max_seq_length",
-                value=len(tokens),
-                limit=max_seq_length,
-                where=f"{path}:{item.line}",
-            )
-        tokens = tokens[:max_seq_length]
+        tokens = rendered.tokens[:max_seq_length]
         start = max(1, rendered.prompt_length) if mask_prompt else 1
         if start >= len(tokens):
             raise ConfigError(
@@ -79,6 +69,15 @@ def read_rows(
                 f"of max_seq_length {max_seq_length}; raise it or remove the row.",
                 what="recipe.max_seq_length",
                 value=rendered.prompt_length,
+                limit=max_seq_length,
+                where=f"{path}:{item.line}",
+            )
+        if len(rendered.tokens) > max_seq_length and not truncate:
+            raise ConfigError(
+                f"{path}:{item.line}: the row has {len(rendered.tokens)} tokens and recipe.max_seq_length is "
+                f"{max_seq_length}; raise it, remove the row, or set recipe.truncate: true.",
+                what="recipe.max_seq_length",
+                value=len(rendered.tokens),
                 limit=max_seq_length,
                 where=f"{path}:{item.line}",
             )

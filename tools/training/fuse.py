@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from state.errors import ConfigError, VigilError
-from state.files import write_json
+from state.files import read_json, write_json
+from state.records import Json
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
 
@@ -31,6 +32,9 @@ def fuse(context: WorkerContext) -> None:
         )
     target = context.folder.out / "fused"
     side = context.folder.out / "fused.part"
+    if _is_done(target, weights):
+        context.finish(_result(target, weights))
+        return
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{target} is not empty; a model is only ever saved into an empty folder.", where=str(target))
 
@@ -53,7 +57,17 @@ def fuse(context: WorkerContext) -> None:
     save(side, str(model_folder), model, tokenizer, config)
     write_json(side / "run.json", {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True})
     side.rename(target)
-    context.finish({"fused": "out/fused", "weights": weights_hash(target), "fused_from": weights})
+    context.finish(_result(target, weights))
+
+
+def _is_done(target: Path, weights: str) -> bool:
+    """Whether an earlier start fused these weights and was killed before it could say so."""
+    lineage = read_json(target / "run.json")
+    return lineage is not None and lineage.get("fused_from") == weights
+
+
+def _result(target: Path, weights: str) -> Json:
+    return {"fused": "out/fused", "weights": weights_hash(target), "fused_from": weights}
 
 
 def main() -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
@@ -29,62 +28,9 @@ from tools.training.saves import Progress
 _PROBE_TOLERANCE = 1e-3
 """Relative difference of the probe loss that other hardware may cause; a fresh start differs by far more (mode 12)."""
 
-_BIAS_CORRECTED = frozenset({"adam", "adamw"})
 
-
-def prepare(model: Any, recipe: Recipe, parent_adapter: Path | None) -> None:
-    """Make exactly the wanted parameters trainable.
-
-    Args:
-        model: As loaded; with a parent's adapter its layers are in place already.
-        recipe: What to train.
-        parent_adapter: Adapter folder that was loaded onto the model, whose weights are trained on.
-    """
-    from mlx_lm.tuner.trainer import grad_checkpoint
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
-    mx.random.seed(recipe.seed)
-    model.freeze()
-    if recipe.fine_tune_type == "full":
-        for layer in model.layers[-max(recipe.num_layers, 0) :]:
-            layer.unfreeze()
-    elif parent_adapter is None:
-        parameters = recipe.adapter_config()["lora_parameters"]
-        linear_to_lora_layers(model, recipe.num_layers, parameters, use_dora=recipe.fine_tune_type == "dora")
-    else:
-        model.apply_to_modules(_unfreeze_adapter)
-    if recipe.grad_checkpoint:
-        grad_checkpoint(model.layers[0])
-    model.train()
-
-
-def _unfreeze_adapter(_: str, module: Any) -> None:
-    keys = [name for name in ("lora_a", "lora_b", "m") if name in module]
-    if keys:
-        module.unfreeze(keys=keys, recurse=False)
-
-
-def build_optimizer(recipe: Recipe) -> Any:
-    """Return the recipe's optimizer.
-
-    Adam's bias correction is on unless switched off: without it the first steps are up to 6.5 times too large
-    (facts/mlx_training.md 2.5).
-    """
-    from mlx_lm.tuner.utils import build_schedule
-
-    kinds = {
-        "adam": optim.Adam,
-        "adamw": optim.AdamW,
-        "muon": optim.Muon,
-        "sgd": optim.SGD,
-        "adafactor": optim.Adafactor,
-    }
-    schedule = recipe.lr_schedule
-    rate = build_schedule(schedule.model_dump()) if schedule is not None else recipe.learning_rate
-    options = dict(recipe.optimizer_config.get(recipe.optimizer, {}))
-    if recipe.optimizer in _BIAS_CORRECTED:
-        options.setdefault("bias_correction", True)
-    return kinds[recipe.optimizer](learning_rate=rate, **options)
+class _DivergedError(Exception):
+    """A loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +39,8 @@ class Outcome:
 
     Args:
         progress: Where it stood at its end.
-        verdict: Empty, or `diverged`: a loss or gradient was not finite, and the update was not applied.
+        verdict: Empty, or `diverged`: a loss or gradient was not finite, and the model holds the last weights that
+            gave a finite loss.
         is_stopped: A stop was asked for; the newest save is whole.
         resumed_from: Step of the save it went on from, 0 for a fresh start.
         tokens_per_s: Learned tokens per second of this process.
@@ -110,14 +57,15 @@ class Training:
     """One run of the loop over one model.
 
     Args:
-        model: Prepared by `prepare`.
-        optimizer: From `build_optimizer`.
+        model: Prepared by `preparation.prepare`.
+        optimizer: From `preparation.build_optimizer`.
         recipe: What to do.
         train: Training rows.
         valid: Validation rows; may be empty.
         folder: Where saves go.
         emit: Takes a report row.
         should_stop: Whether a stop was asked for.
+        data: Hash of the training file.
     """
 
     def __init__(
@@ -131,6 +79,7 @@ class Training:
         folder: Path,
         emit: Callable[[Json], None],
         should_stop: Callable[[], bool],
+        data: str = "",
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -139,13 +88,14 @@ class Training:
         self.saves = folder
         self.emit = emit
         self.should_stop = should_stop
-        self.progress = Progress(environment=environment())
+        self.progress = Progress(environment=environment(), data=data)
         self._lengths = [len(row.tokens) for row in train]
         self._valid = self._validation_batches(valid)
         self._loss_and_grad = nn.value_and_grad(model, demonstration_loss)
         self._gradient: Any = None
         self._gradient_tokens = 0
-        self._tokens_at_start = 0
+        self._healthy = model.trainable_parameters()
+        self._saved_step = 0
 
     def run(self) -> Outcome:
         """Train to the last iteration, a stop or a divergence.
@@ -154,26 +104,33 @@ class Training:
             ConfigError: The newest save does not load as what was saved.
         """
         resumed_from = self._resume()
-        self._tokens_at_start = self.progress.trained_tokens
+        tokens_before = self.progress.trained_tokens
+        self._healthy = self.model.trainable_parameters()
         started = time.monotonic()
-        if self.progress.step == 0:
-            self.optimizer.init(self.model.trainable_parameters())
-            self._validate()
-        verdict, is_stopped = self._steps()
-        elapsed_s = time.monotonic() - started
-        tokens = self.progress.trained_tokens - self._tokens_at_start
-        return Outcome(self.progress, verdict, is_stopped, resumed_from, tokens / elapsed_s if elapsed_s > 0 else 0.0)
+        verdict, is_stopped = "", False
+        try:
+            if self.progress.step == 0:
+                self.optimizer.init(self.model.trainable_parameters())
+                self._validate()
+            is_stopped = self._steps()
+        except _DivergedError:
+            verdict = "diverged"
+            self.model.update(self._healthy)
+        tokens = self.progress.trained_tokens - tokens_before
+        tokens_per_s = tokens / max(1e-9, time.monotonic() - started)
+        return Outcome(self.progress, verdict, is_stopped, resumed_from, tokens_per_s)
 
-    def _steps(self) -> tuple[str, bool]:
-        """Do what is left; return the verdict and whether a stop was asked for."""
+    def _steps(self) -> bool:
+        """Do what is left; return whether a stop was asked for.
+
+        Raises:
+            _DivergedError: A loss or gradient is not finite.
+        """
         window = _Window()
         for rows, after in self._batches():
             if self.progress.step >= self.recipe.iters:
-                return "", False
+                break
             loss = self._step(rows)
-            if loss is None:
-                self.emit({"step": self.progress.step + 1, "train_loss": float("nan"), "note": "update not applied"})
-                return "diverged", False
             self._advance(rows, after)
             window.add(loss, sum(self.train[row].targets for row in rows))
             self._report(window)
@@ -185,8 +142,8 @@ class Training:
                 self._save()
             if self.should_stop():
                 self._save()
-                return "", True
-        return "", False  # pragma: no cover - batches never end
+                return True
+        return False
 
     def _batches(self) -> Iterator[tuple[list[int], Cursor]]:
         return batches_from(
@@ -197,8 +154,12 @@ class Training:
             bucketing=self.recipe.length_bucketing,
         )
 
-    def _step(self, rows: list[int]) -> float | None:
-        """Do one micro-step and, when due, the update; return the mean loss, or None where it is not finite."""
+    def _step(self, rows: list[int]) -> float:
+        """Do one micro-step and, when due, the update; return the mean loss.
+
+        Raises:
+            _DivergedError: The loss or the gradient is not finite; the weights are as they were.
+        """
         # Dropout depends on (seed, step) alone, so a resumed run draws what an uninterrupted one draws.
         mx.random.seed(self.recipe.seed * 1_000_003 + self.progress.step)
         batch = collate([self.train[row] for row in rows])
@@ -208,24 +169,26 @@ class Training:
         tokens = self._gradient_tokens + batch.targets
         mx.eval(loss, gradient)
         mean = float(loss) / batch.targets
-        if not math.isfinite(mean):
-            return None
-        if (
-            self.progress.step + 1
-        ) % self.recipe.grad_accumulation_steps and self.progress.step + 1 < self.recipe.iters:
+        self._require_finite(mean)
+        self._healthy = self.model.trainable_parameters()
+        step = self.progress.step + 1
+        if step % self.recipe.grad_accumulation_steps and step < self.recipe.iters:
             self._gradient, self._gradient_tokens = gradient, tokens
             return mean
-        if not self._update(tree_map(lambda part: part / tokens, gradient)):
-            return None
+        self._update(tree_map(lambda part: part / tokens, gradient))
         self._gradient, self._gradient_tokens = None, 0
         return mean
 
-    def _update(self, gradient: Any) -> bool:
-        """Apply one update; return False, and leave the weights alone, where the gradient is not finite."""
+    def _require_finite(self, value: float) -> None:
+        if not math.isfinite(value):
+            self.emit({"step": self.progress.step + 1, "train_loss": float("nan"), "note": "update not applied"})
+            raise _DivergedError
+
+    def _update(self, gradient: Any) -> None:
+        """Apply one update, unless the gradient is not finite."""
         squares = [mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(gradient)]
         norm = mx.sqrt(mx.stack(squares).sum())
-        if not math.isfinite(float(norm)):
-            return False
+        self._require_finite(float(norm))
         if self.recipe.max_grad_norm is not None:
             factor = mx.minimum(self.recipe.max_grad_norm / (norm + 1e-6), 1.0)
             gradient = tree_map(lambda part: part * factor.astype(part.dtype), gradient)
@@ -233,7 +196,6 @@ class Training:
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         if self.recipe.clear_cache_threshold and mx.get_cache_memory() > self.recipe.clear_cache_threshold:
             mx.clear_cache()
-        return True
 
     def _advance(self, rows: list[int], after: Cursor) -> None:
         done = self.progress
@@ -273,22 +235,34 @@ class Training:
         window.reset()
 
     def _validation_batches(self, rows: list[Row]) -> list[Any]:
-        """Return the whole set in batches of like length, the tail included; or the first few if asked."""
+        """Return the whole set in batches of like length, the tail included; or a few from short to long if asked."""
         ordered = sorted(rows, key=lambda row: len(row.tokens))
         size = self.recipe.batch_size
         batches = [collate(ordered[at : at + size]) for at in range(0, len(ordered), size)]
-        return batches if self.recipe.val_batches < 0 else batches[: self.recipe.val_batches]
+        wanted = len(batches) if self.recipe.val_batches < 0 else min(self.recipe.val_batches, len(batches))
+        return [batches[(2 * place + 1) * len(batches) // (2 * wanted)] for place in range(wanted)]
 
     def _validate(self) -> None:
         if not self._valid:
             return
         started = time.monotonic()
         loss = mean_loss(self.model, self._valid)
-        self.progress.val_losses.append((self.progress.step, loss))
         self.emit({"step": self.progress.step, "val_loss": loss, "val_time_s": time.monotonic() - started})
+        if not math.isfinite(loss):
+            raise _DivergedError
+        self.progress.val_losses.append((self.progress.step, loss))
 
     def _save(self) -> None:
-        self.progress.probe_loss = self._probe()
+        """Save, unless this step is saved already.
+
+        Raises:
+            _DivergedError: The weights give no finite loss: nothing to go on from.
+        """
+        if self._saved_step == self.progress.step:
+            return
+        probe = self._probe()
+        self._require_finite(probe)
+        self._saved_step, self.progress.probe_loss = self.progress.step, probe
         saves.save(self.saves, self.model, self.optimizer, self.recipe.adapter_config(), self.progress)
 
     def _probe(self) -> float:
@@ -302,11 +276,20 @@ class Training:
             return 0
         folder, progress = found
         now = self.progress.environment
+        if progress.data != self.progress.data:
+            raise ConfigError(
+                f"The training file changed since the save at step {progress.step}, so the place in it is lost; "
+                "restore the file, or remove the job's saves to begin the run anew.",
+                what="data",
+                value=self.progress.data,
+                limit=progress.data,
+                where=str(folder),
+            )
         try:
             saves.restore(folder, self.model, self.optimizer)
         except ValueError as error:
             raise ConfigError(str(error), what="saves", where=str(folder)) from error
-        self.progress = progress
+        self.progress, self._saved_step = progress, progress.step
         probe = self._probe()
         expected = progress.probe_loss
         if expected is not None and abs(probe - expected) > _PROBE_TOLERANCE * max(1.0, abs(expected)):

@@ -6,7 +6,7 @@ No MLX here: the command line and the agent read recipes too. Where the stock tr
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,8 +16,34 @@ from state.records import Json
 _ALPHA = "mlx-lm multiplies the adapter by `scale` and knows no `alpha`; scale is alpha divided by rank"
 
 
+_ADAM = frozenset({"betas", "eps", "bias_correction"})
+_OPTIMIZERS = {
+    "adam": _ADAM,
+    "adamw": _ADAM | {"weight_decay"},
+    "muon": frozenset({"momentum", "weight_decay", "nesterov", "ns_steps"}),
+    "sgd": frozenset({"momentum", "weight_decay", "dampening", "nesterov"}),
+    "adafactor": frozenset({
+        "eps", "clip_threshold", "decay_rate", "beta_1", "weight_decay", "scale_parameter", "relative_step",
+        "warmup_init",
+    }),
+}  # fmt: skip
+"""What each optimizer of the pinned mlx takes beside its learning rate."""
+
+_SCHEDULES = {
+    "cosine_decay": ("init", "decay_steps", "end"),
+    "exponential_decay": ("init", "decay_rate"),
+    "linear_schedule": ("init", "end", "steps"),
+    "step_decay": ("init", "decay_rate", "step_size"),
+}
+_OPTIONAL = {"cosine_decay": 1}
+"""Trailing arguments that may be left out."""
+
+_MOST_SEED = 2**32 - 1
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Strict: `iters: true` is a mistake, not one iteration.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class LoraParameters(_Part):
@@ -27,7 +53,7 @@ class LoraParameters(_Part):
     scale: float = Field(default=10.0, gt=0)
     """Multiplier of the adapter's output as applied; never alpha."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    keys: tuple[str, ...] | None = None
+    keys: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
     """Layers to adapt, such as `self_attn.q_proj`; all linear ones when left out."""
 
 
@@ -35,11 +61,20 @@ class Schedule(_Part):
     """mlx-lm's learning-rate schedule."""
 
     name: Literal["cosine_decay", "exponential_decay", "linear_schedule", "step_decay"]
-    arguments: tuple[float, ...] = Field(min_length=1)
+    arguments: tuple[float, ...] = Field(min_length=1, strict=False)
     """As the function of `mlx.optimizers.schedulers` takes them; the first is the initial rate."""
     warmup: int = Field(default=0, ge=0)
     """Steps from `warmup_init` to the initial rate."""
     warmup_init: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_its_arguments(self) -> Self:
+        names = _SCHEDULES[self.name]
+        if not len(names) - _OPTIONAL.get(self.name, 0) <= len(self.arguments) <= len(names):
+            raise ValueError(
+                f"`arguments` of {self.name} are [{', '.join(names)}], but {len(self.arguments)} are given"
+            )
+        return self
 
 
 class Recipe(_Part):
@@ -68,7 +103,7 @@ class Recipe(_Part):
     save_every: int = Field(default=100, ge=1)
     val_batches: int = Field(default=-1, ge=-1)
     """Validation batches; -1 is the whole set, every row once."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=_MOST_SEED)
     clear_cache_threshold: int = Field(default=0, ge=0)
     """Bytes of MLX's cache above which it is cleared between steps; 0 leaves it alone."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
@@ -82,11 +117,16 @@ class Recipe(_Part):
     def _is_consistent(self) -> Self:
         if self.num_layers == 0:
             raise ValueError("`num_layers: 0` would train nothing; use -1 for all layers")
-        known = {"adam", "adamw", "muon", "sgd", "adafactor"}
-        if unknown := set(self.optimizer_config) - known:
+        if unknown := set(self.optimizer_config) - set(_OPTIMIZERS):
             raise ValueError(
-                f"`optimizer_config` names {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}"
+                f"`optimizer_config` names {', '.join(sorted(unknown))}; it takes {', '.join(sorted(_OPTIMIZERS))}"
             )
+        for name, options in self.optimizer_config.items():
+            if strange := set(options) - _OPTIMIZERS[name]:
+                raise ValueError(
+                    f"`optimizer_config.{name}` has {', '.join(sorted(strange))}; "
+                    f"it takes {', '.join(sorted(_OPTIMIZERS[name]))}"
+                )
         return self
 
     @property
@@ -117,9 +157,10 @@ def _refusal(fault: Any) -> ConfigError:
     keys = [str(part) for part in fault["loc"]]
     name = ".".join(["recipe", *keys])
     if fault["type"] == "extra_forbidden":
-        model = {"lora_parameters": LoraParameters, "lr_schedule": Schedule}.get(keys[0], Recipe)
-        near = get_close_matches(keys[-1], list(model.model_fields), 1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known keys are {', '.join(model.model_fields)}."
+        parts: dict[str, type[_Part]] = {"lora_parameters": LoraParameters, "lr_schedule": Schedule}
+        known = list((parts.get(keys[0], Recipe) if len(keys) > 1 else Recipe).model_fields)
+        near = get_close_matches(keys[-1], known, 1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys are {', '.join(known)}."
         hint = f"{_ALPHA}." if keys[-1] == "alpha" else hint
         return ConfigError(f"`{name}` is no key of a recipe; {hint}", what=name, value=fault["input"])
     reason = str(fault["msg"]).removeprefix("Value error, ")

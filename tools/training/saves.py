@@ -5,6 +5,7 @@ numbers need no state: the loop seeds each step from (seed, step). The newest tw
 """
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from state.files import fsync_folder, read_json, write_json
 from state.records import Json
+from tools.models.headers import HeaderError, read_header
 from tools.training.batching import Cursor
 
 _KEPT = 2
+_WEIGHTS = ("adapters.safetensors", "optimizer.safetensors")
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Progress:
         val_losses: (step, nats per token), oldest first.
         probe_loss: Loss of the batch at `cursor`, dropout off: what a load of this save must reproduce.
         environment: What bit-for-bit equality depends on.
+        data: Hash of the training file; the cursor means nothing in another one.
     """
 
     step: int = 0
@@ -45,6 +49,7 @@ class Progress:
     val_losses: list[tuple[int, float]] = field(default_factory=list)
     probe_loss: float | None = None
     environment: Json = field(default_factory=dict)
+    data: str = ""
 
     @classmethod
     def from_json(cls, value: Json) -> "Progress":
@@ -57,8 +62,14 @@ def write_adapter(folder: Path, model: Any, config: Json) -> None:
     """Write an adapter folder that any `mlx_lm` command opens."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "adapter_config.json", config)
-    weights = dict(tree_flatten(model.trainable_parameters()))
-    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    _write_arrays(folder / "adapters.safetensors", model.trainable_parameters())
+
+
+def _write_arrays(path: Path, tree: Any) -> None:
+    """Write arrays to the disk itself: after a power cut the marker must not stand beside an empty file."""
+    mx.save_safetensors(str(path), dict(tree_flatten(tree)))
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def save(saves: Path, model: Any, optimizer: Any, config: Json, progress: Progress) -> Path:
@@ -67,7 +78,7 @@ def save(saves: Path, model: Any, optimizer: Any, config: Json, progress: Progre
     side = saves / f".{target.name}.tmp"
     shutil.rmtree(side, ignore_errors=True)
     write_adapter(side, model, config)
-    mx.save_safetensors(str(side / "optimizer.safetensors"), dict(tree_flatten(optimizer.state)))
+    _write_arrays(side / "optimizer.safetensors", optimizer.state)
     write_json(side / "state.json", asdict(progress))
     shutil.rmtree(target, ignore_errors=True)
     side.rename(target)
@@ -78,9 +89,12 @@ def save(saves: Path, model: Any, optimizer: Any, config: Json, progress: Progre
 
 def _drop_old(saves: Path, progress: Progress) -> None:
     whole = sorted(path.parent for path in saves.glob("[0-9]*/state.json"))
-    best = min(progress.val_losses, key=lambda pair: pair[1])[0] if progress.val_losses else -1
+    losses = dict(progress.val_losses)
+    # Of the steps that were saved: the best validation of all may stand between two saves.
+    measured = [folder for folder in whole if int(folder.name) in losses]
+    best = min(measured, key=lambda folder: losses[int(folder.name)], default=None)
     for folder in whole[:-_KEPT]:
-        if int(folder.name) != best:
+        if folder != best:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -89,11 +103,22 @@ def newest(saves: Path) -> tuple[Path, Progress] | None:
     for folder in sorted((path.parent for path in saves.glob("[0-9]*/state.json")), reverse=True):
         try:
             value = read_json(folder / "state.json")
-        except json.JSONDecodeError:
+            is_whole = all(map(_is_whole, (folder / name for name in _WEIGHTS)))
+        except (json.JSONDecodeError, HeaderError, OSError):
             continue
-        if value is not None:
+        if value is not None and is_whole:
             return folder, Progress.from_json(value)
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of arrays has the size its header declares."""
+    return path.stat().st_size == read_header(path).declared_bytes
+
+
+def _read_arrays(path: Path) -> list[tuple[str, Any]]:
+    loaded: Any = mx.load(str(path))
+    return list(loaded.items())
 
 
 def restore(folder: Path, model: Any, optimizer: Any) -> None:
@@ -102,11 +127,11 @@ def restore(folder: Path, model: Any, optimizer: Any) -> None:
     Raises:
         ValueError: The save holds other parameters than the model trains.
     """
-    weights = list(mx.load(str(folder / "adapters.safetensors")).items())
+    weights = _read_arrays(folder / "adapters.safetensors")
     expected = {name for name, _ in tree_flatten(model.trainable_parameters())}
     if {name for name, _ in weights} != expected:
         raise ValueError(f"The save {folder.name} holds other parameters than this recipe trains.")
     model.update(tree_unflatten(weights))
     optimizer.init(model.trainable_parameters())
-    optimizer.state = tree_unflatten(list(mx.load(str(folder / "optimizer.safetensors")).items()))
+    optimizer.state = tree_unflatten(_read_arrays(folder / "optimizer.safetensors"))
     mx.eval(model.parameters(), optimizer.state)

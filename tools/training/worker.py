@@ -17,6 +17,7 @@ from state.records import Json
 from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
+from tools.training.lineage import require_same_adapter
 from tools.training.recipe import Recipe, validate_recipe
 
 
@@ -30,11 +31,14 @@ def train(context: WorkerContext) -> int:
     inputs = context.input
     recipe = validate_recipe(inputs["recipe"])
     parent = Path(inputs["parent_adapter"]) if inputs.get("parent_adapter") else None
-    weights = _checked_weights(inputs, parent)
+    weights = _checked_weights(inputs)
+    if parent is not None:
+        require_same_adapter(recipe, parent, Path(inputs["model"]))
 
     from tools.models.load import load_model
     from tools.training.data import read_rows
-    from tools.training.loop import Training, build_optimizer, prepare
+    from tools.training.loop import Training
+    from tools.training.preparation import build_optimizer, prepare
 
     model, tokenizer = load_model(Path(inputs["model"]), parent, inputs.get("dtype"))
     read = partial(
@@ -45,6 +49,7 @@ def train(context: WorkerContext) -> int:
         system=inputs.get("system"),
         truncate=recipe.truncate,
     )
+    data = hash_file(Path(inputs["data"]["train"]))
     rows = read(Path(inputs["data"]["train"]))
     valid = inputs["data"].get("valid")
     prepare(model, recipe, parent)
@@ -57,13 +62,21 @@ def train(context: WorkerContext) -> int:
         folder=context.folder.out / "saves",
         emit=context.emit,
         should_stop=lambda: context.should_stop,
+        data=data,
     )
     training.saves.mkdir(parents=True, exist_ok=True)
     outcome = training.run()
     if outcome.is_stopped:
         context.leave_stopped()
     adapter = context.folder.out / "adapter"
-    _write_adapter(adapter, model, recipe, inputs, weights)
+    lineage = {
+        "parent_weights": weights,
+        "instrument": inputs["instrument"],
+        "recipe": recipe.model_dump(mode="json"),
+        "data": data,
+        "environment": environment(),
+    }
+    _write_adapter(adapter, model, recipe, lineage)
     progress = outcome.progress
     real = _real_tokens(rows, progress.step, recipe)
     context.finish(
@@ -106,14 +119,13 @@ def _peak_memory_gb() -> float:
     return float(mx.get_peak_memory() / 1e9)
 
 
-def _checked_weights(inputs: Json, parent: Path | None) -> str:
+def _checked_weights(inputs: Json) -> str:
     """Return the hash of the weights about to be trained on.
 
     Raises:
-        ConfigError: They are not the ones that the decision was made about; or the parent's adapter has other
-            parameters than the recipe trains.
+        ConfigError: They are not the ones that the decision was made about.
     """
-    found = weights_hash(inputs["model"], parent)
+    found = weights_hash(inputs["model"], inputs.get("parent_adapter"))
     expected = inputs.get("expect_weights")
     if expected and expected != found:
         raise ConfigError(
@@ -127,18 +139,11 @@ def _checked_weights(inputs: Json, parent: Path | None) -> str:
     return found
 
 
-def _write_adapter(folder: Path, model: Any, recipe: Recipe, inputs: Json, weights: str) -> None:
+def _write_adapter(folder: Path, model: Any, recipe: Recipe, lineage: Json) -> None:
     """Write the adapter and, last, where it comes from."""
     from tools.training.saves import write_adapter
 
     write_adapter(folder, model, recipe.adapter_config())
-    lineage = {
-        "parent_weights": weights,
-        "instrument": inputs["instrument"],
-        "recipe": recipe.model_dump(mode="json"),
-        "data": hash_file(Path(inputs["data"]["train"])),
-        "environment": environment(),
-    }
     write_json(folder / "run.json", lineage)
 
 

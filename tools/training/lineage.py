@@ -1,0 +1,51 @@
+"""Whether a run may continue from its parent's adapter; standard library and `state` only, nothing is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+from state.errors import ConfigError
+from tools.models.identity import read_object
+from tools.training.recipe import LoraParameters, Recipe
+
+
+def require_same_adapter(recipe: Recipe, parent_adapter: Path, model: Path) -> None:
+    """Refuse a recipe that builds another adapter than the parent's, whose weights it is to train on.
+
+    Args:
+        recipe: Of the new run.
+        parent_adapter: Adapter folder of mlx-lm or of ours.
+        model: Model folder, for its number of layers.
+
+    Raises:
+        ConfigError: Kind, layers, rank, scale, dropout or keys differ; each is named with both values.
+    """
+    config = read_object(parent_adapter / "adapter_config.json")
+    layers = read_object(model / "config.json").get("num_hidden_layers")
+    theirs, ours = _shape(config, layers), _shape(recipe.adapter_config(), layers)
+    different = [f"{key} {_said(theirs[key])} -> {_said(ours[key])}" for key in ours if theirs[key] != ours[key]]
+    if different:
+        raise ConfigError(
+            f"A run that continues from {parent_adapter} needs the parent's own adapter, but the recipe changes "
+            f"{', '.join(different)}; keep the parent's values, or fuse the parent first and train a new adapter.",
+            what="recipe.lora_parameters",
+            value=ours,
+            limit=theirs,
+            where=str(parent_adapter),
+        )
+
+
+def _shape(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
+    """Return what decides an adapter's parameters and how they act, in one spelling."""
+    kind = config.get("fine_tune_type", "lora")
+    wanted = config.get("num_layers", -1)
+    is_all = wanted <= 0 or (layers is not None and wanted >= layers)
+    shape = {"fine_tune_type": kind, "num_layers": -1 if is_all else wanted}
+    parameters = config.get("lora_parameters") or {} if kind != "full" else {}
+    for key, field in LoraParameters.model_fields.items():
+        value = parameters.get(key, field.default)
+        shape[f"lora_parameters.{key}"] = sorted(value) if isinstance(value, list | tuple) else value
+    return shape
+
+
+def _said(value: Any) -> str:
+    return "all" if value in (None, -1) else str(value)
