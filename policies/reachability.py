@@ -90,7 +90,7 @@ def _above_ceiling(
         return None
     enough = _budget_for(budgets.get(metric, ()), condition.threshold, condition.sign)
     fix = (
-        f"Set evaluation.max_tokens to {enough[0]}, where the gold scores {enough[1]:.4g}."
+        _larger_budget(budgets[metric], enough)
         if enough
         else f"Raise evaluation.max_tokens until the gold scores {condition.threshold:.4g}, or lower the threshold."
     )
@@ -117,6 +117,17 @@ def _above_ceiling(
 def _budget_for(curve: Sequence[tuple[int, float]], wanted: float, sign: int) -> tuple[int, float] | None:
     """Return the smallest decode budget whose gold reaches a score, with what it reaches; None where none does."""
     return next((pair for pair in sorted(curve) if sign * (pair[1] - wanted) >= -_EPSILON), None)
+
+
+def _larger_budget(curve: Sequence[tuple[int, float]], enough: tuple[int, float]) -> str:
+    """Return the fix: the budget that shows all that more tokens can show, and the least that reaches the threshold."""
+    most = max(curve)
+    if most[0] == enough[0]:
+        return f"Set evaluation.max_tokens to {enough[0]}, where the gold scores {enough[1]:.4g}."
+    return (
+        f"Set evaluation.max_tokens to {most[0]}, where the gold scores {most[1]:.4g}; "
+        f"{enough[0]} is the least that reaches the threshold ({enough[1]:.4g})."
+    )
 
 
 def _out_of_room(
@@ -148,7 +159,7 @@ def _out_of_room(
             f"the room to {source} ({best:.4g}) is {room:.4g}."
         ),
         value={"metric": metric, "asked": condition.sign * asked, "base": base.mean, "best": best, "room": room},
-        fix=f"Set evaluation.max_tokens to {enough[0]}, where the gold scores {enough[1]:.4g}." if enough else smaller,
+        fix=_larger_budget(budgets[metric], enough) if enough else smaller,
     )
 
 
