@@ -96,21 +96,22 @@ def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
 
 def estimate_of(view: View, recipe: Json) -> RunEstimate:
     """Return how long a recipe takes here: from this campaign's own runs once there is one."""
-    samples = []
+    samples, fixed_s = [], 0.0
     for action in view.actions:
         run = next(
             (r for r in view.runs if action.kind == "train" and r.recipe_hash == action.inputs.get("recipe_hash")), None
         )
-        tokens, wall_s, iters = (action.result.get(name) for name in ("trained_tokens", "wall_s", "iters"))
-        if run is not None and tokens and wall_s and iters and not action.result.get("resumed_from"):
+        tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
+        if run is not None and tokens and steps_s and iters:
             size = int(run.recipe["batch_size"])
-            samples.append(StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=wall_s / iters))
+            samples.append(StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters))
+            fixed_s = max(0.0, float(action.result.get("wall_s") or 0.0) - steps_s)
     census = view.belief("data:train", "fits_sequence")
     row = dict(census.value) if census is not None and census.value else {}
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
     full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
-    return estimate_run_s(fit(samples), lengths, full)
+    return estimate_run_s(fit(samples), lengths, full, fixed_s)
 
 
 def planned_s(view: View) -> float:

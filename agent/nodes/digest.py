@@ -248,6 +248,8 @@ def _training(session: Session, action: Action) -> None:
             for name in (
                 "iters",
                 "trained_tokens",
+                "padded_tokens",
+                "steps_s",
                 "tokens_per_s",
                 "train_loss",
                 "val_loss",

@@ -130,7 +130,9 @@ class Training:
         for rows, after in self._batches():
             if self.progress.step >= self.recipe.iters:
                 break
+            started = time.monotonic()
             loss = self._step(rows)
+            self.progress.steps_s += time.monotonic() - started
             self._advance(rows, after)
             window.add(loss, sum(self.train[row].targets for row in rows))
             self._report(window)

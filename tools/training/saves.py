@@ -32,6 +32,7 @@ class Progress:
         cursor: Place in the data of the next batch.
         trained_tokens: Learned tokens so far.
         padded_tokens: Positions computed so far, padding included.
+        steps_s: Seconds spent on training steps alone, validation and saves left out.
         seen_rows: Rows of the first epoch seen so far.
         train_loss: Mean since the last report, nats per token.
         val_losses: (step, nats per token), oldest first.
@@ -44,6 +45,7 @@ class Progress:
     cursor: Cursor = field(default_factory=Cursor)
     trained_tokens: int = 0
     padded_tokens: int = 0
+    steps_s: float = 0.0
     seen_rows: int = 0
     train_loss: float | None = None
     val_losses: list[tuple[int, float]] = field(default_factory=list)

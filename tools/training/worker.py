@@ -87,6 +87,8 @@ def train(context: WorkerContext) -> int:
             "parent_weights": weights,
             "iters": progress.step,
             "trained_tokens": progress.trained_tokens,
+            "padded_tokens": progress.padded_tokens,
+            "steps_s": progress.steps_s,
             "train_loss": progress.train_loss,
             "val_loss": progress.val_losses[-1][1] if progress.val_losses else None,
             "val_losses": [loss for _, loss in progress.val_losses],

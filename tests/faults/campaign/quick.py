@@ -149,6 +149,8 @@ def _train(context: WorkerContext, out: Path) -> None:
             "weights": weights_hash(context.input["model"], adapter),
             "iters": iters,
             "trained_tokens": iters * 100,
+            "padded_tokens": iters * 160,
+            "steps_s": iters * STEP_S,
             "train_loss": 0.1,
             "val_loss": 0.1,
             "val_losses": [0.1],
