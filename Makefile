@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check test quickstart bench lock clean
+.PHONY: setup check test quickstart faults bench lock clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ test: setup
 
 quickstart: setup
 	@$(BIN)/python -m agent.quickstart
+
+# Large counts of kills, with real MLX training too: half an hour or more.
+faults: setup
+	VIGIL_CAMPAIGN_KILLS=100 VIGIL_MLX_KILLS=5 VIGIL_KILLS=1000 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

@@ -74,9 +74,12 @@ def command(campaign: Path, home: Path, *, wait: bool = True) -> list[str]:
     ]
 
 
-def start(campaign: Path, home: Path, *, wait: bool = True, log: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start the agent."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def start(
+    campaign: Path, home: Path, *, wait: bool = True, log: Path | None = None, first_on_path: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the agent; `first_on_path` is a folder whose `sitecustomize.py` every process of it runs."""
+    folders = [str(folder) for folder in (first_on_path, ROOT) if folder is not None]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     with (log or home.with_suffix(".log")).open("ab") as stream:
         return subprocess.Popen(
             command(campaign, home, wait=wait),
