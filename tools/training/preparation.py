@@ -78,27 +78,33 @@ def _unfreeze_adapter(_: str, module: Any) -> None:
 def _checkpoint_gradients(kind: Any) -> None:
     """Have layers of a class compute their inner values again for the gradient instead of keeping them.
 
-    Each call takes its own random key along: mlx-lm's version draws another dropout mask when it computes again, so
-    that the gradient belongs to another function than the loss.
+    Each call draws from a seed of its own, the same when it computes again: mlx-lm's version draws another dropout mask
+    then, so that the gradient belongs to another function than the loss.
 
     Side effects: changes the class, in this process for good.
     """
     plain = kind.__call__
-    random: Any = mx.random.state
 
     def checkpointed(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        def compute(parameters: Any, key: mx.array, *args: Any, **kwargs: Any) -> Any:
-            layer.update(parameters)
-            outside, random[0] = random[0], key
-            try:
-                return plain(layer, *args, **kwargs)
-            finally:
-                random[0] = outside
+        inside, after = _two_seeds()
 
-        random[0], key = mx.random.split(random[0])
-        return mx.checkpoint(compute)(layer.trainable_parameters(), key, *args, **kwargs)
+        def compute(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+            layer.update(parameters)
+            mx.random.seed(inside)
+            return plain(layer, *args, **kwargs)
+
+        result = mx.checkpoint(compute)(layer.trainable_parameters(), *args, **kwargs)
+        mx.random.seed(after)
+        return result
 
     kind.__call__ = checkpointed
+
+
+def _two_seeds() -> list[int]:
+    """Return two seeds that follow from the random state; MLX's state can be read, but only a seed sets it."""
+    state: Any = mx.random.state
+    keys: Any = mx.random.split(state[0]).tolist()
+    return [(high << 32) | low for high, low in keys]
 
 
 def build_optimizer(recipe: Recipe) -> Any:

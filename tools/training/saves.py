@@ -69,7 +69,8 @@ def write_adapter(folder: Path, model: Any, config: Json) -> None:
 
 def _write_arrays(path: Path, tree: Any) -> None:
     """Write arrays to the disk itself: after a power cut the marker must not stand beside an empty file."""
-    mx.save_safetensors(str(path), dict(tree_flatten(tree)))
+    # Without metadata MLX writes `null` there, which the format does not allow and `newest` takes for a torn file.
+    mx.save_safetensors(str(path), dict(tree_flatten(tree)), metadata={"format": "mlx"})
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
