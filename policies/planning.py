@@ -356,7 +356,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         view,
         "judge",
         verdict.rule,
-        f"{run.id} is {verdict.bucket}: {verdict.sentence}",
+        f"Verdict {verdict.bucket} on {verdict.sentence}",
         {},
         run_id=run.id,
         bucket=verdict.bucket,
