@@ -13,12 +13,6 @@ from state.records import Belief, Evidence, Measurement, SplitUse
 RUNBOOK = "runbooks/hard_stops.md"
 
 
-def standing(beliefs: Iterable[Belief], subject: str, claim: str) -> Belief | None:
-    """Return the belief that stands about a subject's claim."""
-    current = (b for b in beliefs if b.subject == subject and b.claim == claim and b.status != "superseded")
-    return next(current, None)
-
-
 def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
     """Return `split.metric` -> what the gold scores through the harness, for the splits that have references."""
     found = {}

@@ -51,14 +51,13 @@ def standing(view: View) -> Decision | None:
 
 def _is_withdrawn(view: View, decision: Decision) -> bool:
     """Say whether a decision that never began no longer fits the world it was made for."""
-    current = {
-        "harness": view.identity("harness"),
-        "weights_base": view.identity("weights"),
-        "census": view.identity("census"),
-    }
-    return any(
-        name in decision.action_inputs and decision.action_inputs[name] != value for name, value in current.items()
-    ) or (decision.action in {"halt", "conclude"} and decision.made_at < view.sitting_at)
+    if decision.action in {"halt", "conclude"}:
+        return decision.made_at < view.sitting_at
+    names = ["harness", "census", "data"]
+    # A candidate's weights are its own; the base's and a parent's are those in the model folder.
+    names += ["weights"] if decision.action_inputs.get("side", "base") == "base" else []
+    inputs = decision.action_inputs
+    return any(name in inputs and inputs[name] != view.identity(name) for name in names)
 
 
 def plan(view: View) -> Draft | None:
@@ -101,7 +100,11 @@ def _halt(view: View) -> Draft | None:
 
 def _give_up(view: View) -> Draft | None:
     """Stop when the same kind of work failed again and again in this sitting."""
-    failed = [a for a in view.actions if a.state == "failed" and a.created_at >= view.sitting_at]
+    failed = [
+        action
+        for action in view.actions
+        if action.state == "failed" and action.created_at >= view.sitting_at and not _guard_verdict(action)
+    ]
     for kind in ("census", "evaluate", "confirm", "train"):
         of_kind = [action for action in failed if action.kind == kind]
         if len(of_kind) >= MAX_FAILURES:
@@ -166,6 +169,8 @@ def _promotion(view: View) -> Draft | None:
             continue
         action = view.action(decision.action_key)
         if action is not None and action.state == "done":
+            if not _still_holds(view, decision):
+                return None
             return conclude(
                 view,
                 "promoted",
@@ -192,6 +197,16 @@ def _promotion(view: View) -> Draft | None:
     return None
 
 
+def _still_holds(view: View, decision: Decision) -> bool:
+    """Say whether what was promoted meets the gate as it is now; an edit may have raised it since."""
+    if decision.goal_version == view.goal_version:
+        return True
+    run = next(run for run in view.runs if run.id == decision.run)
+    trained = done(view, "train", recipe_hash=run.recipe_hash)
+    weights = str(trained.result.get("weights")) if trained is not None else ""
+    return judge_gate(view.goal.gate, case_table(view, weights), use="confirmation", seed=view.goal.seed).holds
+
+
 def _gate_sentence(decision: Decision) -> str:
     """Return what the gate said at a promotion, to stand after "its"."""
     gate: Json = decision.verdict.get("gate") or {}
@@ -212,7 +227,22 @@ def _is_promotion_open(view: View) -> bool:
 
 
 def _open_run(view: View) -> Run | None:
-    return next((run for run in view.runs if run.state in {"planned", "trained", "evaluated"}), None)
+    abandoned = _abandoned(view)
+    is_open = (run for run in view.runs if run.state in {"planned", "trained", "evaluated"})
+    return next((run for run in is_open if run.id not in abandoned), None)
+
+
+def _abandoned(view: View) -> list[str]:
+    """Return the runs that never began and no longer fit the world: other data, other weights."""
+    withdrawn = {d.id for d in view.decisions if d.action == "train" and _is_withdrawn(view, d)}
+    begun = {action.decision for action in view.actions}
+    return [r.id for r in view.runs if r.state == "planned" and r.decision in withdrawn and r.decision not in begun]
+
+
+def _guard_verdict(action: Action) -> str:
+    """Return the word of the guard that ended an action's job, or an empty text."""
+    record: Json = action.result.get("exit") or {}
+    return str(record.get("verdict") or "")
 
 
 def _follow_run(view: View) -> Draft | None:
@@ -226,6 +256,10 @@ def _follow_run(view: View) -> Draft | None:
     )
     if trained is None:
         return _refused_launch(view, run)
+    if trained.state == "failed" and _guard_verdict(trained):
+        table = case_table(view, "")
+        nothing = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection", seed=view.goal.seed)
+        return _judge(view, run, table, nothing, None)
     if trained.state == "failed":
         return _lost_run(view, run, trained)
     inputs: Json = {
@@ -270,9 +304,9 @@ def _refused_launch(view: View, run: Run) -> Draft | None:
 def _lost_run(view: View, run: Run, trained: Action) -> Draft:
     """Set aside a run that the machine lost: no bucket, and the same recipe may be tried again."""
     attempt = int(trained.inputs.get("attempt", 1)) + 1
-    again = run.model_copy(update={"id": "", "decision": "", "state": "planned", "bucket": None, "adapter": ""})
-    inputs: Json = {**trained.inputs, "attempt": attempt, "recipe_hash": hash_json([run.recipe_hash, attempt])}
-    again = again.model_copy(update={"recipe_hash": inputs["recipe_hash"]})
+    changes = {"id": _next_run_id(view), "recipe_hash": hash_json([run.recipe_hash, attempt])}
+    again = run.model_copy(update={**changes, "decision": "", "state": "planned", "created_at": view.now})
+    inputs: Json = {**trained.inputs, "attempt": attempt, "run": again.id, "recipe_hash": again.recipe_hash}
     return draft(
         view,
         "train",
@@ -280,6 +314,7 @@ def _lost_run(view: View, run: Run, trained: Action) -> Draft:
         f"{run.id} was lost to the machine, not to its recipe; train the same recipe again.",
         inputs,
         run=again,
+        run_id=again.id,
         run_updates={run.id: {"state": "lost"}},
         needs="launch",
     )
@@ -318,10 +353,8 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     return _judge(view, run, table, selection, None)
 
 
-def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, adapter: str) -> Draft | None:
+def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, adapter: str) -> Draft:
     """Propose a promotion; the verdict is A whatever the person then says."""
-    if any(d.action == "promote" and d.run == run.id for d in view.decisions):
-        return None
     labels = f" Labelled: {'; '.join(verdict.labels)}." if verdict.labels else ""
     return draft(
         view,
@@ -378,14 +411,14 @@ def _next_run(view: View) -> Draft | None:
     estimate = estimate_of(view, proposal.recipe if proposal is not None else view.goal.recipe)
     left = budget.affordable(
         view.goal.budget,
-        budget.Spent(runs=len(view.runs), disk_gb=view.used_gb),
+        budget.Spent(runs=sum(action.kind == "train" for action in view.actions), disk_gb=view.used_gb),
         budget.Estimate(seconds=estimate.seconds, runs=1),
         view.now,
         view.campaign.started_at,
         utc_offset_s=view.utc_offset_s,
     )
     stop = conclusion(
-        promoted=view.campaign.promoted,
+        promoted="",
         buckets=[run.bucket for run in view.runs if run.bucket is not None],
         search=view.goal.search,
         budget=left,
@@ -399,11 +432,14 @@ def _next_run(view: View) -> Draft | None:
     return conclude(view, "not_promoted", stop.rule, f"Not promoted: {stop.sentence}", "")
 
 
+def _next_run_id(view: View) -> str:
+    return f"R{1 + max((int(run.id[1:]) for run in view.runs), default=0)}"
+
+
 def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: budget.BudgetVerdict) -> Draft:
     """Plan one run: hypothesis, prediction, cost, stop conditions, and what each outcome will mean."""
-    number = 1 + max((int(run.id[1:]) for run in view.runs), default=0)
     run = Run(
-        id=f"R{number}",
+        id=_next_run_id(view),
         instrument=proposal.instrument,
         parent=proposal.parent,
         parent_hash=proposal.parent_hash,
@@ -435,6 +471,7 @@ def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: bu
         run_id=run.id,
         prediction=proposal.predicted,
         needs="launch",
+        run_updates={run_id: {"state": "lost"} for run_id in _abandoned(view)},
         alternatives=proposal.alternatives,
         premises=[
             *beliefs_about(view, "harness:", "ceiling"),

@@ -2,7 +2,6 @@
 
 from policies.buckets import BucketVerdict, Prediction, RunEvidence
 from policies.cases import CaseTable
-from policies.drafts import done
 from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
 from policies.findings import ceilings
 from policies.gate import GateVerdict
@@ -55,7 +54,7 @@ def next_proposal(view: View) -> RecipeProposal | None:
     target = find_target(
         view.goal.gate, case_table(view, base), ceilings=known, noise_floor=view.goal.evaluation.noise_floor
     )
-    if not view.runs:
+    if all(run.bucket is None for run in view.runs):
         return first_recipe(
             view.goal, rows, parent_hash=base, data_hash=view.identity("data"), target=target, ceilings=known
         )
@@ -71,8 +70,10 @@ def next_proposal(view: View) -> RecipeProposal | None:
 
 def _tried(view: View, run: Run) -> Tried:
     """Return a run as the recipe rules see it."""
-    trained = done(view, "train", recipe_hash=run.recipe_hash)
-    result = trained.result if trained is not None else {}
+    ended = [a for a in view.actions if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash]
+    result = ended[-1].result if ended else {}
+    # A run that a guard ended before its first save has no result, only the guard's word.
+    result = {"verdict": (result.get("exit") or {}).get("verdict"), **result}
     return tried(run, verdict_of(view, run), result, [{"val_loss": loss} for loss in result.get("val_losses") or ()])
 
 

@@ -161,6 +161,7 @@ def test_a_campaign_ends_for_one_named_reason() -> None:
     assert concluded(["C", "C", "B"], spent=True) == "instruments.exhausted"
     assert concluded(["B"] * 5) == "runs.max"
     assert concluded(["B", "C", "U", "D"]) == "runs.no_progress"
+    assert concluded(["B", "U", "U", "U"]) == "measurement.first"
     assert concluded(["C"], more=False) == "nothing.left"
 
 

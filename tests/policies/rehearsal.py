@@ -1,0 +1,251 @@
+"""A whole campaign rehearsed without a store, a file or a process: drafts applied to a view, results invented."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from policies import planning
+from policies.cases import CaseTable
+from policies.drafts import Draft
+from policies.findings import gate_beliefs
+from policies.view import View, hard_stops
+from state.goal import Goal
+from state.records import Action, Answer, Approval, Belief, Campaign, Decision, Json, Measurement, Run, SplitUse
+
+CASES = 40
+START = 1_700_000_000.0
+
+Score = Callable[[str, int], float]
+"""(weights, case number) -> score in [0, 1]."""
+
+
+def goal(**changes: Any) -> Goal:
+    """Return a small goal: one split, one score, at least 0.75."""
+    spec: dict[str, Any] = {
+        "campaign": "rehearsal",
+        "model": {"path": "base"},
+        "track": {"grader": "grade.py", "metrics": ["score", "control"]},
+        "data": {"train": "train.jsonl"},
+        "evaluation": {
+            "max_tokens": 64,
+            "control": "main.control",
+            "splits": {"main": {"selection": "s.jsonl", "confirmation": "c.jsonl"}},
+        },
+        "gate": {"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.75}]},
+        "recipe": {"batch_size": 4, "iters": 20, "max_seq_length": 128},
+        "approvals": {"promotion": {"mode": "auto"}},
+        **changes,
+    }
+    return Goal.model_validate(spec)
+
+
+def identity(name: str, value: str) -> Belief:
+    """Return what Knowing records about an identity."""
+    return Belief(id=f"I-{name}", subject=f"identity:{name}", claim="is", statement=name, value=value, tag="confirmed")
+
+
+@dataclass
+class Rehearsal:
+    """The record of a campaign, and how the world answers.
+
+    Args:
+        goal: What is asked for.
+        score: The world: what weights score on a case.
+        fails: Kind of action -> how often it fails before it works.
+        answers: Kind of question -> answer; left out: nobody answers.
+        ceiling: What the gold scores.
+        exit: The exit record of what fails.
+    """
+
+    goal: Goal = field(default_factory=goal)
+    score: Score = lambda weights, case: 0.5 + 0.0025 * _iters(weights) + 0.001 * (case % 7 - 3)
+    fails: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=lambda: {"launch": "yes", "promotion": "yes"})
+    ceiling: float = 1.0
+    exit: Json = field(default_factory=dict)
+    now: float = START
+    sitting_at: float = START
+    goal_version: int = 1
+    beliefs: list[Belief] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    approvals: list[Approval] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    campaign: Campaign = field(default_factory=lambda: Campaign(name="rehearsal", started_at=START))
+
+    def __post_init__(self) -> None:
+        for name in ("harness", "weights", "data", "census"):
+            self.beliefs.append(identity(name, f"{name}-1"))
+
+    def view(self) -> View:
+        """Return what the planner may look at now."""
+        return View(
+            goal=self.goal,
+            goal_version=self.goal_version,
+            now=self.now,
+            campaign=self.campaign,
+            sitting_at=self.sitting_at,
+            utc_offset_s=0.0,
+            used_gb=0.0,
+            beliefs=tuple(self.beliefs),
+            runs=tuple(self.runs),
+            actions=tuple(self.actions),
+            decisions=tuple(self.decisions),
+            approvals=tuple(self.approvals),
+            measurements=tuple(self.measurements),
+        )
+
+    def believe(self, belief: Belief) -> None:
+        """Put a belief in the place of the one that stood for its claim."""
+        kept = [b for b in self.beliefs if (b.subject, b.claim) != (belief.subject, belief.claim)]
+        self.beliefs = [*kept, belief.model_copy(update={"id": belief.id or f"B{len(self.beliefs) + 1}"})]
+
+    def step(self) -> str:
+        """Decide once and act; return the rule that decided, or `ended`, `asked`."""
+        view = self.view()
+        if view.has_ended:
+            return "ended"
+        decision = planning.standing(view)
+        if decision is None:
+            found = planning.plan(view)
+            if found is None:
+                return "asked"
+            decision = self.record(found)
+        if decision.action == "judge" or not self._may(decision):
+            return decision.rule
+        self.act(decision)
+        return decision.rule
+
+    def record(self, found: Draft) -> Decision:
+        """Commit a draft as the deciding node does."""
+        self.runs = [run.model_copy(update=found.run_updates.get(run.id, {})) for run in self.runs]
+        number = f"D{len(self.decisions) + 1}"
+        decision = found.decision.model_copy(
+            update={"id": number, "made_at": self.now, "goal_version": self.goal_version}
+        )
+        if found.run is not None:
+            self.runs.append(found.run.model_copy(update={"decision": number}))
+        self.decisions.append(decision)
+        if found.bucket is not None:
+            judged = {"bucket": found.bucket, "state": "judged"}
+            self.runs = [r.model_copy(update=judged) if r.id == decision.run else r for r in self.runs]
+        if decision.needs is not None:
+            row = Approval(id=f"Q{number}", kind=decision.needs, decision=number, question=decision.sentence)
+            self.approvals.append(row.model_copy(update={"asked_at": self.now}))
+            if decision.needs in self.answers:
+                self.answer(row.id, self.answers[decision.needs])
+        return decision
+
+    def answer(self, question: str, said: Answer, by: str = "policy", reason: str = "") -> None:
+        """Answer a question; the first answer wins."""
+        self.approvals = [
+            row.model_copy(update={"answer": said, "answered_by": by, "reason": reason})
+            if row.id == question and row.answer is None
+            else row
+            for row in self.approvals
+        ]
+
+    def _may(self, decision: Decision) -> bool:
+        question = self.view().answer_to(decision)
+        return decision.needs is None or (question is not None and question.answer == "yes")
+
+    def act(self, decision: Decision) -> None:
+        """Do what was decided: fail if told to, else invent the result."""
+        self.now += 60
+        action = Action(
+            key=decision.action_key,
+            kind=decision.action,
+            decision=decision.id,
+            inputs=decision.action_inputs,
+            created_at=self.now,
+        )
+        if self.fails.get(decision.action, 0) > 0:
+            self.fails[decision.action] -= 1
+            self.actions.append(action.model_copy(update={"state": "failed", "result": {"exit": self.exit}}))
+            return
+        result: Json = {}
+        if decision.action == "census":
+            self._census()
+        elif decision.action in {"evaluate", "confirm"}:
+            self._measure(decision)
+        elif decision.action == "train":
+            iters = next(run.recipe["iters"] for run in self.runs if run.id == decision.run)
+            weights = f"{decision.action_inputs['recipe_hash'][:8]}:{iters}"
+            result = {"weights": weights, "adapter": f"a-{weights}", "wall_s": 50.0, "iters": iters}
+            result |= {"padded_tokens": iters * 400, "steps_s": 40.0, "val_losses": [1.0, 0.9]}
+        elif decision.action in {"conclude", "halt"}:
+            self.campaign = self.campaign.model_copy(
+                update={"state": decision.action_inputs["state"], "sentence": decision.sentence}
+            )
+        self.actions.append(action.model_copy(update={"state": "done", "result": result}))
+
+    def _census(self) -> None:
+        uses: tuple[SplitUse, ...] = ("selection", "confirmation")
+        for use in uses:
+            value = {name: {"mean": self.ceiling, "n": CASES} for name in ("score", "control")}
+            self.believe(
+                Belief(subject=f"harness:main.{use}", claim="ceiling", statement="c", value=value, tag="confirmed")
+            )
+        self.believe(
+            Belief(
+                subject="data:train",
+                claim="fits_sequence",
+                statement="fits",
+                value={"rows": 400, "max_tokens": 100, "p50": 60, "p95": 90},
+                tag="confirmed",
+            )
+        )
+        for belief in gate_beliefs(self.goal, self.beliefs, CaseTable()):
+            self.believe(belief)
+
+    def _measure(self, decision: Decision) -> None:
+        inputs = decision.action_inputs
+        for number in range(CASES):
+            offset = number if inputs["use"] == "selection" else number + 1
+            score = min(1.0, max(0.0, self.score(inputs["weights"], offset)))
+            self.measurements.append(
+                Measurement(
+                    evaluation=decision.action_key,
+                    run=inputs["run"],
+                    side=inputs["side"],
+                    split="main",
+                    use=inputs["use"],
+                    case=f"{inputs['use']}-{number}",
+                    metrics={"score": score, "control": score},
+                    finish_reason="stop",
+                    prompt_tokens=1,
+                    output_tokens=1,
+                    harness=inputs["harness"],
+                    weights=inputs["weights"],
+                )
+            )
+
+    def run(self, most: int = 400) -> list[str]:
+        """Step until the campaign has ended or only an answer can go on; return the rules in order."""
+        rules: list[str] = []
+        for _ in range(most):
+            rule = self.step()
+            if rule in {"ended", "asked"}:
+                return [*rules, rule]
+            rules.append(rule)
+        raise AssertionError(f"no end after {most} steps: {rules[-10:]}")
+
+    def kinds(self) -> list[str]:
+        """Return what was done, in order."""
+        return [action.kind for action in self.actions]
+
+    def later(self) -> "Rehearsal":
+        """Return the same campaign in another sitting, a minute later, taken up again."""
+        self.now += 60
+        running = self.campaign.model_copy(update={"state": "running", "sentence": ""})
+        return replace(self, sitting_at=self.now, campaign=running, beliefs=list(self.beliefs))
+
+
+def _iters(weights: str) -> int:
+    return int(weights.rpartition(":")[2]) if ":" in weights else 0
+
+
+def stops(rehearsal: Rehearsal) -> list[str]:
+    """Return the claims that forbid spending now."""
+    return [belief.claim for belief in hard_stops(rehearsal.view())]

@@ -1,0 +1,105 @@
+"""What is believed about the gate and the baseline, from ceilings and the base's cases."""
+
+import pytest
+
+from policies.cases import CaseTable
+from policies.findings import base_table, baseline_beliefs, ceilings, decode_curves, gate_beliefs
+from state.records import Belief, Measurement
+from tests.policies.rehearsal import goal
+
+
+def ceiling(mean: float | None, use: str = "selection") -> Belief:
+    value = {"score": {"mean": mean, "n": 40}, "control": {"mean": 1.0, "n": 40}}
+    return Belief(
+        id=f"B-{use}", subject=f"harness:main.{use}", claim="ceiling", statement="c", value=value, tag="confirmed"
+    )
+
+
+def measured(score: float, evaluation: str = "E1") -> list[Measurement]:
+    return [
+        Measurement(
+            evaluation=evaluation,
+            side="base",
+            split="main",
+            use="selection",
+            case=f"c{number}",
+            metrics={"score": score},
+            finish_reason="stop",
+            prompt_tokens=1,
+            output_tokens=1,
+            harness="h",
+            weights="w",
+        )
+        for number in range(40)
+    ]
+
+
+def test_before_a_ceiling_is_known_nothing_is_said_about_the_gate() -> None:
+    assert gate_beliefs(goal(), [], CaseTable()) == []
+
+
+def test_a_gate_below_the_ceiling_is_believed_reachable_and_stands_on_the_census() -> None:
+    found = gate_beliefs(goal(), [ceiling(1.0)], CaseTable())
+    assert [(b.subject, b.claim, b.status) for b in found] == [("gate:score", "below_ceiling", "fresh")]
+    assert found[0].premises == ("B-selection",)
+
+
+def test_a_gate_above_the_ceiling_is_refuted_with_the_number_and_the_budget_that_would_do() -> None:
+    curve = Belief(
+        subject="harness:main.selection",
+        claim="decode_budget",
+        statement="b",
+        value={"curve": {"score": [[64, 0.5], [96, 0.8], [128, 1.0]]}},
+        tag="confirmed",
+    )
+    found = gate_beliefs(goal(), [ceiling(0.5), curve], CaseTable())
+    assert [(b.status, b.severity, b.mode) for b in found] == [("refuted", "hard_stop", "P1")]
+    assert "0.5" in found[0].statement
+    assert "128" in found[0].fix
+    assert "96 is the least" in found[0].fix
+
+
+def test_a_ceiling_too_low_on_the_confirmation_cases_alone_is_found_too() -> None:
+    found = gate_beliefs(goal(), [ceiling(1.0), ceiling(0.4, "confirmation")], CaseTable())
+    assert any(b.status == "refuted" and b.claim == "below_ceiling" for b in found)
+
+
+def test_the_base_adds_whether_the_gate_can_be_reached_from_it() -> None:
+    table = base_table(measured(0.5), "w", frozenset({"E1"}))
+    found = gate_beliefs(goal(), [ceiling(1.0)], table)
+    assert ("reachable_from_base", "fresh") in {(b.claim, b.status) for b in found}
+
+
+def test_measurements_of_another_evaluation_are_not_the_base() -> None:
+    table = base_table([*measured(0.5, "old"), *measured(0.7, "E1")], "w", frozenset({"E1"}))
+    mean = table.mean("base", "main.score", "selection")
+    assert mean is not None
+    assert mean.mean == pytest.approx(0.7)
+
+
+def test_a_base_off_its_expected_score_is_a_hard_stop_and_within_tolerance_it_is_confirmed() -> None:
+    expected = goal(baseline={"expected": {"main.score": 0.75, "main.control": 0.9}, "tolerance": 0.05})
+    table = base_table(measured(0.5), "w", frozenset({"E1"}))
+    off = [b for b in gate_beliefs(expected, [ceiling(1.0)], table) if b.subject == "model:base"]
+    assert [(b.claim, b.status, b.severity, b.mode) for b in off] == [
+        ("reproduces.main.score", "refuted", "hard_stop", "P12")
+    ]
+    near = base_table(measured(0.72), "w", frozenset({"E1"}))
+    found = [b for b in gate_beliefs(expected, [ceiling(1.0)], near) if b.subject == "model:base"]
+    assert [b.status for b in found] == ["fresh"]
+    assert baseline_beliefs(goal(), {}) == []
+
+
+def test_the_lab_rule_stops_0_against_9_of_12_and_passes_9() -> None:
+    rule = goal(baseline={"expected": {"main.score": 9 / 12}, "tolerance": 1 / 12})
+    for score, status in ((0.0, "refuted"), (9 / 12, "fresh"), (8 / 12, "fresh"), (7 / 12, "refuted")):
+        table = base_table(measured(score), "w", frozenset({"E1"}))
+        found = [b for b in gate_beliefs(rule, [ceiling(1.0)], table) if b.subject == "model:base"]
+        assert [b.status for b in found] == [status], score
+
+
+def test_ceilings_and_curves_are_read_from_the_beliefs_that_stand() -> None:
+    stale = ceiling(0.1).model_copy(update={"status": "stale"})
+    assert ceilings([stale, ceiling(0.9)], "selection") == {"main.score": 0.9, "main.control": 1.0}
+    assert ceilings([ceiling(None)], "selection") == {"main.control": 1.0}
+    assert decode_curves([ceiling(1.0)], "selection") == {}

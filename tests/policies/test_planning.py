@@ -1,0 +1,301 @@
+"""The planner over whole campaigns: the order of its rules, and what never happens whatever the world does."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies import planning
+from policies.proposals import estimate_of, planned_s
+from state.records import Action, Answer, Approval, Belief
+from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
+
+
+def refuted(subject: str = "machine:disk", claim: str = "has_room") -> Belief:
+    return Belief(
+        id="B99",
+        subject=subject,
+        claim=claim,
+        statement="Less than 0.5 GB are free.",
+        tag="confirmed",
+        status="refuted",
+        severity="hard_stop",
+        fix="Free some space.",
+    )
+
+
+def test_a_campaign_measures_before_it_trains_and_confirms_before_it_promotes() -> None:
+    play = Rehearsal()
+    rules = play.run()
+    assert rules[:3] == ["ceiling.first", "baseline.first", "recipe.first"]
+    assert rules[-1] == "ended"
+    assert play.campaign.state == "promoted"
+    kinds = play.kinds()
+    assert kinds.index("census") < kinds.index("evaluate") < kinds.index("train") < kinds.index("confirm")
+    assert kinds[-2:] == ["promote", "conclude"]
+    assert [run.bucket for run in play.runs][-1] == "A"
+    assert "confirmation says 1 of 1 gate conditions hold" in play.campaign.sentence
+
+
+def test_a_run_that_moves_the_target_is_judged_b_and_the_next_goes_further_with_what_each_outcome_means() -> None:
+    play = Rehearsal()
+    play.run()
+    assert [run.bucket for run in play.runs] == ["B", "B", "B", "A"]
+    iters = [run.recipe["iters"] for run in play.runs]
+    assert iters == sorted(iters)
+    verdict = next(d for d in play.decisions if d.rule == "B.moved")
+    assert verdict.sentence.startswith("Verdict B on R1: main.score went from")
+    assert verdict.verdict["gate"]["use"] == "selection"
+
+
+def test_a_world_that_cannot_be_moved_ends_not_promoted_with_the_reason() -> None:
+    play = Rehearsal(score=lambda _weights, case: 0.5 + 0.01 * (case % 3))
+    play.run()
+    assert play.campaign.state == "not_promoted"
+    assert play.campaign.sentence.startswith("Not promoted: ")
+    assert "A" not in {run.bucket for run in play.runs}
+
+
+def test_a_gate_above_the_ceiling_halts_before_training_with_the_time_saved() -> None:
+    play = Rehearsal(ceiling=0.6)
+    play.run()
+    assert play.campaign.state == "halted"
+    assert "train" not in play.kinds()
+    assert "0.6" in play.campaign.sentence
+    assert "Not spent: about" in play.campaign.sentence
+    assert stops(play) == ["below_ceiling"]
+
+
+def test_two_hard_stops_are_counted_and_the_same_halt_is_a_new_act_in_each_sitting() -> None:
+    play = Rehearsal()
+    play.believe(refuted())
+    play.believe(refuted("model:base", "is_coherent").model_copy(update={"id": "B98"}))
+    assert play.run() == ["hard_stop", "ended"]
+    assert "Hard stop and 1 more" in play.campaign.sentence
+    again = play.later()
+    assert again.run() == ["hard_stop", "ended"]
+    assert len({action.key for action in again.actions}) == 2
+
+
+def test_a_person_may_go_on_against_a_hard_stop() -> None:
+    play = Rehearsal()
+    play.believe(refuted())
+    play.run()
+    again = play.later()
+    again.approvals.append(Approval(id="Q9", kind="override", decision="B99", question="?", answer="yes"))
+    assert again.step() == "ceiling.first"
+
+
+def test_what_has_begun_is_seen_to_its_end_even_under_a_hard_stop_and_nothing_new_begins() -> None:
+    play = Rehearsal()
+    draft = planning.plan(play.view())
+    assert draft is not None
+    decision = play.record(draft)
+    play.believe(refuted())
+    assert planning.standing(play.view()) is None, "not begun: waits behind the hard stop"
+    play.actions.append(Action(key=decision.action_key, kind="census", decision=decision.id))
+    assert planning.standing(play.view()) == decision
+
+
+def test_an_answer_that_came_while_the_agent_was_dead_is_acted_on_first() -> None:
+    play = Rehearsal(answers={})
+    play.run()
+    decision = play.decisions[-1]
+    assert planning.standing(play.view()) is None
+    play.answer(play.approvals[0].id, "yes", by="ada")
+    assert planning.standing(play.later().view()) == decision
+
+
+def test_an_end_that_was_decided_but_not_written_is_decided_anew_in_the_next_sitting() -> None:
+    play = Rehearsal(ceiling=0.6)
+    play.step()
+    draft = planning.plan(play.view())
+    assert draft is not None
+    decision = play.record(draft)
+    assert decision.action == "halt"
+    assert planning.standing(play.view()) == decision
+    assert planning.standing(play.later().view()) is None
+
+
+def test_a_decision_for_another_world_is_withdrawn() -> None:
+    play = Rehearsal()
+    play.step()
+    draft = planning.plan(play.view())
+    assert draft is not None
+    decision = play.record(draft)
+    assert planning.standing(play.view()) == decision
+    play.believe(identity("harness", "harness-2"))
+    assert planning.standing(play.view()) is None
+
+
+def test_an_edited_evaluator_makes_the_base_be_measured_again() -> None:
+    play = Rehearsal()
+    play.step()
+    play.step()
+    play.believe(identity("harness", "harness-2"))
+    assert play.step() == "baseline.first"
+
+
+def test_a_run_that_never_began_is_lost_when_the_data_change_and_another_is_planned() -> None:
+    play = Rehearsal(answers={"promotion": "yes"})
+    play.run()
+    assert [run.state for run in play.runs] == ["planned"]
+    play.believe(identity("data", "data-2"))
+    play.answers["launch"] = "yes"
+    assert play.step() == "recipe.first" or play.runs[0].state == "lost"
+    play.run()
+    assert play.runs[0].state == "lost"
+    assert play.runs[1].data_hash == "data-2"
+
+
+def test_a_launch_that_is_refused_ends_the_campaign_by_name() -> None:
+    play = Rehearsal(answers={})
+    assert play.run()[-1] == "asked"
+    play.answer(play.approvals[0].id, "no", by="ada")
+    assert play.run()[-1] == "ended"
+    assert play.campaign.state == "not_promoted"
+    assert "refused by ada" in play.campaign.sentence
+    assert play.runs[0].state == "lost"
+
+
+@pytest.mark.parametrize(
+    ("by", "reason", "said"),
+    [("ada", "too early", "ada said no: too early."), ("deadline", "", "nobody answered before the deadline.")],
+)
+def test_a_promotion_that_is_refused_ends_not_promoted_by_whom_and_why(by: str, reason: str, said: str) -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 4}), answers={"launch": "yes"})
+    play.run()
+    question = next(row for row in play.approvals if row.kind == "promotion")
+    play.answer(question.id, "no", by=by, reason=reason)
+    play.run()
+    assert play.campaign.state == "not_promoted"
+    assert play.campaign.sentence.endswith(said)
+
+
+def test_while_a_promotion_waits_further_runs_are_trained_and_confirmation_stays_closed() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 6}), answers={"launch": "yes"})
+    assert play.run()[-1] == "asked"
+    kinds = play.kinds()
+    assert kinds.count("train") > len([run for run in play.runs if run.bucket == "B"]) or kinds.count("train") == 6
+    assert kinds.count("confirm") == 1
+    assert "promote" not in kinds
+
+
+def test_a_gate_raised_after_a_promotion_goes_on_until_it_is_met_too() -> None:
+    play = Rehearsal()
+    play.run()
+    assert play.campaign.state == "promoted"
+    again = play.later()
+    again.goal_version = 2
+    again.goal = goal(budget={"runs": 9}, gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.97}]})
+    assert again.step() != "ended"
+    again.run()
+    assert len(again.runs) > len(play.runs) or again.campaign.state == "not_promoted"
+
+
+def test_a_budget_edited_after_a_promotion_leaves_it_promoted() -> None:
+    play = Rehearsal()
+    play.run()
+    again = play.later()
+    again.goal_version = 2
+    again.goal = goal(budget={"runs": 9})
+    assert again.run() == ["goal.reached", "ended"]
+
+
+def test_a_run_lost_to_the_machine_gets_no_bucket_and_its_recipe_another_key() -> None:
+    play = Rehearsal(fails={"train": 1})
+    play.run()
+    assert play.campaign.state == "promoted"
+    first, second = play.runs[:2]
+    assert (first.state, first.bucket) == ("lost", None)
+    assert second.recipe == first.recipe
+    assert len({action.key for action in play.actions}) == len(play.actions)
+
+
+@pytest.mark.parametrize("kind", ["census", "evaluate", "confirm", "train"])
+def test_the_same_failure_twice_in_one_sitting_ends_failed_and_the_next_sitting_tries_again(kind: str) -> None:
+    play = Rehearsal(fails={kind: 2}, exit={"reason": "The worker ended with status 1."})
+    play.run()
+    assert play.campaign.state == "failed"
+    assert f"{kind} failed 2 times: The worker ended with status 1." in play.campaign.sentence
+    again = play.later()
+    again.run()
+    assert again.campaign.state == "promoted"
+
+
+def test_a_failure_without_a_reason_says_its_last_words() -> None:
+    play = Rehearsal(fails={"census": 2}, exit={"last_lines": ["Killed"]})
+    play.run()
+    assert "Killed" in play.campaign.sentence
+
+
+def test_a_run_that_a_guard_ended_before_its_first_save_is_judged_uninformative_and_retried_more_gently() -> None:
+    play = Rehearsal(fails={"train": 1}, exit={"verdict": "diverged", "guard": {"signal": "train_loss"}})
+    play.run()
+    assert play.runs[0].bucket == "U"
+    assert play.runs[1].recipe["learning_rate"] < play.runs[0].recipe["learning_rate"]
+
+
+def test_luck_on_selection_alone_is_not_promoted() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 3}))
+
+    def lucky_on_selection(weights: str, _case: int) -> float:
+        is_confirming = play.decisions[-1].rule.startswith("confirm.")
+        return 0.9 if ":" in weights and not is_confirming else 0.5
+
+    play.score = lucky_on_selection
+    play.run()
+    assert play.campaign.state == "not_promoted"
+    assert play.kinds().count("confirm") >= 1
+    assert "A" not in {run.bucket for run in play.runs}
+
+
+def test_the_same_view_gives_the_same_draft() -> None:
+    play = Rehearsal()
+    for _ in range(6):
+        assert planning.plan(play.view()) == planning.plan(play.view())
+        play.step()
+
+
+def test_time_is_assumed_until_a_run_was_timed() -> None:
+    play = Rehearsal()
+    assert estimate_of(play.view(), {}).source == "assumed"
+    assert planned_s(play.view()) > 0
+    play.run()
+    assert estimate_of(play.view(), {}).source == "measured"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    gain=st.floats(-0.002, 0.004),
+    noise=st.floats(0.0, 0.2),
+    runs=st.integers(1, 6),
+    failures=st.dictionaries(st.sampled_from(["census", "evaluate", "train", "confirm"]), st.integers(0, 2)),
+    answers=st.dictionaries(st.sampled_from(["launch", "promotion"]), st.sampled_from(["yes", "no"])),
+    ceiling=st.sampled_from([0.6, 1.0]),
+)
+def test_whatever_happens_a_campaign_ends_or_asks_within_its_budget_and_never_acts_twice(  # noqa: PLR0917
+    gain: float, noise: float, runs: int, failures: dict[str, int], answers: dict[str, Answer], ceiling: float
+) -> None:
+    def score(weights: str, case: int) -> float:
+        iters = int(weights.rpartition(":")[2]) if ":" in weights else 0
+        return 0.5 + gain * iters + noise * ((case * 7919) % 13 / 13 - 0.5)
+
+    play = Rehearsal(
+        goal=goal(budget={"runs": runs, "hours": 10}),
+        score=score,
+        fails=dict(failures),
+        answers=dict(answers),
+        ceiling=ceiling,
+    )
+    last = play.run()[-1]
+    assert last == "asked" or play.campaign.state in {"promoted", "not_promoted", "halted", "failed"}
+    keys = [action.key for action in play.actions]
+    assert len(keys) == len(set(keys))
+    assert play.kinds().count("train") <= runs + failures.get("train", 0)
+    assert play.kinds().count("confirm") <= play.goal.gate.max_confirmations + failures.get("confirm", 0)
+    assert len([run for run in play.runs if run.state in {"planned", "trained", "evaluated"}]) <= 1
+    if ceiling < 0.75:
+        assert "train" not in play.kinds()
+    if play.campaign.state == "promoted":
+        assert any(row.kind == "promotion" and row.answer == "yes" for row in play.approvals)
+        assert play.now > START
