@@ -21,6 +21,9 @@ _COPY_EVERY_S = 5.0
 """How often a running job's progress is copied into its row; the job's own files are always newer."""
 
 
+_RESUME_ONLY = shutil.ignore_patterns("optimizer.safetensors", "state.json")
+
+
 class StopAskedError(Exception):
     """A person asked the agent to stop; the job in flight has saved and ended."""
 
@@ -64,7 +67,7 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     ended = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
     result = read_json(session.paths.job(action.key).result) or {}
     if not result and kind == "training" and status.state == "stopped":
-        result = _last_save(session, spec, folder)
+        result = _last_save(session, spec, folder, str(ended["exit"].get("verdict") or ""))
     if not result:
         return session.store.doing.fail(action.key, result=ended)
     kept = _keep(session, folder, result)
@@ -89,7 +92,7 @@ def _reopen(paths: JobPaths) -> None:
     paths.exit.rename(paths.folder / f"exit.{number}.json")
 
 
-def _last_save(session: Session, spec: JobSpec, folder: Path) -> Json:
+def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> Json:
     """Return the newest whole save of a run that a guard stopped: it is judged at its last healthy state."""
     saves = sorted(path.parent for path in (folder / "out" / "saves").glob("*/state.json"))
     if not saves:
@@ -99,7 +102,7 @@ def _last_save(session: Session, spec: JobSpec, folder: Path) -> Json:
         "adapter": str(newest.relative_to(folder)),
         "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),
         "iters": int(newest.name),
-        "verdict": "stopped early",
+        "verdict": verdict,
     }
 
 
@@ -171,7 +174,8 @@ def _store_artifact(session: Session, source: Path) -> str:
     shutil.rmtree(side, ignore_errors=True)
     side.mkdir()
     if source.is_dir():
-        shutil.copytree(source, side, dirs_exist_ok=True)
+        # A save is an adapter with what a resume needs beside it; an artifact is the adapter alone.
+        shutil.copytree(source, side, dirs_exist_ok=True, ignore=_RESUME_ONLY)
     else:
         shutil.copy2(source, side / source.name)
     digest = hash_tree(side)

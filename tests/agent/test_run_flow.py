@@ -185,6 +185,27 @@ def test_a_campaign_file_broken_during_the_run_changes_nothing(tmp_path: Path) -
     assert {decision["goal_version"] for decision in world.rows(home)["decisions"]} == {1}
 
 
+def test_a_diverging_run_is_stopped_by_its_guard_judged_and_tried_again_more_gently(tmp_path: Path) -> None:
+    recipe = {"batch_size": 4, "iters": 100, "max_seq_length": 128, "learning_rate": 2.0, "save_every": 1000}
+    campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
+    assert world.run(campaign, home) == 0
+    found = world.rows(home)
+    first, second = found["runs"][:2]
+    assert first["bucket"] == "U"
+    stopped = next(job for job in found["jobs"] if job["kind"] == "training")
+    assert (stopped["state"], stopped["exit"]["verdict"]) == ("stopped", "diverged")
+    assert second["recipe"]["learning_rate"] < 1
+
+
+def test_a_run_that_a_guard_stopped_after_a_save_is_judged_at_that_save(tmp_path: Path) -> None:
+    recipe = {"batch_size": 4, "iters": 300, "max_seq_length": 128, "learning_rate": 2.0, "save_every": 10}
+    campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
+    assert world.run(campaign, home) == 0
+    assert world.rows(home)["runs"][0]["bucket"] == "A", "151 iterations were enough, and those were saved"
+    kept = CampaignPaths(home, "storm").promoted
+    assert sorted(path.name for path in kept.iterdir()) == ["adapter_config.json", "adapters.safetensors"]
+
+
 def test_a_worker_that_fails_the_same_way_twice_ends_with_code_4_and_its_own_words(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
     weights = campaign.parent / "base" / "model.safetensors"

@@ -24,6 +24,8 @@ CEILING = 0.95
 BASE_SCORE = 0.5
 GAIN_PER_ITERATION = 0.0025
 STEP_S = 0.01
+TOO_FAST = 1.0
+"""Learning rate above which training diverges half way."""
 
 
 def main() -> int:
@@ -125,6 +127,20 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row)
 
 
+def _diverge(context: WorkerContext, out: Path, step: int, iters: int) -> None:
+    """Lose the loss, keep a save as the real trainer does, and wait for the guard."""
+    if context.input["recipe"].get("save_every", iters) < step:
+        save = out / "saves" / f"{step:07d}"
+        write_json(save / "adapter_config.json", {"iters": step})
+        write_atomic(save / "adapters.safetensors", f"iters {step}".encode())
+        write_atomic(save / "optimizer.safetensors", b"large")
+        write_json(save / "state.json", {"step": step})
+    context.emit({"step": step, "train_loss": float("nan")})
+    while not context.should_stop:
+        time.sleep(STEP_S)
+    context.leave_stopped()
+
+
 def _train(context: WorkerContext, out: Path) -> None:
     """Do the steps that are left; each commits one file that can be made only once."""
     iters = int(context.input["recipe"]["iters"])
@@ -132,6 +148,8 @@ def _train(context: WorkerContext, out: Path) -> None:
     steps.mkdir(exist_ok=True)
     for step in range(len(list(steps.iterdir())) + 1, iters + 1):
         time.sleep(STEP_S)
+        if float(context.input["recipe"]["learning_rate"]) > TOO_FAST and step > iters // 2:
+            _diverge(context, out, step, iters)
         try:
             os.close(os.open(steps / f"{step:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
