@@ -15,7 +15,7 @@ from typing import Any
 from state.errors import ConfigError
 from state.files import read_json, write_atomic
 
-_RUNBOOK = "runbooks/your_task"
+_RUNBOOK = "runbooks/your_task/README.md"
 _SPLIT = "task"
 _RECIPE = (
     "fine_tune_type", "optimizer", "optimizer_config", "learning_rate", "lr_schedule", "iters", "batch_size",

@@ -64,7 +64,7 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
         _reopen(session.paths.job(action.key))
     session.backend.launch(folder, spec)
     status = _watch(session, spec, folder)
-    ended = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
+    ended: Json = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
     result = read_json(session.paths.job(action.key).result) or {}
     if not result and kind == "training" and status.state == "stopped":
         result = _last_save(session, spec, folder, str(ended["exit"].get("verdict") or ""))

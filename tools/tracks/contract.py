@@ -17,7 +17,7 @@ PRODUCT_ROOT = _TRACKS.parents[1]
 """Folder that holds the four packages."""
 _OUR_PACKAGES = frozenset({"agent", "policies", "state", "tools"})
 
-_RUNBOOK = "your_task"
+_RUNBOOK = "runbooks/your_task/README.md"
 
 
 def shipped_tracks() -> list[str]:

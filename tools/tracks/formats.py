@@ -16,7 +16,7 @@ Format = Literal["completions", "chat", "text"]
 """completions: prompt and completion; chat: messages; text: one string, no prompt to mask."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_RUNBOOK = "your_task"
+_RUNBOOK = "runbooks/your_task/README.md"
 
 
 @dataclass(frozen=True)

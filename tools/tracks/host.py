@@ -311,7 +311,7 @@ class Grader:
                 what="grader.file",
                 value=str(path),
                 where=str(path),
-                runbook="your_task",
+                runbook="runbooks/your_task/README.md",
             )
         self._offers_adversarial = bool(greeting["adversarial"])
 

@@ -1,0 +1,23 @@
+"""`make bench`: every benchmark in turn. Ratios within one run are what to quote; absolute times are this machine's."""
+
+import importlib.util
+import subprocess
+import sys
+
+_BENCHMARKS = ("command_line", "evaluation", "training")
+
+
+def main() -> int:
+    """Run each benchmark in a process of its own; the exit code is the first that is not zero."""
+    worst = 0
+    for name in _BENCHMARKS:
+        module = f"tests.benchmarks.{name}"
+        if importlib.util.find_spec(module) is None:
+            continue
+        print(f"\n{name}", flush=True)
+        worst = worst or subprocess.run([sys.executable, "-m", module], check=False).returncode
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
