@@ -21,6 +21,9 @@ from policies.walltime import RunEstimate
 from state.hashing import hash_json
 from state.records import Action, Alternative, Commitment, Decision, Json, Run, SplitUse
 
+BY_EDIT = "edit"
+"""Who stopped a training that the campaign file no longer asks for; its run is set aside, not tried again."""
+
 MAX_FAILURES = 2
 """Times an act may fail in one sitting before the campaign stops trying: twice the same way is no accident."""
 
@@ -103,7 +106,7 @@ def _give_up(view: View) -> Draft | None:
     failed = [
         action
         for action in view.actions
-        if action.state == "failed" and action.created_at >= view.sitting_at and not _guard_verdict(action)
+        if action.state == "failed" and action.created_at >= view.sitting_at and not _was_stopped(action)
     ]
     for kind in ("census", "evaluate", "confirm", "train"):
         of_kind = [action for action in failed if action.kind == kind]
@@ -233,16 +236,28 @@ def _open_run(view: View) -> Run | None:
 
 
 def _abandoned(view: View) -> list[str]:
-    """Return the runs that never began and no longer fit the world: other data, other weights."""
+    """Return the runs that no longer fit the world: other data, other weights, never begun or stopped by an edit."""
     withdrawn = {d.id for d in view.decisions if d.action == "train" and _is_withdrawn(view, d)}
     begun = {action.decision for action in view.actions}
-    return [r.id for r in view.runs if r.state == "planned" and r.decision in withdrawn and r.decision not in begun]
+    voided = {action.decision for action in view.actions if _exit(action).get("by") == BY_EDIT}
+    gone = (withdrawn - begun) | voided
+    return [run.id for run in view.runs if run.state == "planned" and run.decision in gone]
+
+
+def _exit(action: Action) -> Json:
+    """Return the exit record of an action's job, empty where there is none."""
+    record: Json = action.result.get("exit") or {}
+    return record
 
 
 def _guard_verdict(action: Action) -> str:
     """Return the word of the guard that ended an action's job, or an empty text."""
-    record: Json = action.result.get("exit") or {}
-    return str(record.get("verdict") or "")
+    return str(_exit(action).get("verdict") or "")
+
+
+def _was_stopped(action: Action) -> bool:
+    """Whether a guard or an edit ended an action's job, which is no failure of a tool."""
+    return bool(_guard_verdict(action)) or _exit(action).get("by") == BY_EDIT
 
 
 def _follow_run(view: View) -> Draft | None:

@@ -9,7 +9,9 @@ from agent import surface
 from agent.graph import GraphState
 from agent.session import Session
 from agent.specs import job_kind, job_spec
+from policies.planning import BY_EDIT
 from state.files import read_json, write_json
+from state.goal import Goal
 from state.hashing import hash_tree
 from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
@@ -66,7 +68,8 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     status = _watch(session, spec, folder)
     ended: Json = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
     result = read_json(session.paths.job(action.key).result) or {}
-    if not result and kind == "training" and status.state == "stopped":
+    is_void = status.exit is not None and status.exit.by == BY_EDIT
+    if not result and kind == "training" and status.state == "stopped" and not is_void:
         result = _last_save(session, spec, folder, str(ended["exit"].get("verdict") or ""))
     if not result:
         return session.store.doing.fail(action.key, result=ended)
@@ -130,11 +133,24 @@ def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
             session.backend.launch(folder, spec)
         surface.apply_requests(session)
         surface.apply_deadlines(session)
+        before = session.goal
+        if surface.absorb_edit(session) and spec.kind == "training" and _invalidates(before, session.goal):
+            session.backend.stop(folder, by=BY_EDIT, reason="the campaign file no longer asks for this training")
         if session.is_stopping and not is_stop_sent:
             session.backend.stop(folder, by="person", reason="vigil stop")
             is_stop_sent = True
         session.clock.sleep(pause_s)
         pause_s = min(1.0, pause_s * 1.3)
+
+
+def _invalidates(before: Goal, after: Goal) -> bool:
+    """Say whether an edit voids a training in flight: other weights, other data, or its instrument withdrawn."""
+    return (
+        before.model != after.model
+        or before.data != after.data
+        or before.track.system != after.track.system
+        or not set(before.instruments) <= set(after.instruments)
+    )
 
 
 def _copy(session: Session, key: str, status: JobStatus) -> None:

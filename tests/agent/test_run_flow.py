@@ -206,11 +206,28 @@ def test_a_run_that_a_guard_stopped_after_a_save_is_judged_at_that_save(tmp_path
     assert sorted(path.name for path in kept.iterdir()) == ["adapter_config.json", "adapters.safetensors"]
 
 
-def test_a_worker_that_fails_the_same_way_twice_ends_with_code_4_and_its_own_words(tmp_path: Path) -> None:
+def test_an_edit_that_voids_a_training_stops_it_and_the_next_run_follows_the_new_file(tmp_path: Path) -> None:
+    recipe = {"batch_size": 4, "iters": 3000, "max_seq_length": 128, "learning_rate": 0.001}
+    campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
+    agent = world.start(campaign, home)
+    until(lambda: any((home / "storm" / "jobs").glob("*/out/steps/000010")))
+    rows = (campaign.parent / "train.jsonl").read_text()
+    (campaign.parent / "other.jsonl").write_text(rows * 2)
+    edit(campaign, data={"train": "other.jsonl"}, recipe={**recipe, "iters": 160})
+    assert agent.wait(timeout=120) == 0
+    found = world.rows(home)
+    assert [run["state"] for run in found["runs"][:2]] == ["lost", "judged"]
+    assert found["runs"][0]["data_hash"] != found["runs"][1]["data_hash"]
+    stopped = next(job for job in found["jobs"] if job["state"] == "stopped")
+    assert stopped["exit"]["by"] == "edit"
+
+
+def test_a_torn_model_folder_never_reaches_a_job(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
     weights = campaign.parent / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert world.run(campaign, home) in {2, 3}, "a torn model folder never reaches a job"
+    assert world.run(campaign, home) in {2, 3}
+    assert not list((home / "storm" / "jobs").glob("*")) if (home / "storm").exists() else True
 
 
 def _export(home: Path) -> list[dict[str, Any]]:

@@ -235,6 +235,17 @@ def test_a_run_that_a_guard_ended_before_its_first_save_is_judged_uninformative_
     assert play.runs[1].recipe["learning_rate"] < play.runs[0].recipe["learning_rate"]
 
 
+def test_a_run_that_an_edit_stopped_is_set_aside_and_the_next_follows_the_new_file() -> None:
+    play = Rehearsal(fails={"train": 1}, exit={"state": "stopped", "by": "edit"})
+    for _ in range(3):
+        play.step()
+    play.believe(identity("data", "data-2"))
+    play.run()
+    assert (play.runs[0].state, play.runs[0].bucket) == ("lost", None)
+    assert play.runs[1].data_hash == "data-2"
+    assert play.campaign.state == "promoted"
+
+
 def test_luck_on_selection_alone_is_not_promoted() -> None:
     play = Rehearsal(goal=goal(budget={"runs": 3}))
 
