@@ -10,7 +10,7 @@ from collections.abc import Callable
 from policies import budget
 from policies.buckets import BucketVerdict, judge_run
 from policies.cases import CaseTable
-from policies.drafts import Draft, beliefs_about, conclude, done, draft
+from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.proposals import case_table, estimate_of, evidence_of, exhaustion_of, next_proposal, planned_s
@@ -386,9 +386,15 @@ def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, 
         },
         prediction=run.predicted,
         needs="promotion",
+        closes=_kept(view, run),
         alternatives=(Alternative(action="train", reason="the gate holds on cases that no tuning has seen"),),
         premises=beliefs_about(view, f"score:{run.id}.", "means"),
     )
+
+
+def _kept(view: View, run: Run) -> dict[str, Closing]:
+    """Return the commitments that a verdict on a run keeps: those made when it was planned."""
+    return {c.id: "kept" for c in view.commitments if c.status == "open" and c.decision == run.decision}
 
 
 def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confirmation: GateVerdict | None) -> Draft:
@@ -411,7 +417,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         verdict=detail,
         prediction=run.predicted,
         premises=beliefs_about(view, f"score:{run.id}.", "means"),
-        closes={c.id: "kept" for c in view.commitments if c.status == "open" and c.decision == run.decision},
+        closes=_kept(view, run),
     )
 
 

@@ -10,7 +10,19 @@ from policies.drafts import Draft
 from policies.findings import gate_beliefs
 from policies.view import View, hard_stops
 from state.goal import Goal
-from state.records import Action, Answer, Approval, Belief, Campaign, Decision, Json, Measurement, Run, SplitUse
+from state.records import (
+    Action,
+    Answer,
+    Approval,
+    Belief,
+    Campaign,
+    Commitment,
+    Decision,
+    Json,
+    Measurement,
+    Run,
+    SplitUse,
+)
 
 CASES = 40
 START = 1_700_000_000.0
@@ -72,6 +84,7 @@ class Rehearsal:
     decisions: list[Decision] = field(default_factory=list)
     approvals: list[Approval] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    commitments: list[Commitment] = field(default_factory=list)
     campaign: Campaign = field(default_factory=lambda: Campaign(name="rehearsal", started_at=START))
 
     def __post_init__(self) -> None:
@@ -94,6 +107,7 @@ class Rehearsal:
             decisions=tuple(self.decisions),
             approvals=tuple(self.approvals),
             measurements=tuple(self.measurements),
+            commitments=tuple(self.commitments),
         )
 
     def believe(self, belief: Belief) -> None:
@@ -127,6 +141,13 @@ class Rehearsal:
         if found.run is not None:
             self.runs.append(found.run.model_copy(update={"decision": number}))
         self.decisions.append(decision)
+        closed = found.closes
+        self.commitments = [
+            row.model_copy(update={"status": closed.get(row.id, row.status)}) for row in self.commitments
+        ]
+        for row in found.commitments:
+            made = {"id": f"C{len(self.commitments) + 1}", "decision": number}
+            self.commitments.append(row.model_copy(update=made))
         if found.bucket is not None:
             judged = {"bucket": found.bucket, "state": "judged"}
             self.runs = [r.model_copy(update=judged) if r.id == decision.run else r for r in self.runs]

@@ -34,6 +34,8 @@ def test_a_campaign_measures_before_it_trains_and_confirms_before_it_promotes() 
     assert kinds[-2:] == ["promote", "conclude"]
     assert [run.bucket for run in play.runs][-1] == "A"
     assert "confirmation says 1 of 1 gate conditions hold" in play.campaign.sentence
+    assert {row.status for row in play.commitments} == {"kept"}
+    assert len(play.commitments) == len(play.runs)
 
 
 def test_a_run_that_moves_the_target_is_judged_b_and_the_next_goes_further_with_what_each_outcome_means() -> None:

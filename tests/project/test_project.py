@@ -118,3 +118,13 @@ def test_every_package_folder_says_what_it_is_and_every_test_folder_is_a_package
         assert (ROOT / package / "py.typed").is_file()
     for folder in {path.parent for path in (ROOT / "tests").rglob("*.py")}:
         assert (folder / "__init__.py").is_file(), folder
+
+
+@pytest.mark.parametrize(
+    "campaign", ["quickstart/campaign.yaml", "phantom_ceiling/campaign.yaml", "spreadsheet_qwen2.5_3b.yaml"]
+)
+def test_every_shipped_campaign_is_valid_and_checking_it_creates_nothing(campaign: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agent.cli", "run", "--check", str(ROOT / "runbooks" / campaign)]
+    done = subprocess.run([*command, "--home", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
