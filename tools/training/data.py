@@ -20,10 +20,12 @@ class Row:
     Args:
         tokens: The whole row, end token included.
         learned_from: First position that is a target; at least 1, since nothing predicts the first token.
+        is_cut: Whether the row was longer than `max_seq_length` and lost its end.
     """
 
     tokens: list[int]
     learned_from: int
+    is_cut: bool = False
 
     @property
     def targets(self) -> int:
@@ -81,7 +83,7 @@ def read_rows(
                 limit=max_seq_length,
                 where=f"{path}:{item.line}",
             )
-        rows.append(Row(tokens, start))
+        rows.append(Row(tokens, start, len(rendered.tokens) > max_seq_length))
     return rows
 
 

@@ -132,9 +132,10 @@ class Training:
                 break
             started = time.monotonic()
             loss = self._step(rows)
-            self.progress.steps_s += time.monotonic() - started
+            seconds = time.monotonic() - started
+            self.progress.steps_s += seconds
             self._advance(rows, after)
-            window.add(loss, sum(self.train[row].targets for row in rows))
+            window.add(loss, sum(self.train[row].targets for row in rows), seconds)
             self._report(window)
             if self._is_between_updates():
                 continue
@@ -319,7 +320,7 @@ class Training:
 
 
 class _Window:
-    """Losses and speed since the last report."""
+    """Losses and speed since the last report; validation and saves take no part in the speed."""
 
     def __init__(self) -> None:
         self.reset()
@@ -328,12 +329,13 @@ class _Window:
         self._loss = 0.0
         self._tokens = 0
         self._steps = 0
-        self._started = time.monotonic()
+        self._seconds = 0.0
 
-    def add(self, loss: float, tokens: int) -> None:
+    def add(self, loss: float, tokens: int, seconds: float) -> None:
         self._loss += loss * tokens
         self._tokens += tokens
         self._steps += 1
+        self._seconds += seconds
 
     @property
     def loss(self) -> float:
@@ -342,8 +344,8 @@ class _Window:
 
     @property
     def tokens_per_s(self) -> float:
-        return self._tokens / max(1e-9, time.monotonic() - self._started)
+        return self._tokens / max(1e-9, self._seconds)
 
     @property
     def iterations_per_s(self) -> float:
-        return self._steps / max(1e-9, time.monotonic() - self._started)
+        return self._steps / max(1e-9, self._seconds)

@@ -96,6 +96,7 @@ def train(context: WorkerContext) -> int:
             "peak_memory_gb": _peak_memory_gb(),
             "padding_share": 1 - real / progress.padded_tokens if progress.padded_tokens else 0.0,
             "rows": len(rows),
+            "truncated_rows": sum(row.is_cut for row in rows),
             "rows_seen_share": min(1.0, progress.seen_rows / len(rows)),
             "resumed_from": outcome.resumed_from,
             "verdict": outcome.verdict,
