@@ -145,9 +145,9 @@ class Rehearsal:
         self.commitments = [
             row.model_copy(update={"status": closed.get(row.id, row.status)}) for row in self.commitments
         ]
-        for row in found.commitments:
+        for commitment in found.commitments:
             made = {"id": f"C{len(self.commitments) + 1}", "decision": number}
-            self.commitments.append(row.model_copy(update=made))
+            self.commitments.append(commitment.model_copy(update=made))
         if found.bucket is not None:
             judged = {"bucket": found.bucket, "state": "judged"}
             self.runs = [r.model_copy(update=judged) if r.id == decision.run else r for r in self.runs]
