@@ -61,7 +61,7 @@ def test_with_the_named_budget_the_same_gold_reaches_the_gate(tmp_path: Path) ->
         "splits": all_split_inputs(loaded.goal, loaded.folder),
         "max_tokens": LEAST_BUDGET,
         "system": None,
-        "grader": grader_spec(loaded.goal, loaded.folder).as_json(),
+        "grader": grader_spec(loaded.goal, loaded.folder).model_dump(mode="json"),
     }
     (job / "job.json").write_text(json.dumps({"key": "k", "kind": "census", "input": asked}))
     done = subprocess.run(
