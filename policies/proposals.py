@@ -112,7 +112,8 @@ def estimate_of(view: View, recipe: Json) -> RunEstimate:
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
     full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
-    return estimate_run_s(fit(samples), lengths, full, fixed_s)
+    # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
+    return estimate_run_s(fit(samples), lengths * int(full["batch_size"]), full, fixed_s)
 
 
 def planned_s(view: View) -> float:
