@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tools.evaluation.worlds import make_model, write_lines
+from tests.tools.training.jobs import drive, outcome, rows, run, training_job
+
+pytestmark = pytest.mark.mlx
+
+FUSE = "tools.training.fuse"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuse")
+
+
+@pytest.fixture(scope="module")
+def train(folder: Path) -> Path:
+    return write_lines(folder / "train.jsonl", rows(6))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    return make_model(folder / "model")
+
+
+def scores_alike(base: Path, adapter: Path, fused: Path) -> None:
+    done = run("tests.tools.training.compare", "logits", str(base), str(adapter), str(fused))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["effect"] > 0.5
+    assert found["difference"] < 1e-3 * found["effect"]
+
+
+def test_a_4_bit_base_is_fused_dequantized_and_keeps_the_adapters_whole_effect(
+    folder: Path, model: Path, train: Path
+) -> None:
+    base = folder / "4bit"
+    done = run("tests.tools.training.compare", "quantize", str(model), str(base))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((base / "config.json").read_text())["quantization"]["bits"] == 4
+    recipe = {"iters": 12, "learning_rate": 0.02}
+    job = training_job(folder / "train-4bit", base, train, recipe=recipe)
+    adapter = job / "out" / "adapter"
+    fuse = training_job(folder / "fuse-4bit", base, train, adapter=adapter)
+    assert drive({"job": job}, {"job": fuse, "module": FUSE}) == [0, 0]
+    fused = fuse / "out" / "fused"
+    assert "quantization" not in json.loads((fused / "config.json").read_text())
+    scores_alike(base, adapter, fused)
+    assert json.loads((fused / "run.json").read_text())["fused_from"] == outcome(job)["weights"]
+
+
+def test_whole_layers_that_were_trained_are_fused_too_and_a_second_start_finds_it_done(
+    folder: Path, model: Path, train: Path
+) -> None:
+    recipe = {"fine_tune_type": "full", "learning_rate": 0.01}
+    job = training_job(folder / "train-full", model, train, recipe=recipe)
+    adapter = job / "out" / "adapter"
+    fuse = training_job(folder / "fuse-full", model, train, adapter=adapter)
+    assert drive({"job": job}, {"job": fuse, "module": FUSE}) == [0, 0]
+    scores_alike(model, adapter, fuse / "out" / "fused")
+    first = outcome(fuse)
+    written = (fuse / "out" / "fused" / "model.safetensors").stat().st_mtime_ns
+    # As after a kill between the rename and the result.
+    (fuse / "result.json").unlink()
+    changed = training_job(folder / "fuse-changed", model, train, adapter=adapter, expect_weights="0" * 64)
+    assert drive({"job": fuse, "module": FUSE}, {"job": changed, "module": FUSE}) == [0, 2]
+    assert outcome(fuse) == first
+    assert (fuse / "out" / "fused" / "model.safetensors").stat().st_mtime_ns == written
+    assert "the model or the adapter changed since" in outcome(changed)["sentence"]
