@@ -1,0 +1,56 @@
+"""A campaign whose store and checkpoint are gone: the job folders bring the work back."""
+
+from pathlib import Path
+
+import pytest
+
+from state.backup import backups, restore_latest
+from state.clock import SystemClock
+from state.lease import Lease
+from state.paths import CampaignPaths
+from tests.faults.campaign import world
+
+
+def starts(paths: CampaignPaths) -> dict[str, bytes]:
+    """Return the identity of each job's last worker; a second start would leave another."""
+    return {path.parent.name: path.read_bytes() for path in paths.jobs.glob("*/worker.json")}
+
+
+def verdicts(home: Path) -> list[tuple[str, str]]:
+    return [(run["id"], run["bucket"]) for run in world.rows(home)["runs"]]
+
+
+def go_back_to_the_oldest_backup(paths: CampaignPaths) -> int | None:
+    """Break the store, keep the oldest backup only, restore it, and return how many writes that loses."""
+    for later in backups(paths)[1:]:
+        later.unlink()
+    for log in paths.root.glob("state.db-*"):
+        log.unlink()
+    image = bytearray(paths.db.read_bytes())
+    # Bytes of a known image, so that what is broken is the record and not free space.
+    place = image.index(b'"sentence"')
+    image[place + 1] ^= 1
+    paths.db.write_bytes(bytes(image))
+    with Lease.acquire(paths, SystemClock()) as lease:
+        return restore_latest(paths, SystemClock(), lease).lost
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_after_a_restore_and_without_a_checkpoint_no_job_is_started_again(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    paths = CampaignPaths(home, "storm")
+    assert world.run(campaign, home) == 0
+    before, judged, promoted = starts(paths), verdicts(home), paths.promoted.resolve()
+    lost = go_back_to_the_oldest_backup(paths)
+    assert lost is not None
+    assert lost > 0
+    assert len(verdicts(home)) < len(judged)
+    for part in paths.root.glob("graph.db*"):
+        part.unlink()
+
+    assert world.run(campaign, home) == 0, home.with_suffix(".log").read_text()[-2000:]
+    assert starts(paths) == before
+    assert verdicts(home) == judged
+    assert paths.promoted.resolve() == promoted
+    world.assert_exactly_once(home)
