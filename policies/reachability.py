@@ -310,7 +310,7 @@ def is_one_measurement(pairs: Sequence[tuple[float, float]]) -> bool:
         return False
     (x0, y0), (x1, y1) = min(pairs), max(pairs)
     slope = (y1 - y0) / (x1 - x0)
-    return abs(slope) > _EPSILON and all(abs(y - y0 - slope * (x - x0)) < 1e-6 for x, y in pairs)  # noqa: PLR2004
+    return abs(slope) > _EPSILON and all(abs(y - y0 - slope * (x - x0)) < 1e-6 for x, y in pairs)  # noqa: PLR2004 - rounding of scores
 
 
 def _redundancy(first: Condition, one: str, second: Condition, other: str) -> Finding:

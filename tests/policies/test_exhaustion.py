@@ -69,7 +69,7 @@ def test_whatever_weakens_one_run_makes_the_class_uninformative(changes: dict[st
 
 
 @pytest.mark.parametrize(("above", "phrase"), [(None, "was not measured"), (False, "is below the gate")])
-def test_without_a_ceiling_above_the_gate_nothing_is_exhausted(above: bool | None, phrase: str) -> None:  # noqa: FBT001
+def test_without_a_ceiling_above_the_gate_nothing_is_exhausted(above: bool | None, phrase: str) -> None:  # noqa: FBT001 - a parameter of the test
     verdict = judged(THREE, above=above)
     assert verdict.state == "uninformative"
     assert phrase in verdict.sentence

@@ -286,7 +286,7 @@ def test_time_is_assumed_until_a_run_was_timed() -> None:
     answers=st.dictionaries(st.sampled_from(["launch", "promotion"]), st.sampled_from(["yes", "no"])),
     ceiling=st.sampled_from([0.6, 1.0]),
 )
-def test_whatever_happens_a_campaign_ends_or_asks_within_its_budget_and_never_acts_twice(  # noqa: PLR0917
+def test_whatever_happens_a_campaign_ends_or_asks_within_its_budget_and_never_acts_twice(  # noqa: PLR0917 - one per drawn value
     gain: float, noise: float, runs: int, failures: dict[str, int], answers: dict[str, Answer], ceiling: float
 ) -> None:
     def score(weights: str, case: int) -> float:

@@ -64,7 +64,7 @@ def rows(*answers: tuple[str, str]) -> list[DataRow]:
 
 def test_truncated_rows_are_named_by_line_and_lost_ones_are_counted_apart() -> None:
     # <|user|> p <|end|> <|assistant|> a <|end|>: four tokens around the two texts.
-    found = token_census(rows(("p", "a"), ("pp", "aaaa"), ("p" * 7, "a"), ("p" * 20, "a"), ("p", "aa")), FakeTokenizer(), 9)  # fmt: skip # noqa: E501
+    found = token_census(rows(("p", "a"), ("pp", "aaaa"), ("p" * 7, "a"), ("p" * 20, "a"), ("p", "aa")), FakeTokenizer(), 9)  # fmt: skip # noqa: E501 - a table of rows in one look
     assert (found["rows"], found["max_tokens"], found["truncated"], found["lines"]) == (5, 25, 3, [2, 3, 4])
     # Row 3 has 10 prompt tokens, so that nothing of its answer is left within 9.
     assert found["prompt_longer_than_max"] == 2
@@ -117,6 +117,6 @@ def test_parity_fires_when_the_template_opens_answers_in_two_ways() -> None:
 
 
 @pytest.mark.parametrize(("text", "ok"), [("<|user|>q<|end|><|assistant|>a", True), ("Question: q\nAnswer: a", False)])
-def test_text_rows_must_hold_the_template_that_evaluation_uses(text: str, ok: bool) -> None:  # noqa: FBT001
+def test_text_rows_must_hold_the_template_that_evaluation_uses(text: str, ok: bool) -> None:  # noqa: FBT001 - a parameter of the test
     found = prompt_parity([DataRow(1, "text", {"text": text})], [split({"prompt": "p"})], FakeTokenizer())
     assert found["ok"] is ok

@@ -207,6 +207,6 @@ def test_known_hashes_are_not_read_again(tmp_path: Path) -> None:
 
 
 def test_identity_needs_no_outside_package(tmp_path: Path) -> None:
-    code = "import sys, tools.models.identity, tools.models.hub; print([m for m in ('mlx', 'numpy', 'transformers', 'huggingface_hub') if m in sys.modules])"  # noqa: E501
+    code = "import sys, tools.models.identity, tools.models.hub; print([m for m in ('mlx', 'numpy', 'transformers', 'huggingface_hub') if m in sys.modules])"  # noqa: E501 - one statement for -c
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
