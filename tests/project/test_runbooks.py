@@ -1,0 +1,72 @@
+"""What the pages for people name is there: commands, options, files and tests."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cli import vigil
+from state.paths import CampaignPaths, JobPaths
+from tests.project.test_project import ROOT, texts
+
+PAGES = [path for path, _ in texts() if path.suffix == ".md"]
+_COMMAND = re.compile(r"^(?:\s*|\$ )vigil ([a-z]+)\b(.*)$")
+
+
+def commands(page: str) -> Iterator[tuple[str, str]]:
+    """Yield each `vigil` command of a page, in backticks or as an indented line, with the rest of it."""
+    spans = re.findall(r"`([^`\n]+)`", page)
+    lines = [line for line in page.splitlines() if line.startswith("    ")]
+    for text in (*spans, *lines):
+        for part in text.split("#")[0].split("|"):
+            if found := _COMMAND.match(part):
+                yield found[1], found[2]
+
+
+def wrong(page: str) -> list[str]:
+    """Return the commands and options of a page that the command line does not know."""
+    faults = []
+    for name, rest in commands(page):
+        command = vigil.commands.get(name)
+        known = {option for parameter in command.params for option in parameter.opts} if command else set()
+        unknown = [option for option in re.findall(r"--[a-z][a-z-]*", rest) if option not in {*known, "--help"}]
+        if command is None or unknown:
+            faults.append(f"vigil {name} {' '.join(unknown)}".rstrip())
+    return faults
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
+    assert wrong(page.read_text()) == []
+
+
+def test_a_command_that_does_not_exist_is_seen() -> None:
+    assert wrong("Type `vigil run --restore FILE`, then\n\n    vigil status   # as before\n") == []
+    assert wrong("`vigil dance`") == ["vigil dance"]
+    assert wrong("    vigil status --rewind\n") == ["vigil status --rewind"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_of_this_repository_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`((?:tests|tools|state|agent|policies|runbooks)/[\w./-]+)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_file_of_a_campaign_and_of_a_job_is_told_what_it_survives() -> None:
+    page = (ROOT / "runbooks" / "what_survives_what.md").read_text()
+    campaign, job = CampaignPaths(Path("home"), "night"), JobPaths(Path("job"))
+    names = {getattr(campaign, name).name for name, value in vars(CampaignPaths).items() if isinstance(value, property)}
+    names |= {getattr(job, name).name for name, value in vars(JobPaths).items() if isinstance(value, property)}
+    names -= {campaign.root.name}
+    assert len(names) > 15
+    assert sorted(name for name in names if not re.search(rf"`{re.escape(name)}[`/]", page)) == []
+
+
+def test_decision_records_say_what_was_decided_why_and_at_what_cost_on_half_a_page() -> None:
+    records = sorted((ROOT / "runbooks" / "decisions").glob("*.md"))
+    assert len(records) >= 3
+    for record in records:
+        text = record.read_text()
+        assert all(f"**{part}" in text for part in ("Decided", "Why", "What else", "What it costs")), record
+        assert len(text.splitlines()) <= 50, record
