@@ -6,6 +6,7 @@ Everything written is a proposal with its reason beside it. Nothing is left behi
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -30,6 +31,8 @@ _STEP_TOKENS = 64
 _NO_REFERENCE_TOKENS = 512
 _MOST_TOKENS = 4_096
 _LEAST_GAIN = 0.05
+_HALF = frozenset({"F16", "BF16"})
+"""Types that MLX's CPU build multiplies without BLAS: a training step takes some ten times as long."""
 _ENOUGH_CASES = 100
 """Half of them decide each question; below this the intervals are wider than most improvements."""
 
@@ -228,6 +231,16 @@ def _max_tokens(task: _Task, model: Path | None) -> int:
     return min(_MOST_TOKENS, -(-tokens // _STEP_TOKENS) * _STEP_TOKENS)
 
 
+def _needs_float32(model: Path | None) -> bool:
+    """Say whether the model would crawl as stored: half precision, not quantized, and no Apple GPU to run it."""
+    from tools.models.identity import describe_model
+
+    if model is None or sys.platform == "darwin":
+        return False
+    facts = describe_model(model)
+    return facts["dtype"] in _HALF and not facts["quantization"]
+
+
 def _bound(task: _Task) -> float:
     """Propose an improvement that the cases can show: half of it must be at least one case of one half of them."""
     return max(_LEAST_GAIN, math.ceil(400 / len(task.cases)) / 100)
@@ -288,6 +301,8 @@ def _lines(task: _Task, metrics: tuple[str, ...]) -> Iterator[str]:
     yield ""
     yield "model:"
     yield f"  path: {_named(task, model) if model else json.dumps(str(task.config['model']))}"
+    if _needs_float32(model):
+        yield "  dtype: float32  # stored in half precision, which MLX computes slowly on a CPU; leave out on a Mac"
     yield ""
     yield "track:"
     yield f"  grader: {_named(task, task.grader)}"

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_two_files_make_a_campaign_that_passes_the_check(folder: Path) -> None:
     assert goal.evaluation.splits["task"].file == "mine_cases.jsonl"
     assert goal.data.train == "data/train.jsonl"
     assert "adapter_path" in (folder / "mine.yaml").read_text().split("Not taken over")[1]
+
+
+def test_a_base_in_half_precision_is_computed_in_float32_where_there_is_no_apple_gpu(folder: Path) -> None:
+    assert init(folder).exit_code == 0
+    assert load_campaign(folder / "mine.yaml").goal.model.dtype == (None if sys.platform == "darwin" else "float32")
+
+
+def test_a_model_on_the_hub_is_left_as_it_is_stored(folder: Path) -> None:
+    (folder / "lora.yaml").write_text(LORA.replace(str(BASE), "owner/some-model-4bit"))
+    result = init(folder)
+    assert result.exit_code == 0, result.output
+    assert load_campaign(folder / "mine.yaml").goal.model.dtype is None
 
 
 def test_cases_keep_the_prompt_and_give_the_answer_as_reference(folder: Path) -> None:
