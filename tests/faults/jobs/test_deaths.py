@@ -47,7 +47,7 @@ def test_after_the_supervisors_death_three_launches_adopt_the_one_worker(folder:
 
 
 def test_an_orphan_that_finished_meanwhile_gets_its_record(folder: Path) -> None:
-    job = spec(steps=20)
+    job = spec(steps=20, delay_s=0.1)
     BACKEND.launch(folder, job)
     running_at(folder, 3)
     assert kill(supervisor(folder))
@@ -60,7 +60,7 @@ def test_an_orphan_that_finished_meanwhile_gets_its_record(folder: Path) -> None
 
 
 def test_a_killed_worker_is_started_again_and_finishes(folder: Path) -> None:
-    BACKEND.launch(folder, spec(steps=20))
+    BACKEND.launch(folder, spec(steps=20, delay_s=0.1))
     first = running_at(folder, 5)
     assert kill(first)
     record = ended(folder)
@@ -70,7 +70,7 @@ def test_a_killed_worker_is_started_again_and_finishes(folder: Path) -> None:
 
 
 def test_a_killed_orphan_is_started_again_by_whoever_adopted_it(folder: Path) -> None:
-    job = spec(steps=40)
+    job = spec(steps=40, delay_s=0.1)
     BACKEND.launch(folder, job)
     first = running_at(folder, 3)
     assert kill(supervisor(folder))
@@ -83,7 +83,7 @@ def test_a_killed_orphan_is_started_again_by_whoever_adopted_it(folder: Path) ->
 
 
 def test_with_both_dead_the_job_is_lost_and_a_launch_resumes_it(folder: Path) -> None:
-    job = spec(steps=20)
+    job = spec(steps=20, delay_s=0.1)
     BACKEND.launch(folder, job)
     first = running_at(folder, 4)
     assert kill(supervisor(folder))
@@ -96,7 +96,7 @@ def test_with_both_dead_the_job_is_lost_and_a_launch_resumes_it(folder: Path) ->
 
 
 def test_deaths_together_with_the_supervisor_do_not_count_as_restarts_allowed(folder: Path) -> None:
-    job = spec(steps=20, max_restarts=0)
+    job = spec(steps=20, delay_s=0.1, max_restarts=0)
     BACKEND.launch(folder, job)
     for step in (3, 6):
         alive = running_at(folder, step)
@@ -209,7 +209,7 @@ def test_a_process_with_the_pid_of_a_dead_worker_is_left_alone(folder: Path) -> 
 
 
 def test_a_suspended_worker_survives_its_supervisor(folder: Path) -> None:
-    job = spec(steps=40)
+    job = spec(steps=40, delay_s=0.1)
     BACKEND.launch(folder, job)
     first = running_at(folder, 3)
     assert kill(first, signal.SIGSTOP)
@@ -222,7 +222,7 @@ def test_a_suspended_worker_survives_its_supervisor(folder: Path) -> None:
 
 
 def test_a_suspended_supervisor_keeps_its_job(folder: Path) -> None:
-    job = spec(steps=20)
+    job = spec(steps=20, delay_s=0.1)
     BACKEND.launch(folder, job)
     running_at(folder, 3)
     above = supervisor(folder)
@@ -237,7 +237,7 @@ def test_a_suspended_supervisor_keeps_its_job(folder: Path) -> None:
 
 
 def test_term_to_the_supervisor_saves_the_worker_and_the_next_launch_resumes(folder: Path) -> None:
-    job = spec(steps=40)
+    job = spec(steps=40, delay_s=0.1)
     BACKEND.launch(folder, job)
     first = running_at(folder, 3)
     above = supervisor(folder)
@@ -259,7 +259,7 @@ def test_grandchildren_die_with_the_worker(folder: Path) -> None:
 
 
 def test_grandchildren_of_an_orphan_die_with_it_and_do_not_hold_its_lock(folder: Path) -> None:
-    job = spec(grandchild=True, steps=40)
+    job = spec(grandchild=True, steps=40, delay_s=0.1)
     BACKEND.launch(folder, job)
     child = until(lambda: _grandchild(folder), "the grandchild")
     first = running_at(folder, 2)

@@ -71,7 +71,7 @@ def test_launchers_at_once_start_one_worker(folder: Path) -> None:
 
 
 def test_a_launcher_that_dies_leaves_the_job_running(folder: Path) -> None:
-    job = spec(steps=30)
+    job = spec(steps=30, delay_s=0.1)
     died = subprocess.run(
         [sys.executable, "-c", DYING_LAUNCHER, str(folder), job.model_dump_json()], cwd=ROOT, check=False
     )

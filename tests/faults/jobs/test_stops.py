@@ -124,7 +124,7 @@ def test_a_stop_file_made_by_hand_is_a_stop(folder: Path) -> None:
 
 
 def test_a_worker_that_is_sent_term_by_a_stranger_is_started_again(folder: Path) -> None:
-    BACKEND.launch(folder, spec(steps=30))
+    BACKEND.launch(folder, spec(steps=30, delay_s=0.1))
     assert kill(running_at(folder, 3), signal.SIGTERM)
     record = ended(folder)
     assert (record.state, record.restarts) == ("finished", 1)
