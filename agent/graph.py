@@ -60,12 +60,33 @@ def open_saver(path: Path) -> SqliteSaver:
 
     The saver's own constructor sets no synchronous mode and waits 5 s for a lock (facts/durability.md 1.4).
     """
+    _set_damage_aside(path)
     connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     saver = SqliteSaver(connection)
     saver.setup()
     return saver
+
+
+def _set_damage_aside(path: Path) -> None:
+    """Rename a damaged checkpoint file: it holds the position in the loop only, and the loop may begin anew."""
+    if not path.exists():
+        return
+    connection = sqlite3.connect(path, timeout=30)
+    try:
+        is_sound = connection.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        is_sound = False
+    finally:
+        connection.close()
+    if not is_sound:
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(part.with_name(part.name + ".damaged"))
 
 
 def prune(saver: SqliteSaver) -> None:

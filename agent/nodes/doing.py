@@ -1,5 +1,6 @@
 """Doing: perform the approved decision exactly once, and record the effect. It never judges a result."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from agent.graph import GraphState
 from agent.session import Session
 from agent.specs import job_kind, job_spec
 from policies.planning import BY_EDIT
-from state.files import read_json, write_json
+from state.files import fsync_folder, read_json, write_json
 from state.goal import Goal
 from state.hashing import hash_tree
 from state.paths import JobPaths
@@ -196,10 +197,19 @@ def _store_artifact(session: Session, source: Path) -> str:
         shutil.copy2(source, side / source.name)
     digest = hash_tree(side)
     target = session.paths.artifact(digest)
-    if target.exists():
+    if target.exists() and hash_tree(target) == digest:
         shutil.rmtree(side)
-    else:
-        side.rename(target)
+        return digest
+    # Synced before it is named: the store must not name an artifact that a power cut can tear.
+    for path in side.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    fsync_folder(side)
+    if target.exists():
+        shutil.rmtree(target)
+    side.rename(target)
+    fsync_folder(target.parent)
     return digest
 
 
