@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from policies.cases import CaseTable, Mean
 from policies.reachability import Finding, reachability
+from policies.view import current
 from state.goal import Goal
 from state.records import Belief, Evidence, Measurement, SplitUse
 
@@ -54,8 +55,31 @@ def gate_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Be
         table: The base as measured under today's harness; empty before it was.
 
     Returns:
-        One belief per finding, and one per condition without a hard stop; nothing before a ceiling is known.
+        One belief per finding, and one per condition without a hard stop; nothing new before a ceiling is known under
+        today's harness. What stood and cannot be said any more (the condition, the harness or the expectation has
+        changed) comes back stale: a hard stop that was mended must not halt the campaign again.
     """
+    made = _made(goal, current(beliefs), table)
+    said = {(belief.subject, belief.claim) for belief in made}
+    return [*made, *(_outdated(b) for b in beliefs if _is_ours(b) and (b.subject, b.claim) not in said)]
+
+
+def _is_ours(belief: Belief) -> bool:
+    """Say whether a belief that stands is one that this module made."""
+    about = belief.subject.startswith("gate:") or belief.claim.startswith("reproduces.")
+    return about and belief.status in {"fresh", "refuted"}
+
+
+def _outdated(belief: Belief) -> Belief:
+    why = f"Not known now, since what it stood on has changed: {belief.statement}"
+    evidence = Evidence(kind="record", ref=belief.id, summary=f"{belief.id} stood on what is gone.")
+    return belief.model_copy(
+        update={"id": "", "status": "stale", "statement": why, "evidence": (evidence,), "premises": ()}
+    )
+
+
+def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
+    """Return what can be said now about the gate and the baseline."""
     known = [b for b in beliefs if b.claim == "ceiling" and b.subject.startswith("harness:") and b.status == "fresh"]
     if not known:
         return []

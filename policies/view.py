@@ -1,5 +1,6 @@
 """What the planner may look at: the rows of the record, the goal and the time, with the questions asked of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from state.goal import Goal
@@ -72,7 +73,18 @@ class View:
         return next((row for row in self.approvals if row.decision == decision.id and row.kind == decision.needs), None)
 
 
+def current(beliefs: Iterable[Belief]) -> list[Belief]:
+    """Return the beliefs that were formed under today's harness, weights, data and census.
+
+    A figure of another harness neither stops a campaign nor counts for it: what a person mended is measured again.
+    """
+    rows = list(beliefs)
+    now = {b.subject.removeprefix("identity:"): b.value for b in rows if b.claim == "is" and b.status == "fresh"}
+    return [b for b in rows if all(now.get(p.name, p.value) == p.value for p in b.stands_on if p.kind == "settings")]
+
+
 def hard_stops(view: View) -> list[Belief]:
-    """Return the refuted claims that forbid spending and that nobody has overridden."""
+    """Return the refuted claims about today's world that forbid spending and that nobody has overridden."""
     overridden = {row.decision for row in view.approvals if row.kind == "override" and row.answer == "yes"}
-    return [b for b in view.beliefs if b.status == "refuted" and b.severity == "hard_stop" and b.id not in overridden]
+    stops = (b for b in current(view.beliefs) if b.status == "refuted" and b.severity == "hard_stop")
+    return [b for b in stops if b.id not in overridden]
