@@ -24,6 +24,20 @@ _RECIPE = (
     "steps_per_report", "steps_per_eval", "save_every", "val_batches", "clear_cache_threshold",
 )  # fmt: skip
 """Keys of mlx-lm's file that are a recipe; the others say where things are, or what Vigil decides."""
+_LEFT_OUT: dict[str, Any] = {
+    "fine_tune_type": "lora",
+    "optimizer": "adam",
+    "learning_rate": 1e-5,
+    "iters": 1000,
+    "batch_size": 4,
+    "num_layers": 16,
+    "max_seq_length": 2048,
+    "mask_prompt": False,
+}
+_LORA_LEFT_OUT = {"rank": 8, "dropout": 0.0, "scale": 20.0}
+"""What mlx_lm.lora uses for a key that its file leaves out (`CONFIG_DEFAULTS` of the pinned mlx-lm; a test compares).
+
+Vigil's own defaults differ, so a taken-over configuration is spelled out: it must train what it trained before."""
 _KNOWN = frozenset({*_RECIPE, "model", "data", "seed", "train"})
 _SMALL_VOCABULARY = 8_000
 """Below this a token may be a single character."""
@@ -275,16 +289,24 @@ def _name(task: _Task) -> str:
 
 
 def _recipe_text(task: _Task) -> str:
-    """Return the recipe as YAML, mlx-lm's keys in mlx-lm's order."""
+    """Return the recipe as YAML, mlx-lm's keys in mlx-lm's order, none left unsaid that decides what is learned."""
+    given = {key: task.config[key] for key in _RECIPE if key in task.config}
+    lora = given.get("lora_parameters") or {}
+    text = _yaml_text({"recipe": {**given, "lora_parameters": {**_LORA_LEFT_OUT, **lora}}})
+    added = {key: value for key, value in _LEFT_OUT.items() if key not in given}
+    if not added:
+        return text
+    lines = "".join(f"  {line}\n" for line in _yaml_text(added).splitlines())
+    return f"{text}  # Left out of {task.config_path.name}; these are mlx-lm's own defaults.\n{lines}"
+
+
+def _yaml_text(rows: Mapping[str, Any]) -> str:
     from ruamel.yaml import YAML
 
-    recipe = {key: task.config[key] for key in _RECIPE if key in task.config}
-    if not recipe:
-        return "recipe: {}\n"
     yaml = YAML(typ="rt", pure=True)
     yaml.indent(mapping=2, sequence=4, offset=2)
     stream = StringIO()
-    yaml.dump({"recipe": recipe}, stream)
+    yaml.dump(dict(rows), stream)
     return stream.getvalue()
 
 

@@ -1,3 +1,5 @@
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +57,22 @@ def test_two_files_make_a_campaign_that_passes_the_check(folder: Path) -> None:
 def test_a_base_in_half_precision_is_computed_in_float32_where_there_is_no_apple_gpu(folder: Path) -> None:
     assert init(folder).exit_code == 0
     assert load_campaign(folder / "mine.yaml").goal.model.dtype == (None if sys.platform == "darwin" else "float32")
+
+
+def test_what_the_configuration_leaves_out_is_spelled_out_as_mlx_lm_has_it(folder: Path) -> None:
+    (folder / "lora.yaml").write_text(f"model: {BASE}\ndata: data\nlora_parameters: {{rank: 4}}\n")
+    assert init(folder).exit_code == 0
+    asked = [sys.executable, "-c", "import json, mlx_lm.lora as m; print(json.dumps(m.CONFIG_DEFAULTS))"]
+    stock = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    recipe = load_campaign(folder / "mine.yaml").goal.recipe
+    assert recipe["lora_parameters"] == {**stock["lora_parameters"], "rank": 4}
+    decisive = {
+        "fine_tune_type", "optimizer", "learning_rate", "iters", "batch_size", "num_layers", "max_seq_length",
+        "mask_prompt", "lora_parameters",
+    }  # fmt: skip
+    assert {key: recipe[key] for key in decisive - {"lora_parameters"}} == {
+        key: stock[key] for key in decisive - {"lora_parameters"}
+    }
 
 
 def test_a_model_on_the_hub_is_left_as_it_is_stored(folder: Path) -> None:

@@ -65,7 +65,8 @@ def read_header(path: Path) -> Header:
             raise HeaderError(f"its header claims {length} bytes, but the file has {size}")
         raw = stream.read(length)
     rows = _parse(raw)
-    metadata = rows.pop("__metadata__", {})
+    # MLX writes null where it was given no metadata.
+    metadata = rows.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise HeaderError("its __metadata__ is not an object")
     tensors = {name: _tensor(name, row) for name, row in rows.items()}

@@ -141,6 +141,14 @@ def test_a_truncated_file_is_told_with_both_sizes(tmp_path: Path) -> None:
 TENSOR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
+def test_metadata_that_mlx_left_null_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(lying({"__metadata__": None, "a": TENSOR}, data=bytes(4)))
+    assert read_header(path).metadata == {}
+    assert list(read_header(path).tensors) == ["a"]
+
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
