@@ -18,6 +18,13 @@ class Mean(Record):
     n: int = Field(ge=1)
 
 
+class Changes(Record):
+    """How many cases rose and fell from parent to candidate, where that is known without the cases."""
+
+    higher: int = Field(ge=0)
+    lower: int = Field(ge=0)
+
+
 class Aligned(Record):
     """One metric on the cases that both sides have, in the order of the case ids."""
 
@@ -39,6 +46,8 @@ class CaseTable(Record):
     cells: dict[Side, dict[str, dict[SplitUse, dict[str, Scores]]]] = Field(default_factory=dict)
     means: dict[Side, dict[str, Mean]] = Field(default_factory=dict)
     """side -> `split.metric` -> mean; used only where a side has no cases of that split."""
+    changes: dict[str, Changes] = Field(default_factory=dict)
+    """`split.metric` -> how the 0/1 scores of the candidate differ from the parent's; used beside means only."""
 
     @classmethod
     def from_measurements(cls, rows: Iterable[Measurement], weights: Mapping[Side, str] | None = None) -> "CaseTable":

@@ -192,6 +192,7 @@ def _unpaired(blank: Comparison, asked: _Question) -> Comparison:
         return blank.model_copy(update={"reference": reference})
     unit = asked.unit(ours.n)
     found: dict[str, Any] = {"value": ours.mean * unit, "reference": reference, "n": ours.n, "step": unit / ours.n}
+    found |= _known_changes(asked)
     if asked.against == "value":
         bounds = significance.wilson(ours.mean, ours.n, asked.alpha)
         estimate = ours.mean
@@ -204,6 +205,15 @@ def _unpaired(blank: Comparison, asked: _Question) -> Comparison:
     spread = math.sqrt(ours.mean * (1 - ours.mean))
     found |= {"estimate": estimate * unit, "spread": spread, "method": "unpaired", **bounds.scaled(unit).model_dump()}
     return blank.model_copy(update=found)
+
+
+def _known_changes(asked: _Question) -> dict[str, Any]:
+    """Return wins, losses and their exact test, where they were published without the cases."""
+    changes = asked.cases.changes.get(asked.metric)
+    if changes is None or asked.side != "candidate" or asked.other != "parent":
+        return {}
+    p_two_sided = significance.sign_p_two_sided(changes.higher, changes.lower)
+    return {"better": changes.higher, "worse": changes.lower, "p_two_sided": p_two_sided}
 
 
 def _deviation(values: list[float]) -> float:

@@ -64,6 +64,16 @@ def sign_p_two_sided(better: int, worse: int) -> float:
     return min(1.0, 2 * min(sign_p(better, worse), sign_p(worse, better)))
 
 
+def implied_changes(before: int, after: int, n: int) -> tuple[int, int] | None:
+    """Return how many of n 0/1 cases rose and fell where the two totals allow one answer only, else None.
+
+    9 and 12 of 12 are three wins and no loss: nothing is left that could have been lost.
+    """
+    gained, fewest_lost = after - before, max(0, before - after)
+    most_lost = min(before, n - after)
+    return (gained + fewest_lost, fewest_lost) if most_lost == fewest_lost else None
+
+
 def binomial_p(successes: int, n: int, threshold: float) -> float:
     """Return the exact one-sided p-value of a success rate above a threshold in [0, 1]."""
     return float(stats.binom.sf(successes - 1, n, min(max(threshold, 0.0), 1.0)))

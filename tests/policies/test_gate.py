@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.cases import CaseTable, Mean
+from policies.cases import CaseTable, Changes, Mean
 from policies.gate import GateVerdict, judge_condition, judge_gate
 from state.goal import Condition, Gate
 from state.records import Measurement, Side
@@ -156,6 +156,20 @@ def test_published_means_outside_the_unit_scale_are_not_judged() -> None:
     verdict = judge_condition(Condition(metric="s.ok", against="parent", min=0.1), half, 0.05)
     assert (verdict.value, verdict.estimate, verdict.decided) == (0.5, None, "undecided")
     assert not verdict.is_met_by_estimate
+
+
+def test_published_wins_and_losses_give_the_exact_test_that_means_alone_cannot() -> None:
+    condition = Condition(metric="s.ok", statistic="count", min=9, test="plain", reason=REASON)
+    means = {"parent": {"s.ok": Mean(mean=0.75, n=12)}, "candidate": {"s.ok": Mean(mean=1.0, n=12)}}
+    known = CaseTable.model_validate({"means": means, "changes": {"s.ok": Changes(higher=3, lower=0)}})
+    verdict = judge_condition(condition, known, 0.025)
+    assert verdict.holds
+    assert "unpaired" in verdict.method
+    assert verdict.label == "plain, not significant (exact paired p = 0.25 two-sided)"
+    assert verdict.cases_needed == 24
+    assert judge_condition(condition, CaseTable.model_validate({"means": means}), 0.025).p_two_sided is None
+    against_base = Condition(metric="s.ok", against="base", min=0.1)
+    assert judge_condition(against_base, known, 0.025).p_two_sided is None
 
 
 def test_unpaired_means_need_more_cases_than_they_have() -> None:

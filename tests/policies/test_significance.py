@@ -98,6 +98,22 @@ def test_the_sign_test_agrees_with_the_binomial_test(better: int, worse: int) ->
         assert math.isclose(s.sign_p(better, worse), float(expected), abs_tol=1e-12)
 
 
+@given(pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
+def test_totals_that_leave_one_pairing_name_the_true_wins_and_losses(pairs: list[tuple[bool, bool]]) -> None:
+    before, after = sum(a for a, _ in pairs), sum(b for _, b in pairs)
+    implied = s.implied_changes(before, after, len(pairs))
+    true = (sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs))
+    assert implied in {None, true}
+    if after == len(pairs) or before == 0:
+        assert implied == true
+
+
+def test_nine_and_twelve_of_twelve_leave_one_pairing_and_eight_and_ten_of_forty_do_not() -> None:
+    assert s.implied_changes(9, 12, 12) == (3, 0)
+    assert s.implied_changes(12, 9, 12) == (0, 3)
+    assert s.implied_changes(8, 10, 40) is None
+
+
 @given(values=scores, place=st.integers(0, 24), rise=st.floats(0, 0.5))
 def test_a_better_case_never_lowers_a_bootstrap_bound(values: list[float], place: int, rise: float) -> None:
     better = list(values)
