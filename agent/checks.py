@@ -43,6 +43,7 @@ def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal
         *_check_data(loaded, masks_prompt=_check_recipe(loaded)),
         *_check_splits(loaded, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
+        *_check_adapter(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
     ]
 
@@ -138,6 +139,44 @@ def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) ->
     facts = describe_model(model.folder)
     at = f" at {model.revision[:12]}" if model.revision else ""
     yield f"Model {spec.path}{at}: {facts.get('model_type')}, {int(facts.get('n_parameters') or 0):,} parameters."
+
+
+def _check_adapter(loaded: LoadedCampaign) -> Iterator[str]:
+    """Refuse an adapter of another model, and a recipe that would build another adapter than the one to go on from."""
+    from tools.models.adapters import adapter_problems, adapter_recipe
+    from tools.models.hub import resolve
+
+    spec = loaded.goal.model
+    if spec.adapter is None:
+        return
+    adapter = loaded.resolve(spec.adapter)
+    if not adapter.is_dir():
+        raise _refusal(loaded, f"`model.adapter` names {adapter}, which is not a folder.", "model", "adapter")
+    try:
+        model = resolve(spec.path, online=False, revision=spec.revision, base=loaded.folder).folder
+    except ConfigError:
+        yield "Not checked offline: whether model.adapter belongs to the model."
+        return
+    for problem in adapter_problems(adapter, model):
+        raise _refusal(loaded, problem.sentence, "model", "adapter")
+    theirs, ours = _flat(adapter_recipe(adapter)), _flat(loaded.goal.recipe)
+    for key in theirs.keys() & ours.keys():
+        if ours[key] != theirs[key]:
+            raise _refusal(
+                loaded,
+                f"`{key}` is {ours[key]}, but the adapter to go on from has {theirs[key]}; leave the key out, or keep "
+                "the adapter's value.",
+                "recipe",
+                *(["lora_parameters"] if key in {"rank", "scale", "dropout", "keys"} else []),
+                key,
+            )
+    yield f"Runs go on from the adapter {spec.adapter}."
+
+
+def _flat(recipe: Any) -> dict[str, Any]:
+    """Return a recipe's keys with those of `lora_parameters` beside them."""
+    rest = {key: value for key, value in recipe.items() if key != "lora_parameters"}
+    return {**rest, **(recipe.get("lora_parameters") or {})}
 
 
 def _is_hub_id(loaded: LoadedCampaign) -> bool:

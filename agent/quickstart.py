@@ -9,7 +9,7 @@ _CAMPAIGN = Path("runbooks/quickstart/campaign.yaml")
 _EXPECTED = """\
 Vigil quickstart: a real campaign on the shipped tiny base (1.3 M parameters), all on this machine, no network.
 It measures what a perfect answer would score, measures the base, trains LoRA adapters and judges each against a gate on
-cases that no tuning has seen. Expected on two cores with OpenBLAS: 3 to 8 minutes, at most 3 training runs
+cases that no tuning has seen. Expected on two cores with OpenBLAS: 4 to 9 minutes, at most 3 training runs
 (Linux without libopenblas0-pthread: up to seven times longer). Interrupt it when you like; the same command goes on.
 """
 

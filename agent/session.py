@@ -64,6 +64,12 @@ class Session:
         """The campaign as understood now."""
         return self.loaded.goal
 
+    @property
+    def adapter(self) -> Path | None:
+        """Folder of the adapter that runs go on from, where the campaign names one."""
+        written = self.goal.model.adapter
+        return self.loaded.resolve(written) if written else None
+
     def standing(self) -> list[Belief]:
         """Return what is believed now; history stays in the store."""
         return [belief for belief in self.store.read.beliefs() if not belief.superseded_by]

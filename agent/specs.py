@@ -94,9 +94,8 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         body, steps = _training_input(session, decision)
     else:
         body = evaluation_input(session, inputs["use"])
-        adapter = str(inputs.get("adapter") or "")
         body |= {
-            "adapter": str(session.paths.artifact(adapter)) if adapter else None,
+            "adapter": _adapter_of(session, inputs),
             "expect_weights": inputs["weights"],
             "side": inputs["side"],
             "run": decision.run,
@@ -114,6 +113,13 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
     )
 
 
+def _adapter_of(session: Session, inputs: Json) -> str | None:
+    """Return the adapter folder that an evaluation puts on the base: the campaign's own, a run's, or none."""
+    if inputs["side"] == "parent" and session.adapter is not None:
+        return str(session.adapter)
+    return str(session.paths.artifact(str(inputs["adapter"]))) if inputs.get("adapter") else None
+
+
 def _cases(splits: list[Json]) -> int:
     """Return how many cases an evaluation has, for its progress bar."""
     counts = [row["case_ids"] or [case["id"] for case in iter_split(Path(row["file"]))] for row in splits]
@@ -128,7 +134,7 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
     body = {
         "model": str(session.model),
         "dtype": session.goal.model.dtype,
-        "parent_adapter": None,
+        "parent_adapter": str(session.adapter) if run.parent == "start" else None,
         "expect_weights": run.parent_hash,
         "instrument": run.instrument,
         "recipe": run.recipe,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.reading import night, verdicts
-from agent.reading.words import WIDTH, block, clock, count, duration, number, shortened, signed
+from agent.reading.words import WIDTH, block, clock, count, duration, near, number, shortened, signed
 
 MAX_LINES = 40
 """A screen of 45 lines with the prompt and the command on it."""
@@ -199,7 +199,9 @@ def _who(row: View) -> str:
 
 
 def _type(view: View) -> list[str]:
-    return block("Type", _TYPED.get(view["campaign"]["state"], _typed_running)(view), lines=4)
+    typed = _TYPED.get(view["campaign"]["state"], _typed_running)(view)
+    first = f"source {near(view['activate'], view.get('here'))}; " if view.get("activate") else ""
+    return block("Type", f"{first}{typed}", lines=5)
 
 
 def _typed_running(view: View) -> str:
@@ -211,8 +213,8 @@ def _typed_running(view: View) -> str:
 
 
 def _typed_promoted(view: View) -> str:
-    model = view.get("model") or view["goal"]["spec"]["model"]["path"]
-    adapter = view.get("promoted") or "ADAPTER"
+    model = near(view.get("model") or view["goal"]["spec"]["model"]["path"], view.get("here"))
+    adapter = near(view.get("promoted") or "ADAPTER", view.get("here"))
     return f"mlx_lm.generate --model {model} --adapter-path {adapter} --prompt ...; vigil report."
 
 

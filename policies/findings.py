@@ -9,7 +9,7 @@ from policies.cases import CaseTable, Mean
 from policies.reachability import Finding, reachability
 from policies.view import current
 from state.goal import Goal
-from state.records import Belief, Evidence, Measurement, SplitUse
+from state.records import Belief, Evidence, Measurement, Side, SplitUse
 
 RUNBOOK = "runbooks/hard_stops.md"
 
@@ -40,10 +40,17 @@ def _harness(beliefs: Iterable[Belief], claim: str, use: SplitUse) -> Iterable[t
             yield where.removesuffix(f".{use}"), belief
 
 
-def base_table(measurements: Iterable[Measurement], weights: str, keys: frozenset[str]) -> CaseTable:
-    """Return the base's cases from the evaluations that count."""
-    rows = (row for row in measurements if row.side == "base" and row.evaluation in keys)
-    return CaseTable.from_measurements(rows, {"base": weights, "parent": weights})
+def base_table(measurements: Iterable[Measurement], weights: str, keys: frozenset[str], parent: str = "") -> CaseTable:
+    """Return the cases of the base, and of what runs start from, from the evaluations that count.
+
+    Args:
+        measurements: All of them.
+        weights: Hash of the base's weights.
+        keys: Evaluations under today's harness.
+        parent: Hash of the weights that runs start from; the base's when left out.
+    """
+    rows = (row for row in measurements if row.side != "candidate" and row.evaluation in keys)
+    return CaseTable.from_measurements(rows, {"base": weights, "parent": parent or weights})
 
 
 def gate_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
@@ -83,7 +90,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
     known = [b for b in beliefs if b.claim == "ceiling" and b.subject.startswith("harness:") and b.status == "fresh"]
     if not known:
         return []
-    baseline = _baseline(goal, table)
+    baseline, parent = _means(goal, table, "base"), _means(goal, table, "parent")
     found: dict[tuple[str, str], Finding] = {}
     uses: tuple[SplitUse, SplitUse] = ("selection", "confirmation")
     for use in uses:
@@ -92,6 +99,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
             ceilings(beliefs, use),
             baseline if use == "selection" else {},
             cases=table if use == "selection" and baseline else None,
+            parent=parent if use == "selection" else {},
             use=use,
             budgets=decode_curves(beliefs, use),
         ):
@@ -121,9 +129,9 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
     return [*refuted, *met, *baseline_beliefs(goal, baseline)]
 
 
-def _baseline(goal: Goal, table: CaseTable) -> dict[str, Mean]:
+def _means(goal: Goal, table: CaseTable, side: Side) -> dict[str, Mean]:
     names = {metric for condition in goal.gate.conditions for metric in condition.metrics} | set(goal.baseline.expected)
-    found = {metric: table.mean("base", metric, "selection") for metric in sorted(names)}
+    found = {metric: table.mean(side, metric, "selection") for metric in sorted(names)}
     return {metric: mean for metric, mean in found.items() if mean is not None}
 
 

@@ -19,7 +19,7 @@ from policies.stopping import conclusion
 from policies.view import View, hard_stops
 from policies.walltime import RunEstimate
 from state.hashing import hash_json
-from state.records import Action, Alternative, Commitment, Decision, Json, Run, SplitUse
+from state.records import Action, Alternative, Commitment, Decision, Json, Run, Side, SplitUse
 
 BY_EDIT = "edit"
 """Who stopped a training that the campaign file no longer asks for; its run is set aside, not tried again."""
@@ -56,11 +56,12 @@ def _is_withdrawn(view: View, decision: Decision) -> bool:
     """Say whether a decision that never began no longer fits the world it was made for."""
     if decision.action in {"halt", "conclude"}:
         return decision.made_at < view.sitting_at
-    names = ["harness", "census", "data"]
-    # A candidate's weights are its own; the base's and a parent's are those in the model folder.
-    names += ["weights"] if decision.action_inputs.get("side", "base") == "base" else []
     inputs = decision.action_inputs
-    return any(name in inputs and inputs[name] != view.identity(name) for name in names)
+    now = {name: view.identity(name) for name in ("harness", "census", "data")}
+    # A candidate's weights are its own; the base's, and those that runs start from, are files that may change.
+    of_side = {"base": view.identity("weights"), "parent": view.start, "candidate": inputs.get("weights")}
+    now["weights"] = of_side[inputs.get("side", "parent")]
+    return any(name in inputs and inputs[name] != value for name, value in now.items())
 
 
 def plan(view: View) -> Draft | None:
@@ -149,14 +150,27 @@ def _baseline(view: View) -> Draft | None:
     )
 
 
+def _start(view: View) -> Draft | None:
+    """Measure the adapter that runs go on from, where the campaign names one."""
+    return _measure_start(
+        view, "selection", "baseline.parent", "Measure the adapter that runs go on from, beside the base."
+    )
+
+
+def _measure_start(view: View, use: SplitUse, rule: str, sentence: str) -> Draft | None:
+    if view.start == view.identity("weights"):
+        return None
+    return _measure(view, "parent", view.start, use, rule, sentence)
+
+
 def _measure_base(view: View, use: SplitUse, rule: str, sentence: str) -> Draft | None:
-    inputs: Json = {
-        "side": "base",
-        "run": "",
-        "use": use,
-        "harness": view.identity("harness"),
-        "weights": view.identity("weights"),
-    }
+    return _measure(view, "base", view.identity("weights"), use, rule, sentence)
+
+
+def _measure(  # noqa: PLR0917 - which weights, on what, and why
+    view: View, side: Side, weights: str, use: SplitUse, rule: str, sentence: str
+) -> Draft | None:
+    inputs: Json = {"side": side, "run": "", "use": use, "harness": view.identity("harness"), "weights": weights}
     if done(view, "evaluate", **inputs) is not None:
         return None
     return draft(view, "evaluate", rule, sentence, inputs, premises=beliefs_about(view, "harness:", "ceiling"))
@@ -337,7 +351,7 @@ def _lost_run(view: View, run: Run, trained: Action) -> Draft:
 
 def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     """Open confirmation for a run that meets the gate on selection; judge every other."""
-    table = case_table(view, str(inputs["weights"]))
+    table = case_table(view, str(inputs["weights"]), run.parent_hash)
     selection = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection", seed=view.goal.seed)
     confirm_inputs = {**inputs, "use": "confirmation"}
     confirmed = done(view, "confirm", **confirm_inputs)
@@ -354,6 +368,11 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
             "confirmation",
             "confirm.base",
             "Measure the base on the confirmation splits, beside which the run is confirmed.",
+        ) or _measure_start(
+            view,
+            "confirmation",
+            "confirm.parent",
+            "Measure the adapter that runs go on from on the confirmation splits, beside which the run is confirmed.",
         )
         return base or draft(
             view,
@@ -497,6 +516,7 @@ def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: bu
         premises=[
             *beliefs_about(view, "harness:", "ceiling"),
             *beliefs_about(view, "score:base.", "means"),
+            *beliefs_about(view, "score:parent.", "means"),
             *beliefs_about(view, "data:train", "fits_sequence"),
             *beliefs_about(view, "machine:memory", "fits_the_model"),
         ],
@@ -524,6 +544,7 @@ _RULES: tuple[Callable[[View], Draft | None], ...] = (
     _promotion,
     _census,
     _baseline,
+    _start,
     _follow_run,
     _next_run,
 )

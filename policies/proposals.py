@@ -12,20 +12,24 @@ from policies.walltime import RunEstimate, StepSample, estimate_run_s, fit, leng
 from state.records import Json, Run, Side
 
 
-def case_table(view: View, candidate: str) -> CaseTable:
+def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
     """Return the cases of a candidate, its parent and the base, all under today's harness.
 
     Args:
         view: The record.
-        candidate: Weights hash of the candidate; the parent is the base until runs start from runs.
+        candidate: Weights hash of the candidate.
+        parent: Weights hash of what it started from; where the campaign starts when left out.
     """
-    base = view.identity("weights")
     current = {
         a.key
         for a in view.actions
         if a.kind in {"evaluate", "confirm"} and a.inputs.get("harness") == view.identity("harness")
     }
-    sides: dict[Side, str] = {"base": base, "parent": base, "candidate": candidate}
+    sides: dict[Side, str] = {
+        "base": view.identity("weights"),
+        "parent": parent or view.start,
+        "candidate": candidate,
+    }
     return CaseTable.from_measurements((row for row in view.measurements if row.evaluation in current), sides)
 
 
@@ -49,23 +53,40 @@ def next_proposal(view: View) -> RecipeProposal | None:
     """Return the next configuration that was never run, from the first or from the latest run's diagnosis."""
     census = view.belief("data:train", "fits_sequence")
     rows = dict(census.value) if census is not None and census.value else {}
-    base = view.identity("weights")
     known = ceilings(view.beliefs, "selection")
     target = find_target(
-        view.goal.gate, case_table(view, base), ceilings=known, noise_floor=view.goal.evaluation.noise_floor
+        view.goal.gate, case_table(view, view.start), ceilings=known, noise_floor=view.goal.evaluation.noise_floor
     )
+    parent = "base" if view.start == view.identity("weights") else "start"
+    fixed = _fixed_keys(view)
     if all(run.bucket is None for run in view.runs):
         return first_recipe(
-            view.goal, rows, parent_hash=base, data_hash=view.identity("data"), target=target, ceilings=known
+            view.goal,
+            rows,
+            parent=parent,
+            parent_hash=view.start,
+            data_hash=view.identity("data"),
+            target=target,
+            ceilings=known,
+            fixed=fixed,
         )
     return next_recipe(
         [_tried(view, run) for run in view.runs],
-        parent_hash=base,
+        parent=parent,
+        parent_hash=view.start,
         data_hash=view.identity("data"),
         target=target,
         ceilings=known,
         rows=rows.get("rows"),
+        fixed=fixed,
     )
+
+
+def _fixed_keys(view: View) -> Json:
+    """Return the recipe keys that an adapter to go on from has decided: another shape would be another adapter."""
+    belief = view.belief("identity:parent", "is")
+    detail = belief.evidence[0].detail if belief is not None and belief.evidence else {}
+    return dict(detail.get("recipe") or {})
 
 
 def _tried(view: View, run: Run) -> Tried:

@@ -40,6 +40,7 @@ def reachability(
     use: SplitUse = "selection",
     budgets: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     alpha: float | None = None,
+    parent: Mapping[str, Mean] | None = None,
 ) -> list[Finding]:
     """Return what is wrong with a gate; an empty list says nothing was found, not that everything was checked.
 
@@ -47,21 +48,23 @@ def reachability(
         gate: The conditions.
         ceilings: `split.metric` -> mean of the gold through the same harness; left out: not checked.
         baseline: `split.metric` -> mean of the base and its number of cases; left out: not checked.
-        cases: The base case by case, for power and redundancy; the base is read as side `base`.
+        cases: Base and parent case by case, for power and redundancy.
         use: Which part of the splits `cases` holds.
         budgets: `split.metric` -> (max_tokens, ceiling) pairs, for the fix of P1.
         alpha: One-sided level of one test; one opening of the confirmation split when left out.
+        parent: As `baseline`, of the weights that runs start from; the base's own when left out.
     """
     level = gate.confirmation_alpha if alpha is None else alpha
     found: list[Finding | None] = []
     for condition in gate.conditions:
+        side: Side = "parent" if condition.against == "parent" and parent else "base"
+        known = _Known(ceilings, parent if side == "parent" and parent else baseline, cases, use, side)
         out_of_reach = _above_ceiling(condition, ceilings, budgets or {}) or _out_of_room(
-            condition, ceilings, baseline, budgets or {}
+            condition, known, budgets or {}
         )
         found.append(out_of_reach)
         if out_of_reach is None:
-            known = _Known(ceilings, baseline, cases, use)
-            found += [_too_coarse(condition, baseline), _undecidable(condition, known, level)]
+            found += [_too_coarse(condition, known.baseline), _undecidable(condition, known, level)]
     found += _redundant(gate, cases, use) if cases is not None else []
     return [finding for finding in found if finding is not None]
 
@@ -131,12 +134,10 @@ def _larger_budget(curve: Sequence[tuple[int, float]], enough: tuple[int, float]
 
 
 def _out_of_room(
-    condition: Condition,
-    ceilings: Mapping[str, float],
-    baseline: Mapping[str, Mean],
-    budgets: Mapping[str, Sequence[tuple[int, float]]],
+    condition: Condition, known: "_Known", budgets: Mapping[str, Sequence[tuple[int, float]]]
 ) -> Finding | None:
     """Mode 4: a demanded difference larger than what is left between the base and the best possible score."""
+    ceilings, baseline = known.ceilings, known.baseline
     if condition.against == "value" or not all(metric in baseline for metric in condition.metrics):
         return None
     rooms = {metric: _room(condition, metric, ceilings, baseline) for metric in condition.metrics}
@@ -155,8 +156,8 @@ def _out_of_room(
         subject=f"gate:{condition.id}",
         claim="reachable_from_base",
         sentence=(
-            f"The gate asks {metric} to change by {condition.sign * asked:+.4g} from a base of {base.mean:.4g}; "
-            f"the room to {source} ({best:.4g}) is {room:.4g}."
+            f"The gate asks {metric} to change by {condition.sign * asked:+.4g} from a {known.side} of "
+            f"{base.mean:.4g}; the room to {source} ({best:.4g}) is {room:.4g}."
         ),
         value={"metric": metric, "asked": condition.sign * asked, "base": base.mean, "best": best, "room": room},
         fix=_larger_budget(budgets[metric], enough) if enough else smaller,
@@ -196,12 +197,13 @@ def _too_coarse(condition: Condition, baseline: Mapping[str, Mean]) -> Finding |
 
 
 class _Known(NamedTuple):
-    """What is known of the harness and the base before the first run."""
+    """What is known of the harness, and of the side that a condition compares with, before the first run."""
 
     ceilings: Mapping[str, float]
     baseline: Mapping[str, Mean]
     cases: CaseTable | None
     use: SplitUse
+    side: Side
 
     def best(self, metric: str, sign: int) -> float:
         """Return the best mean a candidate can reach."""
@@ -254,7 +256,7 @@ def _perfect(condition: Condition, known: _Known) -> tuple[CaseTable, bool]:
     for metric in condition.metrics:
         if metric not in known.baseline:
             continue
-        scores = known.cases.values("base", metric, known.use)[0] if known.cases is not None else {}
+        scores = known.cases.values(known.side, metric, known.use)[0] if known.cases is not None else {}
         measured.append(bool(scores))
         base = scores or _as_cases(known.baseline[metric])
         ideal = _ideal(base, known.best(metric, condition.sign), condition.sign)

@@ -145,20 +145,23 @@ def first_recipe(
     data_hash: str = "",
     target: Target | None = None,
     ceilings: Mapping[str, float] | None = None,
+    fixed: Json | None = None,
 ) -> RecipeProposal:
     """Return the first run: the campaign file's recipe, the rest from the data's own size.
 
     Args:
         goal: Its `recipe` wins over every default.
         census: The census result's `train` part: rows and max_tokens.
-        parent: `base`, or a run id.
+        parent: `base`, `start` (the campaign's adapter), or a run id.
         parent_hash: Hash of the weights trained on.
         data_hash: Hash of the training data.
         target: What the run should move.
         ceilings: `split.metric` -> the gold's mean.
+        fixed: Keys decided by the adapter that the run goes on from; they win over the campaign file's.
     """
     recipe = {**_DEFAULTS, **goal.recipe}
     recipe["lora_parameters"] = {**_DEFAULTS["lora_parameters"], **goal.recipe.get("lora_parameters", {})}
+    recipe |= fixed or {}
     seed = int(recipe.setdefault("seed", goal.seed))
     rows, batch_size = int(census.get("rows") or 0), int(recipe["batch_size"])
     recipe.setdefault("iters", min(1000, max(20, math.ceil(FIRST_EPOCHS * rows / batch_size))))
@@ -199,6 +202,7 @@ def next_recipe(
     target: Target | None = None,
     ceilings: Mapping[str, float] | None = None,
     rows: int | None = None,
+    fixed: Json | None = None,
 ) -> RecipeProposal | None:
     """Return the remedy for the latest run's diagnosis that was not tried yet, or None when there is none.
 
@@ -210,6 +214,7 @@ def next_recipe(
         target: What the run should move.
         ceilings: `split.metric` -> the gold's mean.
         rows: Training rows, which bound the iterations.
+        fixed: Keys decided by the adapter that the run goes on from; no remedy changes them.
     """
     last = next((run for run in reversed(history) if run.bucket is not None or run.stopped), None)
     if last is None:
@@ -219,6 +224,9 @@ def next_recipe(
     skipped: list[Alternative] = []
     for recipe, remedy in _candidates(diagnosis, last, history, rows):
         seed = int(recipe["seed"])
+        if any(recipe.get(key) != value for key, value in (fixed or {}).items()):
+            skipped.append(Alternative(action=remedy.rule, reason="the adapter that runs go on from has another shape"))
+            continue
         digest = recipe_hash(last.instrument, parent_hash, recipe, data_hash, seed)
         if digest in used or recipe == {**last.recipe, "seed": last.seed}:
             skipped.append(Alternative(action=remedy.rule, reason="that configuration was run already"))

@@ -58,6 +58,11 @@ class View:
         belief = self.belief(f"identity:{name}", "is")
         return str(belief.value) if belief is not None else ""
 
+    @property
+    def start(self) -> str:
+        """Hash of the weights that the first run starts from: the base, or the base with the campaign's adapter."""
+        return self.identity("parent") or self.identity("weights")
+
     def belief(self, subject: str, claim: str) -> Belief | None:
         """Return the belief that stands about a subject's claim."""
         return next(

@@ -140,7 +140,8 @@ def estimate_run_s(
     step_s = sum(step.seconds(batch_size, top) for top in tops) / len(tops)
     seconds = fixed_s + iters * step_s
     low, high = fixed_s + iters * step_s / step.error, fixed_s + iters * step_s * step.error
-    known = f"measured on {step.samples} steps" if step.source == "measured" else "assumed, no step was timed here"
+    runs = "1 run" if step.samples == 1 else f"{step.samples} runs"
+    known = f"measured on {runs}" if step.source == "measured" else "assumed, no step was timed here"
     sentence = f"{iters} iterations of {step_s:.2f} s, {seconds:.0f} s in all ({low:.0f} to {high:.0f}); {known}."
     return RunEstimate(
         seconds=seconds,

@@ -264,6 +264,8 @@ class ModelSpec(_Part):
     """Local folder or hub id."""
     revision: str | None = None
     """Commit of a hub id; resolved and recorded when left out."""
+    adapter: str | None = Field(default=None, min_length=1)
+    """Adapter folder that runs go on from (the parent of the first); the base itself when left out."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Computation type; the folder's own when left out."""
 

@@ -212,7 +212,7 @@ def _evaluation(session: Session, action: Action) -> None:
         for row in read_jsonl(path)
     ]
     session.store.knowing.measure(rows)
-    who = str(inputs.get("run") or "base")
+    who = str(inputs.get("run") or inputs["side"])
     for where, means in (result.get("means") or {}).items():
         here = [row for row in rows if f"{row.split}.{row.use}" == where]
         cut = sum(row.finish_reason == "length" for row in here)

@@ -11,6 +11,7 @@ from policies.findings import base_table, gate_beliefs
 from state.hashing import hash_json
 from state.records import Belief, Evidence, Fingerprint
 from tools.evaluation.harness import harness_parts
+from tools.models.adapters import adapter_recipe
 from tools.models.identity import weights_hash
 from tools.probes.contract import Observation, Probe, ProbeContext
 from tools.probes.table import PROBES
@@ -85,7 +86,12 @@ def judge_gate_reach(session: Session) -> None:
         for action in read.actions()
         if action.kind == "evaluate" and action.inputs.get("harness") == identities.get("identity:harness")
     )
-    table = base_table(read.measurements(), identities.get("identity:weights", ""), keys)
+    table = base_table(
+        read.measurements(),
+        identities.get("identity:weights", ""),
+        keys,
+        identities.get("identity:parent", ""),
+    )
     for belief in gate_beliefs(session.goal, beliefs, table):
         session.store.knowing.believe(belief.model_copy(update={"formed_at": session.clock.now()}))
 
@@ -100,11 +106,14 @@ def identify(session: Session) -> None:
     parts = harness_parts(evaluation_input(session, None), session.cache)
     census = census_input(session)
     weights = weights_hash(session.model, None, session.cache)
+    parent = weights_hash(session.model, session.adapter, session.cache)
+    start = {"folder": str(session.adapter), "recipe": adapter_recipe(session.adapter)} if session.adapter else {}
     data = {name: session.cache_hash(path) for name, path in census["data"].items() if path}
     session.save_cache()
     values = {
         "harness": (hash_json(parts), "Evaluation stands on its code, cases, decode settings and packages.", parts),
         "weights": (weights, "The base weights.", {"folder": str(session.model), "revision": session.revision}),
+        "parent": (parent, "The weights that runs start from.", start),
         "data": (hash_json(data), "The training data.", data),
         "census": (
             hash_json([parts, data, census["max_seq_length"], census["mask_prompt"]]),

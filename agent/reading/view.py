@@ -5,6 +5,8 @@ Rows come from `state/reading.py`; what a running job has done since its row was
 
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +34,9 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
     Returns:
         `campaign`, `goal` (newest version), `goals`, `beliefs`, `decisions`, `runs`, `jobs` (each with `last`, its last
         metrics row), `approvals`, `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no
-        agent runs), `promoted` (folder), `root`, `file`, `now`.
+        agent runs), `promoted` (folder), `model` (folder
+        that the promoted adapter belongs on), `here`, `activate` (script to source where our commands are not on the
+        path), `root`, `file`, `now`.
 
     Raises:
         NotFoundError: There is no such campaign.
@@ -53,14 +57,24 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
             "measurements": reader.measurements() if with_cases else [],
         }
     link = paths.promoted
+    switched = read_json(paths.root / "promoted.json") or {}
     return {
         **view,
+        "model": switched.get("model", ""),
+        "here": str(Path.cwd()),
+        "activate": _activation(),
         "holder": holder(paths),
         "promoted": str(link) if link.exists() else "",
         "root": str(paths.root),
         "file": file,
         "now": time.time(),
     }
+
+
+def _activation() -> str:
+    """Return the script that puts our commands on the path, where the shell that asks does not have them."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    return str(script) if shutil.which("vigil") is None and script.is_file() else ""
 
 
 def with_folder(paths: CampaignPaths, job: View) -> View:

@@ -3,6 +3,7 @@
 import textwrap
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 WIDTH = 100
@@ -21,6 +22,11 @@ def number(value: Any, digits: int = 3) -> str:
 def signed(value: float, digits: int = 3) -> str:
     """Return a difference with its sign."""
     return f"{value:+.{digits}f}"
+
+
+def near(path: str, here: str | None) -> str:
+    """Return a path as typed in the folder `here`: relative where it lies below it."""
+    return str(Path(path).relative_to(here)) if here and Path(path).is_relative_to(here) else path
 
 
 def duration(seconds: float | None) -> str:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from agent.cli import vigil
 from tests.agent.folders import BASE, edit, make, training_rows, write_rows
 from tests.agent.recorded import record
+from tests.tools.models.folders import safetensors
 
 Break = Callable[[Path], object]
 
@@ -49,6 +51,27 @@ def an_adapter_for_a_model(folder: Path) -> None:
     edit(folder / "campaign.yaml", str(BASE), "adapter")
 
 
+def starts_from(rank: int = 2, inputs: int = 128, **lineage: str) -> Break:
+    """Let the campaign start from an adapter; the base's attention takes 128 inputs."""
+
+    def breaks(folder: Path) -> None:
+        (folder / "mine").mkdir()
+        module = "model.layers.0.self_attn.q_proj"
+        tensors = {f"{module}.lora_a": ("F32", [inputs, rank]), f"{module}.lora_b": ("F32", [rank, 128])}
+        (folder / "mine" / "adapters.safetensors").write_bytes(safetensors(tensors))
+        config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": {"rank": rank, "scale": 2.0}}
+        (folder / "mine" / "adapter_config.json").write_text(json.dumps(config))
+        (folder / "mine" / "run.json").write_text(json.dumps(lineage))
+        edit(folder / "campaign.yaml", f"path: {BASE}", f"path: {BASE}\n  adapter: mine")
+
+    return breaks
+
+
+def another_rank(folder: Path) -> None:
+    starts_from()(folder)
+    edit(folder / "campaign.yaml", "iters: 20", "iters: 20\n  lora_parameters: {rank: 8}")
+
+
 def a_case_in_both_splits(folder: Path) -> None:
     cases = [{"id": f"c{i}", "prompt": f"say {i}", "reference": f"{i}"} for i in range(8)]
     write_rows(folder / "one.jsonl", cases[:5])
@@ -82,6 +105,16 @@ BAD: dict[str, tuple[Break, list[str]]] = {
     ),
     "model without tokenizer": (no_tokenizer, ["campaign.yaml:3", "tokenizer"]),
     "adapter folder as model": (an_adapter_for_a_model, ["campaign.yaml:3", "config.json"]),
+    "adapter of another parent": (
+        starts_from(model_weights="0" * 64),
+        ["campaign.yaml:4", "trained on the weights 000000000000"],
+    ),
+    "adapter of another shape": (starts_from(inputs=96), ["campaign.yaml:4", "96 inputs", "128"]),
+    "adapter that is not there": (
+        in_file(f"path: {BASE}", f"path: {BASE}\n  adapter: mine"),
+        ["campaign.yaml:4", "mine", "not a folder"],
+    ),
+    "another rank than the adapter's": (another_rank, ["campaign.yaml:21", "`rank` is 8", "has 2"]),
     "no model": (in_file(str(BASE), "./nowhere"), ["campaign.yaml:3", "nowhere"]),
     "negative budget": (in_file("hours: 2", "hours: -2"), ["campaign.yaml:21", "budget.hours", "-2"]),
     "name with a slash": (in_file("campaign: small", "campaign: a/b"), ["campaign.yaml:1", "'a/b'"]),
@@ -123,6 +156,14 @@ def test_a_good_campaign_passes_with_what_was_found_and_nothing_is_created(tmp_p
     assert "The grader answers with exact, close." in result.output
     assert "is a valid campaign" in result.output
     assert not (tmp_path / "home").exists()
+
+
+def test_an_adapter_that_fits_is_where_runs_go_on_from(tmp_path: Path) -> None:
+    file = make(tmp_path)
+    starts_from()(tmp_path)
+    result = vigil_says("run", "--check", file)
+    assert result.exit_code == 0, result.output
+    assert "Runs go on from the adapter mine." in result.output
 
 
 def test_an_exponent_without_a_point_passes(tmp_path: Path) -> None:

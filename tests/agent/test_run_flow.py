@@ -12,6 +12,7 @@ from typing import Any
 
 from state.paths import CampaignPaths
 from tests.faults.campaign import world
+from tests.tools.models.folders import safetensors
 
 WAIT: dict[str, Any] = {"approvals": {"promotion": {"mode": "wait"}}, "budget": {"runs": 4}}
 
@@ -61,6 +62,29 @@ def test_without_wait_a_question_ends_the_run_with_code_6_and_yes_promotes(tmp_p
     found = world.rows(home)
     assert [action["kind"] for action in found["actions"]].count("promote") == 1
     assert (CampaignPaths(home, "storm").promoted / "adapters.safetensors").is_file()
+    world.assert_exactly_once(home)
+
+
+def test_runs_go_on_from_the_campaign_s_adapter_which_is_measured_beside_the_base(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    mine = tmp_path / "files" / "mine"
+    mine.mkdir()
+    module = "model.layers.0.self_attn.q_proj"
+    shapes = {f"{module}.lora_a": ("F32", [128, 2]), f"{module}.lora_b": ("F32", [2, 128])}
+    (mine / "adapters.safetensors").write_bytes(safetensors(shapes))
+    shape = {"num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0}}
+    (mine / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", **shape, "iters": 20}))
+    edit(campaign, model={"path": "base", "dtype": "float32", "adapter": "mine"})
+    assert world.run(campaign, home, wait=False) == 0
+    found = world.rows(home)
+    sides = [(a["inputs"]["side"], a["inputs"]["use"]) for a in found["actions"] if a["kind"] == "evaluate"]
+    assert sides[:2] == [("base", "selection"), ("parent", "selection")]
+    assert ("parent", "confirmation") in sides
+    specs = [json.loads(path.read_text()) for path in (home / "storm" / "jobs").glob("*/job.json")]
+    trained = [spec["input"] for spec in specs if spec["kind"] == "training"]
+    assert {Path(given["parent_adapter"]) for given in trained} == {mine.resolve()}
+    assert all(shape.items() <= given["recipe"].items() for given in trained)
+    assert any(belief["subject"] == "score:parent.main.selection" for belief in found["beliefs"])
     world.assert_exactly_once(home)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from policies.cases import CaseTable
 from policies.findings import base_table, baseline_beliefs, ceilings, decode_curves, gate_beliefs
-from state.records import Belief, Measurement
+from state.records import Belief, Fingerprint, Measurement
 from tests.policies.rehearsal import goal
 
 
@@ -103,3 +103,26 @@ def test_ceilings_and_curves_are_read_from_the_beliefs_that_stand() -> None:
     assert ceilings([stale, ceiling(0.9)], "selection") == {"main.score": 0.9, "main.control": 1.0}
     assert ceilings([ceiling(None)], "selection") == {"main.control": 1.0}
     assert decode_curves([ceiling(1.0)], "selection") == {}
+
+
+def test_what_can_no_longer_be_said_of_the_gate_comes_back_stale_with_what_it_was() -> None:
+    stood = next(b for b in gate_beliefs(goal(), [ceiling(0.5)], CaseTable()) if b.status == "refuted")
+    stood = stood.model_copy(update={"id": "B7", "premises": ("B1",)})
+    mended = [ceiling(1.0), stood]
+    [said] = [b for b in gate_beliefs(goal(), mended, CaseTable()) if b.subject == stood.subject]
+    assert said.status == "fresh", "the same claim, judged again"
+    unknown = gate_beliefs(goal(), [stood], CaseTable())
+    assert [(b.status, b.id, b.premises) for b in unknown] == [("stale", "", ())]
+    assert stood.statement in unknown[0].statement
+    assert unknown[0].evidence[0].ref == "B7"
+
+
+def test_a_ceiling_of_another_harness_neither_stops_nor_counts() -> None:
+    old = Fingerprint(kind="settings", name="harness", value="old")
+    now = Belief(
+        subject="identity:harness", claim="is", statement="The harness.", value="new", tag="confirmed", status="fresh"
+    )
+    low = ceiling(0.5).model_copy(update={"stands_on": (old,)})
+    assert gate_beliefs(goal(), [now, low], CaseTable()) == []
+    same = low.model_copy(update={"stands_on": (old.model_copy(update={"value": "new"}),)})
+    assert [b.status for b in gate_beliefs(goal(), [now, same], CaseTable())] == ["refuted"]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from policies import planning
 from policies.proposals import estimate_of, planned_s
-from state.records import Action, Answer, Approval, Belief
+from state.records import Action, Answer, Approval, Belief, Evidence
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
 
 
@@ -47,6 +47,38 @@ def test_a_run_that_moves_the_target_is_judged_b_and_the_next_goes_further_with_
     verdict = next(d for d in play.decisions if d.rule == "B.moved")
     assert verdict.sentence.startswith("Verdict B on R1: main.score went from")
     assert verdict.verdict["gate"]["use"] == "selection"
+
+
+SHAPE = {"num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0}}
+
+
+def from_an_adapter(**world: object) -> Rehearsal:
+    play = Rehearsal(**world)  # type: ignore[arg-type]  # as given
+    detail = {"folder": "mine", "recipe": SHAPE}
+    seen = Evidence(kind="file", ref="parent", summary="Hashed now.", detail=detail)
+    play.believe(identity("parent", "start-1").model_copy(update={"evidence": (seen,)}))
+    return play
+
+
+def test_runs_that_go_on_from_an_adapter_are_compared_with_it_and_keep_its_shape() -> None:
+    play = from_an_adapter()
+    rules = play.run()
+    assert rules[:4] == ["ceiling.first", "baseline.first", "baseline.parent", "recipe.first"]
+    assert play.campaign.state == "promoted"
+    assert {(run.parent, run.parent_hash) for run in play.runs} == {("start", "start-1")}
+    for run in play.runs:
+        assert SHAPE.items() <= run.recipe.items()
+    sides = [(row.side, row.use) for row in play.measurements]
+    assert {("base", "confirmation"), ("parent", "confirmation"), ("candidate", "confirmation")} <= set(sides)
+
+
+def test_no_remedy_gives_a_run_another_adapter_than_the_one_it_goes_on_from() -> None:
+    play = from_an_adapter(score=lambda _weights, case: 0.5 + 0.01 * (case % 3))
+    play.run()
+    assert len(play.runs) > 1
+    assert all(SHAPE.items() <= run.recipe.items() for run in play.runs)
+    skipped = [other.reason for decision in play.decisions for other in decision.alternatives]
+    assert any("another shape" in reason for reason in skipped) or len(play.runs) < 4
 
 
 def test_a_world_that_cannot_be_moved_ends_not_promoted_with_the_reason() -> None:

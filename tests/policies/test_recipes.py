@@ -57,6 +57,39 @@ def as_tried(proposal: RecipeProposal, **outcome: object) -> Tried:
     return Tried.model_validate({**figures, **outcome})
 
 
+def test_an_adapter_to_go_on_from_decides_its_shape_and_no_remedy_changes_it() -> None:
+    shape = {"num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0}}
+    first = first_recipe(goal({"num_layers": 8}), CENSUS, parent="start", parent_hash="w", target=target(), fixed=shape)
+    assert shape.items() <= first.recipe.items()
+    lost = as_tried(first, bucket="D")
+    slower = as_tried(first, bucket="D", recipe={**first.recipe, "learning_rate": 1e-4 / 3})
+    used = [lost, slower.model_copy(update={"run": "R2", "recipe_hash": next_hash(lost, shape)})]
+    following = next_recipe(used, parent="start", parent_hash="w", target=target(), fixed=shape)
+    assert following is not None
+    assert shape.items() <= following.recipe.items()
+
+
+def next_hash(run: Tried, shape: Json) -> str:
+    proposal = next_recipe([run], parent="start", parent_hash="w", target=target(), fixed=shape)
+    assert proposal is not None
+    return proposal.recipe_hash
+
+
+def test_a_remedy_that_would_need_another_adapter_is_left_out_with_the_reason() -> None:
+    shape = {"lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0}}
+    first = first_recipe(goal(), CENSUS, parent_hash="w", target=target(), fixed=shape)
+    history = [as_tried(first, bucket="C")]
+    reasons: list[str] = []
+    for number in range(2, 8):
+        proposal = next_recipe(history, parent_hash="w", target=target(), fixed=shape)
+        if proposal is None:
+            break
+        reasons += [other.reason for other in proposal.alternatives]
+        history.append(as_tried(proposal, bucket="C", run=f"R{number}"))
+    assert "the adapter that runs go on from has another shape" in reasons
+    assert all(run.recipe["lora_parameters"] == shape["lora_parameters"] for run in history)
+
+
 FIRST = first_recipe(goal(), CENSUS, parent_hash="w", data_hash="d", target=target())
 
 

@@ -71,6 +71,7 @@ def train(context: WorkerContext) -> int:
     adapter = context.folder.out / "adapter"
     lineage = {
         "parent_weights": weights,
+        "model_weights": weights if parent is None else weights_hash(inputs["model"]),
         "instrument": inputs["instrument"],
         "recipe": recipe.model_dump(mode="json"),
         "data": data,

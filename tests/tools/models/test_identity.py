@@ -148,7 +148,6 @@ def test_metadata_that_mlx_left_null_is_no_fault(tmp_path: Path) -> None:
     assert list(read_header(path).tensors) == ["a"]
 
 
-
 @pytest.mark.parametrize(
     ("content", "why"),
     [
