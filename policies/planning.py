@@ -24,6 +24,11 @@ from state.records import Action, Alternative, Commitment, Decision, Json, Run, 
 BY_EDIT = "edit"
 """Who stopped a training that the campaign file no longer asks for; its run is set aside, not tried again."""
 
+BY_ANSWER = "answer"
+"""Who stopped a training when a person accepted the promotion of an earlier run: the goal is reached without it."""
+
+VOIDING = frozenset({BY_EDIT, BY_ANSWER})
+
 MAX_FAILURES = 2
 """Times an act may fail in one sitting before the campaign stops trying: twice the same way is no accident."""
 
@@ -194,6 +199,7 @@ def _promotion(view: View) -> Draft | None:
                 "goal.reached",
                 f"{decision.run} is promoted: its {_gate_sentence(decision)}",
                 decision.run,
+                {run_id: {"state": "lost"} for run_id in _abandoned(view)},
             )
         question = view.answer_to(decision)
         if question is not None and question.answer == "no" and decision.goal_version == view.goal_version:
@@ -250,10 +256,10 @@ def _open_run(view: View) -> Run | None:
 
 
 def _abandoned(view: View) -> list[str]:
-    """Return the runs that no longer fit the world: other data, other weights, never begun or stopped by an edit."""
+    """Return the runs that are no longer wanted: of other data or weights and never begun, or stopped on purpose."""
     withdrawn = {d.id for d in view.decisions if d.action == "train" and _is_withdrawn(view, d)}
     begun = {action.decision for action in view.actions}
-    voided = {action.decision for action in view.actions if _exit(action).get("by") == BY_EDIT}
+    voided = {action.decision for action in view.actions if _exit(action).get("by") in VOIDING}
     gone = (withdrawn - begun) | voided
     return [run.id for run in view.runs if run.state == "planned" and run.decision in gone]
 
@@ -270,8 +276,8 @@ def _guard_verdict(action: Action) -> str:
 
 
 def _was_stopped(action: Action) -> bool:
-    """Whether a guard or an edit ended an action's job, which is no failure of a tool."""
-    return bool(_guard_verdict(action)) or _exit(action).get("by") == BY_EDIT
+    """Whether a guard, an edit or an answer ended an action's job, which is no failure of a tool."""
+    return bool(_guard_verdict(action)) or _exit(action).get("by") in VOIDING
 
 
 def _follow_run(view: View) -> Draft | None:

@@ -29,7 +29,8 @@ def _outcome(action: Action) -> str:
     exit_record: Json = action.result.get("exit") or {}
     if action.state == "failed":
         lines = exit_record.get("last_lines") or [""]
-        return f"{action.kind} failed: {exit_record.get('reason') or lines[-1] or 'no reason was left'}."
+        how = f"was stopped by {exit_record['by']}" if exit_record.get("state") == "stopped" else "failed"
+        return f"{action.kind} {how}: {exit_record.get('reason') or lines[-1] or 'no reason was left'}."
     wall_s = exit_record.get("wall_s")
     restarts = exit_record.get("restarts") or 0
     took = f" in {float(wall_s):.0f} s" if wall_s is not None else ""

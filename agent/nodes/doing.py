@@ -10,7 +10,7 @@ from agent import surface
 from agent.graph import GraphState
 from agent.session import Session
 from agent.specs import job_kind, job_spec
-from policies.planning import BY_EDIT
+from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
 from state.files import fsync_folder, read_json, write_json
 from state.goal import Goal
 from state.hashing import hash_tree
@@ -69,7 +69,7 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     status = _watch(session, spec, folder)
     ended: Json = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
     result = read_json(session.paths.job(action.key).result) or {}
-    is_void = status.exit is not None and status.exit.by == BY_EDIT
+    is_void = status.exit is not None and status.exit.by in VOIDING
     if not result and kind == "training" and status.state == "stopped" and not is_void:
         result = _last_save(session, spec, folder, str(ended["exit"].get("verdict") or ""))
     if not result:
@@ -137,11 +137,21 @@ def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
         before = session.goal
         if surface.absorb_edit(session) and spec.kind == "training" and _invalidates(before, session.goal):
             session.backend.stop(folder, by=BY_EDIT, reason="the campaign file no longer asks for this training")
+        if spec.kind == "training" and _is_promotion_accepted(session):
+            session.backend.stop(folder, by=BY_ANSWER, reason="the promotion of an earlier run was accepted")
         if session.is_stopping and not is_stop_sent:
             session.backend.stop(folder, by="person", reason="vigil stop")
             is_stop_sent = True
         session.clock.sleep(pause_s)
         pause_s = min(1.0, pause_s * 1.3)
+
+
+def _is_promotion_accepted(session: Session) -> bool:
+    """Say whether a person has said yes to a promotion that is not carried out yet: the goal is reached without more."""
+    read = session.store.read
+    accepted = [row.decision for row in read.approvals() if row.kind == "promotion" and row.answer == "yes"]
+    begun = {action.decision for action in read.actions()} if accepted else set()
+    return any(decision not in begun for decision in accepted)
 
 
 def _invalidates(before: Goal, after: Goal) -> bool:

@@ -132,6 +132,25 @@ def test_while_a_promotion_waits_the_night_goes_on_with_another_run(tmp_path: Pa
     assert [action["kind"] for action in found["actions"]].count("confirm") == 1, "confirmation stays closed meanwhile"
 
 
+def test_a_yes_to_a_promotion_ends_the_training_that_is_no_longer_needed(tmp_path: Path) -> None:
+    recipe = {"batch_size": 4, "iters": 120, "max_seq_length": 128, "learning_rate": 0.001}
+    changes: dict[str, Any] = {"approvals": {"promotion": {"mode": "wait"}}, "budget": {"runs": 4}, "recipe": recipe}
+    campaign, home = world.write_campaign(tmp_path / "files", **changes), tmp_path / "home"
+    agent = world.start(campaign, home)
+    until(lambda: sum(job["kind"] == "training" for job in _jobs(home)) == 2)
+    question = world.rows(home)["approvals"][-2]
+    assert (question["kind"], question["answer"]) == ("promotion", None)
+    assert vigil(home, "approve", question["id"]).returncode == 0
+    assert agent.wait(timeout=120) == 0
+    found = world.rows(home)
+    second = next(job for job in found["jobs"] if job["run"] == "R2")
+    assert (second["state"], second["exit"]["by"]) == ("stopped", "answer")
+    assert second["step"] < second["steps"]
+    assert [(run["id"], run["state"]) for run in found["runs"]] == [("R1", "judged"), ("R2", "lost")]
+    assert found["campaign"][0]["promoted"] == "R1"
+    assert not list((home / "storm" / "jobs").glob("*/out/violations.jsonl"))
+
+
 def test_a_stop_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     recipe = {"batch_size": 4, "iters": 300, "max_seq_length": 128, "learning_rate": 0.001}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
