@@ -147,7 +147,7 @@ def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
 
 
 def _is_promotion_accepted(session: Session) -> bool:
-    """Say whether a person has said yes to a promotion that is not carried out yet: the goal is reached without more."""
+    """Say whether a promotion was answered yes and is not carried out yet: the goal is reached without more."""
     read = session.store.read
     accepted = [row.decision for row in read.approvals() if row.kind == "promotion" and row.answer == "yes"]
     begun = {action.decision for action in read.actions()} if accepted else set()
