@@ -75,6 +75,7 @@ def _ours(data: Path, n_rows: int, batch_size: int, folder: Path) -> tuple[float
     from tools.models.load import load_model
     from tools.training.data import read_rows
     from tools.training.loop import Training
+    from tools.training.objective import Demonstrations
     from tools.training.preparation import build_optimizer, prepare
 
     recipe = _recipe(n_rows, batch_size)
@@ -85,8 +86,7 @@ def _ours(data: Path, n_rows: int, batch_size: int, folder: Path) -> tuple[float
         model=model,
         optimizer=build_optimizer(recipe),
         recipe=recipe,
-        train=rows,
-        valid=[],
+        objective=Demonstrations(recipe, rows, []),
         folder=folder,
         emit=lambda _row: None,
         should_stop=lambda: False,

@@ -7,8 +7,10 @@ differ. A function of (seed, epoch) needs no saved state: a resumed run finds it
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _BUCKETS = 16
 """Batches that are sorted together: enough to cut padding, few enough that batches stay mixed."""
@@ -28,6 +30,27 @@ class Cursor:
 
     epoch: int = 0
     position: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-step computes on.
+
+    Args:
+        arrays: What the objective's loss takes after the model.
+        weight: What its summed loss is divided by: learned tokens, or pairs.
+        rows: Rows of the data.
+        learned_tokens: Tokens that are targets.
+        real_tokens: Positions that hold a token.
+        padded_tokens: Positions computed, padding included.
+    """
+
+    arrays: tuple[NDArray[Any], ...]
+    weight: int
+    rows: int
+    learned_tokens: int
+    real_tokens: int
+    padded_tokens: int
 
 
 def epoch_batches(

@@ -1,6 +1,8 @@
 """Training rows as tokens, with the exact positions that are learned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.errors import ConfigError
-from tools.evaluation.prompts import render_training
+from tools.evaluation.prompts import Rendered, render_training
 from tools.tracks.formats import iter_data
-from tools.training.batching import padded_length
+from tools.training.batching import Batch, padded_length
 
 
 @dataclass(frozen=True)
@@ -33,66 +35,83 @@ class Row:
         return len(self.tokens) - self.learned_from
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Padded rows.
-
-    Args:
-        tokens: shape (rows, padded length), padding is 0.
-        mask: shape (rows, padded length - 1), 1 where the *next* token is learned; padding never is.
-    """
-
-    tokens: NDArray[np.int32]
-    mask: NDArray[np.float32]
-
-    @property
-    def targets(self) -> int:
-        """Tokens that are learned."""
-        return int(self.mask.sum())
-
-
 def read_rows(
     path: Path, tokenizer: Any, *, max_seq_length: int, mask_prompt: bool, system: str | None, truncate: bool
 ) -> list[Row]:
     """Return a data file as rows of tokens.
 
     Raises:
-        ConfigError: A row is longer than `max_seq_length` and may not be cut, or nothing of it would be learned. The
+        ConfigError: As `fitting_row`.
+    """
+    fit = partial(fitting_row, max_seq_length=max_seq_length, mask_prompt=mask_prompt, truncate=truncate)
+    return [fit(render_training(tokenizer, item.row, system), f"{path}:{item.line}") for item in iter_data(path)]
+
+
+def fitting_row(
+    rendered: Rendered, where: str, *, max_seq_length: int, mask_prompt: bool, truncate: bool, what: str = "the row"
+) -> Row:
+    """Return rendered text as a row.
+
+    Args:
+        rendered: Tokens, and where the answer begins.
+        where: File and line.
+        max_seq_length: Most tokens a row may have.
+        mask_prompt: Learn the answer alone.
+        truncate: Cut what is longer.
+        what: The row's name in a refusal.
+
+    Raises:
+        ConfigError: The row is longer than `max_seq_length` and may not be cut, or nothing of it would be learned. The
             stock trainer cuts the answer with a warning, and a prompt that long gives a NaN loss and exit code 0.
     """
-    rows = []
-    for item in iter_data(path):
-        rendered = render_training(tokenizer, item.row, system)
-        tokens = rendered.tokens[:max_seq_length]
-        start = max(1, rendered.prompt_length) if mask_prompt else 1
-        if start >= len(tokens):
-            raise ConfigError(
-                f"{path}:{item.line}: nothing is left to learn, the prompt alone has {rendered.prompt_length} tokens "
-                f"of max_seq_length {max_seq_length}; raise it or remove the row.",
-                what="recipe.max_seq_length",
-                value=rendered.prompt_length,
-                limit=max_seq_length,
-                where=f"{path}:{item.line}",
-            )
-        if len(rendered.tokens) > max_seq_length and not truncate:
-            raise ConfigError(
-                f"{path}:{item.line}: the row has {len(rendered.tokens)} tokens and recipe.max_seq_length is "
-                f"{max_seq_length}; raise it, remove the row, or set recipe.truncate: true.",
-                what="recipe.max_seq_length",
-                value=len(rendered.tokens),
-                limit=max_seq_length,
-                where=f"{path}:{item.line}",
-            )
-        rows.append(Row(tokens, start, len(rendered.tokens) > max_seq_length))
-    return rows
+    tokens = rendered.tokens[:max_seq_length]
+    start = max(1, rendered.prompt_length) if mask_prompt else 1
+    if start >= len(tokens):
+        raise ConfigError(
+            f"{where}: nothing is left to learn, the prompt alone has {rendered.prompt_length} tokens "
+            f"of max_seq_length {max_seq_length}; raise it or remove the row.",
+            what="recipe.max_seq_length",
+            value=rendered.prompt_length,
+            limit=max_seq_length,
+            where=where,
+        )
+    if len(rendered.tokens) > max_seq_length and not truncate:
+        raise ConfigError(
+            f"{where}: {what} has {len(rendered.tokens)} tokens and recipe.max_seq_length is "
+            f"{max_seq_length}; raise it, remove the row, or set recipe.truncate: true.",
+            what="recipe.max_seq_length",
+            value=len(rendered.tokens),
+            limit=max_seq_length,
+            where=where,
+        )
+    return Row(tokens, start, len(rendered.tokens) > max_seq_length)
 
 
-def collate(rows: list[Row]) -> Batch:
-    """Return rows as one padded batch with its exact mask."""
+def padded(rows: Sequence[Row]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return rows as one block and its exact mask.
+
+    Returns:
+        tokens: shape (rows, padded length), padding is 0.
+        mask: shape (rows, padded length - 1), 1 where the *next* token is learned; padding never is.
+    """
     width = padded_length([len(row.tokens) for row in rows])
     tokens = np.zeros((len(rows), width), dtype=np.int32)
     mask = np.zeros((len(rows), width - 1), dtype=np.float32)
     for place, row in enumerate(rows):
         tokens[place, : len(row.tokens)] = row.tokens
         mask[place, row.learned_from - 1 : len(row.tokens) - 1] = 1.0
-    return Batch(tokens, mask)
+    return tokens, mask
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Return rows as one batch of demonstrations: `arrays` are tokens and mask, `weight` the learned tokens."""
+    tokens, mask = padded(rows)
+    learned = sum(row.targets for row in rows)
+    return Batch(
+        arrays=(tokens, mask),
+        weight=learned,
+        rows=len(rows),
+        learned_tokens=learned,
+        real_tokens=sum(len(row.tokens) for row in rows),
+        padded_tokens=tokens.size,
+    )

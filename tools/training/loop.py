@@ -6,27 +6,37 @@ Every step is a function of (weights, optimizer, step number): data order follow
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
+from numpy.typing import NDArray
 
 from state.errors import ConfigError
 from state.records import Json
 from tools.training import saves
-from tools.training.batching import Cursor, batches_from, padded_length
-from tools.training.data import Row, collate
+from tools.training.batching import Batch, Cursor
 from tools.training.environment import environment
-from tools.training.losses import arrays, demonstration_loss, mean_loss
+from tools.training.losses import arrays, measure
+from tools.training.objective import Objective
+from tools.training.progress import Progress, newest
 from tools.training.recipe import Recipe
-from tools.training.saves import Progress
+from tools.training.samples import Sampler
 
 _PROBE_TOLERANCE = 1e-3
 """Relative difference of the probe loss that other hardware may cause; a fresh start differs by far more (mode 12)."""
+
+
+EARLY_SHARE = 0.2
+"""Share of the steps within which a loss that leaves nothing to learn is suspicious (mode 14)."""
+
+_SEPARATED_STEPS = 2
+"""Micro-steps in a row that must say so: one batch of easy pairs says nothing."""
 
 
 class _DivergedError(Exception):
@@ -60,12 +70,12 @@ class Training:
         model: Prepared by `preparation.prepare`.
         optimizer: From `preparation.build_optimizer`.
         recipe: What to do.
-        train: Training rows.
-        valid: Validation rows; may be empty.
+        objective: What is learned, and from what.
         folder: Where saves go.
         emit: Takes a report row.
         should_stop: Whether a stop was asked for.
         data: Hash of the training file.
+        sampler: Generates at some steps, so that a collapse shows; None for none.
     """
 
     def __init__(
@@ -74,26 +84,26 @@ class Training:
         model: Any,
         optimizer: Any,
         recipe: Recipe,
-        train: list[Row],
-        valid: list[Row],
+        objective: Objective,
         folder: Path,
         emit: Callable[[Json], None],
         should_stop: Callable[[], bool],
         data: str = "",
+        sampler: Sampler | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.recipe = recipe
-        self.train = train
+        self.objective = objective
         self.saves = folder
         self.emit = emit
         self.should_stop = should_stop
+        self.sampler = sampler
         self.progress = Progress(environment=environment(), data=data)
-        self._lengths = [len(row.tokens) for row in train]
-        self._valid = self._validation_batches(valid)
-        self._loss_and_grad = nn.value_and_grad(model, demonstration_loss)
+        self._valid = objective.validation()
+        self._loss_and_grad = nn.value_and_grad(model, objective.loss)
         self._gradient: Any = None
-        self._gradient_tokens = 0
+        self._gradient_weight = 0
         self._healthy = model.trainable_parameters()
         self._saved_step = 0
 
@@ -103,6 +113,12 @@ class Training:
         Raises:
             ConfigError: The newest save does not load as what was saved.
         """
+        if self.sampler is not None:
+            # Before a save is put in place: these are the parent's own outputs.
+            first = self.sampler.begin()
+            if first is None:
+                return Outcome(self.progress, "", is_stopped=True, resumed_from=0, tokens_per_s=0.0)
+            self.emit(first)
         resumed_from = self._resume()
         tokens_before = self.progress.trained_tokens
         self._healthy = self.model.trainable_parameters()
@@ -127,60 +143,55 @@ class Training:
             _DivergedError: A loss or gradient is not finite.
         """
         window = _Window()
-        for rows, after in self._batches():
+        for batch, after in self.objective.batches(self.progress.cursor):
             if self.progress.step >= self.recipe.iters:
                 break
             started = time.monotonic()
-            loss = self._step(rows)
+            loss, figures = self._step(batch)
             seconds = time.monotonic() - started
             self.progress.steps_s += seconds
-            self._advance(rows, after)
-            window.add(loss, sum(self.train[row].targets for row in rows), seconds)
+            self._advance(batch, after)
+            window.add(loss, batch, figures, seconds)
             self._report(window)
+            self._count_separated(loss, figures)
             if self._is_between_updates():
                 continue
             if self._is_due(self.recipe.steps_per_eval):
                 self._validate()
+            signals = self._sampled()
             if self._is_due(self.recipe.save_every):
                 self._save()
+            # After the save: a guard that stops the run on these finds it on disk.
+            for row in signals:
+                self.emit(row)
             if self.should_stop():
                 self._save()
                 return True
         return False
 
-    def _batches(self) -> Iterator[tuple[list[int], Cursor]]:
-        return batches_from(
-            self._lengths,
-            self.recipe.batch_size,
-            self.recipe.seed,
-            self.progress.cursor,
-            bucketing=self.recipe.length_bucketing,
-        )
-
-    def _step(self, rows: list[int]) -> float:
-        """Do one micro-step and, when due, the update; return the mean loss.
+    def _step(self, batch: Batch) -> tuple[float, NDArray[np.float64]]:
+        """Do one micro-step and, when due, the update; return the mean loss and the batch's figures.
 
         Raises:
             _DivergedError: The loss or the gradient is not finite; the weights are as they were.
         """
         # Dropout depends on (seed, step) alone, so a resumed run draws what an uninterrupted one draws.
         mx.random.seed(self.recipe.seed * 1_000_003 + self.progress.step)
-        batch = collate([self.train[row] for row in rows])
-        loss, gradient = self._loss_and_grad(self.model, *arrays(batch))
+        (loss, figures), gradient = self._loss_and_grad(self.model, *arrays(batch))
         if self._gradient is not None:
             gradient = tree_map(lambda one, two: one + two, self._gradient, gradient)
-        tokens = self._gradient_tokens + batch.targets
-        mx.eval(loss, gradient)
-        mean = float(loss) / batch.targets
+        weight = self._gradient_weight + batch.weight
+        mx.eval(loss, figures, gradient)
+        mean = float(loss) / batch.weight
         self._require_finite(mean)
         self._healthy = self.model.trainable_parameters()
         step = self.progress.step + 1
         if step % self.recipe.grad_accumulation_steps and step < self.recipe.iters:
-            self._gradient, self._gradient_tokens = gradient, tokens
-            return mean
-        self._update(tree_map(lambda part: part / tokens, gradient))
-        self._gradient, self._gradient_tokens = None, 0
-        return mean
+            self._gradient, self._gradient_weight = gradient, weight
+        else:
+            self._update(tree_map(lambda part: part / weight, gradient))
+            self._gradient, self._gradient_weight = None, 0
+        return mean, np.array(figures, dtype=np.float64)
 
     def _require_finite(self, value: float) -> None:
         if not math.isfinite(value):
@@ -200,14 +211,32 @@ class Training:
         if self.recipe.clear_cache_threshold and mx.get_cache_memory() > self.recipe.clear_cache_threshold:
             mx.clear_cache()
 
-    def _advance(self, rows: list[int], after: Cursor) -> None:
+    def _advance(self, batch: Batch, after: Cursor) -> None:
         done = self.progress
-        width = padded_length([self._lengths[row] for row in rows])
-        done.seen_rows += len(rows) if done.cursor.epoch == 0 else 0
+        done.seen_rows += batch.rows if done.cursor.epoch == 0 else 0
         done.step += 1
         done.cursor = after
-        done.trained_tokens += sum(self.train[row].targets for row in rows)
-        done.padded_tokens += len(rows) * width
+        done.trained_tokens += batch.learned_tokens
+        done.real_tokens += batch.real_tokens
+        done.padded_tokens += batch.padded_tokens
+
+    def _count_separated(self, loss: float, figures: NDArray[np.float64]) -> None:
+        is_separated = self.objective.is_separated(loss, figures)
+        self.progress.separated = self.progress.separated + 1 if is_separated else 0
+
+    def _sampled(self) -> list[Json]:
+        """Generate where it is due; return the rows that say what was seen."""
+        done = self.progress
+        is_early = done.separated >= _SEPARATED_STEPS and done.step <= EARLY_SHARE * self.recipe.iters
+        wants_look = is_early and not done.is_looked_at
+        done.is_looked_at |= is_early
+        early: Json = {"step": done.step, "loss_collapsed": 1.0}
+        is_due = self.sampler is not None and (wants_look or self._is_due(self.sampler.every))
+        signals = self.sampler.take(done.step) if self.sampler is not None and is_due else None
+        if signals is None:
+            return [early] if wants_look else []
+        done.is_healthy = not signals["sample_collapsed"]
+        return [signals, early | {"early_moved": signals["sample_moved"]}] if wants_look else [signals]
 
     def _is_due(self, every: int) -> bool:
         """Whether something done every so many steps is due: at the first update boundary at or after it."""
@@ -233,24 +262,19 @@ class Training:
                 "iterations_per_second": window.iterations_per_s,
                 "trained_tokens": self.progress.trained_tokens,
                 "peak_memory_gb": mx.get_peak_memory() / 1e9,
+                **self.objective.report(window.figures),
             }
         )
         window.reset()
-
-    def _validation_batches(self, rows: list[Row]) -> list[Any]:
-        """Return the whole set in batches of like length, the tail included; or a few from short to long if asked."""
-        ordered = sorted(rows, key=lambda row: len(row.tokens))
-        size = self.recipe.batch_size
-        batches = [collate(ordered[at : at + size]) for at in range(0, len(ordered), size)]
-        wanted = len(batches) if self.recipe.val_batches < 0 else min(self.recipe.val_batches, len(batches))
-        return [batches[(2 * place + 1) * len(batches) // (2 * wanted)] for place in range(wanted)]
 
     def _validate(self) -> None:
         if not self._valid:
             return
         started = time.monotonic()
-        loss = mean_loss(self.model, self._valid)
-        self.emit({"step": self.progress.step, "val_loss": loss, "val_time_s": time.monotonic() - started})
+        loss, figures = measure(self.model, self.objective.loss, self._valid)
+        said = {f"val_{name}": value for name, value in self.objective.report(figures).items()}
+        seconds = time.monotonic() - started
+        self.emit({"step": self.progress.step, "val_loss": loss, "val_time_s": seconds, **said})
         if not math.isfinite(loss):
             raise _DivergedError
         self.progress.val_losses.append((self.progress.step, loss))
@@ -269,12 +293,12 @@ class Training:
         saves.save(self.saves, self.model, self.optimizer, self.recipe.adapter_config(), self.progress)
 
     def _probe(self) -> float:
-        rows, _ = next(self._batches())
-        return mean_loss(self.model, [collate([self.train[row] for row in rows])])
+        batch, _ = next(self.objective.batches(self.progress.cursor))
+        return measure(self.model, self.objective.loss, [batch])[0]
 
     def _resume(self) -> int:
         """Go on from the newest save, if there is one that loads as what was saved."""
-        found = saves.newest(self.saves)
+        found = newest(self.saves)
         if found is None:
             return 0
         folder, progress = found
@@ -293,6 +317,8 @@ class Training:
         except ValueError as error:
             raise ConfigError(str(error), what="saves", where=str(folder)) from error
         self.progress, self._saved_step = progress, progress.step
+        if self.sampler is not None:
+            self.sampler.rewind(progress.step)
         probe = self._probe()
         expected = progress.probe_loss
         if expected is not None and abs(probe - expected) > _PROBE_TOLERANCE * max(1.0, abs(expected)):
@@ -320,27 +346,33 @@ class Training:
 
 
 class _Window:
-    """Losses and speed since the last report; validation and saves take no part in the speed."""
+    """Losses, figures and speed since the last report; validation, samples and saves take no part in the speed."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self._loss = 0.0
+        self._weight = 0
         self._tokens = 0
-        self._steps = 0
         self._seconds = 0.0
+        self._figures: list[NDArray[np.float64]] = []
 
-    def add(self, loss: float, tokens: int, seconds: float) -> None:
-        self._loss += loss * tokens
-        self._tokens += tokens
-        self._steps += 1
+    def add(self, loss: float, batch: Batch, figures: NDArray[np.float64], seconds: float) -> None:
+        self._loss += loss * batch.weight
+        self._weight += batch.weight
+        self._tokens += batch.learned_tokens
         self._seconds += seconds
+        self._figures.append(figures)
 
     @property
     def loss(self) -> float:
-        """Mean per learned token, nats."""
-        return self._loss / self._tokens
+        """Mean per learned token (nats) or pair."""
+        return self._loss / self._weight
+
+    @property
+    def figures(self) -> NDArray[np.float64]:
+        return np.concatenate(self._figures)
 
     @property
     def tokens_per_s(self) -> float:
@@ -348,4 +380,4 @@ class _Window:
 
     @property
     def iterations_per_s(self) -> float:
-        return self._steps / max(1e-9, self._seconds)
+        return len(self._figures) / max(1e-9, self._seconds)

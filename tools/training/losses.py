@@ -1,21 +1,30 @@
-"""Objectives, each a function of model and batch; worker processes only.
+"""Losses, each a function of model and arrays; worker processes only.
 
-One today: the cross-entropy of demonstrations. Preferences and rollouts join here, under the same loop.
+Each returns (sum, figures): the summed loss, a sum so that accumulated micro-batches are divided by their weight
+together and each token or pair weighs the same whichever batch it is in; and what the report is made of,
+shape (rows, columns).
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
+from numpy.typing import NDArray
 
-from tools.training.data import Batch
+from tools.training.batching import Batch
+
+Loss = Callable[..., tuple[mx.array, mx.array]]
+
+PREFERENCE_COLUMNS = (
+    "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens",
+)  # fmt: skip
+"""Of a pair: implicit rewards beta * (policy - reference), log-probabilities in nats, learned tokens."""
 
 
-def demonstration_loss(model: Any, tokens: mx.array, mask: mx.array) -> mx.array:
-    """Return the summed negative log-likelihood of the learned tokens, nats.
-
-    A sum, not a mean: accumulated micro-batches are divided by their tokens together, so that each token weighs the
-    same whichever batch it is in.
+def demonstration_loss(model: Any, tokens: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the summed negative log-likelihood of the learned tokens, nats; it has no figures.
 
     Args:
         model: Called with tokens, gives logits.
@@ -24,26 +33,77 @@ def demonstration_loss(model: Any, tokens: mx.array, mask: mx.array) -> mx.array
     """
     logits = model(tokens[:, :-1]).astype(mx.float32)
     losses: mx.array = nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask
-    return losses.sum()
+    return losses.sum(), mx.zeros((tokens.shape[0], 0))
 
 
-def arrays(batch: Batch) -> tuple[mx.array, mx.array]:
-    """Return a batch's tokens and mask on the device."""
-    return mx.array(batch.tokens), mx.array(batch.mask)
+def answer_logps(model: Any, tokens: mx.array, mask: mx.array) -> mx.array:
+    """Return the log-probability of each row's learned tokens together: shape (rows,), nats."""
+    logits = model(tokens[:, :-1]).astype(mx.float32)
+    logps: mx.array = (-nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask).sum(axis=-1)
+    return logps
 
 
-def mean_loss(model: Any, batches: list[Batch]) -> float:
-    """Return the mean loss per learned token over whole batches, nats; dropout off.
+def _sigmoid(margin: mx.array, beta: float, smoothing: float) -> mx.array:
+    right, wrong = nn.log_sigmoid(beta * margin), nn.log_sigmoid(-beta * margin)
+    return -((1 - smoothing) * right + smoothing * wrong)
+
+
+def _ipo(margin: mx.array, beta: float, _: float) -> mx.array:
+    return mx.square(margin - 1 / (2 * beta))
+
+
+def _hinge(margin: mx.array, beta: float, _: float) -> mx.array:
+    return mx.maximum(1 - beta * margin, 0)
+
+
+_OF_MARGIN = {"sigmoid": _sigmoid, "ipo": _ipo, "hinge": _hinge}
+
+
+def preference_loss(beta: float, kind: str, label_smoothing: float) -> Loss:
+    """Return a loss over pairs, whose chosen sides are the first half of the rows and rejected sides the second.
+
+    With h the policy's log-ratio of chosen to rejected less the reference's: `sigmoid` is
+    -(1 - s) log sigma(beta h) - s log sigma(-beta h) with label smoothing s (Rafailov et al. 2023, eq. 7; Mitchell
+    2023); `hinge` is max(0, 1 - beta h) (Zhao et al. 2023); `ipo` is (h - 1 / (2 beta))^2 (Azar et al. 2023, eq. 17)
+    with log-probabilities per token, as TRL and mlx-lm-lora have it: summed, the longer answer would set the scale.
+
+    Args:
+        beta: Strength of the tie to the reference, above 0.
+        kind: sigmoid, ipo or hinge.
+        label_smoothing: Share of pairs taken to be labelled the wrong way round, [0, 0.5); sigmoid only.
+    """
+    of_margin = _OF_MARGIN[kind]
+
+    def loss(model: Any, tokens: mx.array, mask: mx.array, reference: mx.array) -> tuple[mx.array, mx.array]:
+        logps = answer_logps(model, tokens, mask)
+        lengths = mask.sum(axis=-1)
+        ratios = logps - reference
+        chosen, rejected = mx.split(ratios / lengths if kind == "ipo" else ratios, 2)
+        losses = of_margin(chosen - rejected, beta, label_smoothing)
+        sides = [*mx.split(beta * ratios, 2), *mx.split(logps, 2), *mx.split(lengths, 2)]
+        return losses.sum(), mx.stack([mx.stop_gradient(side) for side in sides], axis=-1)
+
+    return loss
+
+
+def arrays(batch: Batch) -> list[mx.array]:
+    """Return a batch's arrays on the device."""
+    return [mx.array(part) for part in batch.arrays]
+
+
+def measure(model: Any, loss: Loss, batches: Iterable[Batch]) -> tuple[float, NDArray[np.float64]]:
+    """Return the mean loss and the figures over whole batches; dropout off.
 
     Side effects: leaves the model in the mode it was in.
     """
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
+    total, weight = 0.0, 0
+    found = []
     for batch in batches:
-        loss = demonstration_loss(model, *arrays(batch))
-        total += float(loss)
-        count += batch.targets
-    if was_training:
-        model.train()
-    return total / count
+        value, figures = loss(model, *arrays(batch))
+        total += float(value)
+        weight += batch.weight
+        found.append(np.array(figures, dtype=np.float64))
+    model.train(was_training)
+    return total / weight, np.concatenate(found)

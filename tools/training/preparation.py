@@ -86,6 +86,8 @@ def _checkpoint_gradients(kind: Any) -> None:
     plain = kind.__call__
 
     def checkpointed(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if not layer.training:
+            return plain(layer, *args, **kwargs)
         inside, after = _two_seeds()
 
         def compute(parameters: Any, *args: Any, **kwargs: Any) -> Any:

@@ -140,27 +140,73 @@ class Recipe(_Part):
         return {**config, "lora_parameters": {k: v for k, v in config["lora_parameters"].items() if v is not None}}
 
 
-def validate_recipe(recipe: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with its defaults filled in.
+class PreferenceRecipe(Recipe):
+    """A recipe for pairs; its own keys are mlx-lm-lora's."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """Strength of the tie to the reference; the smaller, the further the policy may go."""
+    loss_type: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    """mlx-lm-lora spells it `dpo_cpo_loss_type`."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs taken to be labelled the wrong way round."""
+
+    @model_validator(mode="after")
+    def _is_a_preference(self) -> Self:
+        if self.label_smoothing and self.loss_type != "sigmoid":
+            raise ValueError(f"`label_smoothing` belongs to the sigmoid loss; {self.loss_type} has none")
+        if not self.mask_prompt:
+            raise ValueError("`mask_prompt: false` has no meaning for pairs: their prompt is the same on both sides")
+        return self
+
+
+RECIPES: Mapping[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe}
+"""Instrument -> what its recipe may say."""
+
+_SPELLINGS = {"dpo": {"dpo_cpo_loss_type": "loss_type"}}
+"""Instrument -> another tool's key -> ours."""
+
+
+def validate_recipe(recipe: Mapping[str, Any], instrument: str = "sft") -> Recipe:
+    """Return an instrument's recipe with its defaults filled in.
 
     Raises:
-        ConfigError: An unknown key (the nearest known one is named), a wrong type or a value out of range.
+        ConfigError: An unknown key (the nearest known one is named), a wrong type or a value out of range; or an
+            instrument that has no recipe.
     """
+    if instrument not in RECIPES:
+        raise ConfigError(
+            f"`{instrument}` cannot be trained; known instruments are {', '.join(RECIPES)}.",
+            what="instrument",
+            value=instrument,
+        )
+    kind = RECIPES[instrument]
     try:
-        return Recipe.model_validate(dict(recipe))
+        return kind.model_validate(_in_our_spelling(recipe, instrument))
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0]) from None
+        raise _refusal(error.errors(include_url=False)[0], kind) from None
 
 
-def _refusal(fault: Any) -> ConfigError:
+def _in_our_spelling(recipe: Mapping[str, Any], instrument: str) -> Json:
+    ours = dict(recipe)
+    for theirs, name in _SPELLINGS.get(instrument, {}).items():
+        if theirs in ours and name in ours:
+            raise ConfigError(f"`recipe.{theirs}` and `recipe.{name}` are one key; keep one.", what=f"recipe.{theirs}")
+        if theirs in ours:
+            ours[name] = ours.pop(theirs)
+    return ours
+
+
+def _refusal(fault: Any, kind: type[Recipe]) -> ConfigError:
     """Return one sentence about the first fault."""
     keys = [str(part) for part in fault["loc"]]
     name = ".".join(["recipe", *keys])
     if fault["type"] == "extra_forbidden":
         parts: dict[str, type[_Part]] = {"lora_parameters": LoraParameters, "lr_schedule": Schedule}
-        known = list((parts.get(keys[0], Recipe) if len(keys) > 1 else Recipe).model_fields)
+        known = list((parts.get(keys[0], kind) if len(keys) > 1 else kind).model_fields)
         near = get_close_matches(keys[-1], known, 1)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys are {', '.join(known)}."
+        others = [name for name, other in RECIPES.items() if len(keys) == 1 and keys[0] in other.model_fields]
+        hint = f"it is one of {others[0]}." if others else hint
         hint = f"{_ALPHA}." if keys[-1] == "alpha" else hint
         return ConfigError(f"`{name}` is no key of a recipe; {hint}", what=name, value=fault["input"])
     reason = str(fault["msg"]).removeprefix("Value error, ")

@@ -1,12 +1,14 @@
 """The training worker: `python -m tools.training.worker JOB`; one run, resumable at every save.
 
-Exit status 0: trained. 3: stopped by itself on a loss that is not finite, with the last healthy weights as result.
-75: a stop was asked for, everything is saved.
+Input beside model, data and recipe: `instrument`, `sft` with `data.train` (`data.valid`) or `dpo` with `data.pairs`
+(`data.valid_pairs`), and `samples: {"prompts", "max_tokens", "every"}`, what to generate for at saved steps.
+
+Exit status 0: trained. 3: usable but bad, with the last healthy weights as result: a loss was not finite (`diverged`),
+or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for, everything is saved.
 """
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
 from tools.training.lineage import require_same_adapter
+from tools.training.progress import newest_healthy
 from tools.training.recipe import Recipe, validate_recipe
 
 
@@ -29,46 +32,41 @@ def train(context: WorkerContext) -> int:
     """
     started = time.monotonic()
     inputs = context.input
-    recipe = validate_recipe(inputs["recipe"])
+    recipe = validate_recipe(inputs["recipe"], inputs["instrument"])
     parent = Path(inputs["parent_adapter"]) if inputs.get("parent_adapter") else None
     weights = _checked_weights(inputs)
     if parent is not None:
         require_same_adapter(recipe, parent, Path(inputs["model"]))
 
     from tools.models.load import load_model
-    from tools.training.data import read_rows
+    from tools.training.instruments import Setting, build
     from tools.training.loop import Training
     from tools.training.preparation import build_optimizer, prepare
 
+    out = context.folder.out
     model, tokenizer = load_model(Path(inputs["model"]), parent, inputs.get("dtype"))
-    read = partial(
-        read_rows,
-        tokenizer=tokenizer,
-        max_seq_length=recipe.max_seq_length,
-        mask_prompt=recipe.mask_prompt,
-        system=inputs.get("system"),
-        truncate=recipe.truncate,
-    )
-    data = hash_file(Path(inputs["data"]["train"]))
-    rows = read(Path(inputs["data"]["train"]))
-    valid = inputs["data"].get("valid")
+    sampler = _sampler(context, model, tokenizer, recipe)
+    # Before anything is trainable: a reference is the parent as it was loaded.
+    built = build(Setting(inputs, recipe, model, tokenizer, weights, out, context.emit))
     prepare(model, recipe, parent)
+    data = hash_file(built.data)
     training = Training(
         model=model,
         optimizer=build_optimizer(recipe),
         recipe=recipe,
-        train=rows,
-        valid=read(Path(valid)) if valid else [],
-        folder=context.folder.out / "saves",
+        objective=built.objective,
+        folder=out / "saves",
         emit=context.emit,
         should_stop=lambda: context.should_stop,
         data=data,
+        sampler=sampler,
     )
     training.saves.mkdir(parents=True, exist_ok=True)
     outcome = training.run()
     if outcome.is_stopped:
         context.leave_stopped()
-    adapter = context.folder.out / "adapter"
+    verdict, step = _deliver(training, outcome)
+    adapter = out / "adapter"
     lineage = {
         "parent_weights": weights,
         "model_weights": weights if parent is None else weights_hash(inputs["model"]),
@@ -79,11 +77,11 @@ def train(context: WorkerContext) -> int:
     }
     _write_adapter(adapter, model, recipe, lineage)
     progress = outcome.progress
-    real = _real_tokens(rows, progress.step, recipe)
     context.finish(
         {
             "adapter": "out/adapter",
             "adapter_hash": hash_tree(adapter),
+            "adapter_step": step,
             "weights": weights_hash(inputs["model"], adapter),
             "parent_weights": weights,
             "iters": progress.step,
@@ -95,26 +93,52 @@ def train(context: WorkerContext) -> int:
             "val_losses": [loss for _, loss in progress.val_losses],
             "tokens_per_s": outcome.tokens_per_s,
             "peak_memory_gb": _peak_memory_gb(),
-            "padding_share": 1 - real / progress.padded_tokens if progress.padded_tokens else 0.0,
-            "rows": len(rows),
-            "truncated_rows": sum(row.is_cut for row in rows),
-            "rows_seen_share": min(1.0, progress.seen_rows / len(rows)),
+            "padding_share": 1 - progress.real_tokens / max(1, progress.padded_tokens),
+            "rows": built.rows,
+            **built.facts,
+            "rows_seen_share": min(1.0, progress.seen_rows / built.rows),
             "resumed_from": outcome.resumed_from,
-            "verdict": outcome.verdict,
+            "verdict": verdict,
             "environment": environment(),
             "wall_s": time.monotonic() - started,
         }
     )
-    return BAD_OUTCOME if outcome.verdict else 0
+    return BAD_OUTCOME if verdict else 0
 
 
-def _real_tokens(rows: list[Any], steps: int, recipe: Recipe) -> int:
-    """Return the tokens of all rows trained on, padding left out."""
-    from tools.training.batching import Cursor, batches_from
+def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe) -> Any:
+    """Return what generates at saved steps, None where the input names no prompts."""
+    asked = context.input.get("samples") or {}
+    if not asked.get("prompts"):
+        return None
+    from tools.training.samples import Sampler, render_samples
 
-    lengths = [len(row.tokens) for row in rows]
-    batches = batches_from(lengths, recipe.batch_size, recipe.seed, Cursor(), bucketing=recipe.length_bucketing)
-    return sum(sum(lengths[row] for row in next(batches)[0]) for _ in range(steps))
+    return Sampler(
+        model=model,
+        tokenizer=tokenizer,
+        prompts=render_samples(tokenizer, asked["prompts"], context.input.get("system")),
+        max_tokens=int(asked["max_tokens"]),
+        every=int(asked.get("every") or recipe.save_every),
+        path=context.folder.out / "samples.jsonl",
+        should_stop=lambda: context.should_stop,
+    )
+
+
+def _deliver(training: Any, outcome: Any) -> tuple[str, int]:
+    """Put the weights in place that the run is judged by; return its verdict and their step.
+
+    A run whose generations had collapsed delivers its newest save from before, where there is one.
+    """
+    from tools.training.saves import restore_weights
+
+    progress = outcome.progress
+    if progress.is_healthy:
+        return outcome.verdict, progress.step
+    healthy = newest_healthy(training.saves)
+    if healthy is not None:
+        restore_weights(healthy[0], training.model)
+        return outcome.verdict or "collapsed", healthy[1].step
+    return outcome.verdict or "collapsed", progress.step
 
 
 def _peak_memory_gb() -> float:

@@ -20,7 +20,7 @@ from state.errors import ConfigError
 from tests.tools.training.jobs import RECIPE
 from tools.models.load import load_model
 from tools.training.data import Row, collate
-from tools.training.losses import arrays, demonstration_loss, mean_loss
+from tools.training.losses import arrays, demonstration_loss, measure
 from tools.training.preparation import build_optimizer, prepare
 from tools.training.recipe import validate_recipe
 
@@ -52,7 +52,9 @@ def by_hand(model: Any, rows: list[Row]) -> float:
 
 def stock(rows: list[Row], shorter_by: int) -> tuple[mx.array, mx.array]:
     """Return stock's batch of the same rows; `shorter_by` 1 takes its mask back from the padding."""
-    return mx.array(collate(rows).tokens), mx.array([[row.learned_from, len(row.tokens) - shorter_by] for row in rows])
+    return mx.array(collate(rows).arrays[0]), mx.array(
+        [[row.learned_from, len(row.tokens) - shorter_by] for row in rows]
+    )
 
 
 def losses(model: Any) -> dict[str, Any]:
@@ -62,13 +64,13 @@ def losses(model: Any) -> dict[str, Any]:
         batch = collate(rows)
         model.train()
         found[name] = {
-            "ours": mean_loss(model, [batch]),
-            "parts": mean_loss(model, [collate([row]) for row in rows]),
+            "ours": measure(model, demonstration_loss, [batch])[0],
+            "parts": measure(model, demonstration_loss, [collate([row]) for row in rows])[0],
             "by_hand": by_hand(model, rows),
             "stock": float(default_loss(model, *stock(rows, 0))[0]),
             "stock_targets": int(default_loss(model, *stock(rows, 0))[1]),
             "stock_mended": float(default_loss(model, *stock(rows, 1))[0]),
-            "targets": batch.targets,
+            "targets": batch.weight,
             "is_training_after": model.training,
         }
     return found
@@ -78,7 +80,7 @@ def gradients(model: Any) -> dict[str, float]:
     """Return the largest difference of ours from stock's gradient, and the largest entry of either."""
     ours = nn.value_and_grad(model, demonstration_loss)(model, *arrays(collate(WHOLE)))[1]
     theirs = nn.value_and_grad(model, default_loss)(model, *stock(WHOLE, 0))[1]
-    targets = collate(WHOLE).targets
+    targets = collate(WHOLE).weight
     pairs = list(zip(tree_flatten(ours), tree_flatten(theirs), strict=True))
     return {
         "parameters": len(pairs),
@@ -103,7 +105,7 @@ def checkpointing(model: Path) -> dict[str, float]:
         for step in (1e-3, -1e-3):
             loaded.update(tree_map(lambda value, part, by=step / norm: value + by * part, values, gradient))
             mx.random.seed(3)
-            sides.append(float(demonstration_loss(loaded, tokens, mask)))
+            sides.append(float(demonstration_loss(loaded, tokens, mask)[0]))
         found[name] = norm
         found[f"{name}_measured"] = (sides[0] - sides[1]) / 2e-3
     return found

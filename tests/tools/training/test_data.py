@@ -26,7 +26,7 @@ def test_a_completion_of_two_tokens_counts_two_targets_with_its_end(tmp_path: Pa
     (row,) = read(tmp_path, ROW)
     assert (len(row.tokens), row.learned_from, row.targets) == (8, 6, 2)
     assert row.tokens[-1] == FakeTokenizer().eos_token_id
-    assert collate([row]).targets == 2
+    assert collate([row]).weight == 2
 
 
 def test_without_a_mask_everything_but_the_first_token_is_learned(tmp_path: Path) -> None:
@@ -48,12 +48,13 @@ def test_system_text_is_part_of_the_prompt(tmp_path: Path) -> None:
 def test_padding_is_never_a_target_and_every_answer_token_is(shapes: list[tuple[int, int]]) -> None:
     rows = [Row(list(range(100, 100 + length)), min(start, length - 1)) for length, start in shapes]
     batch = collate(rows)
-    targets = batch.tokens[:, 1:]
-    assert batch.mask.shape == targets.shape
-    assert np.all(targets[batch.mask == 1] != 0), "padding is 0"
+    tokens, mask = batch.arrays
+    targets = tokens[:, 1:]
+    assert mask.shape == targets.shape
+    assert np.all(targets[mask == 1] != 0), "padding is 0"
     for place, row in enumerate(rows):
-        assert targets[place][batch.mask[place] == 1].tolist() == row.tokens[row.learned_from :]
-    assert batch.targets == sum(row.targets for row in rows)
+        assert targets[place][mask[place] == 1].tolist() == row.tokens[row.learned_from :]
+    assert batch.learned_tokens == batch.weight == sum(row.targets for row in rows)
 
 
 def test_a_prompt_that_fills_the_window_is_refused_even_where_rows_may_be_cut(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Where a training stands, and what its folder of saves holds; no MLX, so that the agent may ask.
+
+A save is a folder `saves/<step>/` whose marker `state.json` is written last. The newest two stay, the best by
+validation, and the newest one at which the sampled generations were healthy.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from state.files import read_json
+from state.records import Json
+from tools.models.headers import HeaderError, read_header
+from tools.training.batching import Cursor
+
+_KEPT = 2
+_WEIGHTS = ("adapters.safetensors", "optimizer.safetensors")
+
+
+@dataclass
+class Progress:
+    """Where a training stands after a step.
+
+    Args:
+        step: Micro-steps done.
+        cursor: Place in the data of the next batch.
+        trained_tokens: Learned tokens so far.
+        real_tokens: Positions computed so far that hold a token.
+        padded_tokens: Positions computed so far, padding included.
+        steps_s: Seconds spent on training steps alone; validation, samples and saves left out.
+        seen_rows: Rows of the first epoch seen so far.
+        train_loss: Mean since the last report, in the objective's unit.
+        val_losses: (step, loss), oldest first.
+        probe_loss: Loss of the batch at `cursor`, dropout off: what a load of this save must reproduce.
+        is_healthy: Whether the newest sampled generations had not collapsed; true where none are sampled.
+        separated: Steps in a row, up to this one, whose loss left nothing to learn.
+        is_looked_at: Whether the early look at generation was taken.
+        environment: What bit-for-bit equality depends on.
+        data: Hash of the training file; the cursor means nothing in another one.
+    """
+
+    step: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
+    trained_tokens: int = 0
+    real_tokens: int = 0
+    padded_tokens: int = 0
+    steps_s: float = 0.0
+    seen_rows: int = 0
+    train_loss: float | None = None
+    val_losses: list[tuple[int, float]] = field(default_factory=list)
+    probe_loss: float | None = None
+    is_healthy: bool = True
+    separated: int = 0
+    is_looked_at: bool = False
+    environment: Json = field(default_factory=dict)
+    data: str = ""
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Progress":
+        """Return what `state.json` holds."""
+        losses = [(int(step), float(loss)) for step, loss in value["val_losses"]]
+        return cls(**{**value, "cursor": Cursor(**value["cursor"]), "val_losses": losses})
+
+
+def whole_saves(saves: Path) -> list[tuple[Path, Progress]]:
+    """Return the saves that are whole, oldest first; a torn one is passed over."""
+    found = []
+    for folder in sorted(path.parent for path in saves.glob("[0-9]*/state.json")):
+        try:
+            value = read_json(folder / "state.json")
+            is_whole = all(map(_is_whole, (folder / name for name in _WEIGHTS)))
+        except (json.JSONDecodeError, HeaderError, OSError):
+            continue
+        if value is not None and is_whole:
+            found.append((folder, Progress.from_json(value)))
+    return found
+
+
+def newest(saves: Path) -> tuple[Path, Progress] | None:
+    """Return the newest whole save, or None."""
+    return next(reversed(whole_saves(saves)), None)
+
+
+def newest_healthy(saves: Path) -> tuple[Path, Progress] | None:
+    """Return the newest whole save before generation collapsed, or None: what such a run is judged by."""
+    return next((found for found in reversed(whole_saves(saves)) if found[1].is_healthy), None)
+
+
+def drop_old(saves: Path, progress: Progress) -> None:
+    """Remove the saves that nothing needs any more.
+
+    Args:
+        saves: Folder of the saves.
+        progress: As just saved.
+    """
+    whole = whole_saves(saves)
+    losses = dict(progress.val_losses)
+    # Of the steps that were saved: the best validation of all may stand between two saves.
+    measured = [folder for folder, _ in whole if int(folder.name) in losses]
+    best = min(measured, key=lambda folder: losses[int(folder.name)], default=None)
+    healthy = max((folder for folder, then in whole if then.is_healthy), default=None)
+    kept = {best, healthy, *(folder for folder, _ in whole[-_KEPT:])}
+    for folder in (path.parent for path in saves.glob("[0-9]*/state.json")):
+        if folder not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of arrays has the size its header declares."""
+    return path.stat().st_size == read_header(path).declared_bytes
