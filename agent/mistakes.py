@@ -86,7 +86,7 @@ def first(name: str, lines: Mapping[tuple[str | int, ...], int], errors: Sequenc
     more = len(errors) - 1
     suffix = f" ({more} more {'mistake' if more == 1 else 'mistakes'} in this file.)" if more else ""
     return ConfigError(
-        f"{where}: {_sentence(error, loc)}{suffix}",
+        f"{where}: {mistake(error, loc)}{suffix}",
         what=dotted(loc),
         value=error.get("input"),
         where=where,
@@ -94,7 +94,8 @@ def first(name: str, lines: Mapping[tuple[str | int, ...], int], errors: Sequenc
     )
 
 
-def _sentence(error: Any, loc: tuple[str | int, ...]) -> str:
+def mistake(error: Any, loc: tuple[str | int, ...]) -> str:
+    """Return one of pydantic's errors as a sentence that names the key and what would be right."""
     kind, context = error["type"], error.get("ctx", {})
     key, value = dotted(loc), error.get("input")
     if kind == "extra_forbidden":

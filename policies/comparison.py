@@ -193,6 +193,7 @@ def _unpaired(blank: Comparison, asked: _Question) -> Comparison:
     unit = asked.unit(ours.n)
     found: dict[str, Any] = {"value": ours.mean * unit, "reference": reference, "n": ours.n, "step": unit / ours.n}
     found |= _known_changes(asked)
+    theirs_variance = 0.0
     if asked.against == "value":
         bounds = significance.wilson(ours.mean, ours.n, asked.alpha)
         estimate = ours.mean
@@ -200,9 +201,10 @@ def _unpaired(blank: Comparison, asked: _Question) -> Comparison:
         bounds = significance.unpaired_difference(ours.mean, ours.n, theirs.mean, theirs.n, asked.alpha)
         estimate = ours.mean - theirs.mean
         found["reference"] = theirs.mean * unit
+        theirs_variance = theirs.mean * (1 - theirs.mean)
     else:
         return blank.model_copy(update=found)
-    spread = math.sqrt(ours.mean * (1 - ours.mean))
+    spread = math.sqrt(ours.mean * (1 - ours.mean) + theirs_variance)
     found |= {"estimate": estimate * unit, "spread": spread, "method": "unpaired", **bounds.scaled(unit).model_dump()}
     return blank.model_copy(update=found)
 

@@ -1,0 +1,205 @@
+"""`vigil replay`: a recorded trajectory read from its file, judged again by the policies, and told.
+
+Two forms are read: a published log (a JSON list of cycles, or an object with `cycles`) and Vigil's own export (JSON
+lines). Every refusal names the file and the place in it.
+"""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from agent.mistakes import dotted, mistake
+from agent.reading.words import WIDTH, block, count, shortened, signed, table
+from policies.replay.exported import TABLES, exported_trajectory
+from policies.replay.published import PublishedCycle, PublishedHarness, published_trajectory
+from policies.replay.records import Replay, ReplayedCondition, ReplayedCycle, Trajectory
+from policies.replay.verdicts import replay
+from state.errors import ConfigError
+from state.records import Record
+
+MAX_BYTES = 1 << 30
+"""No trajectory is larger; an export has about 500 bytes per measured case."""
+
+_MAX_FINDINGS = 7
+
+_MARKS = {"holds": "holds", "fails": "fails", "undecided": "open"}
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def replay_file(path: Path, harness: Path | None = None) -> Replay:
+    """Judge a recorded trajectory again.
+
+    Args:
+        path: A published log, or an export of Vigil's.
+        harness: What is known of the evaluator of a published log; an export brings its own ceilings.
+
+    Raises:
+        ConfigError: A file is not there or is not what it should be; names the file and the place.
+    """
+    text = _read(path)
+    if _is_export(text):
+        if harness is not None:
+            _refuse(str(path), "an export brings its own ceilings; leave --harness out")
+        return replay(_exported(path, text))
+    known = None if harness is None else _validated(PublishedHarness, _object(harness), str(harness))
+    return replay(published_trajectory(_published(path, text), known))
+
+
+def replay_json(found: Replay) -> dict[str, Any]:
+    """Return a replay as `vigil replay --json` prints it."""
+    return found.model_dump(mode="json")
+
+
+# Reading
+
+
+def _refuse(where: str, sentence: str) -> NoReturn:
+    raise ConfigError(f"{where}: {sentence}.", where=where)
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}; check the path.", what="file", where=str(path))
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            _refuse(str(path), f"the file has more than {MAX_BYTES:,} bytes; a trajectory has fewer")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); check its permissions.", where=str(path)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file in UTF-8; a trajectory is JSON.", where=str(path)) from error
+
+
+def _parsed(text: str, where: str, first_line: int = 1) -> Any:
+    """Return a JSON value; NaN and infinities are refused, since JSON has none."""
+    try:
+        return json.loads(text, parse_constant=lambda word: _refuse(where, f"{word} is no number of JSON"))
+    except json.JSONDecodeError as error:
+        line = f"{where}:{first_line + error.lineno - 1}" if first_line == 1 else where
+        raise ConfigError(f"{line}: this is not JSON ({error.msg}).", where=line) from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: it is nested too deeply to be a trajectory.", where=where) from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = _parsed(_read(path), str(path))
+    if not isinstance(value, dict):
+        _refuse(str(path), "a harness file is one JSON object with max_tokens, gate and cases")
+    return value
+
+
+def _validated(model: type[_Model], value: Any, where: str) -> _Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        sentence = mistake(first, tuple(first["loc"])).rstrip(".")
+        raise ConfigError(f"{where}: {sentence}.", what=dotted(first["loc"]), where=where) from error
+
+
+def _published(path: Path, text: str) -> list[PublishedCycle]:
+    value = _parsed(text, str(path))
+    rows = value.get("cycles") if isinstance(value, dict) else value
+    if not isinstance(rows, list) or not rows:
+        _refuse(str(path), "a trajectory is a JSON list of cycles, or the lines that vigil export writes")
+    cycles = []
+    for index, row in enumerate(rows):
+        name = f" ({row['id']})" if isinstance(row, dict) and isinstance(row.get("id"), str) else ""
+        where = f"{path}, cycle {index + 1}{name}"
+        if not isinstance(row, dict):
+            _refuse(where, "a cycle is an object with id, instrument, figures and gate")
+        cycles.append(_validated(PublishedCycle, row, where))
+    names = [cycle.id for cycle in cycles]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        _refuse(str(path), f"two cycles are called {twice}; give each its own id")
+    return cycles
+
+
+def _is_export(text: str) -> bool:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return first.lstrip().startswith("{") and '"export"' in first
+
+
+def _exported(path: Path, text: str) -> Trajectory:
+    rows: list[Record] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        value = _parsed(line, where, number)
+        if not isinstance(value, dict) or not ("export" in value or {"table", "row"} <= value.keys()):
+            _refuse(where, "a line of an export has `table` and `row`")
+        kind = TABLES.get(str(value.get("table")))
+        if kind is not None:
+            rows.append(_validated(kind, value["row"], where))
+    try:
+        trajectory = exported_trajectory(rows)
+    except ValidationError as error:
+        first = error.errors()[0]
+        sentence = mistake(first, tuple(first["loc"])).rstrip(".")
+        raise ConfigError(f"{path}: its goal is another Vigil's; {sentence}.", where=str(path)) from error
+    if not trajectory.cycles and trajectory.halt is None:
+        _refuse(str(path), "the export holds no run yet, so there is nothing to replay")
+    return trajectory
+
+
+# Telling
+
+
+def replay_text(found: Replay) -> list[str]:
+    """Return one table per cycle, each fit for a screen, and what to take away."""
+    lines: list[str] = []
+    for cycle in found.cycles:
+        lines += [*_told(cycle), ""]
+    lines.append("In all")
+    for sentence in found.sentences:
+        lines += [f"  {line}" for line in textwrap.wrap(sentence, WIDTH - 2, break_on_hyphens=False)]
+    return lines
+
+
+def _told(cycle: ReplayedCycle) -> list[str]:
+    recorded = f", recorded {cycle.recorded_bucket}" if cycle.recorded_bucket else ""
+    bucket = f"bucket {cycle.bucket} ({cycle.rule}{recorded})" if cycle.bucket else f"no bucket{recorded}"
+    track = f", track {cycle.track}" if cycle.track else ""
+    lines = [f"{cycle.id}  {cycle.instrument or 'no training'}{track}: {bucket}"[:WIDTH]]
+    if cycle.gate:
+        rows = [_row(row) for row in cycle.gate]
+        head = ("", "asked", "value", "95 % interval" if _is_plain(cycle) else "interval", "cases", "recorded")
+        lines += [f"  {line}"[:WIDTH].rstrip() for line in table(head, rows)]
+        lines += _methods(cycle.gate)
+    if cycle.instrument:
+        lines += block("  Verdict", cycle.sentence, indent=11)
+    for finding in cycle.findings[:_MAX_FINDINGS]:
+        weight = " (hard stop)" if finding.severity == "hard_stop" else ""
+        lines += block(f"  {finding.mode or '-'}", f"{finding.sentence}{weight}", indent=11, lines=2)
+    if len(cycle.findings) > _MAX_FINDINGS:
+        lines.append(f"  and {count(len(cycle.findings) - _MAX_FINDINGS, 'more finding')}; see --json.")
+    return lines + block("  Next", f"{cycle.next.action}: {cycle.next.sentence}", indent=11)
+
+
+def _is_plain(cycle: ReplayedCycle) -> bool:
+    return all(row.is_plain for row in cycle.gate)
+
+
+def _row(row: ReplayedCondition) -> Sequence[str]:
+    interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
+    value = "not measured" if row.value is None else signed(row.value) if row.is_difference else f"{row.value:.3f}"
+    recorded = {None: "", True: "holds", False: "fails"}[row.recorded]
+    mark = _MARKS[row.decided]
+    return (mark, shortened(row.asked, 46), value, interval, str(row.n or ""), recorded)
+
+
+def _methods(gate: Sequence[ReplayedCondition]) -> list[str]:
+    """Say how the intervals were found, and which conditions hold by a bare number only."""
+    methods = dict.fromkeys(row.method for row in gate if row.low is not None)
+    lines = block("  Method", "; ".join(methods) + ".", indent=11) if methods else []
+    labelled = [f"{row.id} ({row.label})" for row in gate if "not significant" in row.label]
+    return lines + (block("  Label", "; ".join(labelled) + ".", indent=11) if labelled else [])

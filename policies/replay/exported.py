@@ -1,0 +1,159 @@
+"""Vigil's own export, read as a trajectory: each run with its cases, its gate and the verdict on record."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from policies.buckets import Prediction
+from policies.cases import CaseTable
+from policies.replay.records import Cycle, Halt, RecordedCondition, Trajectory
+from state.goal import Condition, Gate, Goal
+from state.records import Action, Belief, Decision, GoalVersion, Json, Measurement, Record, Run, Side
+
+_Kind = TypeVar("_Kind", bound=Record)
+
+
+TABLES: Mapping[str, type[Record]] = {
+    "run": Run,
+    "action": Action,
+    "belief": Belief,
+    "decision": Decision,
+    "measurement": Measurement,
+    "goal": GoalVersion,
+}
+"""The tables a replay reads, and what their rows are."""
+
+
+class _Export:
+    """The rows of an export, sorted by kind."""
+
+    def __init__(self, rows: Sequence[Record]) -> None:
+        def of(kind: type[_Kind]) -> list[_Kind]:
+            return [row for row in rows if isinstance(row, kind)]
+
+        self.runs = of(Run)
+        self.actions = of(Action)
+        self.beliefs = of(Belief)
+        self.decisions = of(Decision)
+        self.measurements = of(Measurement)
+        self.goals = {row.version: Goal.model_validate(row.spec) for row in of(GoalVersion)}
+        self.track = next((goal.campaign for goal in self.goals.values()), "")
+
+    def verdict_on(self, run: Run) -> Decision | None:
+        """Return the decision that gave a run its bucket; a later one replaces an earlier one."""
+        return next((d for d in reversed(self.decisions) if d.run == run.id and d.bucket is not None), None)
+
+    def goal_of(self, decision: Decision | None) -> Goal | None:
+        """Return the goal that a verdict was given under, the newest where there is none."""
+        version = max(self.goals, default=0) if decision is None else decision.goal_version
+        return self.goals.get(version)
+
+
+def exported_trajectory(rows: Sequence[Record]) -> Trajectory:
+    """Return an export as a trajectory.
+
+    Args:
+        rows: Records of the tables in `TABLES`, in the order of writing.
+
+    Raises:
+        pydantic.ValidationError: A goal was recorded by a Vigil whose goals have other keys.
+    """
+    export = _Export(rows)
+    halts = [decision for decision in export.decisions if decision.action == "halt"]
+    return Trajectory(
+        cycles=tuple(_cycle(export, run) for run in export.runs),
+        halt=_halt(export, halts[0]) if halts else None,
+    )
+
+
+def _halt(export: _Export, decision: Decision) -> Halt:
+    belief = next((b for b in export.beliefs if b.id == decision.action_inputs.get("belief")), None)
+    return Halt(
+        sentence=belief.statement if belief is not None else decision.sentence,
+        fix=belief.fix if belief is not None else "",
+        mode=belief.mode if belief is not None else "",
+        claim=belief.claim if belief is not None else "",
+        saved_s=float(decision.action_inputs.get("saved_s") or 0.0),
+    )
+
+
+def _cycle(export: _Export, run: Run) -> Cycle:
+    verdict = export.verdict_on(run)
+    goal = export.goal_of(verdict)
+    cases, is_measured, is_confirmed = _cases(export, run)
+    recorded: Json = {} if verdict is None else verdict.verdict.get("gate") or {}
+    cycle = Cycle(
+        id=run.id,
+        track=export.track,
+        kind=run.instrument,
+        instrument=None if run.state in {"planned", "lost"} else run.instrument,
+        passed=recorded.get("holds"),
+        bucket=verdict.bucket if verdict is not None else None,
+        cases=cases,
+        is_measured=is_measured,
+        has_confirmation=True,
+        is_confirmed=is_confirmed,
+        ceilings=_ceilings(export.beliefs, before=math.inf if verdict is None else verdict.made_at),
+        predicted=Prediction.model_validate(run.predicted) if run.predicted else None,
+        wall_s=run.cost_s_actual,
+        notes={"recipe": run.recipe, "data": {"hash": run.data_hash}, "axis": run.axis},
+    )
+    if goal is None:
+        return cycle
+    return cycle.model_copy(
+        update={
+            "gate": goal.gate,
+            "conditions": _conditions(goal.gate, recorded),
+            "control": goal.evaluation.control,
+            "noise_floor": goal.evaluation.noise_floor,
+            "seed": goal.seed,
+            "search": goal.search,
+        }
+    )
+
+
+def _cases(export: _Export, run: Run) -> tuple[CaseTable, bool, bool]:
+    """Return the run's cases beside its parent's and the base's under one harness, and which were measured."""
+    mine = [action for action in export.actions if action.kind in {"evaluate", "confirm"}]
+    own = next((action for action in reversed(mine) if action.inputs.get("run") == run.id), None)
+    keys = {a.key for a in mine if own is None or a.inputs.get("harness") == own.inputs.get("harness")}
+    rows = [row for row in export.measurements if own is None or row.evaluation in keys]
+    weights: dict[Side, str] = {}
+    for row in rows:
+        if row.side == "base":
+            weights["base"] = row.weights
+        elif row.run == run.id:
+            weights["candidate"] = row.weights
+    measured = {row.weights for row in rows}
+    weights["parent"] = run.parent_hash if run.parent_hash in measured else weights.get("base", "")
+    candidate = [row for row in rows if row.weights == weights.get("candidate")]
+    table = CaseTable.from_measurements(rows, weights)
+    return table, bool(candidate), any(row.use == "confirmation" for row in candidate)
+
+
+def _ceilings(beliefs: Sequence[Belief], before: float) -> dict[str, float]:
+    """Return what the gold scored on the selection cases, as believed when a verdict was given."""
+    found: dict[str, float] = {}
+    for belief in beliefs:
+        split = belief.subject.removeprefix("harness:").removesuffix(".selection")
+        if belief.claim == "ceiling" and belief.subject.endswith(".selection") and belief.formed_at <= before:
+            means: dict[str, Any] = {name: row.get("mean") for name, row in (belief.value or {}).items()}
+            found |= {f"{split}.{name}": float(mean) for name, mean in means.items() if mean is not None}
+    return found
+
+
+def _conditions(gate: Gate, recorded: Json) -> tuple[RecordedCondition, ...]:
+    said = {row.get("id"): row for row in recorded.get("conditions") or ()}
+    return tuple(_recorded(condition, said.get(condition.id) or {}) for condition in gate.conditions)
+
+
+def _recorded(condition: Condition, said: Json) -> RecordedCondition:
+    return RecordedCondition(
+        id=condition.id,
+        asked=condition.sentence,
+        op=">=" if condition.sign > 0 else "<=",
+        threshold=condition.threshold,
+        condition=condition,
+        value=said.get("estimate"),
+        holds=said.get("holds"),
+    )

@@ -1,0 +1,347 @@
+"""A published log of cycles and a harness file, read as a trajectory.
+
+One object per cycle: `id`, `track`, `instrument`, `recipe`, `data`, one object of figures per split, `base` with the
+same, `gate` with its conditions as they were applied, `bucket`, `train`. Decimals are means; whole numbers are counts
+of cases, where a metric goes above one somewhere in the log; `[passed, cases]` is a count with its own cases.
+A condition says in its name what it measures: `composite_delta`, `stress_rows_kept_mean`, `best_of_unit_format_delta`;
+or by `metric` and `against` outright. What a log keeps beside the figures stays in `Cycle.notes`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field
+
+from policies import significance
+from policies.buckets import ALPHA, Prediction
+from policies.cases import CaseTable, Changes, Mean
+from policies.replay.records import Cycle, RecordedCondition, Trajectory
+from state.goal import Against, Condition, Gate, Metric
+from state.records import Bucket, Instrument, Json, Record
+
+PLAIN = "applied as recorded"
+"""Why a published gate is judged by bare numbers."""
+
+ALIASES = {"tier_accuracy": "overall_correct", "rh": "rh_like"}
+"""A condition's word for a figure that the log keeps under another name."""
+
+_SPLITS = ("regular", "stress")
+Op = Literal[">=", "<=", ">", "<", "==", "abs_delta<="]
+
+
+class _Loose(Record):
+    """A part of a log that may hold more than the replay reads."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+
+class PublishedCondition(_Loose):
+    """One condition of a published gate."""
+
+    name: str = Field(min_length=1)
+    op: Op
+    threshold: float
+    value: float | None = None
+    passed: bool | None = None
+    metric: Metric | None = None
+    """`split.metric`, where the name does not say it."""
+    against: Against | None = None
+
+
+class PublishedGate(_Loose):
+    """A published gate and what it said."""
+
+    name: str = ""
+    conditions: tuple[PublishedCondition, ...] = ()
+    passed: bool | None = None
+
+
+class PublishedCycle(_Loose):
+    """One entry of a published log."""
+
+    id: str = Field(min_length=1)
+    track: str = ""
+    instrument: str = "none"
+    recipe: Json | None = None
+    data: Json | None = None
+    base: Json | None = None
+    gate: PublishedGate | None = None
+    bucket: Bucket | None = None
+    train: Json | None = None
+    predicted: Prediction | None = None
+    """Where the figure was expected before the run; most logs have none."""
+    control: Metric | None = None
+
+
+class HarnessCase(_Loose):
+    """One case of a harness file."""
+
+    rows: int = Field(gt=0)
+    gold_tokens: int = Field(gt=0)
+    gold_tokens_without_last_newline: int | None = None
+
+
+class HarnessGate(_Loose):
+    """What a harness file's metric is asked for."""
+
+    metric: Metric
+    min: float | None = None
+    max: float | None = None
+
+
+class PublishedHarness(_Loose):
+    """How a split was measured: the decode budget and the size of each gold answer."""
+
+    max_tokens: int = Field(gt=0)
+    gate: HarnessGate
+    measured: dict[str, float] = Field(default_factory=dict)
+    """Cycle id -> score; says which track the harness belongs to."""
+    cases: Annotated[tuple[HarnessCase, ...], Field(min_length=1)]
+
+    @property
+    def condition(self) -> Condition | None:
+        """The gate as a condition; None where it names no bound."""
+        if (self.gate.min is None) == (self.gate.max is None):
+            return None
+        return Condition(metric=self.gate.metric, min=self.gate.min, max=self.gate.max, test="plain", reason=PLAIN)
+
+    @property
+    def ceiling(self) -> float:
+        """What the gold scores at the harness's decode budget."""
+        counted = f"rows_counted_at_{self.max_tokens}"
+        rows = [(case, (case.model_extra or {}).get(counted)) for case in self.cases]
+        if all(isinstance(seen, int) for _, seen in rows):
+            return sum(int(seen or 0) >= case.rows for case, seen in rows) / len(rows)
+        return self.ceiling_at(self.max_tokens)
+
+    def ceiling_at(self, max_tokens: int) -> float:
+        """Return the share of gold answers that fit whole into a decode budget."""
+        sizes = [case.gold_tokens_without_last_newline or case.gold_tokens for case in self.cases]
+        return sum(size <= max_tokens for size in sizes) / len(sizes)
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """The ceiling at larger budgets, in steps of 128 tokens, up to the longest gold answer."""
+        longest = max(case.gold_tokens for case in self.cases)
+        budgets = range(self.max_tokens + 128, longest + 128, 128)
+        return ((self.max_tokens, self.ceiling), *((tokens, self.ceiling_at(tokens)) for tokens in budgets))
+
+
+def published_trajectory(entries: Sequence[PublishedCycle], harness: PublishedHarness | None = None) -> Trajectory:
+    """Return a published log as a trajectory.
+
+    Args:
+        entries: The log, oldest first.
+        harness: What is known of the evaluator; None withholds its ceiling.
+    """
+    splits = _splits(entries)
+    counts = _count_fields(entries, splits)
+    tracks = _tracks(entries, harness)
+    cycles = []
+    for entry in entries:
+        cycle = _cycle(entry, splits, counts)
+        cycles.append(cycle if harness is None or entry.track not in tracks else _measured_by(cycle, harness))
+    return Trajectory(cycles=tuple(cycles))
+
+
+def _splits(entries: Iterable[PublishedCycle]) -> tuple[str, ...]:
+    named = {name for entry in entries for name, value in (entry.base or {}).items() if isinstance(value, dict)}
+    return tuple(dict.fromkeys((*_SPLITS, *sorted(named))))
+
+
+def _sides(entry: PublishedCycle, splits: Sequence[str]) -> list[tuple[str, Json, Json]]:
+    """Return split, the candidate's figures and the base's, for each split."""
+    extra = entry.model_extra or {}
+    return [(split, _figures(extra.get(split)), _figures((entry.base or {}).get(split))) for split in splits]
+
+
+def _figures(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _count_fields(entries: Iterable[PublishedCycle], splits: Sequence[str]) -> frozenset[str]:
+    """Return the fields that count cases: `[passed, cases]`, or whole numbers of which some are above one."""
+    seen: dict[str, list[float]] = {}
+    counts = set()
+    for entry in entries:
+        for _, ours, theirs in _sides(entry, splits):
+            for name, value in (*ours.items(), *theirs.items()):
+                if _is_pair(value):
+                    counts.add(name)
+                elif _is_number(value):
+                    seen.setdefault(name, []).append(value)
+    whole = {name for name, values in seen.items() if all(isinstance(v, int) for v in values) and max(values) > 1}
+    return frozenset(counts | whole) - {"n"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _tracks(entries: Iterable[PublishedCycle], harness: PublishedHarness | None) -> frozenset[str]:
+    """Return the tracks that a harness file belongs to: those of the cycles it names, else those with its split."""
+    if harness is None:
+        return frozenset()
+    rows = list(entries)
+    named = {entry.track for entry in rows if entry.id in harness.measured}
+    split = harness.gate.metric.partition(".")[0]
+    return frozenset(named or {entry.track for entry in rows if isinstance((entry.model_extra or {}).get(split), dict)})
+
+
+def _measured_by(cycle: Cycle, harness: PublishedHarness) -> Cycle:
+    metric, condition = harness.gate.metric, harness.condition
+    return cycle.model_copy(
+        update={
+            "ceilings": {metric: harness.ceiling},
+            "budgets": {metric: harness.curve},
+            "harness_gate": () if condition is None else (condition,),
+        }
+    )
+
+
+_INSTRUMENTS: tuple[Instrument, ...] = ("sft", "dpo", "grpo")
+
+
+def _cycle(entry: PublishedCycle, splits: Sequence[str], counts: frozenset[str]) -> Cycle:
+    candidate: dict[str, Mean] = {}
+    base: dict[str, Mean] = {}
+    for split, ours, theirs in _sides(entry, splits):
+        candidate |= _means(split, ours, counts)
+        base |= _means(split, theirs, counts)
+    known = _Names(splits, frozenset(candidate) | frozenset(base), counts)
+    recorded = entry.gate or PublishedGate()
+    conditions = tuple(_condition(row, known) for row in recorded.conditions)
+    asked = tuple(row.condition for row in conditions if row.condition is not None)
+    return Cycle(
+        id=entry.id,
+        track=entry.track,
+        kind=entry.instrument,
+        instrument=next((name for name in _INSTRUMENTS if entry.instrument.startswith(name)), None),
+        gate=Gate(conditions=asked, alpha=ALPHA, max_confirmations=1) if asked else None,
+        conditions=conditions,
+        passed=recorded.passed,
+        bucket=entry.bucket,
+        cases=CaseTable(
+            means={"candidate": candidate, "parent": base, "base": base}, changes=_changes(base, candidate, counts)
+        ),
+        is_measured=bool(candidate),
+        is_confirmed=True,
+        predicted=entry.predicted,
+        control=entry.control,
+        wall_s=_wall_s(entry.train or {}, entry.recipe or {}),
+        notes={
+            "recipe": entry.recipe or {},
+            "data": entry.data or {},
+            "train": entry.train or {},
+            "base": {name: value for name, value in (entry.base or {}).items() if _is_number(value)},
+            "artifact_bytes": _figures((entry.model_extra or {}).get("artifact_bytes")),
+            "evaluated_on": (entry.model_extra or {}).get("eval_base_model_reported"),
+        },
+    )
+
+
+def _means(split: str, figures: Json, counts: frozenset[str]) -> dict[str, Mean]:
+    """Return `split.metric` -> mean of every figure that is a share of cases."""
+    n = figures.get("n")
+    found = {}
+    for name, value in figures.items():
+        if _is_pair(value):
+            found[f"{split}.{name}"] = (value[0] / value[1], value[1])
+        elif name != "n" and _is_number(value) and isinstance(n, int) and n > 0:
+            found[f"{split}.{name}"] = (value / n if name in counts else value, n)
+    return {metric: Mean(mean=mean, n=cases) for metric, (mean, cases) in found.items() if 0 <= mean <= 1}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value) and value[1] > 0  # noqa: PLR2004 - passed, cases
+
+
+def _changes(base: Mapping[str, Mean], candidate: Mapping[str, Mean], counts: frozenset[str]) -> dict[str, Changes]:
+    """Return wins and losses where two counts of the same cases allow one answer only."""
+    found = {}
+    for metric, ours in candidate.items():
+        theirs = base.get(metric)
+        if theirs is None or theirs.n != ours.n or metric.partition(".")[2] not in counts:
+            continue
+        implied = significance.implied_changes(round(theirs.mean * ours.n), round(ours.mean * ours.n), ours.n)
+        if implied is not None and any(implied):
+            found[metric] = Changes(higher=implied[0], lower=implied[1])
+    return found
+
+
+class _Names(NamedTuple):
+    """What a condition's name may speak of."""
+
+    splits: Sequence[str]
+    metrics: frozenset[str]
+    counts: frozenset[str]
+
+    def find(self, split: str, word: str) -> str | None:
+        """Return the `split.metric` that a word means: by its name, by an alias, or as the only one it begins."""
+        for name in (word, ALIASES.get(word, word), word.partition("_and_")[0]):
+            if f"{split}.{name}" in self.metrics:
+                return f"{split}.{name}"
+        begun = [metric for metric in self.metrics if metric.startswith(f"{split}.{word}_")]
+        return begun[0] if len(begun) == 1 else None
+
+
+def _condition(row: PublishedCondition, known: _Names) -> RecordedCondition:
+    return RecordedCondition(
+        id=row.name,
+        asked=f"{re.split('[<>=]', row.name)[0]} {row.op} {row.threshold:g}",
+        op=row.op,
+        threshold=row.threshold,
+        condition=_question(row, known),
+        value=row.value,
+        holds=row.passed,
+    )
+
+
+def _question(row: PublishedCondition, known: _Names) -> Condition | None:
+    """Return what a published condition asks of the record's figures, or None where they cannot answer."""
+    bounds = {">=": ("min",), "<=": ("max",), "==": ("max",) if row.threshold == 0 else ()}.get(row.op, ())
+    found = ((row.metric,), row.against or "value") if row.metric is not None else _read_name(row.name, known)
+    if not bounds or found is None:
+        return None
+    metrics, against = found
+    name = metrics[0].partition(".")[2]
+    spec: Json = {"metric": metrics[0]} if len(metrics) == 1 else {"any_of": metrics}
+    return Condition.model_validate(
+        {
+            **spec,
+            "id": row.name,
+            "against": against,
+            "statistic": "count" if name in known.counts else "mean",
+            bounds[0]: row.threshold,
+            "test": "plain",
+            "reason": PLAIN,
+        }
+    )
+
+
+def _read_name(name: str, known: _Names) -> tuple[tuple[str, ...], Against] | None:
+    """Return the metrics and what they are compared with, as a condition's name says."""
+    words = re.split("[<>=]", name)[0]
+    against: Against = "parent" if words.endswith("_delta") else "value"
+    words = words.removesuffix("_delta").removesuffix("_mean")
+    split = next((split for split in known.splits if words.startswith(f"{split}_")), known.splits[0])
+    words = words.removeprefix(f"{split}_")
+    if not words.startswith("best_of_"):
+        metric = known.find(split, words)
+        return None if metric is None else ((metric,), against)
+    several = [known.find(split, word) for word in words.removeprefix("best_of_").split("_")]
+    metrics = tuple(metric for metric in several if metric is not None)
+    return (metrics, against) if metrics and len(metrics) == len(several) else None
+
+
+def _wall_s(train: Json, recipe: Json) -> float | None:
+    """Return the training time: as stated, as the sum of its phases, or from seconds per iteration."""
+    if _is_number(train.get("wall_minutes")):
+        return 60 * float(train["wall_minutes"])
+    phases = train.get("wall_minutes_by_phase")
+    if isinstance(phases, list) and phases and all(_is_number(minutes) for minutes in phases):
+        return 60 * float(sum(phases))
+    if _is_number(train.get("s_per_iter")) and _is_number(recipe.get("iters")):
+        return float(train["s_per_iter"] * recipe["iters"])
+    return None

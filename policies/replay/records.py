@@ -1,0 +1,207 @@
+"""A trajectory as the replay reads it, and what it says about each cycle of it.
+
+`published.py` and `exported.py` make a trajectory of a published log and of Vigil's own export; `probes.py` finds what
+the record itself shows; `verdicts.py` judges. Not covered: files behind the record, which no replay has.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from policies.buckets import Prediction
+from policies.cases import CaseTable, Mean
+from policies.gate import Decided
+from state.goal import Condition, Gate, Search
+from state.records import Bucket, Instrument, Json, Record, Severity
+
+Known = Literal["before training", "before evaluation", "after evaluation"]
+"""The earliest moment at which a finding could have been made; only the first saves a cycle."""
+
+
+class RecordedCondition(Record):
+    """One gate condition as somebody wrote it down."""
+
+    id: str
+    asked: str
+    """As written: `composite_delta >= -0.005`."""
+    op: str
+    """`>=`, `<=`, `>`, `<`, `==`, or `abs_delta<=`: how far the parent may be from what it is expected to score."""
+    threshold: float
+    condition: Condition | None = None
+    """The same question about figures of the record; None: the record has no such figures."""
+    value: float | None = None
+    """What the record says was measured."""
+    holds: bool | None = None
+    """What the record says of it; None: not judged there."""
+
+
+class Cycle(Record):
+    """One recorded cycle: an experiment, or a measurement without training."""
+
+    id: str
+    track: str = ""
+    """Cycles of one track share task and harness."""
+    kind: str = "none"
+    """Instrument in the record's own word."""
+    instrument: Instrument | None = None
+    """None: nothing was trained."""
+    gate: Gate | None = None
+    """The conditions that figures of the record can answer."""
+    conditions: tuple[RecordedCondition, ...] = ()
+    passed: bool | None = None
+    bucket: Bucket | None = None
+    """The record's own verdict."""
+    cases: CaseTable = CaseTable()
+    is_measured: bool = False
+    """The candidate has figures."""
+    has_confirmation: bool = False
+    """The record tells confirmation cases from those that runs were compared on."""
+    is_confirmed: bool = False
+    """The gate is judged on confirmation cases, or on the only ones there are."""
+    ceilings: dict[str, float] = Field(default_factory=dict)
+    """`split.metric` -> what the gold scores through the harness; left out: withheld or never measured."""
+    budgets: dict[str, tuple[tuple[int, float], ...]] = Field(default_factory=dict)
+    """`split.metric` -> (max_tokens, ceiling) pairs."""
+    harness_gate: tuple[Condition, ...] = ()
+    """What the harness file says the campaign is after, whatever the cycle's own gate asks."""
+    predicted: Prediction | None = None
+    control: str | None = None
+    noise_floor: float = 0.0
+    seed: int = 0
+    search: Search = Search()
+    wall_s: float | None = None
+    """Training time, seconds."""
+    notes: Json = Field(default_factory=dict)
+    """`recipe`, `data`, `train`, `artifact_bytes` and `evaluated_on` in the record's own shape."""
+
+    def figure(self, side: Literal["base", "parent", "candidate"], metric: str) -> Mean | None:
+        """Return one side's mean of a `split.metric`."""
+        return self.cases.mean(side, metric, "confirmation") or self.cases.mean(side, metric, "selection")
+
+
+class Halt(Record):
+    """A hard stop that the record itself holds."""
+
+    sentence: str
+    fix: str
+    mode: str = ""
+    claim: str = ""
+    saved_s: float = 0.0
+    """Training time not spent, by the record's own estimate, seconds."""
+
+
+class Trajectory(Record):
+    """Cycles in the order in which they were run."""
+
+    cycles: tuple[Cycle, ...]
+    halt: Halt | None = None
+
+
+class ReplayFinding(Record):
+    """Something that the record shows and that bears on a cycle."""
+
+    mode: str
+    """Failure mode, `1` to `15` or `P1` to `P12`; empty: a remark outside the catalogue."""
+    severity: Severity
+    known: Known
+    subject: str
+    claim: str
+    sentence: str
+    fix: str = ""
+    value: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def prevents(self) -> bool:
+        """Whether it would have kept the cycle from being trained."""
+        return self.severity == "hard_stop" and self.known == "before training"
+
+
+class ReplayedCondition(Record):
+    """One gate condition, judged again."""
+
+    id: str
+    asked: str
+    metric: str
+    """The metric judged; empty where the record's own number was taken."""
+    is_plain: bool
+    """Decided by the bare number."""
+    is_difference: bool
+    """The value is candidate minus parent or base."""
+    value: float | None
+    """The value, or the difference."""
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+    holds: bool
+    decided: Decided
+    label: str
+    p_two_sided: float | None
+    cases_needed: int | None
+    recorded: bool | None
+    """What the record says of it."""
+    agrees: bool | None
+    """Whether it says the same; None: it says nothing."""
+
+
+class NextStep(Record):
+    """What Vigil would have done after, or instead of, a cycle."""
+
+    action: Literal["halt", "promote", "measure", "train", "conclude"]
+    rule: str
+    sentence: str
+
+
+class ReplayedCycle(Record):
+    """A cycle, judged again."""
+
+    id: str
+    track: str
+    instrument: str
+    gate: tuple[ReplayedCondition, ...]
+    passed: bool | None
+    """Whether every condition holds; None: there was no gate."""
+    bucket: Bucket | None
+    rule: str
+    """The bucket's rule; empty where there is no bucket."""
+    sentence: str
+    recorded_bucket: Bucket | None
+    recorded_passed: bool | None
+    agrees: bool | None
+    """Whether gate and bucket are as recorded, as far as the record has them."""
+    findings: tuple[ReplayFinding, ...]
+    next: NextStep
+
+
+class Stop(Record):
+    """The first moment at which Vigil would have refused to spend."""
+
+    cycle: str
+    """The cycle that would not have been trained; empty: the campaign was halted before any."""
+    track: str
+    when: Known
+    mode: str
+    claim: str
+    sentence: str
+    fix: str
+
+
+class Saved(Record):
+    """What would not have been spent."""
+
+    cycles: int
+    ids: tuple[str, ...]
+    hours: float
+    """Of the cycles whose time is recorded."""
+    unknown: tuple[str, ...]
+    """Saved cycles whose time is not recorded."""
+
+
+class Replay(Record):
+    """A whole trajectory, judged again."""
+
+    cycles: tuple[ReplayedCycle, ...]
+    first_stop: Stop | None
+    saved: Saved
+    sentences: tuple[str, ...]
+    """What to take away, for people."""
