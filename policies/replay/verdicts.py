@@ -238,9 +238,7 @@ def _next(
         more = f" Then see to {others}." if others else ""
         return _step("halt", f"hard_stop.{first.mode}", f"{instead}. {first.fix}{more}")
     if cycle.instrument is None:
-        return (
-            _step("measure", "ceiling.first", _MEASURE) if not cycle.ceilings else _step("train", "recipe.first", _GO)
-        )
+        return _before_training(cycle)
     if not history or history[-1].cycle is not cycle:
         why = "Write down the gate" if not cycle.conditions else "Measure it beside its parent"
         return _step("measure", "run.measure", f"{why} before another cycle is trained.")
