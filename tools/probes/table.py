@@ -1,6 +1,19 @@
-"""All probes that run inside the agent, cheapest first."""
+"""All probes that run inside the agent, cheapest first: those that come with Vigil, and a campaign's own."""
 
+from pathlib import Path
+
+from state.goal import Goal
 from tools.probes import files, machine
 from tools.probes.contract import Probe
 
 PROBES: tuple[Probe, ...] = tuple(sorted((*files.PROBES, *machine.PROBES), key=lambda probe: probe.cost_s))
+
+
+def probes_of(goal: Goal, folder: Path) -> tuple[Probe, ...]:  # noqa: ARG001 - a campaign's own come next
+    """Return the probes of a campaign, cheapest first.
+
+    Args:
+        goal: The campaign.
+        folder: Folder of the campaign file.
+    """
+    return PROBES
