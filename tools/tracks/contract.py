@@ -1,21 +1,16 @@
 """What a grader is, as data: where it lives, how long it may take, and what it answered."""
 
-import ast
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field
 
 from state.errors import ConfigError
 from state.records import Record
+from tools.tracks.imports import imported_files
 
 _TRACKS = Path(__file__).resolve().parent
-PRODUCT_ROOT = _TRACKS.parents[1]
-"""Folder that holds the four packages."""
-_OUR_PACKAGES = frozenset({"agent", "policies", "state", "tools"})
 
 _RUNBOOK = "runbooks/your_task/README.md"
 
@@ -111,9 +106,9 @@ class GraderSpec(Record):
         self.check()
         path = self.path
         if path is not None:
-            return _Imports([path]).files
+            return imported_files([path])
         arguments = [(self.folder / argument).resolve() for argument in self.command or ()]
-        return _Imports([argument for argument in arguments if argument.is_file()]).files
+        return imported_files(argument for argument in arguments if argument.is_file())
 
 
 @dataclass(frozen=True)
@@ -125,70 +120,3 @@ class Grade:
     """None: not measured, either said so by the grader or unusable; then `error` tells why. Never zero instead."""
     error: str = ""
     """One sentence; empty when every metric is usable."""
-
-
-class _Imports:
-    """The first-party files reachable from some files by import statements."""
-
-    def __init__(self, roots: list[Path]) -> None:
-        self._roots = roots
-
-    @cached_property
-    def files(self) -> list[Path]:
-        found: set[Path] = set()
-        waiting = [(path, path.parent) for path in self._roots]
-        while waiting:
-            path, home = waiting.pop()
-            if path in found:
-                continue
-            found.add(path)
-            if path.suffix == ".py":
-                waiting.extend((module, home) for name in _imported(path, home) for module in _modules(name, home))
-        return sorted(found)
-
-
-def _imported(path: Path, home: Path) -> Iterator[str]:
-    """Yield the dotted names a Python file imports; a file that does not parse imports nothing."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, path, home)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _base(node: ast.ImportFrom, path: Path, home: Path) -> str:
-    """Return the absolute name a `from` import starts at; relative ones are counted from the file's own package."""
-    if not node.level:
-        return node.module or ""
-    root = home if path.is_relative_to(home) else PRODUCT_ROOT
-    package = path.parent.relative_to(root).parts
-    parts = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
-    return ".".join(part for part in parts if part)
-
-
-def _modules(name: str, home: Path) -> Iterator[Path]:
-    """Yield the files that importing a dotted name runs: each package on the way, and the module."""
-    parts = name.split(".")
-    if not parts[0]:
-        return
-    # The grader's folder comes first on the child's path, so a module there wins over one of ours.
-    roots = [home, PRODUCT_ROOT] if parts[0] in _OUR_PACKAGES else [home]
-    for root in roots:
-        files = list(_on_the_way(root, parts))
-        if files:
-            yield from files
-            return
-
-
-def _on_the_way(root: Path, parts: list[str]) -> Iterator[Path]:
-    for depth in range(1, len(parts) + 1):
-        stem = root.joinpath(*parts[:depth])
-        for candidate in (stem / "__init__.py", stem.with_suffix(".py")):
-            if candidate.is_file():
-                yield candidate.resolve()
