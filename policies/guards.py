@@ -6,6 +6,12 @@ from state.records import Guard, Json
 RUNAWAY_LOSS = 20.0
 """Nats per token; guessing among 150,000 tokens costs 11.9."""
 
+EARLY_MOVED = 0.5
+"""Share of the sampled prompts that a preference run must answer anew once its pairs are separated.
+
+Pairs that teach generation something change most answers by then; pairs told apart by a line end change none.
+"""
+
 STALL_FLOOR_S = 300.0
 """No job counts as stalled sooner: loading and compiling take minutes on a slow disk."""
 
@@ -37,6 +43,11 @@ def training_guards(
         Guard(signal="train_loss", op="non_finite", verdict="diverged"),
         Guard(signal="train_loss", op=">", threshold=RUNAWAY_LOSS, patience=2, verdict="diverged"),
         Guard(signal="val_loss", op="non_finite", verdict="diverged"),
+        # 1 when generations at a saved step loop or drift where the parent's do not; the trainer holds the same
+        # thresholds against its saves, so that the run is judged at its last healthy one (failure mode 1).
+        Guard(signal="sample_collapsed", op=">", threshold=0.5, verdict="collapsed"),
+        # Reported once, when a loss that leaves nothing to learn comes within a fifth of the steps (failure mode 14).
+        Guard(signal="early_moved", op="<", threshold=EARLY_MOVED, verdict="loss_collapsed"),
     ]
     if first_val_loss is not None:
         guards.append(Guard(signal="val_loss", op=">", threshold=1.5 * first_val_loss, patience=2, verdict="overfit"))

@@ -167,10 +167,16 @@ def test_a_cut_run_fits_by_the_upper_end_of_its_estimate(left: float, rate: floa
 def test_training_is_guarded_against_divergence_stall_time_and_disk() -> None:
     found = guards.training_guards(RECIPE, step_s=0.5, wall_s=1000.0)
     verdicts = {guard.verdict for guard in found}
-    assert verdicts == {"diverged", "stalled", "out_of_time", "out_of_disk"}
+    assert verdicts == {"diverged", "collapsed", "loss_collapsed", "stalled", "out_of_time", "out_of_disk"}
     limits = {guard.signal: guard.threshold for guard in found}
     assert limits["wall_s"] == 3000.0
     assert limits["seconds_since_progress"] == 300.0
+
+
+def test_training_is_guarded_against_generations_that_collapse_and_a_loss_that_teaches_nothing() -> None:
+    found = {guard.verdict: guard for guard in guards.training_guards(RECIPE, step_s=0.5, wall_s=1000.0)}
+    assert guards.sentence_of(found["collapsed"]) == "Stop when sample_collapsed > 0.5: collapsed."
+    assert guards.sentence_of(found["loss_collapsed"]) == "Stop when early_moved < 0.5: loss_collapsed."
 
 
 def test_what_is_known_beforehand_adds_guards() -> None:

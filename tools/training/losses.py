@@ -45,7 +45,8 @@ def answer_logps(model: Any, tokens: mx.array, mask: mx.array) -> mx.array:
 
 def _sigmoid(margin: mx.array, beta: float, smoothing: float) -> mx.array:
     right, wrong = nn.log_sigmoid(beta * margin), nn.log_sigmoid(-beta * margin)
-    return -((1 - smoothing) * right + smoothing * wrong)
+    losses: mx.array = -((1 - smoothing) * right + smoothing * wrong)
+    return losses
 
 
 def _ipo(margin: mx.array, beta: float, _: float) -> mx.array:
