@@ -217,13 +217,15 @@ def _parent_fails(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
         expected, measured = (
             number(base.get(name)) for name in ("expected_correct", "measured_fused_baseline_correct")
         )
-        told = f"It scores {measured:g} where {expected:g} ± {row.threshold:g} was expected. "
+        told = ""
+        if expected is not None and measured is not None:
+            told = f"It scores {measured:g} where {expected:g} ± {row.threshold:g} was expected. "
         lost = _lost_bytes(part(cycle.notes, "artifact_bytes"))
         yield _finding(
             cycle,
             _Kind("2" if lost else "P12", "reproduces", "hard_stop", "before training"),
             f"The parent is not what it is taken for: off by {abs(row.value):g}, {row.threshold:g} allowed. "
-            f"{told if expected is not None and measured is not None else ''}{lost}".strip(),
+            f"{told}{lost}".strip(),
             "Fuse with dequantize into a fresh folder, and compare the logits of fused and of base with adapter."
             if lost
             else "Find what differs between the weights before training on them.",

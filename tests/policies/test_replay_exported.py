@@ -1,0 +1,153 @@
+"""Vigil's own record judged again: the same verdicts, whatever the world was."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.replay.exported import exported_trajectory
+from policies.replay.records import Replay
+from policies.replay.verdicts import replay
+from state.records import Action, Belief, Decision, GoalVersion, Measurement, Record
+from tests.policies.rehearsal import Rehearsal, goal
+from tests.policies.test_planning import from_an_adapter
+from tests.policies.trajectory import finding
+
+
+def exported(play: Rehearsal) -> list[Record]:
+    """Return what an export of a rehearsed campaign holds."""
+    spec = play.goal.model_dump(mode="json")
+    version = GoalVersion(version=play.goal_version, campaign="rehearsal", file_hash="f", spec=spec)
+    return [version, *play.beliefs, *play.actions, *play.runs, *play.measurements, *play.decisions]
+
+
+def judged_again(play: Rehearsal) -> Replay:
+    """Return a rehearsed campaign, judged again from its export."""
+    return replay(exported_trajectory(exported(play)))
+
+
+def ended(**world: Any) -> Rehearsal:
+    """Return a campaign rehearsed to its end."""
+    play = Rehearsal(**world)
+    play.run()
+    return play
+
+
+def test_a_promoted_campaign_is_judged_the_same_and_never_fails_its_own_gate() -> None:
+    play = ended()
+    found = judged_again(play)
+    assert [row.bucket for row in found.cycles] == ["B", "B", "B", "A"] == [run.bucket for run in play.runs]
+    assert all(row.agrees for row in found.cycles)
+    assert found.cycles[-1].passed
+    assert "Wilson" not in found.cycles[-1].gate[0].method
+    assert found.cycles[-1].next.action == "promote"
+    assert found.first_stop is None
+    assert [row.rule for row in found.cycles][:3] == ["B.moved"] * 3
+    assert [row.next.rule for row in found.cycles][:3] == ["progress"] * 3
+
+
+def test_the_sentences_of_the_verdicts_are_the_recorded_ones() -> None:
+    play = ended()
+    said = {d.run: d.verdict["bucket"]["sentence"] for d in play.decisions if d.bucket is not None}
+    assert {row.id: row.sentence for row in judged_again(play).cycles} == said
+
+
+def test_a_halt_before_any_run_is_the_first_stop_with_the_time_it_saved() -> None:
+    found = judged_again(ended(ceiling=0.5))
+    assert found.cycles == ()
+    assert found.first_stop is not None
+    assert (found.first_stop.mode, found.first_stop.claim) == ("P1", "below_ceiling")
+    assert found.saved.hours > 0
+
+
+def test_a_halt_whose_belief_is_not_in_the_export_keeps_its_sentence() -> None:
+    rows = [row for row in exported(ended(ceiling=0.5)) if not isinstance(row, Belief)]
+    found = replay(exported_trajectory(rows))
+    assert found.first_stop is not None
+    assert found.first_stop.sentence.startswith("Hard stop")
+
+
+def test_a_run_that_a_guard_ended_is_as_uninformative_as_on_record() -> None:
+    found = judged_again(ended(fails={"train": 1}, exit={"verdict": "diverged"}))
+    first = found.cycles[0]
+    assert (first.bucket, first.rule, first.agrees) == ("U", "U.unmeasured", True)
+
+
+def test_a_lost_run_trained_nothing_that_counts() -> None:
+    found = judged_again(ended(fails={"train": 1}))
+    assert (found.cycles[0].bucket, found.cycles[0].instrument) == (None, "")
+    assert all(row.agrees for row in found.cycles[1:])
+
+
+def test_a_run_is_compared_with_the_adapter_that_it_went_on_from() -> None:
+    play = from_an_adapter()
+    play.run()
+    found = judged_again(play)
+    assert found.cycles
+    assert all(row.agrees in {True, None} for row in found.cycles)
+    said = {d.run: d.verdict["bucket"]["sentence"] for d in play.decisions if d.bucket is not None}
+    assert {row.id: row.sentence for row in found.cycles if row.bucket} == said
+
+
+def test_an_export_that_was_cut_before_the_goal_judges_nothing() -> None:
+    rows = [row for row in exported(ended()) if not isinstance(row, GoalVersion)]
+    assert {row.bucket for row in replay(exported_trajectory(rows)).cycles} == {None}
+
+
+def test_without_the_evaluations_actions_every_measurement_counts() -> None:
+    rows = [row for row in exported(ended()) if not isinstance(row, Action)]
+    assert [row.bucket for row in replay(exported_trajectory(rows)).cycles] == ["B", "B", "B", "A"]
+
+
+def test_a_run_without_a_verdict_yet_is_judged_under_the_newest_goal() -> None:
+    rows = [row for row in exported(ended()) if not (isinstance(row, Decision) and row.bucket is not None)]
+    found = replay(exported_trajectory(rows))
+    assert [row.bucket for row in found.cycles] == ["B", "B", "B", "A"]
+    assert {row.agrees for row in found.cycles} == {None}
+
+
+def test_a_figure_of_another_harness_is_not_compared() -> None:
+    play = ended()
+    stray = play.measurements[0].model_copy(update={"evaluation": "older", "metrics": {"score": 0.0, "control": 0.0}})
+    rows = [*exported(play), stray]
+    assert [row.bucket for row in replay(exported_trajectory(rows)).cycles] == ["B", "B", "B", "A"]
+    assert any(isinstance(row, Measurement) for row in rows)
+
+
+def test_a_real_test_too_coarse_for_its_cases_is_a_finding() -> None:
+    spec = {"conditions": [{"metric": "main.score", "against": "parent", "min": -0.001}]}
+    play = ended(goal=goal(gate=spec), ceiling=1.0, score=lambda weights, case: 0.5 + 0.001 * (case % 3))
+    rows = judged_again(play).cycles
+    assert all(finding(row, "P5") is not None for row in rows)
+
+
+worlds = st.fixed_dictionaries(
+    {
+        "gain": st.sampled_from([-0.004, 0.0, 0.0005, 0.002, 0.004]),
+        "noise": st.sampled_from([0.0, 0.01, 0.1, 0.3]),
+        "start": st.sampled_from([0.2, 0.5, 0.74]),
+        "ceiling": st.sampled_from([0.6, 0.9, 1.0]),
+        "plain": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(world=worlds)
+def test_every_campaign_is_judged_the_same_from_its_export(world: dict[str, Any]) -> None:
+    def score(weights: str, case: int) -> float:
+        iters = int(weights.rpartition(":")[2]) if ":" in weights else 0
+        wobble = world["noise"] * ((case * 7919 + iters * 104729) % 101 / 50 - 1)
+        return float(world["start"] + world["gain"] * iters + wobble)
+
+    condition: dict[str, Any] = {"id": "score", "metric": "main.score", "min": 0.75}
+    condition |= {"test": "plain", "reason": "a rehearsal"} if world["plain"] else {}
+    play = ended(
+        goal=goal(gate={"max_confirmations": 2, "conditions": [condition]}), score=score, ceiling=world["ceiling"]
+    )
+    found = judged_again(play)
+    assert [row.bucket for row in found.cycles] == [run.bucket for run in play.runs]
+    for row in found.cycles:
+        assert row.agrees
+        if row.bucket == "A":
+            assert row.passed
