@@ -9,7 +9,8 @@ RUNAWAY_LOSS = 20.0
 EARLY_MOVED = 0.5
 """Share of the sampled prompts that a preference run must answer anew once its pairs are separated.
 
-Pairs that teach generation something change most answers by then; pairs told apart by a line end change none.
+Measured on the tiny base: pairs told apart by a line end had changed one answer in six, pairs that show longer
+answers all of them.
 """
 
 STALL_FLOOR_S = 300.0

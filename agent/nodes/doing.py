@@ -18,6 +18,7 @@ from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
 from tools.jobs.spec import JobSpec, JobStatus
 from tools.models.identity import weights_hash
+from tools.training.progress import newest_healthy_folder
 
 _ENDED = frozenset({"finished", "failed", "stopped"})
 _COPY_EVERY_S = 5.0
@@ -97,11 +98,10 @@ def _reopen(paths: JobPaths) -> None:
 
 
 def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> Json:
-    """Return the newest whole save of a run that a guard stopped: it is judged at its last healthy state."""
-    saves = sorted(path.parent for path in (folder / "out" / "saves").glob("*/state.json"))
-    if not saves:
+    """Return the newest healthy save of a run that a guard stopped: it is judged at its last healthy state."""
+    newest = newest_healthy_folder(folder / "out" / "saves")
+    if newest is None:
         return {}
-    newest = saves[-1]
     return {
         "adapter": str(newest.relative_to(folder)),
         "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),

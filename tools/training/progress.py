@@ -6,6 +6,7 @@ validation, and the newest one at which the sampled generations were healthy.
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,9 +83,13 @@ def newest(saves: Path) -> tuple[Path, Progress] | None:
     return next(reversed(whole_saves(saves)), None)
 
 
-def newest_healthy(saves: Path) -> tuple[Path, Progress] | None:
-    """Return the newest whole save before generation collapsed, or None: what such a run is judged by."""
-    return next((found for found in reversed(whole_saves(saves)) if found[1].is_healthy), None)
+def newest_healthy_folder(saves: Path) -> Path | None:
+    """Return the newest save before generation collapsed, or None: what a run that was stopped is judged by."""
+    for folder in sorted((path.parent for path in saves.glob("[0-9]*/state.json")), reverse=True):
+        with suppress(json.JSONDecodeError):
+            if (read_json(folder / "state.json") or {}).get("is_healthy", True):
+                return folder
+    return None
 
 
 def drop_old(saves: Path, progress: Progress) -> None:

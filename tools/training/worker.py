@@ -20,7 +20,7 @@ from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
 from tools.training.lineage import require_same_adapter
-from tools.training.progress import newest_healthy
+from tools.training.progress import newest_healthy_folder
 from tools.training.recipe import Recipe, validate_recipe
 
 
@@ -134,10 +134,10 @@ def _deliver(training: Any, outcome: Any) -> tuple[str, int]:
     progress = outcome.progress
     if progress.is_healthy:
         return outcome.verdict, progress.step
-    healthy = newest_healthy(training.saves)
+    healthy = newest_healthy_folder(training.saves)
     if healthy is not None:
-        restore_weights(healthy[0], training.model)
-        return outcome.verdict or "collapsed", healthy[1].step
+        restore_weights(healthy, training.model)
+        return outcome.verdict or "collapsed", int(healthy.name)
     return outcome.verdict or "collapsed", progress.step
 
 

@@ -1,70 +1,147 @@
-"""Failure mode 1: generations that loop, drift into digits or fall silent while the loss looks well. Pure.
+"""Signs that generations have collapsed, compared with the parent's own (mode 1).
 
-Signals are taken from each text alone and averaged, so that a task whose answers are alike (labels) is none the worse
-for it; what counts is how far they are from the parent's on the same prompts.
+Standard library only: the trainer asks at saved steps. Each figure is compared with the same figure of the parent's
+outputs on the same prompts, because a table may rightly hold rows that are alike; where the parent cannot do the task
+at all, the figures of reference answers are the better yardstick. Not covered: outputs that are varied and wrong.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
-_N = 4
-_TOKENS = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
-"""Digits one by one, words, signs, line ends: a loop over any of them repeats its n-grams."""
+from tools.probes.rows.finding import RowFinding
+
+__all__ = ["collapse_signals", "is_collapsed"]
+
+_PIECE = re.compile(r"\w{1,64}|[^\w\s]")
 _DIGITS = re.compile(r"\d+")
+_YEAR = re.compile(r"\D*((?:19|20|21)\d\d)(?!\d)")
+_N = 4
+_TAIL_DIGITS = 3
+"""Numbers that end in the same three digits side by side (`2444,1444`) count as alike."""
+_LONGEST_CHARS = 20_000
+"""Characters of a text that are looked at."""
 
-DISTINCT_KEPT = 0.7
-"""Share of the parent's distinct n-grams below which texts loop.
-
-A table whose every figure became 4444 keeps 0.4; one that is twice as long as the parent's keeps 0.9.
-"""
-
-REPEATED_RISE = 0.25
-"""Rise of the share of repeated lines: every fourth line is one that stood there before."""
-
-DIGITS_RISE = 8
-"""Digits by which the longest run grows: no figure of a table gains eight digits by being cleaned."""
-
-BLANK_RISE = 0.5
-"""Rise of the share of texts with nothing in them; a child may rightly fall silent on a few."""
+DISTINCT_KEPT = 0.6
+"""Collapsed when fewer than this share of the parent's distinct runs are left."""
+LESS_DIFFERENT = 0.5
+"""Collapsed when the share of different outputs is below this part of the parent's, the outputs being long."""
+LONG_CHARS = 40.0
+MORE_REPEATED = 0.3
+"""Collapsed when the share of repeated lines, or of numbers like their neighbour, rises by more than this."""
+DIGIT_RUN_TIMES = 2.0
+DIGIT_RUN_LEAST = 12.0
+"""Collapsed when the longest run of digits is at least this long and twice the parent's."""
+YEAR_STEP_TIMES = 3.0
+YEAR_STEP_LEAST = 0.75
+"""Collapsed when years move on by this much per line and three times as fast as the parent's."""
 
 
 def collapse_signals(texts: Sequence[str]) -> dict[str, float]:
-    """Return what outputs look like.
+    """Return figures of generations; all 0 without texts.
 
     Returns:
-        `distinct`: distinct 4-grams by all of them, mean over texts, [0, 1]; 1 for texts too short to have one.
-        `repeated_lines`: share of lines that stood in the same text before, mean over texts, [0, 1].
-        `longest_digits`: longest run of digits in any text.
-        `blank`: share of texts with nothing but white space, [0, 1].
+        distinct_4gram_ratio: different runs of four pieces (words and signs; characters in short texts) over all runs
+            of a text, averaged over texts; 1 where there is none.
+        repeated_line_ratio: lines that repeat an earlier line of their text over all lines.
+        distinct_text_ratio: different texts over all texts.
+        alike_number_ratio: numbers that equal, or end like, the number before them in their text, over all such pairs.
+        year_step: years gone on from line to line, averaged over neighbouring lines that both begin with a year.
+        longest_digit_run: digits side by side, the most in any text.
+        mean_length: characters per text.
     """
+    n = len(texts)
+    cut = [text[:_LONGEST_CHARS] for text in texts]
+    lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in cut]
+    n_lines = sum(map(len, lines))
     return {
-        "distinct": _mean([_distinct(text) for text in texts], 1.0),
-        "repeated_lines": _mean([_repeated_lines(text) for text in texts], 0.0),
-        "longest_digits": float(max((len(run) for text in texts for run in _DIGITS.findall(text)), default=0)),
-        "blank": _mean([float(not text.strip()) for text in texts], 0.0),
+        "distinct_4gram_ratio": sum(map(_distinct, cut)) / n if n else 0.0,
+        "repeated_line_ratio": sum(len(rows) - len(set(rows)) for rows in lines) / max(1, n_lines),
+        "distinct_text_ratio": len(set(texts)) / max(1, n),
+        "alike_number_ratio": _mean([float(_are_alike(*pair)) for text in cut for pair in _neighbours(text)]),
+        "year_step": _mean([step for rows in lines for step in _year_steps(rows)]),
+        "longest_digit_run": float(max((len(run) for text in cut for run in _DIGITS.findall(text)), default=0)),
+        "mean_length": sum(map(len, texts)) / max(1, n),
     }
 
 
-def is_collapsed(now: Mapping[str, float], parent: Mapping[str, float]) -> bool:
-    """Say whether outputs collapsed, by their signals and those of the parent's outputs for the same prompts."""
-    return (
-        now["distinct"] < DISTINCT_KEPT * parent["distinct"]
-        or now["repeated_lines"] > parent["repeated_lines"] + REPEATED_RISE
-        or now["longest_digits"] > parent["longest_digits"] + DIGITS_RISE
-        or now["blank"] > parent["blank"] + BLANK_RISE
+def is_collapsed(now: Mapping[str, float], parent: Mapping[str, float]) -> RowFinding | None:
+    """Return a finding when generations have collapsed against the parent's, else None.
+
+    Length alone never counts: a candidate may rightly answer in fewer words.
+
+    Args:
+        now: `collapse_signals` of the candidate's outputs.
+        parent: The same of the parent's outputs on the same prompts.
+    """
+    if not now["mean_length"]:
+        return None
+    reasons = [words for is_true, words in _rules(now, parent) if is_true]
+    if not reasons:
+        return None
+    return RowFinding(
+        mode="1",
+        severity="hard_stop",
+        claim="generations_collapsed",
+        sentence=f"Generations have collapsed against the parent's: {'; '.join(reasons)}.",
+        detail={"now": dict(now), "parent": dict(parent), "reasons": reasons},
+        fix="Stop, keep the last healthy save, and retry with lower rank or scale, some dropout, and fewer epochs.",
     )
 
 
-def _mean(values: Sequence[float], empty: float) -> float:
-    return sum(values) / len(values) if values else empty
+def _rules(now: Mapping[str, float], parent: Mapping[str, float]) -> list[tuple[bool, str]]:
+    """Return what would make a collapse, each with its words."""
+    run, run_before = now["longest_digit_run"], parent["longest_digit_run"]
+    step, step_before = now["year_step"], parent["year_step"]
+    different, different_before = now["distinct_text_ratio"], parent["distinct_text_ratio"]
+    return [
+        (
+            now["distinct_4gram_ratio"] < DISTINCT_KEPT * parent["distinct_4gram_ratio"],
+            f"{now['distinct_4gram_ratio']:.2f} of runs of four are different, {parent['distinct_4gram_ratio']:.2f} "
+            "before",
+        ),
+        *(
+            (now[name] > parent[name] + MORE_REPEATED, f"{now[name]:.0%} of {what}, {parent[name]:.0%} before")
+            for name, what in (
+                ("repeated_line_ratio", "lines repeat an earlier one"),
+                ("alike_number_ratio", "numbers are like the one before them"),
+            )
+        ),
+        (
+            now["mean_length"] >= LONG_CHARS and different < LESS_DIFFERENT * different_before,
+            f"{different:.0%} of outputs are different, {different_before:.0%} before",
+        ),
+        (
+            run >= max(DIGIT_RUN_LEAST, DIGIT_RUN_TIMES * run_before),
+            f"{run:.0f} digits stand side by side, at most {run_before:.0f} before",
+        ),
+        (
+            0 < step_before and step >= max(YEAR_STEP_LEAST, YEAR_STEP_TIMES * step_before),
+            f"years go on by {step:.2f} a line, by {step_before:.2f} before",
+        ),
+    ]
 
 
 def _distinct(text: str) -> float:
-    tokens = _TOKENS.findall(text)
-    grams = [tuple(tokens[at : at + _N]) for at in range(len(tokens) - _N + 1)]
-    return len(set(grams)) / len(grams) if grams else 1.0
+    pieces: Sequence[str] = _PIECE.findall(text)
+    # A short answer has too few words for runs of them; a loop inside one shows in its characters.
+    pieces = pieces if len(pieces) >= 2 * _N else text
+    runs = [tuple(pieces[at : at + _N]) for at in range(len(pieces) - _N + 1)]
+    return len(set(runs)) / len(runs) if runs else 1.0
 
 
-def _repeated_lines(text: str) -> float:
-    lines = [line for line in map(str.strip, text.splitlines()) if line]
-    return 1 - len(set(lines)) / len(lines) if lines else 0.0
+def _neighbours(text: str) -> list[tuple[str, str]]:
+    return list(pairwise(_DIGITS.findall(text)))
+
+
+def _are_alike(one: str, other: str) -> bool:
+    return min(len(one), len(other)) >= _TAIL_DIGITS and one[-_TAIL_DIGITS:] == other[-_TAIL_DIGITS:]
+
+
+def _year_steps(lines: Sequence[str]) -> list[float]:
+    years = [int(match.group(1)) if (match := _YEAR.match(line)) else None for line in lines]
+    return [float(abs(two - one)) for one, two in pairwise(years) if one is not None and two is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
