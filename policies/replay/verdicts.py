@@ -261,9 +261,7 @@ def _before_training(cycle: Cycle) -> NextStep:
     return _step("train", "recipe.first", "Train: nothing that was measured speaks against it.")
 
 
-_MEASURE = (
-    "Run the gold answers through this harness, decode budget included, before the first cycle: it costs seconds."
-)
+_MEASURE = "Run the gold answers through this harness, decode budget included, before another cycle: it costs seconds."
 
 _FOLLOWS: dict[Bucket, tuple[str, str]] = {
     "B": ("progress", "Stay in the class and tune toward the condition that fails."),
