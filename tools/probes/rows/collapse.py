@@ -16,6 +16,7 @@ __all__ = ["collapse_signals", "is_collapsed"]
 _PIECE = re.compile(r"\w{1,64}|[^\w\s]")
 _DIGITS = re.compile(r"\d+")
 _YEAR = re.compile(r"\D*((?:19|20|21)\d\d)(?!\d)")
+_DISTINCT = "distinct_4gram_ratio"
 _N = 4
 _TAIL_DIGITS = 3
 """Numbers that end in the same three digits side by side (`2444,1444`) count as alike."""
@@ -55,7 +56,7 @@ def collapse_signals(texts: Sequence[str]) -> dict[str, float]:
     lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in cut]
     n_lines = sum(map(len, lines))
     return {
-        "distinct_4gram_ratio": sum(map(_distinct, cut)) / n if n else 0.0,
+        _DISTINCT: sum(map(_distinct, cut)) / n if n else 0.0,
         "repeated_line_ratio": sum(len(rows) - len(set(rows)) for rows in lines) / max(1, n_lines),
         "distinct_text_ratio": len(set(texts)) / max(1, n),
         "alike_number_ratio": _mean([float(_are_alike(*pair)) for text in cut for pair in _neighbours(text)]),
@@ -72,9 +73,9 @@ def is_collapsed(now: Mapping[str, float], parent: Mapping[str, float]) -> RowFi
 
     Args:
         now: `collapse_signals` of the candidate's outputs.
-        parent: The same of the parent's outputs on the same prompts.
+        parent: The same of the parent's outputs on the same prompts. Figures of no texts at all compare with nothing.
     """
-    if not now["mean_length"]:
+    if not now["distinct_text_ratio"] or not parent["distinct_text_ratio"]:
         return None
     reasons = [words for is_true, words in _rules(now, parent) if is_true]
     if not reasons:
@@ -95,10 +96,10 @@ def _rules(now: Mapping[str, float], parent: Mapping[str, float]) -> list[tuple[
     step, step_before = now["year_step"], parent["year_step"]
     different, different_before = now["distinct_text_ratio"], parent["distinct_text_ratio"]
     return [
+        (parent["mean_length"] > 0 == now["mean_length"], "all outputs are empty"),
         (
-            now["distinct_4gram_ratio"] < DISTINCT_KEPT * parent["distinct_4gram_ratio"],
-            f"{now['distinct_4gram_ratio']:.2f} of runs of four are different, {parent['distinct_4gram_ratio']:.2f} "
-            "before",
+            now[_DISTINCT] < DISTINCT_KEPT * parent[_DISTINCT],
+            f"{now[_DISTINCT]:.0%} of runs of four pieces are different, {parent[_DISTINCT]:.0%} before",
         ),
         *(
             (now[name] > parent[name] + MORE_REPEATED, f"{now[name]:.0%} of {what}, {parent[name]:.0%} before")
@@ -116,7 +117,7 @@ def _rules(now: Mapping[str, float], parent: Mapping[str, float]) -> list[tuple[
             f"{run:.0f} digits stand side by side, at most {run_before:.0f} before",
         ),
         (
-            0 < step_before and step >= max(YEAR_STEP_LEAST, YEAR_STEP_TIMES * step_before),
+            step_before > 0 and step >= max(YEAR_STEP_LEAST, YEAR_STEP_TIMES * step_before),
             f"years go on by {step:.2f} a line, by {step_before:.2f} before",
         ),
     ]
