@@ -16,6 +16,17 @@ from tools.evaluation.generation import Decoding, Prompt, generate
 from tools.evaluation.prompts import render_prompt
 from tools.probes.rows.collapse import collapse_signals, is_collapsed
 
+_DISTINCT = "distinct_4gram_ratio"
+_SHORT = {
+    _DISTINCT: "distinct",
+    "repeated_line_ratio": "repeated_lines",
+    "longest_digit_run": "longest_digits",
+    "distinct_text_ratio": "distinct_texts",
+    "alike_number_ratio": "alike_numbers",
+    "mean_length": "length",
+}
+"""The names that metrics rows have for the signals."""
+
 _BATCH = 8
 """Outputs decoded together: sampling must not need more memory than training."""
 
@@ -108,7 +119,8 @@ class Sampler:
         Returns:
             Each signal of the outputs as `sample_NAME` and its difference from the parent's as `sample_NAME_change`;
             `sample_distinct_drop`, the share of the parent's distinct n-grams that is lost; `sample_moved`, the share
-            of prompts that the model no longer answers as the parent did, [0, 1]; `sample_collapsed`, 1 or 0.
+            of prompts that the model no longer answers as the parent did, [0, 1]; `sample_collapsed`, 1 or 0, and
+            where it is 1 `collapse`, what was seen.
         """
         found = self._generate(step)
         if len(found) != len(self._prompts):
@@ -116,14 +128,16 @@ class Sampler:
         self._rows = [*(row for row in self._rows if row["step"] != step), *found]
         self._write()
         parent, now = _signals(self._parent), _signals(found)
-        changes = {f"{name}_change": now[name] - parent[name] for name in now}
         pairs = zip(self._parent, found, strict=True)
+        collapse = is_collapsed(now, parent)
         return {
             "step": step,
-            **_named(now | changes),
-            "sample_distinct_drop": parent["distinct"] - now["distinct"],
+            **_named(now),
+            **_named({f"{_name(name)}_change": now[name] - parent[name] for name in now}),
+            "sample_distinct_drop": parent[_DISTINCT] - now[_DISTINCT],
             "sample_moved": sum(then["text"] != row["text"] for then, row in pairs) / len(found),
-            "sample_collapsed": float(is_collapsed(now, parent)),
+            "sample_collapsed": float(collapse is not None),
+            **({"collapse": collapse.sentence} if collapse else {}),
         }
 
     @property
@@ -169,4 +183,8 @@ def _signals(rows: list[Json]) -> dict[str, float]:
 
 
 def _named(signals: dict[str, float]) -> dict[str, float]:
-    return {f"sample_{name}": value for name, value in signals.items()}
+    return {f"sample_{_name(name)}": value for name, value in signals.items()}
+
+
+def _name(signal: str) -> str:
+    return _SHORT.get(signal, signal)
