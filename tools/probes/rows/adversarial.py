@@ -144,11 +144,6 @@ def _finding(metric: str, verdict: _Verdict) -> RowFinding:
     named = verdict.unpunished or list(verdict.paid)
     severity: Severity = "hard_stop" if verdict.unpunished else "note"
     paid = "; ".join(f"{OUTPUTS.get(kind, kind)} ({verdict.paid[kind]} cases)" for kind in named)
-    punished = "; ".join(
-        f"{OUTPUTS.get(kind, kind)} by {', '.join(verdict.punished_by[kind])}"
-        for kind in verdict.paid
-        if verdict.punished_by[kind]
-    )
     return RowFinding(
         mode="P10",
         severity=severity,
@@ -156,7 +151,7 @@ def _finding(metric: str, verdict: _Verdict) -> RowFinding:
         sentence=(
             f"The metric {metric} pays as much as for the reference for: {paid}."
             + (" No other metric punishes that." if verdict.unpunished else "")
-            + (f" Punished elsewhere: {punished}." if punished else "")
+            + _punished_in_words(verdict)
         ),
         detail={
             "metric": metric,
@@ -170,3 +165,14 @@ def _finding(metric: str, verdict: _Verdict) -> RowFinding:
             else f"Use {metric} as a reward only together with the metrics that punish what it pays for."
         ),
     )
+
+
+def _punished_in_words(verdict: _Verdict) -> str:
+    punished = {kind: verdict.punished_by[kind] for kind in verdict.paid if verdict.punished_by[kind]}
+    if not punished:
+        return ""
+    common = [metric for metric in next(iter(punished.values())) if all(metric in row for row in punished.values())]
+    if common and not verdict.unpunished:
+        return f" All of that is punished by {' and by '.join(common)}."
+    by_kind = "; ".join(f"{OUTPUTS.get(kind, kind)} by {', '.join(metrics)}" for kind, metrics in punished.items())
+    return f" Punished elsewhere: {by_kind}."

@@ -85,7 +85,7 @@ def _never(name: str, n: int, dense: list[str]) -> RowFinding:
         mode="P9",
         severity="note",
         claim="is_all_or_nothing",
-        sentence=f"{name} is 0 in all {n} cases and so shows no progress; {', '.join(dense)} takes values between.",
+        sentence=f"{name} is 0 in all {n} cases and tells none from another; {', '.join(dense)} takes values between.",
         detail={"metric": name, "passed": 0, "cases": n, "companions": dense},
         fix=f"Plan by {dense[0]} until {name} passes somewhere.",
     )

@@ -50,7 +50,7 @@ def glitches(text: str) -> list[str]:
     """Return the glitches of one text, in lower case, in order; the first 200,000 characters are read."""
     text = text[:_LONGEST_SCAN_CHARS]
     found = [match.group().lower() for match in _TWICE.finditer(text) if _is_slip(match)]
-    if len(found) > 1 and _is_sequence(text, len(found)):
+    if found and _is_sequence(text, len(found)):
         return []
     return [" ".join(words.split()) for words in (*found, *(m.group().lower() for m in _ARTICLES.finditer(text)))]
 
@@ -102,5 +102,7 @@ def _is_slip(match: re.Match[str]) -> bool:
 
 
 def _is_sequence(text: str, repeats: int) -> bool:
-    words = sum(1 for _ in _WORD.finditer(text))
-    return words >= _LEAST_WORDS_OF_A_SEQUENCE and repeats > _SEQUENCE_SHARE * words
+    """Tell whether a text is no prose: no function word in it, or too much of it said twice."""
+    words = _WORD.findall(text.lower())
+    is_dense = len(words) >= _LEAST_WORDS_OF_A_SEQUENCE and repeats > _SEQUENCE_SHARE * len(words)
+    return is_dense or _FUNCTION_WORDS.isdisjoint(words)
