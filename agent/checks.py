@@ -44,6 +44,7 @@ def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal
         *_check_splits(loaded, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
         *_check_adapter(loaded),
+        *_check_probes(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
     ]
 
@@ -171,6 +172,22 @@ def _check_adapter(loaded: LoadedCampaign) -> Iterator[str]:
                 key,
             )
     yield f"Runs go on from the adapter {spec.adapter}."
+
+
+def _check_probes(loaded: LoadedCampaign) -> Iterator[str]:
+    """Refuse a probe of the user's that is not there; none is run before the campaign is."""
+    from tools.probes.own import declared
+
+    for index, written in enumerate(loaded.goal.probes):
+        path = loaded.resolve(written)
+        if not path.is_file():
+            raise _refusal(
+                loaded, f"`probes[{index}]` names {path}, which is not a file; correct the path.", "probes", index
+            )
+        said = declared(path).refuted_by
+        yield f"Probe {written}: " + (
+            f"refuted by {said}." if said else "names no `refuted_by`, so what it finds is not counted as evidence."
+        )
 
 
 def _flat(recipe: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _MEANT = {
     "any_of": "write each as `split.metric`, such as regular.rows_kept",
     "control": "write `split.metric`, such as regular.rows_kept",
     "expected": "write `split.metric: number`",
+    "probes": "write the path of a Python file whose name is letters, digits, dashes and underscores",
 }
 """What a text that breaks its pattern should look like, by key."""
 

@@ -17,6 +17,9 @@ Metric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_
 ClockTime = Annotated[str, StringConstraints(pattern=r"^([01]?[0-9]|2[0-3]):[0-5][0-9]$")]
 """Local time of day, `HH:MM`."""
 
+ProbeFile = Annotated[str, StringConstraints(pattern=r"^(.*/)?[A-Za-z0-9_-]+\.py$")]
+"""Path of a Python file; its name without `.py` names the subject of its findings."""
+
 Against = Literal["value", "parent", "base"]
 """value: the metric itself; parent/base: its difference, candidate minus parent or base, on the same cases."""
 
@@ -333,6 +336,8 @@ class Goal(_Part):
     search: Search = Search()
     privacy: Literal["keep", "redact"] = "keep"
     """Whether prompts and outputs stay in the campaign's record or only their scores."""
+    probes: tuple[ProbeFile, ...] = ()
+    """Files of the user's own, each with `observe(context)`, that are asked like Vigil's probes."""
 
 
 class Problem(_Part):
@@ -359,6 +364,12 @@ def problems(goal: Goal) -> list[Problem]:
         found.append(_metric_problem(goal, metric, ("baseline",)))
     return [problem for problem in found if problem is not None]
 
+    names = [written.rpartition("/")[2] for written in goal.probes]
+    found += [
+        Problem(where=("probes", index), sentence=f"Two probes are called {name}; rename one, findings go by the name.")
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
 
 def _metric_problem(goal: Goal, metric: str, where: tuple[str | int, ...]) -> Problem | None:
     split, _, name = metric.partition(".")

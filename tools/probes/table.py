@@ -5,15 +5,17 @@ from pathlib import Path
 from state.goal import Goal
 from tools.probes import files, machine
 from tools.probes.contract import Probe
+from tools.probes.own import own_probe
 
 PROBES: tuple[Probe, ...] = tuple(sorted((*files.PROBES, *machine.PROBES), key=lambda probe: probe.cost_s))
 
 
-def probes_of(goal: Goal, folder: Path) -> tuple[Probe, ...]:  # noqa: ARG001 - a campaign's own come next
+def probes_of(goal: Goal, folder: Path) -> tuple[Probe, ...]:
     """Return the probes of a campaign, cheapest first.
 
     Args:
         goal: The campaign.
         folder: Folder of the campaign file.
     """
-    return PROBES
+    own = (own_probe(written, folder) for written in goal.probes)
+    return tuple(sorted((*PROBES, *own), key=lambda probe: probe.cost_s))

@@ -4,6 +4,7 @@ It answers `{"op": "grade", "case", "text"}` with `{"metrics": {...}}` and `{"op
 `{"outputs": [...]}`; either may be `{"error": sentence}`. The first line it writes says `{"ready": true, ...}` or
 `{"fatal": sentence}`. The protocol uses private copies of stdin and stdout, so the grader may print and read as it
 likes. Standard library only, and run by path: nothing of ours may shadow a module that lies beside the grader.
+`serve` does the same for a user's other files (tools/probes/own_child.py).
 """
 
 import importlib.util
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
@@ -49,12 +50,14 @@ def _last_frame(error: BaseException, file: Path) -> str:
     return f" at {file.name}:{frames[-1].lineno}" if frames else ""
 
 
-def _sentence(error: BaseException, file: Path) -> str:
-    return f"{type(error).__name__}: {error}{_last_frame(error, file)}"
+def _told(key: str, what: str, error: BaseException, file: Path) -> dict[str, str]:
+    """Return an exception as an answer; `bare` leaves its own words out, which may quote a case."""
+    kind, place = type(error).__name__, _last_frame(error, file)
+    return {key: f"{what}{kind}: {error}{place}", "bare": f"{what}{kind}{place}"}
 
 
 def _load(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("vigil_grader", file)
+    spec = importlib.util.spec_from_file_location("vigil_user_file", file)
     if spec is None or spec.loader is None:
         raise ImportError("the file name does not end in .py")
     module = importlib.util.module_from_spec(spec)
@@ -82,57 +85,64 @@ def _adversarial(module: ModuleType, request: dict[str, Any]) -> dict[str, Any]:
     return {"outputs": list(module.adversarial(request["case"]))}
 
 
-_OPERATIONS: dict[str, Callable[[ModuleType, dict[str, Any]], dict[str, Any]]] = {
-    "grade": _grade,
-    "adversarial": _adversarial,
-}
+Operations = Mapping[str, Callable[[ModuleType, dict[str, Any]], dict[str, Any]]]
+"""What may be asked, by the request's `op`: module and request in, answer out."""
+
+_OPERATIONS: Operations = {"grade": _grade, "adversarial": _adversarial}
 
 
-def _answer(module: ModuleType, file: Path, line: str) -> str:
+def _answer(module: ModuleType, file: Path, line: str, operations: Operations) -> str:
     request = json.loads(line)
     try:
-        return json.dumps(_OPERATIONS[request["op"]](module, request), default=repr)
-    except BaseException as error:  # noqa: BLE001 - sys.exit() in a grader is that case's error, not our end
-        return json.dumps({"error": f"{request['op']} raised {_sentence(error, file)}"})
+        return json.dumps(operations[request["op"]](module, request), default=repr)
+    except BaseException as error:  # noqa: BLE001 - sys.exit() in a user's file is that request's error, not our end
+        return json.dumps(_told("error", f"{request['op']} raised ", error, file))
 
 
-def _open(file: Path) -> tuple[ModuleType | None, dict[str, Any]]:
-    """Return the grader's module and the greeting; no module when it cannot grade."""
+def _open(file: Path, function: str, operations: Operations) -> tuple[ModuleType | None, dict[str, Any]]:
+    """Return the file's module and the greeting; no module when it lacks what every request needs."""
     try:
         module = _load(file)
     except BaseException as error:  # noqa: BLE001 - whatever the file does on import is told to the user
-        return None, {"fatal": f"it cannot be imported: {_sentence(error, file)}"}
-    if not callable(getattr(module, "grade", None)):
-        return None, {"fatal": "it has no function `grade(case, text)`"}
-    return module, {"ready": True, "adversarial": callable(getattr(module, "adversarial", None))}
+        return None, _told("fatal", "it cannot be imported: ", error, file)
+    required = function.partition("(")[0]
+    if not callable(getattr(module, required, None)):
+        return None, {"fatal": f"it has no function `{function}`"}
+    offered = {name: callable(getattr(module, name, None)) for name in operations if name != required}
+    return module, {"ready": True, **offered}
 
 
 def _forget_our_packages() -> None:
-    """Let a package named `tools` beside the grader win over ours, however this program was started."""
-    for name in ("tools", "tools.tracks"):
-        sys.modules.pop(name, None)
+    """Let a package named `tools` beside the file win over ours, however this program was started."""
+    for name in [name for name in sys.modules if name == "tools" or name.startswith("tools.")]:
+        sys.modules.pop(name)
     importlib.invalidate_caches()
 
 
-def main(argv: list[str]) -> int:
-    """Serve requests until stdin ends; return the exit code."""
-    file = Path(argv[0]).resolve()
+def serve(file: Path, function: str, operations: Operations) -> int:
+    """Serve requests about one user's file until stdin ends; return the exit code.
+
+    Args:
+        file: Absolute path.
+        function: What the file must have, as it is called: `grade(case, text)`.
+        operations: What may be asked.
+    """
     requests, answers = _private_pipes()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     # The user's folder stays as it was: no __pycache__ beside the grader.
     sys.dont_write_bytecode = True
     _forget_our_packages()
     sys.path[:] = [str(file.parent), *(entry for entry in sys.path if entry != _PRODUCT_ROOT), _PRODUCT_ROOT]
-    module, greeting = _open(file)
+    module, greeting = _open(file, function, operations)
     answers.write(json.dumps(greeting) + "\n")
     answers.flush()
     if module is None:
         return 2
     for line in requests:
-        answers.write(_answer(module, file, line) + "\n")
+        answers.write(_answer(module, file, line, operations) + "\n")
         answers.flush()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve(Path(sys.argv[1]).resolve(), "grade(case, text)", _OPERATIONS))
