@@ -334,10 +334,10 @@ class Goal(_Part):
     approvals: Approvals = Approvals()
     baseline: Baseline = Baseline()
     search: Search = Search()
-    privacy: Literal["keep", "redact"] = "keep"
-    """Whether prompts and outputs stay in the campaign's record or only their scores."""
     probes: tuple[ProbeFile, ...] = ()
     """Files of the user's own, each with `observe(context)`, that are asked like Vigil's probes."""
+    privacy: Literal["keep", "redact"] = "keep"
+    """Whether prompts and outputs stay in the campaign's record or only their scores."""
 
 
 class Problem(_Part):
@@ -362,14 +362,14 @@ def problems(goal: Goal) -> list[Problem]:
         found.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
         found.append(_metric_problem(goal, metric, ("baseline",)))
-    return [problem for problem in found if problem is not None]
-
     names = [written.rpartition("/")[2] for written in goal.probes]
     found += [
         Problem(where=("probes", index), sentence=f"Two probes are called {name}; rename one, findings go by the name.")
         for index, name in enumerate(names)
         if name in names[:index]
     ]
+    return [problem for problem in found if problem is not None]
+
 
 def _metric_problem(goal: Goal, metric: str, where: tuple[str | int, ...]) -> Problem | None:
     split, _, name = metric.partition(".")
