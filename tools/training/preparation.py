@@ -81,9 +81,11 @@ def _checkpoint_gradients(kind: Any) -> None:
     Each call draws from a seed of its own, the same when it computes again: mlx-lm's version draws another dropout mask
     then, so that the gradient belongs to another function than the loss.
 
-    Side effects: changes the class, in this process for good.
+    Side effects: changes the class, in this process for good; once, whoever asks again.
     """
     plain = kind.__call__
+    if hasattr(plain, "inner"):
+        return
 
     def checkpointed(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if not layer.training:
@@ -99,6 +101,7 @@ def _checkpoint_gradients(kind: Any) -> None:
         mx.random.seed(after)
         return result
 
+    checkpointed.inner = plain  # type: ignore[attr-defined]
     kind.__call__ = checkpointed
 
 

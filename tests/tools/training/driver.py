@@ -14,11 +14,16 @@ from typing import Any
 
 from tools.jobs.worker import WorkerContext
 
+_begin = WorkerContext.__init__
 _emit = WorkerContext.emit
 _rename = Path.rename
 
 
-def _interrupt_at(number: int, at_step: int | None, at_rename: str | None) -> None:
+def _interrupt_at(number: int, at_step: int | None, at_rename: str | None, *, at_start: bool) -> None:
+    def request(self: WorkerContext, folder: Path, spec: dict[str, Any], lock: int) -> None:
+        _begin(self, folder, spec, lock)
+        self.request_stop()
+
     def emit(self: WorkerContext, row: dict[str, Any]) -> None:
         _emit(self, row)
         if row["step"] == at_step and "train_loss" in row:
@@ -29,6 +34,7 @@ def _interrupt_at(number: int, at_step: int | None, at_rename: str | None) -> No
             os.kill(os.getpid(), number)
         return _rename(self, target)
 
+    WorkerContext.__init__ = request if at_start else _begin  # type: ignore[method-assign]
     WorkerContext.emit = emit  # type: ignore[method-assign]
     Path.rename = rename  # type: ignore[method-assign,assignment]
 
@@ -42,11 +48,11 @@ def _run(job: str, module: str) -> int:
 
 
 def main(steps: list[dict[str, Any]]) -> None:
-    """Run each step: `job`, and optionally `module`, `signal`, `at_step`, `at_rename`."""
+    """Run each step: `job`, and optionally `module`, `signal`, `at_step`, `at_rename`, `at_start`."""
     codes = []
     for step in steps:
         number = getattr(signal, step.get("signal", "SIGTERM"))
-        _interrupt_at(number, step.get("at_step"), step.get("at_rename"))
+        _interrupt_at(number, step.get("at_step"), step.get("at_rename"), at_start=step.get("at_start", False))
         codes.append(_run(step["job"], step.get("module", "tools.training.worker")))
     print(json.dumps(codes))
 
