@@ -174,7 +174,7 @@ def unsaid(beliefs: Iterable[Belief], probes: Iterable[Probe]) -> list[tuple[Bel
     for belief, prober in rows:
         if prober not in listed:
             found += [(belief, "")] if belief.status != "stale" else []
-        elif belief.stands_on != newest[prober].stands_on:
+        elif prober in newest and belief.stands_on != newest[prober].stands_on:
             found.append((belief, newest[prober].id))
     return found
 

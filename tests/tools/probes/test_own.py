@@ -314,3 +314,8 @@ def test_the_page_shows_a_probe_that_works(tmp_path: Path) -> None:
     [source] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     found = seen(tmp_path, source)
     assert found[-1].holds, found[-1].statement
+
+
+def test_a_finding_whose_file_was_cut_off_before_it_said_that_it_counts_is_left(tmp_path: Path) -> None:
+    probe, _ = asked(tmp_path, GOOD)
+    assert own.unsaid([belief("B1", "old", probe.id, "1")], [probe]) == []
