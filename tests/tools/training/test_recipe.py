@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from state.errors import ConfigError
-from tools.training.recipe import Recipe, validate_recipe
+from tools.training.recipe import PreferenceRecipe, Recipe, validate_recipe
 
 
 def refusal(**recipe: Any) -> ConfigError:
@@ -122,3 +122,42 @@ def test_the_defaults_are_a_recipe_and_lists_of_a_yaml_file_pass() -> None:
 @pytest.mark.parametrize(("iters", "accumulated", "updates"), [(10, 1, 10), (10, 3, 4), (9, 3, 3), (1, 8, 1)])
 def test_a_last_incomplete_accumulation_is_an_update_too(iters: int, accumulated: int, updates: int) -> None:
     assert validate_recipe({"iters": iters, "grad_accumulation_steps": accumulated}).updates == updates
+
+
+def test_a_recipe_for_pairs_has_keys_of_its_own_in_either_spelling() -> None:
+    found = validate_recipe({"beta": 0.2, "dpo_cpo_loss_type": "ipo"}, "dpo")
+    assert isinstance(found, PreferenceRecipe)
+    assert (found.beta, found.loss_type, found.label_smoothing) == (0.2, "ipo", 0.0)
+    assert found == validate_recipe({"beta": 0.2, "loss_type": "ipo"}, "dpo")
+    assert not isinstance(validate_recipe({}), PreferenceRecipe)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "instrument", "sentence"),
+    [
+        ({"beta": 0.1}, "sft", "`recipe.beta` is no key of a recipe; it is one of dpo."),
+        ({"betta": 0.1}, "dpo", "`recipe.betta` is no key of a recipe; did you mean `beta`?"),
+        ({"beta": 0.0}, "dpo", "`recipe.beta`: input should be greater than 0."),
+        ({"label_smoothing": 0.5}, "dpo", "`recipe.label_smoothing`: input should be less than 0.5."),
+        (
+            {"label_smoothing": 0.1, "loss_type": "ipo"},
+            "dpo",
+            "`recipe`: `label_smoothing` belongs to the sigmoid loss; ipo has none.",
+        ),
+        (
+            {"mask_prompt": False},
+            "dpo",
+            "`recipe`: `mask_prompt: false` has no meaning for pairs: their prompt is the same on both sides.",
+        ),
+        (
+            {"loss_type": "ipo", "dpo_cpo_loss_type": "ipo"},
+            "dpo",
+            "`recipe.dpo_cpo_loss_type` and `recipe.loss_type` are one key; keep one.",
+        ),
+        ({}, "ppo", "`ppo` cannot be trained; known instruments are sft, dpo."),
+    ],
+)
+def test_what_a_recipe_for_pairs_cannot_say_is_refused(recipe: dict[str, Any], instrument: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate_recipe(recipe, instrument)
+    assert caught.value.sentence == sentence
