@@ -19,7 +19,9 @@ _YEAR = re.compile(r"\D*((?:19|20|21)\d\d)(?!\d)")
 _DISTINCT = "distinct_4gram_ratio"
 _N = 4
 _TAIL_DIGITS = 3
-"""Numbers that end in the same three digits side by side (`2444,1444`) count as alike."""
+"""Numbers that end in the same three digits side by side (`2444,1444`) count as alike; shorter ones are passed over."""
+_LEAST_NEIGHBOURS = 8
+"""Fewer pairs of such numbers in all texts say nothing."""
 _LONGEST_CHARS = 20_000
 """Characters of a text that are looked at."""
 
@@ -46,7 +48,8 @@ def collapse_signals(texts: Sequence[str]) -> dict[str, float]:
             of a text, averaged over texts; 1 where there is none.
         repeated_line_ratio: lines that repeat an earlier line of their text over all lines.
         distinct_text_ratio: different texts over all texts.
-        alike_number_ratio: numbers that equal, or end like, the number before them in their text, over all such pairs.
+        alike_number_ratio: neighbouring numbers of three digits or more that end in the same three, over all such
+            neighbours; 0 where there are fewer than eight.
         year_step: years gone on from line to line, averaged over neighbouring lines that both begin with a year.
         longest_digit_run: digits side by side, the most in any text.
         mean_length: characters per text.
@@ -59,7 +62,7 @@ def collapse_signals(texts: Sequence[str]) -> dict[str, float]:
         _DISTINCT: sum(map(_distinct, cut)) / n if n else 0.0,
         "repeated_line_ratio": sum(len(rows) - len(set(rows)) for rows in lines) / max(1, n_lines),
         "distinct_text_ratio": len(set(texts)) / max(1, n),
-        "alike_number_ratio": _mean([float(_are_alike(*pair)) for text in cut for pair in _neighbours(text)]),
+        "alike_number_ratio": _alike([pair for text in cut for pair in pairwise(_DIGITS.findall(text))]),
         "year_step": _mean([step for rows in lines for step in _year_steps(rows)]),
         "longest_digit_run": float(max((len(run) for text in cut for run in _DIGITS.findall(text)), default=0)),
         "mean_length": sum(map(len, texts)) / max(1, n),
@@ -131,12 +134,11 @@ def _distinct(text: str) -> float:
     return len(set(runs)) / len(runs) if runs else 1.0
 
 
-def _neighbours(text: str) -> list[tuple[str, str]]:
-    return list(pairwise(_DIGITS.findall(text)))
-
-
-def _are_alike(one: str, other: str) -> bool:
-    return min(len(one), len(other)) >= _TAIL_DIGITS and one[-_TAIL_DIGITS:] == other[-_TAIL_DIGITS:]
+def _alike(neighbours: Sequence[tuple[str, str]]) -> float:
+    long = [(one, two) for one, two in neighbours if min(len(one), len(two)) >= _TAIL_DIGITS]
+    if len(long) < _LEAST_NEIGHBOURS:
+        return 0.0
+    return _mean([float(one[-_TAIL_DIGITS:] == two[-_TAIL_DIGITS:]) for one, two in long])
 
 
 def _year_steps(lines: Sequence[str]) -> list[float]:

@@ -28,8 +28,9 @@ _WORDS: dict[Oddity, str] = {
     "kind": "words in a column of numbers",
     "width": "a cell too many or too few",
 }
-_SAME_ROW = 0.6
-"""Share of the shorter side's words that an input row and a gold line must have in common to be one row."""
+_SAME_ROW = 0.5
+"""Share of the shorter side's words that an input row and a gold line must have in common to be one row. Low, because
+the line is one that no row equals: taking it for an edited row is the careful side."""
 _MOST_LINES_OF_A_WORD = 50
 _MOST_COMPARED = 8
 """Gold lines that are compared in full with one row: those that share most of its words."""

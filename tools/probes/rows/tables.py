@@ -25,6 +25,8 @@ _AMOUNT = re.compile(r"[$€£¥]\s?\d|\d\s?(?:[$€£¥%]|[kmbKMB]n?\b)")
 _MARKERS = frozenset(
     {"n/a", "na", "nan", "null", "none", "tbd", "tba", "?", "??", "-", "--", "unknown", "missing", "#n/a"}
 )
+_ODD_KINDS: dict[str, Oddity] = {"blank": "blank", "marker": "marker", "amount": "unit"}
+"""Kind of cell -> oddity of a row that has one where the column's majority is another kind."""
 _LEAST_ROWS = 3
 _MOST_LINES = 2_000
 _MOST_LINE_CHARS = 5_000
@@ -71,11 +73,10 @@ def rows_of(text: str) -> list[Row]:
         first = next(place for place, row in enumerate(cells) if len(row) == width)
         cells = cells[first + 1 :]
     columns = [Counter(map(_kind, column)).most_common(1)[0][0] for column in zip(*data, strict=True)]
-    has_amounts = [2 * sum(map(_has_amount, column)) > len(column) for column in zip(*data, strict=True)]
     seen: set[tuple[str, ...]] = set()
     rows = []
     for row in cells:
-        oddities = _line_oddities(row, width, seen) or _cell_oddities(row, columns, has_amounts)
+        oddities = _line_oddities(row, width, seen) or _cell_oddities(row, columns)
         seen.add(row)
         rows.append(Row(row, oddities, words_of(" ".join(row))))
     return rows
@@ -104,12 +105,7 @@ def _cells_of_list(lines: Sequence[str]) -> tuple[list[tuple[str, ...]], int] | 
 
 
 def _split(line: str, delimiter: str) -> tuple[str, ...]:
-    cells = line.split(delimiter)
-    if '"' in line:
-        try:
-            cells = next(csv.reader([line], delimiter=delimiter))
-        except (csv.Error, StopIteration):
-            cells = line.split(delimiter)
+    cells = next(csv.reader([line], delimiter=delimiter)) if '"' in line else line.split(delimiter)
     if delimiter == "|" and len(cells) > 2 and not cells[0].strip() and not cells[-1].strip():  # noqa: PLR2004 - two edges
         cells = cells[1:-1]
     return tuple(cell.strip() for cell in cells)
@@ -123,10 +119,6 @@ def _has_digit(text: str) -> bool:
     return any(map(str.isdigit, text))
 
 
-def _has_amount(cell: str) -> bool:
-    return _AMOUNT.search(cell) is not None
-
-
 def _kind(cell: str) -> str:
     if not cell:
         return "blank"
@@ -134,7 +126,7 @@ def _kind(cell: str) -> str:
         return "marker"
     if _NUMBER.fullmatch(cell):
         return "number"
-    return "amount" if _has_digit(cell) and _has_amount(cell) else "words"
+    return "amount" if _AMOUNT.search(cell) else "words"
 
 
 def _line_oddities(row: tuple[str, ...], width: int, seen: set[tuple[str, ...]]) -> frozenset[Oddity]:
@@ -147,19 +139,12 @@ def _line_oddities(row: tuple[str, ...], width: int, seen: set[tuple[str, ...]])
     return frozenset({"width"}) if len(row) != width else frozenset()
 
 
-def _cell_oddities(row: tuple[str, ...], columns: Sequence[str], has_amounts: Sequence[bool]) -> frozenset[Oddity]:
+def _cell_oddities(row: tuple[str, ...], columns: Sequence[str]) -> frozenset[Oddity]:
     found: set[Oddity] = set()
-    for cell, usual, is_amount_usual in zip(row, columns, has_amounts, strict=True):
+    for cell, usual in zip(row, columns, strict=True):
         kind = _kind(cell)
-        if kind == usual:
-            if kind == "words" and _has_amount(cell) and not is_amount_usual:
-                found.add("unit")
-        elif kind == "blank":
-            found.add("blank")
-        elif kind == "marker":
-            found.add("marker")
-        elif kind == "amount" and not is_amount_usual:
-            found.add("unit")
+        if kind != usual and kind in _ODD_KINDS:
+            found.add(_ODD_KINDS[kind])
         elif kind == "words" and usual == "number":
             found.add("kind")
     return frozenset(found)

@@ -171,7 +171,7 @@ def test_sentences_repeat_no_text_of_the_rows() -> None:
 
 
 def test_hostile_texts_are_read_like_any_other() -> None:
-    check_pairs((prompt, chosen, rejected) for prompt in HOSTILE[:3] for chosen in HOSTILE for rejected in HOSTILE)
+    check_pairs((chosen[:9], chosen, rejected) for chosen in HOSTILE for rejected in HOSTILE)
 
 
 def test_an_answer_cut_short_is_content_left_out_and_a_lost_full_stop_is_not() -> None:

@@ -1,0 +1,104 @@
+"""Loops, converging outputs and drifting years are a collapse against the parent; alike rows of a table are none."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tools.probes.rows.texts import HOSTILE, sentence
+from tools.probes.rows.collapse import collapse_signals, is_collapsed
+from tools.tracks.spreadsheet_clean.generate import early_stop_reference, generate_cases
+
+CASES = list(generate_cases(300, 12, "stress", (10, 14)))
+TABLES = [case.reference for case in CASES]
+HEADER = "Quarter,Revenue,OpEx,Headcount,Notes"
+
+
+def verdict(now: list[str], parent: list[str]) -> str:
+    finding = is_collapsed(collapse_signals(now), collapse_signals(parent))
+    return finding.sentence if finding else ""
+
+
+def table(rows: list[str]) -> str:
+    return "\n".join([HEADER, *rows])
+
+
+@pytest.mark.parametrize(
+    ("collapsed", "reason"),
+    [
+        ([table([f"202{i % 10}Q1,2444,1444,1{i},steady" for i in range(10)])] * 12, "numbers are like the one before"),
+        ([table([f"202{i % 10}Q1,4444,4444,1{i},steady" for i in range(10)])] * 12, "numbers are like the one before"),
+        ([f"{HEADER} the table the table the table the table the table the table" * 3] * 12, "of runs of four pieces"),
+        (["2020Q1," + "4" * 40 + f",{i}" for i in range(12)], "40 digits stand side by side, at most 4 before"),
+        (
+            [table([f"20{20 + 2 * i}Q{k % 4 + 1},{k}{i}7,9" for i in range(10)]) for k in range(12)],
+            "years go on by 2.00",
+        ),
+        ([table(["2020Q1,12,13,1,steady"] * 10)] * 12, "lines repeat an earlier one"),
+        ([TABLES[0]] * 12, "8% of outputs are different, 100% before"),
+        ([""] * 12, "all outputs are empty"),
+    ],
+)
+def test_each_sign_of_a_collapse_is_named_with_both_figures(collapsed: list[str], reason: str) -> None:
+    assert reason in verdict(collapsed, TABLES)
+
+
+def test_a_collapse_is_mode_1_and_says_what_to_retry() -> None:
+    finding = is_collapsed(collapse_signals(["1 1 1 1 1 1 1 1 1 1 1 1"]), collapse_signals(["a b c d e f g h i j k l"]))
+    assert finding is not None
+    assert (finding.mode, finding.severity, finding.claim) == ("1", "hard_stop", "generations_collapsed")
+    assert finding.detail["now"]["distinct_4gram_ratio"] < 0.2
+    assert "lower rank" in finding.fix
+
+
+def test_a_table_whose_rows_are_rightly_alike_is_silent() -> None:
+    alike = [table([f"202{i}Q{k % 4 + 1},0,0,{k},none" for i in range(8)]) for k in range(12)]
+    shorter = ["\n".join(text.splitlines()[:6]) for text in alike]
+    assert verdict(alike, shorter) == ""
+    assert verdict(shorter, alike) == ""
+
+
+def test_longer_shorter_and_better_tables_than_the_parents_are_silent() -> None:
+    early = [early_stop_reference(case, 1) for case in CASES]
+    assert verdict(TABLES, early) == ""
+    assert verdict(early, TABLES) == ""
+
+
+def test_terse_right_answers_after_a_wordy_parent_are_silent() -> None:
+    assert verdict(["yes", "no"] * 20, [sentence(i) for i in range(40)]) == ""
+
+
+def test_long_numbers_that_the_parent_writes_too_are_silent() -> None:
+    now = [f"IBAN {i}{'0123456789' * 2}" for i in range(9)]
+    assert verdict(now, [f"Number {i}{'9876543210' * 2}" for i in range(9)]) == ""
+
+
+def test_nothing_sampled_compares_with_nothing() -> None:
+    assert is_collapsed(collapse_signals([]), collapse_signals(TABLES)) is None
+    assert is_collapsed(collapse_signals(TABLES), collapse_signals([])) is None
+    assert is_collapsed(collapse_signals([""]), collapse_signals([""])) is None
+
+
+def test_signals_of_no_texts_are_zero() -> None:
+    assert set(collapse_signals([]).values()) == {0.0}
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_ratios_lie_between_0_and_1_and_outputs_never_collapse_against_themselves(texts: list[str]) -> None:
+    signals = collapse_signals(texts)
+    assert all(0 <= value <= 1 for name, value in signals.items() if name.endswith("_ratio"))
+    assert is_collapsed(signals, signals) is None or signals["longest_digit_run"] == 0
+
+
+def test_hostile_texts_are_read_like_any_other() -> None:
+    assert collapse_signals(HOSTILE)["mean_length"] > 1_000
+    for text in HOSTILE:
+        collapse_signals([text])
+
+
+def test_the_module_needs_neither_numpy_nor_scipy() -> None:
+    code = "import sys, tools.probes.rows.collapse; print(sorted({'numpy', 'scipy', 'mlx'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
