@@ -213,3 +213,17 @@ def test_similarity_of_cut_sketches_is_near_the_true_one() -> None:
     texts = [f"w{i}" for i in range(4_000)]
     first, second = sketch(texts[:3_600]).pieces, sketch(texts[400:]).pieces
     assert similarity(first, second) == pytest.approx(0.8, abs=0.08)
+
+
+@pytest.mark.parametrize(("other", "n_found"), [("4711 and 82", 0), ("4712 and 81", 1), ("4712 and 82", 0)])
+def test_a_short_text_may_differ_in_one_number_but_not_in_two_or_in_few_words(other: str, n_found: int) -> None:
+    text = "Please look into order 4711 and 81 because the parcel has still not arrived at our house in Springfield."
+    is_short = other == "4711 and 82"
+    pair = [text if not is_short else "The incomparably troublesome orders: 4711 and 81"]
+    assert len(found(pair, [pair[0].replace("4711 and 81", other)])) == n_found
+
+
+def test_of_many_repeated_rows_ten_are_named() -> None:
+    train = notes(20)
+    [finding] = found([*train, *train], notes(5, name="case"))
+    assert (finding.detail["count"], len(finding.detail["pairs"])) == (20, 10)
