@@ -72,7 +72,7 @@ class Session:
 
     def standing(self) -> list[Belief]:
         """Return what is believed now; history stays in the store."""
-        return [belief for belief in self.store.read.beliefs() if not belief.superseded_by]
+        return self.store.read.all_standing()
 
     @property
     def utc_offset_s(self) -> float:

@@ -6,8 +6,8 @@ the tables; a changed byte breaks the chain.
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_origin
 
 from state.errors import NotFoundError
 from state.records import (
@@ -57,6 +57,22 @@ def link(previous: str, entry: tuple[int, float, int, str, str, str, str]) -> st
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def records(kind: type[AnyRecord], rows: Iterable[Row]) -> list[AnyRecord]:
+    """Return the records of rows.
+
+    Tuples are built once for each text that holds them: thousands of beliefs stand on the same twelve fingerprints.
+    """
+    table = TABLE_OF[kind]
+    tuples = [name for name, field in kind.model_fields.items() if get_origin(field.annotation) is tuple]
+    known: dict[tuple[str, str], Any] = {}
+    found = []
+    for row in rows:
+        record = kind.model_validate(decode(table, row, known))
+        known.update(((name, row[name]), getattr(record, name)) for name in tuples if name in row)
+        found.append(record)
+    return found
+
+
 class Rows:
     """Typed reading over one connection.
 
@@ -79,7 +95,12 @@ class Rows:
         asked = {name: value for name, value in equals.items() if value is not None}
         where = " AND ".join(f'"{table.column(name).name}" = ?' for name in asked) or "1"
         rows = self.select(f'SELECT * FROM "{table.name}" WHERE {where} ORDER BY number', tuple(asked.values()))  # noqa: S608 - our own names
-        return [kind.model_validate(decode(table, row)) for row in rows]
+        return records(kind, rows)
+
+    @property
+    def changes(self) -> int | None:
+        """Rows written through this connection so far; None in a transaction, which may still be undone."""
+        return None if self._connection.in_transaction else self._connection.total_changes
 
     def one(self, kind: type[AnyRecord], /, **equals: Any) -> AnyRecord:
         """Return the first record whose fields have these values.

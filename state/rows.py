@@ -7,6 +7,7 @@ that checking ten thousand rows against their images costs milliseconds.
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from state.hashing import canonical_json
@@ -16,6 +17,7 @@ Row = dict[str, Any]
 """Column name -> what SQLite holds."""
 
 _FLAGS = {0: "false", 1: "true"}
+_NOTHING: Mapping[tuple[str, str], Any] = {}
 
 
 def finite(value: Any) -> Any:
@@ -52,12 +54,23 @@ def _encoded(column: Column, value: Any) -> Any:
     return float(value) if column.kind == "real" else value
 
 
-def decode(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's values from a row; `number` is left out, a column that an older file lacks has its default."""
-    return {
-        column.name: _decoded(column, row[column.name]) if column.name in row else json.loads(column.default or "null")
-        for column in table.columns
-    }
+def decode(table: Table, row: Mapping[str, Any], known: Mapping[tuple[str, str], Any] = _NOTHING) -> dict[str, Any]:
+    """Return a record's values from a row; `number` is left out, a column that an older file lacks has its default.
+
+    Args:
+        table: Where the row is from.
+        row: Its columns.
+        known: (column, stored text) -> value, for nested texts that were read before.
+    """
+    values = {}
+    for column in table.columns:
+        if column.name not in row:
+            values[column.name] = json.loads(column.default or "null")
+            continue
+        stored = row[column.name]
+        place = (column.name, stored)
+        values[column.name] = known[place] if column.kind == "json" and place in known else _decoded(column, stored)
+    return values
 
 
 def _decoded(column: Column, stored: Any) -> Any:
@@ -66,10 +79,15 @@ def _decoded(column: Column, stored: Any) -> Any:
     return bool(stored) if column.kind == "flag" else stored
 
 
+@cache
+def _by_name(table: Table) -> tuple[Column, ...]:
+    return tuple(sorted(table.columns, key=lambda each: each.name))
+
+
 def image(table: Table, row: Mapping[str, Any]) -> str:
     """Return the canonical JSON of a whole row."""
     parts = []
-    for column in sorted(table.columns, key=lambda each: each.name):
+    for column in _by_name(table):
         stored = row[column.name]
         if column.kind == "json":
             text = stored

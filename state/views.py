@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from state.handles import Reading
+from state.journal import Rows, records
 from state.records import (
     Action,
     ActionState,
@@ -22,8 +23,32 @@ from state.records import (
     SplitUse,
     Tag,
 )
+from state.rows import Row
 
 _AnyRecord = TypeVar("_AnyRecord", bound=Record)
+
+
+_NEVER: tuple[None, None] = (None, None)
+
+
+class _Kept:
+    """All beliefs as read last: a visit asks for them many times over, and of ten thousand a few have changed."""
+
+    def __init__(self) -> None:
+        self._changes: int | None = None
+        self._seen: dict[int, tuple[Row, Belief]] = {}
+        self._beliefs: list[Belief] = []
+
+    def beliefs(self, rows: Rows) -> list[Belief]:
+        """Return all beliefs; only those whose row differs from the one seen last are built anew."""
+        if rows.changes is None or rows.changes != self._changes:
+            now = rows.select("SELECT * FROM belief ORDER BY number")
+            fresh = [row for row in now if self._seen.get(row["number"], _NEVER)[0] != row]
+            built = zip(fresh, records(Belief, fresh), strict=True)
+            self._seen |= {row["number"]: (row, belief) for row, belief in built}
+            self._beliefs = [self._seen[row["number"]][1] for row in now]
+            self._changes = rows.changes
+        return list(self._beliefs)
 
 
 class Views:
@@ -35,6 +60,7 @@ class Views:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
+        self._kept = _Kept()
 
     def _find(self, kind: type[_AnyRecord], /, **equals: object) -> list[_AnyRecord]:
         with self._reading() as rows:
@@ -72,7 +98,14 @@ class Views:
         tag: Tag | None = None,
     ) -> list[Belief]:
         """Return beliefs, superseded ones too unless a status is asked for."""
+        if {subject, claim, status, tag} == {None}:
+            with self._reading() as rows:
+                return self._kept.beliefs(rows)
         return self._find(Belief, subject=subject, claim=claim, status=status, tag=tag)
+
+    def all_standing(self) -> list[Belief]:
+        """Return what is now believed, whatever its status; what was superseded is left out."""
+        return [belief for belief in self.beliefs() if not belief.superseded_by]
 
     def standing(self, subject: str, claim: str) -> Belief | None:
         """Return what is now believed of a claim, whatever its status, or None where nothing was ever believed."""
