@@ -19,6 +19,8 @@ class KnowingState(TypedDict, total=False):
 
     visits: int
     beliefs: int
+    verified: str
+    """Kind of act whose beliefs were refreshed in this visit, or empty."""
 
 
 class DecidingState(TypedDict, total=False):
@@ -28,6 +30,8 @@ class DecidingState(TypedDict, total=False):
     action: str
     question: str
     """Id of the approval that everything now waits for, or empty."""
+    wants: str
+    """Kind of act whose beliefs must be refreshed before it is chosen, or empty."""
 
 
 class DoingState(TypedDict, total=False):
@@ -114,10 +118,12 @@ def approving(state: GraphState) -> dict[str, Any]:
     return {"deciding": {**state.get("deciding", {}), "question": ""}}
 
 
-def _after_deciding(state: GraphState) -> Literal["approving", "doing", "__end__"]:
+def _after_deciding(state: GraphState) -> Literal["approving", "doing", "knowing", "__end__"]:
     deciding = state.get("deciding", {})
     if deciding.get("action") == "end":
         return "__end__"
+    if deciding.get("wants"):
+        return "knowing"
     return "approving" if deciding.get("question") else "doing"
 
 
@@ -138,7 +144,7 @@ def build(knowing: Node, deciding: Node, doing: Node, saver: SqliteSaver) -> Gra
     graph.add_edge(START, "knowing")
     graph.add_edge("knowing", "deciding")
     graph.add_conditional_edges(
-        "deciding", _after_deciding, {"approving": "approving", "doing": "doing", "__end__": END}
+        "deciding", _after_deciding, {"approving": "approving", "doing": "doing", "knowing": "knowing", "__end__": END}
     )
     graph.add_edge("approving", "knowing")
     graph.add_edge("doing", "knowing")

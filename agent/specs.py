@@ -1,9 +1,11 @@
 """Job specifications: what a worker is given for each kind of action."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.session import Session
 from agent.splits import all_split_inputs, split_inputs
+from policies.planning import CENSUS_PARTS
 from state.errors import NotFoundError
 from state.goal import Goal
 from state.records import ActionKind, Decision, Guard, JobKind, Json, SplitUse
@@ -68,10 +70,16 @@ def evaluation_input(session: Session, use: SplitUse | None) -> Json:
     }
 
 
-def census_input(session: Session) -> Json:
-    """Return what the census reads: evaluation splits, training data and the tokenizer."""
+def census_input(session: Session, parts: Sequence[str] = ("tokens", "grades")) -> Json:
+    """Return what the census reads: evaluation splits, training data and the tokenizer.
+
+    Args:
+        session: This sitting.
+        parts: `tokens`, `grades`, or both.
+    """
     recipe = session.goal.recipe
     return {
+        "parts": list(parts),
         **evaluation_input(session, None),
         "data": data_input(session.goal, session),
         "max_seq_length": int(recipe.get("max_seq_length", 2048)),
@@ -89,7 +97,7 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
     kind = job_kind(decision.action)
     steps = 0
     if kind == "census":
-        body = census_input(session)
+        body = census_input(session, [part for part, name in CENSUS_PARTS.items() if name in inputs])
     elif kind == "training":
         body, steps = _training_input(session, decision)
     else:

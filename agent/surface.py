@@ -8,7 +8,7 @@ from agent.session import Session
 from policies.approval import at_deadline
 from state.errors import ConfigError, NotFoundError
 from state.hashing import hash_file
-from state.records import Answer, Approval, GoalVersion, Request
+from state.records import Answer, Approval, Evidence, GoalVersion, Request
 
 
 def apply_requests(session: Session) -> None:
@@ -48,8 +48,13 @@ def _apply(session: Session, request: Request) -> str:
 def _override(session: Session, request: Request) -> str:
     """Put a person's override of a hard stop on record; the planner reads it as an answered question."""
     agent = session.store.agent
-    if not any(belief.id == request.target for belief in session.standing()):
+    target = next((belief for belief in session.standing() if belief.id == request.target), None)
+    if target is None:
         return f"refused: there is no belief {request.target}"
+    if target.status == "contradicted":
+        said = f"{request.by} let {target.id} stand{f': {request.reason}' if request.reason else ''}."
+        session.store.knowing.settle(target.id, Evidence(kind="person", ref=request.by, summary=said))
+        return f"settled by {request.by}"
     question = agent.ask(
         Approval(
             kind="override",

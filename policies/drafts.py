@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from policies.premises import premises_of
 from policies.view import View
 from state.hashing import hash_json
 from state.records import (
@@ -17,7 +18,6 @@ from state.records import (
     Commitment,
     Decision,
     Json,
-    Premise,
     Run,
 )
 
@@ -63,10 +63,12 @@ def draft(
     commitments: tuple[Commitment, ...] = (),
     closes: Mapping[str, Closing] | None = None,
 ) -> Draft:
-    """Return a draft whose action key is fixed by what it does and how often that has failed before."""
-    failed = sum(a.kind == action and a.state == "failed" and is_same(a.inputs, inputs) for a in view.actions)
+    """Return a draft whose action key is fixed by what it does and how often that failed or lost its ground."""
+    before = [a for a in view.actions if a.kind == action and is_same(a.inputs, inputs)]
+    void = view.void
+    spent = sum(a.state == "failed" or a.decision in void.decisions or a.key in void.evaluations for a in before)
     acts = action != "judge"
-    key = action_key(view.goal.campaign, action, inputs, failed + _ended_before(view, action)) if acts else ""
+    key = action_key(view.goal.campaign, action, inputs, spent + _ended_before(view, action)) if acts else ""
     decision = Decision(
         rule=rule,
         sentence=sentence,
@@ -77,7 +79,7 @@ def draft(
         bucket=bucket,
         verdict=verdict or {},
         prediction=prediction or {},
-        premises=tuple(Premise(belief=b.id, tag=b.tag, statement=b.statement) for b in premises or ()),
+        premises=premises_of(action, [b for b in view.beliefs if b.id not in view.void.beliefs], premises or ()),
         alternatives=alternatives,
         needs=needs,
     )
@@ -95,13 +97,15 @@ def is_same(ours: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def done(view: View, kind: ActionKind, **inputs: Any) -> Action | None:
-    """Return the finished action of a kind with these inputs."""
-    return next((a for a in view.actions if a.kind == kind and a.state == "done" and is_same(a.inputs, inputs)), None)
+    """Return the finished action of a kind with these inputs whose result still counts."""
+    found = (a for a in view.actions if a.kind == kind and a.state == "done" and is_same(a.inputs, inputs))
+    return next((a for a in found if a.key not in view.void.evaluations), None)
 
 
 def beliefs_about(view: View, prefix: str, claim: str) -> list[Belief]:
-    """Return the beliefs that stand about subjects with a prefix."""
-    return [b for b in view.beliefs if b.subject.startswith(prefix) and b.claim == claim and b.status == "fresh"]
+    """Return the beliefs that stand, on sound ground, about subjects with a prefix."""
+    found = (b for b in view.beliefs if b.subject.startswith(prefix) and b.claim == claim and b.status == "fresh")
+    return [b for b in found if b.id not in view.void.beliefs]
 
 
 def conclude(  # noqa: PLR0917 - the parts of an end

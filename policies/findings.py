@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from policies.cases import CaseTable, Mean
 from policies.reachability import Finding, reachability
-from policies.view import current
 from state.goal import Goal
 from state.records import Belief, Evidence, Measurement, Side, SplitUse
 
@@ -27,8 +26,8 @@ def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
 def decode_curves(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, list[tuple[int, float]]]:
     """Return `split.metric` -> (max_tokens, ceiling) pairs."""
     found = {}
-    for split, belief in _harness(beliefs, "decode_budget", use):
-        for metric, pairs in ((belief.value or {}).get("curve") or {}).items():
+    for split, belief in _harness(beliefs, "decode_curve", use):
+        for metric, pairs in (belief.value or {}).items():
             found[f"{split}.{metric}"] = [(int(tokens), float(score)) for tokens, score in pairs if score is not None]
     return found
 
@@ -66,7 +65,7 @@ def gate_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Be
         today's harness. What stood and cannot be said any more (the condition, the harness or the expectation has
         changed) comes back stale: a hard stop that was mended must not halt the campaign again.
     """
-    made = _made(goal, current(beliefs), table)
+    made = _made(goal, beliefs, table)
     said = {(belief.subject, belief.claim) for belief in made}
     return [*made, *(_outdated(b) for b in beliefs if _is_ours(b) and (b.subject, b.claim) not in said)]
 

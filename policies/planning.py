@@ -10,16 +10,18 @@ from collections.abc import Callable
 from policies import budget
 from policies.buckets import BucketVerdict, judge_run
 from policies.cases import CaseTable
+from policies.contamination import NOTED
 from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
+from policies.premises import assumed
 from policies.proposals import case_table, estimate_of, evidence_of, exhaustion_of, next_proposal, planned_s
 from policies.recipes import RecipeProposal
 from policies.stopping import conclusion
 from policies.view import View, hard_stops
 from policies.walltime import RunEstimate
 from state.hashing import hash_json
-from state.records import Action, Alternative, Commitment, Decision, Json, Run, Side, SplitUse
+from state.records import Action, ActionKind, Alternative, Belief, Commitment, Decision, Json, Run, Side, SplitUse
 
 BY_EDIT = "edit"
 """Who stopped a training that the campaign file no longer asks for; its run is set aside, not tried again."""
@@ -31,6 +33,10 @@ VOIDING = frozenset({BY_EDIT, BY_ANSWER})
 
 MAX_FAILURES = 2
 """Times an act may fail in one sitting before the campaign stops trying: twice the same way is no accident."""
+
+
+CENSUS_PARTS = {"tokens": "tokens", "grades": "harness"}
+"""Part of the census -> the identity that it stands on; a part is taken again when its identity changes."""
 
 
 def standing(view: View) -> Decision | None:
@@ -57,14 +63,22 @@ def standing(view: View) -> Decision | None:
     return None
 
 
+_SPENDING = frozenset({"census", "evaluate", "train", "confirm"})
+
+
+def must_verify(view: View, action: ActionKind, key: str, verified: str) -> bool:
+    """Say whether what an act stands on has to be looked at again before it may begin; one that has begun goes on."""
+    return action in _SPENDING and action != verified and view.action(key) is None
+
+
 def _is_withdrawn(view: View, decision: Decision) -> bool:
     """Say whether a decision that never began no longer fits the world it was made for."""
     if decision.action in {"halt", "conclude"}:
         return decision.made_at < view.sitting_at
     inputs = decision.action_inputs
-    now = {name: view.identity(name) for name in ("harness", "census", "data")}
+    now = {name: view.identity(name) for name in ("harness", "tokens", "data")}
     # A candidate's weights are its own; the base's, and those that runs start from, are files that may change.
-    of_side = {"base": view.identity("weights"), "parent": view.start, "candidate": inputs.get("weights")}
+    of_side = {"base": view.identity("weights"), "parent": view.start, "candidate": str(inputs.get("weights", ""))}
     now["weights"] = of_side[inputs.get("side", "parent")]
     return any(name in inputs and inputs[name] != value for name, value in now.items())
 
@@ -74,7 +88,7 @@ def plan(view: View) -> Draft | None:
     for rule in _RULES:
         found = rule(view)
         if found is not None:
-            return found
+            return _limit_assumed(view, found)
     return None
 
 
@@ -82,7 +96,7 @@ def plan(view: View) -> Draft | None:
 
 
 def _halt(view: View) -> Draft | None:
-    """Stop before spending on a claim that was refuted, and say what it would have cost."""
+    """Stop before spending on a claim that was refuted or contradicted, and say what it would have cost."""
     stops = hard_stops(view)
     if not stops:
         return None
@@ -93,8 +107,7 @@ def _halt(view: View) -> Draft | None:
         view,
         "halt",
         "hard_stop",
-        f"Hard stop{others}: {first.statement} "
-        f"Not spent: about {budget.minutes(saved_s)} of training. Fix: {first.fix}",
+        f"Hard stop{others}: {_halting(view, first)} Not spent: about {budget.minutes(saved_s)} of training.",
         {
             "state": "halted",
             "belief": first.id,
@@ -104,6 +117,68 @@ def _halt(view: View) -> Draft | None:
         },
         premises=stops,
         alternatives=(Alternative(action="train", reason="what it would stand on is refuted"),),
+    )
+
+
+def _halting(view: View, first: Belief) -> str:
+    """Return what is refuted and its fix; of a contradiction, both sides and how to settle it."""
+    if first.status == "refuted":
+        return f"{first.statement} Fix: {first.fix}"
+    sides = [b for b in view.beliefs if (b.subject, b.claim, b.status) == (first.subject, first.claim, first.status)]
+    said = " ".join(f"{b.id} says: {b.statement}" for b in sides)
+    return (
+        f"Two beliefs about {first.subject} {first.claim} stand on the same files and contradict each other. {said} "
+        f"Fix: find out which holds and say so with vigil approve {first.id} or {sides[-1].id}."
+    )
+
+
+def _limit_assumed(view: View, found: Draft) -> Draft:
+    """Refuse to spend on more assumptions than the campaign file allows, each named with what would settle it."""
+    taken = assumed(found.decision.premises)
+    limit = view.goal.search.max_assumed
+    if limit is None or len(taken) <= limit or found.decision.action != "train":
+        return found
+    known = {belief.id: belief for belief in view.beliefs}
+    first = known[taken[0].belief]
+    named = " ".join(
+        f"{p.belief}: {p.statement} Settled by: {known[p.belief].fix or 'no probe is known'}" for p in taken
+    )
+    return draft(
+        view,
+        "halt",
+        "assumed.limit",
+        f"The next training would stand on {len(taken)} assumed beliefs, and search.max_assumed allows {limit}. "
+        + named,
+        {"state": "halted", "belief": first.id, "beliefs": [p.belief for p in taken], "saved_s": planned_s(view)},
+        premises=[known[p.belief] for p in taken],
+        alternatives=(Alternative(action="train", reason="what it would stand on is only assumed"),),
+    )
+
+
+def _note_refuted(view: View) -> Draft | None:
+    """Put on record what fell with a refuted belief, once for each."""
+    void = view.void
+    told = {belief for d in view.decisions if d.rule == NOTED for belief in d.verdict["contaminated"]["refuted"]}
+    if not void.decisions or void.refuted <= told:
+        return None
+    refuted = [b for b in view.beliefs if b.id in void.refuted - told]
+    promoted = [d.run for d in view.decisions if d.action == "promote" and d.id in void.decisions]
+    parts = [
+        f"{len(void.evaluations)} evaluations" if void.evaluations else "",
+        f"the verdicts on {', '.join(sorted(void.verdicts))}" if void.verdicts else "",
+        f"the training of {', '.join(sorted(void.trainings))}" if void.trainings else "",
+        f"the promotion of {', '.join(promoted)}" if promoted else "",
+    ]
+    what = "; ".join(part for part in parts if part) or f"{len(void.decisions)} decisions"
+    why = " ".join(f"{b.id} is {b.status}: {b.statement}" for b in refuted)
+    return draft(
+        view,
+        "judge",
+        NOTED,
+        f"No longer counted, and made again where it can be: {what}. {why}".strip(),
+        {},
+        verdict={"contaminated": {name: sorted(ids) for name, ids in void.model_dump().items()}},
+        premises=refuted,
     )
 
 
@@ -135,15 +210,18 @@ def _give_up(view: View) -> Draft | None:
 
 def _census(view: View) -> Draft | None:
     """Measure what a perfect and an empty answer would score before any weights are run."""
-    wanted = view.identity("census")
-    if done(view, "census", census=wanted) is not None:
+    wanted = {name: view.identity(name) for name in CENSUS_PARTS.values()}
+    missing = {name: value for name, value in wanted.items() if done(view, "census", **{name: value}) is None}
+    if not missing:
         return None
+    again = "" if len(missing) == len(wanted) else f" Only what stands on the changed {' and '.join(missing)} is taken."
     return draft(
         view,
         "census",
         "ceiling.first",
-        "Measure the gold ceiling, the floor and the token census first: they cost seconds and can stop the campaign.",
-        {"census": wanted},
+        "Measure the gold ceiling, the floor and the token census first: they cost seconds and can stop the campaign."
+        + again,
+        missing,
         alternatives=(Alternative(action="train", reason="a gate above the ceiling cannot be met by any adapter"),),
     )
 
@@ -178,7 +256,7 @@ def _measure(  # noqa: PLR0917 - which weights, on what, and why
     inputs: Json = {"side": side, "run": "", "use": use, "harness": view.identity("harness"), "weights": weights}
     if done(view, "evaluate", **inputs) is not None:
         return None
-    return draft(view, "evaluate", rule, sentence, inputs, premises=beliefs_about(view, "harness:", "ceiling"))
+    return draft(view, "evaluate", rule, sentence, inputs)
 
 
 # Promotion
@@ -222,6 +300,8 @@ def _promotion(view: View) -> Draft | None:
 
 def _still_holds(view: View, decision: Decision) -> bool:
     """Say whether what was promoted meets the gate as it is now; an edit may have raised it since."""
+    if decision.id in view.void.decisions:
+        return False
     if decision.goal_version == view.goal_version:
         return True
     run = next(run for run in view.runs if run.id == decision.run)
@@ -249,9 +329,12 @@ def _is_promotion_open(view: View) -> bool:
 # One run from its training to its verdict
 
 
+_UNJUDGED = frozenset({"planned", "trained", "evaluated"})
+
+
 def _open_run(view: View) -> Run | None:
     abandoned = _abandoned(view)
-    is_open = (run for run in view.runs if run.state in {"planned", "trained", "evaluated"})
+    is_open = (run for run in view.runs if run.state in _UNJUDGED or run.id in view.void.verdicts)
     return next((run for run in is_open if run.id not in abandoned), None)
 
 
@@ -261,7 +344,8 @@ def _abandoned(view: View) -> list[str]:
     begun = {action.decision for action in view.actions}
     voided = {action.decision for action in view.actions if _exit(action).get("by") in VOIDING}
     gone = (withdrawn - begun) | voided
-    return [run.id for run in view.runs if run.state == "planned" and run.decision in gone]
+    left = [run.id for run in view.runs if run.state == "planned" and run.decision in gone]
+    return [*left, *(run.id for run in view.runs if run.id in view.void.trainings and run.state != "lost")]
 
 
 def _exit(action: Action) -> Json:
@@ -465,7 +549,7 @@ def _next_run(view: View) -> Draft | None:
     )
     stop = conclusion(
         promoted="",
-        buckets=[run.bucket for run in view.runs if run.bucket is not None],
+        buckets=[run.bucket for run in view.runs if run.bucket is not None and run.id not in view.void.verdicts],
         search=view.goal.search,
         budget=left,
         exhaustion=exhaustion_of(view),
@@ -519,13 +603,6 @@ def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: bu
         needs="launch",
         run_updates={run_id: {"state": "lost"} for run_id in _abandoned(view)},
         alternatives=proposal.alternatives,
-        premises=[
-            *beliefs_about(view, "harness:", "ceiling"),
-            *beliefs_about(view, "score:base.", "means"),
-            *beliefs_about(view, "score:parent.", "means"),
-            *beliefs_about(view, "data:train", "fits_sequence"),
-            *beliefs_about(view, "machine:memory", "fits_the_model"),
-        ],
         commitments=(
             Commitment(
                 will=f"Measure {run.id} on the selection splits and judge it.",
@@ -546,6 +623,7 @@ def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: bu
 
 _RULES: tuple[Callable[[View], Draft | None], ...] = (
     _halt,
+    _note_refuted,
     _give_up,
     _promotion,
     _census,

@@ -23,7 +23,9 @@ def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
     current = {
         a.key
         for a in view.actions
-        if a.kind in {"evaluate", "confirm"} and a.inputs.get("harness") == view.identity("harness")
+        if a.kind in {"evaluate", "confirm"}
+        and a.inputs.get("harness") == view.identity("harness")
+        and a.key not in view.void.evaluations
     }
     sides: dict[Side, str] = {
         "base": view.identity("weights"),
@@ -108,7 +110,8 @@ def verdict_of(view: View, run: Run) -> BucketVerdict | None:
 
 def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
     """Return one verdict per instrument that the campaign may use."""
-    facts = [run_fact(run, verdict) for run in view.runs if (verdict := verdict_of(view, run)) is not None]
+    judged = ((run, verdict_of(view, run)) for run in view.runs if run.id not in view.void.verdicts)
+    facts = [run_fact(run, verdict) for run, verdict in judged if verdict is not None]
     known = ceilings(view.beliefs, "selection")
     metrics = [(c, m) for c in view.goal.gate.conditions if c.against == "value" for m in c.metrics]
     above = all(c.sign * (known[m] - c.threshold) >= 0 for c, m in metrics if m in known)

@@ -21,19 +21,22 @@ class StaleBelief(Record):
 
 
 def stale_beliefs(beliefs: Iterable[Belief], current: Mapping[tuple[str, str], str]) -> list[StaleBelief]:
-    """Return the fresh beliefs that do not hold in the present world, in the order given.
+    """Return the beliefs that do not hold in the present world, in the order given.
 
     Args:
-        beliefs: Beliefs of any status; only fresh ones can become stale, refuted and stale ones make others fall.
+        beliefs: Beliefs of any status. Fresh ones become stale with what they stand on; refuted ones too, when a
+            fingerprint changed: what was false of another world is not known of this one. Stale, refuted and
+            contradicted ones make others fall.
         current: (fingerprint kind, name) -> present value. A fingerprint that is missing here could not be read, and a
             belief that stands on it is stale: unknown means no.
     """
     rows = list(beliefs)
     fresh = [belief for belief in rows if belief.status == "fresh"]
-    found = {belief.id: verdict for belief in fresh if (verdict := _changed(belief, current)) is not None}
+    known = [belief for belief in rows if belief.status in {"fresh", "refuted"}]
+    found = {belief.id: verdict for belief in known if (verdict := _changed(belief, current)) is not None}
     fallen = {belief.id for belief in rows if belief.status in {"stale", "refuted", "contradicted"}} | set(found)
     found |= {belief.id: _fell_with(belief, fallen_by, rows) for belief, fallen_by in _contaminated(fresh, fallen)}
-    return [found[belief.id] for belief in fresh if belief.id in found]
+    return [found[belief.id] for belief in known if belief.id in found]
 
 
 def contaminated(beliefs: Iterable[Belief], refuted: Iterable[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """What the planner may look at: the rows of the record, the goal and the time, with the questions asked of them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from policies.contamination import Contamination
 from state.goal import Goal
 from state.records import (
     Action,
@@ -17,6 +17,9 @@ from state.records import (
 )
 
 _ENDED: frozenset[CampaignState] = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
+
+
+_NOTHING = Contamination()
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class View:
     approvals: tuple[Approval, ...] = ()
     commitments: tuple[Commitment, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    void: Contamination = _NOTHING
+    """What stands on refuted beliefs and no longer counts."""
 
     @property
     def has_ended(self) -> bool:
@@ -78,18 +83,12 @@ class View:
         return next((row for row in self.approvals if row.decision == decision.id and row.kind == decision.needs), None)
 
 
-def current(beliefs: Iterable[Belief]) -> list[Belief]:
-    """Return the beliefs that were formed under today's harness, weights, data and census.
-
-    A figure of another harness neither stops a campaign nor counts for it: what a person mended is measured again.
-    """
-    rows = list(beliefs)
-    now = {b.subject.removeprefix("identity:"): b.value for b in rows if b.claim == "is" and b.status == "fresh"}
-    return [b for b in rows if all(now.get(p.name, p.value) == p.value for p in b.stands_on if p.kind == "settings")]
-
-
 def hard_stops(view: View) -> list[Belief]:
-    """Return the refuted claims about today's world that forbid spending and that nobody has overridden."""
+    """Return the claims that forbid spending and that nobody has overridden: refuted hard stops, and contradictions.
+
+    A stale one does not: what it stood on was changed, so it is looked at again first.
+    """
     overridden = {row.decision for row in view.approvals if row.kind == "override" and row.answer == "yes"}
-    stops = (b for b in current(view.beliefs) if b.status == "refuted" and b.severity == "hard_stop")
+    refuted = (b for b in view.beliefs if b.status == "refuted" and b.severity == "hard_stop")
+    stops = (*refuted, *(b for b in view.beliefs if b.status == "contradicted"))
     return [b for b in stops if b.id not in overridden]

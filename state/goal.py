@@ -313,6 +313,8 @@ class Search(_Part):
     """Judged runs in a row without bucket A or B before the campaign concludes."""
     max_runs: int | None = Field(default=None, ge=1)
     """Training runs over the whole campaign."""
+    max_assumed: int | None = Field(default=None, ge=0)
+    """Most assumed beliefs that a training may stand on; more halt the campaign."""
 
 
 class Goal(_Part):

@@ -54,23 +54,53 @@ class Knowing(Handle):
     """Writes beliefs and measurements."""
 
     def believe(self, belief: Belief) -> Belief:
-        """Record a belief; it supersedes what stood for the same subject and claim, whatever its status.
+        """Record a belief; it supersedes what stood for the same subject and claim.
 
-        A belief that says exactly what already stands is not written again: the standing one is returned.
+        A belief that says exactly what already stands is not written again: the standing one is returned. One that
+        was refuted stays so when it is superseded, since what stood on it stays contaminated. Two confirmed beliefs
+        that stand on the same fingerprints and give different values contradict each other: both are kept, marked
+        `contradicted`, until a person settles it or what they stand on changes.
         """
         with self._writing() as writer:
             standing = [
                 old for old in writer.find(Belief, subject=belief.subject, claim=belief.claim) if not old.superseded_by
             ]
-            if standing and _says(standing[-1]) == _says(belief):
-                return standing[-1]
-            new = belief.model_copy(update={"id": writer.next_id(Belief), "superseded_by": ""})
             for old in standing:
-                writer.update(old, status="superseded", superseded_by=new.id)
+                if _says(old) == _says(belief) or (old.status == "contradicted" and _repeats(old, belief)):
+                    return old
+            new = belief.model_copy(update={"id": writer.next_id(Belief), "superseded_by": ""})
+            if standing and _contradict(standing[-1], new):
+                for old in standing[:-1]:
+                    writer.update(old, superseded_by=new.id)
+                writer.update(standing[-1], status="contradicted")
+                return writer.insert(new.model_copy(update={"status": "contradicted"}))
+            for old in standing:
+                kept = "refuted" if old.status == "refuted" else "superseded"
+                writer.update(old, status=kept, superseded_by=new.id)
             return writer.insert(new)
 
-    def mark(self, belief_id: str, status: BeliefStatus, superseded_by: str = "") -> Belief:
-        """Change a belief's status.
+    def settle(self, belief_id: str, evidence: Evidence) -> Belief:
+        """Let one of two contradicting beliefs stand, on a person's word; the other is refuted by it.
+
+        Raises:
+            NotFoundError: There is no such belief.
+            StoreError: It contradicts nothing.
+        """
+        with self._writing() as writer:
+            chosen = writer.get(Belief, belief_id)
+            if chosen.status != "contradicted" or chosen.superseded_by:
+                raise StoreError(f"Belief {belief_id} is {chosen.status}; only a contradicted one can be settled.")
+            for other in writer.find(Belief, subject=chosen.subject, claim=chosen.claim, status="contradicted"):
+                if other.id != belief_id and not other.superseded_by:
+                    writer.update(
+                        other, status="refuted", superseded_by=belief_id, evidence=(*other.evidence, evidence)
+                    )
+            return writer.update(chosen, status="fresh", evidence=(*chosen.evidence, evidence))
+
+    def mark(
+        self, belief_id: str, status: BeliefStatus, superseded_by: str = "", evidence: Evidence | None = None
+    ) -> Belief:
+        """Change a belief's status, with what was seen.
 
         Raises:
             NotFoundError: There is no such belief.
@@ -84,7 +114,10 @@ class Knowing(Handle):
                     f"Belief {belief_id} cannot be fresh: {others[0].id} is, of {belief.subject} {belief.claim}.",
                     what=belief_id,
                 )
-            return writer.update(belief, status=status, superseded_by=superseded_by or belief.superseded_by)
+            seen = (*belief.evidence, evidence) if evidence is not None else belief.evidence
+            return writer.update(
+                belief, status=status, superseded_by=superseded_by or belief.superseded_by, evidence=seen
+            )
 
     def refute(self, belief_id: str, evidence: Evidence) -> list[str]:
         """Record that evidence says a belief is false; fresh beliefs reasoned from it become stale.
@@ -343,6 +376,17 @@ class Agent(Handle):
 def _says(belief: Belief) -> str:
     """Return what a belief says, without the store's own bookkeeping."""
     return json_text(belief.model_dump(mode="json", exclude=set(_OWN_BOOKKEEPING)))
+
+
+def _repeats(old: Belief, new: Belief) -> bool:
+    """Say whether a belief only says again what one of two contradicting ones said of the same world."""
+    return old.value == new.value and old.stands_on == new.stands_on
+
+
+def _contradict(old: Belief, new: Belief) -> bool:
+    """Say whether two beliefs of one claim say different things about the very same world."""
+    sure = old.tag == new.tag == "confirmed" and old.status == "fresh" and new.status in {"fresh", "refuted"}
+    return sure and bool(old.stands_on) and old.stands_on == new.stands_on and old.value != new.value
 
 
 def _said(value: float | None) -> float | None:

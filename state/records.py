@@ -261,6 +261,7 @@ class Premise(Record):
     belief: str
     tag: Tag
     statement: str = ""
+    subject: str = ""
 
 
 class Decision(Record):

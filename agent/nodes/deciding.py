@@ -5,6 +5,7 @@ from typing import Any
 from agent.graph import GraphState
 from agent.session import Session
 from policies import approval, planning
+from policies.contamination import contamination
 from policies.drafts import Draft
 from policies.view import View
 from state.records import Answer, Approval, Decision
@@ -13,18 +14,26 @@ _MOST_VERDICTS = 20
 """A visit records verdicts until it finds something to do; more in a row than this is a fault of the planner."""
 
 
-def deciding(session: Session, state: GraphState) -> dict[str, Any]:  # noqa: ARG001 - the store says where we are
-    """Read the record, ask the planner, commit one decision and what it commits us to."""
+def deciding(session: Session, state: GraphState) -> dict[str, Any]:
+    """Read the record, ask the planner, commit one decision and what it commits us to.
+
+    An act that spends is chosen only right after Knowing refreshed what it stands on; otherwise Knowing is asked to.
+    """
+    verified = state.get("knowing", {}).get("verified", "")
     for _ in range(_MOST_VERDICTS):
         view = view_of(session)
         if view.has_ended:
             return _chosen("", "end")
         standing = planning.standing(view)
         if standing is not None:
+            if planning.must_verify(view, standing.action, standing.action_key, verified):
+                return _chosen(standing.id, "verify", wants=standing.action)
             return _chosen(standing.id, standing.action)
         draft = planning.plan(view)
         if draft is None:
             return _wait(session, view)
+        if planning.must_verify(view, draft.decision.action, draft.decision.action_key, verified):
+            return _chosen("", "verify", wants=draft.decision.action)
         decision = _record(session, draft)
         if decision.needs is not None:
             _ask(session, decision)
@@ -35,6 +44,7 @@ def view_of(session: Session) -> View:
     """Return everything the planner may look at: rows, the goal and the time."""
     read = session.store.read
     campaign = read.campaign()
+    decisions, actions = tuple(read.decisions()), tuple(read.actions())
     return View(
         goal=session.goal,
         goal_version=session.goal_version,
@@ -45,16 +55,17 @@ def view_of(session: Session) -> View:
         used_gb=session.used_gb,
         beliefs=tuple(session.standing()),
         runs=tuple(read.runs()),
-        actions=tuple(read.actions()),
-        decisions=tuple(read.decisions()),
+        actions=actions,
+        decisions=decisions,
         approvals=tuple(read.approvals()),
         commitments=tuple(read.commitments()),
         measurements=tuple(read.measurements()),
+        void=contamination(read.beliefs(), decisions, actions),
     )
 
 
-def _chosen(decision: str, action: str, question: str = "") -> dict[str, Any]:
-    return {"deciding": {"decision": decision, "action": action, "question": question}}
+def _chosen(decision: str, action: str, question: str = "", wants: str = "") -> dict[str, Any]:
+    return {"deciding": {"decision": decision, "action": action, "question": question, "wants": wants}}
 
 
 def _record(session: Session, draft: Draft) -> Decision:

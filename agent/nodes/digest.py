@@ -3,25 +3,56 @@
 Digesting twice changes nothing: one outcome belief per action, measurements unique by (evaluation, split, use, case).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+from agent.prints import World, chosen, part_print
 from agent.session import Session
 from state.files import read_jsonl
-from state.records import Action, Belief, Evidence, Fingerprint, Json, Measurement, Severity
+from state.records import Action, ActionKind, Belief, Evidence, Fingerprint, Json, Measurement, Severity, Tag
 
 
-def digest(session: Session) -> None:
-    """Turn every action that ended since the last visit into beliefs and measurements."""
-    known = {belief.subject for belief in session.standing()}
+def digest(session: Session, world: World) -> None:
+    """Turn every action that ended since the last visit into beliefs and measurements.
+
+    An action whose beliefs went stale and whose ground is as it was again is read once more, instead of done again.
+    """
+    standing = session.standing()
+    known = {belief.subject for belief in standing}
+    stale = {(belief.subject, belief.claim) for belief in standing if belief.status == "stale"}
+    revived = _revived(session, stale) if stale else frozenset()
     for action in session.store.read.actions():
-        if action.state == "intent" or f"action:{action.key}" in known:
+        is_new = f"action:{action.key}" not in known
+        if action.state == "intent" or not (is_new or action.key in revived):
             continue
         details = _DIGEST.get(action.kind)
         if action.state == "done" and details is not None:
-            details(session, action)
+            details(_Digest(session, action, world))
         # Written last: a kill before this line digests again, and finds everything already there.
-        _believe(session, action, f"action:{action.key}", "outcome", _outcome(action), value=action.state)
+        if is_new:
+            _Digest(session, action, world).believe(f"action:{action.key}", "outcome", _outcome(action), action.state)
+
+
+def _revived(session: Session, stale: set[tuple[str, str]]) -> frozenset[str]:
+    """Return the actions that measured what is stale now, under the very harness, tokens and data of today."""
+    identity = {b.subject.removeprefix("identity:"): b.value for b in session.standing() if b.claim == "is"}
+    keys = {
+        each.ref
+        for belief in session.store.read.beliefs()
+        for each in belief.evidence
+        if each.kind == "job" and (belief.subject, belief.claim) in stale
+    }
+    return frozenset(
+        action.key
+        for action in session.store.read.actions(state="done")
+        if action.key in keys
+        and all(action.inputs[name] == identity.get(name) for name in _GROUND if name in action.inputs)
+    )
+
+
+_GROUND = ("harness", "tokens", "data")
+"""Identities that an action's inputs name; its weights are its own."""
 
 
 def _outcome(action: Action) -> str:
@@ -38,94 +69,129 @@ def _outcome(action: Action) -> str:
     return f"{action.kind} done{took}{again}."
 
 
-def _believe(
-    session: Session,
-    action: Action,
-    subject: str,
-    claim: str,
-    statement: str,
-    *,
-    value: Any = None,
-    holds: bool = True,
-    severity: Severity = "note",
-    mode: str = "",
-    fix: str = "",
-) -> None:
-    """Record one belief whose evidence is the action's job."""
-    session.store.knowing.believe(
-        Belief(
-            subject=subject,
-            claim=claim,
-            statement=statement,
-            value=value,
-            tag="confirmed",
-            status="fresh" if holds else "refuted",
-            severity=severity,
-            evidence=(Evidence(kind="job", ref=action.key, summary=_outcome(action)),),
-            stands_on=tuple(
-                Fingerprint(kind="settings", name=name, value=str(action.inputs[name]))
-                for name in ("harness", "census", "weights", "data")
-                if name in action.inputs
-            ),
-            mode=mode,
-            fix=fix,
-            runbook="runbooks/hard_stops.md" if severity == "hard_stop" else "",
-            formed_at=action.finished_at or session.clock.now(),
+_MEASURED_ON = ("harness:", "model:")
+"""Beliefs that a score falls with."""
+
+
+@dataclass(frozen=True)
+class _Digest:
+    """One ended action, and the world that its beliefs are formed in."""
+
+    session: Session
+    action: Action
+    world: World
+
+    @property
+    def result(self) -> Json:
+        """What the job left."""
+        return self.action.result
+
+    def believe(
+        self,
+        subject: str,
+        claim: str,
+        statement: str,
+        value: Any = None,
+        *,
+        stands_on: Iterable[str] = (),
+        holds: bool = True,
+        severity: Severity = "note",
+        tag: Tag = "confirmed",
+        mode: str = "",
+        fix: str = "",
+    ) -> None:
+        """Record one belief whose evidence is the action's job; `stands_on` are names of the world."""
+        decision = self.session.store.read.decision(self.action.decision)
+        self.session.store.knowing.believe(
+            Belief(
+                subject=subject,
+                claim=claim,
+                statement=statement,
+                value=value,
+                tag=tag,
+                status="fresh" if holds else "refuted",
+                severity=severity,
+                evidence=(Evidence(kind="job", ref=self.action.key, summary=_outcome(self.action)),),
+                stands_on=self._prints(stands_on),
+                premises=tuple(p.belief for p in decision.premises if p.subject.startswith(_MEASURED_ON))
+                if claim == "means"
+                else (),
+                mode=mode,
+                fix=fix,
+                runbook="runbooks/hard_stops.md" if severity == "hard_stop" else "",
+                formed_at=self.action.finished_at or self.session.clock.now(),
+            )
         )
-    )
+
+    def _prints(self, names: Iterable[str]) -> tuple[Fingerprint, ...]:
+        """Return what the job itself hashed, where it did; the world of now elsewhere."""
+        seen = {name: part_print(name, value) for name, value in (self.result.get("harness_parts") or {}).items()}
+        return chosen({**self.world, **seen}, names)
 
 
-def _census(session: Session, action: Action) -> None:
+_GRADES = ("code", "grader", "decode", "prompt", "tokenizer", "package:*")
+_TOKENS = ("code", "decode", "prompt", "tokenizer", "package:*")
+
+
+def _census(of: _Digest) -> None:
     """Ceilings, floors, decode budgets, token census, prompt parity and the grader's own behaviour."""
-    result = action.result
+    result = of.result
     for claim in ("ceiling", "floor", "echo"):
         for where, metrics in (result.get(claim) or {}).items():
             numbers = ", ".join(
                 f"{name} {row['mean']:.3f}" for name, row in sorted(metrics.items()) if row.get("mean") is not None
             )
-            _believe(
-                session,
-                action,
+            of.believe(
                 f"harness:{where}",
                 claim,
                 f"{claim.capitalize()} of {where}: {numbers}.",
-                value=metrics,
+                metrics,
+                stands_on=(*_GRADES, f"split:{where}"),
             )
     for where, row in (result.get("budget") or {}).items():
-        _believe(
-            session,
-            action,
+        of.believe(
             f"harness:{where}",
             "decode_budget",
             f"{row['whole']} of {row['n']} gold answers of {where} fit whole into "
-            f"{session.goal.evaluation.max_tokens} tokens; all fit into {row['smallest_sufficient']}.",
-            value={**row, "curve": (result.get("budget_for") or {}).get(where, {})},
+            f"{of.session.goal.evaluation.max_tokens} tokens; all fit into {row['smallest_sufficient']}.",
+            row,
+            stands_on=(*_TOKENS, f"split:{where}"),
+            mode="P1",
+        )
+    for where, curve in (result.get("budget_for") or {}).items():
+        of.believe(
+            f"harness:{where}",
+            "decode_curve",
+            f"What the gold answers of {where} would score under larger decode budgets, for {len(curve)} metrics.",
+            curve,
+            stands_on=(*_GRADES, f"split:{where}"),
             mode="P1",
         )
     for where in result.get("no_reference") or ():
-        _believe(
-            session,
-            action,
+        of.believe(
             f"harness:{where}",
             "ceiling",
             f"Ceiling of {where} is not checked: its cases have no reference answers.",
+            stands_on=(*_GRADES, f"split:{where}"),
+            tag="assumed",
             mode="P1",
+            fix="Give its cases a `reference`; the census then grades them in seconds.",
         )
-    _token_census(session, action, result.get("train") or {})
-    _grader(session, action, result.get("grader") or {})
+    _token_census(of, result.get("train") or {})
+    if "grader" in result:
+        _grader(of, result["grader"])
     parity: Json = result.get("prompt_parity") or {}
     if parity:
         same = bool(parity.get("ok"))
-        _believe(
-            session,
-            action,
+        of.believe(
             "data:prompts",
             "match_evaluation",
             "Training and evaluation render their prompts the same way."
             if same
             else f"Training prompts begin {parity.get('train_prefix')!r}, "
             f"evaluation prompts {parity.get('eval_prefix')!r}.",
-            value=parity,
+            parity,
+            stands_on=("code", "prompt", "tokenizer", "data:train", "split:*"),
             holds=same,
             severity="hard_stop",
             mode="P7",
@@ -133,22 +199,21 @@ def _census(session: Session, action: Action) -> None:
         )
 
 
-def _token_census(session: Session, action: Action, row: Json) -> None:
+def _token_census(of: _Digest, row: Json) -> None:
     if not row:
         return
     cut, lost = int(row.get("truncated") or 0), int(row.get("prompt_longer_than_max") or 0)
     lines = ", ".join(str(line) for line in (row.get("lines") or [])[:5])
-    limit = int(session.goal.recipe.get("max_seq_length", 2048))
-    _believe(
-        session,
-        action,
+    limit = int(of.session.goal.recipe.get("max_seq_length", 2048))
+    of.believe(
         "data:train",
         "fits_sequence",
         f"All {row['rows']:,} training rows fit into max_seq_length {limit} (longest {row['max_tokens']} tokens)."
         if not cut
         else f"{cut} of {row['rows']:,} training rows are longer than max_seq_length {limit} "
         f"(longest {row['max_tokens']} tokens; lines {lines}), {lost} of them already in the prompt.",
-        value=row,
+        row,
+        stands_on=("code", "prompt", "tokenizer", "package:*", "data:train", "sequence"),
         holds=not cut,
         severity="hard_stop",
         mode="P8",
@@ -156,31 +221,29 @@ def _token_census(session: Session, action: Action, row: Json) -> None:
     )
 
 
-def _grader(session: Session, action: Action, row: Json) -> None:
+def _grader(of: _Digest, row: Json) -> None:
     errors, varies = list(row.get("errors") or ()), list(row.get("varies") or ())
-    _believe(
-        session,
-        action,
+    of.believe(
         "harness:grader",
         "answers",
         "The grader answered every gold answer with numbers."
         if not errors
         else f"The grader failed on {len(errors)} gold answers, first: {errors[0]}.",
-        value={"errors": errors[:20]},
+        {"errors": errors[:20]},
+        stands_on=("code", "grader", "split:*"),
         holds=not errors,
         severity="hard_stop",
         mode="P10",
         fix="Repair the grader; a case it cannot grade has no score, which is not a score of zero.",
     )
-    _believe(
-        session,
-        action,
+    of.believe(
         "harness:grader",
         "is_repeatable",
         "Grading the same answers twice gave the same numbers."
         if not varies
         else f"Grading twice gave different numbers for {len(varies)} answers, first: {varies[0]}.",
-        value={"varies": varies[:20]},
+        {"varies": varies[:20]},
+        stands_on=("code", "grader", "split:*"),
         holds=not varies,
         severity="hard_stop",
         mode="P12",
@@ -188,14 +251,14 @@ def _grader(session: Session, action: Action, row: Json) -> None:
     )
 
 
-def _evaluation(session: Session, action: Action) -> None:
+def _evaluation(of: _Digest) -> None:
     """Store each case as a measurement and the means as a belief."""
-    inputs, result = action.inputs, action.result
+    session, inputs, result = of.session, of.action.inputs, of.result
     reference = str(result.get("cases") or "")
     path = session.paths.artifact(reference) / "cases.jsonl"
     rows = [
         Measurement(
-            evaluation=action.key,
+            evaluation=of.action.key,
             run=str(inputs.get("run") or ""),
             side=inputs["side"],
             split=row["split"],
@@ -214,56 +277,53 @@ def _evaluation(session: Session, action: Action) -> None:
     ]
     session.store.knowing.measure(rows)
     who = str(inputs.get("run") or inputs["side"])
+    weights = {"base": ("model:base",), "parent": ("model:start",)}.get(inputs["side"], ("model:base",))
     for where, means in (result.get("means") or {}).items():
         here = [row for row in rows if f"{row.split}.{row.use}" == where]
         cut = sum(row.finish_reason == "length" for row in here)
         ungraded = sum(bool(row.grader_error) for row in here)
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in sorted(means.items()) if value is not None)
-        _believe(
-            session,
-            action,
+        of.believe(
             f"score:{who}.{where}",
             "means",
             f"{who} on {where}, {len(here)} cases: {numbers}; {cut} cut by the decode budget"
             + (f", {ungraded} not graded" if ungraded else "")
             + ".",
-            value={"means": means, "n": len(here), "cut": cut, "ungraded": ungraded},
+            {"means": means, "n": len(here), "cut": cut, "ungraded": ungraded},
+            stands_on=(*_GRADES, f"split:{where}", *weights),
         )
 
 
-def _training(session: Session, action: Action) -> None:
-    """Record what a training left behind."""
-    result = action.result
-    run = str(action.inputs.get("run") or "")
+def _training(of: _Digest) -> None:
+    """Record what a training left behind; it is history, which no later change of the world makes untrue."""
+    result = of.result
+    run = str(of.action.inputs.get("run") or "")
     verdict = str(result.get("verdict") or (result.get("exit") or {}).get("verdict") or "")
-    _believe(
-        session,
-        action,
-        f"run:{run or action.key}",
+    of.believe(
+        f"run:{run or of.action.key}",
         "trained",
         f"Trained {result.get('iters')} iterations on {int(result.get('trained_tokens') or 0):,} tokens at "
         f"{float(result.get('tokens_per_s') or 0):,.0f} tokens/s; train loss {result.get('train_loss')}, "
         f"validation loss {result.get('val_loss')}" + (f"; stopped: {verdict}" if verdict else "") + ".",
-        value={
-            name: result.get(name)
-            for name in (
-                "iters",
-                "trained_tokens",
-                "padded_tokens",
-                "steps_s",
-                "tokens_per_s",
-                "train_loss",
-                "val_loss",
-                "peak_memory_gb",
-                "padding_share",
-                "wall_s",
-                "verdict",
-            )
-        },
+        {name: result.get(name) for name in _TRAINED},
     )
 
 
-_DIGEST: dict[str, Callable[[Session, Action], None]] = {
+_TRAINED = (
+    "iters",
+    "trained_tokens",
+    "padded_tokens",
+    "steps_s",
+    "tokens_per_s",
+    "train_loss",
+    "val_loss",
+    "peak_memory_gb",
+    "padding_share",
+    "wall_s",
+    "verdict",
+)
+
+_DIGEST: dict[ActionKind, Callable[[_Digest], None]] = {
     "census": _census,
     "evaluate": _evaluation,
     "confirm": _evaluation,

@@ -1,38 +1,48 @@
 """Knowing: turn files, versions and finished actions into beliefs with evidence. It plans and launches nothing."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from agent import surface
 from agent.graph import GraphState
 from agent.nodes.digest import digest
+from agent.prints import World, chosen, present, world_of
 from agent.session import Session
-from agent.specs import census_input, evaluation_input
+from policies.contamination import contamination
 from policies.findings import base_table, gate_beliefs
+from policies.staleness import stale_beliefs
 from state.hashing import hash_json
-from state.records import Belief, Evidence, Fingerprint
-from tools.evaluation.harness import harness_parts
+from state.records import Belief, BeliefStatus, Evidence, Fingerprint, Json
 from tools.models.adapters import adapter_recipe
-from tools.models.identity import weights_hash
 from tools.probes.contract import Observation, Probe, ProbeContext
-from tools.probes.table import PROBES
+from tools.probes.own import unsaid
+from tools.probes.table import probes_of
 
 
 def knowing(session: Session, state: GraphState) -> dict[str, Any]:
-    """Read the world, ask the probes whose ground moved, digest what Doing made, record beliefs."""
+    """Read the world, let beliefs go stale, ask the probes that the next act needs, digest what Doing made.
+
+    Deciding names the act that it wants verified; without one, nothing is probed that no act has asked for.
+    """
+    wanted = state.get("deciding", {}).get("wants", "")
     surface.apply_requests(session)
     surface.apply_deadlines(session)
     surface.absorb_edit(session)
-    refresh(session)
-    identify(session)
-    digest(session)
-    judge_gate_reach(session)
+    context = _context(session)
+    world = world_of(session) if session.model.is_dir() else {}
+    if world:
+        identify(session, world)
+        digest(session, world)
+    age(session, world, context)
+    refresh(session, context, wanted)
+    if world:
+        judge_gate_reach(session, world)
     visits = state.get("knowing", {}).get("visits", 0) + 1
-    return {"knowing": {"visits": visits, "beliefs": len(session.standing())}}
+    return {"knowing": {"visits": visits, "beliefs": len(session.standing()), "verified": wanted}}
 
 
-def refresh(session: Session) -> None:
-    """Run each probe whose fingerprints differ from those of the belief that stands."""
-    context = ProbeContext(
+def _context(session: Session) -> ProbeContext:
+    return ProbeContext(
         goal=session.goal,
         folder=session.loaded.path.parent,
         model=session.model,
@@ -40,24 +50,60 @@ def refresh(session: Session) -> None:
         cache=session.cache,
         environment=session.environment,
     )
-    standing = {belief.evidence[-1].ref: belief for belief in session.standing() if belief.evidence}
-    for probe in PROBES:
-        prints = probe.stands_on(context)
-        last = standing.get(probe.id)
-        if (
-            last is not None
-            and not probe.is_volatile
-            and last.stands_on == prints
-            and last.status in {"fresh", "refuted"}
-        ):
+
+
+def age(session: Session, world: World, context: ProbeContext) -> None:
+    """Mark what no longer holds in the world as it is, with the fingerprint that changed as evidence."""
+    standing = session.standing()
+    probed = [each for probe in probes_of(context.goal, context.folder) for each in probe.stands_on(context)]
+    now = present(session, world, [each for belief in standing for each in belief.stands_on])
+    now |= {(each.kind, each.name): each.value for each in probed}
+    for stale in stale_beliefs(standing, now):
+        session.store.knowing.mark(
+            stale.belief,
+            "stale",
+            evidence=Evidence(kind="record", ref=stale.premise or "fingerprint", summary=stale.sentence),
+        )
+
+
+def refresh(session: Session, context: ProbeContext, wanted: str) -> None:
+    """Run the probes that an act stands on and whose belief is missing, stale, or of a kind that no print can tell."""
+    standing: dict[str, list[Belief]] = {}
+    for belief in session.standing():
+        if belief.evidence:
+            standing.setdefault(_prober(belief.evidence), []).append(belief)
+    for probe in probes_of(context.goal, context.folder):
+        if wanted not in probe.before:
             continue
-        for seen in probe.observe(context):
-            session.store.knowing.believe(_belief(session, probe, seen, prints))
+        prints = probe.stands_on(context)
+        if not probe.is_volatile and _is_known(standing.get(probe.id, []), prints):
+            continue
+        found = probe.observe(context)
+        # Together: a probe with half of its findings on record would pass for one that has looked.
+        with session.store.transaction():
+            for seen in found:
+                session.store.knowing.believe(_belief(session, probe, seen, prints))
+    for belief, by in unsaid(session.standing(), probes_of(context.goal, context.folder)):
+        fallen: BeliefStatus = "stale" if not by else "refuted" if belief.status == "refuted" else "superseded"
+        session.store.knowing.mark(belief.id, fallen, superseded_by=by)
+
+
+def _prober(evidence: Iterable[Evidence]) -> str:
+    """Return the id of the probe that formed a belief; what was added to its evidence later does not count."""
+    return next((each.ref for each in evidence if each.kind == "probe" and each.summary.startswith(_BY_PROBE)), "")
+
+
+_BY_PROBE = "Refuted by "
+"""How a belief's last evidence of its own begins: the outcome that would refute it."""
+
+
+def _is_known(beliefs: list[Belief], prints: tuple[Fingerprint, ...]) -> bool:
+    return bool(beliefs) and all(b.status in {"fresh", "refuted"} and b.stands_on == prints for b in beliefs)
 
 
 def _belief(session: Session, probe: Probe, seen: Observation, prints: tuple[Fingerprint, ...]) -> Belief:
     """Return what an observation makes believed; the last evidence names the probe."""
-    by_probe = Evidence(kind="probe", ref=probe.id, summary=f"Refuted by {probe.refuted_by}.")
+    by_probe = Evidence(kind="probe", ref=probe.id, summary=f"{_BY_PROBE}{probe.refuted_by}.")
     return Belief(
         subject=seen.subject,
         claim=seen.claim,
@@ -76,11 +122,12 @@ def _belief(session: Session, probe: Probe, seen: Observation, prints: tuple[Fin
     )
 
 
-def judge_gate_reach(session: Session) -> None:
+def judge_gate_reach(session: Session, world: World) -> None:
     """Record whether the gate can be met at all, as far as it is known now."""
     read = session.store.read
     beliefs = session.standing()
     identities = {b.subject: str(b.value) for b in beliefs if b.subject.startswith("identity:") and b.status == "fresh"}
+    void = contamination(read.beliefs(), read.decisions(), read.actions()).evaluations
     keys = frozenset(
         action.key
         for action in read.actions()
@@ -89,35 +136,35 @@ def judge_gate_reach(session: Session) -> None:
     table = base_table(
         read.measurements(),
         identities.get("identity:weights", ""),
-        keys,
+        keys - void,
         identities.get("identity:parent", ""),
     )
+    ground = chosen(world, _GROUND)
     for belief in gate_beliefs(session.goal, beliefs, table):
-        session.store.knowing.believe(belief.model_copy(update={"formed_at": session.clock.now()}))
+        session.store.knowing.believe(belief.model_copy(update={"formed_at": session.clock.now(), "stands_on": ground}))
 
 
-def identify(session: Session) -> None:
+def identify(session: Session, world: World) -> None:
     """Record what everything else stands on: which weights, which harness, which data.
 
     Deciding reads these instead of files; a changed one makes the measurements taken under the old one not count.
     """
-    if not session.model.is_dir():
-        return
-    parts = harness_parts(evaluation_input(session, None), session.cache)
-    census = census_input(session)
-    weights = weights_hash(session.model, None, session.cache)
-    parent = weights_hash(session.model, session.adapter, session.cache)
+    parts = {name: world[name].value for name in sorted(world) if _is_harness(name)}
+    data = {name: world[name].value for name in sorted(world) if name.startswith("data:")}
+    tokens = {name: value for name, value in parts.items() if name != "grader"}
     start = {"folder": str(session.adapter), "recipe": adapter_recipe(session.adapter)} if session.adapter else {}
-    data = {name: session.cache_hash(path) for name, path in census["data"].items() if path}
-    session.save_cache()
-    values = {
+    values: dict[str, tuple[str, str, Json]] = {
         "harness": (hash_json(parts), "Evaluation stands on its code, cases, decode settings and packages.", parts),
-        "weights": (weights, "The base weights.", {"folder": str(session.model), "revision": session.revision}),
-        "parent": (parent, "The weights that runs start from.", start),
+        "weights": (
+            world["model:base"].value,
+            "The base weights.",
+            {"folder": str(session.model), "revision": session.revision},
+        ),
+        "parent": (world["model:start"].value, "The weights that runs start from.", start),
         "data": (hash_json(data), "The training data.", data),
-        "census": (
-            hash_json([parts, data, census["max_seq_length"], census["mask_prompt"]]),
-            "The census stands on the harness, the data and the sequence length.",
+        "tokens": (
+            hash_json([tokens, data, world["sequence"].value]),
+            "Token counts stand on the harness but its grader, on the data and on the sequence length.",
             {},
         ),
     }
@@ -130,7 +177,14 @@ def identify(session: Session) -> None:
                 value=value,
                 tag="confirmed",
                 evidence=(Evidence(kind="file", ref=name, summary="Hashed now.", detail=detail),),
-                stands_on=(Fingerprint(kind="settings", name=name, value=value),),
                 formed_at=session.clock.now(),
             )
         )
+
+
+_GROUND = ("gate", "code", "grader", "decode", "prompt", "tokenizer", "package:*", "split:*", "model:base")
+"""What reach and baseline were judged on."""
+
+
+def _is_harness(name: str) -> bool:
+    return name in {"code", "grader", "decode", "prompt", "tokenizer"} or name.startswith(("split:", "package:"))

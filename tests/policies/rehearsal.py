@@ -6,8 +6,10 @@ from typing import Any
 
 from policies import planning
 from policies.cases import CaseTable
+from policies.contamination import contamination
 from policies.drafts import Draft
 from policies.findings import gate_beliefs
+from policies.staleness import contaminated
 from policies.view import View, hard_stops
 from state.goal import Goal
 from state.records import (
@@ -18,6 +20,7 @@ from state.records import (
     Campaign,
     Commitment,
     Decision,
+    Evidence,
     Json,
     Measurement,
     Run,
@@ -79,6 +82,7 @@ class Rehearsal:
     sitting_at: float = START
     goal_version: int = 1
     beliefs: list[Belief] = field(default_factory=list)
+    superseded: list[Belief] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
@@ -88,7 +92,7 @@ class Rehearsal:
     campaign: Campaign = field(default_factory=lambda: Campaign(name="rehearsal", started_at=START))
 
     def __post_init__(self) -> None:
-        for name in ("harness", "weights", "data", "census"):
+        for name in ("harness", "weights", "data", "tokens"):
             self.beliefs.append(identity(name, f"{name}-1"))
 
     def view(self) -> View:
@@ -108,12 +112,27 @@ class Rehearsal:
             approvals=tuple(self.approvals),
             measurements=tuple(self.measurements),
             commitments=tuple(self.commitments),
+            void=contamination([*self.beliefs, *self.superseded], self.decisions, self.actions),
         )
 
     def believe(self, belief: Belief) -> None:
         """Put a belief in the place of the one that stood for its claim."""
+        self.superseded += [b for b in self.beliefs if (b.subject, b.claim) == (belief.subject, belief.claim)]
         kept = [b for b in self.beliefs if (b.subject, b.claim) != (belief.subject, belief.claim)]
-        self.beliefs = [*kept, belief.model_copy(update={"id": belief.id or f"B{len(self.beliefs) + 1}"})]
+        number = len(self.beliefs) + len(self.superseded) + 1
+        self.beliefs = [*kept, belief.model_copy(update={"id": belief.id or f"B{number}"})]
+
+    def refute(self, subject: str, claim: str) -> str:
+        """Refute what stands of a claim, as a person would, and return its id."""
+        [found] = [b for b in self.beliefs if (b.subject, b.claim) == (subject, claim)]
+        fallen = set(contaminated(self.beliefs, [found.id]))
+        seen = (*found.evidence, Evidence(kind="person", ref="ada", summary="No."))
+        denied = {"status": "refuted", "evidence": seen}
+        self.beliefs = [
+            b.model_copy(update=denied if b.id == found.id else {"status": "stale"} if b.id in fallen else {})
+            for b in self.beliefs
+        ]
+        return found.id
 
     def step(self) -> str:
         """Decide once and act; return the rule that decided, or `ended`, `asked`."""
@@ -187,7 +206,7 @@ class Rehearsal:
             return
         result: Json = {}
         if decision.action == "census":
-            self._census()
+            self._census(decision.action_key)
         elif decision.action in {"evaluate", "confirm"}:
             self._measure(decision)
         elif decision.action == "train":
@@ -201,13 +220,13 @@ class Rehearsal:
             )
         self.actions.append(action.model_copy(update={"state": "done", "result": result}))
 
-    def _census(self) -> None:
+    def _census(self, key: str) -> None:
+        seen = (Evidence(kind="job", ref=key, summary="counted"),)
         uses: tuple[SplitUse, ...] = ("selection", "confirmation")
         for use in uses:
             value = {name: {"mean": self.ceiling, "n": CASES} for name in ("score", "control")}
-            self.believe(
-                Belief(subject=f"harness:main.{use}", claim="ceiling", statement="c", value=value, tag="confirmed")
-            )
+            place = {"subject": f"harness:main.{use}", "claim": "ceiling"}
+            self.believe(Belief(**place, statement="c", value=value, tag="confirmed", evidence=seen))
         self.believe(
             Belief(
                 subject="data:train",
@@ -215,6 +234,7 @@ class Rehearsal:
                 statement="fits",
                 value={"rows": 400, "max_tokens": 100, "p50": 60, "p95": 90},
                 tag="confirmed",
+                evidence=seen,
             )
         )
         for belief in gate_beliefs(self.goal, self.beliefs, CaseTable()):
@@ -222,6 +242,17 @@ class Rehearsal:
 
     def _measure(self, decision: Decision) -> None:
         inputs = decision.action_inputs
+        self.believe(
+            Belief(
+                subject=f"score:{inputs['run'] or inputs['side']}.main.{inputs['use']}",
+                claim="means",
+                statement="means",
+                value=decision.action_key,
+                tag="confirmed",
+                premises=tuple(p.belief for p in decision.premises if p.subject.startswith("harness:")),
+                evidence=(Evidence(kind="job", ref=decision.action_key, summary="measured"),),
+            )
+        )
         for number in range(CASES):
             offset = number if inputs["use"] == "selection" else number + 1
             score = min(1.0, max(0.0, self.score(inputs["weights"], offset)))

@@ -166,7 +166,19 @@ def test_an_edited_evaluator_makes_the_base_be_measured_again() -> None:
     play.step()
     play.step()
     play.believe(identity("harness", "harness-2"))
+    assert play.step() == "ceiling.first"
+    assert play.decisions[-1].action_inputs == {"harness": "harness-2"}, "token counts stand as they were"
     assert play.step() == "baseline.first"
+
+
+def test_changed_data_are_counted_again_and_nothing_is_graded_again() -> None:
+    play = Rehearsal()
+    play.step()
+    play.step()
+    play.believe(identity("tokens", "tokens-2"))
+    assert play.step() == "ceiling.first"
+    assert play.decisions[-1].action_inputs == {"tokens": "tokens-2"}
+    assert play.step() == "recipe.first"
 
 
 def test_a_run_that_never_began_is_lost_when_the_data_change_and_another_is_planned() -> None:

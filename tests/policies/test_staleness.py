@@ -57,3 +57,9 @@ def test_a_refuted_premise_outside_the_fresh_ones_counts() -> None:
 def test_contamination_crosses_any_number_of_steps() -> None:
     rows = [belief("B2", premises=("B1",)), belief("B3", premises=("B2",)), belief("B4", premises=("B9",))]
     assert contaminated(rows, ["B1"]) == ["B2", "B3"]
+
+
+def test_what_was_false_of_another_world_is_not_known_of_this_one() -> None:
+    rows = [belief("B1", FILE, status="refuted"), belief("B2", status="refuted")]
+    assert [row.belief for row in stale_beliefs(rows, {("file", "grade.py"): "b" * 64})] == ["B1"]
+    assert stale_beliefs(rows, {("file", "grade.py"): "a" * 64}) == []

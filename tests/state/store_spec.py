@@ -11,11 +11,13 @@ from pydantic import ValidationError
 
 from state.clock import FakeClock
 from state.errors import LeaseLostError, NotFoundError, StoreError
-from state.records import Evidence, Premise, Run
+from state.records import Evidence, Fingerprint, Premise, Run
 from state.store import Store
 from state.tables import TABLES, WRITERS
 from tests.state import samples
 
+ELSEWHERE = (Fingerprint(kind="file", name="data.jsonl", value="def"),)
+"""Another world than the samples'."""
 SEEN = Evidence(kind="probe", ref="P1", summary="The ceiling is 0.4.")
 
 
@@ -42,7 +44,7 @@ class Beliefs:
 
     def test_a_new_value_supersedes_the_one_that_stood(self, store: Store) -> None:
         store.knowing.believe(samples.belief(value=0.75))
-        store.knowing.believe(samples.belief(value=0.8))
+        store.knowing.believe(samples.belief(value=0.8, stands_on=ELSEWHERE))
         first, second = store.read.beliefs()
         assert (first.status, first.superseded_by) == ("superseded", "B2")
         assert (second.status, second.superseded_by) == ("fresh", "")
@@ -78,9 +80,54 @@ class Beliefs:
 
     def test_a_second_fresh_belief_of_one_claim_is_refused(self, store: Store) -> None:
         store.knowing.believe(samples.belief(value=0.75))
-        store.knowing.believe(samples.belief(value=0.8))
+        store.knowing.believe(samples.belief(value=0.8, stands_on=ELSEWHERE))
         with pytest.raises(StoreError, match="B1 cannot be fresh: B2 is"):
             store.knowing.mark("B1", "fresh")
+
+    def test_what_was_refuted_stays_so_when_it_is_superseded(self, store: Store) -> None:
+        store.knowing.believe(samples.belief())
+        store.knowing.refute("B1", SEEN)
+        store.knowing.believe(samples.belief(value=0.8, stands_on=ELSEWHERE))
+        old, new = store.read.beliefs()
+        assert (old.status, old.superseded_by, new.status) == ("refuted", "B2", "fresh")
+
+    def test_two_values_of_one_claim_about_the_same_world_contradict_each_other(self, store: Store) -> None:
+        store.knowing.believe(samples.belief(value=0.75))
+        store.knowing.believe(samples.belief(value=0.8))
+        assert [(b.status, b.superseded_by) for b in store.read.beliefs()] == [("contradicted", "")] * 2
+        assert store.knowing.believe(samples.belief(value=0.75, formed_at=99.0)).id == "B1", "said again, nothing new"
+        assert len(store.read.beliefs()) == 2
+
+    def test_what_was_only_inferred_or_stands_elsewhere_contradicts_nothing(self, store: Store) -> None:
+        store.knowing.believe(samples.belief(value=0.75, tag="inferred"))
+        store.knowing.believe(samples.belief(value=0.8, tag="inferred"))
+        store.knowing.believe(samples.belief(value=0.85, stands_on=()))
+        store.knowing.believe(samples.belief(value=0.9, stands_on=()))
+        assert [b.status for b in store.read.beliefs()] == ["superseded"] * 3 + ["fresh"]
+
+    def test_a_person_settles_a_contradiction_and_the_other_side_is_refuted(self, store: Store) -> None:
+        store.knowing.believe(samples.belief(value=0.75))
+        store.knowing.believe(samples.belief(value=0.8))
+        store.knowing.settle("B2", SEEN)
+        first, second = store.read.beliefs()
+        assert (first.status, first.superseded_by, first.evidence[-1]) == ("refuted", "B2", SEEN)
+        assert (second.status, second.evidence[-1]) == ("fresh", SEEN)
+        with pytest.raises(StoreError, match="B2 is fresh; only a contradicted one"):
+            store.knowing.settle("B2", SEEN)
+
+    def test_a_changed_world_ends_a_contradiction(self, store: Store) -> None:
+        store.knowing.believe(samples.belief(value=0.75))
+        store.knowing.believe(samples.belief(value=0.8))
+        store.knowing.believe(samples.belief(value=0.9, stands_on=ELSEWHERE))
+        assert [(b.status, b.superseded_by) for b in store.read.beliefs()] == [
+            ("superseded", "B3"),
+            ("superseded", "B3"),
+            ("fresh", ""),
+        ]
+
+    def test_a_mark_keeps_what_was_seen(self, store: Store) -> None:
+        store.knowing.believe(samples.belief())
+        assert store.knowing.mark("B1", "stale", evidence=SEEN).evidence[-1] == SEEN
 
     def test_what_was_never_believed_has_nothing_standing(self, store: Store) -> None:
         assert store.read.standing("model:parent", "ceiling") is None

@@ -105,12 +105,14 @@ def test_replaying_the_journal_gives_the_tables(steps: list[tuple[Any, ...]]) ->
 
 @given(st.lists(STEPS, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_at_most_one_belief_per_claim_is_fresh_and_one_stands(steps: list[tuple[Any, ...]]) -> None:
+def test_at_most_one_belief_per_claim_is_fresh_and_the_newest_stands(steps: list[tuple[Any, ...]]) -> None:
     with played(steps) as (store, _):
         for place in {(belief.subject, belief.claim) for belief in store.read.beliefs()}:
             beliefs = store.read.beliefs(*place)
             assert sum(belief.status == "fresh" for belief in beliefs) <= 1
-            assert [belief.id for belief in beliefs if not belief.superseded_by] == [beliefs[-1].id]
+            standing = [belief.id for belief in beliefs if not belief.superseded_by]
+            assert standing == [belief.id for belief in beliefs[-len(standing) :]]
+            assert 1 <= len(standing) <= 2, "two only where they contradict each other"
 
 
 @given(st.lists(STEPS, min_size=1, max_size=6), st.data())

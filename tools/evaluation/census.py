@@ -3,6 +3,9 @@
 The gold answers go through the real tokenizer, the decode budget and the grader: their scores are the ceiling of
 every metric (failure mode P1). Empty answers give the floor, the user's own text the echo. Training rows are counted
 in tokens under the real template (P8), and training prompts compared with evaluation prompts (P7).
+
+Two parts, since they stand on different things: `tokens` (lengths and prompts) and `grades` (what the grader says). An
+edited grader makes only the second stale. The input's `parts` names those wanted; both when left out.
 """
 
 import os
@@ -30,6 +33,9 @@ from tools.jobs.worker import WorkerContext, begin
 from tools.tracks.contract import Grade, GraderSpec
 from tools.tracks.formats import DataRow, case_messages, iter_data, user_prompt
 from tools.tracks.host import Grader
+
+PARTS = ("tokens", "grades")
+"""What a census can count: lengths and prompts, and what the grader says."""
 
 _MOST_BUDGETS = 8
 """Points of a budget curve; each costs one grading of every gold answer that it cuts."""
@@ -115,23 +121,31 @@ class SplitCensus:
     Args:
         split: Its cases.
         tokenizer: mlx-lm tokenizer wrapper.
-        grader: An open grader.
+        grader: An open grader; None where only tokens are counted.
         max_tokens: Decode budget in force.
         system: System text of the track.
     """
 
-    def __init__(self, split: Split, tokenizer: Any, grader: Grader, max_tokens: int, system: str | None) -> None:
+    def __init__(
+        self, split: Split, tokenizer: Any, grader: Grader | None, max_tokens: int, system: str | None
+    ) -> None:
         self.split = split
         self.max_tokens = max_tokens
         self.errors: list[str] = []
         self.other_errors: list[str] = []
-        self._grader = grader
+        self._asked = grader
         golds = [
             Gold(case, gold_tokens(tokenizer, case, system))
             for case in split.cases
             if case.get("reference") is not None
         ]
-        self.cuts = GoldCuts(golds, tokenizer, grader.grade)
+        self.cuts = GoldCuts(golds, tokenizer, lambda items: self._grader.grade(items))
+
+    @property
+    def _grader(self) -> Grader:
+        if self._asked is None:
+            raise RuntimeError("a census of tokens alone asks no grader")
+        return self._asked
 
     @property
     def has_golds(self) -> bool:
@@ -303,8 +317,11 @@ def take_census(context: WorkerContext) -> None:
     from tools.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(Path(inputs["model"]))
-    result = _splits(context, splits, tokenizer)
-    if (inputs.get("data") or {}).get("train"):
+    wanted = frozenset(inputs.get("parts") or PARTS)
+    result = _grades(context, splits, tokenizer) if "grades" in wanted else {}
+    if "tokens" in wanted:
+        result["budget"] = _budgets(context, splits, tokenizer)
+    if "tokens" in wanted and (inputs.get("data") or {}).get("train"):
         rows = list(iter_data(Path(inputs["data"]["train"])))
         result["train"] = token_census(rows, tokenizer, int(inputs["max_seq_length"]), inputs.get("system"))
         result["prompt_parity"] = prompt_parity(rows, splits, tokenizer, inputs.get("system"))
@@ -312,10 +329,20 @@ def take_census(context: WorkerContext) -> None:
     context.finish({**result, **harness, "wall_s": time.monotonic() - started})
 
 
-def _splits(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict[str, Any]:
-    """Take the census of each split; leaves as stopped when asked to, and starts over next time (it is short)."""
+def _budgets(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict[str, Any]:
+    """Return what the golds of each split need, in tokens."""
+    limit, system = int(context.input["max_tokens"]), context.input.get("system")
+    censuses = [SplitCensus(split, tokenizer, None, limit, system) for split in splits]
+    return {census.split.key: census.budget() for census in censuses if census.has_golds}
+
+
+def _grades(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict[str, Any]:
+    """Grade each split's golds, empty answers and echoes.
+
+    Leaves as stopped when asked to, and starts over next time: it is short.
+    """
     inputs = context.input
-    result: dict[str, Any] = {name: {} for name in ("ceiling", "floor", "echo", "budget", "budget_for")}
+    result: dict[str, Any] = {name: {} for name in ("ceiling", "floor", "echo", "budget_for")}
     no_reference, errors, other_errors, varies = [], [], [], []
     done = 0
     with Grader(GraderSpec.model_validate(inputs["grader"])) as grader:
@@ -325,7 +352,6 @@ def _splits(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict
             census = SplitCensus(split, tokenizer, grader, int(inputs["max_tokens"]), inputs.get("system"))
             if census.has_golds:
                 result["ceiling"][split.key] = census.ceiling()
-                result["budget"][split.key] = census.budget()
                 result["budget_for"][split.key] = census.budget_curve()
             else:
                 no_reference.append(split.key)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from state.hashing import HashCache, hash_file, hash_json
-from tools.models.identity import chat_template, end_tokens
+from tools.models.identity import chat_template, end_tokens, tokenizer_files
 from tools.tracks.contract import GraderSpec
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
@@ -27,7 +27,7 @@ def harness_parts(inputs: dict[str, Any], cache: HashCache | None = None) -> dic
         cache: Known content hashes.
 
     Returns:
-        `code`, `grader`, `decode`, `prompt` (template and system text), `split:<name>.<use>` for each split,
+        `code`, `grader`, `decode`, `prompt` (template and system text), `tokenizer`, `split:<name>.<use>` for each split,
         `package:<name>` (a version, empty when it is not installed).
 
     Raises:
@@ -40,6 +40,7 @@ def harness_parts(inputs: dict[str, Any], cache: HashCache | None = None) -> dic
         "grader": _grader(inputs["grader"], cache),
         "decode": hash_json(_decode(inputs, model)),
         "prompt": hash_json({"template": chat_template(model), "system": inputs.get("system")}),
+        "tokenizer": _named_hashes(tokenizer_files(model), None, cache),
         **{f"split:{row['name']}.{row['use']}": _split(row, cache) for row in inputs["splits"]},
         **{f"package:{name}": _version(name) for name in PACKAGES},
     }

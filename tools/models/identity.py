@@ -24,6 +24,7 @@ INDEX = "model.safetensors.index.json"
 ADAPTER_FILES = ("adapter_config.json", "adapters.safetensors")
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken")
+_TOKENIZER_FILES = (*_TOKENIZERS, "merges.txt", "special_tokens_map.json", "added_tokens.json")
 _READ_BY_LOADERS = (
     "config.json", "generation_config.json", WEIGHTS, *_TOKENIZERS, "merges.txt", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "chat_template.*", "additional_chat_templates/*", "*.py",
@@ -89,6 +90,11 @@ def _adapter_hashes(folder: Path, cache: HashCache | None) -> dict[str, str]:
             where=str(folder),
         )
     return {name: hash_file(folder / name, cache) for name in ADAPTER_FILES}
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files that decide how text becomes tokens; the chat template is told apart (`chat_template`)."""
+    return [path for path in model_files(folder) if any(fnmatch(path.name, pattern) for pattern in _TOKENIZER_FILES)]
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from typing import Any
 
 from state.goal import Goal
 from state.hashing import HashCache
-from state.records import Evidence, Fingerprint, Severity, Staleness, Tag
+from state.records import ActionKind, Evidence, Fingerprint, Severity, Staleness, Tag
+
+
+SPENDING: frozenset[ActionKind] = frozenset({"census", "evaluate", "train", "confirm"})
+"""Acts that cost time."""
+
+RUNNING: frozenset[ActionKind] = SPENDING - {"census"}
+"""Acts that run weights."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class Probe:
         stands_on: Computes the fingerprints the claim stands on, cheaply.
         observe: Looks.
         staleness: What kind of change makes it stale.
+        before: Kinds of action that stand on it; it is asked only when one of them is next.
         is_volatile: True when no fingerprint can tell a change (free disk): looked at before every spending.
     """
 
@@ -89,3 +97,4 @@ class Probe:
     observe: Callable[[ProbeContext], tuple[Observation, ...]]
     staleness: Staleness = "world"
     is_volatile: bool = False
+    before: frozenset[ActionKind] = SPENDING

@@ -83,6 +83,7 @@ def _observe_model(context: ProbeContext) -> tuple[Observation, ...]:
                 f"{int(facts.get('n_parameters') or 0):,} parameters, tokenizer and weights present."
             ),
             value=facts,
+            severity="hard_stop",
             mode="3",
             evidence=(
                 Evidence(
@@ -121,6 +122,7 @@ def _observe_data(context: ProbeContext) -> tuple[Observation, ...]:
                 claim="is_readable",
                 statement=f"{path.name} holds {data.rows:,} rows in mlx-lm's {data.format} form.",
                 value={"rows": data.rows, "format": data.format},
+                severity="hard_stop",
                 mode="8",
                 evidence=(Evidence(kind="file", ref=str(path), summary=f"All {data.rows:,} rows were parsed."),),
             )
@@ -167,6 +169,7 @@ def _observe_splits(context: ProbeContext) -> tuple[Observation, ...]:
             claim="are_disjoint",
             statement=f"No prompt stands in two of the {len(counts)} evaluation files ({total} cases).",
             value=counts,
+            severity="hard_stop",
             mode="P11",
             evidence=(Evidence(kind="file", ref="evaluation.splits", summary=f"{total} prompts compared exactly."),),
         ),

@@ -11,7 +11,7 @@ from state.errors import VigilError
 from state.records import Evidence, Fingerprint
 from tools.jobs.blas import measure_gflops
 from tools.models.identity import describe_model
-from tools.probes.contract import Observation, Probe, ProbeContext
+from tools.probes.contract import RUNNING, Observation, Probe, ProbeContext
 
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
 _GB = 1e9
@@ -170,8 +170,14 @@ PROBES = (
         "tool.packages", 0.01, "a package that is missing", _version_prints, _observe_versions, staleness="capability"
     ),
     Probe("machine.disk", 0.01, "too little free space", _no_prints, _observe_disk, is_volatile=True),
-    Probe("machine.memory", 0.05, "weights larger than memory", _memory_prints, _observe_memory),
+    Probe("machine.memory", 0.05, "weights larger than memory", _memory_prints, _observe_memory, before=RUNNING),
     Probe(
-        "machine.blas", 5.0, "no gain from the preloaded library", _blas_prints, _observe_blas, staleness="capability"
+        "machine.blas",
+        5.0,
+        "no gain from the preloaded library",
+        _blas_prints,
+        _observe_blas,
+        staleness="capability",
+        before=RUNNING,
     ),
 )

@@ -1,0 +1,87 @@
+"""What a refuted belief takes down with it: evaluations, verdicts, counts toward exhaustion, promotions.
+
+A decision names its premises, an action its decision, a belief its job and the beliefs it was reasoned from: the chain
+is walked over these. What was measured and judged again on sound premises counts again.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from policies.staleness import contaminated
+from state.records import Action, Belief, Decision, Record
+
+_GROUND_OF_TRAINING = ("data:", "model:")
+"""Refuted, these make an adapter worthless; other premises of a launch only made it look worthwhile."""
+
+_MEASURE = frozenset({"census", "evaluate", "confirm"})
+_STAND = _MEASURE | {"train", "judge", "promote"}
+"""Kinds of decisions that stand on beliefs; an end only reports."""
+
+NOTED = "evidence.refuted"
+"""Rule of the decision that records a contamination; it names what fell and does not stand on it."""
+
+
+class Contamination(Record):
+    """What no longer counts."""
+
+    refuted: frozenset[str] = frozenset()
+    """Beliefs whose refutation takes something down."""
+    beliefs: frozenset[str] = frozenset()
+    """Refuted and contradicted ones, and all that were reasoned from them."""
+    decisions: frozenset[str] = frozenset()
+    evaluations: frozenset[str] = frozenset()
+    """Keys of censuses and evaluations whose figures do not count."""
+    trainings: frozenset[str] = frozenset()
+    """Runs whose adapter was trained on what is refuted."""
+    verdicts: frozenset[str] = frozenset()
+    """Runs whose verdict does not count: neither as progress, nor toward exhaustion, nor for a promotion."""
+
+
+def contamination(beliefs: Sequence[Belief], decisions: Iterable[Decision], actions: Sequence[Action]) -> Contamination:
+    """Return what stands on refuted beliefs, over any number of steps.
+
+    Args:
+        beliefs: All of them, superseded ones too.
+        decisions: All of them.
+        actions: All of them.
+    """
+    refuted = {belief.id for belief in beliefs if belief.status in {"refuted", "contradicted"}}
+    if not refuted:
+        return Contamination()
+    rows = [row for row in decisions if row.rule != NOTED and row.action in _STAND]
+    fallen = _with_all_reasoned(beliefs, refuted)
+    launched = {row.id for row in rows if _stands_on(row, fallen)}
+    denied = {e.ref for b in beliefs if _is_denied(b) for e in b.evidence if e.kind == "job"}
+    void = {a.key for a in actions if a.kind in _MEASURE and (a.decision in launched or a.key in denied)}
+    # A census counts many things: denied one, the others stand. An evaluation is one measurement.
+    whole = void - {a.key for a in actions if a.kind == "census"}
+    measured = {b.id for b in beliefs if any(each.kind == "job" and each.ref in whole for each in b.evidence)}
+    fallen = _with_all_reasoned(beliefs, fallen | measured)
+    bad = {row.id for row in rows if _stands_on(row, fallen)}
+    trainings = {row.run for row in rows if row.action == "train" and _on_its_ground(row, fallen)}
+    newest = {row.run: row.id for row in rows if row.bucket is not None}
+    used = {premise.belief for row in rows for premise in row.premises}
+    return Contamination(
+        refuted=frozenset(b.id for b in beliefs if b.id in refuted and (b.id in used or _is_denied(b))),
+        beliefs=frozenset(fallen),
+        decisions=frozenset(bad),
+        evaluations=frozenset(void),
+        trainings=frozenset(trainings),
+        verdicts=frozenset(run for run, decision in newest.items() if decision in bad or run in trainings),
+    )
+
+
+def _is_denied(belief: Belief) -> bool:
+    """Say whether a person denied what a job had measured; what a job itself found false is its result."""
+    return belief.status == "refuted" and any(each.kind == "person" for each in belief.evidence)
+
+
+def _with_all_reasoned(beliefs: Sequence[Belief], fallen: set[str]) -> set[str]:
+    return fallen | set(contaminated(beliefs, fallen))
+
+
+def _stands_on(decision: Decision, fallen: set[str]) -> bool:
+    return any(premise.belief in fallen for premise in decision.premises)
+
+
+def _on_its_ground(decision: Decision, fallen: set[str]) -> bool:
+    return any(p.belief in fallen and p.subject.startswith(_GROUND_OF_TRAINING) for p in decision.premises)

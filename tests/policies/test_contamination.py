@@ -1,0 +1,157 @@
+"""What falls with a refuted belief, and what the planner makes of it."""
+
+from policies.contamination import NOTED, Contamination, contamination
+from policies.planning import must_verify
+from policies.premises import assumed, premises_of
+from policies.proposals import exhaustion_of
+from state.records import Action, Belief, Decision, Evidence, Premise
+from tests.policies.rehearsal import Rehearsal, goal
+
+
+def belief(name: str, subject: str = "harness:s", status: str = "fresh", **fields: object) -> Belief:
+    return Belief.model_validate(
+        {"id": name, "subject": subject, "claim": name, "statement": f"{name} is so.", "tag": "confirmed"}
+        | {"status": status, **fields}
+    )
+
+
+def decision(name: str, action: str, *premises: tuple[str, str], **fields: object) -> Decision:
+    rows = [Premise(belief=each, subject=subject, tag="confirmed") for each, subject in premises]
+    return Decision.model_validate(
+        {"id": name, "rule": "r", "sentence": "s", "action": action, "premises": rows, **fields}
+    )
+
+
+def test_nothing_is_void_while_nothing_is_refuted() -> None:
+    assert contamination([belief("B1")], [decision("D1", "evaluate", ("B1", "harness:s"))], []) == Contamination()
+
+
+def test_a_refuted_belief_voids_the_evaluation_its_score_and_the_verdict_on_it() -> None:
+    rows = [
+        belief("B1", status="refuted"),
+        belief("B2", "score:R1.s", evidence=(Evidence(kind="job", ref="k1", summary="measured"),)),
+        belief("B3", "score:R2.s"),
+    ]
+    decisions = [
+        decision("D1", "evaluate", ("B1", "harness:s"), run="R1"),
+        decision("D2", "judge", ("B2", "score:R1.s"), run="R1", bucket="C"),
+        decision("D3", "judge", ("B3", "score:R2.s"), run="R2", bucket="C"),
+    ]
+    actions = [Action(key="k1", kind="evaluate", decision="D1"), Action(key="k2", kind="evaluate", decision="D9")]
+    found = contamination(rows, decisions, actions)
+    assert found.evaluations == {"k1"}
+    assert found.verdicts == {"R1"}
+    assert found.decisions == {"D1", "D2"}
+    assert found.trainings == frozenset()
+
+
+def test_what_was_reasoned_from_it_falls_over_any_number_of_steps() -> None:
+    rows = [belief("B1", status="contradicted"), belief("B2", premises=("B1",)), belief("B3", premises=("B2",))]
+    found = contamination(rows, [decision("D1", "promote", ("B3", "gate:x"), run="R1", bucket="A")], [])
+    assert found.beliefs == {"B1", "B2", "B3"}
+    assert found.verdicts == {"R1"}
+
+
+def test_refuted_data_make_the_training_itself_worthless_a_refuted_score_does_not() -> None:
+    rows = [belief("B1", "data:train", status="refuted"), belief("B2", "score:base.s", status="refuted")]
+    decisions = [
+        decision("D1", "train", ("B1", "data:train"), run="R1"),
+        decision("D2", "train", ("B2", "score:base.s"), run="R2"),
+        decision("D3", "judge", run="R1", bucket="B"),
+    ]
+    found = contamination(rows, decisions, [])
+    assert found.trainings == {"R1"}
+    assert found.verdicts == {"R1"}
+
+
+def test_the_decision_that_notes_a_refutation_does_not_stand_on_it() -> None:
+    noted = decision("D1", "judge", ("B1", "harness:s"), rule=NOTED)
+    assert contamination([belief("B1", status="refuted")], [noted], []).decisions == frozenset()
+
+
+def test_an_act_records_what_it_stands_on_and_no_claim_that_nothing_is_decided_on() -> None:
+    rows = [
+        belief("B1", "harness:s"),
+        belief("floor", "harness:s"),
+        belief("B2", "machine:disk"),
+        belief("B3", "harness:s", status="stale"),
+        belief("B4", "user:own", tag="assumed"),
+    ]
+    assert [p.belief for p in premises_of("evaluate", rows)] == ["B1"]
+    assert {p.belief for p in premises_of("train", rows, [rows[4]])} == {"B1", "B2", "B4"}
+    assert [p.belief for p in assumed(premises_of("train", rows, [rows[4]]))] == ["B4"]
+    assert premises_of("conclude", rows) == ()
+
+
+def test_a_refuted_ceiling_after_a_promotion_is_noted_measured_again_and_asked_again() -> None:
+    play = Rehearsal()
+    play.run()
+    assert play.campaign.state == "promoted"
+    trained, promoted = play.kinds().count("train"), play.kinds().count("promote")
+    play.refute("harness:main.selection", "ceiling")
+    again = play.later()
+    rules = again.run()
+    assert rules[0] == NOTED
+    noted = next(d for d in again.decisions if d.rule == NOTED)
+    assert noted.sentence.startswith("No longer counted, and made again where it can be: 8 evaluations; the verdicts")
+    assert "promotion of" in noted.sentence
+    assert "baseline.first" in rules
+    assert again.campaign.state == "promoted"
+    assert again.kinds().count("promote") == promoted + 1, "promoted anew, on a question of its own"
+    assert again.kinds().count("train") == trained, "the adapter itself is as good as it was"
+    assert len({a.key for a in again.actions}) == len(again.actions)
+    assert [d.rule for d in again.decisions].count(NOTED) == 1
+
+
+def test_a_verdict_without_ground_counts_neither_as_progress_nor_toward_exhaustion() -> None:
+    play = Rehearsal(score=lambda _weights, case: 0.5 + 0.01 * (case % 3))
+    play.run()
+    play.refute("score:base.main.selection", "means")
+    view = play.later().view()
+    assert view.void.verdicts == {run.id for run in play.runs}
+    assert exhaustion_of(view)[0].counted == ()
+
+
+def test_refuted_training_data_set_their_runs_aside() -> None:
+    play = Rehearsal()
+    for _ in range(5):
+        play.step()
+    assert play.runs
+    play.refute("data:train", "fits_sequence")
+    play.run()
+    assert play.runs[0].state == "lost"
+    assert play.campaign.state == "promoted"
+
+
+def test_more_assumptions_than_allowed_halt_before_the_training_that_needs_them() -> None:
+    play = Rehearsal(goal=goal(search={"max_assumed": 0}))
+    play.believe(belief("", "data:train", claim="labels", tag="assumed", fix="Grade ten rows by hand."))
+    play.run()
+    assert play.campaign.state == "halted"
+    assert "search.max_assumed allows 0" in play.campaign.sentence
+    assert "Grade ten rows by hand." in play.campaign.sentence
+    assert "train" not in play.kinds()
+    allowed = Rehearsal(goal=goal(search={"max_assumed": 1}))
+    allowed.believe(belief("", "data:train", claim="labels", tag="assumed"))
+    allowed.run()
+    assert allowed.campaign.state == "promoted"
+
+
+def test_a_contradiction_halts_and_names_both_sides() -> None:
+    play = Rehearsal()
+    for name, value in (("B81", 0.7), ("B82", 0.9)):
+        play.beliefs.append(belief(name, "score:base.x", status="contradicted", value=value, claim="means"))
+    play.run()
+    assert play.campaign.state == "halted"
+    for words in ("B81 says: B81 is so.", "B82 says: B82 is so.", "vigil approve B81 or B82"):
+        assert words in play.campaign.sentence
+
+
+def test_only_what_spends_and_has_not_begun_is_verified_first() -> None:
+    view = Rehearsal().view()
+    assert must_verify(view, "train", "k", "")
+    assert must_verify(view, "train", "k", "census")
+    assert not must_verify(view, "train", "k", "train")
+    assert not must_verify(view, "conclude", "k", "")
+    begun = Rehearsal(actions=[Action(key="k", kind="train", decision="D1")]).view()
+    assert not must_verify(begun, "train", "k", "")
