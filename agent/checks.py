@@ -233,6 +233,7 @@ def grader_spec(goal: Goal, folder: Path) -> Any:
         timeout_s=track.timeout_s,
         metrics=track.metrics,
         cwd=str(folder) if track.command else None,
+        is_private=goal.privacy == "redact",
     )
 
 

@@ -35,6 +35,7 @@ def grader_input(session: Session) -> Json:
         "shipped": track.name,
         "timeout_s": track.timeout_s,
         "metrics": list(track.metrics) if track.metrics else None,
+        "is_private": session.goal.privacy == "redact",
     }
 
 
@@ -67,6 +68,7 @@ def evaluation_input(session: Session, use: SplitUse | None) -> Json:
         "batch_size": goal.evaluation.batch_size,
         "system": goal.track.system,
         "grader": grader_input(session),
+        "privacy": goal.privacy,
     }
 
 
@@ -148,5 +150,6 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
         "recipe": run.recipe,
         "data": data_input(session.goal, session),
         "system": session.goal.track.system,
+        "privacy": session.goal.privacy,
     }
     return body, int(run.recipe["iters"])

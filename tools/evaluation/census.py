@@ -283,6 +283,15 @@ def prompt_parity(
     }
 
 
+def without_words(parity: dict[str, Any]) -> dict[str, Any]:
+    """Return a parity with the sizes of both prefixes in place of their text: a form may hold words of a case."""
+    taught, asked = parity["train_prefix"], parity["eval_prefix"]
+    pairs = enumerate(zip(taught, asked, strict=False))
+    parted = next((place for place, (one, other) in pairs if one != other), min(len(taught), len(asked)))
+    sizes = [f"({len(text)} characters, the first {parted} alike)" for text in (taught, asked)]
+    return {**parity, "train_prefix": sizes[0], "eval_prefix": sizes[1]}
+
+
 class _Forms:
     """Skeletons of conversations, rendered once for each system text and set of tools: nothing else changes them."""
 
@@ -324,7 +333,8 @@ def take_census(context: WorkerContext) -> None:
     if "tokens" in wanted and (inputs.get("data") or {}).get("train"):
         rows = list(iter_data(Path(inputs["data"]["train"])))
         result["train"] = token_census(rows, tokenizer, int(inputs["max_seq_length"]), inputs.get("system"))
-        result["prompt_parity"] = prompt_parity(rows, splits, tokenizer, inputs.get("system"))
+        parity = prompt_parity(rows, splits, tokenizer, inputs.get("system"))
+        result["prompt_parity"] = without_words(parity) if context.is_private else parity
     harness = {"harness": harness_hash(parts), "harness_parts": parts}
     context.finish({**result, **harness, "wall_s": time.monotonic() - started})
 

@@ -71,8 +71,11 @@ def _template(tokenizer: Any, messages: Messages, *, tokenize: bool, **options: 
         return tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
     except TemplateError as error:
         roles = ", ".join(str(message["role"]) for message in messages)
+        # The template's own words only: what it puts together may quote the conversation.
+        known = str(getattr(tokenizer, "chat_template", ""))
+        why = str(error) if str(error) in known else type(error).__name__
         raise ConfigError(
-            f"The model's chat template refuses a conversation of {roles}: {error}.", what="chat_template"
+            f"The model's chat template refuses a conversation of {roles}: {why}.", what="chat_template"
         ) from error
 
 

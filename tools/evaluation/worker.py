@@ -1,8 +1,8 @@
 """The evaluation worker: `python -m tools.evaluation.worker JOB`; generates, grades, and stores every case.
 
 Resumable: a case whose row is in out/cases.jsonl is not generated again, unless the harness changed in between.
-The rows are `{"split", "use", "case", "prompt_tokens", "output_tokens", "finish_reason", "text", "metrics",
-"grader_error"}`; result.json holds identities, means and speed.
+The rows are `{"split", "use", "case", "prompt_tokens", "output_tokens", "finish_reason", "characters", "text",
+"metrics", "grader_error"}`, the text empty where it is private; result.json holds identities, means and speed.
 """
 
 import json
@@ -176,7 +176,7 @@ def _run(context: WorkerContext, file: CaseFile, todo: list[tuple[Split, dict[st
             should_stop=lambda: context.should_stop,
         )
         for group in _groups(outputs, max(1, batch_size // 2)):
-            file.add(_graded(grader, group, named, prompts))
+            file.add(_graded(grader, group, named, prompts, is_private=context.is_private))
             pace.output_tokens += sum(output.output_tokens for output in group)
             pace.cut += sum(output.finish_reason == "length" for output in group)
             context.emit(
@@ -210,6 +210,8 @@ def _graded(
     group: list[Generation],
     named: dict[str, tuple[Split, dict[str, Any]]],
     prompts: dict[str, list[int]],
+    *,
+    is_private: bool,
 ) -> list[Row]:
     grades = grader.grade((named[output.name][1], output.text, output.finish_reason) for output in group)
     return [
@@ -220,7 +222,8 @@ def _graded(
             "prompt_tokens": len(prompts[output.name]),
             "output_tokens": output.output_tokens,
             "finish_reason": output.finish_reason,
-            "text": output.text,
+            "characters": len(output.text),
+            "text": "" if is_private else output.text,
             "metrics": grade.metrics,
             "grader_error": grade.error,
         }

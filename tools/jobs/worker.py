@@ -19,6 +19,7 @@ from state.files import read_json, write_json
 from state.paths import JobPaths
 from tools.jobs.identity import identify
 from tools.jobs.locks import try_lock
+from tools.jobs.privacy import keep_words_out
 
 LOCK_VARIABLE = "VIGIL_LOCK_FD"
 """Environment variable with the number of the inherited lock descriptor."""
@@ -56,6 +57,11 @@ class WorkerContext:
         """Whether a stop was asked for; ask it between two steps."""
         return self._should_stop
 
+    @property
+    def is_private(self) -> bool:
+        """Whether case text must not be written: only scores, lengths and case ids are."""
+        return self.input.get("privacy") == "redact"
+
     def request_stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Note that a stop was asked for; the handler of SIGTERM."""
         self._should_stop = True
@@ -91,7 +97,8 @@ class WorkerContext:
 def begin(folder: Path | str) -> WorkerContext:
     """Take up a job: keep its lock, write worker.json, listen for SIGTERM.
 
-    Side effects: replaces the SIGTERM handler; cuts a torn last line of metrics.jsonl.
+    Side effects: replaces the SIGTERM handler, and the hooks of uncaught exceptions where case text is private; cuts a
+    torn last line of metrics.jsonl.
 
     Raises:
         SystemExit: Another process works in this folder (status `STOPPED`), or there is no job.json.
@@ -108,6 +115,8 @@ def begin(folder: Path | str) -> WorkerContext:
     _write_identity(paths)
     context = WorkerContext(paths.folder, spec, lock)
     signal.signal(signal.SIGTERM, context.request_stop)
+    if context.is_private:
+        keep_words_out()
     return context
 
 

@@ -33,6 +33,8 @@ class GraderSpec(Record):
     """Longest time for one case; a command's own start counts toward its first case."""
     metrics: tuple[str, ...] | None = None
     """Names every grade must have; learned from the grades themselves when None."""
+    is_private: bool = False
+    """Tell of a failure without the grader's own words, which may quote a case."""
     cwd: str | None = None
     """Folder a command runs in; the current one by default. A Python grader runs in its own folder."""
 

@@ -8,6 +8,7 @@ ceiling, the floor and the adversarial outputs are for.
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ _MOST_HANGS_IN_A_ROW = 5
 _GOODBYE_S = 2.0
 """A grader that is not asked anything more may close its files."""
 _TOLERANCE = 1e-9
+_METRIC = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+"""Names of metrics where case text is private: a grader must not hand out a text as a name."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,21 @@ def case_id(case: dict[str, Any]) -> str:
     return str(case.get("id", ""))
 
 
-def _usable(raw: dict[str, Any]) -> tuple[dict[str, float | None], list[str]]:
+def _usable(raw: dict[str, Any], *, is_private: bool) -> tuple[dict[str, float | None], list[str]]:
     """Split a grader's metrics into what can be used and sentences about what cannot."""
     metrics: dict[str, float | None] = {}
     faults = []
     for name, value in raw.items():
+        if is_private and not _METRIC.fullmatch(name):
+            faults.append("the name of a metric is no plain word")
+            continue
         number = _as_float(value)
         is_finite = number is not None and math.isfinite(number)
         metrics[name] = number if is_finite else None
         if number is not None and not is_finite:
             faults.append(f"metric {name} is {number}")
         elif number is None and value is not None:
-            faults.append(f"metric {name} is {str(value)[:60]!r}, not a number")
+            faults.append(f"metric {name} is {'' if is_private else f'{str(value)[:60]!r}, '}not a number")
     return metrics, faults
 
 
@@ -183,27 +189,34 @@ class Grader:
         """
         if not self._offers_adversarial:
             return None
-        return [miss for case in cases for output in self._adversarial(case) for miss in self._misses(case, output)]
+        return [
+            miss
+            for case in cases
+            for number, output in enumerate(self._adversarial(case), start=1)
+            for miss in self._misses(case, output, number)
+        ]
 
-    def _misses(self, case: dict[str, Any], output: dict[str, Any]) -> list[Miss]:
+    def _misses(self, case: dict[str, Any], output: dict[str, Any], number: int) -> list[Miss]:
         [grade] = self.grade([(case, output["text"], "stop")])
         misses = []
         for metric, (low, high) in output["expected"].items():
             value = grade.metrics.get(metric)
             if value is None or not low - _TOLERANCE <= value <= high + _TOLERANCE:
-                misses.append(Miss(grade.case_id, output["name"], metric, value, low, high))
+                name = self._said(output["name"], f"number {number}")
+                misses.append(Miss(grade.case_id, name, metric, value, low, high))
         return misses
 
     def _adversarial(self, case: dict[str, Any]) -> list[dict[str, Any]]:
         try:
             answer = self._ask({"op": "adversarial", "case": case})
         except _Unusable as fault:
-            answer = {"error": str(fault)}
+            answer = {"error": str(fault), "bare": str(fault)}
         outputs = answer.get("outputs")
         if outputs is None or not all(_is_adversarial(output) for output in outputs):
+            form = "each must be an object with name, text and expected {metric: [low, high]}"
             raise ConfigError(
                 f"{self._spec.label} cannot make adversarial outputs for case {case_id(case)}:"
-                f" {answer.get('error', 'each must be an object with name, text and expected {metric: [low, high]}')}.",
+                f" {self._error(answer) if 'error' in answer else form}.",
                 what="grader.adversarial",
                 where=case_id(case),
             )
@@ -217,7 +230,7 @@ class Grader:
         name = case_id(case)
         try:
             answer = self._ask(self._request(case, text, finish_reason))
-            metrics, faults = _usable(self._metrics_of(answer, name))
+            metrics, faults = _usable(self._metrics_of(answer, name), is_private=self._spec.is_private)
         except _Unusable as fault:
             return Grade(name, error=str(fault))
         if not metrics:
@@ -230,15 +243,24 @@ class Grader:
 
     def _metrics_of(self, answer: dict[str, Any], name: str) -> dict[str, Any]:
         if "error" in answer:
-            raise _Unusable(answer["error"])
+            raise _Unusable(self._error(answer))
         if self._spec.command and str(answer.get("case")) != name:
             # Out of step: whatever it says next would be about another case.
             self._stop()
-            raise _Unusable(f"the grader answered for case {answer.get('case')!r} instead")
+            other = self._said(repr(answer.get("case")), "something else")
+            raise _Unusable(f"the grader answered for case {other} instead")
         metrics = answer.get("metrics")
         if not isinstance(metrics, dict):
-            raise _Unusable(f"the grader's metrics are {str(metrics)[:60]!r}, not an object")
+            raise _Unusable(f"the grader's metrics are {self._said(f'{str(metrics)[:60]!r}, ', '')}not an object")
         return metrics
+
+    def _said(self, text: str, instead: str) -> str:
+        """Return words of the grader's making, or what stands for them where case text is private."""
+        return instead if self._spec.is_private else text
+
+    def _error(self, answer: dict[str, Any]) -> str:
+        """Return the sentence of an answer that is an error."""
+        return self._said(str(answer["error"]), str(answer.get("bare", "the grader answered with an error")))
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request and return the answer.
@@ -257,7 +279,7 @@ class Grader:
             hint = " (a command must flush each line)" if self._spec.command else ""
             raise _Unusable(f"the grader gave no answer within {self._spec.timeout_s:g} s{hint}") from None
         except ChildDiedError:
-            words = child.last_words()
+            words = child.ending() if self._spec.is_private else child.last_words()
             self._stop()
             raise _Unusable(f"the grader's process {words}") from None
         self._hangs_in_a_row = 0
@@ -270,7 +292,7 @@ class Grader:
             answer = None
         if not isinstance(answer, dict):
             self._stop()
-            raise _Unusable(f"the grader wrote {line[:60]!r}, which is no JSON object")
+            raise _Unusable(f"the grader wrote {self._said(f'{line[:60]!r}, which', 'what')} is no JSON object")
         return answer
 
     def _ready_child(self) -> LineChild:
@@ -303,11 +325,13 @@ class Grader:
         except ChildHungError:
             greeting = {"fatal": f"importing it took longer than {_START_TIMEOUT_S:g} s"}
         except ChildDiedError:
-            greeting = {"fatal": f"importing it ended its process, which {child.last_words()}"}
+            words = child.ending() if self._spec.is_private else child.last_words()
+            greeting = {"fatal": f"importing it ended its process, which {words}"}
         if "fatal" in greeting:
             self._stop()
+            why = self._said(greeting["fatal"], greeting.get("bare", greeting["fatal"]))
             raise ConfigError(
-                f"{self._spec.label} cannot be used: {greeting['fatal']}.",
+                f"{self._spec.label} cannot be used: {why}.",
                 what="grader.file",
                 value=str(path),
                 where=str(path),

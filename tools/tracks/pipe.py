@@ -114,14 +114,17 @@ class LineChild:
         self._received += data
         return bool(data)
 
-    def last_words(self) -> str:
-        """Return how the child ended and the last line it wrote to stderr."""
+    def ending(self) -> str:
+        """Return how the child ended."""
         try:
             code = self._process.wait(_GOODBYE_S)
         except subprocess.TimeoutExpired:
-            ending = "closed its pipes"
-        else:
-            ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            return "closed its pipes"
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def last_words(self) -> str:
+        """Return how the child ended and the last line it wrote to stderr."""
+        ending = self.ending()
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4096))
         lines = self._stderr.read().decode("utf-8", "replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]

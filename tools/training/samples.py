@@ -1,7 +1,8 @@
 """What the model in training generates, against what its parent generated; worker processes only.
 
 Greedy, so that it draws no random number: a run that samples trains the bits of one that does not. The texts are kept
-in `out/samples.jsonl` (`step`, `prompt` by its place, `text`, `finish_reason`, `output_tokens`); step 0 is the parent.
+in `out/samples.jsonl` (`step`, `prompt` by its place, `characters`, `text`, `finish_reason`, `output_tokens`); step 0
+is the parent. Where texts are private they are empty there, and the parent is asked again after a restart.
 """
 
 import json
@@ -72,6 +73,7 @@ class Sampler:
         every: Micro-steps between two samples.
         path: File of the texts.
         should_stop: Asked between decoding steps.
+        is_private: Keep the texts in memory alone.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Sampler:
         every: int,
         path: Path,
         should_stop: Callable[[], bool] = lambda: False,
+        is_private: bool = False,
     ) -> None:
         self.every = every
+        self._is_private = is_private
         self._model = model
         self._tokenizer = tokenizer
         self._prompts = [Prompt(f"{place:06d}", list(tokens)) for place, tokens in enumerate(prompts)]
@@ -101,10 +105,11 @@ class Sampler:
             A metrics row of their signals; None where a stop was asked for meanwhile.
         """
         self._rows = read_jsonl(self._path)
-        if len(self._parent) != len(self._prompts):
-            self._rows = self._generate(0)
-            if len(self._rows) != len(self._prompts):
+        if len(self._parent) != len(self._prompts) or self._is_private:
+            parent = self._generate(0)
+            if len(parent) != len(self._prompts):
                 return None
+            self._rows = [*parent, *(row for row in self._rows if row["step"] > 0 and self._is_private)]
             self._write()
         return {"step": 0, **_named(_signals(self._parent))}
 
@@ -161,6 +166,7 @@ class Sampler:
             {
                 "step": step,
                 "prompt": int(output.name),
+                "characters": len(output.text),
                 "text": output.text,
                 "finish_reason": output.finish_reason,
                 "output_tokens": output.output_tokens,
@@ -169,8 +175,9 @@ class Sampler:
         ]
 
     def _write(self) -> None:
+        rows = [row | {"text": ""} for row in self._rows] if self._is_private else self._rows
         # All ASCII: a model may write any character, also the ones that readers take for line ends.
-        write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+        write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _signals(rows: list[Json]) -> dict[str, float]:

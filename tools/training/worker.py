@@ -1,7 +1,8 @@
 """The training worker: `python -m tools.training.worker JOB`; one run, resumable at every save.
 
 Input beside model, data and recipe: `instrument`, `sft` with `data.train` (`data.valid`) or `dpo` with `data.pairs`
-(`data.valid_pairs`), and `samples: {"prompts", "max_tokens", "every"}`, what to generate for at saved steps.
+(`data.valid_pairs`), and `samples: {"prompts", "max_tokens", "every"}`, what to generate for at saved steps; or there
+`cases: {"name", "use", "file", "case_ids"}` in place of `prompts`, so that no text stands in the input.
 
 Exit status 0: trained. 3: usable but bad, with the last healthy weights as result: a loss was not finite (`diverged`),
 or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for, everything is saved.
@@ -16,6 +17,7 @@ from state.errors import ConfigError, VigilError
 from state.files import write_json
 from state.hashing import hash_file, hash_tree
 from state.records import Json
+from tools.evaluation.cases import read_split
 from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
@@ -109,18 +111,20 @@ def train(context: WorkerContext) -> int:
 def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe) -> Any:
     """Return what generates at saved steps, None where the input names no prompts."""
     asked = context.input.get("samples") or {}
-    if not asked.get("prompts"):
+    prompts = [*read_split(asked["cases"]).cases] if asked.get("cases") else asked.get("prompts")
+    if not prompts:
         return None
     from tools.training.samples import Sampler, render_samples
 
     return Sampler(
         model=model,
         tokenizer=tokenizer,
-        prompts=render_samples(tokenizer, asked["prompts"], context.input.get("system")),
+        prompts=render_samples(tokenizer, prompts, context.input.get("system")),
         max_tokens=int(asked["max_tokens"]),
         every=int(asked.get("every") or recipe.save_every),
         path=context.folder.out / "samples.jsonl",
         should_stop=lambda: context.should_stop,
+        is_private=context.is_private,
     )
 
 
