@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from state.records import Json
 from tools.training.data import read_rows
 from tools.training.environment import environment
@@ -114,6 +116,8 @@ def _preferences(setting: Setting) -> Built:
 
 
 def _reference(setting: Setting, pairs: list[Pair]) -> Reference:
+    if not pairs:
+        return np.zeros((0, 2), dtype=np.float32)
     settings = {"dtype": setting.inputs.get("dtype"), "mlx": environment()["mlx"]}
     key = reference_key(setting.weights, pairs, settings)
     cache = Path(setting.inputs.get("reference_cache") or setting.out / "reference")

@@ -37,7 +37,13 @@ def training_job(folder: Path, model: Path, train: Path, **inputs: Any) -> Path:
     recipe = RECIPE | inputs.pop("recipe", {})
     plain = {"model": str(model), "dtype": "float32", "parent_adapter": None, "expect_weights": None}
     data = inputs.pop("data", None) or {"train": str(train), "valid": inputs.pop("valid", None)}
-    more = {"instrument": "sft", "recipe": recipe, "data": data, "system": None, "samples": inputs.pop("samples", None)}
+    more = {
+        "instrument": inputs.pop("instrument", "sft"),
+        "recipe": recipe,
+        "data": data,
+        "system": None,
+        "samples": inputs.pop("samples", None),
+    }
     return make_job(folder, plain | more | {key: str(value) for key, value in inputs.items()})
 
 

@@ -1,0 +1,56 @@
+"""What a folder of saves tells without MLX: which is newest, which was healthy, which are kept."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from state.files import write_json
+from tools.training.progress import Progress, drop_old, newest, newest_healthy_folder
+
+
+def save(saves: Path, step: int, *, is_healthy: bool = True) -> Path:
+    folder = saves / f"{step:07d}"
+    folder.mkdir(parents=True)
+    for name in ("adapters", "optimizer"):
+        save_file({"a": np.zeros(2, np.float32)}, folder / f"{name}.safetensors")
+    write_json(folder / "state.json", asdict(Progress(step=step, is_healthy=is_healthy)))
+    return folder
+
+
+def steps(saves: Path) -> list[int]:
+    return sorted(int(path.name) for path in saves.iterdir())
+
+
+@pytest.mark.parametrize("healthy", [2, 6, 10])
+def test_the_newest_healthy_save_stays_however_many_follow(tmp_path: Path, healthy: int) -> None:
+    for step in range(2, 13, 2):
+        save(tmp_path, step, is_healthy=step <= healthy)
+        drop_old(tmp_path, Progress(step=step))
+    assert steps(tmp_path) == sorted({healthy, 10, 12})
+    assert newest_healthy_folder(tmp_path) == tmp_path / f"{healthy:07d}"
+    found = newest(tmp_path)
+    assert found is not None
+    assert found[1].step == 12
+
+
+def test_without_a_healthy_save_there_is_none_to_judge_by(tmp_path: Path) -> None:
+    assert newest_healthy_folder(tmp_path / "no such folder") is None
+    save(tmp_path, 2, is_healthy=False)
+    assert newest_healthy_folder(tmp_path) is None
+
+
+def test_a_save_of_a_run_without_samples_counts_as_healthy_and_a_garbled_one_is_passed_over(tmp_path: Path) -> None:
+    folder = save(tmp_path, 2)
+    write_json(folder / "state.json", {"step": 2})
+    (save(tmp_path, 4) / "state.json").write_text('{"step": 4')
+    assert newest_healthy_folder(tmp_path) == folder
+
+
+def test_a_torn_save_goes_when_the_next_is_written(tmp_path: Path) -> None:
+    (save(tmp_path, 2) / "adapters.safetensors").write_bytes(b"\0")
+    save(tmp_path, 4)
+    drop_old(tmp_path, Progress(step=4))
+    assert steps(tmp_path) == [4]
