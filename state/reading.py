@@ -4,6 +4,7 @@ Standard library only, so that `vigil status` pays for no imports (house convent
 read-only and `query_only`; nothing here can change it. Nothing is verified either: that is the holder's work at start.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,6 +187,46 @@ class Reader:
         """Return beliefs, superseded ones too unless a status is asked for."""
         return self.table("belief", subject=subject, status=status, tag=tag)
 
+    def beliefs_about(
+        self, prefix: str = "", *, statuses: tuple[str, ...] = (), is_assumed: bool = False, with_history: bool = False
+    ) -> list[Values]:
+        """Return the beliefs about subjects that begin so, by indexes alone, however many others there are.
+
+        Args:
+            prefix: How the subject begins; empty asks for all.
+            statuses: Only these; empty asks for all.
+            is_assumed: Only those without grounding.
+            with_history: Also what was superseded.
+        """
+        asked, parameters = [], []
+        if not with_history:
+            asked.append("superseded_by = ''")
+        if prefix:
+            # The last character there is ends the range of all that begin so.
+            asked.append("subject >= ? AND subject < ?")
+            parameters += [prefix, prefix + chr(0x10FFFF)]
+        if statuses:
+            asked.append(f"status IN ({', '.join('?' * len(statuses))})")
+            parameters += statuses
+        if is_assumed:
+            asked.append("tag = 'assumed'")
+        rows = self.select(f"SELECT * FROM belief WHERE {' AND '.join(asked) or '1'}", tuple(parameters))  # noqa: S608 - our own words
+        rows.sort(key=lambda row: row["number"])
+        return [decode(TABLES["belief"], row) for row in rows]
+
+    def refuted_ever(self) -> list[Values]:
+        """Return the beliefs that were refuted at some time, as they first were; mended ones too."""
+        rows = self.select(
+            "SELECT row_id, row_json, at FROM journal WHERE table_name = 'belief'"
+            """ AND instr(row_json, '"status":"refuted"') > 0 ORDER BY seq"""
+        )
+        first: dict[str, Values] = {}
+        for row in rows:
+            belief = json.loads(row["row_json"])
+            if belief["status"] == "refuted":
+                first.setdefault(row["row_id"], {**belief, "refuted_at": row["at"]})
+        return list(first.values())
+
     def belief(self, belief_id: str) -> Values:
         """Return one belief.
 
@@ -240,6 +281,13 @@ class Reader:
     ) -> list[Values]:
         """Return measured cases."""
         return self.table("measurement", evaluation=evaluation, run=run, side=side, split=split, use=use)
+
+    def measurement_counts(self) -> list[Values]:
+        """Return one row per evaluation, split and use: evaluation, run, side, split, use and `n`, its cases."""
+        return self.select(
+            "SELECT evaluation, run, side, split, use, count(*) AS n FROM measurement"
+            " GROUP BY evaluation, run, side, split, use ORDER BY min(number)"
+        )
 
     def measurement_summary(self) -> list[Values]:
         """Return one row per evaluation, split, use and metric.

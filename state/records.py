@@ -343,15 +343,18 @@ class Request(Record):
     """What another process wants of the campaign's holder; inserted by commands, applied by the holder."""
 
     id: str = ""
-    kind: Literal["approve", "reject", "stop", "cancel_commitment", "override"]
+    kind: Literal["approve", "reject", "stop", "cancel_commitment", "override", "refute", "note", "import"]
     target: str = ""
     """Approval, commitment or belief id."""
     by: str
     reason: str = ""
+    """Why; of a note, what was seen."""
     made_at: float = 0.0
     applied_at: float | None = None
     outcome: str = ""
     """What the holder did with it, in words."""
+    payload: Json = Field(default_factory=dict)
+    """note: mode and evidence file; import: the table's rows or the adapter (agent/imports.py)."""
 
 
 class Campaign(Record):

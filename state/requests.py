@@ -5,14 +5,15 @@ enters the journal when the holder has dealt with it.
 """
 
 import sqlite3
+from pathlib import Path
 
 from state.connection import configure, connect, spoken_errors
-from state.errors import NotFoundError
+from state.errors import MigrationError, NotFoundError
 from state.paths import CampaignPaths
 from state.records import Request
 from state.rows import encode
 from state.schema import check_header
-from state.tables import TABLES
+from state.tables import SCHEMA_VERSION, TABLES
 
 
 def insert_request(paths: CampaignPaths, request: Request) -> Request:
@@ -23,7 +24,7 @@ def insert_request(paths: CampaignPaths, request: Request) -> Request:
 
     Raises:
         NotFoundError: There is no such campaign.
-        MigrationError: A newer Vigil wrote the store.
+        MigrationError: A newer Vigil wrote the store, or an older one that has no place for this request.
         StoreError: The store cannot be written.
         LimitExceededError: The disk is full.
     """
@@ -37,19 +38,34 @@ def insert_request(paths: CampaignPaths, request: Request) -> Request:
     with spoken_errors(paths.db):
         connection = connect(paths.db)
         try:
-            check_header(connection, paths.db)
+            version = check_header(connection, paths.db)
+            _refuse_lost(request, version, paths.db)
             configure(connection)
-            return _insert(connection, request)
+            return _insert(connection, request, version)
         finally:
             connection.close()
 
 
-def _insert(connection: sqlite3.Connection, request: Request) -> Request:
+def _refuse_lost(request: Request, version: int, path: Path) -> None:
+    """Refuse a request that a store of an older version has no column for."""
+    if request.payload and version < TABLES["request"].column("payload").since:
+        raise MigrationError(
+            f"{path} was written by an older Vigil; run vigil run FILE once, which brings it up to date, then repeat"
+            " this command.",
+            what="user_version",
+            value=version,
+            limit=SCHEMA_VERSION,
+            where=str(path),
+        )
+
+
+def _insert(connection: sqlite3.Connection, request: Request, version: int) -> Request:
     table = TABLES["request"]
     connection.execute("BEGIN IMMEDIATE")
     number = int(connection.execute("SELECT coalesce(max(number), 0) + 1 FROM request").fetchone()[0])
     given = request.model_copy(update={"id": f"{table.letter}{number}", "applied_at": None, "outcome": ""})
-    row = {"number": number, **encode(table, given.model_dump(mode="json"))}
+    values = encode(table, given.model_dump(mode="json"))
+    row = {"number": number, **{name: value for name, value in values.items() if table.column(name).since <= version}}
     names = ", ".join(f'"{name}"' for name in row)
     marks = ", ".join("?" for _ in row)
     connection.execute(f"INSERT INTO request ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608 - our own names

@@ -51,6 +51,13 @@ def migrations() -> Any:
             _create(database, table)
         _create_journal(database)
 
+    @steps(name=MIGRATIONS[1])  # type: ignore[untyped-decorator]  # sqlite-utils has no types here
+    def requests_with_payload(database: Any) -> None:
+        add_column(database, TABLES["request"], TABLES["request"].column("payload"))
+        # What stands is asked for far more often than history, and a claim may have been revised a million times.
+        database.execute("CREATE INDEX belief_standing ON belief (subject, claim) WHERE superseded_by = ''")
+        database.execute("CREATE INDEX belief_assumed ON belief (number) WHERE tag = 'assumed' AND superseded_by = ''")
+
     return steps
 
 
@@ -107,7 +114,7 @@ def _create_journal(database: Any) -> None:
 
 
 def add_column(database: Any, table: Table, column: Column) -> None:
-    """Add a later version's column, with its default in every row there is: for migrations to come."""
+    """Add a later version's column, with its default in every row there is."""
     database[table.name].add_column(
         column.name, SQL_TYPES[column.kind], not_null_default=None if column.is_optional else column.default
     )

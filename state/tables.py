@@ -11,7 +11,7 @@ from typing import Literal, get_args
 APPLICATION_ID = 0x5649474C
 """The letters VIGL in the file's header: this file is a store of ours."""
 
-MIGRATIONS = ("0001_records",)
+MIGRATIONS = ("0001_records", "0002_requests_with_payload")
 """Names of the migrations (`state/schema.py`), in order."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -286,7 +286,10 @@ _APPROVAL = Table(
 _REQUEST = Table(
     "request",
     "id",
-    _columns("id", "kind", "target", "by", "reason", "made_at:real", "applied_at:real?", "outcome"),
+    (
+        *_columns("id", "kind", "target", "by", "reason", "made_at:real", "applied_at:real?", "outcome"),
+        Column("payload", "json", since=2, default="{}"),
+    ),
     letter="X",
     unique=(("id",),),
     indexes=(("applied_at",),),

@@ -13,6 +13,7 @@ from state.lease import Lease
 from state.paths import CampaignPaths
 from state.schema import migrate
 from state.store import Store
+from state.tables import SCHEMA_VERSION
 from state.verify import verify
 from tests.state import samples
 
@@ -145,13 +146,15 @@ def test_an_older_store_is_backed_up_before_it_is_migrated(
     clock.advance(1)
     migrated = []
 
-    def second(connection: sqlite3.Connection, path: Path) -> None:
+    later = SCHEMA_VERSION + 1
+
+    def next_one(connection: sqlite3.Connection, path: Path) -> None:
         migrated.append(len(backup.backups(paths)))
-        connection.execute("PRAGMA user_version=2")
+        connection.execute(f"PRAGMA user_version={later}")
 
     for module in ("state.store", "state.schema", "state.backup"):
-        monkeypatch.setattr(f"{module}.SCHEMA_VERSION", 2)
-    monkeypatch.setattr("state.store.migrate", second)
+        monkeypatch.setattr(f"{module}.SCHEMA_VERSION", later)
+    monkeypatch.setattr("state.store.migrate", next_one)
     Store.open(paths, clock, lease).close()
     assert migrated == [2]
 

@@ -18,7 +18,7 @@ from state.reading import list_campaigns, open_reader
 from state.records import Belief, Request
 from state.requests import insert_request
 from state.store import Store
-from state.tables import TABLES
+from state.tables import SCHEMA_VERSION, TABLES
 from tests.state import samples
 
 
@@ -228,7 +228,7 @@ def test_the_export_holds_every_row_and_opens_with_its_versions(busy: Store, pat
     stream = io.StringIO()
     count = export(paths, stream)
     header, *lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert (header["export"], header["campaign"], header["schema"]) == ("vigil", "night", 1)
+    assert (header["export"], header["campaign"], header["schema"]) == ("vigil", "night", SCHEMA_VERSION)
     assert count == len(lines)
     assert {line["table"] for line in lines} == (set(TABLES) - {"request"}) | {"journal"}
     journal = [line["row"] for line in lines if line["table"] == "journal"]

@@ -64,7 +64,7 @@ def test_a_store_that_nobody_touched_passes(filled: CampaignPaths) -> None:
         ("DELETE FROM journal WHERE seq = 5", "journal row 5 is missing"),
         ("DELETE FROM journal WHERE seq = 13", "approval Q1 is not what was written"),
         ("UPDATE campaign SET epoch = 9", "campaign night is not what was written"),
-        ("UPDATE _sqlite_migrations SET name = 'x'", "the list of migrations is not what was written"),
+        ("UPDATE _sqlite_migrations SET name = 'x' WHERE id = 1", "the list of migrations is not what was written"),
         ("UPDATE goal SET spec = '{'", "goal 1 is not what was written"),
         ("UPDATE journal SET row_id = cast(x'ff' AS TEXT) WHERE seq = 4", "Could not decode to UTF-8"),
         ("UPDATE job SET kind = cast(x'ff' AS TEXT)", "Could not decode to UTF-8"),
