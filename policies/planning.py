@@ -15,7 +15,7 @@ from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.premises import assumed
-from policies.proposals import case_table, estimate_of, evidence_of, exhaustion_of, next_proposal, planned_s
+from policies.proposals import case_table, counts, estimate_of, evidence_of, exhaustion_of, next_proposal, planned_s
 from policies.recipes import RecipeProposal
 from policies.stopping import conclusion
 from policies.view import View, hard_stops
@@ -35,6 +35,9 @@ MAX_FAILURES = 2
 """Times an act may fail in one sitting before the campaign stops trying: twice the same way is no accident."""
 
 
+WITHDRAWN = "withdrawn"
+"""Who closed a question about an act that no longer fits the world; nobody refused it."""
+
 CENSUS_PARTS = {"tokens": "tokens", "grades": "harness"}
 """Part of the census -> the identity that it stands on; a part is taken again when its identity changes."""
 
@@ -53,7 +56,7 @@ def standing(view: View) -> Decision | None:
             if action.state == "intent":
                 return decision
             continue
-        if _is_withdrawn(view, decision) or (halted and decision.action != "halt"):
+        if is_withdrawn(view, decision) or (halted and decision.action != "halt"):
             continue
         if decision.needs is None:
             return decision
@@ -71,8 +74,13 @@ def must_verify(view: View, action: ActionKind, key: str, verified: str) -> bool
     return action in _SPENDING and action != verified and view.action(key) is None
 
 
-def _is_withdrawn(view: View, decision: Decision) -> bool:
+def is_withdrawn(view: View, decision: Decision) -> bool:
     """Say whether a decision that never began no longer fits the world it was made for."""
+    if view.action(decision.action_key) is not None:
+        return False
+    question = view.answer_to(decision)
+    if question is not None and question.answered_by == WITHDRAWN:
+        return True
     if decision.action in {"halt", "conclude"}:
         return decision.made_at < view.sitting_at
     inputs = decision.action_inputs
@@ -265,7 +273,7 @@ def _measure(  # noqa: PLR0917 - which weights, on what, and why
 def _promotion(view: View) -> Draft | None:
     """Follow a promotion to its end: switched, refused, or still asked."""
     for decision in reversed(view.decisions):
-        if decision.action != "promote":
+        if decision.action != "promote" or is_withdrawn(view, decision):
             continue
         action = view.action(decision.action_key)
         if action is not None and action.state == "done":
@@ -320,7 +328,8 @@ def _gate_sentence(decision: Decision) -> str:
 def _is_promotion_open(view: View) -> bool:
     """Say whether a promotion waits for its answer."""
     for decision in view.decisions:
-        question = view.answer_to(decision) if decision.action == "promote" else None
+        asks = decision.action == "promote" and not is_withdrawn(view, decision)
+        question = view.answer_to(decision) if asks else None
         if question is not None and question.answer is None:
             return True
     return False
@@ -334,13 +343,13 @@ _UNJUDGED = frozenset({"planned", "trained", "evaluated"})
 
 def _open_run(view: View) -> Run | None:
     abandoned = _abandoned(view)
-    is_open = (run for run in view.runs if run.state in _UNJUDGED or run.id in view.void.verdicts)
+    is_open = (run for run in view.runs if run.state in _UNJUDGED or (run.bucket and not counts(view, run)))
     return next((run for run in is_open if run.id not in abandoned), None)
 
 
 def _abandoned(view: View) -> list[str]:
     """Return the runs that are no longer wanted: of other data or weights and never begun, or stopped on purpose."""
-    withdrawn = {d.id for d in view.decisions if d.action == "train" and _is_withdrawn(view, d)}
+    withdrawn = {d.id for d in view.decisions if d.action == "train" and is_withdrawn(view, d)}
     begun = {action.decision for action in view.actions}
     voided = {action.decision for action in view.actions if _exit(action).get("by") in VOIDING}
     gone = (withdrawn - begun) | voided
@@ -485,12 +494,13 @@ def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, 
         "promote",
         judged.rule,
         f"Promote {run.id}: {verdict.sentence}{labels}",
-        {"adapter": adapter, "run": run.id},
+        {"adapter": adapter, "run": run.id, "harness": view.identity("harness")},
         run_id=run.id,
         bucket="A",
         verdict={
             "gate": verdict.model_dump(mode="json"),
             "bucket": judged.model_dump(mode="json"),
+            "harness": view.identity("harness"),
             "selection": judged.gate.model_dump(mode="json"),
         },
         prediction=run.predicted,
@@ -512,6 +522,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
     detail: Json = {
         "gate": (confirmation or selection).model_dump(mode="json"),
         "bucket": verdict.model_dump(mode="json"),
+        "harness": view.identity("harness"),
     }
     if confirmation is not None:
         detail["selection"] = selection.model_dump(mode="json")
@@ -549,7 +560,7 @@ def _next_run(view: View) -> Draft | None:
     )
     stop = conclusion(
         promoted="",
-        buckets=[run.bucket for run in view.runs if run.bucket is not None and run.id not in view.void.verdicts],
+        buckets=[run.bucket for run in view.runs if run.bucket is not None and counts(view, run)],
         search=view.goal.search,
         budget=left,
         exhaustion=exhaustion_of(view),

@@ -108,9 +108,16 @@ def verdict_of(view: View, run: Run) -> BucketVerdict | None:
     return None
 
 
+def counts(view: View, run: Run) -> bool:
+    """Say whether a run's verdict counts: on sound premises, and under today's harness."""
+    newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
+    measured_under = newest.verdict.get("harness") if newest is not None else None
+    return run.id not in view.void.verdicts and measured_under in {None, view.identity("harness")}
+
+
 def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
     """Return one verdict per instrument that the campaign may use."""
-    judged = ((run, verdict_of(view, run)) for run in view.runs if run.id not in view.void.verdicts)
+    judged = ((run, verdict_of(view, run)) for run in view.runs if counts(view, run))
     facts = [run_fact(run, verdict) for run, verdict in judged if verdict is not None]
     known = ceilings(view.beliefs, "selection")
     metrics = [(c, m) for c in view.goal.gate.conditions if c.against == "value" for m in c.metrics]

@@ -24,6 +24,7 @@ def deciding(session: Session, state: GraphState) -> dict[str, Any]:
         view = view_of(session)
         if view.has_ended:
             return _chosen("", "end")
+        _withdraw(session, view)
         standing = planning.standing(view)
         if standing is not None:
             if planning.must_verify(view, standing.action, standing.action_key, verified):
@@ -38,6 +39,16 @@ def deciding(session: Session, state: GraphState) -> dict[str, Any]:
         if decision.needs is not None:
             _ask(session, decision)
     raise RuntimeError(f"The planner gave {_MOST_VERDICTS} decisions in a row without an act.")
+
+
+def _withdraw(session: Session, view: View) -> None:
+    """Close the questions about acts that no longer fit the world; an answer to them would be about another one."""
+    for decision in view.decisions:
+        question = view.answer_to(decision) if decision.needs is not None else None
+        if question is not None and question.answer is None and planning.is_withdrawn(view, decision):
+            session.store.agent.answer(
+                question.id, "no", by=planning.WITHDRAWN, reason="what it was decided on has changed since"
+            )
 
 
 def view_of(session: Session) -> View:

@@ -32,8 +32,9 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
     world = world_of(session) if session.model.is_dir() else {}
     if world:
         identify(session, world)
-        digest(session, world)
     age(session, world, context)
+    if world:
+        digest(session, world)
     refresh(session, context, wanted)
     if world:
         judge_gate_reach(session, world)

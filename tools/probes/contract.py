@@ -13,7 +13,6 @@ from state.goal import Goal
 from state.hashing import HashCache
 from state.records import ActionKind, Evidence, Fingerprint, Severity, Staleness, Tag
 
-
 SPENDING: frozenset[ActionKind] = frozenset({"census", "evaluate", "train", "confirm"})
 """Acts that cost time."""
 

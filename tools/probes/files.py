@@ -30,16 +30,27 @@ def split_paths(context: ProbeContext) -> dict[str, Path]:
     return files
 
 
-def file_print(context: ProbeContext, path: Path) -> Fingerprint:
-    """Return a file's fingerprint; a missing file has one too, so that its appearance is noticed."""
+def file_print(context: ProbeContext, name: str, path: Path) -> Fingerprint:
+    """Return a file's fingerprint under the name of its part: a moved project keeps what it knows.
+
+    A missing file has one too, so that its appearance is noticed.
+    """
     value = hash_file(path, context.cache) if path.is_file() else "missing"
-    return Fingerprint(kind="file", name=str(path), value=value)
+    return Fingerprint(kind="file", name=name, value=value)
 
 
 def _model_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
     if context.model is None or not context.model.is_dir():
-        return (Fingerprint(kind="model", name=context.goal.model.path, value="missing"),)
-    return (Fingerprint(kind="model", name=str(context.model), value=weights_hash(context.model, None, context.cache)),)
+        return (Fingerprint(kind="model", name="base", value="missing"),)
+    return (Fingerprint(kind="model", name="base", value=_hash_or_damage(context.model, context)),)
+
+
+def _hash_or_damage(model: Path, context: ProbeContext) -> str:
+    """Return the hash of the weights, or what keeps them from having one."""
+    try:
+        return weights_hash(model, None, context.cache)
+    except ConfigError as error:
+        return error.sentence
 
 
 def _observe_model(context: ProbeContext) -> tuple[Observation, ...]:
@@ -95,7 +106,7 @@ def _observe_model(context: ProbeContext) -> tuple[Observation, ...]:
 
 
 def _data_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
-    return tuple(file_print(context, path) for path in data_files(context).values())
+    return tuple(file_print(context, f"data:{name}", path) for name, path in data_files(context).items())
 
 
 def _observe_data(context: ProbeContext) -> tuple[Observation, ...]:
@@ -131,8 +142,7 @@ def _observe_data(context: ProbeContext) -> tuple[Observation, ...]:
 
 
 def _split_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
-    files = [*split_paths(context).values(), data_files(context)["train"]]
-    return tuple(file_print(context, path) for path in files)
+    return tuple(file_print(context, f"cases:{name}", path) for name, path in split_paths(context).items())
 
 
 def _observe_splits(context: ProbeContext) -> tuple[Observation, ...]:

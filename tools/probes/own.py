@@ -207,7 +207,7 @@ def _prints(path: Path, found: Declared, written: str, context: ProbeContext) ->
 def _print(context: ProbeContext, path: Path) -> Fingerprint:
     if path.is_dir():
         return Fingerprint(kind="tree", name=str(path), value=hash_tree(path, context.cache))
-    return file_print(context, path)
+    return file_print(context, str(path), path)
 
 
 def _observe(path: Path, found: Declared, context: ProbeContext) -> tuple[Observation, ...]:

@@ -54,18 +54,21 @@ def _census(context: WorkerContext, _out: Path) -> None:
     row = {"score": {"mean": CEILING, "n": 40, "cases_whole": 40}}
     floor = {"score": {"mean": 0.0, "n": 40, "cases_whole": 40}}
     context.emit({"step": 1})
-    context.finish(
-        {
-            "ceiling": dict.fromkeys(places, row),
-            "floor": _each(places, floor),
-            "no_reference": [],
-            "budget": {},
-            "budget_for": {},
-            "train": {"rows": 400, "max_tokens": 64, "p50": 40, "p95": 60, "truncated": 0, "prompt_longer_than_max": 0},
-            "grader": {"errors": [], "varies": []},
-            "prompt_parity": {"ok": True},
-        }
-    )
+    grades = {
+        "ceiling": dict.fromkeys(places, row),
+        "floor": _each(places, floor),
+        "no_reference": [],
+        "budget_for": {},
+        "grader": {"errors": [], "varies": []},
+    }
+    tokens = {
+        "budget": {},
+        "train": {"rows": 400, "max_tokens": 64, "p50": 40, "p95": 60, "truncated": 0, "prompt_longer_than_max": 0},
+        "prompt_parity": {"ok": True},
+    }
+    wanted = context.input["parts"]
+    parts = {"harness_parts": harness_parts(context.input)}
+    context.finish({**parts, **(grades if "grades" in wanted else {}), **(tokens if "tokens" in wanted else {})})
 
 
 def _each(places: list[str], row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,202 @@
+"""What a changed world does to beliefs, through whole campaigns in real processes with quick workers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.campaign import world
+
+WAIT: dict[str, Any] = {
+    "approvals": {"promotion": {"mode": "wait"}},
+    "budget": {"runs": 1},
+    "recipe": {"batch_size": 4, "iters": 120, "max_seq_length": 128, "learning_rate": 0.001},
+}
+"""One run, good enough to be promoted; the campaign then waits for a person and can be taken up again."""
+
+GRADED = {
+    "harness:main.selection ceiling", "harness:main.selection floor",
+    "harness:main.confirmation ceiling", "harness:main.confirmation floor",
+    "harness:grader answers", "harness:grader is_repeatable",
+    "score:base.main.selection means", "score:base.main.confirmation means",
+    "score:R1.main.selection means", "score:R1.main.confirmation means",
+    "gate:score below_ceiling", "gate:score reachable_from_base",
+}  # fmt: skip
+"""Everything that stands on the grader."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a campaign that waits for its promotion to be answered."""
+    folder = tmp_path_factory.mktemp("waiting")
+    campaign = world.write_campaign(folder / "files", **WAIT)
+    assert world.run(campaign, folder / "home", wait=False) == 6
+    return folder
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it in its own place, whose paths and times are those of a copied project."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, symlinks=True)
+    return folder
+
+
+def run(folder: Path, *, wait: bool = False, first_on_path: Path | None = None) -> int:
+    started = world.start(folder / "files" / "campaign.yaml", folder / "home", wait=wait, first_on_path=first_on_path)
+    return started.wait(timeout=240)
+
+
+def done(folder: Path) -> list[tuple[str, str, str]]:
+    """Return what was done, in order: kind, side, use."""
+    return [
+        (a["kind"], str(a["inputs"].get("side", "")), str(a["inputs"].get("use", "")))
+        for a in world.rows(folder / "home")["actions"]
+    ]
+
+
+def claims(folder: Path, *, formed_since: float = 0.0) -> set[str]:
+    rows = world.rows(folder / "home")["beliefs"]
+    return {f"{b['subject']} {b['claim']}" for b in rows if b["formed_at"] >= formed_since}
+
+
+def vigil(folder: Path, *arguments: str) -> Any:
+    told = subprocess.run(
+        [sys.executable, "-m", "agent.cli", *arguments],
+        cwd=world.ROOT,
+        env={**os.environ, "VIGIL_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return told.stdout
+
+
+def changed(folder: Path) -> set[str]:
+    """Return the claims whose belief was marked stale or replaced since the campaign first waited."""
+    rows = json.loads(vigil(folder, "beliefs", "--all", "--json"))
+    marked = [b for b in rows if any(e["kind"] == "record" and "is stale" in e["summary"] for e in b["evidence"])]
+    fell = [b for b in rows if any("fell with" in e["summary"] for e in b["evidence"])]
+    return {f"{b['subject']} {b['claim']}" for b in [*marked, *fell]}
+
+
+def test_nothing_is_measured_again_while_nothing_changed(again: Path) -> None:
+    before = done(again)
+    assert run(again) == 6
+    assert done(again) == before
+
+
+def test_one_byte_of_the_evaluator_makes_exactly_what_stands_on_it_stale_and_only_that_is_measured_again(
+    again: Path,
+) -> None:
+    before = done(again)
+    grader = again / "files" / "grade.py"
+    grader.write_text(grader.read_text() + "\n")
+    assert run(again) == 6
+    assert changed(again) == GRADED
+    assert done(again)[len(before) :] == [
+        ("census", "", ""),
+        ("evaluate", "base", "selection"),
+        ("evaluate", "candidate", "selection"),
+        ("evaluate", "base", "confirmation"),
+        ("confirm", "candidate", "confirmation"),
+    ]
+    census = [a for a in world.rows(again / "home")["actions"] if a["kind"] == "census"]
+    assert set(census[-1]["inputs"]) == {"harness"}, "lengths and prompts do not stand on the grader"
+    questions = [q for q in world.rows(again / "home")["approvals"] if q["kind"] == "promotion"]
+    assert [q["answer"] for q in questions] == ["no", None], "the old question is withdrawn, a new one asked"
+    assert questions[0]["answered_by"] == "withdrawn"
+
+
+def test_an_evaluator_put_back_is_believed_again_without_measuring(again: Path) -> None:
+    grader = again / "files" / "grade.py"
+    text = grader.read_text()
+    grader.write_text(text + "\n")
+    assert run(again) == 6
+    after_edit = done(again)
+    grader.write_text(text)
+    assert run(again) == 6
+    assert [kind for kind, _, _ in done(again)[len(after_edit) :]] == []
+    standing = json.loads(vigil(again, "beliefs", "--json"))
+    ceiling = next(b for b in standing if (b["subject"], b["claim"]) == ("harness:main.selection", "ceiling"))
+    assert ceiling["status"] == "fresh"
+
+
+def test_a_file_touched_with_the_same_content_changes_nothing(again: Path) -> None:
+    before = done(again)
+    for name in ("grade.py", "train.jsonl", "selection.jsonl"):
+        path = again / "files" / name
+        os.utime(path, (1, 1))
+    assert run(again) == 6
+    assert done(again) == before
+    assert changed(again) == set()
+
+
+def test_changed_training_data_are_counted_again_and_no_score_is(again: Path) -> None:
+    before = done(again)
+    data = again / "files" / "train.jsonl"
+    data.write_text(data.read_text() + data.read_text().splitlines()[0] + "\n")
+    assert run(again) == 6
+    assert {"data:train is_readable", "data:train fits_sequence", "data:prompts match_evaluation"} <= changed(again)
+    assert not any(claim.startswith(("score:", "gate:")) for claim in changed(again))
+    assert done(again)[len(before) :] == [("census", "", "")]
+
+
+def test_a_decode_setting_changes_what_was_generated_and_graded(again: Path) -> None:
+    campaign = again / "files" / "campaign.yaml"
+    spec = json.loads(campaign.read_text())
+    spec["evaluation"]["max_tokens"] = 80
+    campaign.write_text(json.dumps(spec))
+    assert run(again) == 6
+    assert GRADED - {"harness:grader answers", "harness:grader is_repeatable"} <= changed(again)
+
+
+def test_replaced_base_weights_make_scores_and_the_model_stale_not_the_grader(again: Path) -> None:
+    before = done(again)
+    config = again / "files" / "base" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    run(again)
+    assert {"model:base is_coherent", "score:base.main.selection means"} <= changed(again)
+    assert not any(claim.startswith("harness:grader") for claim in changed(again))
+    assert ("evaluate", "base", "selection") in done(again)[len(before) :]
+
+
+def test_a_new_chat_template_makes_prompts_and_scores_stale(again: Path) -> None:
+    folder = again / "files" / "base"
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        template.write_text(template.read_text() + "{# changed #}")
+    else:
+        config["chat_template"] += "{# changed #}"
+        path.write_text(json.dumps(config))
+    run(again)
+    assert {"data:prompts match_evaluation", "harness:main.selection ceiling"} <= changed(again)
+
+
+def test_another_version_of_mlx_lm_makes_what_it_measured_stale(again: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer" / "mlx_lm-99.0.dist-info"
+    newer.mkdir(parents=True)
+    (newer / "METADATA").write_text("Metadata-Version: 2.1\nName: mlx-lm\nVersion: 99.0\n")
+    before = done(again)
+    assert run(again, first_on_path=tmp_path / "newer") == 6
+    assert {"tool:packages are_installed", "score:base.main.selection means"} <= changed(again)
+    assert not any(claim.startswith("machine:memory") for claim in changed(again))
+    assert ("evaluate", "base", "selection") in done(again)[len(before) :]
+
+
+def test_an_edit_of_the_gate_is_the_goals_own_kind_of_staleness_and_measures_nothing_again(again: Path) -> None:
+    campaign = again / "files" / "campaign.yaml"
+    spec = json.loads(campaign.read_text())
+    spec["gate"]["conditions"][0]["min"] = 0.76
+    campaign.write_text(json.dumps(spec))
+    before = done(again)
+    run(again)
+    assert {claim.split()[0].partition(":")[0] for claim in changed(again)} == {"gate"}
+    assert [kind for kind, _, _ in done(again)[len(before) :] if kind in {"census", "evaluate"}] == []
