@@ -10,6 +10,7 @@ or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def train(context: WorkerContext) -> int:
     model, tokenizer = load_model(Path(inputs["model"]), parent, inputs.get("dtype"))
     sampler = _sampler(context, model, tokenizer, recipe)
     # Before anything is trainable: a reference is the parent as it was loaded.
-    built = build(Setting(inputs, recipe, model, tokenizer, weights, out, context.emit))
+    built = build(Setting(inputs, recipe, model, tokenizer, weights, out, partial(_emit_or_leave, context)))
     prepare(model, recipe, parent)
     data = hash_file(built.data)
     training = Training(
@@ -106,6 +107,13 @@ def train(context: WorkerContext) -> int:
         }
     )
     return BAD_OUTCOME if verdict else 0
+
+
+def _emit_or_leave(context: WorkerContext, row: Json) -> None:
+    """Report from before the first step, where there is nothing to save: a stop begins anew later."""
+    context.emit(row)
+    if context.should_stop:
+        context.leave_stopped()
 
 
 def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe) -> Any:

@@ -9,23 +9,9 @@ from tools.tracks.pair_building import Built, Source, build_pairs, training_case
 from tools.tracks.pairs import iter_pairs
 
 WORDS = [
-    "amber",
-    "basil",
-    "cedar",
-    "delta",
-    "ember",
-    "fjord",
-    "grove",
-    "heron",
-    "inlet",
-    "jetty",
-    "knoll",
-    "larch",
-    "maple",
-    "north",
-    "ocean",
-    "petal",
-]
+    "amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch", "maple",
+    "north", "ocean", "petal",
+]  # fmt: skip
 CASES = [{"id": f"c{n}", "prompt": f"Say {word}.", "reference": f"{word}, as you say"} for n, word in enumerate(WORDS)]
 
 

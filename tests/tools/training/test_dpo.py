@@ -121,6 +121,16 @@ def test_checkpointed_gradients_and_a_shared_cache_train_the_same_weights(
     assert not any("reference_pairs" in row for row in metrics(checkpointed))
 
 
+def test_a_stop_while_the_reference_is_computed_leaves_nothing_half_done(
+    folder: Path, model: Path, pairs: Path
+) -> None:
+    job = dpo_job(folder / "at_start", model, pairs, {"iters": 2})
+    assert drive({"job": job, "at_start": True}) == [75]
+    assert [row["reference_pairs"] for row in metrics(job)] == [2]
+    assert not list(job.glob("out/reference/*"))
+    assert drive({"job": job}) == [0]
+
+
 def test_a_quantized_base_trains_and_stock_mlx_lm_opens_the_adapter(folder: Path, model: Path, pairs: Path) -> None:
     small = folder / "quantized"
     done = run("tests.tools.training.compare", "quantize", str(model), str(small))
