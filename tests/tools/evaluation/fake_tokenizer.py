@@ -25,6 +25,7 @@ class FakeDetokenizer:
 class FakeTokenizer:
     def __init__(self, template: str | None = TEMPLATE) -> None:
         self._template = template
+        self.chat_template = template
         self._vocabulary = ["<|end|>"]
         self.has_chat_template = template is not None
         self.eos_token_id = 0

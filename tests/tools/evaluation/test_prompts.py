@@ -98,6 +98,12 @@ def test_a_template_that_refuses_a_system_text_is_a_sentence() -> None:
         render_prompt(tokenizer, CASE, "S")
 
 
+def test_a_refusal_that_the_template_puts_together_is_told_without_words_of_the_conversation() -> None:
+    tokenizer = FakeTokenizer("{{ raise_exception('never ' + messages[0].content) }}")
+    with pytest.raises(ConfigError, match=r"refuses a conversation of user: TemplateError\.$"):
+        render_prompt(tokenizer, CASE)
+
+
 def test_a_prompt_that_renders_to_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="prompt of case a is empty"):
         render_prompt(FakeTokenizer("{# nothing #}"), CASE)
