@@ -42,10 +42,10 @@ def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # no
 @click.argument("decision", required=False)
 @reads
 def why(decision: str | None, campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
-    """Explain a decision: what it stands on.
+    """Explain a decision, down to the bytes it stands on.
 
-    DECISION is an id such as D7, or a run's id; without it, all decisions are listed. Shown are premises,
-    alternatives, prediction, verdict, questions and commitments.
+    DECISION is an id such as D7, or a run's id; without it, all decisions are listed. Shown are premises with their
+    evidence, fingerprints and own premises, alternatives, prediction, verdict, questions and commitments.
     """
     from agent.reading import decisions
     from agent.reading.places import split_id
@@ -55,7 +55,7 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
     view = _view(home, named or campaign)
     if wanted:
         row = decisions.find(view, wanted)
-        show_json(decisions.public(row)) if as_json else show(decisions.told(view, row))
+        show_json(decisions.walked(view, row)) if as_json else show(decisions.told(view, row, is_walked=True))
     elif as_json:
         show_json([decisions.public(row) for row in view["decisions"]])
     else:
@@ -70,6 +70,8 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
 @click.option("--stale", is_flag=True, help="Only what no longer holds: stale, contradicted, refuted.")
 @click.option("--assumed", is_flag=True, help="Only what has no grounding yet.")
 @click.option("--all", "with_history", is_flag=True, help="Also what was superseded.")
+@click.option("--impact", "root", metavar="ID", help="Everything that stands on one belief.")
+@click.option("--tally", "is_tally", is_flag=True, help="What was found, by domain, with the hours saved and spent.")
 @reads
 def beliefs(  # noqa: PLR0917 - one parameter per option
     campaign: str | None,
@@ -78,20 +80,37 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
     stale: bool,  # noqa: FBT001 - click passes flags by name
     assumed: bool,  # noqa: FBT001
     with_history: bool,  # noqa: FBT001
+    root: str | None,
+    is_tally: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
     """List what the campaign believes, with tags and evidence."""
+    from agent.reading.places import find_campaign, split_id
     from agent.reading.words import block
 
-    view = _view(home, campaign)
-    rows = [
-        row
-        for row in view["beliefs"]
-        if row["subject"].startswith(subject)
-        and (with_history or row["status"] != "superseded")
-        and (not stale or row["status"] in {"stale", "contradicted", "refuted"})
-        and (not assumed or row["tag"] == "assumed")
-    ]
+    named, wanted = split_id(root) if root else (None, "")
+    paths = find_campaign(folder_of(home), named or campaign)
+    if wanted:
+        from agent.reading import impact
+
+        found = impact.impact(impact.gathered(paths), wanted)
+        show_json(found) if as_json else show(impact.told(found))
+        return
+    if is_tally:
+        from agent.reading import tally
+
+        found = tally.of_campaign(paths)
+        show_json(found) if as_json else show(tally.told(found))
+        return
+    from state.reading import open_reader
+
+    with open_reader(paths) as reader:
+        rows = reader.beliefs_about(
+            subject,
+            statuses=("stale", "contradicted", "refuted") if stale else (),
+            is_assumed=assumed,
+            with_history=with_history,
+        )
     if as_json:
         show_json(rows)
         return

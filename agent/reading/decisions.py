@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agent.reading import verdicts
+from agent.reading import verdicts, walk
 from agent.reading.words import block, clock, number
 from state.errors import NotFoundError
 
@@ -29,19 +29,35 @@ def find(view: View, given: str) -> View:
     )
 
 
+_DEEPEST = 100
+"""Levels of premises that `--json` nests."""
+
+
 def public(row: View) -> View:
     """Return a decision as `--json` gives it."""
     first = ("id", "rule", "bucket", "action", "premises")
     return {**{key: row[key] for key in first}, **{key: value for key, value in row.items() if key not in first}}
 
 
-def told(view: View, row: View) -> list[str]:
-    """Return a decision in full, as lines."""
+def walked(view: View, row: View) -> View:
+    """Return a decision as `--json` gives it, with `tree`: its premises down to the bytes (agent/reading/walk.py)."""
+    return {**public(row), "tree": walk.tree(view, row, depth=_DEEPEST)}
+
+
+def told(view: View, row: View, *, is_walked: bool = False) -> list[str]:
+    """Return a decision in full, as lines.
+
+    Args:
+        view: As gathered.
+        row: The decision.
+        is_walked: Follow its premises down to the bytes they stand on.
+    """
     lines = [
         f"{row['id']}, {clock(row['made_at'])}: {row['action']} by {row['rule']}, goal version {row['goal_version']}"
     ]
     lines += block("", row["sentence"], indent=2, lines=6)
-    lines += _premises(row) + _alternatives(row) + _prediction(row) + _verdict(row)
+    lines += (walk.told(view, row) if is_walked else _premises(row)) + _alternatives(row)
+    lines += _prediction(row) + _verdict(row)
     for question in [q for q in view["approvals"] if q["decision"] == row["id"]]:
         lines += ["Question", *block("", _answered(question), indent=2, lines=4)]
     for plan in [c for c in view["commitments"] if c["decision"] == row["id"]]:

@@ -80,7 +80,7 @@ def test_a_job_has_id_kind_state_and_exit(home: Path) -> None:
 def test_a_decision_has_rule_bucket_action_and_premises(home: Path) -> None:
     row = read(home, "why", "D4")
     assert (row["id"], row["rule"], row["bucket"], row["action"]) == ("D4", "bucket.D", "D", "judge")
-    assert row["premises"] == [{"belief": "B2", "tag": "confirmed", "statement": "base has 0.610."}]
+    assert row["premises"] == [{"belief": "B2", "tag": "confirmed", "statement": "base has 0.610.", "subject": ""}]
     assert [row["id"] for row in read(home, "why")] == ["D1", "D2", "D3", "D4", "D5"]
 
 
