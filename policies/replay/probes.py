@@ -32,6 +32,9 @@ ONE_POLICY_SHARE = 0.5
 DISCRIMINATED_LOSS = 0.01
 """Preference loss below which pairs are told apart perfectly, nats."""
 
+MANY_CASES = 2000
+"""Cases from which a ruler is fine enough for any margin a gate asks."""
+
 _ROUNDING = 5e-4
 """Half a unit of the third decimal: what a published figure may be off by."""
 
@@ -123,7 +126,9 @@ def _too_coarse(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
     """P5: what the gate asks is finer than its cases can tell, once a test is asked for instead of a bare number."""
     if cycle.gate is None or cycle.instrument is None:
         return
-    tested = [condition.model_copy(update={"test": "auto"}) for condition in cycle.gate.conditions]
+    known = [(c, [cycle.figure("base", metric) for metric in c.metrics]) for c in cycle.gate.conditions]
+    few = [c for c, means in known if all(mean is None or mean.n <= MANY_CASES for mean in means)]
+    tested = [condition.model_copy(update={"test": "auto"}) for condition in few]
     found = [finding for finding in _reached(cycle, tested) if finding.mode == "P5"]
     ids = list(dict.fromkeys(finding.subject.removeprefix("gate:") for finding in found))
     if found:

@@ -26,6 +26,11 @@ PLAIN = "applied as recorded"
 ALIASES = {"tier_accuracy": "overall_correct", "rh": "rh_like"}
 """A condition's word for a figure that the log keeps under another name."""
 
+MAX_CASES = 100_000
+"""A figure said to stand on more cases than this is left out: no evaluation is that large."""
+
+_MOST_TOKENS = 1_000_000
+
 _SPLITS = ("regular", "stress")
 Op = Literal[">=", "<=", ">", "<", "==", "abs_delta<="]
 
@@ -78,7 +83,7 @@ class HarnessCase(_Loose):
     """One case of a harness file."""
 
     rows: int = Field(gt=0)
-    gold_tokens: int = Field(gt=0)
+    gold_tokens: int = Field(gt=0, le=_MOST_TOKENS)
     gold_tokens_without_last_newline: int | None = None
 
 
@@ -93,7 +98,7 @@ class HarnessGate(_Loose):
 class PublishedHarness(_Loose):
     """How a split was measured: the decode budget and the size of each gold answer."""
 
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(gt=0, le=_MOST_TOKENS)
     gate: HarnessGate
     measured: dict[str, float] = Field(default_factory=dict)
     """Cycle id -> score; says which track the harness belongs to."""
@@ -246,11 +251,13 @@ def _means(split: str, figures: Json, counts: frozenset[str]) -> dict[str, Mean]
     n = figures.get("n")
     found = {}
     for name, value in figures.items():
-        if _is_pair(value):
-            found[f"{split}.{name}"] = (value[0] / value[1], value[1])
-        elif name != "n" and _is_number(value) and isinstance(n, int) and n > 0:
-            found[f"{split}.{name}"] = (value / n if name in counts else value, n)
-    return {metric: Mean(mean=mean, n=cases) for metric, (mean, cases) in found.items() if 0 <= mean <= 1}
+        part, cases = value if _is_pair(value) else (value, n)
+        if name == "n" or not _is_number(part) or not isinstance(cases, int) or not 0 < cases <= MAX_CASES:
+            continue
+        mean = part / cases if name in counts else part
+        if 0 <= mean <= 1:
+            found[f"{split}.{name}"] = Mean(mean=mean, n=cases)
+    return found
 
 
 def _is_pair(value: Any) -> bool:

@@ -456,7 +456,17 @@ def test_figures_of_a_condition_that_are_missing_leave_the_records_own_number() 
 def test_what_is_no_share_of_cases_is_left_out() -> None:
     entry = {"id": "x", "regular": {"n": 10, "tokens": 2.5, "name": "x", "flag": True, "pair": [1, 2, 3], "ok": 0.5}}
     assert list(cycle(entry).cases.means["candidate"]) == ["regular.ok"]
-    assert cycle({"id": "x", "regular": {"ok": 0.5}}).cases.means["candidate"] == {}
+    for n in (None, 0, -1, 10**30, 2.5):
+        assert cycle({"id": "x", "regular": {"n": n, "ok": 0.5}}).cases.means["candidate"] == {}
+
+
+def test_a_margin_is_fine_enough_on_thousands_of_cases() -> None:
+    entry = simple("r", 0.51, n=100_000)
+    entry["gate"]["conditions"] = [{"name": "s_ok_delta", "op": ">=", "threshold": 0}]
+    assert finding(replayed([entry]).cycles[0], "P5", "resolvable") is None
+    entry = simple("r", 0.51, n=400)
+    entry["gate"]["conditions"] = [{"name": "s_ok_delta", "op": ">=", "threshold": 0}]
+    assert finding(replayed([entry]).cycles[0], "P5", "resolvable") is not None
 
 
 @pytest.mark.parametrize(

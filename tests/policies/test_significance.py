@@ -138,5 +138,22 @@ def test_the_same_seed_gives_the_same_bounds(values: list[float], seed: int) -> 
     assert s.mean_interval(values, 0.05, seed)[0] == s.mean_interval(values, 0.05, seed)[0]
 
 
+@given(better=st.integers(1, 12), worse=st.integers(0, 6), ties=st.integers(0, 9))
+def test_the_cases_that_a_sign_test_needs_are_the_fewest(better: int, worse: int, ties: int) -> None:
+    n = better + worse + ties
+    needed = s.cases_for_sign_test(better, worse, n, 0.05)
+    if needed is None:
+        assert better <= worse
+    elif needed < 500:
+        held = [c for c in range(n, needed + 1) if s.sign_p(better * c // n, worse * c // n) <= 0.05]
+        assert held == [needed]
+
+
+def test_a_difference_of_a_hair_needs_a_number_that_is_told_at_once() -> None:
+    needed = s.cases_for_sign_test(50_001, 50_000, 100_001, 0.05)
+    assert needed is not None
+    assert needed > 1e10
+
+
 def test_bounds_scale_with_their_unit() -> None:
     assert s.Interval(low=-0.5, high=1.0).scaled(80) == s.Interval(low=-40, high=80)
