@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from agent import curves
-from agent.reading import decisions, flips, night, verdicts
+from agent.reading import decisions, flips, night, tally, verdicts
 from agent.reading.view import with_measurements
 from agent.reading.words import clock, count, duration, number, signed, table
 from agent.summary import summarize
 from state.files import read_jsonl, write_atomic
-from state.paths import JobPaths
+from state.paths import CampaignPaths, JobPaths
 
 View = dict[str, Any]
 
@@ -27,6 +27,8 @@ def report_data(view: View) -> View:
         view: `agent.reading.view.gather`, with or without cases; they are read where missing.
     """
     view = with_measurements(view)
+    root = Path(view["root"])
+    found = tally.of_campaign(CampaignPaths(root.parent, root.name))
     return {
         "name": view["campaign"]["name"],
         "state": view["campaign"]["state"],
@@ -45,6 +47,8 @@ def report_data(view: View) -> View:
         "commitments": [decisions.commitment(row) for row in view["commitments"]],
         "night": night.told(view),
         "stopped": night.stopped(view),
+        "tally": found,
+        "findings": tally.sentence(found),
     }
 
 
@@ -121,7 +125,7 @@ def report_html(view: View) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, clock=clock, signed=signed)
+    environment.filters.update(number=number, clock=clock, signed=signed, duration=duration)
     # Our own SVG: every text in it was escaped when it was drawn.
     environment.filters["drawing"] = Markup
     return environment.get_template("report.html").render(report_data(view))
@@ -154,8 +158,9 @@ def report_text(view: View) -> list[str]:
             f"  {row['change']:<8} {row['case']}: {number(row['before'])} -> {number(row['after'])}"
             for row in flip["rows"]
         ]
+    lines += ["", "Findings", data["findings"], *tally.told(data["tally"])]
     lines += ["", "Beliefs"]
-    lines += [
-        f"  {row['id']} [{row['tag']}, {row['status']}] {row['subject']}: {row['statement']}" for row in data["beliefs"]
-    ]
+    for row in data["beliefs"]:
+        lines.append(f"  {row['id']} [{row['tag']}, {row['status']}] {row['subject']}: {row['statement']}")
+        lines += [f"      To confirm: {row['fix']}"] if row["tag"] == "assumed" and row["fix"] else []
     return lines

@@ -161,7 +161,7 @@ def _assumed(view: View) -> list[str]:
     tally = f"{count(len(standing), 'belief')}, {confirmed} confirmed"
     if not assumed:
         return block("Assumed", f"Nothing ({tally}).")
-    first = " ".join(b["statement"] for b in assumed[:2])
+    first = " ".join(b["statement"] + (f" To confirm: {b['fix']}" if b.get("fix") else "") for b in assumed[:2])
     return block("Assumed", f"{len(assumed)} of {tally}: {first}")
 
 
