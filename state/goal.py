@@ -339,7 +339,7 @@ class Goal(_Part):
     probes: tuple[ProbeFile, ...] = ()
     """Files of the user's own, each with `observe(context)`, that are asked like Vigil's probes."""
     privacy: Literal["keep", "redact"] = "keep"
-    """Whether prompts and outputs stay in the campaign's record or only their scores."""
+    """redact: scores, lengths and case ids are written, and no text of a case; the adapters still learned from it."""
 
 
 class Problem(_Part):

@@ -33,6 +33,10 @@ def run(  # noqa: PLR0917 - one parameter per option
     from agent.campaign import load_campaign
 
     loaded = load_campaign(file)
+    if loaded.goal.privacy == "redact":
+        from tools.jobs.privacy import keep_words_out
+
+        keep_words_out()
     if is_check or online:
         from agent.checks import check_campaign
 

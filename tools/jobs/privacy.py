@@ -1,4 +1,4 @@
-"""What keeps case text out of a worker's log where the campaign asks for it (`privacy: redact`).
+"""What keeps case text out of a log where the campaign asks for it (`privacy: redact`).
 
 An exception's own words may quote a case; its type and where it came from may not. Not covered: what a library prints
 by itself.
