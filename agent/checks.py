@@ -56,6 +56,7 @@ def _refusal(loaded: LoadedCampaign, sentence: str, *loc: str | int) -> ConfigEr
 
 def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
     from tools.tracks.formats import check_data
+    from tools.tracks.pairs import iter_pairs
 
     for name in ("train", "valid"):
         written = getattr(loaded.goal.data, name)
@@ -66,6 +67,14 @@ def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
             raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
         summary = check_data(path, mask_prompt=masks_prompt)
         yield f"{path.name} holds {summary.rows:,} rows in mlx-lm's {summary.format} form."
+    for name in ("pairs", "valid_pairs"):
+        written = getattr(loaded.goal.data, name)
+        if written is None:
+            continue
+        path = loaded.resolve(written)
+        if not path.is_file():
+            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
+        yield f"{path.name} holds {sum(1 for _ in iter_pairs(path)):,} preference pairs."
     if loaded.goal.data.valid is None:
         yield "There is no validation data, so validation loss is not measured."
 
@@ -209,16 +218,26 @@ def _check_recipe(loaded: LoadedCampaign) -> bool:
     Returns:
         Whether prompts are masked, so that the data must have prompts.
     """
-    from tools.training.recipe import validate_recipe
+    from tools.training.recipe import RECIPES, validate_recipe
 
-    try:
-        return validate_recipe(loaded.goal.recipe).mask_prompt
-    except ConfigError as error:
-        key = str(error.what).removeprefix("recipe.").split(".")
-        where = loaded.where("recipe", *key)
-        raise ConfigError(
-            f"{where}: {error.sentence}", what=error.what, value=error.value, where=where, runbook=_RUNBOOK
-        ) from error
+    goal = loaded.goal
+    first: tuple[Any, ...] = (goal.instruments[0], goal.recipe, "recipe")
+    others = [(instrument, recipe, "recipes", instrument) for instrument, recipe in goal.recipes.items()]
+    masks_prompt = True
+    for instrument, recipe, *loc in [first, *others]:
+        # What an instrument that is not there would read is for the capability probe to refuse, with its reason.
+        if instrument not in RECIPES:
+            continue
+        try:
+            read = validate_recipe(recipe, instrument)
+        except ConfigError as error:
+            key = str(error.what).removeprefix("recipe.").split(".")
+            where = loaded.where(*loc, *key)
+            raise ConfigError(
+                f"{where}: {error.sentence}", what=error.what, value=error.value, where=where, runbook=_RUNBOOK
+            ) from error
+        masks_prompt = read.mask_prompt if instrument == "sft" else masks_prompt
+    return masks_prompt
 
 
 def grader_spec(goal: Goal, folder: Path) -> Any:

@@ -18,10 +18,11 @@ from agent import surface
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
 from agent.graph import Graph, build, open_saver, prune
-from agent.nodes.deciding import deciding
+from agent.nodes.deciding import deciding, view_of
 from agent.nodes.doing import StopAskedError, doing
 from agent.nodes.knowing import knowing
 from agent.session import WORKERS, Session
+from policies import planning
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, LimitExceededError
 from state.files import ensure_local_disk
@@ -179,9 +180,13 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
 
 
 def _ended(session: Session) -> RunEnd | None:
-    """Return the end of a campaign that has reached its verdict; take up one that halted, failed or was stopped."""
+    """Return the end of a campaign that has reached its verdict; take up one that halted, failed or was stopped.
+
+    A verdict whose ground was refuted since is no end.
+    """
+    surface.apply_requests(session)
     campaign = session.store.read.campaign()
-    if campaign.state in {"promoted", "not_promoted"}:
+    if campaign.state in {"promoted", "not_promoted"} and not planning.has_fallen(view_of(session)):
         return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])
     session.store.agent.set_campaign(state="running", sentence="", ended_at=None)
     return None

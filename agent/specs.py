@@ -8,7 +8,7 @@ from agent.splits import all_split_inputs, split_inputs
 from policies.planning import CENSUS_PARTS
 from state.errors import NotFoundError
 from state.goal import Goal
-from state.records import ActionKind, Decision, Guard, JobKind, Json, SplitUse
+from state.records import ActionKind, Decision, Guard, JobKind, Json, Run, SplitUse
 from tools.jobs.spec import JobSpec
 from tools.tracks.formats import iter_split
 
@@ -41,11 +41,8 @@ def grader_input(session: Session) -> Json:
 
 def data_input(goal: Goal, session: Session) -> Json:
     """Return absolute paths of the training data."""
-    folder = session.loaded.path.parent
-    return {
-        "train": str((folder / goal.data.train).resolve()),
-        "valid": str((folder / goal.data.valid).resolve()) if goal.data.valid else None,
-    }
+    written = goal.data.model_dump()
+    return {name: str(session.loaded.resolve(path)) if path else None for name, path in written.items()}
 
 
 def evaluation_input(session: Session, use: SplitUse | None) -> Json:
@@ -125,9 +122,9 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
 
 def _adapter_of(session: Session, inputs: Json) -> str | None:
     """Return the adapter folder that an evaluation puts on the base: the campaign's own, a run's, or none."""
-    if inputs["side"] == "parent" and session.adapter is not None:
-        return str(session.adapter)
-    return str(session.paths.artifact(str(inputs["adapter"]))) if inputs.get("adapter") else None
+    if inputs.get("adapter"):
+        return str(session.paths.artifact(str(inputs["adapter"])))
+    return str(session.adapter) if inputs["side"] == "parent" else None
 
 
 def _cases(splits: list[Json]) -> int:
@@ -144,12 +141,40 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
     body = {
         "model": str(session.model),
         "dtype": session.goal.model.dtype,
-        "parent_adapter": str(session.adapter) if run.parent == "start" else None,
+        "parent_adapter": _parent_adapter(session, run),
         "expect_weights": run.parent_hash,
         "instrument": run.instrument,
         "recipe": run.recipe,
         "data": data_input(session.goal, session),
         "system": session.goal.track.system,
         "privacy": session.goal.privacy,
+        "samples": _samples(session.goal, session.loaded.path.parent),
     }
     return body, int(run.recipe["iters"])
+
+
+def _parent_adapter(session: Session, run: Run) -> str | None:
+    """Return the adapter that a run goes on from: the campaign's own, another run's, or none."""
+    if run.parent == "start":
+        return str(session.adapter)
+    adapter = next((row.adapter for row in session.store.read.runs() if row.id == run.parent), "")
+    return str(session.paths.artifact(adapter)) if adapter else None
+
+
+_SAMPLED_CASES = 6
+_SAMPLED_TOKENS = 256
+"""Enough to see a loop or a drifting number; a collapse shows in its first lines."""
+
+
+def _samples(goal: Goal, folder: Path) -> Json:
+    """Return which cases the trainer generates for at its saves, to see a collapse while there is time to stop it.
+
+    Selection cases only, of the first split that the gate asks about; confirmation cases are looked at by promotion.
+    """
+    wanted = goal.gate.conditions[0].metrics[0].partition(".")[0]
+    split = next(row for row in split_inputs(goal, folder, "selection") if row["name"] == wanted)
+    ids = split["case_ids"] or [str(case["id"]) for case in iter_split(Path(split["file"]))]
+    return {
+        "cases": {**split, "case_ids": list(ids)[:_SAMPLED_CASES]},
+        "max_tokens": min(goal.evaluation.max_tokens, _SAMPLED_TOKENS),
+    }

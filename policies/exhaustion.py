@@ -5,6 +5,7 @@ gate, and the comparison had power. Anything less is *uninformative*, never *exh
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from policies.buckets import BucketVerdict, Movement
@@ -39,6 +40,7 @@ class RunFact(Record):
 class ExhaustionVerdict(Record):
     """Whether an instrument class is exhausted."""
 
+    instrument: Instrument
     state: Literal["exhausted", "uninformative", "open"]
     """open: too few flat runs since the last progress. uninformative: enough runs, but they prove nothing."""
     counted: tuple[str, ...]
@@ -77,21 +79,22 @@ def judge_exhaustion(
     name = CLASSES[instrument]
     ours = _since_progress([run for run in runs if CLASSES[run.instrument] == name])
     counted = [run for run in ours if _counts(run)]
+    verdict = partial(ExhaustionVerdict, instrument=instrument, counted=_ids(counted))
     if len({run.recipe_hash for run in ours}) < LEAST_RUNS:
         sentence = (
             f"{len(ours)} {name} runs since the last progress; {LEAST_RUNS} are needed before it can be exhausted."
         )
-        return ExhaustionVerdict(state="open", counted=_ids(counted), missing=("runs",), sentence=sentence)
+        return verdict(state="open", missing=("runs",), sentence=sentence)
     missing = _missing(ours, counted, is_ceiling_above_gate=is_ceiling_above_gate)
     if missing:
         sentence = f"{len(ours)} {name} runs without progress prove nothing yet: {'; '.join(missing)}."
-        return ExhaustionVerdict(state="uninformative", counted=_ids(counted), missing=missing, sentence=sentence)
+        return verdict(state="uninformative", missing=missing, sentence=sentence)
     axes = ", ".join(sorted(_axes(counted)))
     sentence = (
         f"The {name} class is exhausted: {len(counted)} runs ({', '.join(_ids(counted))}), varied by {axes}, left the "
         "target flat while the control moved, below a ceiling that allows the gate."
     )
-    return ExhaustionVerdict(state="exhausted", counted=_ids(counted), missing=(), sentence=sentence)
+    return verdict(state="exhausted", missing=(), sentence=sentence)
 
 
 def _since_progress(runs: list[RunFact]) -> list[RunFact]:

@@ -5,7 +5,7 @@ so a decision can be replayed. A draft may judge a run, plan one, or end the cam
 answer can go on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from policies import budget
 from policies.buckets import BucketVerdict, judge_run
@@ -15,13 +15,34 @@ from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.premises import assumed
-from policies.proposals import case_table, counts, estimate_of, evidence_of, exhaustion_of, next_proposal, planned_s
+from policies.proposals import (
+    case_table,
+    counts,
+    estimate_of,
+    evidence_of,
+    exhaustion_of,
+    next_proposal,
+    parent_of,
+    planned_s,
+)
 from policies.recipes import RecipeProposal
-from policies.stopping import conclusion
+from policies.stopping import StopVerdict, conclusion
 from policies.view import View, hard_stops
 from policies.walltime import RunEstimate
 from state.hashing import hash_json
-from state.records import Action, ActionKind, Alternative, Belief, Commitment, Decision, Json, Run, Side, SplitUse
+from state.records import (
+    Action,
+    ActionKind,
+    Alternative,
+    Belief,
+    Commitment,
+    Decision,
+    Instrument,
+    Json,
+    Run,
+    Side,
+    SplitUse,
+)
 
 BY_EDIT = "edit"
 """Who stopped a training that the campaign file no longer asks for; its run is set aside, not tried again."""
@@ -34,9 +55,6 @@ VOIDING = frozenset({BY_EDIT, BY_ANSWER})
 MAX_FAILURES = 2
 """Times an act may fail in one sitting before the campaign stops trying: twice the same way is no accident."""
 
-
-WITHDRAWN = "withdrawn"
-"""Who closed a question about an act that no longer fits the world; nobody refused it."""
 
 CENSUS_PARTS = {"tokens": "tokens", "grades": "harness"}
 """Part of the census -> the identity that it stands on; a part is taken again when its identity changes."""
@@ -78,16 +96,17 @@ def is_withdrawn(view: View, decision: Decision) -> bool:
     """Say whether a decision that never began no longer fits the world it was made for."""
     if view.action(decision.action_key) is not None:
         return False
-    question = view.answer_to(decision)
-    if question is not None and question.answered_by == WITHDRAWN:
+    if view.is_closed(decision):
         return True
     if decision.action in {"halt", "conclude"}:
         return decision.made_at < view.sitting_at
     inputs = decision.action_inputs
     now = {name: view.identity(name) for name in ("harness", "tokens", "data")}
     # A candidate's weights are its own; the base's, and those that runs start from, are files that may change.
-    of_side = {"base": view.identity("weights"), "parent": view.start, "candidate": str(inputs.get("weights", ""))}
-    now["weights"] = of_side[inputs.get("side", "parent")]
+    side = inputs.get("side", "parent")
+    of_run = side == "candidate" or inputs.get("adapter") or inputs.get("parent", "base") not in {"base", "start"}
+    if not of_run:
+        now["weights"] = view.identity("weights") if side == "base" else view.start
     return any(name in inputs and inputs[name] != value for name, value in now.items())
 
 
@@ -161,6 +180,11 @@ def _limit_assumed(view: View, found: Draft) -> Draft:
         premises=[known[p.belief] for p in taken],
         alternatives=(Alternative(action="train", reason="what it would stand on is only assumed"),),
     )
+
+
+def has_fallen(view: View) -> bool:
+    """Say whether something that was decided stands on a belief that was refuted since, and nobody has noted it."""
+    return _note_refuted(view) is not None
 
 
 def _note_refuted(view: View) -> Draft | None:
@@ -243,15 +267,20 @@ def _baseline(view: View) -> Draft | None:
 
 def _start(view: View) -> Draft | None:
     """Measure the adapter that runs go on from, where the campaign names one."""
-    return _measure_start(
-        view, "selection", "baseline.parent", "Measure the adapter that runs go on from, beside the base."
-    )
-
-
-def _measure_start(view: View, use: SplitUse, rule: str, sentence: str) -> Draft | None:
     if view.start == view.identity("weights"):
         return None
-    return _measure(view, "parent", view.start, use, rule, sentence)
+    sentence = "Measure the adapter that runs go on from, beside the base."
+    return _measure(view, "parent", view.start, "selection", "baseline.parent", sentence)
+
+
+def _measure_parent(view: View, run: Run) -> Draft | None:
+    """Measure on the confirmation splits what a run started from, unless that is the base."""
+    if run.parent_hash == view.identity("weights"):
+        return None
+    parent = parent_of(view, run.instrument)
+    adapter = parent.adapter if parent.weights == run.parent_hash else ""
+    sentence = f"Measure what {run.id} started from on the confirmation splits, beside which it is confirmed."
+    return _measure(view, "parent", run.parent_hash, "confirmation", "confirm.parent", sentence, adapter)
 
 
 def _measure_base(view: View, use: SplitUse, rule: str, sentence: str) -> Draft | None:
@@ -259,9 +288,10 @@ def _measure_base(view: View, use: SplitUse, rule: str, sentence: str) -> Draft 
 
 
 def _measure(  # noqa: PLR0917 - which weights, on what, and why
-    view: View, side: Side, weights: str, use: SplitUse, rule: str, sentence: str
+    view: View, side: Side, weights: str, use: SplitUse, rule: str, sentence: str, adapter: str = ""
 ) -> Draft | None:
     inputs: Json = {"side": side, "run": "", "use": use, "harness": view.identity("harness"), "weights": weights}
+    inputs |= {"adapter": adapter} if adapter else {}
     if done(view, "evaluate", **inputs) is not None:
         return None
     return draft(view, "evaluate", rule, sentence, inputs)
@@ -467,12 +497,7 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
             "confirmation",
             "confirm.base",
             "Measure the base on the confirmation splits, beside which the run is confirmed.",
-        ) or _measure_start(
-            view,
-            "confirmation",
-            "confirm.parent",
-            "Measure the adapter that runs go on from on the confirmation splits, beside which the run is confirmed.",
-        )
+        ) or _measure_parent(view, run)
         return base or draft(
             view,
             "confirm",
@@ -545,12 +570,28 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
 
 
 def _next_run(view: View) -> Draft | None:
-    """Plan the next run within the class, if the rules have one and the budget affords it."""
+    """Plan the next run within the class, or within the next class once one has ended, if the budget affords it."""
     if _open_run(view) is not None:
         return None
-    proposal = next_proposal(view)
-    estimate = estimate_of(view, proposal.recipe if proposal is not None else view.goal.recipe)
-    left = budget.affordable(
+    ends: list[StopVerdict] = []
+    for instrument in view.goal.instruments:
+        proposal = next_proposal(view, instrument)
+        estimate = estimate_of(view, proposal.recipe if proposal is not None else view.goal.recipe)
+        left = _left(view, estimate)
+        stop = _class_end(view, instrument, left, has_proposal=proposal is not None)
+        if stop is None and proposal is not None:
+            return _train(view, proposal, estimate, left, ends)
+        ends += [stop] if stop is not None else []
+    if _is_promotion_open(view) or not ends:
+        return None
+    last = ends[-1]
+    said = last.sentence if len({end.sentence for end in ends}) == 1 else " ".join(end.sentence for end in ends)
+    return conclude(view, "not_promoted", last.rule, f"Not promoted: {said}", "")
+
+
+def _left(view: View, estimate: RunEstimate) -> budget.BudgetVerdict:
+    """Return whether the budget affords one more run."""
+    return budget.affordable(
         view.goal.budget,
         budget.Spent(runs=sum(action.kind == "train" for action in view.actions), disk_gb=view.used_gb),
         budget.Estimate(seconds=estimate.seconds, runs=1),
@@ -558,27 +599,44 @@ def _next_run(view: View) -> Draft | None:
         view.campaign.started_at,
         utc_offset_s=view.utc_offset_s,
     )
-    stop = conclusion(
+
+
+def _class_end(
+    view: View, instrument: Instrument, left: budget.BudgetVerdict, *, has_proposal: bool
+) -> StopVerdict | None:
+    """Return why a class has nothing more to give, or why the campaign may spend no more."""
+    judged = [run for run in view.runs if run.bucket is not None and counts(view, run)]
+    return conclusion(
         promoted="",
-        buckets=[run.bucket for run in view.runs if run.bucket is not None and counts(view, run)],
+        buckets=[run.bucket for run in judged if run.instrument == instrument and run.bucket is not None],
         search=view.goal.search,
         budget=left,
-        exhaustion=exhaustion_of(view),
-        has_proposal=proposal is not None,
+        exhaustion=[row for row in exhaustion_of(view) if row.instrument == instrument],
+        has_proposal=has_proposal,
+        judged=len(judged),
     )
-    if stop is None and proposal is not None:
-        return _train(view, proposal, estimate, left)
-    if _is_promotion_open(view) or stop is None:
-        return None
-    return conclude(view, "not_promoted", stop.rule, f"Not promoted: {stop.sentence}", "")
 
 
 def _next_run_id(view: View) -> str:
     return f"R{1 + max((int(run.id[1:]) for run in view.runs), default=0)}"
 
 
-def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: budget.BudgetVerdict) -> Draft:
-    """Plan one run: hypothesis, prediction, cost, stop conditions, and what each outcome will mean."""
+def _train(
+    view: View,
+    proposal: RecipeProposal,
+    estimate: RunEstimate,
+    left: budget.BudgetVerdict,
+    ends: Sequence[StopVerdict] = (),
+) -> Draft:
+    """Plan one run: hypothesis, prediction, cost, stop conditions, and what each outcome will mean.
+
+    Args:
+        view: The record.
+        proposal: What to run.
+        estimate: What it will cost.
+        left: What the budget leaves.
+        ends: Why earlier classes are not gone on with.
+    """
     run = Run(
         id=_next_run_id(view),
         instrument=proposal.instrument,
@@ -599,6 +657,7 @@ def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: bu
         "run": run.id,
         "recipe_hash": run.recipe_hash,
         "weights": run.parent_hash,
+        "parent": run.parent,
         "data": run.data_hash,
         "guards": [guard.model_dump(mode="json") for guard in guards],
     }
@@ -613,7 +672,8 @@ def _train(view: View, proposal: RecipeProposal, estimate: RunEstimate, left: bu
         prediction=proposal.predicted,
         needs="launch",
         run_updates={run_id: {"state": "lost"} for run_id in _abandoned(view)},
-        alternatives=proposal.alternatives,
+        alternatives=(*(Alternative(action="train", reason=e.sentence) for e in ends), *proposal.alternatives),
+        verdict={"estimate": estimate.model_dump(mode="json")},
         commitments=(
             Commitment(
                 will=f"Measure {run.id} on the selection splits and judge it.",

@@ -1,5 +1,7 @@
 """What the record says about the next run: cases side by side, verdicts so far, the next recipe and its cost."""
 
+from typing import NamedTuple
+
 from policies.buckets import BucketVerdict, Prediction, RunEvidence
 from policies.cases import CaseTable
 from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
@@ -9,7 +11,7 @@ from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipe, t
 from policies.target import find_target
 from policies.view import View
 from policies.walltime import RunEstimate, StepSample, estimate_run_s, fit, lengths_from_quantiles
-from state.records import Json, Run, Side
+from state.records import Instrument, Json, Run, Side
 
 
 def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
@@ -51,36 +53,84 @@ def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdic
     )
 
 
-def next_proposal(view: View) -> RecipeProposal | None:
-    """Return the next configuration that was never run, from the first or from the latest run's diagnosis."""
+class Parent(NamedTuple):
+    """What a run starts from."""
+
+    name: str
+    """`base`, `start` (the campaign's adapter), or a run's id."""
+    weights: str
+    adapter: str
+    """Artifact hash of a run's adapter; empty for the others."""
+    fixed: Json
+    """Recipe keys that its adapter has decided."""
+
+
+def parent_of(view: View, instrument: Instrument) -> Parent:
+    """Return what a class starts from: the best run of an earlier class that made progress, or the campaign's start."""
+    order = view.goal.instruments
+    earlier = order[: order.index(instrument)] if instrument in order else ()
+    trained = {a.inputs.get("recipe_hash"): a.result for a in view.actions if a.kind == "train" and a.state == "done"}
+    best = [
+        run
+        for run in view.runs
+        if run.instrument in earlier
+        and run.bucket in {"A", "B"}
+        and run.adapter
+        and run.recipe_hash in trained
+        and counts(view, run)
+    ]
+    if best:
+        run = min(best, key=lambda run: (run.bucket != "A", -view.runs.index(run)))
+        shape = {key: run.recipe[key] for key in _SHAPE if key in run.recipe}
+        return Parent(run.id, str(trained[run.recipe_hash].get("weights")), run.adapter, shape)
+    if view.start == view.identity("weights"):
+        return Parent("base", view.start, "", {})
+    return Parent("start", view.start, "", _fixed_keys(view))
+
+
+_SHAPE = ("fine_tune_type", "num_layers", "lora_parameters")
+
+
+def next_proposal(view: View, instrument: Instrument | None = None) -> RecipeProposal | None:
+    """Return the next configuration of a class that was never run, from its first or its latest run's diagnosis.
+
+    Args:
+        view: The record.
+        instrument: Of the class; the campaign's first when left out.
+    """
+    chosen = instrument or view.goal.instruments[0]
     census = view.belief("data:train", "fits_sequence")
     rows = dict(census.value) if census is not None and census.value else {}
     known = ceilings(view.beliefs, "selection")
+    parent = parent_of(view, chosen)
     target = find_target(
-        view.goal.gate, case_table(view, view.start), ceilings=known, noise_floor=view.goal.evaluation.noise_floor
+        view.goal.gate,
+        case_table(view, parent.weights, parent.weights),
+        ceilings=known,
+        noise_floor=view.goal.evaluation.noise_floor,
     )
-    parent = "base" if view.start == view.identity("weights") else "start"
-    fixed = _fixed_keys(view)
-    if all(run.bucket is None for run in view.runs):
+    of_class = [run for run in view.runs if run.instrument == chosen and run.parent_hash == parent.weights]
+    if all(run.bucket is None for run in of_class):
         return first_recipe(
             view.goal,
             rows,
-            parent=parent,
-            parent_hash=view.start,
+            instrument=chosen,
+            parent=parent.name,
+            parent_hash=parent.weights,
             data_hash=view.identity("data"),
             target=target,
             ceilings=known,
-            fixed=fixed,
+            fixed=parent.fixed,
         )
     return next_recipe(
-        [_tried(view, run) for run in view.runs],
-        parent=parent,
-        parent_hash=view.start,
+        [_tried(view, run) for run in of_class],
+        parent=parent.name,
+        parent_hash=parent.weights,
         data_hash=view.identity("data"),
         target=target,
         ceilings=known,
         rows=rows.get("rows"),
-        fixed=fixed,
+        fixed=parent.fixed,
     )
 
 
@@ -111,8 +161,11 @@ def verdict_of(view: View, run: Run) -> BucketVerdict | None:
 def counts(view: View, run: Run) -> bool:
     """Say whether a run's verdict counts: on sound premises, and under today's harness."""
     newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
-    measured_under = newest.verdict.get("harness") if newest is not None else None
-    return run.id not in view.void.verdicts and measured_under in {None, view.identity("harness")}
+    if newest is None:
+        return True
+    measured_under = newest.verdict.get("harness", view.identity("harness"))
+    is_sound = run.id not in view.void.verdicts and not view.is_closed(newest)
+    return is_sound and measured_under == view.identity("harness")
 
 
 def exhaustion_of(view: View) -> list[ExhaustionVerdict]:

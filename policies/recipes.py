@@ -17,10 +17,13 @@ from state.records import Alternative, Bucket, Instrument, Json, Record, Run
 Axis = Literal["start", "recipe", "quantity", "composition", "order"]
 """What differs from the run before: settings, how much is trained, what is trained on, in which order."""
 
-Diagnosis = Literal["diverged", "overfit", "regressed", "progress", "idle", "flat", "unclear", "unmeasurable"]
-"""diverged: the loss ran away. overfit: validation rose. regressed: target lost or a no-worse condition broken.
-progress: moved, gate not met. idle: nothing moved, not even the control. flat: the control moved, the target did not.
-unclear: the interval tells nothing. unmeasurable: the harness could not show it; no recipe helps."""
+Diagnosis = Literal[
+    "diverged", "collapsed", "overfit", "regressed", "progress", "idle", "flat", "unclear", "unmeasurable"
+]
+"""diverged: the loss ran away. collapsed: generations loop or drift. overfit: validation rose. regressed: target lost
+or a no-worse condition broken. progress: moved, gate not met. idle: nothing moved, not even the control. flat: the
+control moved, the target did not. unclear: the interval tells nothing. unmeasurable: the harness could not show it, or
+the pairs teach nothing; no recipe helps."""
 
 FIRST_EPOCHS = 2.0
 """Passes over the data of a first run; the lab's gentle recipes took 2.5."""
@@ -45,6 +48,12 @@ _DEFAULTS: Json = {
     "steps_per_report": 10,
     "val_batches": -1,
 }
+
+
+_OF_INSTRUMENT: Mapping[Instrument, Json] = {"sft": {}, "dpo": {"learning_rate": 1e-5, "beta": 0.1}, "grpo": {}}
+"""What an instrument starts with otherwise: preferences are pulled an order of magnitude more gently."""
+
+_LEARNS_FROM: Mapping[Instrument, str] = {"sft": "Demonstrations", "dpo": "Preferences", "grpo": "Rollouts"}
 
 
 class Tried(Record):
@@ -140,6 +149,7 @@ def first_recipe(
     goal: Goal,
     census: Mapping[str, Any],
     *,
+    instrument: Instrument | None = None,
     parent: str = "base",
     parent_hash: str = "",
     data_hash: str = "",
@@ -150,8 +160,9 @@ def first_recipe(
     """Return the first run: the campaign file's recipe, the rest from the data's own size.
 
     Args:
-        goal: Its `recipe` wins over every default.
+        goal: Its recipe wins over every default.
         census: The census result's `train` part: rows and max_tokens.
+        instrument: The class's; the campaign's first when left out.
         parent: `base`, `start` (the campaign's adapter), or a run id.
         parent_hash: Hash of the weights trained on.
         data_hash: Hash of the training data.
@@ -159,8 +170,10 @@ def first_recipe(
         ceilings: `split.metric` -> the gold's mean.
         fixed: Keys decided by the adapter that the run goes on from; they win over the campaign file's.
     """
-    recipe = {**_DEFAULTS, **goal.recipe}
-    recipe["lora_parameters"] = {**_DEFAULTS["lora_parameters"], **goal.recipe.get("lora_parameters", {})}
+    chosen = instrument or goal.instruments[0]
+    asked = goal.recipe if chosen == goal.instruments[0] else goal.recipes.get(chosen, {})
+    recipe = {**_DEFAULTS, **_OF_INSTRUMENT[chosen], **asked}
+    recipe["lora_parameters"] = {**_DEFAULTS["lora_parameters"], **asked.get("lora_parameters", {})}
     recipe |= fixed or {}
     seed = int(recipe.setdefault("seed", goal.seed))
     rows, batch_size = int(census.get("rows") or 0), int(recipe["batch_size"])
@@ -173,14 +186,14 @@ def first_recipe(
     passes = f", {epochs:.2g} passes over {rows} rows" if rows else ""
     what = target.metric if target is not None else "the gate"
     return RecipeProposal(
-        instrument=goal.instruments[0],
+        instrument=chosen,
         parent=parent,
         parent_hash=parent_hash,
         recipe=recipe,
-        recipe_hash=recipe_hash(goal.instruments[0], parent_hash, recipe, data_hash, seed),
+        recipe_hash=recipe_hash(chosen, parent_hash, recipe, data_hash, seed),
         seed=seed,
         axis="start",
-        hypothesis=f"Demonstrations move {what}: {recipe['iters']} iterations of {batch_size}{passes}.",
+        hypothesis=f"{_LEARNS_FROM[chosen]} move {what}: {recipe['iters']} iterations of {batch_size}{passes}.",
         rule="recipe.first",
         predicted=_prediction(target, ceilings or {}),
     )
@@ -250,8 +263,8 @@ def next_recipe(
 
 def diagnose(run: Tried) -> Diagnosis:
     """Return what went wrong, the most certain sign first."""
-    if run.stopped in {"diverged", "overfit"}:
-        return "diverged" if run.stopped == "diverged" else "overfit"
+    if run.stopped in _STOPPED:
+        return _STOPPED[run.stopped]
     if run.rule in {"U.capped", "U.unmeasured"}:
         return "unmeasurable"
     if run.val_loss is not None and not math.isfinite(run.val_loss):
@@ -270,7 +283,17 @@ def diagnose(run: Tried) -> Diagnosis:
     return "flat" if run.bucket == "C" else "unclear"
 
 
+_STOPPED: Mapping[str, Diagnosis] = {
+    "diverged": "diverged",
+    "collapsed": "collapsed",
+    "overfit": "overfit",
+    # Pairs told apart without a change of generation: no number of this recipe makes them teach more (mode 14).
+    "loss_collapsed": "unmeasurable",
+}
+"""Guard's verdict -> what it means for the next recipe."""
+
 _SEEN: Mapping[Diagnosis, str] = {
+    "collapsed": "collapsed: its generations loop or drift",
     "diverged": "diverged",
     "overfit": "learned its training rows by heart (validation loss rose)",
     "regressed": "lost what its parent had",
@@ -317,6 +340,7 @@ _RESHUFFLED = _Remedy("other_order", _next_seed, "another order of the rows show
 
 _REMEDIES: Mapping[Diagnosis, tuple[_Remedy, ...]] = {
     "diverged": (_SLOWER, _SMALLER, _DROPOUT),
+    "collapsed": (_SMALLER, _DROPOUT, _SHORTER, _SLOWER),
     "overfit": (_SHORTER, _DROPOUT, _SLOWER),
     "regressed": (_SLOWER, _SMALLER, _DROPOUT, _SHORTER),
     "progress": (_LONGER, _BRISKER, _WIDER),

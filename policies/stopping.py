@@ -26,6 +26,7 @@ def conclusion(
     budget: BudgetVerdict,
     exhaustion: Sequence[ExhaustionVerdict] = (),
     has_proposal: bool = True,
+    judged: int | None = None,
 ) -> StopVerdict | None:
     """Return why a campaign concludes now, or None while another run is worth its cost.
 
@@ -36,6 +37,7 @@ def conclusion(
         budget: Verdict on the cheapest next run.
         exhaustion: One verdict for each instrument class the campaign may use.
         has_proposal: A recipe that was never run is left.
+        judged: Judged runs of all classes; those of `buckets` when left out.
     """
     if promoted:
         return _stop("goal.reached", f"{promoted} is promoted: every gate condition holds on the confirmation cases.")
@@ -43,7 +45,7 @@ def conclusion(
         return _stop("budget.gone", f"The budget does not allow another run. {budget.sentence}")
     if exhaustion and all(verdict.state == "exhausted" for verdict in exhaustion):
         return _stop("instruments.exhausted", " ".join(verdict.sentence for verdict in exhaustion))
-    count = len(buckets)
+    count = len(buckets) if judged is None else judged
     if search.max_runs is not None and count >= search.max_runs:
         return _stop("runs.max", f"{count} runs are judged, as many as search.max_runs allows.")
     idle = runs_without_progress(buckets)

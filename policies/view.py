@@ -19,6 +19,9 @@ from state.records import (
 _ENDED: frozenset[CampaignState] = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
 
+WITHDRAWN = "withdrawn"
+"""Who closed a question about an act that no longer fits the world; nobody refused it."""
+
 _NOTHING = Contamination()
 
 
@@ -77,6 +80,11 @@ class View:
     def action(self, key: str) -> Action | None:
         """Return the action with a key."""
         return next((action for action in self.actions if action.key == key), None)
+
+    def is_closed(self, decision: Decision) -> bool:
+        """Say whether the question about a decision was closed because it no longer fitted the world."""
+        question = self.answer_to(decision)
+        return question is not None and question.answered_by == WITHDRAWN
 
     def answer_to(self, decision: Decision) -> Approval | None:
         """Return the question put about a decision."""

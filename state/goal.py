@@ -23,8 +23,9 @@ ProbeFile = Annotated[str, StringConstraints(pattern=r"^(.*/)?[A-Za-z0-9_-]+\.py
 Against = Literal["value", "parent", "base"]
 """value: the metric itself; parent/base: its difference, candidate minus parent or base, on the same cases."""
 
-Statistic = Literal["mean", "count"]
-"""mean over cases, or count: the sum over cases, for 0/1 flags."""
+Statistic = Literal["mean", "count", "new_failures"]
+"""mean over cases; count: the sum over cases, for 0/1 flags; new_failures: how many cases score full marks (1) on the
+side compared with and less on the candidate."""
 
 TestKind = Literal["auto", "superiority", "non_inferiority", "plain"]
 """auto: superiority for a value or a demanded improvement, non_inferiority for a difference that may be zero or worse.
@@ -82,6 +83,8 @@ class Condition(_Part):
             raise ValueError("`test: plain` needs a `reason`: say why a bare number is enough")
         if self.margin is not None and self.kind != "non_inferiority":
             raise ValueError("`margin` belongs to a non-inferiority condition; here the test is " + self.kind)
+        if self.statistic == "new_failures" and (self.against == "value" or self.max is None):
+            raise ValueError("`statistic: new_failures` needs `max` and `against: parent` or `against: base`")
         if self.kind == "non_inferiority" and self.against == "value":
             raise ValueError("`test: non_inferiority` compares with `against: parent` or `against: base`")
         return self
@@ -100,6 +103,11 @@ class Condition(_Part):
     def sign(self) -> int:
         """+1 where more is better (`min`), -1 where less is (`max`)."""
         return 1 if self.min is not None else -1
+
+    @property
+    def direction(self) -> int:
+        """Which way the metric itself should go; new failures are to stay few while their metric rises."""
+        return 1 if self.statistic == "new_failures" else self.sign
 
     @property
     def kind(self) -> Literal["superiority", "non_inferiority", "plain"]:
@@ -123,6 +131,8 @@ class Condition(_Part):
         what = self.metrics[0] if self.metric is not None else "the best of " + ", ".join(self.metrics)
         how = f"{what} as a count" if self.statistic == "count" else what
         compared = "" if self.against == "value" else f" minus the {self.against}'s"
+        if self.statistic == "new_failures":
+            how, compared = f"new failures of {what}", f" against the {self.against}"
         return f"{how}{compared} {'at least' if self.sign > 0 else 'at most'} {self.threshold:g}"
 
 
@@ -304,6 +314,10 @@ class DataSpec(_Part):
     """JSON lines in a chat, completion or text form that mlx-lm reads."""
     valid: str | None = None
     """The same form, never trained on."""
+    pairs: str | None = None
+    """Preference pairs for `dpo`: JSON lines of prompt, chosen and rejected."""
+    valid_pairs: str | None = None
+    """The same form, never trained on."""
 
 
 class Search(_Part):
@@ -331,6 +345,8 @@ class Goal(_Part):
     """In the order in which they may be tried."""
     recipe: Json = Field(default_factory=dict)
     """mlx-lm YAML keys of the first run; the rest is chosen by rule."""
+    recipes: dict[Instrument, Json] = Field(default_factory=dict)
+    """The same for the first run of another instrument than the first."""
     seed: int = Field(default=0, ge=0)
     budget: Budget = Budget()
     approvals: Approvals = Approvals()
@@ -364,6 +380,10 @@ def problems(goal: Goal) -> list[Problem]:
         found.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
         found.append(_metric_problem(goal, metric, ("baseline",)))
+    if "dpo" in goal.instruments and goal.data.pairs is None:
+        found.append(
+            Problem(where=("data",), sentence="`instruments` names dpo, and `data.pairs` names no file of pairs.")
+        )
     names = [written.rpartition("/")[2] for written in goal.probes]
     found += [
         Problem(where=("probes", index), sentence=f"Two probes are called {name}; rename one, findings go by the name.")

@@ -7,7 +7,7 @@ from agent.session import Session
 from policies import approval, planning
 from policies.contamination import contamination
 from policies.drafts import Draft
-from policies.view import View
+from policies.view import WITHDRAWN, View
 from state.records import Answer, Approval, Decision
 
 _MOST_VERDICTS = 20
@@ -47,7 +47,7 @@ def _withdraw(session: Session, view: View) -> None:
         question = view.answer_to(decision) if decision.needs is not None else None
         if question is not None and question.answer is None and planning.is_withdrawn(view, decision):
             session.store.agent.answer(
-                question.id, "no", by=planning.WITHDRAWN, reason="what it was decided on has changed since"
+                question.id, "no", by=WITHDRAWN, reason="what it was decided on has changed since"
             )
 
 

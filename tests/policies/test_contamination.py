@@ -1,11 +1,12 @@
 """What falls with a refuted belief, and what the planner makes of it."""
 
 from policies.contamination import NOTED, Contamination, contamination
-from policies.planning import must_verify
+from policies.planning import has_fallen, is_withdrawn, must_verify
 from policies.premises import assumed, premises_of
 from policies.proposals import exhaustion_of
+from policies.view import WITHDRAWN
 from state.records import Action, Belief, Decision, Evidence, Premise
-from tests.policies.rehearsal import Rehearsal, goal
+from tests.policies.rehearsal import Rehearsal, goal, identity
 
 
 def belief(name: str, subject: str = "harness:s", status: str = "fresh", **fields: object) -> Belief:
@@ -88,7 +89,9 @@ def test_a_refuted_ceiling_after_a_promotion_is_noted_measured_again_and_asked_a
     play.run()
     assert play.campaign.state == "promoted"
     trained, promoted = play.kinds().count("train"), play.kinds().count("promote")
+    assert not has_fallen(play.view())
     play.refute("harness:main.selection", "ceiling")
+    assert has_fallen(play.view())
     again = play.later()
     rules = again.run()
     assert rules[0] == NOTED
@@ -155,3 +158,23 @@ def test_only_what_spends_and_has_not_begun_is_verified_first() -> None:
     assert not must_verify(view, "conclude", "k", "")
     begun = Rehearsal(actions=[Action(key="k", kind="train", decision="D1")]).view()
     assert not must_verify(begun, "train", "k", "")
+
+
+def test_a_question_about_another_world_is_withdrawn_and_asked_anew() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 4}), answers={"launch": "yes"})
+    assert play.run()[-1] == "asked"
+    asked = next(d for d in play.decisions if d.action == "promote")
+    assert not is_withdrawn(play.view(), asked)
+    question = play.view().answer_to(asked)
+    assert question is not None
+    play.believe(identity("harness", "harness-2"))
+    assert is_withdrawn(play.view(), asked)
+    play.answer(question.id, "no", by=WITHDRAWN)
+    play.believe(identity("harness", "harness-1"))
+    assert is_withdrawn(play.view(), asked), "a closed question stays closed"
+    assert play.run()[-1] == "asked"
+    again = [d for d in play.decisions if d.action == "promote"]
+    assert len(again) == 2
+    play.answer(f"Q{again[-1].id}", "yes", by="ada")
+    play.run()
+    assert play.campaign.state == "promoted"

@@ -356,3 +356,64 @@ def test_whatever_happens_a_campaign_ends_or_asks_within_its_budget_and_never_ac
     if play.campaign.state == "promoted":
         assert any(row.kind == "promotion" and row.answer == "yes" for row in play.approvals)
         assert play.now > START
+
+
+LADDER = {"instruments": ["sft", "dpo"], "data": {"train": "train.jsonl", "pairs": "pairs.jsonl"}}
+
+
+def test_a_class_without_progress_is_left_for_the_next_with_the_reason_on_record() -> None:
+    play = Rehearsal(goal=goal(**LADDER), score=lambda _weights, case: 0.5 + 0.01 * (case % 3))
+    play.run()
+    instruments = [run.instrument for run in play.runs]
+    assert instruments == sorted(instruments, reverse=True), "sft first, then dpo, never back"
+    assert instruments.count("dpo") == play.goal.search.max_runs_without_progress
+    switch = next(d for d in play.decisions if d.action == "train" and "(dpo)" in d.sentence)
+    assert "Preferences move main.score" in switch.sentence
+    assert any("no progress" in other.reason or "could not have shown" in other.reason for other in switch.alternatives)
+    assert {run.parent for run in play.runs} == {"base"}, "nothing made progress, so nothing is carried over"
+    assert play.campaign.state == "not_promoted"
+
+
+def test_the_best_run_of_a_class_is_what_the_next_class_starts_from_and_is_compared_with() -> None:
+    def world(weights: str, case: int) -> float:
+        trained = weights != "weights-1"
+        return 0.5 + (0.1 if trained else 0.0) + 0.001 * (case % 3)
+
+    play = Rehearsal(goal=goal(**LADDER, search={"max_runs_without_progress": 2}, budget={"runs": 8}), score=world)
+    play.run()
+    dpo = [run for run in play.runs if run.instrument == "dpo"]
+    first = play.runs[0]
+    assert first.bucket == "B"
+    assert {run.parent for run in dpo} <= {run.id for run in play.runs if run.instrument == "sft"}
+    for run in dpo:
+        assert run.recipe["lora_parameters"] == first.recipe["lora_parameters"]
+    assert play.campaign.state == "not_promoted"
+
+
+def test_a_run_that_goes_on_from_another_is_confirmed_beside_it() -> None:
+    def world(weights: str, case: int) -> float:
+        step = 0.3 if weights.endswith(":200") else 0.1 if weights.endswith(":20") else 0.0
+        return 0.5 + step + 0.001 * (case % 3)
+
+    changes = {"recipes": {"dpo": {"iters": 200}}, "search": {"max_runs_without_progress": 1}}
+    play = Rehearsal(goal=goal(**LADDER, **changes), score=world)
+    rules = play.run()
+    assert play.campaign.state == "promoted"
+    promoted = next(run for run in play.runs if run.bucket == "A")
+    assert (promoted.instrument, promoted.parent) == ("dpo", "R1")
+    assert "confirm.parent" in rules
+    measured = next(d for d in play.decisions if d.rule == "confirm.parent")
+    assert measured.action_inputs["adapter"] == play.runs[0].adapter
+    trained = next(a for a in play.actions if a.kind == "train" and a.inputs["run"] == "R1")
+    assert promoted.parent_hash == trained.result["weights"]
+
+
+def test_a_collapse_is_answered_with_a_smaller_adapter_and_empty_preferences_with_nothing() -> None:
+    from policies.recipes import diagnose, next_recipe
+    from tests.policies.test_recipes import FIRST, as_tried
+
+    collapsed = as_tried(FIRST, stopped="collapsed", bucket="D")
+    following = next_recipe([collapsed], parent_hash="w", data_hash="d")
+    assert following is not None
+    assert following.rule == "collapsed.lower_scale"
+    assert diagnose(as_tried(FIRST, stopped="loss_collapsed", bucket="D")) == "unmeasurable"

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from state.goal import Goal
-from tools.probes import files, machine
+from tools.probes import content, files, machine
 from tools.probes.contract import Probe
 from tools.probes.own import own_probe
 
-PROBES: tuple[Probe, ...] = tuple(sorted((*files.PROBES, *machine.PROBES), key=lambda probe: probe.cost_s))
+PROBES: tuple[Probe, ...] = tuple(
+    sorted((*files.PROBES, *machine.PROBES, *content.PROBES), key=lambda probe: probe.cost_s)
+)
 
 
 def probes_of(goal: Goal, folder: Path) -> tuple[Probe, ...]:
@@ -17,5 +19,6 @@ def probes_of(goal: Goal, folder: Path) -> tuple[Probe, ...]:
         goal: The campaign.
         folder: Folder of the campaign file.
     """
+    shipped = (probe for probe in PROBES if probe.id != "data.pairs" or goal.data.pairs)
     own = (own_probe(written, folder) for written in goal.probes)
-    return tuple(sorted((*PROBES, *own), key=lambda probe: probe.cost_s))
+    return tuple(sorted((*shipped, *own), key=lambda probe: probe.cost_s))
