@@ -227,7 +227,7 @@ def _contradicted(evidence: RunEvidence) -> str:
 
 def _sign_of(gate: Gate, metric: str) -> int:
     """Return the direction the gate wants a metric to go; up where the gate does not name it."""
-    return next((condition.sign for condition in gate.conditions if metric in condition.metrics), 1)
+    return next((condition.direction for condition in gate.conditions if metric in condition.metrics), 1)
 
 
 def _comparisons(evidence: RunEvidence, found: Comparison | None) -> tuple[Comparison, ...]:

@@ -82,7 +82,7 @@ def compare(
         use: Which part of the split.
         against: What the estimate is relative to.
         alpha: One-sided level of each bound.
-        statistic: mean, or count: the sum over cases.
+        statistic: mean; count: the sum over cases; new_failures: cases that lost full marks.
         seed: Of the bootstrap.
         side: Whose metric it is.
     """
@@ -90,6 +90,8 @@ def compare(
     table = _Question(cases, metric, use, against, alpha, statistic, seed, side)
     known, _ = cases.values(side, metric, use)
     pairs = cases.aligned(side, reference_side(against), metric, use)
+    if statistic == "new_failures":
+        return _new_failures(blank, table)
     if pairs.cases and against != "value":
         return _paired(blank, table)
     if known and against == "value":
@@ -116,7 +118,7 @@ class _Question(NamedTuple):
 
     def unit(self, n: int) -> float:
         """Return what a mean over n cases is multiplied with."""
-        return float(n) if self.statistic == "count" else 1.0
+        return 1.0 if self.statistic == "mean" else float(n)
 
 
 def _changes(blank: Comparison, asked: _Question) -> Comparison:
@@ -157,6 +159,32 @@ def _paired(blank: Comparison, asked: _Question) -> Comparison:
             "spread": _deviation(differences),
             "is_binary": binary,
             "method": "exact" if binary else "bootstrap",
+        }
+    )
+
+
+def _new_failures(blank: Comparison, asked: _Question) -> Comparison:
+    """Count the cases that had full marks and lost them; without cases of both sides nothing is known."""
+    pairs = asked.cases.aligned(asked.side, asked.other, asked.metric, asked.use)
+    n = len(pairs.cases)
+    if not n:
+        return blank
+    broken = [before >= 1.0 > after for before, after in zip(pairs.reference, pairs.candidate, strict=True)]
+    flags = [float(each) for each in broken]
+    bounds = significance.exact_interval(sum(broken), n, asked.alpha).scaled(n)
+    return blank.model_copy(
+        update={
+            "value": sum(flags),
+            "estimate": sum(flags),
+            **bounds.model_dump(),
+            "n": n,
+            "excluded": pairs.excluded,
+            "step": 1.0,
+            "spread": _deviation(flags),
+            "is_binary": True,
+            "better": sum(broken),
+            "higher": tuple(case for case, each in zip(pairs.cases, broken, strict=True) if each),
+            "method": "exact",
         }
     )
 

@@ -7,6 +7,7 @@ Whether a gate can be met at all is `policies/reachability.py`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from policies import significance
@@ -20,6 +21,9 @@ Decided = Literal["holds", "fails", "undecided"]
 
 MAX_EXCLUDED_SHARE = 0.1
 """More missing scores than this and a condition cannot hold: the missing cases could be the bad ones."""
+
+NOT_SIGNIFICANT = "plain, not significant"
+"""How the label of a condition begins that only a bare number meets."""
 
 _EPSILON = 1e-9
 """Sums of floats that are equal on paper are equal here: 34/40 meets 0.85."""
@@ -70,6 +74,8 @@ class ConditionVerdict(Record):
     """Cases that it does worse."""
     cases_needed: int | None
     """Cases at which the same result would be significant; None when it already is, or when more would not help."""
+    cases_for_margin: int | None = None
+    """Cases at which a difference as large as the margin asked would show four times of five; None: no margin."""
     sentence: str
 
     @property
@@ -124,10 +130,30 @@ def judge_gate(
     labels = tuple(f"{verdict.id}: {verdict.label}" for verdict in verdicts if verdict.label)
     count = len(verdicts)
     sentence = f"{count - len(missing)} of {count} gate conditions hold on the {use} cases"
-    sentence += f"; not {', '.join(missing)}." if missing else "."
+    sentence += f"; not {', '.join(missing)}." if missing else _by_luck(verdicts, use)
+    sentence += _more_cases(verdicts)
     return GateVerdict(
         use=use, alpha=level, conditions=verdicts, holds=holds, decided=decided, labels=labels, sentence=sentence
     )
+
+
+def _by_luck(verdicts: Sequence[ConditionVerdict], use: SplitUse) -> str:
+    """Return the end of a gate's sentence: which conditions only a bare number met, and what would settle them."""
+    lucky = [verdict for verdict in verdicts if verdict.holds and verdict.label.startswith(NOT_SIGNIFICANT)]
+    if not lucky:
+        return "."
+    shown = ", ".join(
+        f"{verdict.id} ({verdict.cases_needed} cases would be needed)" if verdict.cases_needed else verdict.id
+        for verdict in lucky
+    )
+    return f"; {'promoted' if use == 'confirmation' else 'met'}, not significant: {shown}."
+
+
+def _more_cases(verdicts: Sequence[ConditionVerdict]) -> str:
+    """Return how many cases the margins that were asked would need, where the cases could not tell."""
+    needed = {verdict.id: verdict.cases_for_margin for verdict in verdicts if verdict.decided == "undecided"}
+    shown = ", ".join(f"{name} {cases}" for name, cases in needed.items() if cases)
+    return f" To tell the margins asked, take about this many cases: {shown}." if shown else ""
 
 
 def judge_condition(
@@ -184,6 +210,7 @@ def _judge_metric(  # noqa: PLR0917 - an inner step of judge_condition, same arg
         rescued=better,
         broken=worse,
         cases_needed=needed,
+        cases_for_margin=_cases_for_margin(condition, found),
         sentence="",
     )
     return verdict.model_copy(update={"sentence": _sentence(condition, verdict)})
@@ -215,7 +242,7 @@ def _wins(condition: Condition, found: Comparison) -> tuple[int, int]:
 
 def _exact_p(condition: Condition, found: Comparison) -> float | None:
     """Return the p-value where one exact test answers the question: a 0/1 rate, or more wins than losses."""
-    if found.method != "exact" or found.value is None:
+    if found.method != "exact" or found.value is None or condition.statistic == "new_failures":
         return None
     if condition.against == "value":
         unit = found.n if condition.statistic == "count" else 1
@@ -246,7 +273,7 @@ def _is_significant(condition: Condition, found: Comparison, p: float | None) ->
 def _label(condition: Condition, found: Comparison, p: float | None) -> str:
     if condition.kind != "plain":
         return ""
-    label = f"plain, {'also' if _is_significant(condition, found, p) else 'not'} significant"
+    label = "plain, also significant" if _is_significant(condition, found, p) else NOT_SIGNIFICANT
     if asks_no_worse(condition) or found.p_two_sided is None:
         return label
     return f"{label} (exact paired p = {found.p_two_sided:.2g} two-sided)"
@@ -261,11 +288,23 @@ def _cases_needed(condition: Condition, found: Comparison, p: float | None, deci
     improvement = is_plain and not asks_no_worse(condition)
     if found.p_two_sided is not None and (paired_test or improvement):
         return significance.cases_for_sign_test(*_wins(condition, found), found.n, found.alpha)
-    unit = found.n if condition.statistic == "count" else 1
+    unit = 1 if condition.statistic == "mean" else found.n
     distance = condition.sign * (found.estimate - condition.bound) / unit
     needed = significance.cases_for_significance(max(found.spread, _least_spread(found)), distance, found.alpha)
     # The normal approximation is kinder than the exact test: an undecided result needs at least one case more.
     return None if needed is None else max(needed, found.n + 1)
+
+
+def _cases_for_margin(condition: Condition, found: Comparison) -> int | None:
+    """Return how many cases tell a true difference of the margin asked: from no change, or from the reference side."""
+    if found.estimate is None:
+        return None
+    unit = 1 if condition.statistic == "mean" else found.n
+    start = found.reference if condition.against == "value" else 0.0
+    margin = 0.0 if start is None else abs(condition.bound - start) / unit
+    if margin < _EPSILON:
+        return None
+    return significance.cases_for_difference(max(found.spread, _least_spread(found)), margin, found.alpha)
 
 
 def _least_spread(found: Comparison) -> float:

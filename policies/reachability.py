@@ -140,6 +140,8 @@ def _out_of_room(
     ceilings, baseline = known.ceilings, known.baseline
     if condition.against == "value" or not all(metric in baseline for metric in condition.metrics):
         return None
+    if condition.statistic == "new_failures":
+        return None
     rooms = {metric: _room(condition, metric, ceilings, baseline) for metric in condition.metrics}
     metric = max(rooms, key=lambda name: rooms[name])
     room, base = rooms[metric], baseline[metric]
@@ -175,7 +177,7 @@ def _too_coarse(condition: Condition, baseline: Mapping[str, Mean]) -> Finding |
     if condition.against == "value" or not known or condition.kind == "plain":
         return None
     n = max(baseline[metric].n for metric in known)
-    step = 1.0 if condition.statistic == "count" else 1 / n
+    step = 1 / n if condition.statistic == "mean" else 1.0
     margin = abs(condition.bound)
     if margin >= step - _EPSILON:
         return None
@@ -259,7 +261,7 @@ def _perfect(condition: Condition, known: _Known) -> tuple[CaseTable, bool]:
         scores = known.cases.values(known.side, metric, known.use)[0] if known.cases is not None else {}
         measured.append(bool(scores))
         base = scores or _as_cases(known.baseline[metric])
-        ideal = _ideal(base, known.best(metric, condition.sign), condition.sign)
+        ideal = _ideal(base, known.best(metric, condition.direction), condition.direction)
         sides: tuple[tuple[Side, dict[str, float]], ...] = (("base", base), ("parent", base), ("candidate", ideal))
         split, _, name = metric.partition(".")
         for side, row in sides:

@@ -39,11 +39,13 @@ def find_target(
     """Return the target of a campaign at its present parent, or None where nothing was measured.
 
     All metrics live in [0, 1], so gaps compare as they are; counts are divided by their cases. Of an any-of, the metric
-    with the most room below its ceiling stands for the condition. Ties go to the condition written first.
+    with the most room below its ceiling stands for the condition. Ties go to the condition written first. New failures
+    are a limit, never a target.
     """
     targets = [
         _target(condition, metric, gate, cases, use, noise_floor)
         for condition in gate.conditions
+        if condition.statistic != "new_failures"
         for metric in [_roomiest(condition, cases, ceilings or {}, use)]
     ]
     known = [target for target in targets if target is not None]

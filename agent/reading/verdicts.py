@@ -94,7 +94,10 @@ def asked(condition: View) -> str:
     what = metrics[0] if len(metrics) == 1 else "the best of " + ", ".join(metrics)
     what += " as a count" if condition.get("statistic") == "count" else ""
     against = condition.get("against", "value")
-    what += "" if against == "value" else f" minus the {against}'s"
+    if condition.get("statistic") == "new_failures":
+        what = f"new failures of {what} against the {against}"
+    elif against != "value":
+        what += f" minus the {against}'s"
     bound = f"at least {condition['min']:g}" if condition.get("min") is not None else f"at most {condition['max']:g}"
     return f"{what} {bound}"
 
@@ -104,8 +107,9 @@ def said(row: View) -> str:
     question = row["sentence"].partition(". ")[0].removeprefix("Asked: ") or row["id"]
     if row["estimate"] is None:
         return f"{question}: not measured."
-    digits = 1 if row["statistic"] == "count" else 3
-    shown = number(row["estimate"], digits) if row["against"] == "value" else signed(row["estimate"], digits)
+    digits = 3 if row["statistic"] == "mean" else 1
+    is_level = row["against"] == "value" or row["statistic"] == "new_failures"
+    shown = number(row["estimate"], digits) if is_level else signed(row["estimate"], digits)
     interval = ""
     if row["low"] is not None:
         level = f"{100 * (1 - 2 * row['alpha']):.3g} %"

@@ -98,7 +98,7 @@ def _condition(cycle: Cycle, recorded: RecordedCondition) -> ReplayedCondition:
         asked=recorded.asked,
         metric=verdict.metric,
         is_plain=verdict.test == "plain",
-        is_difference=verdict.against != "value",
+        is_difference=verdict.against != "value" and verdict.statistic != "new_failures",
         value=verdict.estimate,
         low=verdict.low,
         high=verdict.high,

@@ -1,7 +1,7 @@
 from typing import Any
 
 from agent import curves
-from agent.reading import night
+from agent.reading import night, verdicts
 from agent.reading.words import WIDTH, block, count, duration, listed, number, shortened, table
 from agent.summary import MAX_LINES, summarize
 
@@ -150,3 +150,12 @@ def test_a_halted_campaign_says_how_to_go_on_regardless() -> None:
     halt = {"id": "D3", "action": "halt", "rule": "hard_stop", "action_inputs": {"belief": "B29"}, "bucket": None}
     view = {"campaign": {**CAMPAIGN, "state": "halted"}, "goal": None, "now": 10.0, "decisions": [halt]}
     assert "vigil approve B29 --reason WHY" in " ".join(summarize(view)[-2:])
+
+
+def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:
+    asked = {"metric": "s.ok", "statistic": "new_failures", "against": "parent", "min": None, "max": 2}
+    assert verdicts.asked(asked) == "new failures of s.ok against the parent at most 2"
+    assert verdicts.asked({**asked, "statistic": "count"}) == "s.ok as a count minus the parent's at most 2"
+    row = {**condition(1), "statistic": "new_failures", "against": "parent", "estimate": 3.0, "low": 1.0, "high": 7.0}
+    assert ": 3.0 (90 % interval 1.0 to 7.0, 40 cases)" in verdicts.said(row)
+    assert ": +0.500 (" in verdicts.said({**condition(1), "against": "parent"})

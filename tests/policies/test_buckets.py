@@ -141,6 +141,20 @@ def test_a_broken_no_worse_condition_outweighs_progress() -> None:
     assert "s.safe" in verdict.sentence
 
 
+def test_new_failures_are_a_limit_and_never_the_target() -> None:
+    limit = Condition(metric="s.ok", statistic="new_failures", against="parent", max=3)
+    cases = table(parent={"s.ok": ones(30, 60)}, candidate={"s.ok": [*[0.0] * 15, *[1.0] * 45]})
+    assert find_target(Gate(conditions=(limit,)), cases) is None
+    verdict = judge_run(RunEvidence(gate=Gate(conditions=(*VALUE.conditions, limit)), cases=cases))
+    assert verdict.target is not None
+    assert (verdict.target.condition, verdict.rule) == ("s.ok>=0.8", "D.no_worse_broken")
+    assert "new failures of s.ok against the parent at most 3" in verdict.sentence
+    predicted = Prediction(metric="s.ok", low=0.9, high=1.0)
+    gate = Gate(conditions=(limit, *VALUE.conditions))
+    better = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": ones(24, 40)})
+    assert judge_run(RunEvidence(gate=gate, cases=better, predicted=predicted)).rule == "D.prediction"
+
+
 def test_only_the_confirmation_split_promotes() -> None:
     cases = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": ones(40, 40)})
     selected = judge_gate(VALUE, cases, use="selection")

@@ -202,6 +202,85 @@ def test_a_verdict_survives_json() -> None:
     assert GateVerdict.model_validate_json(verdict.model_dump_json()) == verdict
 
 
+NEW_FAILURES = Condition(metric="s.ok", statistic="new_failures", against="parent", max=6)
+
+
+def test_new_failures_are_cases_that_lost_full_marks_whatever_else_was_won() -> None:
+    parent, candidate = ones(20, 80), [*ones(0, 1), *ones(19, 19), *ones(60, 60)]
+    verdict = judge_condition(NEW_FAILURES, table(parent={"s.ok": parent}, candidate={"s.ok": candidate}), 0.05)
+    assert (verdict.value, verdict.n, verdict.step) == (1.0, 80, 1.0)
+    assert (verdict.broken, verdict.rescued) == (("case_000",), ())
+    assert verdict.decided == "holds"
+    assert verdict.high is not None
+    assert 4 < verdict.high < 6
+    assert verdict.sentence.startswith("Asked: new failures of s.ok against the parent at most 6.")
+
+
+def test_a_dense_score_that_was_not_full_cannot_newly_fail() -> None:
+    parent, candidate = [1.0] * 20 + [0.9] * 20, [1.0] * 20 + [0.0] * 20
+    none = judge_condition(NEW_FAILURES, table(parent={"s.ok": parent}, candidate={"s.ok": candidate}), 0.05)
+    assert none.value == 0.0
+    some = judge_condition(NEW_FAILURES, table(parent={"s.ok": parent}, candidate={"s.ok": [0.99] * 40}), 0.05)
+    assert (some.value, some.decided) == (20.0, "fails")
+
+
+def test_no_new_failure_at_all_is_shown_by_no_number_of_cases_and_asked_plainly() -> None:
+    cases = table(parent={"s.ok": ones(40, 40)}, candidate={"s.ok": ones(40, 40)})
+    strict = Condition(metric="s.ok", statistic="new_failures", against="parent", max=0)
+    assert judge_condition(strict, cases, 0.05).decided == "undecided"
+    assert judge_condition(strict.model_copy(update={"margin": 4.0}), cases, 0.05).decided == "holds"
+    plain = Condition(metric="s.ok", statistic="new_failures", against="base", max=0, test="plain", reason=REASON)
+    verdict = judge_condition(
+        plain, cases.model_copy(update={"cells": {**cases.cells, "base": cases.cells["parent"]}}), 0.05
+    )
+    assert (verdict.decided, verdict.label) == ("holds", "plain, not significant")
+
+
+def test_new_failures_without_cases_are_not_measured() -> None:
+    verdict = judge_condition(NEW_FAILURES, CaseTable(means={"candidate": {"s.ok": Mean(mean=0.5, n=40)}}), 0.05)
+    assert "Not measured" in verdict.sentence
+    assert verdict.cases_for_margin is None
+
+
+@settings(max_examples=40)
+@given(cases=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=30), place=st.integers(0, 29))
+def test_one_more_case_passed_never_adds_a_new_failure(cases: list[tuple[bool, bool]], place: int) -> None:
+    parent, candidate = [float(before) for before, _ in cases], [float(after) for _, after in cases]
+    better = list(candidate)
+    better[place % len(cases)] = 1.0
+    before = judge_condition(NEW_FAILURES, table(parent={"s.ok": parent}, candidate={"s.ok": candidate}), 0.05)
+    after = judge_condition(NEW_FAILURES, table(parent={"s.ok": parent}, candidate={"s.ok": better}), 0.05)
+    order = ["fails", "undecided", "holds"]
+    assert order.index(after.decided) >= order.index(before.decided)
+
+
+def test_a_gate_met_by_bare_numbers_says_so_with_the_cases_that_would_settle_it() -> None:
+    gate = Gate(conditions=(Condition(id="ok", metric="trace.ok", min=0.75, test="plain", reason=REASON),))
+    cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})
+    assert judge_gate(gate, cases, 0.025).sentence.endswith(
+        "hold on the confirmation cases; promoted, not significant: ok (24 cases would be needed)."
+    )
+    assert "; met, not significant" in judge_gate(gate, cases, 0.025, use="selection").sentence
+    no_parent = table(candidate={"trace.ok": ones(34, 40)})
+    lower = Gate(conditions=(Condition(id="ok", metric="trace.ok", min=0.85, test="plain", reason=REASON),))
+    assert judge_gate(lower, no_parent, 0.025).sentence.endswith("promoted, not significant: ok.")
+    sure = table(parent={"trace.ok": ones(0, 12)}, candidate={"trace.ok": ones(12, 12)})
+    assert judge_gate(gate, sure, 0.025).sentence.endswith("confirmation cases.")
+
+
+def test_an_undecided_gate_says_how_many_cases_its_margins_would_need() -> None:
+    gate = Gate(conditions=(Condition(id="no_worse", metric="s.ok", against="parent", min=-0.05),))
+    cases = table(parent={"s.ok": ones(20, 40)}, candidate={"s.ok": [*ones(0, 1), *ones(19, 19), *ones(1, 20)]})
+    verdict = judge_gate(gate, cases, 0.05)
+    condition = verdict.conditions[0]
+    assert verdict.decided == "undecided"
+    assert condition.cases_for_margin is not None
+    assert condition.cases_for_margin > 40
+    assert verdict.sentence.endswith(f"take about this many cases: no_worse {condition.cases_for_margin}.")
+    zero = Gate(conditions=(Condition(metric="s.ok", against="parent", min=0.0, test="superiority"),))
+    assert judge_gate(zero, cases, 0.05).sentence.endswith("0.0.")
+
+
 def _measured(side: Side, weights: str, case: str, score: float) -> Measurement:
     return Measurement(
         evaluation="e",

@@ -109,6 +109,18 @@ def test_an_unmeasured_metric_is_not_judged() -> None:
     assert reachability(gate(condition), {}, {}) == []
 
 
+def test_a_limit_on_new_failures_needs_cases_enough_for_none_to_be_shown() -> None:
+    limit = Condition(id="new", metric="s.ok", statistic="new_failures", against="base", max=2)
+    few = table(base={"s.ok": ones(20, 40)})
+    findings = reachability(gate(limit), {}, {"s.ok": Mean(mean=0.5, n=40)}, cases=few, alpha=0.05)
+    assert [finding.claim for finding in findings] == ["decidable"]
+    wide = limit.model_copy(update={"max": 4.0})
+    assert reachability(gate(wide), {}, {"s.ok": Mean(mean=0.5, n=40)}, cases=few, alpha=0.05) == []
+    half = limit.model_copy(update={"max": 0.5})
+    claims = [finding.claim for finding in reachability(gate(half), {}, {"s.ok": Mean(mean=0.5, n=40)}, cases=few)]
+    assert claims == ["resolvable", "decidable"]
+
+
 def test_two_conditions_on_one_measurement_are_redundant() -> None:
     both = gate(
         Condition(id="kept", metric="s.kept", min=0.2, test="plain", reason=REASON),

@@ -34,6 +34,12 @@ def test_a_goal_survives_json() -> None:
         ({"metric": "s.ok", "against": "base", "max": 0.1}, "s.ok.base<=0.1", "non_inferiority", 0.1),
         ({"metric": "s.ok", "against": "base", "max": -0.1}, "s.ok.base<=-0.1", "superiority", -0.1),
         ({"metric": "s.n", "statistic": "count", "max": 3}, "s.n.count<=3", "superiority", 3.0),
+        (
+            {"metric": "s.ok", "statistic": "new_failures", "against": "parent", "max": 2},
+            "s.ok.new_failures.parent<=2",
+            "non_inferiority",
+            2.0,
+        ),
         ({"any_of": ["s.a", "s.b"], "min": 0.5}, "s.a|s.b>=0.5", "superiority", 0.5),
         ({"id": "five", "metric": "s.ok", "min": 0.5, "test": "plain", "reason": "so"}, "five", "plain", 0.5),
     ],
@@ -55,6 +61,8 @@ def test_a_condition_resolves_its_test_and_its_bound(
         ({"metric": "s.a", "min": 0.1, "test": "plain", "reason": " "}, "needs a `reason`"),
         ({"metric": "s.a", "min": 0.1, "margin": 0.1}, "belongs to a non-inferiority"),
         ({"metric": "s.a", "min": 0.1, "test": "non_inferiority"}, "against: parent"),
+        ({"metric": "s.a", "statistic": "new_failures", "max": 1}, "new_failures` needs `max`"),
+        ({"metric": "s.a", "statistic": "new_failures", "against": "base", "min": 1}, "new_failures` needs `max`"),
         ({"metric": "no_split", "min": 0.1}, "pattern"),
         ({"metric": "s.a", "min": float("nan")}, "finite"),
         ("text", "dictionary"),
@@ -69,6 +77,8 @@ def test_conditions_read_as_sentences() -> None:
     assert Condition(metric="s.a", min=0.85).sentence == "s.a at least 0.85"
     count = Condition(metric="s.a", statistic="count", against="parent", max=0)
     assert count.sentence == "s.a as a count minus the parent's at most 0"
+    broken = Condition(metric="s.a", statistic="new_failures", against="base", max=2)
+    assert broken.sentence == "new failures of s.a against the base at most 2"
     assert "best of s.a, s.b" in Condition(any_of=("s.a", "s.b"), min=0.1).sentence
 
 
