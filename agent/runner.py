@@ -18,10 +18,11 @@ from agent import surface
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
 from agent.graph import Graph, build, open_saver, prune
-from agent.nodes.deciding import deciding, view_of
+from agent.nodes.deciding import deciding
 from agent.nodes.doing import StopAskedError, doing
 from agent.nodes.knowing import knowing
 from agent.session import WORKERS, Session
+from agent.view import view_of
 from policies import planning
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, LimitExceededError

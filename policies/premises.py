@@ -15,7 +15,7 @@ _STANDS_ON: Mapping[ActionKind, tuple[str, ...]] = {
 }
 """Subjects by their beginning. A verdict also stands on its run's own scores, which the planner names."""
 
-_DERIVED = frozenset({"floor", "echo", "decode_curve"})
+_DERIVED = frozenset({"floor", "echo", "decode_curve", "shows_progress"})
 """Claims that are for people and for fixes; nothing is decided on them."""
 
 

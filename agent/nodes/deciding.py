@@ -4,8 +4,8 @@ from typing import Any
 
 from agent.graph import GraphState
 from agent.session import Session
+from agent.view import view_of
 from policies import approval, planning
-from policies.contamination import contamination
 from policies.drafts import Draft
 from policies.view import WITHDRAWN, View
 from state.records import Answer, Approval, Decision
@@ -49,30 +49,6 @@ def _withdraw(session: Session, view: View) -> None:
             session.store.agent.answer(
                 question.id, "no", by=WITHDRAWN, reason="what it was decided on has changed since"
             )
-
-
-def view_of(session: Session) -> View:
-    """Return everything the planner may look at: rows, the goal and the time."""
-    read = session.store.read
-    campaign = read.campaign()
-    decisions, actions = tuple(read.decisions()), tuple(read.actions())
-    return View(
-        goal=session.goal,
-        goal_version=session.goal_version,
-        now=session.clock.now(),
-        campaign=campaign,
-        sitting_at=session.started_at,
-        utc_offset_s=session.utc_offset_s,
-        used_gb=session.used_gb,
-        beliefs=tuple(session.standing()),
-        runs=tuple(read.runs()),
-        actions=actions,
-        decisions=decisions,
-        approvals=tuple(read.approvals()),
-        commitments=tuple(read.commitments()),
-        measurements=tuple(read.measurements()),
-        void=contamination(read.beliefs(), decisions, actions),
-    )
 
 
 def _chosen(decision: str, action: str, question: str = "", wants: str = "") -> dict[str, Any]:

@@ -11,6 +11,8 @@ from agent.prints import World, chosen, part_print
 from agent.session import Session
 from state.files import read_jsonl
 from state.records import Action, ActionKind, Belief, Evidence, Fingerprint, Json, Measurement, Severity, Tag
+from tools.probes.rows.adversarial import judge_adversarial
+from tools.probes.rows.density import check_all_or_nothing
 
 
 def digest(session: Session, world: World) -> None:
@@ -177,6 +179,8 @@ def _census(of: _Digest) -> None:
             mode="P1",
             fix="Give its cases a `reference`; the census then grades them in seconds.",
         )
+    for where, row in (result.get("bad_outputs") or {}).items():
+        _bad_outputs(of, where, row)
     _token_census(of, result.get("train") or {})
     if "grader" in result:
         _grader(of, result["grader"])
@@ -197,6 +201,33 @@ def _census(of: _Digest) -> None:
             mode="P7",
             fix="Give both the same system text and the same form; see track.system in the campaign file.",
         )
+
+
+def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
+    """Say whether a metric of the gate pays for an output that no reward may pay for (P10).
+
+    Where the grader becomes a reward it is a hard stop; elsewhere a warning, since a score can be gamed unseen too.
+    """
+    split = where.rpartition(".")[0]
+    goal = of.session.goal
+    signs = {m.partition(".")[2]: c.sign for c in goal.gate.conditions for m in c.metrics if m.startswith(f"{split}.")}
+    if not signs or not row["gold"]:
+        return
+    found = judge_adversarial(row["scores"], row["gold"], signs)
+    paid = [finding for finding in found if finding.severity == "hard_stop"]
+    of.believe(
+        f"harness:{where}",
+        "pays_for_the_right_thing",
+        " ".join(finding.sentence for finding in paid)
+        or f"No metric that the gate asks of {split} pays for a bad output what it pays for the gold, unpunished "
+        f"({row['cases']} cases, {len(row['scores'])} kinds of bad outputs).",
+        {finding.detail.get("metric", finding.claim): finding.detail for finding in found},
+        stands_on=("code", "grader", f"split:{where}"),
+        holds=not paid,
+        severity="hard_stop" if "grpo" in goal.instruments else "warning",
+        mode="P10",
+        fix=paid[0].fix if paid else "",
+    )
 
 
 def _token_census(of: _Digest, row: Json) -> None:
@@ -276,6 +307,8 @@ def _evaluation(of: _Digest) -> None:
         for row in read_jsonl(path)
     ]
     session.store.knowing.measure(rows)
+    if inputs["side"] == "base" and inputs["use"] == "selection":
+        _density(of, rows)
     who = str(inputs.get("run") or inputs["side"])
     weights = {"base": ("model:base",), "parent": ("model:start",)}.get(inputs["side"], ("model:base",))
     for where, means in (result.get("means") or {}).items():
@@ -291,6 +324,29 @@ def _evaluation(of: _Digest) -> None:
             + ".",
             {"means": means, "n": len(here), "cut": cut, "ungraded": ungraded},
             stands_on=(*_GRADES, f"split:{where}", *weights),
+        )
+
+
+def _density(of: _Digest, rows: list[Measurement]) -> None:
+    """Say whether a gate metric of the base only knows all or nothing, with no denser one beside it (P9)."""
+    asked = {metric for condition in of.session.goal.gate.conditions for metric in condition.metrics}
+    for split in sorted({row.split for row in rows}):
+        cases = [row.metrics for row in rows if row.split == split]
+        values = {name: [case.get(name) for case in cases] for name in sorted({n for case in cases for n in case})}
+        findings = {str(finding.detail["metric"]): finding for finding in check_all_or_nothing(values)}
+        found = {metric: finding for metric, finding in findings.items() if f"{split}.{metric}" in asked}
+        warned = [finding for finding in found.values() if finding.severity == "warning"]
+        of.believe(
+            f"harness:{split}",
+            "shows_progress",
+            " ".join(finding.sentence for finding in warned)
+            or f"Each metric that the gate asks of {split} shows progress, or has a denser one beside it.",
+            {metric: finding.detail for metric, finding in found.items()},
+            stands_on=(*_GRADES, f"split:{split}.*", "model:base"),
+            holds=not warned,
+            severity="warning",
+            mode="P9",
+            fix=warned[0].fix if warned else "",
         )
 
 

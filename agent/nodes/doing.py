@@ -74,7 +74,8 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     if not result and kind == "training" and status.state == "stopped" and not is_void:
         result = _last_save(session, spec, folder, str(ended["exit"].get("verdict") or ""))
     if not result:
-        return session.store.doing.fail(action.key, result=ended)
+        told = read_json(session.paths.job(action.key).error)
+        return session.store.doing.fail(action.key, result={**ended, "error": told} if told else ended)
     kept = _keep(session, folder, result)
     return session.store.doing.finish(action.key, result={**ended, **result, **kept}, side_effects=tuple(kept.values()))
 

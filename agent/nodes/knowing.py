@@ -8,8 +8,10 @@ from agent.graph import GraphState
 from agent.nodes.digest import digest
 from agent.prints import World, chosen, present, world_of
 from agent.session import Session
+from agent.view import view_of
 from policies.contamination import contamination
 from policies.findings import base_table, gate_beliefs
+from policies.lessons import lessons
 from policies.staleness import stale_beliefs
 from state.hashing import hash_json
 from state.records import Belief, BeliefStatus, Evidence, Fingerprint, Json
@@ -38,6 +40,8 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
     refresh(session, context, wanted)
     if world:
         judge_gate_reach(session, world)
+        for lesson in lessons(view_of(session)):
+            session.store.knowing.believe(lesson.model_copy(update={"formed_at": session.clock.now()}))
     visits = state.get("knowing", {}).get("visits", 0) + 1
     return {"knowing": {"visits": visits, "beliefs": len(session.standing()), "verified": wanted}}
 
@@ -50,6 +54,7 @@ def _context(session: Session) -> ProbeContext:
         home=session.paths.root,
         cache=session.cache,
         environment=session.environment,
+        trainer=session.workers["training"],
     )
 
 

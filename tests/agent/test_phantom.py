@@ -37,7 +37,8 @@ def test_a_budget_too_small_for_the_gold_stops_before_training_with_the_number_a
     assert "stress.rows_kept at least 0.84, above what the gold answers score through this harness: 0.5585" in said
     assert f"Set evaluation.max_tokens to {LEAST_BUDGET}, where the gold scores 1" in said
 
-    [refuted] = [row for row in listed("beliefs", tmp_path) if row["status"] == "refuted"]
+    stops = [row for row in listed("beliefs", tmp_path) if row["status"] == "refuted"]
+    [refuted] = [row for row in stops if row["severity"] == "hard_stop"]
     assert refuted["claim"] == "below_ceiling"
     assert refuted["value"]["ceiling"] == pytest.approx(0.5585, abs=1e-4)
     jobs = listed("jobs", tmp_path)

@@ -30,6 +30,7 @@ from tools.evaluation.prompts import (
     skeleton,
 )
 from tools.jobs.worker import WorkerContext, begin
+from tools.probes.rows.adversarial import adversarial_outputs
 from tools.tracks.contract import Grade, GraderSpec
 from tools.tracks.formats import DataRow, case_messages, iter_data, user_prompt
 from tools.tracks.host import Grader
@@ -43,6 +44,8 @@ _MOST_REPORTED = 50
 """Sentences and line numbers kept of each kind of trouble; counts are of all."""
 _REPEATED_CASES = 8
 """Gold answers graded repeatedly, by split."""
+_BAD_OUTPUT_CASES = 12
+"""Golds by split whose bad outputs are graded; each makes up to eight."""
 _SKELETON_SHOWN = 400
 """Characters."""
 
@@ -189,6 +192,28 @@ class SplitCensus:
                 if row["mean"] is not None:
                     curve.setdefault(name, []).append([budget, row["mean"]])
         return curve
+
+    def bad_outputs(self) -> dict[str, Any]:
+        """Grade outputs that no reward may pay for, beside the golds they were made from.
+
+        Returns:
+            `cases`, `gold` {metric: [score per case]}, `scores` {kind: {metric: [score per case, None without one]}}.
+        """
+        golds = self.cuts.golds[:_BAD_OUTPUT_CASES]
+        made = [adversarial_outputs(user_prompt(g.case), str(g.case["reference"])) for g in golds]
+        items = [(gold.case, text, "stop") for gold, bad in zip(golds, made, strict=True) for text in bad.values()]
+        grades = iter(self._grader.grade(items))
+        graded = [{kind: next(grades).metrics for kind in bad} for bad in made]
+        asked = self._grader.grade((gold.case, str(gold.case["reference"]), "stop") for gold in golds)
+        names = sorted({name for grade in asked for name in grade.metrics})
+        kinds = sorted({kind for bad in graded for kind in bad})
+        return {
+            "cases": len(golds),
+            "gold": {name: [grade.metrics.get(name) for grade in asked] for name in names},
+            "scores": {
+                kind: {name: [bad.get(kind, {}).get(name) for bad in graded] for name in names} for kind in kinds
+            },
+        }
 
     def varies(self) -> list[str]:
         """Grade some answers repeatedly and return what differs; golds where there are any, else echoes."""
@@ -352,7 +377,7 @@ def _grades(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict
     Leaves as stopped when asked to, and starts over next time: it is short.
     """
     inputs = context.input
-    result: dict[str, Any] = {name: {} for name in ("ceiling", "floor", "echo", "budget_for")}
+    result: dict[str, Any] = {name: {} for name in ("ceiling", "floor", "echo", "budget_for", "bad_outputs")}
     no_reference, errors, other_errors, varies = [], [], [], []
     done = 0
     with Grader(GraderSpec.model_validate(inputs["grader"])) as grader:
@@ -363,6 +388,7 @@ def _grades(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict
             if census.has_golds:
                 result["ceiling"][split.key] = census.ceiling()
                 result["budget_for"][split.key] = census.budget_curve()
+                result["bad_outputs"][split.key] = census.bad_outputs()
             else:
                 no_reference.append(split.key)
             result["floor"][split.key] = census.floor()

@@ -27,8 +27,8 @@ def harness_parts(inputs: dict[str, Any], cache: HashCache | None = None) -> dic
         cache: Known content hashes.
 
     Returns:
-        `code`, `grader`, `decode`, `prompt` (template and system text), `tokenizer`, `split:<name>.<use>` for each split,
-        `package:<name>` (a version, empty when it is not installed).
+        `code`, `grader`, `decode`, `prompt` (template and system text), `tokenizer`, `split:<name>.<use>` for each
+        split, `package:<name>` (a version, empty when it is not installed).
 
     Raises:
         ConfigError: The grader specification is wrong.

@@ -34,7 +34,7 @@ def inputs(tmp_path: Path) -> dict[str, Any]:
 def test_the_parts_are_named_and_their_hash_is_the_fingerprint(inputs: dict[str, Any]) -> None:
     parts = harness_parts(inputs)
     packages = {f"package:{name}" for name in ("mlx", "mlx-lm", "transformers", "tokenizers")}
-    assert parts.keys() == {"code", "grader", "decode", "prompt", "split:s.selection"} | packages
+    assert parts.keys() == {"code", "grader", "decode", "prompt", "tokenizer", "split:s.selection"} | packages
     assert parts["package:mlx-lm"].count(".") == 2
     assert harness_hash(parts) != harness_hash(parts | {"package:mlx": "0"})
 

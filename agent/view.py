@@ -1,0 +1,29 @@
+"""The record as the planner looks at it."""
+
+from agent.session import Session
+from policies.contamination import contamination
+from policies.view import View
+
+
+def view_of(session: Session) -> View:
+    """Return everything the planner may look at: rows, the goal and the time."""
+    read = session.store.read
+    campaign = read.campaign()
+    decisions, actions = tuple(read.decisions()), tuple(read.actions())
+    return View(
+        goal=session.goal,
+        goal_version=session.goal_version,
+        now=session.clock.now(),
+        campaign=campaign,
+        sitting_at=session.started_at,
+        utc_offset_s=session.utc_offset_s,
+        used_gb=session.used_gb,
+        beliefs=tuple(session.standing()),
+        runs=tuple(read.runs()),
+        actions=actions,
+        decisions=decisions,
+        approvals=tuple(read.approvals()),
+        commitments=tuple(read.commitments()),
+        measurements=tuple(read.measurements()),
+        void=contamination(read.beliefs(), decisions, actions),
+    )
