@@ -6,11 +6,13 @@ stands before it is inserted, so that a second answer is told what the first one
 
 import getpass
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from agent.reading.places import find_campaign, split_id
 from agent.reading.view import gather
+from agent.reading.words import count, listed
 from state.errors import ConfigError, NotFoundError
 from state.lease import holder
 from state.paths import CampaignPaths
@@ -19,15 +21,15 @@ from state.reading import open_reader
 View = dict[str, Any]
 
 
-def _insert(paths: CampaignPaths, kind: str, *, target: str = "", reason: str = "") -> None:
+def _insert(
+    paths: CampaignPaths, kind: str, *, target: str = "", reason: str = "", payload: View | None = None
+) -> None:
     """Leave a request; the record's types are imported here, since most commands need none of them."""
     from state.records import Request
     from state.requests import insert_request
 
-    insert_request(
-        paths,
-        Request.model_validate({"kind": kind, "target": target, "by": me(), "reason": reason, "made_at": time.time()}),
-    )
+    given = {"kind": kind, "target": target, "by": me(), "reason": reason, "made_at": time.time()}
+    insert_request(paths, Request.model_validate({**given, "payload": payload or {}}))
 
 
 def me() -> str:
@@ -132,6 +134,83 @@ def cancel_commitment(home: Path, campaign: str | None, given: str, reason: str)
         return f"{paths.name}:{row} is already {commitment['status']}; nothing was done."
     _insert(paths, "cancel_commitment", target=row, reason=reason)
     return f"Asked to cancel {paths.name}:{row}: {commitment['will'].rstrip('.')}. {_applied(paths)}"
+
+
+def refute_belief(home: Path, campaign: str | None, given: str, reason: str) -> str:
+    """Say on record that a belief is false.
+
+    Raises:
+        NotFoundError: There is no such campaign or belief.
+        ConfigError: No reason is given, or the id belongs to another campaign.
+    """
+    from agent.reading.impact import gathered, impact
+
+    if not reason.strip():
+        raise ConfigError("Refuting a belief needs --reason WHY, for the record.", what="reason")
+    paths, row = _found(home, campaign, given)
+    found = impact(gathered(paths), row)
+    if found["belief"]["status"] == "refuted":
+        return f"{paths.name}:{row} is refuted already; nothing was done."
+    _insert(paths, "refute", target=row, reason=reason)
+    return f"Asked to refute {paths.name}:{row}. {found['sentence']} {_applied(paths)}"
+
+
+def note_failure(  # noqa: PLR0917 - one parameter per option
+    home: Path, campaign: str | None, text: str, mode: str, domain: str, evidence: Path | None
+) -> str:
+    """Add a failure to the campaign's own catalogue.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+        ConfigError: There is no text, or the evidence cannot be read.
+    """
+    from state.hashing import hash_file
+
+    said = " ".join(text.split())
+    if not said:
+        raise ConfigError("A note needs a text: what was seen, in a sentence.", what="text")
+    paths = find_campaign(home, campaign)
+    payload: View = {"mode": mode.strip(), "domain": domain}
+    if evidence is not None:
+        path = evidence.expanduser().absolute()
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no file {path}; name the file that shows it.", what="evidence", value=str(path)
+            )
+        payload["file"] = {"path": str(path), "sha256": hash_file(path), "size": path.stat().st_size}
+    _insert(paths, "note", reason=said, payload=payload)
+    return f"Asked {paths.name} to note it{f' as mode {mode}' if mode else ''}. {_applied(paths)}"
+
+
+def import_runs(home: Path, campaign: str, table: Path | None, adapters: tuple[Path, ...], name: str) -> Iterator[str]:
+    """Ask for runs made elsewhere to be recorded as assumed, and say what was read.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+        ConfigError: Nothing is named, or the table or an adapter cannot be read; nothing was imported.
+    """
+    from agent import imports
+
+    if table is None and not adapters:
+        raise ConfigError("Name a table of runs, or --adapter PATH.", what="table")
+    if name and len(adapters) != 1:
+        raise ConfigError("--name goes with exactly one --adapter; several are called by their folders.", what="name")
+    paths = find_campaign(home, campaign)
+    with open_reader(paths) as reader:
+        splits = tuple(reader.goal()["spec"]["evaluation"]["splits"])
+    # All are read before any is asked for, so that a mistake in one imports nothing.
+    found = [imports.read_adapter(path, name) for path in adapters]
+    if table is not None:
+        read = imports.read_table(table, splits)
+        with_adapter = sum(bool(row["adapter"].get("files")) for row in read["rows"])
+        yield f"{table}: {count(len(read['rows']), 'run')}, {with_adapter} with an adapter on this disk."
+        if read["kept"]:
+            yield f"Kept as they are, neither recipe nor score: {listed(read['kept'])}."
+        found.append(read)
+    for payload in found:
+        what = payload.get("file") or payload["adapter"]["path"]
+        _insert(paths, "import", reason=f"runs made elsewhere: {what}", payload=payload)
+    yield f"Asked {paths.name} to record them as assumed; none counts before it is measured here. {_applied(paths)}"
 
 
 def ask_to_stop(paths: CampaignPaths, reason: str) -> str:

@@ -8,12 +8,13 @@ import click
 
 from agent.commands.answer import answer_commands
 from agent.commands.common import SentenceGroup
+from agent.commands.know import know_commands
 from agent.commands.look import look_commands
 from agent.commands.make import make_commands
 from agent.commands.replay import replay_commands
 from agent.commands.run import run_commands
 
-_ORDER = (*run_commands, *look_commands, *answer_commands, *make_commands, *replay_commands)
+_ORDER = (*run_commands, *look_commands, *answer_commands, *know_commands, *make_commands, *replay_commands)
 
 
 class _InOrder(SentenceGroup):

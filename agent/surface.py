@@ -3,6 +3,7 @@
 Other processes only insert requests; the holder applies them here, between two acts and while a job is watched.
 """
 
+from agent import testimony
 from agent.campaign import difference, load_campaign
 from agent.session import Session
 from policies.approval import at_deadline
@@ -14,8 +15,9 @@ from state.records import Answer, Approval, Evidence, GoalVersion, Request
 def apply_requests(session: Session) -> None:
     """Apply what people asked for since the last look, oldest first, each exactly once."""
     for request in session.store.agent.pending_requests():
-        outcome = _apply(session, request)
-        session.store.agent.apply_request(request.id, outcome)
+        # What was done and that it was done are kept together: a request is never applied twice.
+        with session.store.transaction():
+            session.store.agent.apply_request(request.id, _apply(session, request))
 
 
 def _apply(session: Session, request: Request) -> str:
@@ -42,6 +44,8 @@ def _apply(session: Session, request: Request) -> str:
         except NotFoundError:
             return f"refused: there is no commitment {request.target}"
         return "cancelled"
+    if request.kind in testimony.APPLY:
+        return testimony.APPLY[request.kind](session, request)
     return _override(session, request)
 
 

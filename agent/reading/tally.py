@@ -83,7 +83,10 @@ def _refuted(view: View) -> list[View]:
         claims.setdefault((row["subject"], row["claim"]), []).append(row)
     findings = []
     for rows in claims.values():
-        stood = {act["key"] for row in rows for act in impact(view, row["id"])["actions"]}
+        reached = [impact(view, row["id"]) for row in rows]
+        stood = {act["key"] for found in reached for act in found["actions"]}
+        # A denied score takes its own measurement down, though no decision stood on it.
+        stood |= {cases["evaluation"] for found in reached for cases in found["measured"]}
         findings.append(
             _finding(
                 rows[0]["mode"],
