@@ -31,6 +31,7 @@ class ProbeContext:
         home: The campaign's own folder, whose disk fills up.
         cache: Known content hashes.
         environment: Variables that worker processes get.
+        trainer: Module that trains; probes of Vigil's own trainer say nothing about another.
     """
 
     goal: Goal
@@ -39,6 +40,7 @@ class ProbeContext:
     home: Path
     cache: HashCache
     environment: Mapping[str, str] = field(default_factory=dict)
+    trainer: str = "tools.training.worker"
 
     def path(self, name: str) -> Path:
         """Return a campaign path as an absolute one."""

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from state.goal import Goal
-from tools.probes import content, files, machine
+from tools.probes import capability, content, files, machine
 from tools.probes.contract import Probe
 from tools.probes.own import own_probe
 
 PROBES: tuple[Probe, ...] = tuple(
-    sorted((*files.PROBES, *machine.PROBES, *content.PROBES), key=lambda probe: probe.cost_s)
+    sorted((*files.PROBES, *machine.PROBES, *content.PROBES, *capability.PROBES), key=lambda probe: probe.cost_s)
 )
 
 
