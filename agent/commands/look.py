@@ -80,9 +80,9 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
     stale: bool,  # noqa: FBT001 - click passes flags by name
     assumed: bool,  # noqa: FBT001
     with_history: bool,  # noqa: FBT001
-    root: str | None,
     is_tally: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
+    root: str | None,
 ) -> None:
     """List what the campaign believes, with tags and evidence."""
     from agent.reading.places import find_campaign, split_id

@@ -162,7 +162,8 @@ class _Walk:
                 )
                 for premise in row["premises"]
             )
-            started[row["run"]] = {"id": row["run"], "is_worthless": ground, "through": row["id"]}
+            known = started.setdefault(row["run"], {"id": row["run"], "is_worthless": False, "through": row["id"]})
+            known["is_worthless"] |= ground
         states = {row["id"]: row for row in self._view["runs"]}
         return [
             {
