@@ -36,6 +36,7 @@ def grader_input(session: Session) -> Json:
         "timeout_s": track.timeout_s,
         "metrics": list(track.metrics) if track.metrics else None,
         "is_private": session.goal.privacy == "redact",
+        "cwd": str(folder) if track.command else None,
     }
 
 
