@@ -42,7 +42,7 @@ def report_data(view: View) -> View:
         "runs": [_run(view, row) for row in view["runs"]],
         "jobs": view["jobs"],
         "flips": flips.flips(view),
-        "beliefs": [row for row in view["beliefs"] if row["status"] != "superseded"],
+        "beliefs": [row for row in view["beliefs"] if not row["superseded_by"]],
         "approvals": view["approvals"],
         "commitments": [decisions.commitment(row) for row in view["commitments"]],
         "night": night.told(view),

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from agent import runner, surface
 from agent.campaign import load_campaign
 from agent.cli import vigil
-from agent.session import Session
+from agent.nodes.knowing import knowing
+from agent.session import WORKERS, Session
 from state.clock import FakeClock
 from state.lease import Lease
 from state.paths import CampaignPaths
@@ -34,7 +35,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
     paths, clock = CampaignPaths(tmp_path / "home", NAME), FakeClock()
     runner._make_home(paths)
     with Lease.acquire(paths, clock) as lease, Store.open(paths, clock, lease) as store:
-        session = runner._sit_down(load_campaign(file), paths, store, clock, LocalBackend(), {})
+        session = runner._sit_down(load_campaign(file), paths, store, clock, LocalBackend(), WORKERS)
         for subject, premises in (("harness:main", ()), ("gate:score", ("B1",))):
             store.knowing.believe(
                 Belief(subject=subject, claim="ceiling", statement="It is so.", tag="confirmed", premises=premises)
@@ -174,6 +175,23 @@ def test_an_imported_table_and_adapter_stand_as_assumed_and_say_what_would_confi
     report = says(session, "report", "--text").stdout
     assert "To confirm: Its adapter is not named; train the recipe here to confirm it." in report
     assert "To confirm: Its adapter is not named" in Path(says(session, "report").stdout.strip()).read_text()
+
+
+def test_an_imported_table_that_changes_is_stale_until_it_is_imported_again(session: Session, tmp_path: Path) -> None:
+    table = tmp_path / "past.csv"
+    table.write_text("name,main.score\nv1,0.25\n")
+    says(session, "import", NAME, str(table))
+    knowing(session, {})
+    assert [belief.status for belief in session.store.read.beliefs(subject="imported:v1")] == ["fresh"]
+    knowing(session, {})
+    assert [belief.status for belief in session.store.read.beliefs(subject="imported:v1")] == ["fresh"]
+    table.write_text("name,main.score\nv1,0.5\n")
+    knowing(session, {})
+    assert [belief.status for belief in session.store.read.beliefs(subject="imported:v1")] == ["stale"]
+    says(session, "import", NAME, str(table))
+    knowing(session, {})
+    old, new = session.store.read.beliefs(subject="imported:v1")
+    assert (old.superseded_by, new.status, new.value["metrics"]) == (new.id, "fresh", {"main.score": 0.5})
 
 
 @pytest.mark.parametrize(
