@@ -96,6 +96,9 @@ def _pending(paths: CampaignPaths, target: str) -> View | None:
 
 def _override(paths: CampaignPaths, view: View, row: str, reason: str) -> str:
     belief = _one(view["beliefs"], row, "belief", paths.name, "vigil beliefs --stale lists those that were refuted")
+    if belief["status"] == "contradicted":
+        _insert(paths, "override", target=row, reason=reason)
+        return f"On record: {row} stands, and what contradicts it is refuted. {_applied(paths)}"
     if belief["status"] != "refuted":
         raise NotFoundError(
             f"Belief {row} of {paths.name} is {belief['status']}; only a refuted one can be gone against.",

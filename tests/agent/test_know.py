@@ -17,7 +17,7 @@ from state.clock import FakeClock
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
-from state.records import Belief, Decision, Premise, Request
+from state.records import Belief, Decision, Fingerprint, Premise, Request
 from state.requests import insert_request
 from state.store import Store
 from tests.agent.recorded import record
@@ -65,6 +65,20 @@ def test_a_refuted_belief_takes_down_what_stood_on_it(session: Session) -> None:
     assert (first.status, second.status) == ("refuted", "stale")
     assert [(each.kind, each.summary) for each in first.evidence] == [("person", "the grader was wrong")]
     assert "is refuted already; nothing was done" in says(session, "refute", "B1", "--reason", "again").stdout
+
+
+def test_the_command_that_a_contradiction_names_lets_one_side_stand(session: Session) -> None:
+    print_of = Fingerprint(kind="file", name="cases", value="same")
+    for rows in (40, 41):
+        session.store.knowing.believe(
+            Belief(subject="own:rows", claim="n", statement="s", tag="confirmed", value=rows, stands_on=(print_of,))
+        )
+    assert [belief.status for belief in session.standing()[2:]] == ["contradicted", "contradicted"]
+    result = says(session, "approve", "B4", "--reason", "counted by hand")
+    assert "On record: B4 stands, and what contradicts it is refuted." in result.stdout, result.output
+    assert applied(session)[0].startswith("settled by ")
+    assert [(belief.value, belief.status) for belief in session.standing()[2:]] == [(41, "fresh")]
+    assert session.store.read.belief("B3").status == "refuted"
 
 
 def test_a_refutation_that_nothing_stood_on_says_so(session: Session) -> None:
