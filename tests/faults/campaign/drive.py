@@ -1,4 +1,7 @@
-"""`python -m tests.faults.campaign.drive CAMPAIGN HOME wait|no-wait`: `vigil run` with quick workers."""
+"""`python -m tests.faults.campaign.drive CAMPAIGN HOME wait|no-wait [KIND=MODULE …]`: `vigil run` with quick workers.
+
+A kind that is named runs the module beside it, such as `census=tools.evaluation.census`; the others run quick ones.
+"""
 
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ def main() -> int:
     """Run the campaign and return the exit code of the command line."""
     campaign, home, wait = sys.argv[1:4]
     workers = {"census": QUICK, "evaluation": QUICK, "training": QUICK, "fuse": QUICK}
+    workers |= dict(named.split("=", 1) for named in sys.argv[4:])
     try:
         end = run_campaign(Path(campaign), Path(home), wait=wait == "wait", workers=workers, say=print)  # type: ignore[arg-type]  # the keys are kinds
     except VigilError as error:

@@ -1,0 +1,147 @@
+"""What a whole process of Vigil says: its exit code, its sentence, its findings, and how long each took."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.campaign.world import ROOT
+from tests.faults.failure_modes.worlds import NAME, World
+
+TIMEOUT_S = 400.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that Vigil says is wrong."""
+
+    mode: str
+    severity: str
+    subject: str
+    claim: str
+    sentence: str
+    value: Any
+    after_s: float
+    """From the start of the campaign, or of the audit."""
+    saved_s: float | None = None
+    """Training that was not spent because of it, as Vigil itself reckons; None: nobody knows."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of one campaign or one audit."""
+
+    code: int
+    said: str
+    findings: list[Finding]
+    held: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(subject, claim) -> statement of each belief that stands; nothing for an audit."""
+    home: Path = Path()
+    report: dict[str, Any] = field(default_factory=dict)
+    """What `vigil audit --json` printed."""
+    took_s: float = 0.0
+
+    def of(self, mode: str) -> list[Finding]:
+        """Return the findings of one mode."""
+        return [finding for finding in self.findings if finding.mode == mode]
+
+    @property
+    def alarms(self) -> list[Finding]:
+        """Hard stops and warnings."""
+        return [finding for finding in self.findings if finding.severity != "note"]
+
+
+def vigil(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would."""
+    command = [sys.executable, "-m", "agent.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def start(campaign: Path, home: Path, workers: Mapping[str, str], first_on_path: Path | None = None) -> Any:
+    """Start `vigil run` on a campaign; `first_on_path` holds modules that its processes find first."""
+    paths = [str(path) for path in (first_on_path, ROOT) if path is not None]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "tests.faults.campaign.drive", str(campaign), str(home), "no-wait"]
+    command += [f"{kind}={module}" for kind, module in workers.items()]
+    with home.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def run(
+    world: World,
+    folder: Path,
+    then: Callable[[Path, Path, World], None] | None = None,
+    first_on_path: Path | None = None,
+) -> Seen:
+    """Write a campaign and run it to its end.
+
+    Args:
+        world: The campaign.
+        folder: An empty place for its files and its home.
+        then: What happens afterwards, given the campaign file, the home and the world; it is run once more then.
+        first_on_path: See `start`.
+    """
+    campaign, home = world.write(folder / "files"), folder / "home"
+    started = time.monotonic()
+    code = start(campaign, home, world.workers, first_on_path).wait(timeout=TIMEOUT_S)
+    if then is not None:
+        then(campaign, home, world)
+        code = start(campaign, home, world.workers, first_on_path).wait(timeout=TIMEOUT_S)
+    return read(home, code, time.monotonic() - started)
+
+
+def read(home: Path, code: int, took_s: float = 0.0) -> Seen:
+    """Return what a campaign has on record, by Vigil's own reading commands."""
+    said = home.with_suffix(".log").read_text()
+    if not (home / NAME / "state.db").exists():
+        return Seen(code, said, [], home=home, took_s=took_s)
+    beliefs = json.loads(vigil("beliefs", "--json", "--home", str(home)).stdout)
+    tally = json.loads(vigil("beliefs", "--tally", "--json", "--home", str(home)).stdout)
+    began = json.loads(vigil("status", "--json", "--home", str(home)).stdout)["campaign"]["started_at"]
+    saved = {row["source"]: row["saved_s"] for row in tally["findings"]}
+    guarded = {row["mode"]: row["saved_s"] for row in tally["findings"] if row["source"].startswith("J")}
+    findings = [
+        Finding(
+            mode=row["mode"],
+            severity=row["severity"],
+            subject=row["subject"],
+            claim=row["claim"],
+            sentence=row["statement"],
+            value=row["value"],
+            after_s=row["formed_at"] - began,
+            saved_s=guarded.get(row["mode"]) or saved.get(row["id"]),
+        )
+        for row in beliefs
+        if row["status"] in {"refuted", "contradicted"}
+    ]
+    held = {(row["subject"], row["claim"]): row["statement"] for row in beliefs if row["status"] == "fresh"}
+    return Seen(code, said, findings, held=held, home=home, took_s=took_s)
+
+
+def audit(path: Path, *options: str) -> Seen:
+    """Run `vigil audit` on a project folder."""
+    started = time.monotonic()
+    done = vigil("audit", str(path), "--json", *options)
+    took_s = time.monotonic() - started
+    try:
+        report = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        return Seen(done.returncode, done.stdout + done.stderr, [], took_s=took_s)
+    findings = [
+        Finding(
+            mode=row["id"],
+            severity=row["severity"],
+            subject=row["subject"],
+            claim=row["claim"],
+            sentence=row.get("sentence") or row["claim"],
+            value=row["evidence"],
+            after_s=took_s,
+        )
+        for row in report["findings"]
+    ]
+    return Seen(done.returncode, done.stderr, findings, report=report, took_s=took_s)
