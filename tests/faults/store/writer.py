@@ -21,7 +21,7 @@ def main() -> None:
     store.agent.begin(samples.goal())
     for number in count(len(store.read.decisions()) + 1):
         key = f"k{number}"
-        store.knowing.believe(samples.belief(value=number))
+        store.knowing.believe(samples.belief(value=number, tag="inferred"))
         store.doing.intend(samples.action(key))
         store.knowing.measure([samples.measurement("c1", key), samples.measurement("c2", key)])
         store.doing.finish(key, {"number": number})
