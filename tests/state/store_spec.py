@@ -115,6 +115,14 @@ class Beliefs:
         with pytest.raises(StoreError, match="B2 is fresh; only a contradicted one"):
             store.knowing.settle("B2", SEEN)
 
+    def test_no_more_than_two_sides_of_a_contradiction_stand(self, store: Store) -> None:
+        for value in (0.75, 0.8):
+            store.knowing.believe(samples.belief(value=value))
+        store.knowing.mark("B2", "fresh")
+        store.knowing.believe(samples.belief(value=0.9))
+        rows = [(b.value, b.status, b.superseded_by) for b in store.read.beliefs()]
+        assert rows == [(0.75, "contradicted", "B3"), (0.8, "contradicted", ""), (0.9, "contradicted", "")]
+
     def test_a_changed_world_ends_a_contradiction(self, store: Store) -> None:
         store.knowing.believe(samples.belief(value=0.75))
         store.knowing.believe(samples.belief(value=0.8))

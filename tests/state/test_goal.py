@@ -160,3 +160,11 @@ def test_contradictions_between_places_are_found_with_their_place() -> None:
 
 def test_a_track_that_promises_no_metrics_is_not_questioned() -> None:
     assert problems(Goal.model_validate(spec(track={"grader": "grade.py"}))) == []
+
+
+def test_preferences_without_pairs_are_a_contradiction_that_names_the_place() -> None:
+    [problem] = problems(Goal.model_validate(spec(instruments=["sft", "dpo"])))
+    assert problem.where == ("data",)
+    assert "data.pairs" in problem.sentence
+    data = {"train": "train.jsonl", "pairs": "pairs.jsonl"}
+    assert problems(Goal.model_validate(spec(instruments=["sft", "dpo"], data=data))) == []
