@@ -4,6 +4,7 @@ The judgement is in `tools/probes/rows`; here the campaign's files are read, and
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from state.errors import ConfigError
 from state.records import Evidence, Fingerprint, Json, Severity
@@ -36,13 +37,21 @@ def _pair_rows(context: ProbeContext) -> Iterator[tuple[str, str, str]]:
 def _leakage(context: ProbeContext) -> list[RowFinding]:
     from tools.probes.rows.leakage import check_leakage
 
-    sets: dict[str, Iterable[tuple[str, str]]] = {
-        name: ((f"{name}:{row.line}", user_prompt(row.row)) for row in _rows(context, name))
-        for name in data_files(context)
-    }
-    for name, path in split_paths(context).items():
-        sets[name] = ((f"{name}:{case['id']}", user_prompt(case)) for case in iter_split(path))
+    sets: dict[str, Iterable[tuple[str, str]]] = {name: _data_texts(context, name) for name in data_files(context)}
+    sets |= {name: _case_texts(name, path) for name, path in split_paths(context).items()}
     return check_leakage(sets)
+
+
+def _data_texts(context: ProbeContext, name: str) -> Iterator[tuple[str, str]]:
+    """Yield (`name:line`, what the user says) of a data file."""
+    for row in _rows(context, name):
+        yield f"{name}:{row.line}", user_prompt(row.row)
+
+
+def _case_texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (`name:id`, what the user says) of an evaluation file."""
+    for case in iter_split(path):
+        yield f"{name}:{case['id']}", user_prompt(case)
 
 
 def _gold_policy(context: ProbeContext) -> list[RowFinding]:
