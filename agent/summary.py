@@ -165,6 +165,19 @@ def _assumed(view: View) -> list[str]:
     return block("Assumed", f"{len(assumed)} of {tally}: {first}")
 
 
+def _warned(view: View) -> list[str]:
+    """Say what was found and did not halt: a warning nobody reads warns nobody."""
+    found = [
+        b
+        for b in view.get("beliefs") or []
+        if b["status"] == "refuted" and b.get("severity") == "warning" and not b.get("superseded_by")
+    ]
+    if not found:
+        return []
+    others = f" And {len(found) - 1} more: vigil beliefs --stale." if len(found) > 1 else ""
+    return block("Warned", f"{shortened(found[0]['statement'], 200)}{others}", lines=3)
+
+
 def _next(view: View) -> list[str]:
     if view["campaign"]["state"] in _ENDED - {"stopped"}:
         return []
@@ -238,4 +251,4 @@ _TYPED: dict[str, Callable[[View], str]] = {
     "failed": lambda view: f"vigil jobs; {_last_decision(view)}then vigil run {view.get('file') or 'FILE'} again.",
 }
 
-_SECTIONS = (_head, _goal, _gate, _best, _live, _stopped, _night, _assumed, _next, _person, _type)
+_SECTIONS = (_head, _goal, _gate, _best, _live, _stopped, _night, _assumed, _warned, _next, _person, _type)

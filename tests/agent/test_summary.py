@@ -159,3 +159,13 @@ def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:
     row = {**condition(1), "statistic": "new_failures", "against": "parent", "estimate": 3.0, "low": 1.0, "high": 7.0}
     assert ": 3.0 (90 % interval 1.0 to 7.0, 40 cases)" in verdicts.said(row)
     assert ": +0.500 (" in verdicts.said({**condition(1), "against": "parent"})
+
+
+def test_a_warning_is_on_the_screen_and_says_where_the_others_are() -> None:
+    view = {**overfull(), "decisions": [], "approvals": [], "commitments": [], "jobs": []}
+    assert not any(line.startswith("Warned") for line in summarize(view))
+    warning = {**view["beliefs"][0], "status": "refuted", "severity": "warning", "tag": "confirmed"}
+    first = {**warning, "id": "B90", "statement": "The metric rows_kept pays for a fabricated line."}
+    view["beliefs"] = [first, {**warning, "id": "B91"}, {**warning, "id": "B92", "superseded_by": "B93"}]
+    text = " ".join(" ".join(summarize(view)).split())
+    assert "Warned The metric rows_kept pays for a fabricated line. And 1 more: vigil beliefs --stale." in text

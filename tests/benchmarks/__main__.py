@@ -4,7 +4,7 @@ import importlib.util
 import subprocess
 import sys
 
-_BENCHMARKS = ("command_line", "evaluation", "training")
+_BENCHMARKS = ("command_line", "evaluation", "training", "training_speed", "beliefs", "failure_modes")
 
 
 def main() -> int:
