@@ -163,6 +163,7 @@ def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:
 
 def test_a_warning_is_on_the_screen_and_says_where_the_others_are() -> None:
     view = {**overfull(), "decisions": [], "approvals": [], "commitments": [], "jobs": []}
+    view["goal"]["spec"]["gate"]["conditions"] = [{"metric": "s.m", "min": 0.5}]
     assert not any(line.startswith("Warned") for line in summarize(view))
     warning = {**view["beliefs"][0], "status": "refuted", "severity": "warning", "tag": "confirmed"}
     first = {**warning, "id": "B90", "statement": "The metric rows_kept pays for a fabricated line."}
