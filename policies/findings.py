@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from policies.cases import CaseTable, Mean
 from policies.reachability import Finding, reachability
 from state.goal import Goal
-from state.records import Belief, Evidence, Measurement, Side, SplitUse
-
-RUNBOOK = "runbooks/hard_stops.md"
+from state.records import Belief, Evidence, Measurement, Side, SplitUse, runbook_of
 
 
 def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
@@ -149,7 +147,7 @@ def _belief(finding: Finding, premises: tuple[str, ...]) -> Belief:
             Evidence(kind="record", ref="policies.reachability", summary=finding.sentence, detail=finding.value),
         ),
         fix=finding.fix,
-        runbook=RUNBOOK,
+        runbook=runbook_of(finding.mode),
     )
 
 
@@ -179,7 +177,7 @@ def baseline_beliefs(goal: Goal, baseline: Mapping[str, Mean]) -> list[Belief]:
                 mode="P12",
                 evidence=(Evidence(kind="measurement", ref=metric, summary=statement),),
                 fix="Find what differs between the weights and the grader, or correct baseline.expected.",
-                runbook=RUNBOOK,
+                runbook=runbook_of("P12"),
             )
         )
     return found

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from policies.exhaustion import CLASSES, ExhaustionVerdict
 from policies.proposals import exhaustion_of
 from policies.view import View
-from state.records import Action, Belief, Decision, Evidence, Json, Run
+from state.records import Action, Belief, Decision, Evidence, Json, Run, runbook_of
 
 _PRECOMPUTED = frozenset({"demonstration", "preference"})
 """Classes whose feedback is on outputs that were written beforehand."""
@@ -136,12 +136,13 @@ def _class_lesson(verdict: ExhaustionVerdict, claim: str, statement: str, mode: 
         evidence=(evidence,),
         mode=mode,
         fix=fix,
+        runbook=runbook_of(mode),
     )
 
 
 def _lesson(subject: str, claim: str, statement: str, mode: str, action: Action, *, fix: str) -> Belief:
     return _fine(subject, claim, statement, mode, action).model_copy(
-        update={"status": "refuted", "severity": "warning", "fix": fix}
+        update={"status": "refuted", "severity": "warning", "fix": fix, "runbook": runbook_of(mode)}
     )
 
 

@@ -131,6 +131,11 @@ class Belief(Record):
     superseded_by: str = ""
 
 
+def runbook_of(mode: str) -> str:
+    """Return the place of the runbook that says what to do about a row of the failure catalogue."""
+    return f"runbooks/hard_stops.md#mode-{mode.lower()}" if mode else "runbooks/hard_stops.md"
+
+
 class Action(Record):
     """One effect on the world. Its key is fixed before acting, so it is never done twice."""
 

@@ -10,7 +10,18 @@ from typing import Any
 from agent.prints import World, chosen, part_print
 from agent.session import Session
 from state.files import read_jsonl
-from state.records import Action, ActionKind, Belief, Evidence, Fingerprint, Json, Measurement, Severity, Tag
+from state.records import (
+    Action,
+    ActionKind,
+    Belief,
+    Evidence,
+    Fingerprint,
+    Json,
+    Measurement,
+    Severity,
+    Tag,
+    runbook_of,
+)
 from tools.probes.rows.adversarial import judge_adversarial
 from tools.probes.rows.density import check_all_or_nothing
 
@@ -120,7 +131,7 @@ class _Digest:
                 else (),
                 mode=mode,
                 fix=fix,
-                runbook="runbooks/hard_stops.md" if severity == "hard_stop" else "",
+                runbook="" if severity == "note" else runbook_of(mode),
                 formed_at=self.action.finished_at or self.session.clock.now(),
             )
         )

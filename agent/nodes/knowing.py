@@ -14,7 +14,7 @@ from policies.findings import base_table, gate_beliefs
 from policies.lessons import lessons
 from policies.staleness import stale_beliefs
 from state.hashing import hash_json
-from state.records import Belief, BeliefStatus, Evidence, Fingerprint, Json
+from state.records import Belief, BeliefStatus, Evidence, Fingerprint, Json, runbook_of
 from tools.models.adapters import adapter_recipe
 from tools.probes.contract import Observation, Probe, ProbeContext
 from tools.probes.own import unsaid
@@ -123,7 +123,7 @@ def _belief(session: Session, probe: Probe, seen: Observation, prints: tuple[Fin
         stands_on=prints,
         mode=seen.mode,
         fix=seen.fix,
-        runbook="runbooks/hard_stops.md" if seen.severity == "hard_stop" else "",
+        runbook="" if seen.severity == "note" else runbook_of(seen.mode),
         formed_at=session.clock.now(),
     )
 
