@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.failure_modes import shapes, tampering, worlds
-from tests.faults.failure_modes.seen import Finding, Seen, run
+from tests.faults.failure_modes.seen import Finding, Seen, Step, run
 from tests.faults.failure_modes.worlds import World
+from tests.tools.training.tiny import tables
 
 WorldMaker = Callable[[], World]
 
@@ -33,7 +34,9 @@ class Scenario:
         severity: hard_stop or warning.
         code: Exit code of the whole process.
         beside: Further modes that the same failure shows.
-        then: What a person does after the first process has ended; a second one follows.
+        during: What happens to the campaign while it runs.
+        then: What happens after the first process has ended; a second one follows.
+        clean_then: The same, of the campaign without the failure.
         library: Source of a module that all processes run first: another library than the one that was tested.
         is_looked_at: Whether the clean campaign has the claim on record as one that holds.
         is_slow: Whether real training is needed.
@@ -49,7 +52,9 @@ class Scenario:
     severity: str = "hard_stop"
     code: int = 3
     beside: tuple[str, ...] = ()
-    then: Callable[[Path, Path, World], None] | None = None
+    during: Step | None = None
+    then: Step | None = None
+    clean_then: Step | None = None
     library: str = ""
     is_looked_at: bool = True
     is_slow: bool = False
@@ -68,7 +73,11 @@ class Scenario:
             path = folder / "library"
             path.mkdir(parents=True)
             (path / "sitecustomize.py").write_text(self.library)
-        return run(world, folder, self.then, path)
+        return run(world, folder, during=self.during, then=self.then, first_on_path=path)
+
+    def run_clean(self, folder: Path) -> Seen:
+        """Run the campaign without the failure, interrupted in the same way."""
+        return run(self.clean(), folder, during=self.during, then=self.clean_then)
 
     def find(self, seen: Seen) -> Finding | None:
         """Return the finding that was to be made."""
@@ -173,7 +182,9 @@ def _counted_twice(world: World) -> None:
 
 def _without(world: World, *names: str) -> None:
     lines = world.files["grade.py"].splitlines(keepends=True)
-    world.files["grade.py"] = "".join(line for line in lines if not line.strip().startswith(tuple(f'"{n}"' for n in names)))
+    world.files["grade.py"] = "".join(
+        line for line in lines if not line.strip().startswith(tuple(f'"{n}"' for n in names))
+    )
 
 
 def _exact_alone(world: World) -> None:
@@ -224,6 +235,34 @@ def _after(change: Callable[[Path], None]) -> Callable[[World], None]:
 
 def _sequence(world: World) -> None:
     world.spec["recipe"] = {**world.spec["recipe"], "max_seq_length": 112}
+
+
+def _absurd_rate(world: World) -> None:
+    world.files["train.jsonl"] = [worlds.chat(*row) for row in tables(6, 0, 260)]
+    lora = {"rank": 16, "scale": 20.0, "dropout": 0.0}
+    schedule = {"name": "linear_schedule", "arguments": [1e-6, 0.005, 14]}
+    world.spec["recipe"] |= {"iters": 200, "save_every": 2, "lora_parameters": lora, "lr_schedule": schedule}
+
+
+def _line_ends_alone(world: World) -> None:
+    rows = [{**row, "rejected": row["chosen"].replace("\n", "\r\n")} for row in world.files["pairs.jsonl"]]
+    world.files["pairs.jsonl"] = rows
+    world.spec["recipe"] |= {"iters": 400, "save_every": 50}
+
+
+def cleans_up(name: str) -> Callable[[World], None]:
+    """Return what gives the campaign a grader that removes a file it thinks is its own."""
+    clean = f"""import atexit
+from pathlib import Path
+
+atexit.register(lambda: (Path(__file__).parent / "{name}").unlink(missing_ok=True))
+"""
+
+    def inject(world: World) -> None:
+        if "grade.py" in world.files:
+            world.files["grade.py"] = clean + world.files["grade.py"]
+
+    return inject
 
 
 def _own_probe(world: World) -> None:
@@ -283,6 +322,10 @@ QUICK: tuple[Scenario, ...] = (
         severity="warning", code=1, beside=("13",), is_looked_at=False,
     ),
     Scenario(
+        "8", "the training file is gone before it is read", worlds.World, cleans_up("train.jsonl"),
+        "data:train", "is_readable", r"train\.jsonl does not exist",
+    ),
+    Scenario(
         "P1", "the decode budget cuts 30 of 40 golds", shapes.exact_gate, _long_golds,
         "gate:exact", "below_ceiling", r"at least 0\.5, above .*: 0\.25\.",
     ),
@@ -312,7 +355,8 @@ QUICK: tuple[Scenario, ...] = (
     ),
     Scenario(
         "P9", "the gate's one metric says all or nothing", shapes.exact_gate, _exact_alone,
-        "harness:main", "shows_progress", r"exact says all or nothing \(\d+ of 40 cases are 1", severity="warning", code=0,
+        "harness:main", "shows_progress", r"exact says all or nothing \(\d+ of 40 cases are 1",
+        severity="warning", code=0,
     ),
     Scenario(
         "P10", "the grader does not mind what is said besides", worlds.World,
@@ -322,12 +366,34 @@ QUICK: tuple[Scenario, ...] = (
     ),
     Scenario(
         "P11", "three evaluation prompts stand in the training data", worlds.World, _shared_prompts,
-        "data:sets", "are_apart", r"3 of 40 rows of main\.selection also stand in train \(7\.5%\), for example main\.selection:selection-0 in train:1",
+        "data:sets", "are_apart",
+        r"3 of 40 rows of main\.selection also stand in train \(7\.5%\), for example main\.selection:selection-0 in train:1",
     ),
     Scenario(
         "P12", "the base's score was taken from an older file", shapes.expected_base,
         _spec(baseline={"expected": {"main.score": 0.725}, "tolerance": 0.05}),
-        "model:base", "reproduces.main.score", r"scores 0\.5\d+ on main\.score \(40 cases\), not within 0\.05 .* 0\.725",
+        "model:base", "reproduces.main.score",
+        r"scores 0\.5\d+ on main\.score \(40 cases\), not within 0\.05 of the expected 0\.725",
     ),
 )  # fmt: skip
 """Those that need no real training."""
+
+SLOW: tuple[Scenario, ...] = (
+    Scenario(
+        "1", "a rate and a scale at which generation collapses", shapes.real_demonstrations, _absurd_rate,
+        "run:R1", "generates_as_its_parent", r"R1 was stopped at step \d\d?: its sampled generations loop or drift",
+        severity="warning", code=1, is_looked_at=False, is_slow=True,
+    ),
+    Scenario(
+        "12", "a save is not what was trained", shapes.interrupted, lambda _: None,
+        "run:R1", "loads_as_it_was_saved", r"R1 could not go on: .*\d\.\d+.*\d\.\d+", severity="warning", code=1,
+        during=tampering.stop_after_a_save, then=tampering.other_weights_in_saves, clean_then=tampering.nothing,
+        is_looked_at=False, is_slow=True,
+    ),
+    Scenario(
+        "14", "pairs told apart by their line ends, on a person's word", shapes.real_preferences, _line_ends_alone,
+        "run:R1", "changes_generation", r"R1 was stopped at step \d\d?: its loss left nothing to learn",
+        severity="warning", code=1, beside=("P3",), then=tampering.override, is_looked_at=False, is_slow=True,
+    ),
+)  # fmt: skip
+"""Those that train the tiny base."""

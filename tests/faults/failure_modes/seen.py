@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -72,10 +73,16 @@ def start(campaign: Path, home: Path, workers: Mapping[str, str], first_on_path:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
+Step = Callable[[Path, Path, World], None]
+"""What happens outside of Vigil, given the campaign file, the home and the world."""
+
+
 def run(
     world: World,
     folder: Path,
-    then: Callable[[Path, Path, World], None] | None = None,
+    *,
+    during: Step | None = None,
+    then: Step | None = None,
     first_on_path: Path | None = None,
 ) -> Seen:
     """Write a campaign and run it to its end.
@@ -83,12 +90,21 @@ def run(
     Args:
         world: The campaign.
         folder: An empty place for its files and its home.
-        then: What happens afterwards, given the campaign file, the home and the world; it is run once more then.
+        during: What happens while it runs.
+        then: What happens after it has ended; it is run once more then.
         first_on_path: See `start`.
     """
     campaign, home = world.write(folder / "files"), folder / "home"
     started = time.monotonic()
-    code = start(campaign, home, world.workers, first_on_path).wait(timeout=TIMEOUT_S)
+    agent = start(campaign, home, world.workers, first_on_path)
+    try:
+        if during is not None:
+            during(campaign, home, world)
+        code = agent.wait(timeout=TIMEOUT_S)
+    finally:
+        if agent.poll() is None:
+            os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
     if then is not None:
         then(campaign, home, world)
         code = start(campaign, home, world.workers, first_on_path).wait(timeout=TIMEOUT_S)

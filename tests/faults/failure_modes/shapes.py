@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from tests.faults.failure_modes.worlds import QUICKSTART, REAL, World, answered, asked, words
+from tests.faults.failure_modes.worlds import QUICKSTART, REAL, World, answered, asked, chat, words
+from tests.tools.models.folders import safetensors
+from tests.tools.training.tiny import tables
 
 OWN_PROBE = '''"""Every answer has a dash."""
 
@@ -75,6 +75,18 @@ def real_training() -> World:
     return world
 
 
+def adapter_start() -> World:
+    """Return a campaign that goes on from an adapter made elsewhere."""
+    world = World()
+    config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0}}
+    world.files["mine/adapter_config.json"] = json.dumps(config)
+    module = "model.layers.0.self_attn.q_proj"
+    shapes = {f"{module}.lora_a": ("F32", [128, 2]), f"{module}.lora_b": ("F32", [2, 128])}
+    world.files["mine/adapters.safetensors"] = safetensors(shapes)
+    world.spec["model"] = {**world.spec["model"], "adapter": "mine"}
+    return world
+
+
 def pairs(count: int = 40) -> list[dict[str, str]]:
     """Return pairs whose rejected answer has half of the words wrong."""
     rows = []
@@ -95,22 +107,79 @@ def two_classes() -> World:
 
 
 def spreadsheets() -> World:
-    """Return the shipped track on two splits, with five conditions of which one takes the best of two."""
-    world = World(student={"skill": 0.8, "gain": 0.005})
-    splits = [f"{split}_{use}" for split in ("regular", "stress") for use in ("selection", "confirmation")]
-    world.files = {"train.jsonl": _head("train", 80), **{f"{name}.jsonl": _head(name) for name in splits}}
-    shipped = YAML(typ="safe").load(QUICKSTART / "campaign.yaml")
-    world.spec |= {"track": shipped["track"], "gate": shipped["gate"], "budget": {"runs": 1}}
+    """Return the shipped track on two splits; rows kept are asked for, and rows made up are not paid for."""
+    world = World(student={"skill": 0.8, "gain": 0.005, "drops": 0.5})
+    uses = ("selection", "confirmation")
+    files = {f"{split}_{use}.jsonl": _head(f"{split}_{use}") for split in ("regular", "stress") for use in uses}
+    world.files = {"train.jsonl": _head("train", 80), **files}
+    world.spec |= {"track": {"name": "spreadsheet_clean"}, "budget": {"runs": 1}}
     world.spec["evaluation"] = {
-        "max_tokens": shipped["evaluation"]["max_tokens"],
-        "control": shipped["evaluation"]["control"],
-        "splits": {
-            split: {use: f"{split}_{use}.jsonl" for use in ("selection", "confirmation")}
-            for split in ("regular", "stress")
-        },
+        "max_tokens": 512,
+        "control": "stress.rows_kept",
+        "splits": {split: {use: f"{split}_{use}.jsonl" for use in uses} for split in ("regular", "stress")},
+    }
+    world.spec["gate"] = {
+        "max_confirmations": 2,
+        "conditions": [
+            {"id": "no_worse", "metric": "regular.rows_kept", "against": "parent", "min": 0, "margin": 0.1},
+            {"id": "nothing_more", "metric": "regular.extra_rows", "against": "parent", "max": 0, "margin": 0.1},
+            {"id": "gain", "any_of": ["stress.rows_kept", "stress.units_kept"], "against": "parent", "min": 0.05},
+            {"id": "made_up", "metric": "stress.extra_rows", "max": 0.2},
+        ],
     }
     world.spec["recipe"] = {**world.spec["recipe"], "max_seq_length": 1024}
     return world
+
+
+_ON_TABLES: dict[str, Any] = {
+    "batch_size": 2,
+    "max_seq_length": 896,
+    "steps_per_report": 1,
+    "steps_per_eval": 1000,
+    "seed": 1,
+}
+
+
+def _real(instrument: str, **recipe: Any) -> World:
+    """Return a campaign that Vigil's own trainer runs once on the tiny base, over short tables."""
+    world = spreadsheets()
+    world.workers["training"] = REAL["training"]
+    world.files["train.jsonl"] = [chat(*row) for row in tables(12, 0, 260)]
+    lora = {"rank": 8, "scale": 2.0, "dropout": 0.0}
+    world.spec |= {"instruments": [instrument], "recipe": {**_ON_TABLES, "lora_parameters": lora, **recipe}}
+    return world
+
+
+def real_demonstrations() -> World:
+    """Return a gentle run over demonstrations."""
+    return _real("sft", learning_rate=5e-4, iters=12, save_every=4)
+
+
+def interrupted() -> World:
+    """Return a run over longer tables that leaves time to stop it after its first save."""
+    world = _real("sft", learning_rate=5e-4, iters=16, save_every=4)
+    world.files["train.jsonl"] = [chat(*row) for row in tables(12, 400, 520)]
+    return world
+
+
+def real_preferences() -> World:
+    """Return a run over pairs that show which rows to keep, and that none is to be said twice."""
+    world = _real("dpo", learning_rate=1e-3, beta=0.1, iters=8, save_every=8)
+    world.files["train.jsonl"] = [chat(*row) for row in tables(12, 400, 520)]
+    rows = tables(24, 200, 330)
+    world.files["pairs.jsonl"] = [
+        {"prompt": prompt, "chosen": answer, "rejected": _worse(answer, place)}
+        for place, (prompt, answer) in enumerate(rows)
+    ]
+    world.spec["data"] = {"train": "train.jsonl", "pairs": "pairs.jsonl"}
+    return world
+
+
+def _worse(answer: str, place: int) -> str:
+    """Return an answer with its last rows left out, or said twice, in turns."""
+    lines = answer.split("\n")
+    count = 1 + place % 3
+    return "\n".join(lines[:-count] if place % 2 else [*lines, *lines[-count:]])
 
 
 def _head(name: str, count: int = 40) -> list[dict[str, Any]]:

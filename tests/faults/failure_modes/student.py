@@ -8,6 +8,7 @@ goes by a clock of its own, of so many padded tokens a second, so that a busy ma
 Beside the data may lie `student.json`, what kind of model this is:
 
     skill, form      what the base gets right, line by line
+    drops            how many of the lines it gets wrong it leaves out; it spells the others backwards
     gain             what an iteration adds to either
     tokens_per_s     how fast it trains
     step_s           how long a step takes on the wall besides
@@ -43,6 +44,7 @@ from tools.tracks.pairs import iter_pairs
 NATURE: dict[str, Any] = {
     "skill": 0.5,
     "form": 0.5,
+    "drops": 0.0,
     "gain": 0.02,
     "tokens_per_s": 1400.0,
     "step_s": 0.0,
@@ -81,7 +83,8 @@ def _evaluate(context: WorkerContext) -> None:
     rows = []
     with Grader(GraderSpec.model_validate(inputs["grader"])) as grader:
         for split in map(read_split, inputs["splits"]):
-            said = [_answer(case, {name: nature[name] + learned[name] for name in learned}) for case in split.cases]
+            knows = nature | {name: nature[name] + learned[name] for name in learned}
+            said = [_answer(case, knows) for case in split.cases]
             items = zip(split.cases, said, ["stop"] * len(said), strict=True)
             for case, text, grade in zip(split.cases, said, grader.grade(items), strict=True):
                 rows.append(_row(split.name, split.use, str(case["id"]), text, grade, is_private=context.is_private))
@@ -99,7 +102,7 @@ def _evaluate(context: WorkerContext) -> None:
     )
 
 
-def _row(split: str, use: str, case: str, text: str, grade: Any, *, is_private: bool) -> dict[str, Any]:  # noqa: PLR0917 - one row
+def _row(split: str, use: str, case: str, text: str, grade: Any, *, is_private: bool) -> dict[str, Any]:
     return {
         "split": split,
         "use": use,
@@ -131,6 +134,8 @@ def _answer(case: dict[str, Any], knows: dict[str, float]) -> str:
         dash, words = (_DASH, line.removeprefix(_DASH)) if line.startswith(_DASH) else ("", line)
         is_right = _draw(case["id"], place, "skill") < knows["skill"]
         has_dash = _draw(case["id"], place, "form") < knows["form"]
+        if not is_right and _draw(case["id"], place, "drops") < knows["drops"]:
+            continue
         lines.append((dash if has_dash else "") + (words if is_right else words.swapcase()[::-1]))
     return "\n".join(lines)
 

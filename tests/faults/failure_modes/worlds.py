@@ -35,14 +35,38 @@ def grade(case, text):
     }
 '''
 
-_START = ("b", "br", "c", "cr", "d", "dr", "f", "fl", "g", "gr", "h", "k", "l", "m", "n", "p", "pl", "r", "s", "st", "t")
+_START = (
+    "b",
+    "br",
+    "c",
+    "cr",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "r",
+    "s",
+    "st",
+    "t",
+)
 _MIDDLE = ("a", "e", "i", "o", "u", "ai", "ea", "io", "ou")
 
 
 def words(seed: str, count: int) -> list[str]:
     """Return made-up words; another seed gives others."""
     rng = random.Random(seed)
-    return ["".join(rng.choice(_START) + rng.choice(_MIDDLE) for _ in range(2)) + rng.choice("lmnrst") for _ in range(count)]
+    return [
+        "".join(rng.choice(_START) + rng.choice(_MIDDLE) for _ in range(2)) + rng.choice("lmnrst") for _ in range(count)
+    ]
 
 
 def asked(given: list[str]) -> str:
@@ -94,7 +118,7 @@ class World:
     """A campaign before it is written.
 
     Args:
-        files: Name -> text, or rows to be written as JSON lines.
+        files: Name -> bytes, text, or rows to be written as JSON lines.
         spec: The campaign file.
         student: What kind of model it is about; see `student`.
         workers: Kind of job -> module.
@@ -125,8 +149,8 @@ class World:
         folder.mkdir(parents=True)
         shutil.copytree(BASE, folder / "base")
         for name, content in self.files.items():
-            text = content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content)
-            (folder / name).write_text(text)
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(_bytes(content))
         if self.student:
             (folder / "student.json").write_text(json.dumps(self.student))
         path = folder / "campaign.yaml"
@@ -134,3 +158,9 @@ class World:
         for change in self.after:
             change(folder)
         return path
+
+
+def _bytes(content: Any) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    return (content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content)).encode()
