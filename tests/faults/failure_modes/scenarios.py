@@ -367,7 +367,7 @@ QUICK: tuple[Scenario, ...] = (
     Scenario(
         "P11", "three evaluation prompts stand in the training data", worlds.World, _shared_prompts,
         "data:sets", "are_apart",
-        r"3 of 40 rows of main\.selection also stand in train \(7\.5%\), for example main\.selection:selection-0 in train:1",
+        r"3 of 40 rows of main\.selection also stand in train \(7\.5%\).*main\.selection:selection-0 in train:1",
     ),
     Scenario(
         "P12", "the base's score was taken from an older file", shapes.expected_base,

@@ -1,9 +1,10 @@
 """Clean campaigns of different shapes: nothing is wrong with any of them."""
 
 import json
+import sys
 from typing import Any
 
-from tests.faults.failure_modes.worlds import QUICKSTART, REAL, World, answered, asked, chat, words
+from tests.faults.failure_modes.worlds import QUICKSTART, REAL, World, answered, asked, cases, chat, words
 from tests.tools.models.folders import safetensors
 from tests.tools.training.tiny import tables
 
@@ -185,3 +186,136 @@ def _worse(answer: str, place: int) -> str:
 def _head(name: str, count: int = 40) -> list[dict[str, Any]]:
     lines = (QUICKSTART / "data" / f"{name}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines[:count]]
+
+
+def completions() -> World:
+    """Return completions rows, with rows of the same form to validate on."""
+    world = World()
+    world.files["train.jsonl"] = [_completion("train", place) for place in range(40)]
+    world.files["valid.jsonl"] = [_completion("valid", place) for place in range(8)]
+    world.spec["data"] = {"train": "train.jsonl", "valid": "valid.jsonl"}
+    return world
+
+
+def _completion(use: str, place: int) -> dict[str, str]:
+    given = words(f"{use} {place}", 6)
+    return {"prompt": asked(given), "completion": answered(given)}
+
+
+def plain_text() -> World:
+    """Return rows that carry their template already."""
+    world = World()
+    rows = [_completion("train", place) for place in range(40)]
+    world.files["train.jsonl"] = [
+        {"text": f"<|user|>{row['prompt']}<|end|><|assistant|>{row['completion']}<|end|>"} for row in rows
+    ]
+    world.spec["recipe"] = {**world.spec["recipe"], "mask_prompt": False}
+    return world
+
+
+_COMMAND = """
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    for line in sys.stdin:
+        row = json.loads(line)
+        print(json.dumps({"case": row["case"]["id"], "metrics": grade(row["case"], row["text"])}), flush=True)
+"""
+
+
+def command_grader() -> World:
+    """Return a campaign whose grader is a program."""
+    world = World()
+    world.files["judge.py"] = world.files.pop("grade.py") + _COMMAND
+    world.spec["track"] = {"command": [sys.executable, "judge.py"], "metrics": ["score", "exact", "form"]}
+    return world
+
+
+def no_references() -> World:
+    """Return cases that the grader knows the answers of, and Vigil does not."""
+    world = World()
+    for use in ("selection", "confirmation"):
+        rows = world.files[f"{use}.jsonl"]
+        world.files[f"{use}.jsonl"] = [{"wanted" if k == "reference" else k: v for k, v in row.items()} for row in rows]
+    return world
+
+
+def two_splits() -> World:
+    """Return a hard split that is to gain and an easy one that is to lose nothing."""
+    world = World()
+    splits = {}
+    for split, length in (("easy", 3), ("hard", 8)):
+        splits[split] = {use: f"{split}_{use}.jsonl" for use in ("selection", "confirmation")}
+        for use, name in splits[split].items():
+            world.files[name] = cases(f"{split} {use}", length=length)
+    del world.files["selection.jsonl"], world.files["confirmation.jsonl"]
+    world.spec["evaluation"] |= {"splits": splits, "control": "hard.form"}
+    world.gate[:] = [
+        {"id": "no_worse", "metric": "easy.score", "against": "parent", "min": 0, "margin": 0.1},
+        {"id": "gain", "any_of": ["hard.score", "hard.exact"], "against": "parent", "min": 0.1},
+    ]
+    return world
+
+
+def counted() -> World:
+    """Return conditions that count cases: whole answers, and those that were whole before and are no more."""
+    world = World(student={"skill": 0.8, "gain": 0.009})
+    world.gate[:] = [
+        {"id": "whole", "metric": "main.exact", "statistic": "count", "min": 24},
+        {"id": "kept", "metric": "main.exact", "statistic": "new_failures", "against": "parent", "max": 4},
+    ]
+    return world
+
+
+def one_file() -> World:
+    """Return one file of cases that a seeded draw divides, and a system text on both sides."""
+    world = World()
+    world.files["cases.jsonl"] = [*world.files.pop("selection.jsonl"), *world.files.pop("confirmation.jsonl")]
+    world.spec["evaluation"]["splits"] = {"main": {"file": "cases.jsonl"}}
+    world.spec["track"] = {"grader": "grade.py", "system": "Answer with words alone."}
+    world.spec["recipe"] = {**world.spec["recipe"], "max_seq_length": 192}
+    return world
+
+
+def redacted() -> World:
+    """Return a campaign that keeps its words to itself."""
+    world = World()
+    world.spec["privacy"] = "redact"
+    return world
+
+
+def real_throughout() -> World:
+    """Return a campaign in which nothing is a stand-in: the tiny base is trained and generates."""
+    world = real_demonstrations()
+    world.workers["evaluation"] = REAL["evaluation"]
+    world.gate[:] = [
+        {"id": "no_worse", "metric": "regular.rows_kept", "against": "parent", "min": 0, "margin": 0.1},
+        {"id": "nothing_more", "metric": "regular.extra_rows", "max": 0.1},
+    ]
+    files = world.files
+    world.files = {name: rows for name, rows in files.items() if not name.startswith("stress")}
+    world.spec["evaluation"] |= {"max_tokens": 256, "batch_size": 40, "control": "regular.rows_kept"}
+    del world.spec["evaluation"]["splits"]["stress"]
+    return world
+
+
+CLEAN = {
+    "chat rows, a Python grader": World,
+    "completions, validated on": completions,
+    "text that carries its template": plain_text,
+    "a command that grades": command_grader,
+    "the shipped track, the best of two metrics": spreadsheets,
+    "no references": no_references,
+    "two splits, no worse and better": two_splits,
+    "whole answers counted": counted,
+    "an adapter to go on from": adapter_start,
+    "a check of one's own": own_probe,
+    "one file of cases, a system text": one_file,
+    "words kept out of the record": redacted,
+    "preferences after demonstrations": two_classes,
+}
+"""Campaigns with nothing wrong, by what is particular about them."""
+
+CLEAN_REAL = {"nothing but real workers": real_throughout}

@@ -1,0 +1,22 @@
+"""Campaigns of different shapes with nothing wrong: not one hard stop, not one warning."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.failure_modes.seen import run
+from tests.faults.failure_modes.shapes import CLEAN, CLEAN_REAL
+from tests.faults.failure_modes.worlds import World
+
+_REAL = [pytest.param(make, id=name, marks=pytest.mark.mlx) for name, make in CLEAN_REAL.items()]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("make", [*(pytest.param(make, id=name) for name, make in CLEAN.items()), *_REAL])
+def test_a_campaign_with_nothing_wrong_raises_no_alarm(make: Callable[[], World], tmp_path: Path) -> None:
+    seen = run(make(), tmp_path / "clean")
+    assert seen.alarms == []
+    assert seen.code in {0, 1}, seen.said
+    assert "Hard stop" not in seen.said
+    assert any(claim == "trained" for _, claim in seen.held), "it went as far as to train"
