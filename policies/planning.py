@@ -582,11 +582,17 @@ def _next_run(view: View) -> Draft | None:
         if stop is None and proposal is not None:
             return _train(view, proposal, estimate, left, ends)
         ends += [stop] if stop is not None else []
+        if stop is not None and stop.rule in _OF_ALL_CLASSES:
+            break
     if _is_promotion_open(view) or not ends:
         return None
     last = ends[-1]
     said = last.sentence if len({end.sentence for end in ends}) == 1 else " ".join(end.sentence for end in ends)
     return conclude(view, "not_promoted", last.rule, f"Not promoted: {said}", "")
+
+
+_OF_ALL_CLASSES = frozenset({"budget.gone", "runs.max", "measurement.first"})
+"""Ends that no other class changes: what one instrument could not show, the next cannot show either."""
 
 
 def _left(view: View, estimate: RunEstimate) -> budget.BudgetVerdict:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from policies import planning
 from policies.proposals import estimate_of, planned_s
+from state.hashing import hash_json
 from state.records import Action, Answer, Approval, Belief, Evidence
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
 
@@ -372,6 +373,14 @@ def test_a_class_without_progress_is_left_for_the_next_with_the_reason_on_record
     assert any("no progress" in other.reason or "could not have shown" in other.reason for other in switch.alternatives)
     assert {run.parent for run in play.runs} == {"base"}, "nothing made progress, so nothing is carried over"
     assert play.campaign.state == "not_promoted"
+
+
+def test_what_could_not_be_measured_is_no_reason_to_change_the_instrument() -> None:
+    play = Rehearsal(goal=goal(**LADDER), score=lambda weights, case: float(hash_json([weights, case])[0] < "8"))
+    play.run()
+    assert {run.bucket for run in play.runs} == {"U"}
+    assert {run.instrument for run in play.runs} == {"sft"}
+    assert "take more cases" in play.campaign.sentence
 
 
 def test_the_best_run_of_a_class_is_what_the_next_class_starts_from_and_is_compared_with() -> None:
