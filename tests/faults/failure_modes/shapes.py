@@ -76,9 +76,11 @@ def real_training() -> World:
     return world
 
 
-def adapter_start() -> World:
-    """Return a campaign that goes on from an adapter made elsewhere."""
+def adapter_start(trained_on: str = "") -> World:
+    """Return a campaign that goes on from an adapter made elsewhere, which may say of which weights it is."""
     world = World()
+    if trained_on:
+        world.files["mine/run.json"] = json.dumps({"model_weights": trained_on})
     config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0}}
     world.files["mine/adapter_config.json"] = json.dumps(config)
     module = "model.layers.0.self_attn.q_proj"
@@ -191,13 +193,14 @@ def _head(name: str, count: int = 40) -> list[dict[str, Any]]:
 def completions() -> World:
     """Return completions rows, with rows of the same form to validate on."""
     world = World()
-    world.files["train.jsonl"] = [_completion("train", place) for place in range(40)]
-    world.files["valid.jsonl"] = [_completion("valid", place) for place in range(8)]
+    world.files["train.jsonl"] = [completion("train", place) for place in range(40)]
+    world.files["valid.jsonl"] = [completion("valid", place) for place in range(8)]
     world.spec["data"] = {"train": "train.jsonl", "valid": "valid.jsonl"}
     return world
 
 
-def _completion(use: str, place: int) -> dict[str, str]:
+def completion(use: str, place: int) -> dict[str, str]:
+    """Return one completions row."""
     given = words(f"{use} {place}", 6)
     return {"prompt": asked(given), "completion": answered(given)}
 
@@ -205,7 +208,7 @@ def _completion(use: str, place: int) -> dict[str, str]:
 def plain_text() -> World:
     """Return rows that carry their template already."""
     world = World()
-    rows = [_completion("train", place) for place in range(40)]
+    rows = [completion("train", place) for place in range(40)]
     world.files["train.jsonl"] = [
         {"text": f"<|user|>{row['prompt']}<|end|><|assistant|>{row['completion']}<|end|>"} for row in rows
     ]

@@ -1,6 +1,5 @@
 """Each failure is found by a whole `vigil run`, with subject and number; the campaign without it raises no alarm."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def _side(job: Path) -> str:
 @pytest.mark.faults
 def test_an_adapter_of_other_weights_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     """Mode P2: an adapter says what it was trained on."""
-    seen = run(_with_adapter("0123456789abcdef"), tmp_path / "other")
+    seen = run(shapes.adapter_start("0123456789abcdef"), tmp_path / "other")
     assert seen.code == 2
     assert "was trained on the weights 0123456789ab, but" in seen.said
     assert not (seen.home / NAME / "state.db").exists()
@@ -124,13 +123,6 @@ def test_evaluation_cases_that_vanish_are_told_in_one_sentence(tmp_path: Path) -
     assert "Traceback" not in seen.said
     assert seen.code in {2, 3}
     assert "confirmation.jsonl" in seen.said
-
-
-def _with_adapter(trained_on: str | None) -> World:
-    world = shapes.adapter_start()
-    if trained_on is not None:
-        world.files["mine/run.json"] = json.dumps({"model_weights": trained_on})
-    return world
 
 
 def test_every_row_of_the_catalogue_has_a_failure() -> None:
