@@ -75,10 +75,6 @@ class Scenario:
             (path / "sitecustomize.py").write_text(self.library)
         return run(world, folder, during=self.during, then=self.then, first_on_path=path)
 
-    def run_clean(self, folder: Path) -> Seen:
-        """Run the campaign without the failure, interrupted in the same way."""
-        return run(self.clean(), folder, during=self.during, then=self.clean_then)
-
     def find(self, seen: Seen) -> Finding | None:
         """Return the finding that was to be made."""
         wanted = (self.mode, self.subject, self.claim, self.severity)
@@ -335,11 +331,13 @@ QUICK: tuple[Scenario, ...] = (
     ),
     Scenario(
         "P4", "one thing is measured twice", shapes.two_metrics, _counted_twice,
-        "gate:score", "independent", r"score and missed measure one thing", severity="warning", code=0,
+        "gate:score", "independent", r"score and missed measure one thing",
+        severity="warning", code=0, is_looked_at=False,
     ),
     Scenario(
         "P5", "the margin is finer than one case", shapes.exact_over_parent, _condition(min=0.01),
-        "gate:exact", "resolvable", r"0\.01, but one of the 40 cases is 0\.025", severity="warning", code=0,
+        "gate:exact", "resolvable", r"0\.01, but one of the 40 cases is 0\.025",
+        severity="warning", code=0, is_looked_at=False,
     ),
     Scenario(
         "P6", "a check of one's own names nothing that would refute it", shapes.own_probe, _own_probe,

@@ -1,5 +1,6 @@
 """What a whole process of Vigil says: its exit code, its sentence, its findings, and how long each took."""
 
+import fcntl
 import json
 import os
 import signal
@@ -109,6 +110,26 @@ def run(
         then(campaign, home, world)
         code = start(campaign, home, world.workers, first_on_path).wait(timeout=TIMEOUT_S)
     return read(home, code, time.monotonic() - started)
+
+
+def run_once(make: Callable[[], World], shared: Path, *, during: Step | None = None, then: Step | None = None) -> Seen:
+    """Run a clean campaign, or read what came of it where it was run before: many failures are changes of one.
+
+    Args:
+        make: Makes the campaign; its name is the campaign's.
+        shared: A folder that all processes of this session of tests have in common.
+        during: As `run` takes it.
+        then: As `run` takes it.
+    """
+    name = ".".join(part.__qualname__ for part in (make, during, then) if part is not None)
+    folder = shared / f"clean.{name}"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "code").exists():
+            return read(folder / "home", int((folder / "code").read_text()))
+        seen = run(make(), folder, during=during, then=then)
+        (folder / "code").write_text(str(seen.code))
+        return seen
 
 
 def read(home: Path, code: int, took_s: float = 0.0) -> Seen:

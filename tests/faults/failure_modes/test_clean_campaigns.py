@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.failure_modes.seen import run
+from tests.faults.failure_modes.seen import run_once
 from tests.faults.failure_modes.shapes import CLEAN, CLEAN_REAL
 from tests.faults.failure_modes.worlds import World
 
@@ -14,8 +14,8 @@ _REAL = [pytest.param(make, id=name, marks=pytest.mark.mlx) for name, make in CL
 
 @pytest.mark.faults
 @pytest.mark.parametrize("make", [*(pytest.param(make, id=name) for name, make in CLEAN.items()), *_REAL])
-def test_a_campaign_with_nothing_wrong_raises_no_alarm(make: Callable[[], World], tmp_path: Path) -> None:
-    seen = run(make(), tmp_path / "clean")
+def test_a_campaign_with_nothing_wrong_raises_no_alarm(make: Callable[[], World], shared: Path) -> None:
+    seen = run_once(make, shared)
     assert seen.alarms == []
     assert seen.code in {0, 1}, seen.said
     assert "Hard stop" not in seen.said

@@ -1,6 +1,5 @@
 """Each failure is found by a whole `vigil run`, with subject and number; the campaign without it raises no alarm."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,18 +7,8 @@ import pytest
 from state.files import read_json
 from tests.faults.failure_modes import shapes, tampering
 from tests.faults.failure_modes.scenarios import QUICK, SLOW, Scenario, cleans_up
-from tests.faults.failure_modes.seen import Seen, run
+from tests.faults.failure_modes.seen import Seen, run, run_once
 from tests.faults.failure_modes.worlds import NAME, World
-
-_WITHOUT: dict[tuple[object, ...], Seen] = {}
-"""Clean campaigns that were run already: many failures are changes of the same one."""
-
-
-def _clean(scenario: Scenario, folder: Callable[[], Path]) -> Seen:
-    what = (scenario.clean, scenario.during, scenario.clean_then)
-    if what not in _WITHOUT:
-        _WITHOUT[what] = scenario.run_clean(folder())
-    return _WITHOUT[what]
 
 
 def parameters(scenarios: tuple[Scenario, ...]) -> list[object]:
@@ -44,10 +33,8 @@ def test_a_failure_is_found_with_its_subject_and_its_number(scenario: Scenario, 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("scenario", parameters(QUICK + SLOW))
-def test_without_the_failure_there_is_no_alarm_and_the_claim_was_looked_at(
-    scenario: Scenario, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    seen = _clean(scenario, lambda: tmp_path_factory.mktemp("clean") / "twin")
+def test_without_the_failure_there_is_no_alarm_and_the_claim_was_looked_at(scenario: Scenario, shared: Path) -> None:
+    seen = run_once(scenario.clean, shared, during=scenario.during, then=scenario.clean_then)
     assert seen.alarms == []
     assert seen.code in {0, 1}, seen.said
     if scenario.is_looked_at:
