@@ -35,9 +35,7 @@ def deciding(session: Session, state: GraphState) -> dict[str, Any]:
             return _wait(session, view)
         if planning.must_verify(view, draft.decision.action, draft.decision.action_key, verified):
             return _chosen("", "verify", wants=draft.decision.action)
-        decision = _record(session, draft)
-        if decision.needs is not None:
-            _ask(session, decision)
+        _record(session, draft)
     raise RuntimeError(f"The planner gave {_MOST_VERDICTS} decisions in a row without an act.")
 
 
@@ -55,8 +53,11 @@ def _chosen(decision: str, action: str, question: str = "", wants: str = "") -> 
     return {"deciding": {"decision": decision, "action": action, "question": question, "wants": wants}}
 
 
-def _record(session: Session, draft: Draft) -> Decision:
-    """Commit a decision, the run it plans or judges, and its commitments in one transaction."""
+def _record(session: Session, draft: Draft) -> None:
+    """Commit a decision, the run it plans or judges, its commitments and its question in one transaction.
+
+    A question without its decision's answer from the campaign file would wait for a person whom nobody meant to ask.
+    """
     store = session.store
     with store.transaction():
         for run_id, fields in draft.run_updates.items():
@@ -70,10 +71,10 @@ def _record(session: Session, draft: Draft) -> Decision:
         )
         if draft.bucket is not None:
             store.deciding.judge(decision.run, draft.bucket, "judged")
+        _ask(session, decision)
     if draft.bucket is not None:
         # A verdict is hours of work: it is worth a verified copy of the record.
         store.backup()
-    return decision
 
 
 def _ask(session: Session, decision: Decision) -> None:
