@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def vigil(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.Completed
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
-def start(campaign: Path, home: Path, workers: Mapping[str, str], first_on_path: Path | None = None) -> Any:
+def start(
+    campaign: Path, home: Path, workers: Mapping[str, str], first_on_path: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start `vigil run` on a campaign; `first_on_path` holds modules that its processes find first."""
     paths = [str(path) for path in (first_on_path, ROOT) if path is not None]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -97,19 +100,27 @@ def run(
     """
     campaign, home = world.write(folder / "files"), folder / "home"
     started = time.monotonic()
-    agent = start(campaign, home, world.workers, first_on_path)
-    try:
+    with _started(campaign, home, world, first_on_path) as agent:
         if during is not None:
             during(campaign, home, world)
         code = agent.wait(timeout=TIMEOUT_S)
+    if then is not None:
+        then(campaign, home, world)
+        with _started(campaign, home, world, first_on_path) as agent:
+            code = agent.wait(timeout=TIMEOUT_S)
+    return read(home, code, time.monotonic() - started)
+
+
+@contextmanager
+def _started(campaign: Path, home: Path, world: World, first_on_path: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a campaign and leave no agent behind."""
+    agent = start(campaign, home, world.workers, first_on_path)
+    try:
+        yield agent
     finally:
         if agent.poll() is None:
             os.killpg(agent.pid, signal.SIGKILL)
             agent.wait()
-    if then is not None:
-        then(campaign, home, world)
-        code = start(campaign, home, world.workers, first_on_path).wait(timeout=TIMEOUT_S)
-    return read(home, code, time.monotonic() - started)
 
 
 def run_once(make: Callable[[], World], shared: Path, *, during: Step | None = None, then: Step | None = None) -> Seen:
