@@ -94,7 +94,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing or is no YAML mapping.
     """
-    return dict(_plain(path, _parse(path, _read(path)), {}))
+    return read_yaml_with_lines(path)[0]
+
+
+def read_yaml_with_lines(path: Path) -> tuple[dict[str, Any], dict[Loc, int]]:
+    """Return any YAML mapping as `read_yaml`, and the line (from 1) of each of its key paths.
+
+    Raises:
+        ConfigError: As `read_yaml`.
+    """
+    lines: dict[Loc, int] = {}
+    return dict(_plain(path, _parse(path, _read(path)), lines)), lines
 
 
 def _refusal(path: Path, line: int | None, sentence: str, *, what: str = "") -> ConfigError:

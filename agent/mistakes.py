@@ -70,13 +70,22 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), "")
 
 
-def first(name: str, lines: Mapping[tuple[str | int, ...], int], errors: Sequence[Any]) -> ConfigError:
+def first(
+    name: str,
+    lines: Mapping[tuple[str | int, ...], int],
+    errors: Sequence[Any],
+    *,
+    model: type[BaseModel] = Goal,
+    runbook: str = "runbooks/campaign_file.md",
+) -> ConfigError:
     """Return the refusal for the most telling of pydantic's errors.
 
     Args:
         name: File name.
         lines: Line of each key path.
         errors: `ValidationError.errors()`.
+        model: What the file is to be.
+        runbook: Where its keys are explained.
     """
     ranked = sorted(
         errors, key=lambda error: _ORDER.index(error["type"]) if error["type"] == _ORDER[0] else len(_ORDER)
@@ -87,20 +96,20 @@ def first(name: str, lines: Mapping[tuple[str | int, ...], int], errors: Sequenc
     more = len(errors) - 1
     suffix = f" ({more} more {'mistake' if more == 1 else 'mistakes'} in this file.)" if more else ""
     return ConfigError(
-        f"{where}: {mistake(error, loc)}{suffix}",
+        f"{where}: {mistake(error, loc, model)}{suffix}",
         what=dotted(loc),
         value=error.get("input"),
         where=where,
-        runbook="runbooks/campaign_file.md",
+        runbook=runbook,
     )
 
 
-def mistake(error: Any, loc: tuple[str | int, ...]) -> str:
+def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goal) -> str:
     """Return one of pydantic's errors as a sentence that names the key and what would be right."""
     kind, context = error["type"], error.get("ctx", {})
     key, value = dotted(loc), error.get("input")
     if kind == "extra_forbidden":
-        return _unknown(loc)
+        return _unknown(loc, model)
     if kind == "missing":
         above = f" of `{dotted(loc[:-1])}`" if loc[:-1] else ""
         return f"the key `{loc[-1]}`{above} is missing; add it."
@@ -136,23 +145,23 @@ def _quoted(value: Any) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _unknown(loc: tuple[str | int, ...]) -> str:
+def _unknown(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
     word = str(loc[-1])
-    known = known_keys(loc[:-1])
+    known = known_keys(loc[:-1], model)
     above = f" in `{dotted(loc[:-1])}`" if loc[:-1] else ""
     guess = nearest(word, known)
     advice = f"did you mean `{guess}`?" if guess else f"the keys here are {', '.join(known)}."
     return f"unknown key `{word}`{above}; {advice}"
 
 
-def known_keys(loc: Sequence[str | int]) -> list[str]:
-    """Return the keys that a place of the campaign file may have."""
-    models: list[type[BaseModel]] = [Goal]
+def known_keys(loc: Sequence[str | int], model: type[BaseModel] = Goal) -> list[str]:
+    """Return the keys that a place of the campaign file, or of another, may have."""
+    models: list[type[BaseModel]] = [model]
     for part in loc:
         below = []
-        for model in models:
-            if isinstance(part, str) and part in model.model_fields:
-                below += _models_in(model.model_fields[part].annotation)
+        for held in models:
+            if isinstance(part, str) and part in held.model_fields:
+                below += _models_in(held.model_fields[part].annotation)
         # A list position or a name the user chose (a split) stays on the model it was reached by.
         models = below or models
     return [name for model in models for name in model.model_fields]
