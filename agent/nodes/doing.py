@@ -236,18 +236,20 @@ def _promote(session: Session, decision: Decision, action: Action) -> Action:
         session.paths.root / "promoted.json",
         {"run": decision.run, "adapter": digest, "decision": decision.id, "model": str(session.model)},
     )
-    session.store.agent.set_campaign(promoted=decision.run)
-    return session.store.doing.finish(
-        action.key, result={"run": decision.run, "adapter": digest}, side_effects=(f"promoted -> {digest[:16]}",)
-    )
+    with session.store.transaction():
+        session.store.agent.set_campaign(promoted=decision.run)
+        return session.store.doing.finish(
+            action.key, result={"run": decision.run, "adapter": digest}, side_effects=(f"promoted -> {digest[:16]}",)
+        )
 
 
 def _end(session: Session, decision: Decision, action: Action) -> Action:
     """Write the campaign's end; only this row says that it has ended."""
-    session.store.agent.set_campaign(
-        state=decision.action_inputs["state"], sentence=decision.sentence, ended_at=session.clock.now()
-    )
-    return session.store.doing.finish(action.key, result={"state": decision.action_inputs["state"]}, side_effects=())
+    state = decision.action_inputs["state"]
+    # Together: a campaign that has ended is not taken up again to finish the act that ended it.
+    with session.store.transaction():
+        session.store.agent.set_campaign(state=state, sentence=decision.sentence, ended_at=session.clock.now())
+        return session.store.doing.finish(action.key, result={"state": state}, side_effects=())
 
 
 _PERFORM: dict[ActionKind, Callable[[Session, Decision, Action], Action]] = {
