@@ -69,10 +69,10 @@ def own_probe() -> World:
 
 
 def real_training() -> World:
-    """Return a campaign that Vigil's own trainer works for: two steps, which leave the student as it was."""
+    """Return a campaign that Vigil's own trainer works for, in small steps that the student does not notice."""
     world = World(student={"skill": 0.9})
     world.workers["training"] = REAL["training"]
-    world.spec["recipe"] = {"batch_size": 2, "iters": 20, "max_seq_length": 160, "learning_rate": 1e-5}
+    world.spec["recipe"] = {"batch_size": 4, "iters": 20, "max_seq_length": 160, "learning_rate": 1e-5}
     return world
 
 
@@ -155,7 +155,7 @@ def _real(instrument: str, **recipe: Any) -> World:
 
 def real_demonstrations() -> World:
     """Return a gentle run over demonstrations."""
-    return _real("sft", learning_rate=5e-4, iters=12, save_every=4)
+    return _real("sft", learning_rate=5e-4, iters=32, save_every=32)
 
 
 def interrupted() -> World:
@@ -167,7 +167,7 @@ def interrupted() -> World:
 
 def real_preferences() -> World:
     """Return a run over pairs that show which rows to keep, and that none is to be said twice."""
-    world = _real("dpo", learning_rate=1e-3, beta=0.1, iters=8, save_every=8)
+    world = _real("dpo", learning_rate=1e-3, beta=0.1, iters=12, save_every=12)
     world.files["train.jsonl"] = [chat(*row) for row in tables(12, 400, 520)]
     rows = tables(24, 200, 330)
     world.files["pairs.jsonl"] = [
