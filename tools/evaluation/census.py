@@ -142,7 +142,7 @@ class SplitCensus:
             for case in split.cases
             if case.get("reference") is not None
         ]
-        self.cuts = GoldCuts(golds, tokenizer, lambda items: self._grader.grade(items))
+        self.cuts = GoldCuts(golds, tokenizer, self._grader.grade)
 
     @property
     def _grader(self) -> Grader:
