@@ -7,6 +7,7 @@ Exit codes: 0 done as asked, 1 done but not promoted, 2 the user can fix it, 3 h
 import click
 
 from agent.commands.answer import answer_commands
+from agent.commands.audit import audit_commands
 from agent.commands.common import SentenceGroup
 from agent.commands.know import know_commands
 from agent.commands.look import look_commands
@@ -14,7 +15,15 @@ from agent.commands.make import make_commands
 from agent.commands.replay import replay_commands
 from agent.commands.run import run_commands
 
-_ORDER = (*run_commands, *look_commands, *answer_commands, *know_commands, *make_commands, *replay_commands)
+_ORDER = (
+    *run_commands,
+    *look_commands,
+    *answer_commands,
+    *know_commands,
+    *make_commands,
+    *replay_commands,
+    *audit_commands,
+)
 
 
 class _InOrder(SentenceGroup):

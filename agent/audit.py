@@ -1,0 +1,135 @@
+"""`vigil audit`: a project folder looked at without a campaign; as a table, as JSON, as SARIF."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent import mistakes
+from agent.campaign import read_yaml_with_lines
+from state.errors import ConfigError
+from state.hashing import canonical_json
+from tools.probes.audit.project import Audited, Settings, discover, look
+from tools.probes.audit.settings import AuditFile
+
+_RUNBOOK = "runbooks/hard_stops.md"
+
+CLEAN, NOTHING_USABLE, STOPPED = 0, 2, 3
+"""Exit codes."""
+
+
+def audit(path: Path, model: Path | None = None) -> Audited:
+    """Audit a project folder.
+
+    Args:
+        path: The folder.
+        model: Folder of a model whose tokenizer and template count.
+
+    Raises:
+        ConfigError: The folder, the model or a vigil-audit.yaml cannot be used.
+    """
+    if not path.is_dir():
+        state = "is a file" if path.exists() else "does not exist"
+        raise ConfigError(f"{path} {state}; name a project folder.", what="path", where=str(path), runbook=_RUNBOOK)
+    if model is not None and not model.is_dir():
+        raise ConfigError(
+            f"--model {model} is no folder; name the folder of a model that is on this disk.",
+            what="model",
+            where=str(model),
+            runbook=_RUNBOOK,
+        )
+    project = discover(path.resolve())
+    settings = [_settings(file) for file in project.audit_files]
+    return look(project, settings, read_yaml_with_lines, model.resolve() if model is not None else None)
+
+
+def _settings(path: Path) -> Settings:
+    """Read a vigil-audit.yaml.
+
+    Raises:
+        ConfigError: It cannot be read, or has a key that nobody knows; with the line.
+    """
+    values, lines = read_yaml_with_lines(path)
+    try:
+        # JSON mode is strict about types and still takes lists for tuples.
+        return Settings(path, AuditFile.model_validate_json(canonical_json(values), strict=True), lines)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise mistakes.first(path.name, lines, found, model=AuditFile, runbook=_RUNBOOK) from error
+
+
+def exit_code(found: Audited) -> int:
+    """Return how the command ends."""
+    if found.report.has_hard_stop:
+        return STOPPED
+    return NOTHING_USABLE if found.is_empty else CLEAN
+
+
+def as_json(found: Audited, path: str) -> dict[str, Any]:
+    """Return an audit as `--json` prints it.
+
+    Args:
+        found: The audit.
+        path: The folder as it was named.
+    """
+    return {
+        "path": path,
+        "checked": found.report.checked,
+        "not_checked": [{"id": mode, "why": why} for mode, why in found.report.not_checked],
+        "findings": [
+            {
+                "id": row.mode,
+                "domain": row.domain,
+                "severity": row.severity,
+                "subject": row.subject,
+                "claim": row.claim,
+                "evidence": row.evidence,
+                "fix": row.fix,
+                "runbook": row.runbook,
+            }
+            for row in found.report.sorted_findings
+        ],
+    }
+
+
+def print_table(found: Audited, path: str) -> None:
+    """Print an audit for people.
+
+    Side effects: writes to stdout.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from agent.reading.words import count
+
+    console = Console(highlight=False, soft_wrap=False)
+    rows = found.report.sorted_findings
+    if rows:
+        table = Table(title=None, show_lines=True, expand=True)
+        table.add_column("", no_wrap=True, min_width=9)
+        table.add_column("mode", no_wrap=True)
+        table.add_column("where", overflow="fold", ratio=2)
+        table.add_column("what was seen, and what to do", overflow="fold", ratio=7)
+        for row in rows:
+            words, style = _SEVERITIES[row.severity]
+            said = Text(f"{row.claim}\n").append(row.fix, style="dim")
+            table.add_row(Text(words, style=style), row.mode, Text(_place(row.subject, row.evidence)), said)
+        console.print(table)
+    stops = sum(row.severity == "hard_stop" for row in rows)
+    warnings = sum(row.severity == "warning" for row in rows)
+    checked, unchecked = found.report.checked, found.report.not_checked
+    console.print(Text(f"{path}: {count(stops, 'hard stop')}, {count(warnings, 'warning')}."))
+    console.print(Text(f"Checked: {', '.join(checked) or 'nothing'}."))
+    if unchecked:
+        console.print(Text("Not checked:"))
+        for mode, why in unchecked:
+            console.print(Text(f"  {mode:>3}  {why}"))
+
+
+_SEVERITIES = {"hard_stop": ("HARD STOP", "bold red"), "warning": ("warning", "yellow"), "note": ("note", "dim")}
+
+
+def _place(subject: str, evidence: dict[str, Any]) -> str:
+    file, line = evidence.get("file"), evidence.get("line")
+    return f"{subject}\n{file}:{line}" if file and line else subject

@@ -1,0 +1,71 @@
+"""The whole audit of a folder: what is looked at, in order, cheapest first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.probes.audit import data, evaluations
+from tools.probes.audit.configs import Loc, YamlReader, find_configs
+from tools.probes.audit.discovery import Project, discover
+from tools.probes.audit.evaluations import Stated
+from tools.probes.audit.report import Report
+from tools.probes.audit.settings import AuditFile
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A `vigil-audit.yaml` as read.
+
+    Args:
+        path: The file.
+        values: What it states.
+        lines: Line of each key path.
+    """
+
+    path: Path
+    values: AuditFile
+    lines: Mapping[Loc, int]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What came of an audit."""
+
+    project: Project
+    report: Report
+    is_empty: bool
+    """Whether nothing was there that an audit knows."""
+
+
+def look(project: Project, settings: Sequence[Settings], read: YamlReader, model: Path | None = None) -> Audited:
+    """Look at everything in a project that needs no training.
+
+    Args:
+        project: What lies there.
+        settings: Its vigil-audit.yaml files.
+        read: Reads YAML within bounds.
+        model: Folder of the model that counts tokens; None leaves what needs one unchecked.
+    """
+    report = Report()
+    configs = find_configs(project, read, report)
+    stated = [
+        Stated(project, one.path, evaluation, ("evaluations", place), dict(one.lines))
+        for one in settings
+        for place, evaluation in enumerate(one.values.evaluations)
+    ]
+    sets = data.data_sets(project, configs)
+    others = data.other_rows(project, sets, stated)
+    data.check_readable(project, sets, others, report)
+    data.check_content(project, sets, report)
+    data.check_sets(project, sets, stated, report)
+    evaluations.check_files(stated, report)
+    evaluations.check_token_fields(stated, report)
+    evaluations.check_ceilings(stated, {}, report)
+    del model
+    evaluations.check_gates(stated, report)
+    for name, why in project.passed_over:
+        report.skip(("8",), f"{name}: {why}")
+    return Audited(project, report, is_empty=not (report.looked or report.findings or report.skipped))
+
+
+__all__ = ["Audited", "Settings", "discover", "look"]

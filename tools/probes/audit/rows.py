@@ -1,0 +1,340 @@
+"""Rows of data files, read however broken the file is: what mlx-lm and mlx-lm-lora would make of each line.
+
+Unlike `tools.tracks.formats`, which refuses a file at its first fault, this goes on and counts. What the trainers
+themselves refuse, or train on wrongly, is fatal; what is merely strange is not.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from state.records import Json
+from tools.probes.audit.reading import UnreadableError, iter_lines, parse_json
+
+Form = Literal["chat", "completions", "text", "pairs", "prompts", "other"]
+"""chat, completions and text as mlx-lm has them; pairs: chosen and rejected; prompts: a prompt alone, for rollouts."""
+
+MOST_BYTES = 8 << 30
+"""Bytes of one file whose lines are looked at."""
+CONTENT_BYTES = 256 << 20
+CONTENT_ROWS = 20_000
+"""Bytes and rows of one file whose content is judged."""
+_MOST_FAULTS = 20
+_BINARY_HEAD = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LEAST_SHOWN_KEYS = 6
+
+
+@dataclass(frozen=True)
+class Features:
+    """Keys that the columns have; mlx-lm lets a configuration rename them."""
+
+    prompt: str = "prompt"
+    completion: str = "completion"
+    text: str = "text"
+    chat: str = "messages"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Features":
+        """Return the keys as a configuration has them."""
+        named = {name: config.get(f"{name}_feature") for name in cls.__dataclass_fields__}
+        return cls(**{name: value for name, value in named.items() if isinstance(value, str)})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable row."""
+
+    line: int
+    form: Form
+    data: Json
+    features: Features = Features()
+
+    @property
+    def messages(self) -> list[Json]:
+        """The conversation that is trained on; of a pair, that before the answers; empty for text rows."""
+        features = self.features
+        if self.form == "chat":
+            return list(self.data[features.chat])
+        if self.form == "completions":
+            answer = {"role": "assistant", "content": self.data[features.completion]}
+            return [{"role": "user", "content": self.data[features.prompt]}, answer]
+        if self.form in {"pairs", "prompts"}:
+            return _with_system(self.data, _as_messages(self.data.get(features.prompt, "")))
+        return []
+
+    @property
+    def prompt(self) -> str:
+        """What the user says last; of a text row, all of it."""
+        if self.form == "text":
+            return str(self.data[self.features.text])
+        turns = [text_of(turn) for turn in self.messages if turn.get("role") == "user"]
+        return turns[-1] if turns else ""
+
+    @property
+    def answer(self) -> str | None:
+        """What is learned to be said last; None where the row has no turns or ends with the user."""
+        if self.form not in {"chat", "completions"}:
+            return None
+        last = self.messages[-1]
+        return text_of(last) if last.get("role") == "assistant" else None
+
+    @property
+    def system(self) -> str | None:
+        """The system text before everything; None without one."""
+        turns = self.messages
+        return text_of(turns[0]) if turns and turns[0].get("role") == "system" else None
+
+    @property
+    def pair(self) -> tuple[str, str, str]:
+        """Prompt, chosen and rejected answer of a pair."""
+        features = self.features
+        return (
+            self.prompt,
+            answer_text(self.data[features.chosen]),
+            answer_text(self.data[features.rejected]),
+        )
+
+    @property
+    def plain(self) -> Json:
+        """The row as mlx-lm's own three formats have it."""
+        if self.form == "text":
+            return {"text": self.data[self.features.text]}
+        tools = {"tools": self.data["tools"]} if self.data.get("tools") else {}
+        return {"messages": self.messages, **tools}
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, its parts joined where it has parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def answer_text(value: Any) -> str:
+    """Return the text of one side of a pair: a string, or messages that end with it."""
+    if isinstance(value, list):
+        return text_of(value[-1]) if value and isinstance(value[-1], dict) else ""
+    return value if isinstance(value, str) else ""
+
+
+def _as_messages(value: Any) -> list[Json]:
+    if isinstance(value, list):
+        return [turn for turn in value if isinstance(turn, dict)]
+    return [{"role": "user", "content": value if isinstance(value, str) else ""}]
+
+
+def _with_system(data: Json, messages: list[Json]) -> list[Json]:
+    system = data.get("system")
+    if not isinstance(system, str) or (messages and messages[0].get("role") == "system"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def form_of(data: Mapping[str, Any], features: Features) -> Form:
+    """Return the form that a file has by its first row; pairs first, since they too may have a prompt."""
+    if features.chosen in data and features.rejected in data:
+        return "pairs"
+    if features.prompt in data and features.completion in data:
+        return "completions"
+    if features.chat in data:
+        return "chat"
+    if features.text in data:
+        return "text"
+    return "prompts" if features.prompt in data else "other"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a line."""
+
+    line: int
+    sentence: str
+    """Without the place and without the row's words."""
+    is_fatal: bool = True
+
+
+@dataclass
+class Scan:
+    """What a data file holds."""
+
+    form: Form = "other"
+    rows: int = 0
+    """Usable ones."""
+    faults: list[Fault] = field(default_factory=list)
+    """The first of them."""
+    n_fatal: int = 0
+    n_strange: int = 0
+    keys: tuple[str, ...] = ()
+    """Keys of the first row."""
+    unread: str = ""
+    """Why the file, or its rest, was not read; empty when all of it was."""
+    is_binary: bool = False
+
+    def add(self, fault: Fault) -> None:
+        """Count a fault, and keep it when it is among the first."""
+        self.n_fatal += fault.is_fatal
+        self.n_strange += not fault.is_fatal
+        if len(self.faults) < _MOST_FAULTS:
+            self.faults.append(fault)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of rows."""
+
+    path: Path
+    features: Features = Features()
+
+    @cached_property
+    def scan(self) -> Scan:
+        """Look at every line once."""
+        scan = Scan()
+        try:
+            for number, raw, row in self._lines(scan, MOST_BYTES):
+                if not scan.keys and row is not None:
+                    scan.keys, scan.form = tuple(map(str, row)), form_of(row, self.features)
+                fault = _fault_of_line(number, raw) if row is None else fault_of(row, scan.form, self.features)
+                if fault:
+                    scan.add(Fault(number, fault[0], fault[1]))
+                scan.rows += row is not None and not (fault and fault[1])
+        except UnreadableError as error:
+            scan.unread = str(error)
+        return scan
+
+    def objects(self, most: int = CONTENT_ROWS) -> Iterator[tuple[int, Json]]:
+        """Yield (line, row) of the first rows, whatever keys they have."""
+        done = 0
+        try:
+            for number, _, row in self._lines(Scan(), CONTENT_BYTES):
+                if row is None:
+                    continue
+                yield number, row
+                done += 1
+                if done >= most:
+                    return
+        except UnreadableError:
+            return
+
+    def rows(self, most: int = CONTENT_ROWS) -> Iterator[Row]:
+        """Yield the usable rows among the first ones."""
+        form = self.scan.form
+        for number, row in self.objects(most):
+            fault = fault_of(row, form, self.features)
+            if not (fault and fault[1]):
+                yield Row(number, form, row, self.features)
+
+    def is_judged_whole(self, most: int = CONTENT_ROWS) -> bool:
+        """Say whether `rows` yields every usable row."""
+        return self.scan.rows <= most and self.size <= CONTENT_BYTES
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes; 0 where it cannot be told."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def _lines(self, scan: Scan, most_bytes: int) -> Iterator[tuple[int, bytes | str, Json | None]]:
+        """Yield (line, its bytes or what is wrong with it, the row); the row is None where there is none."""
+        done = 0
+        for line in iter_lines(self.path, most_bytes):
+            done += len(line.raw)
+            if b"\0" in line.raw[:_BINARY_HEAD]:
+                scan.is_binary = True
+                scan.unread = f"line {line.number} holds zero bytes: this is no text"
+                return
+            if line.is_too_long:
+                yield line.number, "the line has more than 16 MB", None
+                continue
+            yield line.number, *_parsed(line.raw)
+        if done >= most_bytes:
+            scan.unread = f"only the first {most_bytes >> 30} GB were read"
+
+
+def _parsed(raw: bytes) -> tuple[bytes | str, Json | None]:
+    try:
+        value = parse_json(raw)
+    except UnreadableError as error:
+        return (raw if raw.startswith(_BYTE_ORDER_MARK) or not raw.strip() else str(error)), None
+    return ("", value) if isinstance(value, dict) else (f"the row is {_kind(value)}, not an object", None)
+
+
+def _fault_of_line(number: int, said: bytes | str) -> tuple[str, bool]:
+    """Return what is wrong with a line that holds no row."""
+    if isinstance(said, str):
+        return said, True
+    if not said.strip():
+        return "the line is empty; mlx-lm reads every line as JSON", True
+    where = "the file starts" if number == 1 else "the line starts"
+    return f"{where} with a byte order mark; save it as UTF-8 without one", True
+
+
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def fault_of(data: Mapping[str, Any], form: Form, features: Features) -> tuple[str, bool] | None:
+    """Return (what is wrong with a row, whether it is fatal); None where nothing is."""
+    if form == "other":
+        keys = ", ".join(list(map(str, data))[:_LEAST_SHOWN_KEYS]) or "no keys"
+        return f"the row has {keys[:120]}; none of messages, prompt with completion, text, chosen with rejected", True
+    if form == "chat":
+        return _fault_of_messages(data.get(features.chat), features.chat)
+    if form == "pairs":
+        return _fault_of_pair(data, features)
+    keys_of = {"completions": (features.prompt, features.completion), "text": (features.text,)}
+    for key in keys_of.get(form, (features.prompt,)):
+        if key not in data:
+            return f"`{key}` is missing; the first row has it", True
+        if form == "prompts" and isinstance(data[key], list):
+            return _fault_of_messages(data[key], key, is_prompt=True)
+        if not isinstance(data[key], str):
+            return f"`{key}` is {_kind_of_any(data[key])}, not a string", True
+        if not data[key].strip():
+            return f"`{key}` is blank", False
+    return None
+
+
+def _kind_of_any(value: object) -> str:
+    return "an object" if isinstance(value, dict) else _kind(value)
+
+
+def _fault_of_messages(messages: object, key: str, *, is_prompt: bool = False) -> tuple[str, bool] | None:
+    if messages is None:
+        return f"`{key}` is missing; the first row has it", True
+    if not isinstance(messages, list) or not messages:
+        return f"`{key}` is not a list with at least one message", True
+    strange = None
+    for place, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            return f"message {place} is not an object with a `role`", True
+        has_text = isinstance(message.get("content"), str | list) or message.get("tool_calls")
+        if not has_text and strange is None:
+            strange = (f"message {place} ({message['role'][:20]}) has no text in `content`", False)
+    if strange is None and not is_prompt and messages[-1]["role"] != "assistant":
+        strange = (f"the last message is from `{messages[-1]['role'][:20]}`: there is no answer to learn", False)
+    return strange
+
+
+def _fault_of_pair(data: Mapping[str, Any], features: Features) -> tuple[str, bool] | None:
+    for key in (features.chosen, features.rejected):
+        if key not in data:
+            return f"`{key}` is missing; the first row has it", True
+        if isinstance(data[key], list):
+            found = _fault_of_messages(data[key], key)
+            if found:
+                return found
+        elif not isinstance(data[key], str):
+            return f"`{key}` is {_kind_of_any(data[key])}, not a string", True
+    prompt = data.get(features.prompt)
+    if prompt is not None and not isinstance(prompt, str | list):
+        return f"`{features.prompt}` is {_kind_of_any(prompt)}, not a string", True
+    return None
