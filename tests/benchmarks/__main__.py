@@ -4,7 +4,15 @@ import importlib.util
 import subprocess
 import sys
 
-_BENCHMARKS = ("command_line", "evaluation", "training", "training_speed", "beliefs", "failure_modes")
+_BENCHMARKS = (
+    "command_line",
+    "evaluation",
+    "training",
+    "training_speed",
+    "beliefs",
+    "failure_modes",
+    "simulated_laboratory",
+)
 
 
 def main() -> int:

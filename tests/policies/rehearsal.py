@@ -210,15 +210,19 @@ class Rehearsal:
         elif decision.action in {"evaluate", "confirm"}:
             self._measure(decision)
         elif decision.action == "train":
-            iters = next(run.recipe["iters"] for run in self.runs if run.id == decision.run)
-            weights = f"{decision.action_inputs['recipe_hash'][:8]}:{iters}"
-            result = {"weights": weights, "adapter": f"a-{weights}", "wall_s": 50.0, "iters": iters}
-            result |= {"padded_tokens": iters * 400, "steps_s": 40.0, "val_losses": [1.0, 0.9]}
+            result = self._train(decision)
         elif decision.action in {"conclude", "halt"}:
             self.campaign = self.campaign.model_copy(
                 update={"state": decision.action_inputs["state"], "sentence": decision.sentence}
             )
-        self.actions.append(action.model_copy(update={"state": "done", "result": result}))
+        state = "failed" if "exit" in result else "done"
+        self.actions.append(action.model_copy(update={"state": state, "result": result}))
+
+    def _train(self, decision: Decision) -> Json:
+        iters = next(run.recipe["iters"] for run in self.runs if run.id == decision.run)
+        weights = f"{decision.action_inputs['recipe_hash'][:8]}:{iters}"
+        result = {"weights": weights, "adapter": f"a-{weights}", "wall_s": 50.0, "iters": iters}
+        return result | {"padded_tokens": iters * 400, "steps_s": 40.0, "val_losses": [1.0, 0.9]}
 
     def _census(self, key: str) -> None:
         seen = (Evidence(kind="job", ref=key, summary="counted"),)

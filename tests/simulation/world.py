@@ -1,0 +1,153 @@
+"""How the simulated world answers: trainings, and the cases that their weights pass.
+
+Everything is a function of the truth and of what was trained, so that all players meet the same world.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.hashing import hash_json
+from state.records import Instrument, Json, SplitUse
+from tests.simulation.priors import STARTING_LR, STEP_COST, Truth
+
+USUAL_EPOCHS = 2.0
+CASE_S = 1.5
+"""Seconds to generate and grade one case."""
+
+FIXED_S = 120.0
+"""Seconds to load, validate and save."""
+
+HARM_FROM = 1.0
+"""Doublings beyond the optimum from which other skills suffer."""
+
+MARGIN = 0.1
+"""How much the regular split may lose."""
+
+_REGULAR = 1.4
+"""Ability on the regular split: it passes nine of ten."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What came out of a training, or the base."""
+
+    name: str
+    ability: float
+    regular: float
+    control: float
+
+
+class Trained(NamedTuple):
+    """A training as its log shows it."""
+
+    weights: Weights
+    seconds: float
+    share: float
+    """How much of the iterations were made."""
+    stopped: str
+    val_losses: tuple[float, ...]
+
+
+class World:
+    """One campaign's world."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+        self.base = Weights("base", truth.ability, _REGULAR * truth.width, 0.0)
+
+    def train(self, parent: Weights, instrument: Instrument, recipe: Json, seed: int) -> Trained:
+        """Return what a recipe makes of a parent."""
+        truth = self.truth
+        name = hash_json([parent.name, instrument, _dose_keys(recipe), seed])[:16]
+        rng = _rng(truth.seed, name)
+        beyond = dose(truth, instrument, recipe) - truth.optimum[instrument]
+        reached = 1 / (1 + math.exp(-1.6 * (beyond + 1)))
+        ability = parent.ability + truth.gains[instrument] * reached + truth.run_spread * rng.standard_normal()
+        harm = max(0.0, beyond - HARM_FROM)
+        stopped, share = "", 1.0
+        if beyond > truth.tolerance:
+            seen = rng.random() < 0.7
+            stopped, share = ("collapsed", 0.4) if seen else ("", 1.0)
+            ability -= 0.3 if seen else 1.5
+        regular = parent.regular - 0.35 * harm - (1.0 if beyond > truth.tolerance else 0.0)
+        control = parent.control + (1.2 if instrument == "sft" else 0.8) * reached
+        best = 1.0 - 0.4 * reached
+        losses = (1.0, best, best * (1 + 0.1 * harm))
+        return Trained(
+            Weights(name, ability, regular, control), self.train_s(instrument, recipe) * share, share, stopped, losses
+        )
+
+    def train_s(self, instrument: Instrument, recipe: Json) -> float:
+        """Return how long a whole training takes, seconds."""
+        rows = int(recipe["iters"]) * int(recipe["batch_size"])
+        return FIXED_S + rows / 4 * self.truth.step_s * STEP_COST[instrument]
+
+    @property
+    def evaluation_s(self) -> float:
+        """Seconds to measure one side on one use of both splits."""
+        return 2 * self.truth.cases * CASE_S
+
+    def scores(self, weights: Weights, use: SplitUse) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """Return split -> metric -> 0/1 score of each case."""
+        truth = self.truth
+        hard = _difficulties(truth.seed, use, truth.cases)
+        rng = _rng(truth.seed, f"{weights.name} {use}")
+        luck = rng.standard_normal((3, truth.cases)) * truth.luck
+        shown = _shown(truth.seed, use, truth.cases) >= truth.capped
+        passed = (weights.ability + luck[0] > hard[0]) & shown
+        return {
+            "main": {"score": passed.astype(float), "control": (weights.control + luck[1] > hard[1]).astype(float)},
+            "regular": {"score": (weights.regular + luck[2] > hard[2]).astype(float)},
+        }
+
+    def ceiling(self, use: SplitUse) -> float:
+        """Return what the gold scores on the target."""
+        return float((_shown(self.truth.seed, use, self.truth.cases) >= self.truth.capped).mean())
+
+    def deserves(self, weights: Weights) -> bool:
+        """Whether weights truly meet the gate."""
+        truth = self.truth
+        lost = _share(self.base.regular / truth.width) - _share(weights.regular / truth.width)
+        return truth.score(weights.ability) >= truth.threshold and lost <= MARGIN
+
+
+def dose(truth: Truth, instrument: Instrument, recipe: Json) -> float:
+    """Return a recipe's dose in doublings of the usual one."""
+    shape = recipe.get("lora_parameters", {})
+    epochs = recipe["iters"] * recipe["batch_size"] / truth.rows
+    return float(
+        math.log2(recipe["learning_rate"] / STARTING_LR[instrument])
+        + math.log2(epochs / USUAL_EPOCHS)
+        + 0.5 * math.log2(shape.get("scale", 10.0) / 10)
+        + 0.25 * math.log2(shape.get("rank", 8) / 8)
+        - 0.5 * min(1.0, 5 * shape.get("dropout", 0.0))
+    )
+
+
+def _dose_keys(recipe: Json) -> Json:
+    return {key: recipe.get(key) for key in ("learning_rate", "iters", "batch_size", "lora_parameters")}
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return np.random.Generator(np.random.PCG64([seed, int.from_bytes(digest, "big")]))
+
+
+@lru_cache(maxsize=64)
+def _difficulties(seed: int, use: SplitUse, cases: int) -> NDArray[np.float64]:
+    return _rng(seed, f"difficulty {use}").standard_normal((3, cases))
+
+
+@lru_cache(maxsize=64)
+def _shown(seed: int, use: SplitUse, cases: int) -> NDArray[np.float64]:
+    return _rng(seed, f"shown {use}").random(cases)
+
+
+def _share(ability: float) -> float:
+    return 0.5 * (1 + math.erf(ability / math.sqrt(2)))
