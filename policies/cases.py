@@ -59,9 +59,11 @@ class CaseTable(Record):
                 is the parent of the first run). Without it each row keeps the side it was taken for.
         """
         cells: dict[Any, Any] = {}
+        roles: dict[str, list[Side]] = {}
+        for side, name in (weights or {}).items():
+            roles.setdefault(name, []).append(side)
         for row in rows:
-            played = [row.side] if weights is None else [side for side in weights if weights[side] == row.weights]
-            for side in played:
+            for side in [row.side] if weights is None else roles.get(row.weights, ()):
                 part = cells.setdefault(side, {}).setdefault(row.split, {}).setdefault(row.use, {})
                 part[row.case] = dict(row.metrics)
         return cls(cells=cells)

@@ -120,9 +120,15 @@ def _weights(n: int, seed: int) -> NDArray[np.float64]:
 
 
 def resampled_means(values: Sequence[float], imaginary: tuple[float, float], seed: int) -> NDArray[np.float64]:
-    """Return RESAMPLES means of the cases and two imaginary ones, each redrawn with replacement."""
-    sample = np.asarray([*values, *imaginary], dtype=np.float64)
-    means: NDArray[np.float64] = _weights(len(sample), seed) @ sample
+    """Return RESAMPLES means of the cases and two imaginary ones, each redrawn with replacement; not to be changed."""
+    return _means((*values, *imaginary), seed)
+
+
+@lru_cache(maxsize=64)
+def _means(sample: tuple[float, ...], seed: int) -> NDArray[np.float64]:
+    """Return the resampled means; one comparison is asked for by the gate, the bucket and the report."""
+    means: NDArray[np.float64] = _weights(len(sample), seed) @ np.asarray(sample, dtype=np.float64)
+    means.setflags(write=False)
     return means
 
 
