@@ -142,13 +142,17 @@ class SplitCensus:
             for case in split.cases
             if case.get("reference") is not None
         ]
-        self.cuts = GoldCuts(golds, tokenizer, self._grader.grade)
+        self.cuts = GoldCuts(golds, tokenizer, self._grade)
 
     @property
     def _grader(self) -> Grader:
         if self._asked is None:
             raise RuntimeError("a census of tokens alone asks no grader")
         return self._asked
+
+    def _grade(self, items: list[Any]) -> list[Grade]:
+        """Ask the grader, which a census of tokens alone has none of."""
+        return self._grader.grade(items)
 
     @property
     def has_golds(self) -> bool:
