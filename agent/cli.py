@@ -9,6 +9,7 @@ import click
 from agent.commands.answer import answer_commands
 from agent.commands.audit import audit_commands
 from agent.commands.common import SentenceGroup
+from agent.commands.doctor import doctor_commands
 from agent.commands.know import know_commands
 from agent.commands.look import look_commands
 from agent.commands.make import make_commands
@@ -23,6 +24,7 @@ _ORDER = (
     *make_commands,
     *replay_commands,
     *audit_commands,
+    *doctor_commands,
 )
 
 

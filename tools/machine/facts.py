@@ -1,0 +1,104 @@
+"""Facts about power, sleep and heat, in one shape for all systems; where one cannot be told it says so."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from state.records import Json
+from tools.machine.system import System
+
+Source = Literal["mains", "battery", ""]
+"""Where the current comes from; empty: not told."""
+
+LidState = Literal["open", "closed", ""]
+"""Empty: there is no lid, or it is not told."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """Where the current comes from, and the lid."""
+
+    source: Source = ""
+    percent: float | None = None
+    """Charge of the machine's own battery, [0, 100]; None: it has none, or it is not told."""
+    lid: LidState = ""
+    asked: str = ""
+    """Program or files that told."""
+    is_inferred: bool = False
+    """No source was named; a machine without a battery has mains or nothing."""
+
+    def to_json(self) -> Json:
+        """Return the form that start.json and the exit record hold."""
+        return {"source": self.source, "battery_percent": self.percent, "lid": self.lid}
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Whether the machine falls asleep by itself, and whether a job can keep it awake."""
+
+    can_sleep: bool = True
+    """False: it is not able to, or sleep is switched off."""
+    after_min: int | None = None
+    """Minutes without input until it sleeps, as set; None: not told."""
+    blocker: str = ""
+    """Program that keeps it awake while a job runs; empty: none works here."""
+    why_not: str = ""
+    """What stands against it."""
+    closing_sleeps: bool = True
+    """Whether closing the lid sends it to sleep, although a job runs."""
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Whether the machine is held back by its temperature or by a setting."""
+
+    hottest_c: float | None = None
+    """Temperature of the sensor nearest to its limit, degrees Celsius."""
+    limit_c: float | None = None
+    """Temperature at which that sensor asks for action."""
+    speed_share: float | None = None
+    """Share of the full clock that is allowed now, [0, 1]; None: not told."""
+    is_saving: bool = False
+    """A low-power mode is switched on."""
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything about a machine's night that its system tells."""
+
+    power: Power = field(default_factory=Power)
+    sleep: Sleep = field(default_factory=Sleep)
+    heat: Heat = field(default_factory=Heat)
+
+
+def power_of(system: System) -> Power:
+    """Return the power source, the charge and the lid now."""
+    from tools.machine import linux, mac
+
+    ask = {"darwin": mac.power, "linux": linux.power}.get(system.platform)
+    return ask(system) if ask else Power()
+
+
+def sleep_of(system: System) -> Sleep:
+    """Return how the machine sleeps; tries for an instant to keep it awake."""
+    from tools.machine import linux, mac
+
+    ask = {"darwin": mac.sleep, "linux": linux.sleep}.get(system.platform)
+    return ask(system) if ask else Sleep()
+
+
+def heat_of(system: System) -> Heat:
+    """Return temperature and throttling now."""
+    from tools.machine import linux, mac
+
+    ask = {"darwin": mac.heat, "linux": linux.heat}.get(system.platform)
+    return ask(system) if ask else Heat()
+
+
+def awake_command(system: System, pid: int) -> list[str] | None:
+    """Return the command that keeps the machine awake while a process lives, None where there is none."""
+    from tools.machine import linux, mac
+
+    ask = {"darwin": mac.awake_command, "linux": linux.awake_command}.get(system.platform)
+    return ask(system, pid) if ask else None

@@ -1,0 +1,266 @@
+"""Lines about what computes: Python, MLX, matrix speed, memory, disks, open files."""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from state.errors import ConfigError, VigilError
+from state.files import ensure_local_disk
+from tools.jobs.blas import measure_gflops
+from tools.machine import mac
+from tools.machine.line import Line, not_told
+from tools.machine.system import System
+
+GB = 1e9
+MLX_MODULE = "tools.machine.mlx_child"
+MLX_TIMEOUT_S = 120.0
+
+LEAST_DISK_GB = 0.5
+"""Below it no campaign starts (probe machine.disk)."""
+
+AMPLE_DISK_GB = 5.0
+"""Saved steps, evaluations and the store of one night on a small model; an assumption."""
+
+LEAST_FILES, AMPLE_FILES = 64, 256
+"""Open files: a sitting of the agent holds about thirty; macOS gives 256 unless told otherwise."""
+
+PYTHONS = ((3, 11), (3, 13))
+
+
+def python(system: System) -> Line:
+    """Return the interpreter and what it was built for; under Rosetta or on an Intel Mac MLX finds no Metal."""
+    now = ".".join(map(str, sys.version_info[:3]))
+    machine = platform.machine()
+    value = {"version": now, "architecture": machine, "system": system.platform}
+    said = f"Python {now} for {machine}."
+    asked = "platform.machine()"
+    if system.platform == "darwin":
+        asked = "platform.machine(), sysctl.proc_translated"
+        if mac.is_translated(system) or machine == "x86_64":
+            return Line(
+                "machine:python",
+                "is_native",
+                f"Python {now} runs as {machine}, translated by Rosetta or on an Intel Mac, where MLX finds no Metal.",
+                "bad",
+                value,
+                asked,
+                fix="Install an arm64 Python and make the environment anew.",
+            )
+    return Line("machine:python", "is_native", said, "good", value, asked)
+
+
+def ask_mlx(env: Mapping[str, str]) -> dict[str, Any] | str:
+    """Return what MLX says of itself in a child process, or why it says nothing.
+
+    Args:
+        env: Variables that workers get, on top of ours.
+    """
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-P", "-m", MLX_MODULE],
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=MLX_TIMEOUT_S,
+            check=False,
+        )
+        told = json.loads(answer.stdout) if answer.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        return str(error).splitlines()[0]
+    if isinstance(told, dict):
+        return told
+    lines = answer.stderr.strip().splitlines() or [f"it ended with status {answer.returncode}"]
+    return lines[-1]
+
+
+def mlx(told: dict[str, Any] | str, system: System) -> Line:
+    """Return the line about MLX.
+
+    Args:
+        told: Answer of `ask_mlx`.
+        system: The machine.
+    """
+    asked = f"python -m {MLX_MODULE}"
+    if isinstance(told, str) or not told.get("computes"):
+        why = told if isinstance(told, str) else "its matrix product is wrong"
+        return Line(
+            "tool:mlx", "computes", f"MLX does not work in a worker: {why}.", "bad", None, asked, fix="Run make setup."
+        )
+    try:
+        lm = version("mlx-lm")
+    except PackageNotFoundError:
+        return Line("tool:mlx", "computes", "mlx-lm is not installed.", "bad", told, asked, fix="Run make setup.")
+    said = f"mlx {told['version']} and mlx-lm {lm} compute on {told['device']} (backend {told['backend']})."
+    value = {**told, "mlx_lm": lm}
+    if system.platform == "darwin" and told["backend"] != "metal":
+        return Line(
+            "tool:mlx",
+            "computes",
+            f"{said} Metal is not available here.",
+            "warn",
+            value,
+            asked,
+            fix="Use a Mac with Apple silicon, not a virtual machine; on the CPU training is many times slower.",
+        )
+    return Line("tool:mlx", "computes", said, "good", value, asked)
+
+
+def speed(env: Mapping[str, str], backend: str) -> Line:
+    """Return the measured speed of a float32 matrix product, before and after the preloaded OpenBLAS.
+
+    Args:
+        env: Variables that workers get.
+        backend: MLX's, as it says; a library of the CPU changes nothing on another.
+    """
+    preload = env.get("LD_PRELOAD", "")
+    asked = "python -m tools.training.blas_probe"
+    try:
+        before = measure_gflops({**env, "LD_PRELOAD": ""} if preload else env)
+        after = measure_gflops(env) if preload else before
+    except VigilError as error:
+        return not_told("machine:blas", "speed", error.sentence, asked=asked)
+    value = {"gflops_before": before, "gflops_after": after, "library": preload}
+    if preload:
+        gain = f"{after:.0f} GFLOP/s with OpenBLAS preloaded, {before:.0f} without (float32 matrix product)."
+        if after > before:
+            return Line("machine:blas", "speed", gain, "good", value, asked)
+        return Line(
+            "machine:blas", "speed", gain, "warn", value, asked, fix=f"{preload} gains nothing; try another OpenBLAS."
+        )
+    said = f"{after:.0f} GFLOP/s (float32 matrix product)."
+    if backend != "cpu" or sys.platform != "linux":
+        return Line("machine:blas", "speed", said, "good", value, asked)
+    return Line(
+        "machine:blas",
+        "speed",
+        f"{said} No OpenBLAS was found to preload.",
+        "warn",
+        value,
+        asked,
+        fix="Install OpenBLAS (Debian and Ubuntu: apt install libopenblas0-pthread); training is several times faster.",
+    )
+
+
+def memory(system: System, told: dict[str, Any] | str) -> Line:
+    """Return memory, what of it is free now, the bound of a container, and what the GPU may wire.
+
+    Args:
+        system: The machine.
+        told: Answer of `ask_mlx`.
+    """
+    found = psutil.virtual_memory()
+    bound = system.number("sys/fs/cgroup/memory.max")
+    total = min(float(found.total), bound) if bound else float(found.total)
+    free_gb = min(found.available, total) / GB
+    swap_gb = psutil.swap_memory().used / GB
+    value: dict[str, Any] = {
+        "total_gb": round(total / GB, 2),
+        "free_gb": round(free_gb, 2),
+        "swap_gb": round(swap_gb, 2),
+    }
+    said = f"{total / GB:.1f} GB of memory, {free_gb:.1f} GB of it free now, {swap_gb:.1f} GB of swap in use."
+    if bound and bound < found.total:
+        said += " A control group bounds it."
+    asked = "psutil.virtual_memory()"
+    if system.platform == "darwin":
+        asked += ", sysctl iogpu.wired_limit_mb"
+        set_mb = mac.wired_limit_mb(system)
+        own = told["info"].get("max_recommended_working_set_size") if isinstance(told, dict) else None
+        wired_gb = set_mb * 1.048576e-3 if set_mb else own / GB if own else None
+        value["wired_limit_gb"] = None if wired_gb is None else round(wired_gb, 2)
+        said += (
+            f" The GPU may wire {wired_gb:.1f} GB ({'as set' if set_mb else 'the default'})."
+            if wired_gb
+            else " What the GPU may wire is not told."
+        )
+    if free_gb < 0.1 * total / GB:
+        return Line(
+            "machine:memory",
+            "has_room",
+            said,
+            "warn",
+            value,
+            asked,
+            fix="End what is not needed overnight: other models served, browsers; a machine that swaps trains slowly.",
+        )
+    return Line("machine:memory", "has_room", said, "good", value, asked)
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above that exists."""
+    folder = folder.expanduser().absolute()
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def home_disk(home: Path) -> Line:
+    """Return the free space where campaigns live; a network disk or one that cannot be written fails."""
+    place = _existing(home)
+    free_gb = shutil.disk_usage(place).free / GB
+    value = {"free_gb": round(free_gb, 2), "folder": str(home)}
+    said = f"{free_gb:.1f} GB are free where campaigns live ({home})."
+    asked = "statvfs"
+    try:
+        ensure_local_disk(place)
+    except ConfigError as error:
+        return Line("machine:disk", "has_room", error.sentence, "bad", value, asked, fix="Choose a local disk.")
+    if not os.access(place, os.W_OK):
+        return Line(
+            "machine:disk",
+            "has_room",
+            f"{place} cannot be written.",
+            "bad",
+            value,
+            asked,
+            fix="Correct its permissions, or choose another place with --home or VIGIL_HOME.",
+        )
+    fix = "Free some space, or choose another disk with --home or VIGIL_HOME."
+    if free_gb < LEAST_DISK_GB:
+        return Line(
+            "machine:disk", "has_room", f"{said} {LEAST_DISK_GB:g} GB are needed.", "bad", value, asked, fix=fix
+        )
+    if free_gb < AMPLE_DISK_GB:
+        return Line("machine:disk", "has_room", f"{said} A night may need more.", "warn", value, asked, fix=fix)
+    return Line("machine:disk", "has_room", said, "good", value, asked)
+
+
+def cache_disk(cache: Path) -> Line:
+    """Return the free space where models are downloaded to; a night downloads nothing, so little is no failure."""
+    free_gb = shutil.disk_usage(_existing(cache)).free / GB
+    value = {"free_gb": round(free_gb, 2), "folder": str(cache)}
+    said = f"{free_gb:.1f} GB are free where models are downloaded to ({cache})."
+    if free_gb < AMPLE_DISK_GB:
+        return Line(
+            "machine:cache_disk",
+            "has_room",
+            said,
+            "warn",
+            value,
+            "statvfs",
+            fix="Free some space before a download, or set HF_HOME to another disk.",
+        )
+    return Line("machine:cache_disk", "has_room", said, "good", value, "statvfs")
+
+
+def open_files() -> Line:
+    """Return how many files a process may hold open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_unbounded = soft == resource.RLIM_INFINITY
+    said = f"A process may hold {'any number of' if is_unbounded else soft} open files."
+    value = {"soft": None if is_unbounded else soft, "hard": None if hard == resource.RLIM_INFINITY else hard}
+    if is_unbounded or soft >= AMPLE_FILES:
+        return Line("machine:open_files", "limit", said, "good", value, "getrlimit")
+    outcome: Any = "bad" if soft < LEAST_FILES else "warn"
+    return Line(
+        "machine:open_files", "limit", said, outcome, value, "getrlimit", fix="Raise it in this shell: ulimit -n 1024"
+    )
