@@ -88,8 +88,8 @@ def _trained(folder: Path) -> None:
     """Write a project that was trained to its end: 600 steps, a save every 100."""
     shutil.copytree(BASE, folder / "base")
     (folder / "data").mkdir()
-    rows = [shapes.completion("train", place) for place in range(40)]
-    for name, part in (("train", rows[:32]), ("valid", rows[32:])):
+    rows = [shapes.completion("train", place) for place in range(640)]
+    for name, part in (("train", rows[:600]), ("valid", rows[600:])):
         (folder / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (folder / "lora.yaml").write_text(json.dumps(_CONFIG, indent=1))
     adapters = folder / "adapters"

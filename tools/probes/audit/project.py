@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.probes.audit import data, evaluations
+from state.hashing import HashCache
+from tools.probes.audit import adapters, data, evaluations, fused, recipes, weights
 from tools.probes.audit.configs import Loc, YamlReader, find_configs
 from tools.probes.audit.discovery import Project, discover
 from tools.probes.audit.evaluations import Stated
@@ -53,12 +54,31 @@ def look(project: Project, settings: Sequence[Settings], read: YamlReader, model
         for one in settings
         for place, evaluation in enumerate(one.values.evaluations)
     ]
+    evaluations.check_files(stated, report)
+    cache = HashCache()
+    models = weights.check_models(project, report)
+    folders = adapters.adapter_folders(project)
+    adapters.check_adapters(folders, report)
+    said = [
+        (one.path, adapter, ("adapters", place), one.lines)
+        for one in settings
+        for place, adapter in enumerate(one.values.adapters)
+    ]
+    uses = list(adapters.uses_of(project, folders, said, configs, report))
+    adapters.check_lineage(uses, report, cache)
+    bases = {use.adapter.folder: use.trained_on.path for use in uses if use.trained_on is not None}
+    made = [
+        (one.path, row, ("fused", place), one.lines) for one in settings for place, row in enumerate(one.values.fused)
+    ]
+    fused.check_fusions(
+        project, list(fused.fusions_of(project, folders, models, made, bases=bases, report=report)), report
+    )
     sets = data.data_sets(project, configs)
     others = data.other_rows(project, sets, stated)
+    recipes.check_configs(configs, sets, report)
     data.check_readable(project, sets, others, report)
     data.check_content(project, sets, report)
     data.check_sets(project, sets, stated, report)
-    evaluations.check_files(stated, report)
     evaluations.check_token_fields(stated, report)
     evaluations.check_ceilings(stated, {}, report)
     del model

@@ -117,7 +117,9 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def answer_text(value: Any) -> str:
-    """Return the text of one side of a pair: a string, or messages that end with it."""
+    """Return the text of one side of a pair: a string, a message, or messages that end with it."""
+    if isinstance(value, dict):
+        return answer_text(value["messages"]) if "messages" in value else text_of(value)
     if isinstance(value, list):
         return text_of(value[-1]) if value and isinstance(value[-1], dict) else ""
     return value if isinstance(value, str) else ""
@@ -332,7 +334,7 @@ def _fault_of_pair(data: Mapping[str, Any], features: Features) -> tuple[str, bo
             found = _fault_of_messages(data[key], key)
             if found:
                 return found
-        elif not isinstance(data[key], str):
+        elif not isinstance(data[key], str | dict):
             return f"`{key}` is {_kind_of_any(data[key])}, not a string", True
     prompt = data.get(features.prompt)
     if prompt is not None and not isinstance(prompt, str | list):

@@ -1,0 +1,244 @@
+"""Training configurations: the files they name (8), what the tools take (6), and how much is trained (1)."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.probes.audit.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig
+from tools.probes.audit.data import DataSet
+from tools.probes.audit.reading import shown
+from tools.probes.audit.report import Report
+from tools.probes.audit.rows import DataFile
+
+_FINE_TUNE_TYPES = ("lora", "dora", "full")
+_OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "adafactor")
+_TRAIN_MODES = (
+    "sft", "dpo", "dsla", "ftpo", "cpo", "orpo", "grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo",
+)  # fmt: skip
+_ON_PAIRS = frozenset({"dpo", "cpo", "orpo", "dsla"})
+_ON_PROMPTS = frozenset({"grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo"})
+
+_DEFAULT_BATCH_SIZE = 4
+_DEFAULT_ITERS = 1000
+MAX_SEQ_LENGTH = 2048
+"""mlx-lm's own, where a configuration says nothing."""
+
+MOST_EPOCHS = 8.0
+"""Passes over the data from which adapters without dropout were seen to collapse; twice as many did."""
+_NEAR = 0.84
+_KEYS = tuple(sorted(MLX_LM | MLX_LM_LORA | STRONG))
+
+
+def check_configs(configs: Sequence[TrainingConfig], sets: Sequence[DataSet], report: Report) -> None:
+    """Report what is wrong with training configurations, apart from what needs a tokenizer."""
+    by_folder = {one.folder: one for one in sets}
+    for config in configs:
+        report.look("6", "8")
+        _check_paths(config, report)
+        _check_choices(config, report)
+        _check_keys(config, report)
+        data = by_folder.get(config.data) if config.data is not None else None
+        if data is not None and config.trains:
+            _check_data(config, data, report)
+
+
+def _check_paths(config: TrainingConfig, report: Report) -> None:
+    """Report inputs that are not there; what lies outside is not looked at, and a hub's id may be cached elsewhere."""
+    wanted = {"model": "model", "data": "data", "resume_adapter_file": "adapter to go on from"}
+    wanted |= {"reference_model_path": "reference model", "reward_functions_file": "file of reward functions"}
+    for key, what in wanted.items():
+        place = config.place(key)
+        if place is None:
+            continue
+        if place.kind == "outside":
+            report.skip(("8",), f"{config.name}: `{key}` leads outside the project and is not opened")
+        elif place.kind == "missing":
+            report.add(
+                "8",
+                config.subject,
+                f"{config.name} names {shown(place.written)[:200]} as its {what}, which is not there.",
+                "hard_stop",
+                f"Correct `{key}`, or make what it names before training starts.",
+                check=f"missing_{key}",
+                **config.where(key),
+            )
+    folder = config.data
+    if folder is not None and config.trains and not (folder / "train.jsonl").is_file():
+        report.add(
+            "8",
+            config.subject,
+            f"{config.name} trains on {config.project.name(folder) or '.'}, which has no train.jsonl.",
+            "hard_stop",
+            "Write train.jsonl there, or correct `data`.",
+            check="missing_train",
+            **config.where("data"),
+        )
+
+
+def _check_choices(config: TrainingConfig, report: Report) -> None:
+    """Report values that no version of the tools knows, and preference training that mlx-lm has not."""
+    choices = {"fine_tune_type": _FINE_TUNE_TYPES, "optimizer": _OPTIMIZERS, "train_mode": _TRAIN_MODES}
+    tool = "mlx-lm-lora" if config.is_lora_tools else "mlx-lm"
+    for key, known in choices.items():
+        value = config.text(key)
+        if not value or value.lower() in known:
+            continue
+        if config.is_lora_tools and key != "fine_tune_type":
+            # Its list of algorithms grows from version to version; what is unknown here may be known there.
+            report.skip(("6",), f"{config.name}: `{key}: {shown(value)[:40]}` is not known here")
+            continue
+        _refused(config, key, f"`{key}: {shown(value)[:40]}` is not known to {tool}: {', '.join(known)}", report)
+    for key in ("iters", "batch_size", "max_seq_length", "save_every"):
+        size = config.values.get(key)
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+            _refused(config, key, f"`{key}` is {shown(str(size))[:40]}, not a whole number", report)
+        elif isinstance(size, int) and size < 1 and not (key == "iters" and size < 0):
+            _refused(config, key, f"`{key}` is {size}", report)
+
+
+def _refused(config: TrainingConfig, key: str, said: str, report: Report) -> None:
+    report.add(
+        "6",
+        config.subject,
+        f"{config.name} cannot be run: {said}.",
+        "hard_stop",
+        f"Correct `{key}`.",
+        check=f"choice_{key}",
+        **config.where(key),
+    )
+
+
+def _check_keys(config: TrainingConfig, report: Report) -> None:
+    """Report keys that look like a slip: mlx-lm passes over what it does not know, without a word."""
+    for key in config.values:
+        written = str(key).replace("-", "_")
+        if written in _KEYS:
+            if written != key:
+                _slip(config, str(key), written, report)
+            continue
+        near = difflib.get_close_matches(written, _KEYS, n=1, cutoff=_NEAR)
+        if near and near[0] not in config.values:
+            _slip(config, str(key), near[0], report)
+    if "lora_layers" in config.values and "num_layers" not in config.values and not config.is_lora_tools:
+        _slip(config, "lora_layers", "num_layers", report)
+    lora = config.values.get("lora_parameters")
+    if isinstance(lora, dict) and "alpha" in lora and "scale" not in lora:
+        _slip(config, "lora_parameters.alpha", "lora_parameters.scale", report)
+
+
+def _slip(config: TrainingConfig, key: str, meant: str, report: Report) -> None:
+    report.add(
+        "6",
+        config.subject,
+        f"{config.name} has the key `{shown(key)[:60]}`, which mlx-lm passes over without a word; `{meant}` keeps its "
+        "default.",
+        "warning",
+        f"Write `{meant}`.",
+        check="key",
+        key=shown(key)[:60],
+        meant=meant,
+        **config.where(*key.split(".")),
+    )
+
+
+def _check_data(config: TrainingConfig, data: DataSet, report: Report) -> None:
+    """Hold a configuration against the rows that it trains on."""
+    batch = config.number("batch_size", 1 if config.is_lora_tools else _DEFAULT_BATCH_SIZE)
+    train = data.files.get("train")
+    for name in ("train", "valid"):
+        file = data.files.get(name)
+        is_used = name == "train" or config.values.get("val_batches") != 0
+        if file is not None and is_used and 0 < file.scan.rows < batch and not file.scan.unread:
+            _refused(
+                config,
+                "batch_size",
+                f"`batch_size` is {batch} and {config.project.name(file.path)} has {file.scan.rows} rows; "
+                "the trainer needs a whole batch",
+                report,
+            )
+    if train is None or not train.scan.rows:
+        return
+    _check_form(config, train, report)
+    report.look("1")
+    _check_dose(config, train.scan.rows, batch, report)
+
+
+def _check_form(config: TrainingConfig, train: DataFile, report: Report) -> None:
+    form, name = train.scan.form, config.project.name(train.path)
+    if config.masks_prompt and form == "text" and config.mode == "sft":
+        _refused(config, "mask_prompt", f"`mask_prompt` is true, and {name} is text without a prompt", report)
+    if config.mode in _ON_PAIRS and form not in {"pairs", "other"}:
+        _refused(
+            config, "train_mode", f"`train_mode: {config.mode}` takes chosen and rejected; {name} is {form}", report
+        )
+    if config.mode in _ON_PROMPTS and form == "text":
+        _refused(config, "train_mode", f"`train_mode: {config.mode}` takes prompts; {name} is text", report)
+    if config.values.get("train_mode") == "sft" and form in {"pairs", "prompts"}:
+        _refused(config, "train_mode", f"`train_mode: sft` takes answers to learn; {name} holds {form}", report)
+    elif "train_mode" not in config.values and form in {"pairs", "prompts"}:
+        _unstated(config, name, form, report)
+
+
+def _unstated(config: TrainingConfig, name: str, form: str, report: Report) -> None:
+    report.add(
+        "6",
+        config.subject,
+        f"{name} holds {form} and {config.name} names no `train_mode`: mlx-lm has no training on {form}, and "
+        "mlx-lm-lora takes sft for granted.",
+        "warning",
+        "Write `train_mode`, and run it with mlx-lm-lora.",
+        check="train_mode",
+        **config.where("data"),
+    )
+
+
+def _check_dose(config: TrainingConfig, rows: int, batch: int, report: Report) -> None:
+    """Report more passes over the data than adapters survived: outputs collapse while the loss stays good."""
+    iters, epochs = config.values.get("iters"), config.values.get("epochs")
+    if config.is_lora_tools and isinstance(epochs, int | float) and not isinstance(epochs, bool):
+        passes = float(epochs)
+    elif isinstance(iters, int) and not isinstance(iters, bool) and iters < 0:
+        return
+    else:
+        passes = config.number("iters", _DEFAULT_ITERS) * batch / rows
+    lora = config.values.get("lora_parameters")
+    dropout = lora.get("dropout", 0) if isinstance(lora, dict) else 0
+    if passes <= MOST_EPOCHS or config.mode in _ON_PROMPTS:
+        return
+    has_dropout = isinstance(dropout, int | float) and dropout > 0
+    report.add(
+        "1",
+        config.subject,
+        f"{config.name} trains {passes:.3g} passes over {rows:,} rows{_strength(lora)}, "
+        f"{'with some' if has_dropout else 'without'} dropout: beyond {MOST_EPOCHS:g} passes generations may collapse "
+        "into repetition while the loss stays good.",
+        "note" if has_dropout else "warning",
+        "Train fewer passes, with a lower rank or scale and some dropout, and look at generations at every save.",
+        check="dose",
+        passes=round(passes, 2),
+        rows=rows,
+        **config.where("iters"),
+    )
+
+
+def _strength(lora: Any) -> str:
+    if not isinstance(lora, dict):
+        return ""
+    said = [f"{key} {lora[key]:g}" for key in ("rank", "scale") if isinstance(lora.get(key), int | float)]
+    return f" at {', '.join(said)}" if said else ""
+
+
+def sequence_length(config: TrainingConfig) -> int:
+    """Return the tokens at which a configuration cuts its rows."""
+    return config.number("max_seq_length", MAX_SEQ_LENGTH)
+
+
+def configured_folders(configs: Sequence[TrainingConfig]) -> dict[Path, TrainingConfig]:
+    """Return adapter folder -> the configuration that writes it, inside the project."""
+    found = {}
+    for config in configs:
+        place = config.place("adapter_path")
+        if place is not None and place.path is not None:
+            found[place.path] = config
+    return found

@@ -1,0 +1,85 @@
+"""Model folders of a project: whether they may be opened, whether each is one coherent set (3), and who is who."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from state.hashing import HashCache, hash_file
+from tools.models.identity import INDEX, WEIGHTS, coherence_problems
+from tools.probes.audit.discovery import Project
+from tools.probes.audit.reading import shown
+from tools.probes.audit.report import Report
+
+SMALL_FILE_BYTES = 64 << 20
+"""A larger JSON file in a model or adapter folder is none that a tool wrote."""
+_MOST_MODELS = 100
+
+_MODE_OF = {"no_tokenizer": "8", "no_weights": "8", "no_config": "8"}
+
+
+def can_be_read(project: Project, folder: Path) -> str | None:
+    """Return why a model folder is not opened; None where all that loaders read may be read.
+
+    Its files must be regular ones inside the project, and its JSON no larger than a tool writes it.
+    """
+    files = project.by_folder.get(folder, {})
+    if not any(fnmatch(name, WEIGHTS) for name in files):
+        return "no weight file of it may be read"
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError as error:
+        return f"the folder cannot be read ({error.strerror})"
+    for name in names:
+        is_read = fnmatch(name, WEIGHTS) or name.endswith((".json", ".jinja", ".model", ".tiktoken", ".txt"))
+        if is_read and name not in files and not (folder / name).is_dir():
+            return f"{shown(name)} is no regular file of the project"
+        if name.endswith((".json", ".jinja")) and name in files and files[name].stat().st_size > SMALL_FILE_BYTES:
+            return f"{shown(name)} has more than {SMALL_FILE_BYTES >> 20} MB"
+    return None
+
+
+def check_models(project: Project, report: Report) -> list[Path]:
+    """Report model folders that are not one coherent set; return those that may be read."""
+    readable = []
+    for folder in project.model_folders[:_MOST_MODELS]:
+        name = project.name(folder) or "."
+        why = can_be_read(project, folder)
+        if why is not None:
+            report.skip(("2", "3"), f"{name}: {why}")
+            continue
+        readable.append(folder)
+        report.look("3")
+        for problem in coherence_problems(folder):
+            kind = str(problem.detail["kind"])
+            mode = _MODE_OF.get(kind, "3")
+            said = problem.sentence.replace(f"{project.root}/", "").replace(str(project.root), ".")
+            report.look(mode)
+            report.add(
+                mode,
+                f"model:{name}",
+                f"{shown(said)[:600]}",
+                "warning" if kind == "no_tokenizer" else "hard_stop",
+                "Restore the folder from its source, or save the model into an empty folder.",
+                check=f"model_{kind}",
+                file=f"{name}/{INDEX if kind == 'index' else 'config.json'}".removeprefix("./"),
+                line=1,
+                **{key: value for key, value in problem.detail.items() if key not in {"kind", "file"}},
+            )
+    return readable
+
+
+def weight_hashes(folder: Path, cache: HashCache) -> tuple[str, ...]:
+    """Return the hashes of a folder's weight files, in order: who has equal ones has equal weights.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    return tuple(sorted(hash_file(path, cache) for path in folder.glob(WEIGHTS)))
+
+
+def weight_sizes(folder: Path) -> tuple[int, ...]:
+    """Return the bytes of a folder's weight files, in order.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    return tuple(sorted(path.stat().st_size for path in folder.glob(WEIGHTS)))
