@@ -1,6 +1,6 @@
 """Facts about power, sleep and heat, in one shape for all systems; where one cannot be told it says so."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from state.records import Json
@@ -58,18 +58,25 @@ class Heat:
     """Temperature at which that sensor asks for action."""
     speed_share: float | None = None
     """Share of the full clock that is allowed now, [0, 1]; None: not told."""
+    pressure: int | None = None
+    """What macOS does against heat now: 0 nothing, 1 moderate, 2 heavy, 3 and 4 about to sleep; None: not told."""
     is_saving: bool = False
     """A low-power mode is switched on."""
     asked: str = ""
 
+    @property
+    def margin_c(self) -> float | None:
+        """Degrees Celsius to the limit of the sensor nearest to it; None: not told."""
+        return None if self.hottest_c is None or self.limit_c is None else self.limit_c - self.hottest_c
 
-@dataclass(frozen=True)
-class Facts:
-    """Everything about a machine's night that its system tells."""
+    @property
+    def is_told(self) -> bool:
+        """Whether any figure was told."""
+        return (self.margin_c, self.speed_share, self.pressure) != (None, None, None)
 
-    power: Power = field(default_factory=Power)
-    sleep: Sleep = field(default_factory=Sleep)
-    heat: Heat = field(default_factory=Heat)
+    def to_json(self) -> Json:
+        """Return all figures."""
+        return {**asdict(self), "margin_c": self.margin_c}
 
 
 def power_of(system: System) -> Power:

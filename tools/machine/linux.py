@@ -96,8 +96,8 @@ def _try_inhibitor(system: System) -> tuple[str, str]:
 
 
 def heat(system: System) -> Heat:
-    """Return the thermal zone nearest to its hot or critical point."""
-    nearest = Heat(asked="/sys/class/thermal")
+    """Return the thermal zone nearest to its hot or critical point, and the clock that is allowed."""
+    nearest: tuple[float, float] | None = None
     for zone in system.glob("sys/class/thermal/thermal_zone*"):
         now = system.number(f"{zone}/temp")
         limits = [
@@ -109,10 +109,25 @@ def heat(system: System) -> Heat:
         limit = min((each for each in limits if each is not None and each > 0), default=None)
         if now is None or limit is None:
             continue
-        if nearest.limit_c is None or limit - now < 1000 * (nearest.limit_c - (nearest.hottest_c or 0.0)):
-            nearest = Heat(hottest_c=now / 1000, limit_c=limit / 1000, asked=f"/{zone}")
-    is_saving = system.read("sys/firmware/acpi/platform_profile") == "low-power"
-    return Heat(nearest.hottest_c, nearest.limit_c, None, is_saving, nearest.asked)
+        if nearest is None or limit - now < nearest[1] - nearest[0]:
+            nearest = (now, limit)
+    return Heat(
+        hottest_c=nearest[0] / 1000 if nearest else None,
+        limit_c=nearest[1] / 1000 if nearest else None,
+        speed_share=_speed_share(system),
+        is_saving=system.read("sys/firmware/acpi/platform_profile") == "low-power",
+        asked="/sys/class/thermal, cpufreq",
+    )
+
+
+def _speed_share(system: System) -> float | None:
+    """Return the smallest share of its full clock that a core is allowed."""
+    shares = []
+    for folder in system.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
+        allowed, full = system.number(f"{folder}/scaling_max_freq"), system.number(f"{folder}/cpuinfo_max_freq")
+        if allowed and full:
+            shares.append(min(1.0, allowed / full))
+    return min(shares, default=None)
 
 
 def is_synchronized(system: System) -> bool | None:

@@ -9,6 +9,7 @@ from tools.machine.facts import Heat, LidState, Power, Sleep, Source
 from tools.machine.system import System
 
 _SOURCES: dict[str, Source] = {"AC Power": "mains", "Battery Power": "battery", "UPS Power": "battery"}
+_PRESSURE = "com.apple.system.thermalpressurelevel"
 _LIDS: dict[str, LidState] = {"Yes": "closed", "No": "open"}
 
 
@@ -53,13 +54,19 @@ def sleep(system: System) -> Sleep:
 
 
 def heat(system: System) -> Heat:
-    """Return the clock that the power management allows, and the low-power mode."""
+    """Return what the system does against heat, the clock it allows (Intel only), and the low-power mode."""
+    told = system.ask("notifyutil", "-g", _PRESSURE)
+    level = re.search(rf"{re.escape(_PRESSURE)}\s+(\d+)", told.out if told else "")
     answer = system.ask("pmset", "-g", "therm")
-    said = answer.out if answer else ""
-    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", said)
-    # "No … has been recorded" means that nothing was ever held back since the start.
-    share = float(limit[1]) / 100 if limit else 1.0 if "No " in said else None
-    return Heat(speed_share=share, is_saving=settings(system).get("lowpowermode") == 1, asked="pmset -g therm")
+    # Apple silicon records no limit here, however hot it is: silence says nothing.
+    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", answer.out if answer else "")
+    found = settings(system)
+    return Heat(
+        speed_share=float(limit[1]) / 100 if limit else None,
+        pressure=int(level[1]) if level else None,
+        is_saving=1 in {found.get("lowpowermode"), found.get("powermode")},
+        asked=f"notifyutil -g {_PRESSURE}, pmset -g therm",
+    )
 
 
 def wired_limit_mb(system: System) -> int | None:

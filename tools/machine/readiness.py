@@ -37,12 +37,14 @@ def cache(folder: Path, env: Mapping[str, str]) -> Line:
     is_offline = env.get("HF_HUB_OFFLINE", "").lower() in _TRUE
     names = [path.name.removeprefix("models--").replace("--", "/") for path in found]
     value = {"models": names, "incomplete": len(partial), "HF_HUB_OFFLINE": is_offline, "folder": str(folder)}
-    said = f"{len(names)} models are in the hub's cache ({folder}); workers ask nothing of the network."
+    models = "1 model is" if len(names) == 1 else f"{len(names)} models are"
+    broken = "1 download was" if len(partial) == 1 else f"{len(partial)} downloads were"
+    said = f"{models} in the hub's cache ({folder}); workers ask nothing of the network."
     if partial:
         return Line(
             "model:cache",
             "is_local",
-            f"{said} {len(partial)} downloads were broken off.",
+            f"{said} {broken} broken off.",
             "warn",
             value,
             str(folder),

@@ -14,7 +14,11 @@ _NIGHT_H = 24
 _NEAR_C = 5.0
 """A sensor this near to its limit, degrees Celsius, before the work begins, throttles under it."""
 
+_NEARLY_ALL = 0.95
+"""A share of the full clock below it is a bound that somebody or the heat has set."""
+
 _STEP_S = 1.0
+"""A clock that a time service slews moves less in the seconds of a look."""
 
 
 def power(system: System) -> Line:
@@ -78,42 +82,29 @@ def sleep(system: System) -> Line:
 def heat(system: System) -> Line:
     """Return temperature and throttling."""
     found = facts.heat_of(system)
-    value = {
-        "hottest_c": found.hottest_c,
-        "limit_c": found.limit_c,
-        "speed_share": found.speed_share,
-        "is_saving": found.is_saving,
-    }
+    value = found.to_json()
     told = []
-    if found.hottest_c is not None and found.limit_c is not None:
+    if found.margin_c is not None:
         told.append(f"{found.hottest_c:.0f} of {found.limit_c:.0f} degrees Celsius")
     if found.speed_share is not None:
         told.append(f"{100 * found.speed_share:.0f} % of the full clock allowed")
-    said = f"{' and '.join(told)}." if told else ""
+    if found.pressure is not None:
+        told.append(f"thermal pressure {found.pressure} of 4")
+    said = f"{', '.join(told)}." if told else ""
+    subject, claim = "machine:heat", "runs_at_full_speed"
     if found.is_saving:
-        return Line(
-            "machine:heat",
-            "runs_at_full_speed",
-            f"A low-power mode is on, so training is slower than was estimated. {said}".strip(),
-            "warn",
-            value,
-            found.asked,
-            fix="Switch the low-power mode off in the system's settings.",
-        )
-    if not told:
-        return not_told("machine:heat", "runs_at_full_speed", "no temperature and no throttling.", asked=found.asked)
-    is_hot = found.hottest_c is not None and found.limit_c is not None and found.limit_c - found.hottest_c < _NEAR_C
-    if is_hot or (found.speed_share is not None and found.speed_share < 1):
-        return Line(
-            "machine:heat",
-            "runs_at_full_speed",
-            f"It is held back by heat before the work begins: {said}",
-            "warn",
-            value,
-            found.asked,
-            fix="Let it cool: free its vents, lift it off the blanket.",
-        )
-    return Line("machine:heat", "runs_at_full_speed", f"{said[0].upper()}{said[1:]}", "good", value, found.asked)
+        slow = f"A low-power mode is on: training is slower than on full power. {said}".strip()
+        fix = "Switch the low-power mode off in the system's settings."
+        return Line(subject, claim, slow, "warn", value, found.asked, fix=fix)
+    if not found.is_told:
+        return not_told(subject, claim, "no temperature and no throttling.", asked=found.asked)
+    is_hot = found.margin_c is not None and found.margin_c < _NEAR_C
+    is_slowed = found.speed_share is not None and found.speed_share < _NEARLY_ALL
+    if is_hot or is_slowed or found.pressure:
+        held = f"It is hot or held back before the work begins: {said}"
+        fix = "Let it cool, keep its vents free, and look at its power settings; a held-back clock trains slowly."
+        return Line(subject, claim, held, "warn", value, found.asked, fix=fix)
+    return Line(subject, claim, f"{said[0].upper()}{said[1:]}", "good", value, found.asked)
 
 
 def restart(system: System) -> Line:
@@ -167,22 +158,27 @@ def logout(system: System) -> Line:
     )
 
 
-def clock(system: System, clock: Clock, drift_s: float) -> Line:
+def _offset_here(at: float) -> int:
+    return time.localtime(at).tm_gmtoff
+
+
+def clock(system: System, clock: Clock, drift_s: float, offset: Callable[[float], int] = _offset_here) -> Line:
     """Return whether the clock is right and stays so through the night.
 
     Args:
         system: The machine.
         clock: Time.
         drift_s: Seconds that the wall clock moved further than the monotonic one while the doctor looked.
+        offset: Seconds that local time is ahead of UTC at a moment.
     """
     now = clock.now()
     is_held = linux.is_synchronized(system) if system.platform == "linux" else None
-    zone = dt.datetime.fromtimestamp(now, tz=dt.UTC).astimezone()
-    change = change_of_time(now, lambda at: time.localtime(at).tm_gmtoff)
+    zone = _local(now, offset)
+    change = change_of_time(now, offset)
     value = {
         "synchronized": is_held,
         "zone": zone.tzname(),
-        "utc_offset_h": time.localtime(now).tm_gmtoff / 3600,
+        "utc_offset_h": offset(now) / 3600,
         "change": change and {"at": change[0], "seconds": change[1]},
         "stepped_s": round(drift_s, 3),
     }
@@ -206,7 +202,7 @@ def clock(system: System, clock: Clock, drift_s: float) -> Line:
             subject, claim, said, "warn", value, asked, fix="Look at the time service: something sets the clock."
         )
     if change is not None:
-        at = dt.datetime.fromtimestamp(change[0], tz=dt.UTC).astimezone()
+        at = _local(change[0], lambda _: offset(now))
         said = (
             f"{place}. The clock is put {'forward' if change[1] > 0 else 'back'} by {abs(change[1]) // 60:.0f} min at"
         )
@@ -218,6 +214,11 @@ def clock(system: System, clock: Clock, drift_s: float) -> Line:
     if is_held is None:
         return Line(subject, claim, f"{place}. Not told: whether a time service holds it.", "not_told", value, asked)
     return Line(subject, claim, f"{place}, held by a time service.", "good", value, asked)
+
+
+def _local(at: float, offset: Callable[[float], int]) -> dt.datetime:
+    zone = dt.timezone(dt.timedelta(seconds=offset(at)), time.strftime("%Z", time.localtime(at)))
+    return dt.datetime.fromtimestamp(at, tz=zone)
 
 
 def change_of_time(now: float, offset: Callable[[float], int]) -> tuple[float, int] | None:
