@@ -11,6 +11,7 @@ from state.errors import ConfigError
 from state.hashing import canonical_json
 from tools.probes.audit.project import Audited, Settings, discover, look
 from tools.probes.audit.settings import AuditFile
+from tools.probes.catalogue import AUDITED
 
 _RUNBOOK = "runbooks/hard_stops.md"
 
@@ -103,28 +104,33 @@ def print_table(found: Audited, path: str) -> None:
 
     from agent.reading.words import count
 
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     rows = found.report.sorted_findings
     if rows:
-        table = Table(title=None, show_lines=True, expand=True)
-        table.add_column("", no_wrap=True, min_width=9)
-        table.add_column("mode", no_wrap=True)
-        table.add_column("where", overflow="fold", ratio=2)
-        table.add_column("what was seen, and what to do", overflow="fold", ratio=7)
+        table = Table(show_lines=True, expand=True)
+        table.add_column("", no_wrap=True, width=9)
+        table.add_column("what was seen, and what to do", overflow="fold")
         for row in rows:
             words, style = _SEVERITIES[row.severity]
-            said = Text(f"{row.claim}\n").append(row.fix, style="dim")
-            table.add_row(Text(words, style=style), row.mode, Text(_place(row.subject, row.evidence)), said)
+            said = Text(f"{_place(row.subject, row.evidence)}\n", style="bold")
+            said.append(f"{row.claim}\n", style="not bold").append(row.fix, style="not bold italic")
+            table.add_row(Text(f"{words}\n{row.mode}", style=style), said)
         console.print(table)
     stops = sum(row.severity == "hard_stop" for row in rows)
     warnings = sum(row.severity == "warning" for row in rows)
     checked, unchecked = found.report.checked, found.report.not_checked
+    campaign = [mode for mode, _ in unchecked if mode not in AUDITED]
     console.print(Text(f"{path}: {count(stops, 'hard stop')}, {count(warnings, 'warning')}."))
     console.print(Text(f"Checked: {', '.join(checked) or 'nothing'}."))
-    if unchecked:
-        console.print(Text("Not checked:"))
-        for mode, why in unchecked:
-            console.print(Text(f"  {mode:>3}  {why}"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for mode, why in unchecked:
+        if mode in AUDITED:
+            grid.add_row(mode, Text(why))
+    console.print(Text("Not checked:"))
+    console.print(grid)
+    console.print(Text(f"Seen by a campaign alone (vigil run): {', '.join(campaign)}. See {_RUNBOOK}."))
 
 
 _SEVERITIES = {"hard_stop": ("HARD STOP", "bold red"), "warning": ("warning", "yellow"), "note": ("note", "dim")}
@@ -132,4 +138,4 @@ _SEVERITIES = {"hard_stop": ("HARD STOP", "bold red"), "warning": ("warning", "y
 
 def _place(subject: str, evidence: dict[str, Any]) -> str:
     file, line = evidence.get("file"), evidence.get("line")
-    return f"{subject}\n{file}:{line}" if file and line else subject
+    return f"{subject} ({file}:{line})" if file and line else subject

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from state.hashing import HashCache
-from tools.probes.audit import adapters, data, evaluations, fused, recipes, weights
+from tools.probes.audit import adapters, ceilings, data, evaluations, fused, recipes, tokens, weights
 from tools.probes.audit.configs import Loc, YamlReader, find_configs
 from tools.probes.audit.discovery import Project, discover
 from tools.probes.audit.evaluations import Stated
 from tools.probes.audit.report import Report
 from tools.probes.audit.settings import AuditFile
+
+_NO_MODEL = "its answers are counted with --model, or with `tokens_field`"
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,16 @@ def look(project: Project, settings: Sequence[Settings], read: YamlReader, model
     data.check_readable(project, sets, others, report)
     data.check_content(project, sets, report)
     data.check_sets(project, sets, stated, report)
-    evaluations.check_token_fields(stated, report)
-    evaluations.check_ceilings(stated, {}, report)
-    del model
+    trainings = tokens.trainings_of(configs, sets)
+    counted = tokens.count(model, trainings, stated)
+    tokens.check_lengths(trainings, counted, report)
+    tokens.check_prompts(trainings, sets, stated, counted, report)
+    why_not = f"the tokenizer did not answer: {counted.why}" if counted.is_asked else _NO_MODEL
+    budgets = [
+        *ceilings.stated_budgets(stated, counted.evaluations, why_not, report),
+        *ceilings.harness_budgets(project),
+    ]
+    ceilings.check_ceilings(budgets, report)
     evaluations.check_gates(stated, report)
     for name, why in project.passed_over:
         report.skip(("8",), f"{name}: {why}")

@@ -37,7 +37,7 @@ class Evaluation(_Part):
     max_tokens: int = Field(gt=0, le=10_000_000)
     """Decode budget."""
     system: str | None = None
-    """System text that evaluation puts before each case."""
+    """System text that evaluation puts before each case; empty: none; left out: nobody says."""
     gate: Gate | None = None
 
 

@@ -1,0 +1,155 @@
+"""What an audit needs a tokenizer for: `python -m tools.evaluation.audit`, a request in and an answer out, as JSON.
+
+    {"model": FOLDER, "evaluations": [{"file", "gold_field", "system"}], "trainings": [{"file", "features",
+     "max_seq_length"}]}
+    {"evaluations": [{"needs": [tokens of each answer], "begun": {budget: answers}, "parity": {...}} or {"why"}],
+     "trainings": [{what token_census returns} or {"why"}]}
+
+An answer needs its tokens without the final newline and the end token: no grader misses either. Only the tokenizer is
+loaded, never weights. Text of rows does not leave this process, apart from system texts in `parity`.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from state.errors import VigilError
+from state.records import Json
+from tools.evaluation.cases import Split
+from tools.evaluation.census import prompt_parity, token_census, without_words
+from tools.evaluation.prompts import decode, gold_tokens
+from tools.probes.audit.data import case_prompt
+from tools.probes.audit.evaluations import MOST_CASES, gold_of
+from tools.probes.audit.rows import DataFile, Features, Row
+from tools.tracks.formats import DataRow
+
+_MOST_PARITY_ROWS = 2_000
+"""Rows of each training file whose prompts are compared; templates do not change from row to row."""
+
+
+def answer(request: Json) -> Json:
+    """Count all that is asked for.
+
+    Raises:
+        VigilError: The model has no tokenizer that can be opened.
+    """
+    from tools.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(Path(request["model"]))
+    trainings = [(row, DataFile(Path(row["file"]), Features(**row["features"]))) for row in request["trainings"]]
+    return {
+        "evaluations": [_guarded(_evaluation, tokenizer, row, trainings) for row in request["evaluations"]],
+        "trainings": [_guarded(_training, tokenizer, row, file) for row, file in trainings],
+    }
+
+
+def _guarded(count: Any, *arguments: Any) -> Json:
+    """Count one thing; what a strange row or template does to it is told, and the others are counted all the same."""
+    try:
+        return dict(count(*arguments))
+    except VigilError as error:
+        return {"why": error.sentence}
+    except Exception as error:  # noqa: BLE001 - templates and tokenizers of strangers raise anything
+        return {"why": f"{type(error).__name__} while rendering"}
+
+
+def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
+    rows = list(_data_rows(file))
+    if not rows:
+        return {"why": "no usable row"}
+    return token_census(rows, tokenizer, int(row["max_seq_length"]))
+
+
+def _data_rows(file: DataFile) -> Iterator[DataRow]:
+    """Yield rows in mlx-lm's own forms; a pair is two conversations."""
+    for row in file.rows():
+        for plain in _plain_rows(row):
+            yield DataRow(row.line, "text" if "text" in plain else "chat", plain)
+
+
+def _plain_rows(row: Row) -> list[Json]:
+    if row.form != "pairs":
+        return [row.plain]
+    prompt, chosen, rejected = row.messages, *row.pair[1:]
+    return [{"messages": [*prompt, {"role": "assistant", "content": text}]} for text in (chosen, rejected)]
+
+
+def _evaluation(tokenizer: Any, row: Json, trainings: list[tuple[Json, DataFile]]) -> Json:
+    cases, golds = [], []
+    for line, data in DataFile(Path(row["file"])).objects(MOST_CASES):
+        case = _case(data, row["system"])
+        if case is None:
+            continue
+        cases.append({**case, "id": str(line)})
+        gold = gold_of(data, row["gold_field"])
+        if gold is not None:
+            golds.append({**cases[-1], "reference": gold.removesuffix("\n").removesuffix("\r")})
+    tokens = [gold_tokens(tokenizer, gold) for gold in golds]
+    found: Json = {"needs": [len(one) for one in tokens], "cases": len(cases)}
+    if tokens:
+        found["begun"] = _begun(tokenizer, golds, tokens, int(row["max_tokens"]))
+    if cases and trainings:
+        found["parity"] = _parity(tokenizer, cases, trainings)
+    return found
+
+
+def _case(data: Json, system: str | None) -> Json | None:
+    """Return what a case asks as a conversation; None where it asks nothing."""
+    messages = data.get("messages") or data.get("prompt")
+    if isinstance(messages, list) and all(isinstance(turn, dict) and "role" in turn for turn in messages):
+        turns = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    else:
+        turns = [{"role": "user", "content": case_prompt(data)}]
+    own = data.get("system")
+    system = own if isinstance(own, str) and own else system
+    if not turns:
+        return None
+    if system and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": system}, *turns]
+    return {"messages": turns, **({"tools": data["tools"]} if data.get("tools") else {})}
+
+
+def _begun(tokenizer: Any, golds: list[Json], tokens: list[list[int]], budget: int) -> int | None:
+    """Return how many answers show all of their lines within a budget, the last perhaps cut; None for single lines.
+
+    A grader that counts lines pays for these.
+    """
+    lines = [_n_lines(gold["reference"]) for gold in golds]
+    if min(lines) <= 1:
+        return None
+    shown = [_n_lines(decode(tokenizer, one[:budget])) for one in tokens]
+    return sum(seen >= wanted for seen, wanted in zip(shown, lines, strict=True))
+
+
+def _n_lines(text: str) -> int:
+    return sum(bool(line.strip()) for line in text.splitlines())
+
+
+def _parity(tokenizer: Any, cases: list[Json], trainings: list[tuple[Json, DataFile]]) -> Json:
+    rows: list[DataRow] = []
+    for _, file in trainings:
+        rows += [one for _, one in zip(range(_MOST_PARITY_ROWS), _data_rows(file), strict=False)]
+    if not rows:
+        return {}
+    parity = prompt_parity(rows, [Split("audit", "cases", tuple(cases))], tokenizer)
+    return without_words(parity) if any(row.format == "text" for row in rows) else parity
+
+
+def main() -> int:
+    """Answer the request on standard input."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    request = json.load(sys.stdin)
+    try:
+        found = answer(request)
+    except VigilError as error:
+        found = {"why": error.sentence}
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""What a perfect model could score under a decode budget (P1), from the tokens of the reference answers.
+
+The counts come from the rows themselves, from a model's tokenizer, or from a harness file: JSON with `max_tokens`,
+`gate` and `cases`, each with `gold_tokens`.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from state.records import Json
+from tools.probes.audit.discovery import Project
+from tools.probes.audit.evaluations import Stated
+from tools.probes.audit.reading import UnreadableError, read_head, read_value, shown
+from tools.probes.audit.report import Report
+from tools.probes.audit.settings import Evaluation
+
+_EPSILON = 1e-9
+_MOST_CUT = 0.1
+"""Share of cut answers from which they are a warning where no gate says what they cost."""
+_HARNESS_BYTES = 16 << 20
+_MOST_HARNESSES = 200
+_OWN_WORDS = "counted by the model's tokenizer without the final newline and the end token"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An evaluation's decode budget and what its answers need.
+
+    Args:
+        name: Of the evaluation.
+        subject: What findings about it are about.
+        max_tokens: The budget.
+        needs: Tokens of each answer, until a grader has seen all of it.
+        how: How they were counted, in words.
+        wanted: Least score that the gate asks for; None without a gate.
+        score: whole: an answer is right or wrong; share: a part of it scores a part.
+        graded: Answers that the evaluation's own grader counts in full under the budget, where it says so.
+        begun: Answers that show all of their lines, the last perhaps cut, where somebody looked.
+        where: `file` and `line` of the budget.
+    """
+
+    name: str
+    subject: str
+    max_tokens: int
+    needs: Sequence[int]
+    how: str
+    wanted: float | None
+    where: Json
+    score: Literal["whole", "share"] = "whole"
+    graded: int | None = None
+    begun: int | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of answers."""
+        return len(self.needs)
+
+    def whole_at(self, max_tokens: int) -> int:
+        """Return the answers that a budget shows whole."""
+        return sum(need <= max_tokens for need in self.needs)
+
+    def ceiling_at(self, max_tokens: int) -> float:
+        """Return what a perfect model scores under a budget."""
+        if self.score == "share":
+            return sum(min(1.0, max_tokens / need) for need in self.needs) / self.n
+        return self.whole_at(max_tokens) / self.n
+
+    @property
+    def smallest(self) -> int:
+        """Least budget whose ceiling reaches the gate."""
+        wanted = self.wanted or 0.0
+        if self.score == "whole":
+            return sorted(self.needs)[max(1, math.ceil(wanted * self.n - _EPSILON)) - 1]
+        low, high = 1, max(self.needs)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.ceiling_at(middle) >= wanted - _EPSILON else (middle + 1, high)
+        return low
+
+
+def check_ceilings(budgets: Sequence[Budget], report: Report) -> None:
+    """Report gates that a perfect model could not meet, since its answers are cut."""
+    for one in budgets:
+        report.look("P1")
+        right = one.whole_at(one.max_tokens) if one.graded is None else one.graded
+        ceiling = right / one.n if one.score == "whole" else one.ceiling_at(one.max_tokens)
+        best = max(ceiling, (one.begun or 0) / one.n)
+        if one.wanted is not None and best < one.wanted - _EPSILON:
+            _refuse(one, right, ceiling, report)
+        elif one.whole_at(one.max_tokens) < one.n:
+            _cut(one, report)
+
+
+def _refuse(one: Budget, right: int, ceiling: float, report: Report) -> None:
+    said = f"{right}/{one.n} = {ceiling:.4g}" if one.score == "whole" else f"about {ceiling:.4g}"
+    if one.begun is not None and one.begun > right and one.score == "whole":
+        said += f" ({one.begun}/{one.n} = {one.begun / one.n:.4g} where a last line that is cut short counts)"
+    enough, all_of_them = one.smallest, max(one.needs)
+    whole = one.whole_at(enough)
+    report.add(
+        "P1",
+        one.subject,
+        f"The gate of {one.name} asks for at least {one.wanted:.4g}, and with max_tokens {one.max_tokens} the gold "
+        f"answers themselves score {said}. No training can meet it. The smallest max_tokens that makes it reachable is "
+        f"{enough} ({whole} of {one.n} golds whole), {one.how}.",
+        "hard_stop",
+        f"Set max_tokens to {all_of_them + 2}, which shows every gold with its final newline and end token; {enough} "
+        f"is the least for {one.wanted:.4g}.",
+        check="ceiling",
+        ceiling=round(ceiling, 6),
+        whole=one.whole_at(one.max_tokens),
+        cases=one.n,
+        gate=one.wanted,
+        max_tokens=one.max_tokens,
+        smallest_max_tokens=enough,
+        whole_at_smallest=whole,
+        longest=all_of_them,
+        counted=one.how,
+        **one.where,
+    )
+
+
+def _cut(one: Budget, report: Report) -> None:
+    """Tell of answers that are cut where the gate is within reach all the same, or where none is known."""
+    cut = one.n - one.whole_at(one.max_tokens)
+    most = one.n / 2 if one.wanted is not None else _MOST_CUT * one.n
+    gate = "no gate is stated" if one.wanted is None else f"the gate, {one.wanted:.4g}, is within reach all the same"
+    report.add(
+        "P1",
+        one.subject,
+        f"With max_tokens {one.max_tokens}, {cut} of {one.n} gold answers of {one.name} are cut (longest "
+        f"{max(one.needs)} tokens, {one.how}); {gate}.",
+        "warning" if cut > most else "note",
+        f"Set max_tokens to {max(one.needs) + 2}: a cut answer is scored as if the model had failed.",
+        check="cut_golds",
+        whole=one.n - cut,
+        cases=one.n,
+        max_tokens=one.max_tokens,
+        longest=max(one.needs),
+        **one.where,
+    )
+
+
+def stated_budgets(stated: Sequence[Stated], counted: Sequence[Json], why_not: str, report: Report) -> Iterator[Budget]:
+    """Yield the budgets of evaluations whose answers were counted; of the others the reason goes into the report.
+
+    Args:
+        stated: The evaluations.
+        counted: What the tokenizer said of each evaluation that has cases, in order; nothing where none was asked.
+        why_not: Why it said nothing.
+        report: Where reasons go.
+    """
+    said = iter(counted)
+    for one in stated:
+        if not one.golds:
+            continue
+        answer: Json = next(said, {"why": why_not})
+        field = one.evaluation.tokens_field
+        needs: list[int] = answer.get("needs") or []
+        begun: int | None = answer.get("begun")
+        how = _OWN_WORDS
+        if field is not None:
+            needs, begun = _by_field(one, field), None
+            how = f"counted as `{field}` - 1 of each case: without the final newline and the end token"
+            if not needs:
+                _lacks(one, field, report)
+                continue
+        if needs:
+            wanted = _wanted(one.evaluation)
+            score, place = one.evaluation.score, one.where("max_tokens")
+            yield Budget(
+                one.evaluation.name,
+                one.subject,
+                one.evaluation.max_tokens,
+                needs,
+                how,
+                wanted,
+                place,
+                score,
+                None,
+                begun,
+            )
+        elif all(gold.answer is None for gold in one.golds):
+            report.skip(("P1",), f"{one.subject} has no reference answers")
+        else:
+            report.skip(("P1",), f"{one.subject}: {shown(str(answer.get('why', 'its answers could not be counted')))}")
+
+
+def _by_field(one: Stated, field: str) -> list[int]:
+    """Return the needs as the rows have them; nothing where one lacks its count.
+
+    The newline that ends an answer is a token of its own in nearly all of them, and no grader misses it.
+    """
+    numbers = [number for gold in one.golds if (number := _positive(gold.data.get(field)))]
+    return [max(1, number - 1) for number in numbers] if len(numbers) == len(one.golds) else []
+
+
+def _positive(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _lacks(one: Stated, field: str, report: Report) -> None:
+    report.look("8")
+    report.add(
+        "8",
+        one.subject,
+        f"Not every case of {one.evaluation.name} has a whole number above 0 under `{field}`.",
+        "hard_stop",
+        "Correct `tokens_field`, or leave it out and give --model.",
+        check="tokens_field",
+        **one.where("tokens_field"),
+    )
+    report.skip(("P1",), f"{one.subject} lacks `{field}` in some cases")
+
+
+def _wanted(evaluation: Evaluation) -> float | None:
+    """Return the least score that the gate asks for."""
+    gate = evaluation.gate
+    if gate is None:
+        return None
+    asked = [gate.min] if gate.min is not None else []
+    if gate.gain is not None and gate.base is not None and gate.base + gate.gain <= 1 + _EPSILON:
+        asked.append(gate.base + gate.gain)
+    return max(asked, default=None)
+
+
+def harness_budgets(project: Project) -> Iterator[Budget]:
+    """Yield the budgets of the project's harness files."""
+    looked = 0
+    for path in project.with_suffix(".json"):
+        head = read_head(path, 1 << 16)
+        if b'"max_tokens"' not in head or b'"cases"' not in head or looked >= _MOST_HARNESSES:
+            continue
+        looked += 1
+        try:
+            value = read_value(path, _HARNESS_BYTES)
+        except UnreadableError:
+            continue
+        found = _harness(project.name(path), value)
+        if found is not None:
+            yield found
+
+
+def _harness(name: str, value: Any) -> Budget | None:
+    """Return what a harness file says; None where it is none."""
+    if not isinstance(value, dict) or not isinstance(value.get("cases"), list):
+        return None
+    budget, cases, gate = _positive(value.get("max_tokens")), value["cases"], value.get("gate")
+    rows = [case for case in cases if isinstance(case, dict) and _positive(case.get("gold_tokens"))]
+    if not budget or not rows or len(rows) < len(cases):
+        return None
+    bare = "gold_tokens_without_last_newline"
+    is_bare = all(_positive(case.get(bare)) for case in rows)
+    needs = [case[bare] if is_bare else max(1, case["gold_tokens"] - 1) for case in rows]
+    how = f"counted as `{bare}` of each case" if is_bare else "counted as `gold_tokens` - 1 of each case"
+    least = gate.get("min") if isinstance(gate, dict) else None
+    is_share = isinstance(least, int | float) and not isinstance(least, bool) and 0 <= least <= 1
+    metric = gate.get("metric") if isinstance(gate, dict) else None
+    return Budget(
+        shown(metric)[:100] if isinstance(metric, str) else name,
+        f"evaluation:{name}",
+        budget,
+        needs,
+        f"{how}: without the final newline and the end token",
+        float(least) if is_share and least is not None else None,
+        {"file": name, "line": 1},
+        graded=_graded(rows, budget),
+    )
+
+
+def _graded(rows: Sequence[Mapping[str, Any]], budget: int) -> int | None:
+    """Return the golds that the harness's own grader counts in full, by rows, where each case says so."""
+    seen = [(row.get(f"rows_counted_at_{budget}"), row.get("rows")) for row in rows]
+    if not all(isinstance(counted, int) and isinstance(rows_, int) for counted, rows_ in seen):
+        return None
+    return sum(int(counted or 0) >= int(wanted or 0) for counted, wanted in seen)
