@@ -110,7 +110,9 @@ def _readiness(loaded: LoadedCampaign | None, env: Mapping[str, str]) -> Iterato
         is_missing = model.outcome == "bad"
         yield model
         yield _told("campaign:inputs", "are_local", lambda: _inputs(loaded))
-    yield from readiness.exporters(_reports(loaded), env, Path(env.get("HOME") or Path.home()))
+    # Vigil's own recipes report to nobody, so what asks beside a campaign is not what runs tonight.
+    home = Path(env.get("HOME") or Path.home())
+    yield from readiness.exporters(_reports(loaded), env, home, is_tonight=loaded is None)
     yield readiness.token(env, is_needed=is_missing)
 
 
@@ -139,23 +141,17 @@ def _inputs(loaded: LoadedCampaign) -> Iterator[str]:
 
 
 def _reports(loaded: LoadedCampaign | None) -> dict[str, list[str]]:
-    """Return the exporters that the campaign's recipes, or mlx-lm configurations beside it, report to."""
+    """Return the exporters that mlx-lm configurations report to, beside the campaign or in the current folder."""
     folder = loaded.folder if loaded is not None else Path.cwd()
     asked: dict[str, list[str]] = {}
-    sources: list[tuple[str, Any]] = []
-    if loaded is not None:
-        recipes = {"recipe": loaded.goal.recipe, **{f"recipes.{k}": v for k, v in loaded.goal.recipes.items()}}
-        sources += [(f"{loaded.path.name} {key}", recipe) for key, recipe in recipes.items()]
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
         try:
-            sources.append((path.name, read_yaml(path)))
+            written = read_yaml(path).get("report_to") or ()
         except ConfigError:
             continue
-    for place, mapping in sources:
-        written = mapping.get("report_to") or ()
         names = written.split(",") if isinstance(written, str) else written
         for name in names if isinstance(names, list | tuple) else ():
-            asked.setdefault(str(name).strip().lower(), []).append(place)
+            asked.setdefault(str(name).strip().lower(), []).append(path.name)
     return asked
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tools.machine.line import Line
+from tools.machine.line import Line, Outcome
 
 _LOGINS = {
     "wandb": (("WANDB_API_KEY",), "WANDB_MODE", "api.wandb.ai", "Run wandb login, or set WANDB_MODE=offline."),
@@ -70,13 +70,16 @@ def _has_netrc(host: str, home: Path) -> bool:
         return False
 
 
-def exporters(asked: Mapping[str, Iterable[str]], env: Mapping[str, str], home: Path) -> list[Line]:
+def exporters(
+    asked: Mapping[str, Iterable[str]], env: Mapping[str, str], home: Path, *, is_tonight: bool = True
+) -> list[Line]:
     """Return a line for each exporter that is asked for; without a terminal a login that is asked for ends the run.
 
     Args:
         asked: Exporter -> places that ask for it.
         env: Our environment; only whether a key is set is looked at.
         home: The user's folder, where .netrc is.
+        is_tonight: Those who ask are what runs tonight, not configurations that lie beside it.
     """
     lines = []
     for name, places in sorted(asked.items()):
@@ -95,7 +98,8 @@ def exporters(asked: Mapping[str, Iterable[str]], env: Mapping[str, str], home: 
             how = f".netrc has {host}"
         else:
             said = f"{where} reports to {name}, and no key is set: it would ask for a login at night and end the run."
-            lines.append(Line(subject, claim, said, "bad", {"asked_by": where}, "environment, .netrc", fix=fix))
+            outcome: Outcome = "bad" if is_tonight else "warn"
+            lines.append(Line(subject, claim, said, outcome, {"asked_by": where}, "environment, .netrc", fix=fix))
             continue
         said = f"{where} reports to {name}; {how}."
         lines.append(Line(subject, claim, said, "good", {"asked_by": where}, "environment, .netrc"))
