@@ -1,15 +1,26 @@
-"""Night conditions: keeping the machine awake, and telling sleep and freezes from work."""
+"""Night conditions: keeping the machine awake, telling sleep and freezes from work, and seeing power and heat."""
 
-import os
+import contextlib
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from shutil import which
+
+from tools.machine.facts import Heat, Power, awake_command, heat_of, power_of
+from tools.machine.system import System
 
 FREEZE_S = 10.0
 """A longer gap between two ticks, seconds, is a freeze: ticks come every second, and a busy machine delays by a few."""
+
+LOOK_S = 60.0
+"""Seconds between two looks at power and heat: on macOS each look starts five short programs."""
+
+ASK_S = 1.5
+"""Longest answer of one of them, seconds; all together stay below a freeze."""
+
+MOST_STARTS = 3
+"""Times the program that keeps the machine awake is started."""
 
 
 def suspended_s() -> float:
@@ -57,24 +68,95 @@ class Pulse:
         self._suspended = suspended
 
 
-def awake_command(pid: int) -> list[str] | None:
-    """Return the command that keeps this machine awake while a process lives, None where there is none."""
-    if sys.platform == "darwin":
-        return ["/usr/bin/caffeinate", "-ims", "-w", str(pid)]
-    inhibit, tail = which("systemd-inhibit"), which("tail")
-    if inhibit is None or tail is None or not Path("/run/systemd/system").is_dir():
-        return None
-    why = "--why=a fine-tuning job is running"
-    return [inhibit, "--what=sleep:idle", "--who=vigil", why, "--mode=block", tail, f"--pid={pid}", "-f", os.devnull]
+class Awake:
+    """What keeps the machine awake while a process lives; begun once, it ends by itself when the process does.
+
+    Sleep that comes all the same (a closed lid, another's command) is noticed by `Pulse`, not prevented.
+
+    Args:
+        pid: The process.
+        system: The machine.
+    """
+
+    def __init__(self, pid: int, system: System) -> None:
+        self.lapses = 0
+        """Times it was ended by others, or could not hold."""
+        self._pid = pid
+        self._system = system
+        self._program = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def by(self) -> str:
+        """Name of the program that keeps the machine awake now; empty: none does."""
+        return "" if self._process is None else self._program
+
+    def begin(self) -> None:
+        """Keep the machine awake from now on, where there is a way to."""
+        command = awake_command(self._system, self._pid)
+        if command is None:
+            return
+        self._program, quiet = Path(command[0]).name, subprocess.DEVNULL
+        # A machine that cannot start it still runs the job.
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+
+    def look(self) -> None:
+        """Start it again if it has ended, a few times: where it is not allowed it ends at once."""
+        if self._process is None or self._process.poll() is None:
+            return
+        self._process = None
+        self.lapses += 1
+        if self.lapses < MOST_STARTS:
+            self.begin()
+
+    def end(self) -> None:
+        """Let the machine sleep again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
-def keep_awake(pid: int) -> "subprocess.Popen[bytes] | None":
-    """Keep the machine awake until the process ends; it ends by itself when the process does."""
-    command = awake_command(pid)
-    if command is None:
-        return None
-    try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    except OSError:
-        # Sleep is then noticed instead of prevented; a job is worth running without it.
-        return None
+class Conditions:
+    """Adds up under which conditions a job worked: battery, lid, heat.
+
+    Args:
+        system: The machine; its programs are given up after a short while, so that ticks go on.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.power = Power()
+        self.on_battery_s = 0.0
+        self.lid_closed_s = 0.0
+        self.held_back_s = 0.0
+        self.hottest_c = 0.0
+        self._heat = Heat()
+        self._worked_s = 0.0
+        self._system = replace(system, timeout_s=ASK_S)
+
+    def look(self, worked_s: float) -> dict[str, float]:
+        """Look at power and heat.
+
+        Args:
+            worked_s: Seconds of work so far; those since the last look count for what that look saw.
+
+        Returns:
+            Signals for guards; what is not told is no signal, and the charge is one only while it falls.
+        """
+        self.credit(worked_s)
+        self.power, self._heat = power_of(self._system), heat_of(self._system)
+        self.hottest_c = max(self.hottest_c, self._heat.hottest_c or 0.0)
+        signals = {
+            "battery_percent": self.power.percent if self.power.source == "battery" else None,
+            "heat_margin_c": self._heat.margin_c,
+            "clock_share": self._heat.speed_share,
+            "thermal_pressure": self._heat.pressure,
+        }
+        return {name: float(value) for name, value in signals.items() if value is not None}
+
+    def credit(self, worked_s: float) -> None:
+        """Count the work since the last look or credit for what the last look saw."""
+        gap, self._worked_s = worked_s - self._worked_s, worked_s
+        self.on_battery_s += gap * (self.power.source == "battery")
+        self.lid_closed_s += gap * (self.power.lid == "closed")
+        self.held_back_s += gap * self._heat.is_held_back

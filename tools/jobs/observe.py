@@ -14,11 +14,12 @@ import psutil
 from state.clock import Clock
 from state.files import read_json
 from state.paths import JobPaths
-from state.records import Guard
+from state.records import Guard, Json
 from tools.jobs.guards import Counters, Fired, evaluate
 from tools.jobs.logs import put_aside_if_large
-from tools.jobs.night import Pulse
+from tools.jobs.night import LOOK_S, Conditions, Pulse
 from tools.jobs.processes import GB, Worker
+from tools.machine.system import System
 
 HEARTBEAT_S = 2.0
 """Seconds between two heartbeats."""
@@ -69,6 +70,10 @@ class Totals:
     frozen_s: float = 0.0
     peak_rss_gb: float = 0.0
     peak_swap_gb: float = 0.0
+    on_battery_s: float = 0.0
+    lid_closed_s: float = 0.0
+    held_back_s: float = 0.0
+    hottest_c: float = 0.0
 
 
 def read_totals(paths: JobPaths) -> tuple[Totals, float | None]:
@@ -92,9 +97,17 @@ class Observer:
         guards: The job's guards.
         clock: Time.
         suspended: Seconds the machine slept since boot.
+        system: The machine, whose power and heat are looked at.
     """
 
-    def __init__(self, paths: JobPaths, guards: Sequence[Guard], clock: Clock, suspended: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        paths: JobPaths,
+        guards: Sequence[Guard],
+        clock: Clock,
+        suspended: Callable[[], float],
+        system: System | None = None,
+    ) -> None:
         self.best_step = -1
         self.peak_rss_gb = 0.0
         self._paths = paths
@@ -106,7 +119,8 @@ class Observer:
         self._pulse = Pulse()
         self._counters: Counters = {}
         self._progress_mark = 0.0
-        self._next_heartbeat = self._next_slow = clock.monotonic()
+        self._next_heartbeat = self._next_slow = self._next_night = clock.monotonic()
+        self._night = Conditions(system or System())
         self._peak_swap_gb = 0.0
         self._pulse.tick(clock.monotonic(), suspended())
 
@@ -136,22 +150,37 @@ class Observer:
             self.beat()
         return fired
 
+    @property
+    def power(self) -> Json:
+        """Power source, charge and lid as seen last."""
+        return self._night.power.to_json()
+
+    def look_at_night(self) -> dict[str, float]:
+        """Look at power and heat; return the signals of guards."""
+        self._next_night = self._clock.monotonic() + LOOK_S
+        return self._night.look(self._pulse.worked_s)
+
     def totals(self) -> Totals:
         """Return the figures over all supervisors of this job."""
-        before, pulse = self._before, self._pulse
+        before, pulse, night = self._before, self._pulse, self._night
+        night.credit(pulse.worked_s)
         return Totals(
             worked_s=before.worked_s + pulse.worked_s,
             slept_s=before.slept_s + pulse.slept_s,
             frozen_s=before.frozen_s + pulse.frozen_s,
             peak_rss_gb=max(before.peak_rss_gb, self.peak_rss_gb),
             peak_swap_gb=max(before.peak_swap_gb, self._peak_swap_gb),
+            on_battery_s=before.on_battery_s + night.on_battery_s,
+            lid_closed_s=before.lid_closed_s + night.lid_closed_s,
+            held_back_s=before.held_back_s + night.held_back_s,
+            hottest_c=max(before.hottest_c, night.hottest_c),
         )
 
     def beat(self) -> None:
         """Write the heartbeat: a sign of life and the figures so far; not synced, and skipped on a full disk."""
         side = self._paths.folder / ".heartbeat"
         with contextlib.suppress(OSError):
-            side.write_text(json.dumps({"at": self._clock.now(), **vars(self.totals())}))
+            side.write_text(json.dumps({"at": self._clock.now(), "power": self.power, **vars(self.totals())}))
             side.replace(self._paths.heartbeat)
 
     def _judge(self, signals: dict[str, float]) -> list[Fired]:
@@ -175,7 +204,8 @@ class Observer:
             put_aside_if_large(self._paths.log)
         swap_gb = psutil.swap_memory().used / GB
         self._peak_swap_gb = max(self._peak_swap_gb, swap_gb)
-        return {"swap_gb": swap_gb, "disk_free_gb": shutil.disk_usage(self._paths.folder).free / GB}
+        night = self.look_at_night() if now >= self._next_night else {}
+        return {"swap_gb": swap_gb, "disk_free_gb": shutil.disk_usage(self._paths.folder).free / GB, **night}
 
 
 def cpu_s() -> float:

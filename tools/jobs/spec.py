@@ -69,6 +69,20 @@ class ExitRecord(Record):
     """Largest resident memory of the worker, 1e9 bytes."""
     peak_swap_gb: float = 0.0
     """Largest swap use of the whole machine, 1e9 bytes."""
+    on_battery_s: float = 0.0
+    """Seconds of work on battery."""
+    lid_closed_s: float = 0.0
+    """Seconds of work with the lid closed."""
+    held_back_s: float = 0.0
+    """Seconds of work with a bounded clock or under thermal pressure."""
+    hottest_c: float = 0.0
+    """Highest temperature seen of the sensor nearest to its limit, degrees Celsius; 0 where none is told."""
+    power: Json = Field(default_factory=dict)
+    """source, battery_percent and lid at the end; empty or None where it is not told."""
+    kept_awake_by: str = ""
+    """Program that held sleep off at the end; empty where none did."""
+    awake_lapses: int = 0
+    """Times that program ended before the job."""
     cpu_s: float = 0.0
     """Processor seconds of the supervisor itself (the last one)."""
     is_adopted: bool = False

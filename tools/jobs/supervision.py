@@ -20,13 +20,14 @@ from tools.jobs.guards import Fired
 from tools.jobs.identity import ProcessIdentity, identify, is_alive
 from tools.jobs.locks import try_lock
 from tools.jobs.logs import last_lines
-from tools.jobs.night import keep_awake, suspended_s
+from tools.jobs.night import Awake, suspended_s
 from tools.jobs.observe import Observer, cpu_s
 from tools.jobs.once import ask_for_stop, stop_request
 from tools.jobs.processes import AdoptedWorker, ChildWorker, Ended, Worker, clear_group, find_by_command
 from tools.jobs.spec import ExitRecord, JobSpec, StopRequest
 from tools.jobs.tally import read_tally
 from tools.jobs.worker import LOCK_VARIABLE, STOPPED, USER_ERROR
+from tools.machine.system import System
 
 FIRST_TICK_S = 0.05
 LAST_TICK_S = 1.0
@@ -82,15 +83,24 @@ class Supervision:
         job: The job, its supervisor's lock held.
         clock: Time.
         suspended: Seconds the machine slept since boot.
+        system: The machine that is kept awake, and whose power and heat are looked at.
     """
 
-    def __init__(self, job: OpenJob, clock: Clock | None = None, suspended: Callable[[], float] = suspended_s) -> None:
+    def __init__(
+        self,
+        job: OpenJob,
+        clock: Clock | None = None,
+        suspended: Callable[[], float] = suspended_s,
+        system: System | None = None,
+    ) -> None:
         self.is_leaving = False
         self._paths = job.paths
         self._spec = job.spec
         self._clock = clock or SystemClock()
         self._tally = read_tally(job.paths)
-        self._observer = Observer(job.paths, job.spec.guards, self._clock, suspended)
+        system = system or System()
+        self._observer = Observer(job.paths, job.spec.guards, self._clock, suspended, system)
+        self._awake = Awake(os.getpid(), system)
         self._lock: int | None = None
         self._is_adopted = False
         self._asked: StopRequest | None = None
@@ -104,15 +114,20 @@ class Supervision:
     def run(self) -> int:
         """Bring the job to its exit record; return the supervisor's exit status."""
         self._keep_reserve()
-        awake = keep_awake(os.getpid())
+        self._awake.begin()
         try:
+            self._see_night()
             record = self._live()
             is_concluded = record is not None and self._conclude(record)
         finally:
-            if awake is not None:
-                awake.kill()
-                awake.wait()
+            self._awake.end()
         return 0 if is_concluded else STOPPED
+
+    def _see_night(self) -> None:
+        """Note in start.json what the night begins with; an adopted worker is not started, so nothing else would."""
+        self._observer.look_at_night()
+        with suppress(OSError):
+            self._save_tally()
 
     def _live(self) -> ExitRecord | None:
         """Return how the job ended, None if this supervisor was told to leave before."""
@@ -226,6 +241,7 @@ class Supervision:
         while True:
             ended = worker.poll()
             self._act_on(self._observer.look(worker))
+            self._awake.look()
             if ended is not None:
                 return ended
             if self.is_leaving or self._asked or self._paths.stop.exists():
@@ -342,6 +358,13 @@ class Supervision:
                 "frozen_s": round(totals.frozen_s, 1),
                 "peak_rss_gb": round(totals.peak_rss_gb, 4),
                 "peak_swap_gb": round(totals.peak_swap_gb, 4),
+                "on_battery_s": round(totals.on_battery_s, 1),
+                "lid_closed_s": round(totals.lid_closed_s, 1),
+                "held_back_s": round(totals.held_back_s, 1),
+                "hottest_c": round(totals.hottest_c, 1),
+                "power": self._observer.power,
+                "kept_awake_by": self._awake.by,
+                "awake_lapses": self._awake.lapses,
                 "is_adopted": self._is_adopted,
                 "notes": tuple(self._tally.notes),
                 **fields,
@@ -382,7 +405,8 @@ class Supervision:
 
     def _save_tally(self) -> None:
         me = identify(os.getpid())
-        write_json(self._paths.start, {**(me.to_json() if me else {}), "tally": asdict(self._tally)})
+        night = {"power": self._observer.power, "kept_awake_by": self._awake.by}
+        write_json(self._paths.start, {**(me.to_json() if me else {}), "tally": asdict(self._tally), **night})
 
     def _reserve(self) -> Path:
         return self._paths.folder / ".reserve"

@@ -13,6 +13,10 @@ LidState = Literal["open", "closed", ""]
 """Empty: there is no lid, or it is not told."""
 
 
+NEARLY_ALL = 0.95
+"""A share of the full clock below it is a bound that somebody or the heat has set."""
+
+
 @dataclass(frozen=True)
 class Power:
     """Where the current comes from, and the lid."""
@@ -68,6 +72,11 @@ class Heat:
     def margin_c(self) -> float | None:
         """Degrees Celsius to the limit of the sensor nearest to it; None: not told."""
         return None if self.hottest_c is None or self.limit_c is None else self.limit_c - self.hottest_c
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the clock is bounded, or the system acts against heat, now."""
+        return bool(self.pressure) or (self.speed_share is not None and self.speed_share < NEARLY_ALL)
 
     @property
     def is_told(self) -> bool:

@@ -13,8 +13,6 @@ from pathlib import Path
 _USUAL = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 """Searched after PATH: services are started with a shorter one."""
 
-TIMEOUT_S = 10.0
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -39,17 +37,19 @@ class System:
         platform: `sys.platform`: darwin or linux; of others nothing is known.
         root: Folder that /proc, /sys, /etc and /run are looked for in.
         path: Folders of programs, separated by colons; PATH and the usual ones by default.
+        timeout_s: Longest wait for the answer of one program, seconds.
     """
 
     platform: str = sys.platform
     root: Path = Path("/")
     path: str = field(default_factory=lambda: f"{os.environ.get('PATH', '')}:{_USUAL}")
+    timeout_s: float = 10.0
 
     def which(self, program: str) -> str | None:
         """Return where a program is, None where there is none."""
         return shutil.which(program, path=self.path)
 
-    def ask(self, program: str, *arguments: str, timeout_s: float = TIMEOUT_S) -> Answer | None:
+    def ask(self, program: str, *arguments: str) -> Answer | None:
         """Run a program that reports something; None where it is absent, does not start or does not end."""
         found = self.which(program)
         if found is None:
@@ -61,7 +61,7 @@ class System:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=timeout_s,
+                timeout=self.timeout_s,
                 check=False,
                 # What it says is read by us, so it must not be translated.
                 env={**os.environ, "LC_ALL": "C"},

@@ -14,9 +14,6 @@ _NIGHT_H = 24
 _NEAR_C = 5.0
 """A sensor this near to its limit, degrees Celsius, before the work begins, throttles under it."""
 
-_NEARLY_ALL = 0.95
-"""A share of the full clock below it is a bound that somebody or the heat has set."""
-
 _STEP_S = 1.0
 """A clock that a time service slews moves less in the seconds of a look."""
 
@@ -99,8 +96,7 @@ def heat(system: System) -> Line:
     if not found.is_told:
         return not_told(subject, claim, "no temperature and no throttling.", asked=found.asked)
     is_hot = found.margin_c is not None and found.margin_c < _NEAR_C
-    is_slowed = found.speed_share is not None and found.speed_share < _NEARLY_ALL
-    if is_hot or is_slowed or found.pressure:
+    if is_hot or found.is_held_back:
         held = f"It is hot or held back before the work begins: {said}"
         fix = "Let it cool, keep its vents free, and look at its power settings; a held-back clock trains slowly."
         return Line(subject, claim, held, "warn", value, found.asked, fix=fix)

@@ -1,11 +1,15 @@
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.tools.machine import machines
 from tools.jobs import night
-from tools.jobs.night import Pulse, awake_command, suspended_s
+from tools.jobs.night import Awake, Conditions, Pulse, suspended_s
+from tools.machine.system import System
 
 
 def test_time_between_ticks_is_work() -> None:
@@ -41,28 +45,104 @@ def test_the_machine_tells_how_long_it_slept() -> None:
     assert suspended_s() > -1.0
 
 
-def test_a_mac_is_kept_awake_while_the_process_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert awake_command(7) == ["/usr/bin/caffeinate", "-ims", "-w", "7"]
+@pytest.fixture
+def awake(tmp_path: Path) -> Iterator[Awake]:
+    """A Mac whose caffeinate waits for a process, as the real one does with -w."""
+    system = machines.mac(tmp_path)
+    machines.script(tmp_path / "bin", "caffeinate", 'exec tail --pid="$3" -f /dev/null')
+    found = Awake(os.getpid(), system)
+    yield found
+    found.end()
 
 
-def test_linux_without_systemd_has_no_command_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(night, "which", lambda name: None)
-    assert awake_command(7) is None
-    assert night.keep_awake(os.getpid()) is None
+def child_of(awake: Awake) -> "subprocess.Popen[bytes]":
+    assert awake._process is not None
+    return awake._process
 
 
-def test_linux_with_systemd_holds_an_inhibitor_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(night, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(Path, "is_dir", lambda self: True)
-    command = awake_command(7)
-    assert command is not None
-    assert command[0] == "/bin/systemd-inhibit"
-    assert command[-4:] == ["/bin/tail", "--pid=7", "-f", "/dev/null"]
+def test_the_machine_is_kept_awake_until_it_may_sleep_again(awake: Awake) -> None:
+    assert awake.by == ""
+    awake.begin()
+    assert awake.by == "caffeinate"
+    child = child_of(awake)
+    awake.look()
+    assert child.poll() is None
+    awake.end()
+    assert child.returncode is not None
+    assert awake.lapses == 0
 
 
-def test_a_machine_that_cannot_start_the_command_still_runs_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(night, "awake_command", lambda pid: ["/no/such/program"])
-    assert night.keep_awake(os.getpid()) is None
+def test_what_keeps_the_machine_awake_ends_with_the_process_it_serves(tmp_path: Path) -> None:
+    system = machines.mac(tmp_path)
+    machines.script(tmp_path / "bin", "caffeinate", 'exec tail --pid="$3" -s 0.01 -f /dev/null')
+    served = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    awake = Awake(served.pid, system)
+    awake.begin()
+    served.communicate(b"\n")
+    assert child_of(awake).wait(timeout=60) == 0
+
+
+def test_what_was_ended_by_others_is_begun_again(awake: Awake) -> None:
+    awake.begin()
+    before = child_of(awake)
+    before.kill()
+    before.wait()
+    awake.look()
+    assert (awake.lapses, awake.by) == (1, "caffeinate")
+    assert child_of(awake).pid != before.pid
+
+
+def test_where_it_is_not_allowed_it_is_given_up_after_a_few_times(tmp_path: Path) -> None:
+    awake = Awake(os.getpid(), machines.mac(tmp_path))
+    awake.begin()
+    for lapse in range(1, night.MOST_STARTS + 1):
+        # The program of this machine ends at once.
+        child_of(awake).wait()
+        awake.look()
+        assert awake.lapses == lapse
+    awake.look()
+    assert (awake.lapses, awake.by) == (night.MOST_STARTS, "")
+    awake.end()
+
+
+def test_a_machine_without_such_a_program_runs_jobs_all_the_same(tmp_path: Path) -> None:
+    for system in (System("linux", tmp_path, str(tmp_path)), System("darwin", tmp_path, str(tmp_path))):
+        awake = Awake(os.getpid(), system)
+        awake.begin()
+        awake.look()
+        awake.end()
+        assert (awake.by, awake.lapses) == ("", 0)
+
+
+def test_a_program_that_cannot_be_started_is_no_error(tmp_path: Path) -> None:
+    system = machines.mac(tmp_path)
+    (tmp_path / "bin" / "caffeinate").write_text("#!/no/such/interpreter\n")
+    awake = Awake(os.getpid(), system)
+    awake.begin()
+    assert awake.by == ""
+
+
+def test_work_counts_for_the_conditions_that_were_seen(tmp_path: Path) -> None:
+    unplugged = machines.laptop(lid="closed") | machines.zone(0, 80, 105)
+    conditions = Conditions(machines.linux(tmp_path, unplugged))
+    assert conditions.look(0.0) == {"battery_percent": 64.0, "heat_margin_c": 25.0}
+    machines.put(tmp_path, machines.laptop(status="Charging", online="1") | machines.zone(0, 70, 105))
+    assert conditions.look(60.0) == {"heat_margin_c": 35.0}
+    conditions.credit(100.0)
+    assert (conditions.on_battery_s, conditions.lid_closed_s, conditions.held_back_s) == (60.0, 60.0, 0.0)
+    assert conditions.hottest_c == 80.0
+    assert conditions.power.to_json() == {"source": "mains", "battery_percent": 64.0, "lid": "open"}
+
+
+def test_a_mac_under_thermal_pressure_is_held_back(tmp_path: Path) -> None:
+    conditions = Conditions(machines.mac(tmp_path, pressure="2", therm="\tCPU_Speed_Limit \t= 90\n"))
+    assert conditions.look(0.0) == {"thermal_pressure": 2.0, "clock_share": 0.9}
+    conditions.credit(30.0)
+    assert conditions.held_back_s == 30.0
+
+
+def test_a_machine_that_tells_nothing_gives_no_signals(tmp_path: Path) -> None:
+    conditions = Conditions(System("linux", tmp_path, str(tmp_path)))
+    assert conditions.look(10.0) == {}
+    conditions.credit(20.0)
+    assert (conditions.on_battery_s, conditions.lid_closed_s, conditions.held_back_s) == (0.0, 0.0, 0.0)

@@ -1,4 +1,3 @@
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,9 @@ import pytest
 
 from state.files import read_json, write_json
 from state.paths import JobPaths
-from tests.faults.jobs.harness import BACKEND, ROOT, assert_done_once, clear, ended, running_at, spec, starts
+from state.records import Guard
+from tests.faults.jobs.harness import BACKEND, ROOT, assert_done_once, clear, content, ended, running_at, spec, starts
+from tests.tools.machine import machines
 from tools.jobs import supervision
 from tools.jobs.processes import Ended
 from tools.jobs.spec import ExitRecord, JobSpec, JobStatus
@@ -56,11 +57,35 @@ def test_an_interpreter_that_is_gone_is_a_failure_with_its_reason(
     assert "could not be started" in record(folder).last_lines[-1]
 
 
-def test_the_machine_may_sleep_again_when_the_job_has_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    awake = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    monkeypatch.setattr(supervision, "keep_awake", lambda pid: awake)
-    assert Supervision(opened(folder, spec(steps=2))).run() == 0
-    assert awake.poll() == -signal.SIGKILL
+def test_the_machine_may_sleep_again_when_the_job_has_ended(folder: Path) -> None:
+    system = machines.mac(folder / "machine")
+    machines.script(folder / "machine" / "bin", "caffeinate", 'exec tail --pid="$3" -f /dev/null')
+    supervised = Supervision(opened(folder, spec(steps=2)), system=system)
+    assert supervised.run() == 0
+    found = record(folder)
+    assert (found.kept_awake_by, found.awake_lapses) == ("caffeinate", 0)
+    child = supervised._awake._process
+    assert child is not None
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_battery_lid_and_heat_are_recorded_at_the_start_and_at_the_end(folder: Path) -> None:
+    system = machines.mac(folder / "machine", batt=machines.BATTERY, lid="Yes", pressure="1")
+    assert Supervision(opened(folder, spec(steps=2)), system=system).run() == 0
+    unplugged = {"source": "battery", "battery_percent": 71.0, "lid": "closed"}
+    assert content(folder / "start.json")["power"] == unplugged
+    found = record(folder)
+    assert found.power == unplugged
+    assert found.on_battery_s == found.lid_closed_s == found.held_back_s
+    assert content(folder / "heartbeat")["power"] == unplugged
+
+
+def test_a_guard_on_the_battery_saves_and_stops_before_it_is_empty(folder: Path) -> None:
+    system = machines.mac(folder / "machine", batt=machines.BATTERY)
+    low = Guard(signal="battery_percent", op="<", threshold=75.0, verdict="battery_low")
+    assert Supervision(opened(folder, spec(steps=10**6, guards=(low,))), system=system).run() == 0
+    assert (record(folder).state, record(folder).verdict) == ("stopped", "battery_low")
+    assert record(folder).reason == "battery_percent was 71, < 75."
 
 
 def test_a_result_that_is_no_json_is_a_failure(folder: Path) -> None:

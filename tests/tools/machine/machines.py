@@ -62,6 +62,15 @@ def program(
     return path
 
 
+def script(folder: Path, name: str, body: str) -> Path:
+    """Write a program with a body of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
 def mac(
     folder: Path,
     *,

@@ -23,14 +23,14 @@ def test_a_program_that_says_nothing_has_no_last_words(tmp_path: Path) -> None:
 
 
 def test_programs_that_are_absent_do_not_start_or_do_not_end_are_no_answer(tmp_path: Path) -> None:
-    system = System(root=tmp_path, path=str(tmp_path))
+    system = System(root=tmp_path, path=str(tmp_path), timeout_s=0.05)
     (tmp_path / "garbled").write_text("#!/no/such/interpreter\n")
     (tmp_path / "garbled").chmod(0o755)
     (tmp_path / "endless").write_text("#!/bin/sh\nread line < /dev/zero\n")
     (tmp_path / "endless").chmod(0o755)
     assert system.ask("absent") is None
     assert system.ask("garbled") is None
-    assert system.ask("endless", timeout_s=0.05) is None
+    assert system.ask("endless") is None
 
 
 def test_files_that_are_absent_or_hold_no_number_are_no_answer(tmp_path: Path) -> None:
