@@ -1,10 +1,8 @@
 """Projects of other people with one failure each, which `vigil audit` is to find in the folder alone."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from safetensors.numpy import save_file
 
 from tests.faults.campaign.world import BASE
 from tests.faults.failure_modes import shapes
-from tests.faults.failure_modes.seen import Finding, Seen
+from tests.faults.failure_modes.projects import INJECTED, Project, clean_builders
 
 _MODULE = "model.layers.0.self_attn.q_proj"
 _CONFIG: dict[str, Any] = {
@@ -32,56 +30,14 @@ _CONFIG: dict[str, Any] = {
 }
 
 
+__all__ = ["CLEAN_PROJECTS", "PROJECTS", "Project", "has_audit"]
+
+
 def has_audit() -> bool:
     """Whether this version of Vigil has the command."""
     from agent.cli import vigil
 
     return "audit" in vigil.commands
-
-
-@dataclass(frozen=True)
-class Project:
-    """A project folder with a failure.
-
-    Args:
-        mode: Row of the catalogue.
-        name: What it is, in a few words.
-        make: Writes the project.
-        break_it: Puts the failure in.
-        subject: Expression that the finding's subject matches.
-        number: Expression that the finding matches, as JSON.
-    """
-
-    mode: str
-    name: str
-    make: Callable[[Path], None]
-    break_it: Callable[[Path], None]
-    subject: str
-    number: str
-
-    def build(self, folder: Path, *, is_broken: bool = True) -> Path:
-        """Write the project, with the failure or without."""
-        folder.mkdir(parents=True)
-        self.make(folder)
-        if is_broken:
-            self.break_it(folder)
-        return folder
-
-    def options(self, folder: Path) -> list[str]:
-        """Return the options of the command: the model that tokens and weights are asked of."""
-        return ["--model", str(folder / "base")]
-
-    def find(self, seen: Seen) -> Finding | None:
-        """Return the finding that was to be made."""
-        return next(
-            (
-                finding
-                for finding in seen.of(self.mode)
-                if re.search(self.subject, finding.subject)
-                and re.search(self.number, json.dumps([finding.sentence, finding.value]))
-            ),
-            None,
-        )
 
 
 def _trained(folder: Path) -> None:
@@ -139,7 +95,8 @@ PROJECTS: tuple[Project, ...] = (
     Project(
         "P2", "trained on the fused model, judged on the base", _trained_on_fused, _judged_on_base, r"adapter", r"fused"
     ),
+    *INJECTED,
 )
 
-CLEAN_PROJECTS: dict[str, Callable[[Path], Path]] = {}
+CLEAN_PROJECTS: dict[str, Callable[[Path], Path]] = clean_builders()
 """Projects with nothing wrong, by what is particular about them."""

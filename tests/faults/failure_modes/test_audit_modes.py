@@ -19,7 +19,7 @@ def test_a_failure_is_found_in_the_folder(project: Project, tmp_path: Path) -> N
     seen = audit(folder, *project.options(folder))
     assert project.find(seen) is not None, (seen.findings, seen.said)
     assert {finding.mode for finding in seen.alarms} == {project.mode}
-    assert seen.code == 3
+    assert seen.code == project.code
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: f"{project.mode}: {project.name}")

@@ -18,10 +18,11 @@ from tools.probes.audit.places import Place, place_of
 from tools.probes.audit.reading import read_mapping, shown
 from tools.probes.audit.report import Report
 from tools.probes.audit.tensors import TensorFile, open_tensors
-from tools.probes.audit.weights import SMALL_FILE_BYTES, can_be_read, weight_hashes, weight_sizes
+from tools.probes.audit.weights import SMALL_FILE_BYTES, are_small, can_be_read, weight_hashes, weight_sizes
 
 _WHOLE = "adapters.safetensors"
 _CONFIG = "adapter_config.json"
+_READ_BY_US = (_CONFIG, "run.json")
 _MOST_ADAPTERS = 200
 _MOST_HASHED = 16 << 30
 """Bytes of two models of one size that are compared by content; more would take minutes."""
@@ -276,7 +277,7 @@ def uses_of(
             not_there(name, "adapter folder", said.path, where, report)
         if said.evaluated_on is None:
             continue
-        adapter = one or AdapterFolder(project, place.path or project.root / "nowhere")
+        adapter = one or AdapterFolder(project, place.path or project.root / shown(said.path).strip("./"))
         trained = _trained_on(project, adapter, said.trained_on, file.parent)
         line = lines.get((*loc, "evaluated_on"), where["line"])
         used = place_of(project, file.parent, said.evaluated_on)
@@ -351,7 +352,8 @@ def _spelled(place: Place) -> str:
 
 def _compare_folders(use: Used, trained: Path, used: Path, report: Report, cache: HashCache) -> None:
     project, name = use.adapter.project, use.adapter.name
-    if use.adapter.weights is not None and can_be_read(project, used) is None:
+    is_readable = can_be_read(project, used) is None and are_small(project, use.adapter.folder, _READ_BY_US)
+    if use.adapter.weights is not None and is_readable:
         problems = adapter_problems(use.adapter.folder, used, cache)
         told = [problem for problem in problems if problem.detail["kind"] in {"parent", "shape"}]
         if told:

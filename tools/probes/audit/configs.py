@@ -171,8 +171,7 @@ def find_configs(project: Project, read: YamlReader, report: Report) -> list[Tra
         try:
             values, lines = _read(path, read)
         except ConfigError as error:
-            where = f"{path.name}:"
-            said = error.sentence.removeprefix(where)
+            said = error.sentence.removeprefix(f"{error.where}:").removeprefix(f"{path.name}:")
             _refuse(project, report, path, said.strip(), _line_of(error))
             continue
         except UnreadableError as error:
@@ -226,7 +225,7 @@ def _refuse(project: Project, report: Report, path: Path, said: str, line: int) 
         f"config:{name}",
         f"{name} looks like the configuration of a training and cannot be read: {shown(said)[:300]}",
         "hard_stop",
-        "Repair the file; no trainer can read it either.",
+        "Repair the file: plain YAML, a mapping of keys to values.",
         check="config_readable",
         file=name,
         line=line,

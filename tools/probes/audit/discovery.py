@@ -19,7 +19,7 @@ MOST_FILES = 100_000
 _MOST_FOLDERS = 20_000
 _MOST_DEPTH = 32
 _NOT_OURS = frozenset({"node_modules", "__pycache__", "site-packages"})
-_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".npz", ".npy", ".ckpt", ".joblib", ".dill"})
+_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 _AUDIT_FILES = ("vigil-audit.yaml", "vigil-audit.yml")
 _SAVE = re.compile(r"(\d{1,9})_adapters\.safetensors")
 _MOST_NAMED = 3
@@ -102,15 +102,6 @@ class Project:
         """Files that may hold objects of Python: never opened."""
         return self.with_suffix(*_PICKLES)
 
-    @property
-    def scripts(self) -> list[Path]:
-        """Files whose lines are commands."""
-        return [
-            path
-            for path in self.files.values()
-            if path.suffix in {".sh", ".bash", ".zsh", ".mk"} or path.name in {"Makefile", "makefile", "justfile"}
-        ]
-
     def saves(self, folder: Path) -> dict[int, Path]:
         """Return an adapter folder's numbered saves by iteration, oldest first."""
         files = self.by_folder.get(folder, {})
@@ -121,7 +112,10 @@ class Project:
 def _is_weights(name: str) -> bool:
     if name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json")):
         return True
-    return name.startswith(("pytorch_model", "weights", "consolidated")) and Path(name).suffix in _PICKLES | {".gguf"}
+    return name.startswith(("pytorch_model", "weights", "consolidated")) and Path(name).suffix in _PICKLES | {
+        ".gguf",
+        ".npz",
+    }
 
 
 def discover(root: Path) -> Project:

@@ -10,11 +10,14 @@ from state.records import Json
 from tools.probes.audit.configs import Loc
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.places import Place, place_of
+from tools.probes.audit.reading import shown
 from tools.probes.audit.report import Report
 from tools.probes.audit.rows import DataFile, Features, answer_text, text_of
 from tools.probes.audit.settings import Evaluation
 
 _GOLD_FIELDS = ("reference", "gold", "completion", "answer", "expected", "chosen")
+_OUTPUT_FIELDS = ("output", "response", "prediction", "generated", "text", "completion")
+_MOST_OUTPUTS = 2_000
 _EPSILON = 1e-9
 _ALPHA = 0.05
 MOST_CASES = 100_000
@@ -152,6 +155,63 @@ def _check_fields(one: Stated, report: Report) -> None:
             lacking=len(lacking),
             **one.where("gold_field"),
         )
+
+
+def check_outputs(stated: Sequence[Stated], report: Report) -> None:
+    """Report generations that loop or drift where the reference answers do not (1)."""
+    from tools.probes.rows.collapse import collapse_signals, is_collapsed
+
+    for one in stated:
+        written = one.evaluation.outputs
+        if written is None:
+            continue
+        place = place_of(one.project, one.file.parent, written)
+        if place.kind == "outside":
+            report.skip(("1",), f"{one.subject}: its outputs lead outside the project and are not opened")
+            continue
+        texts = _texts(place.path, one.evaluation.output_field) if place.path is not None else []
+        if not texts:
+            report.add(
+                "8",
+                one.subject,
+                f"{shown(written)[:200]}, the outputs of {one.evaluation.name}, hold no text.",
+                "hard_stop",
+                "Correct `outputs` and `output_field`: a file of JSON lines, one output each.",
+                check="outputs",
+                **one.where("outputs"),
+            )
+            continue
+        answers = [gold.answer for gold in one.golds[:_MOST_OUTPUTS] if gold.answer]
+        if not answers:
+            report.skip(("1",), f"{one.subject}: there are no reference answers to hold its outputs against")
+            continue
+        report.look("1")
+        found = is_collapsed(collapse_signals(texts), collapse_signals(answers))
+        if found is not None:
+            reasons = "; ".join(found.detail["reasons"])
+            report.add(
+                "1",
+                one.subject,
+                f"{len(texts)} outputs of {one.evaluation.name} have collapsed beside the {len(answers)} reference "
+                f"answers: {reasons.replace(' before', ' in the references')}.",
+                "hard_stop",
+                found.fix,
+                check="collapsed",
+                outputs=found.detail["now"],
+                references=found.detail["parent"],
+                **one.where("outputs"),
+            )
+
+
+def _texts(path: Path, field: str | None) -> list[str]:
+    names = (field,) if field is not None else _OUTPUT_FIELDS
+    texts = []
+    for _, data in DataFile(path).objects(_MOST_OUTPUTS):
+        value = next((data[name] for name in names if data.get(name)), None)
+        text = answer_text(value) if value is not None else gold_of(data, None) if field is None else None
+        if text is not None:
+            texts.append(text)
+    return texts
 
 
 def check_gates(stated: Sequence[Stated], report: Report) -> None:

@@ -59,6 +59,7 @@ def look(project: Project, settings: Sequence[Settings], read: YamlReader, model
     evaluations.check_files(stated, report)
     cache = HashCache()
     models = weights.check_models(project, report)
+    weights.check_pickles(project, report)
     folders = adapters.adapter_folders(project)
     adapters.check_adapters(folders, report)
     said = [
@@ -92,6 +93,7 @@ def look(project: Project, settings: Sequence[Settings], read: YamlReader, model
     ]
     ceilings.check_ceilings(budgets, report)
     evaluations.check_gates(stated, report)
+    evaluations.check_outputs(stated, report)
     for name, why in project.passed_over:
         report.skip(("8",), f"{name}: {why}")
     return Audited(project, report, is_empty=not (report.looked or report.findings or report.skipped))

@@ -16,7 +16,7 @@ from tools.probes.audit.reading import UnreadableError, iter_lines, parse_json
 Form = Literal["chat", "completions", "text", "pairs", "prompts", "other"]
 """chat, completions and text as mlx-lm has them; pairs: chosen and rejected; prompts: a prompt alone, for rollouts."""
 
-MOST_BYTES = 8 << 30
+MOST_BYTES = 1 << 30
 """Bytes of one file whose lines are looked at."""
 CONTENT_BYTES = 256 << 20
 CONTENT_ROWS = 20_000

@@ -39,6 +39,10 @@ class Evaluation(_Part):
     system: str | None = None
     """System text that evaluation puts before each case; empty: none; left out: nobody says."""
     gate: Gate | None = None
+    outputs: Named | None = None
+    """A file of JSON lines: what the trained model said to these cases."""
+    output_field: Named | None = None
+    """Key of what it said; `output`, `response`, `text`, `completion` or the last message if left out."""
 
 
 class Adapter(_Part):

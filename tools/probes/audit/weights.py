@@ -1,5 +1,7 @@
 """Model folders of a project: whether they may be opened, whether each is one coherent set (3), and who is who."""
 
+import os
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -35,6 +37,38 @@ def can_be_read(project: Project, folder: Path) -> str | None:
         if name.endswith((".json", ".jinja")) and name in files and files[name].stat().st_size > SMALL_FILE_BYTES:
             return f"{shown(name)} has more than {SMALL_FILE_BYTES >> 20} MB"
     return None
+
+
+def are_small(project: Project, folder: Path, names: Sequence[str]) -> bool:
+    """Say whether files that are read whole are regular ones of the project and small, where they are there at all."""
+    files = project.by_folder.get(folder, {})
+    for name in names:
+        if name in files:
+            if files[name].stat().st_size > SMALL_FILE_BYTES:
+                return False
+        elif os.path.lexists(folder / name):
+            return False
+    return True
+
+
+def check_pickles(project: Project, report: Report) -> None:
+    """Note files that run code when they are opened."""
+    found = project.pickles
+    if not found:
+        return
+    named = ", ".join(project.name(path) for path in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""  # noqa: PLR2004 - as many as were named
+    report.add(
+        "3",
+        "files:pickled",
+        f"{named}{more} may hold pickled objects, which run code when they are opened: not opened, not checked.",
+        "note",
+        "Keep weights as safetensors.",
+        check="pickles",
+        files=len(found),
+        file=project.name(found[0]),
+        line=1,
+    )
 
 
 def check_models(project: Project, report: Report) -> list[Path]:
