@@ -10,7 +10,18 @@ import pytest
 from state.files import read_json, write_json
 from state.paths import JobPaths
 from state.records import Guard
-from tests.faults.jobs.harness import BACKEND, ROOT, assert_done_once, clear, content, ended, running_at, spec, starts
+from tests.faults.jobs.harness import (
+    BACKEND,
+    ROOT,
+    assert_done_once,
+    clear,
+    content,
+    ended,
+    running_at,
+    spec,
+    starts,
+    steps_done,
+)
 from tests.tools.machine import machines
 from tools.jobs import supervision
 from tools.jobs.processes import Ended
@@ -108,8 +119,9 @@ def test_stops_are_no_deaths_so_a_job_that_is_opened_again_goes_on(folder: Path)
     # The agent opens a job again that a person had stopped, by taking stop.json and exit.json out of the way.
     job = spec(steps=60, max_restarts=0, max_restarts_without_progress=0)
     for time in range(3):
+        done = steps_done(folder)
         BACKEND.launch(folder, job)
-        running_at(folder, 5 * time + 2)
+        running_at(folder, done + 2)
         BACKEND.stop(folder, "anna", "")
         assert ended(folder).state == "stopped"
         (folder / "stop.json").unlink()
