@@ -15,6 +15,9 @@ from tools.probes.catalogue import AUDITED
 
 _RUNBOOK = "runbooks/hard_stops.md"
 
+_REASON_CHARS = 400
+"""Of why a mode was not checked, in the table; the JSON has all of it."""
+
 CLEAN, NOTHING_USABLE, STOPPED = 0, 2, 3
 """Exit codes."""
 
@@ -102,7 +105,7 @@ def print_table(found: Audited, path: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from agent.reading.words import count
+    from agent.reading.words import count, shortened
 
     console = Console(highlight=False)
     rows = found.report.sorted_findings
@@ -127,7 +130,7 @@ def print_table(found: Audited, path: str) -> None:
     grid.add_column(overflow="fold")
     for mode, why in unchecked:
         if mode in AUDITED:
-            grid.add_row(mode, Text(why))
+            grid.add_row(mode, Text(shortened(why, _REASON_CHARS)))
     console.print(Text("Not checked:"))
     console.print(grid)
     console.print(Text(f"Seen by a campaign alone (vigil run): {', '.join(campaign)}. See {_RUNBOOK}."))

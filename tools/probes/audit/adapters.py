@@ -399,6 +399,6 @@ def _finding(use: Used, claim: str, detail: Json, report: Report) -> None:
         check="lineage",
         trained_on=use.trained_on.written if use.trained_on else None,
         used_on=use.used_on.written,
-        **detail,
+        detail=detail,
         **use.where,
     )

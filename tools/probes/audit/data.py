@@ -169,8 +169,10 @@ def _check_conversations(project: Project, train: DataFile, one: DataSet, report
 def add_row_findings(report: Report, found: Iterable[RowFinding], name: str) -> None:
     """Record what was found in a file's rows, without the rows' text."""
     for row in found:
-        detail = {key: value for key, value in row.detail.items() if key not in {EXAMPLES, "file", "line"}}
-        report.add(row.mode, f"data:{name}", row.sentence, row.severity, row.fix, check=row.claim, file=name, **detail)
+        detail = {key: value for key, value in row.detail.items() if key != EXAMPLES}
+        report.add(
+            row.mode, f"data:{name}", row.sentence, row.severity, row.fix, check=row.claim, file=name, detail=detail
+        )
 
 
 def check_sets(project: Project, sets: Sequence[DataSet], stated: Sequence[Stated], report: Report) -> None:
@@ -188,6 +190,9 @@ def check_sets(project: Project, sets: Sequence[DataSet], stated: Sequence[State
         if len(texts) < 2:  # noqa: PLR2004 - one set shares nothing
             continue
         report.look("P11")
+        cut = [file for file in one.files.values() if not file.is_judged_whole()]
+        for file in cut:
+            report.skip(("P11",), f"{project.name(file.path)}: only its first {CONTENT_ROWS:,} rows were compared")
         found = check_leakage({name: read() for name, read in texts.items()})
         add_row_findings(report, found, project.name(one.folder) or ".")
     if not sets and len(evaluations) > 1:

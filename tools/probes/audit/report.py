@@ -8,7 +8,7 @@ from tools.probes.catalogue import AUDITED, CATALOGUE, MODES, Domain
 
 _RANK: tuple[Severity, ...] = ("hard_stop", "warning", "note")
 _ORDER = tuple(mode.id for mode in CATALOGUE)
-_MOST_REASONS = 4
+_MOST_REASONS = 50
 """Reasons named for one mode; of more, their number is told."""
 
 _NEEDS_A_CAMPAIGN = {

@@ -96,7 +96,7 @@ def check_models(project: Project, report: Report) -> list[Path]:
                 check=f"model_{kind}",
                 file=f"{name}/{INDEX if kind == 'index' else 'config.json'}".removeprefix("./"),
                 line=1,
-                **{key: value for key, value in problem.detail.items() if key not in {"kind", "file"}},
+                detail=problem.detail,
             )
     return readable
 
