@@ -1,7 +1,7 @@
 """What an audit needs a tokenizer for: `python -m tools.evaluation.audit`, a request in and an answer out, as JSON.
 
     {"model": FOLDER, "evaluations": [{"file", "gold_field", "system"}], "trainings": [{"file", "features",
-     "max_seq_length"}]}
+     "max_seq_length"}], "taught": [{"file", "features"}]}
     {"evaluations": [{"needs": [tokens of each answer], "begun": {budget: answers}, "parity": {...}} or {"why"}],
      "trainings": [{what token_census returns} or {"why"}]}
 
@@ -39,11 +39,15 @@ def answer(request: Json) -> Json:
     from tools.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(Path(request["model"]))
-    trainings = [(row, DataFile(Path(row["file"]), Features(**row["features"]))) for row in request["trainings"]]
+    taught = [_file(row) for row in request["taught"]]
     return {
-        "evaluations": [_guarded(_evaluation, tokenizer, row, trainings) for row in request["evaluations"]],
-        "trainings": [_guarded(_training, tokenizer, row, file) for row, file in trainings],
+        "evaluations": [_guarded(_evaluation, tokenizer, row, taught) for row in request["evaluations"]],
+        "trainings": [_guarded(_training, tokenizer, row, _file(row)) for row in request["trainings"]],
     }
+
+
+def _file(row: Json) -> DataFile:
+    return DataFile(Path(row["file"]), Features(**row["features"]))
 
 
 def _guarded(count: Any, *arguments: Any) -> Json:
@@ -77,7 +81,7 @@ def _plain_rows(row: Row) -> list[Json]:
     return [{"messages": [*prompt, {"role": "assistant", "content": text}]} for text in (chosen, rejected)]
 
 
-def _evaluation(tokenizer: Any, row: Json, trainings: list[tuple[Json, DataFile]]) -> Json:
+def _evaluation(tokenizer: Any, row: Json, taught: list[DataFile]) -> Json:
     cases, golds = [], []
     for line, data in DataFile(Path(row["file"])).objects(MOST_CASES):
         case = _case(data, row["system"])
@@ -91,8 +95,8 @@ def _evaluation(tokenizer: Any, row: Json, trainings: list[tuple[Json, DataFile]
     found: Json = {"needs": [len(one) for one in tokens], "cases": len(cases)}
     if tokens:
         found["begun"] = _begun(tokenizer, golds, tokens, int(row["max_tokens"]))
-    if cases and trainings:
-        found["parity"] = _parity(tokenizer, cases, trainings)
+    if cases:
+        found["parity"] = _parity(tokenizer, cases, taught)
     return found
 
 
@@ -128,9 +132,9 @@ def _n_lines(text: str) -> int:
     return sum(bool(line.strip()) for line in text.splitlines())
 
 
-def _parity(tokenizer: Any, cases: list[Json], trainings: list[tuple[Json, DataFile]]) -> Json:
+def _parity(tokenizer: Any, cases: list[Json], taught: list[DataFile]) -> Json:
     rows: list[DataRow] = []
-    for _, file in trainings:
+    for file in taught:
         rows += [one for _, one in zip(range(_MOST_PARITY_ROWS), _data_rows(file), strict=False)]
     if not rows:
         return {}

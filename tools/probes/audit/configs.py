@@ -131,23 +131,10 @@ class TrainingConfig:
         return place_of(self.project, self.path.parent, written) if written else None
 
     @cached_property
-    def model(self) -> Path | None:
-        """Folder of its model inside the project."""
-        place = self.place("model")
-        return place.path if place is not None and place.path is not None and place.path.is_dir() else None
-
-    @cached_property
     def data(self) -> Path | None:
         """Folder of its data inside the project."""
         place = self.place("data")
         return place.path if place is not None and place.path is not None and place.path.is_dir() else None
-
-    def data_file(self, name: str) -> Path | None:
-        """Return its train, valid or test file; None where there is none that may be opened."""
-        if self.data is None:
-            return None
-        path = self.data / f"{name}.jsonl"
-        return path if path.is_file() and self.project.holds(path) else None
 
 
 def is_config(values: Mapping[str, Any]) -> bool:

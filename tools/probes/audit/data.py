@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from state.records import Json, Severity
+from state.records import Severity
 from tools.probes.audit.configs import TrainingConfig
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.evaluations import Stated
@@ -238,12 +238,3 @@ def case_prompt(data: Mapping[str, object]) -> str:
         turns = [turn for turn in messages if isinstance(turn, dict) and turn.get("role") in {"user", "tool"}]
         return "\n".join(map(text_of, turns))
     return answer_text(data.get("text"))
-
-
-def described(project: Project, sets: Sequence[DataSet]) -> list[Json]:
-    """Return what data there are, for people."""
-    return [
-        {"file": project.name(file.path), "form": file.scan.form, "rows": file.scan.rows}
-        for one in sets
-        for file in one.files.values()
-    ]

@@ -83,7 +83,7 @@ def look(project: Project, settings: Sequence[Settings], read: YamlReader, model
     data.check_content(project, sets, report)
     data.check_sets(project, sets, stated, report)
     trainings = tokens.trainings_of(configs, sets)
-    counted = tokens.count(model, trainings, stated)
+    counted = tokens.count(model, trainings, sets, stated)
     tokens.check_lengths(trainings, counted, report)
     tokens.check_prompts(trainings, sets, stated, counted, report)
     why_not = f"the tokenizer did not answer: {counted.why}" if counted.is_asked else _NO_MODEL

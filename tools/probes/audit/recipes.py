@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tools.probes.audit.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig
@@ -19,6 +18,7 @@ _TRAIN_MODES = (
 _ON_PAIRS = frozenset({"dpo", "cpo", "orpo", "dsla"})
 _ON_PROMPTS = frozenset({"grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo"})
 
+_NEVER_ON_A_HUB = frozenset({"resume_adapter_file", "reward_functions_file"})
 _DEFAULT_BATCH_SIZE = 4
 _DEFAULT_ITERS = 1000
 MAX_SEQ_LENGTH = 2048
@@ -53,7 +53,7 @@ def _check_paths(config: TrainingConfig, report: Report) -> None:
             continue
         if place.kind == "outside":
             report.skip(("8",), f"{config.name}: `{key}` leads outside the project and is not opened")
-        elif place.kind == "missing":
+        elif place.kind == "missing" or (place.kind == "hub" and key in _NEVER_ON_A_HUB):
             report.add(
                 "8",
                 config.subject,
@@ -232,13 +232,3 @@ def _strength(lora: Any) -> str:
 def sequence_length(config: TrainingConfig) -> int:
     """Return the tokens at which a configuration cuts its rows."""
     return config.number("max_seq_length", MAX_SEQ_LENGTH)
-
-
-def configured_folders(configs: Sequence[TrainingConfig]) -> dict[Path, TrainingConfig]:
-    """Return adapter folder -> the configuration that writes it, inside the project."""
-    found = {}
-    for config in configs:
-        place = config.place("adapter_path")
-        if place is not None and place.path is not None:
-            found[place.path] = config
-    return found

@@ -64,12 +64,15 @@ def trainings_of(configs: Sequence[TrainingConfig], sets: Sequence[DataSet]) -> 
     return found
 
 
-def count(model: Path | None, trainings: Sequence[Training], stated: Sequence[Stated]) -> Counted:
+def count(
+    model: Path | None, trainings: Sequence[Training], sets: Sequence[DataSet], stated: Sequence[Stated]
+) -> Counted:
     """Ask the model's tokenizer.
 
     Args:
         model: Its folder; None asks nothing.
         trainings: Whose rows are counted.
+        sets: Whose prompts evaluations are compared with, where no configuration trains.
         stated: Whose answers are counted and prompts compared.
     """
     asked = [one for one in stated if one.golds]
@@ -77,14 +80,8 @@ def count(model: Path | None, trainings: Sequence[Training], stated: Sequence[St
         return Counted()
     request = {
         "model": str(model),
-        "trainings": [
-            {
-                "file": str(one.file.path),
-                "features": vars(one.file.features),
-                "max_seq_length": sequence_length(one.config),
-            }
-            for one in trainings
-        ],
+        "trainings": [{**_named_file(one.file), "max_seq_length": sequence_length(one.config)} for one in trainings],
+        "taught": [_named_file(file) for file in _taught(trainings, sets)],
         "evaluations": [
             {
                 "file": str(one.path),
@@ -99,6 +96,16 @@ def count(model: Path | None, trainings: Sequence[Training], stated: Sequence[St
     if "why" in answer:
         return Counted(why=str(answer["why"]), is_asked=True)
     return Counted(list(answer["trainings"]), list(answer["evaluations"]), is_asked=True)
+
+
+def _named_file(file: DataFile) -> Json:
+    return {"file": str(file.path), "features": vars(file.features)}
+
+
+def _taught(trainings: Sequence[Training], sets: Sequence[DataSet]) -> list[DataFile]:
+    """Return the files whose rows evaluations are compared with."""
+    configured = {training.file.path: training.file for training in trainings}
+    return list(configured.values()) or [one.files["train"] for one in sets if "train" in one.files]
 
 
 def _answered(request: Json) -> Json:
@@ -201,12 +208,11 @@ def check_prompts(
                 report.look("P7")
                 if not parity["ok"]:
                     _differ(one, parity["train_prefix"], parity["eval_prefix"], report)
-            elif trainings:
+            elif trainings or sets:
                 why = shown(str(row.get("why", "no prompts to compare")))[:200]
                 report.skip(("P7",), f"{one.subject}: {why}")
         return
-    files = [training.file for training in trainings] or [one.files["train"] for one in sets if "train" in one.files]
-    taught = _systems(files)
+    taught = _systems(_taught(trainings, sets))
     if not asked or taught is None:
         return
     for one in asked:
