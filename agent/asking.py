@@ -224,7 +224,8 @@ def ask_to_stop(paths: CampaignPaths, reason: str) -> str:
     if holder(paths) is not None:
         _insert(paths, "stop", reason=reason)
         return f"Asked {paths.name} to stop; the running job saves first. The same vigil run goes on later."
-    left = [job for job in gather(paths)["jobs"] if job["state"] in {"starting", "running", "orphaned"}]
+    alive = {"starting", "running", "orphaned"}
+    left = [job for job in gather(paths)["jobs"] if job["state"] in alive or job.get("waits_for")]
     if not left:
         return f"No agent is running on {paths.name}, and no job; nothing to stop."
     from tools.jobs.local import LocalBackend

@@ -144,7 +144,9 @@ def _stopped(view: View) -> list[str]:
 
 
 def _live(view: View) -> list[str]:
-    job = next((job for job in view.get("jobs") or [] if job["state"] in {"starting", "running", "orphaned"}), None)
+    alive = (job for job in view.get("jobs") or [] if job["state"] in {"starting", "running", "orphaned"})
+    waiting = (job for job in view.get("jobs") or [] if job.get("waits_for"))
+    job = next(alive, None) or next(waiting, None)
     if job is None or view["campaign"]["state"] in _ENDED:
         return []
     return block("Now", night.progress(job, view["now"]))

@@ -33,7 +33,7 @@ def watch_campaign(paths: CampaignPaths, *, every_s: float = 1.0, once: bool = F
 
 def is_over(view: View) -> bool:
     """Say whether there is nothing to look at any more."""
-    running = any(job["state"] in _ALIVE for job in view["jobs"])
+    running = any(_is_alive(job) for job in view["jobs"])
     return view["campaign"]["state"] in _ENDED or (view["holder"] is None and not running)
 
 
@@ -45,8 +45,12 @@ def line(view: View) -> str:
 
 
 def current(view: View) -> View | None:
-    """Return the job that is running, if any."""
-    return next((job for job in reversed(view["jobs"]) if job["state"] in _ALIVE), None)
+    """Return the job that is running or waits for its turn, if any."""
+    return next((job for job in reversed(view["jobs"]) if _is_alive(job)), None)
+
+
+def _is_alive(job: View) -> bool:
+    return job["state"] in _ALIVE or bool(job.get("waits_for"))
 
 
 def position(view: View) -> str:

@@ -56,6 +56,11 @@ class JobPaths:
         return self.folder / "stop.json"
 
     @property
+    def waiting(self) -> Path:
+        """Whom the supervisor waits for before it starts the worker; absent while it does not wait."""
+        return self.folder / "waiting.json"
+
+    @property
     def error(self) -> Path:
         """The worker's own sentence on why it cannot go on."""
         return self.folder / "error.json"
@@ -74,6 +79,32 @@ class JobPaths:
     def out(self) -> Path:
         """What the worker makes."""
         return self.folder / "out"
+
+    @property
+    def campaign(self) -> str:
+        """Name of the campaign whose job this is, as `CampaignPaths.job` places it."""
+        return self.folder.parent.parent.name
+
+
+@dataclass(frozen=True)
+class MachinePaths:
+    """Files that all campaigns of one user on one machine share."""
+
+    folder: Path
+
+    @property
+    def turns(self) -> Path:
+        """One file per job that has the accelerator or waits for it."""
+        return self.folder / "accelerator"
+
+    @property
+    def queue_lock(self) -> Path:
+        """Held by whoever changes the queue."""
+        return self.turns / "queue.lock"
+
+    def turn(self, number: int) -> Path:
+        """Return the file of one turn."""
+        return self.turns / f"{number:09d}.json"
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
 @reads
 def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the jobs: what ran, how it ended."""
+    from agent.reading import night
     from agent.reading.words import duration, table
 
     view = _view(home, campaign)
@@ -135,6 +136,7 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
     for job in view["jobs"]:
         ending = job["exit"]
         said = ending.get("reason") or ending.get("verdict") or ""
+        said = night.waits(job["waits_for"]) if job.get("waits_for") else said
         wall = duration(ending["wall_s"]) if ending.get("wall_s") is not None else ""
         rows.append(
             (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agent.reading.words import count, duration, number
+from agent.reading.words import clock, count, duration, number
 
 View = dict[str, Any]
 
@@ -25,6 +25,8 @@ def progress(job: View, now: float) -> str:
     """Return a running job as a sentence."""
     done, left = fraction(job), eta_s(job, now)
     name = f"{job['kind']} {job['run']}".strip()
+    if job.get("waits_for"):
+        return f"{name} ({job['id']}), queued: {waits(job['waits_for'])}."
     text = f"{name} ({job['id']}), {job['state']}"
     if done is not None:
         text += f", step {job['step']} of {job['steps']} ({100 * done:.0f} %)"
@@ -35,6 +37,14 @@ def progress(job: View, now: float) -> str:
         if last.get(key) is not None:
             text += f", {label} {number(last[key], 0 if key == 'tokens_per_s' else 3)}"
     return text + "."
+
+
+def waits(waits_for: View) -> str:
+    """Return for whom a job waits, the one that has the accelerator first."""
+    first, *others = waits_for.get("ahead") or [{}]
+    holder = f"{first.get('kind') or 'a job'} of {first.get('campaign') or 'an unknown campaign'}"
+    behind = f" and {count(len(others), 'job')} before it" if others else ""
+    return f"{holder} has the accelerator{behind}; since {clock(waits_for.get('since'))[-5:]}"
 
 
 def saved_s(job: View) -> float:

@@ -16,6 +16,7 @@ from state.files import read_json
 from state.lease import holder
 from state.paths import CampaignPaths, JobPaths
 from state.reading import open_reader
+from tools.jobs.locks import is_held
 
 View = dict[str, Any]
 
@@ -33,9 +34,9 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
 
     Returns:
         `campaign`, `goal` (newest version), `goals`, `beliefs`, `decisions`, `runs`, `jobs` (each with `last`, its last
-        metrics row), `approvals`, `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no
-        agent runs), `promoted` (folder), `model` (folder
-        that the promoted adapter belongs on), `here`, `activate` (script to source where our commands are not on the
+        metrics row, and `waits_for` while other jobs have the accelerator), `approvals`, `commitments`, `actions`,
+        `measurements` (when asked for), `holder` (None when no agent runs), `promoted` (folder), `model` (folder that
+        the promoted adapter belongs on), `here`, `activate` (script to source where our commands are not on the
         path), `root`, `file`, `now`.
 
     Raises:
@@ -86,7 +87,20 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
     ending = read_json(files.exit) or {}
     state = ending.get("state", job["state"]) if ending else job["state"]
     step = max(int(job.get("step") or 0), int(last.get("step") or 0))
-    return {**job, "last": last, "step": step, "state": state, "exit": ending or job["exit"]}
+    waits_for = (read_json(files.waiting) or {}) if not ending and is_held(files.supervisor_lock) else {}
+    if waits_for:
+        state = "queued"
+    # The row's is when it was asked for; it may have waited for hours.
+    started_at = (read_json(files.start) or {}).get("tally", {}).get("started_at") or job["started_at"]
+    return {
+        **job,
+        "last": last,
+        "step": step,
+        "state": state,
+        "exit": ending or job["exit"],
+        "started_at": started_at,
+        "waits_for": waits_for,
+    }
 
 
 def last_row(files: JobPaths) -> View:

@@ -61,10 +61,11 @@ class LocalBackend:
         start = read_json(paths.start) or {}
         tally = start.get("tally", {})
         last = _last_row(paths)
+        waits_for = _waits_for(paths, state)
         return JobStatus(
             key=spec.key,
             kind=spec.kind,
-            state=state,
+            state="queued" if waits_for else state,
             step=int(last.get("step", 0)),
             steps=spec.steps,
             heartbeat_at=_modified_at(paths.heartbeat),
@@ -74,6 +75,7 @@ class LocalBackend:
             supervisor=_identity(start),
             worker=_identity(read_json(paths.worker)),
             last=last,
+            waits_for=waits_for,
         )
 
     def stop(self, folder: Path, by: str, reason: str) -> None:
@@ -196,6 +198,11 @@ def _state(paths: JobPaths) -> tuple[JobState, ExitRecord | None]:
     if (record := _exit(paths)) is not None:
         return record.state, record
     return ("lost" if paths.start.exists() else "queued"), None
+
+
+def _waits_for(paths: JobPaths, state: JobState) -> dict[str, Any]:
+    """Return whom a living supervisor waits for; what one that was killed meanwhile left is not believed."""
+    return (read_json(paths.waiting) or {}) if state in ("starting", "running") else {}
 
 
 def _exit(paths: JobPaths) -> ExitRecord | None:

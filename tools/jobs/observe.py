@@ -68,6 +68,7 @@ class Totals:
     worked_s: float = 0.0
     slept_s: float = 0.0
     frozen_s: float = 0.0
+    queued_s: float = 0.0
     peak_rss_gb: float = 0.0
     peak_swap_gb: float = 0.0
     on_battery_s: float = 0.0
@@ -119,6 +120,7 @@ class Observer:
         self._pulse = Pulse()
         self._counters: Counters = {}
         self._progress_mark = 0.0
+        self._queued_s = 0.0
         self._next_heartbeat = self._next_slow = self._next_night = clock.monotonic()
         self._night = Conditions(system or System())
         self._peak_swap_gb = 0.0
@@ -145,10 +147,17 @@ class Observer:
         self.peak_rss_gb = max(self.peak_rss_gb, rss_gb)
         signals = {"rss_gb": rss_gb, **self._slow_signals(now)}
         fired = self._judge(signals)
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + HEARTBEAT_S
-            self.beat()
+        self._beat_if_due(now)
         return fired
+
+    def wait(self) -> None:
+        """Let time pass before the job's turn comes: neither work nor a freeze of it."""
+        now, pulse = self._clock.monotonic(), self._pulse
+        worked_s, frozen_s = pulse.worked_s, pulse.frozen_s
+        pulse.tick(now, self._suspended())
+        self._queued_s += pulse.worked_s - worked_s + pulse.frozen_s - frozen_s
+        pulse.worked_s, pulse.frozen_s = worked_s, frozen_s
+        self._beat_if_due(now)
 
     @property
     def power(self) -> Json:
@@ -168,6 +177,7 @@ class Observer:
             worked_s=before.worked_s + pulse.worked_s,
             slept_s=before.slept_s + pulse.slept_s,
             frozen_s=before.frozen_s + pulse.frozen_s,
+            queued_s=before.queued_s + self._queued_s,
             peak_rss_gb=max(before.peak_rss_gb, self.peak_rss_gb),
             peak_swap_gb=max(before.peak_swap_gb, self._peak_swap_gb),
             on_battery_s=before.on_battery_s + night.on_battery_s,
@@ -182,6 +192,11 @@ class Observer:
         with contextlib.suppress(OSError):
             side.write_text(json.dumps({"at": self._clock.now(), "power": self.power, **vars(self.totals())}))
             side.replace(self._paths.heartbeat)
+
+    def _beat_if_due(self, now: float) -> None:
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_S
+            self.beat()
 
     def _judge(self, signals: dict[str, float]) -> list[Fired]:
         rows = self._reader.new_rows()

@@ -37,6 +37,11 @@ class JobSpec(Record):
     created_at: float = 0.0
     """Unix seconds; not part of the job's identity."""
 
+    @property
+    def uses_accelerator(self) -> bool:
+        """Whether it loads weights, so that it waits for its turn; a census reads tokens and grades texts only."""
+        return self.kind != "census"
+
 
 class ExitRecord(Record):
     """exit.json: how a job ended; written last, and nothing is finished without it."""
@@ -60,7 +65,9 @@ class ExitRecord(Record):
     """First start of the worker, Unix seconds; None if it never started."""
     finished_at: float = 0.0
     wall_s: float = 0.0
-    """Seconds under supervision, the machine's sleep left out."""
+    """Seconds under supervision, the machine's sleep and the wait for the accelerator left out."""
+    queued_s: float = 0.0
+    """Seconds it waited for other jobs on this machine; they count toward no limit."""
     slept_s: float = 0.0
     """Seconds the machine slept meanwhile."""
     frozen_s: float = 0.0
@@ -126,6 +133,8 @@ class JobStatus(Record):
     """pid, create_time, boot_id; of the last worker, alive or not."""
     last: dict[str, Any] = Field(default_factory=dict)
     """The last row of metrics.jsonl."""
+    waits_for: Json = Field(default_factory=dict)
+    """`since` and `ahead` while a supervisor waits for its turn; empty otherwise."""
 
     @property
     def is_ended(self) -> bool:
@@ -138,4 +147,4 @@ class JobStatus(Record):
 
         One `launch` is not enough for ever: a supervisor may die right after it was seen alive.
         """
-        return self.state in ("queued", "orphaned", "lost")
+        return self.state in ("queued", "orphaned", "lost") and not self.waits_for

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from state.clock import Clock, SystemClock
 from state.files import read_json, write_json
 from state.hashing import hash_file
-from state.paths import JobPaths
+from state.paths import JobPaths, MachinePaths
+from tools.jobs.accelerator import Turn, machine_paths
 from tools.jobs.guards import Fired
 from tools.jobs.identity import ProcessIdentity, identify, is_alive
 from tools.jobs.locks import try_lock
@@ -26,7 +27,7 @@ from tools.jobs.once import ask_for_stop, stop_request
 from tools.jobs.processes import AdoptedWorker, ChildWorker, Ended, Worker, clear_group, find_by_command
 from tools.jobs.spec import ExitRecord, JobSpec, StopRequest
 from tools.jobs.tally import read_tally
-from tools.jobs.worker import LOCK_VARIABLE, STOPPED, USER_ERROR
+from tools.jobs.worker import LOCK_VARIABLE, STOPPED, TURN_VARIABLE, USER_ERROR
 from tools.machine.system import System
 
 FIRST_TICK_S = 0.05
@@ -84,6 +85,7 @@ class Supervision:
         clock: Time.
         suspended: Seconds the machine slept since boot.
         system: The machine that is kept awake, and whose power and heat are looked at.
+        machine: Where the campaigns of this machine meet.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Supervision:
         clock: Clock | None = None,
         suspended: Callable[[], float] = suspended_s,
         system: System | None = None,
+        machine: MachinePaths | None = None,
     ) -> None:
         self.is_leaving = False
         self._paths = job.paths
@@ -101,6 +104,8 @@ class Supervision:
         system = system or System()
         self._observer = Observer(job.paths, job.spec.guards, self._clock, suspended, system)
         self._awake = Awake(os.getpid(), system)
+        self._machine = machine
+        self._turn: Turn | None = None
         self._lock: int | None = None
         self._is_adopted = False
         self._asked: StopRequest | None = None
@@ -118,6 +123,7 @@ class Supervision:
         try:
             self._see_night()
             record = self._live()
+            self._end_turn()
             is_concluded = record is not None and self._conclude(record)
         finally:
             self._awake.end()
@@ -145,6 +151,8 @@ class Supervision:
                 record = self._outcome(ended)
                 if record is not None or self.is_leaving:
                     return record
+                if not self._has_turn():
+                    continue
                 worker = self._start()
             except OSError as error:
                 return self._record("failed", ended, by="supervisor", reason=f"The job cannot go on: {error}.")
@@ -191,6 +199,49 @@ class Supervision:
             return find_by_command(self._spec.module, self._paths.folder)
         return None
 
+    # -- waiting for the accelerator --------------------------------------------------------------------------
+
+    def _has_turn(self) -> bool:
+        """Wait until the accelerator is this job's; return False where it is to end or to be left before.
+
+        A turn is kept over restarts of the worker, and one that an adopted worker holds ends with it.
+        """
+        if self._turn is not None or not self._spec.uses_accelerator:
+            return True
+        machine, tick_s = self._machine or machine_paths(), FIRST_TICK_S
+        since, told = self._clock.now(), None
+        try:
+            while not (self.is_leaving or self._asked or self._paths.stop.exists()):
+                if self._turn is None or not self._turn.is_standing:
+                    self._turn = Turn.take(machine, self._who(since))
+                ahead = self._turn.ahead() if self._turn else None
+                if ahead == []:
+                    return True
+                if ahead is not None and ahead != told:
+                    write_json(self._paths.waiting, {"since": since, "ahead": ahead})
+                    told = ahead
+                self._observer.wait()
+                self._awake.look()
+                self._clock.sleep(tick_s)
+                tick_s = min(LAST_TICK_S, tick_s * TICK_GROWTH)
+            self._end_turn()
+            return False
+        finally:
+            self._observer.wait()
+            self._paths.waiting.unlink(missing_ok=True)
+
+    def _who(self, since: float) -> dict[str, Any]:
+        """Return what other jobs are told about this one."""
+        spec = self._spec
+        named = {"campaign": self._paths.campaign, "kind": spec.kind, "key": spec.key}
+        return {**named, "pid": os.getpid(), "since": since}
+
+    def _end_turn(self) -> None:
+        """Let the next job have the accelerator."""
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
+
     # -- starting ---------------------------------------------------------------------------------------------
 
     def _start(self) -> Worker | Ended:
@@ -217,16 +268,17 @@ class Supervision:
     def _popen(self) -> "subprocess.Popen[bytes]":
         if self._lock is None:
             raise AssertionError("a worker is started under the job's lock")
+        inherited = {LOCK_VARIABLE: self._lock} | ({TURN_VARIABLE: self._turn.descriptor} if self._turn else {})
         with self._paths.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", self._spec.module, str(self._paths.folder)],
                 # A folder of ours: `-m` looks there first, and a user's folder may have a package called tools.
                 cwd=self._paths.folder,
-                env={**os.environ, **self._spec.env, LOCK_VARIABLE: str(self._lock)},
+                env={**os.environ, **self._spec.env, **{name: str(number) for name, number in inherited.items()}},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(self._lock,),
+                pass_fds=tuple(inherited.values()),
                 # A session, not only a group: a suspended group whose supervisor dies would get HUP from the kernel.
                 start_new_session=True,
             )
@@ -356,6 +408,7 @@ class Supervision:
                 "wall_s": round(totals.worked_s + totals.frozen_s, 3),
                 "slept_s": round(totals.slept_s, 1),
                 "frozen_s": round(totals.frozen_s, 1),
+                "queued_s": round(totals.queued_s, 1),
                 "peak_rss_gb": round(totals.peak_rss_gb, 4),
                 "peak_swap_gb": round(totals.peak_swap_gb, 4),
                 "on_battery_s": round(totals.on_battery_s, 1),

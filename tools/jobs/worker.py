@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -23,6 +24,9 @@ from tools.jobs.privacy import keep_words_out
 
 LOCK_VARIABLE = "VIGIL_LOCK_FD"
 """Environment variable with the number of the inherited lock descriptor."""
+
+TURN_VARIABLE = "VIGIL_TURN_FD"
+"""Environment variable with the number of the inherited descriptor of the job's turn at the accelerator."""
 
 USER_ERROR = 2
 """Exit status of `fail`: the same input would fail again."""
@@ -112,6 +116,7 @@ def begin(folder: Path | str) -> WorkerContext:
         lock = try_lock(paths.lock)
     if lock is None:
         raise SystemExit(STOPPED)
+    _keep_turn()
     _write_identity(paths)
     context = WorkerContext(paths.folder, spec, lock)
     signal.signal(signal.SIGTERM, context.request_stop)
@@ -135,6 +140,14 @@ def _inherited_lock(paths: JobPaths) -> int | None:
     # Children of the worker (graders) must not keep the job locked after it.
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keywords
     return descriptor
+
+
+def _keep_turn() -> None:
+    """Keep the accelerator while this process lives, and no longer: its children must not."""
+    text = os.environ.pop(TURN_VARIABLE, "")
+    if text.isdigit():
+        with suppress(OSError):
+            os.set_inheritable(int(text), False)  # noqa: FBT003 - takes no keywords
 
 
 def _write_identity(paths: JobPaths) -> None:
