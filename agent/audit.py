@@ -13,7 +13,7 @@ from tools.probes.audit.project import Audited, Settings, discover, look
 from tools.probes.audit.settings import AuditFile
 from tools.probes.catalogue import AUDITED
 
-_RUNBOOK = "runbooks/hard_stops.md"
+_RUNBOOK = "runbooks/audit.md"
 
 _REASON_CHARS = 400
 """Of why a mode was not checked, in the table; the JSON has all of it."""
@@ -133,7 +133,7 @@ def print_table(found: Audited, path: str) -> None:
             grid.add_row(mode, Text(shortened(why, _REASON_CHARS)))
     console.print(Text("Not checked:"))
     console.print(grid)
-    console.print(Text(f"Seen by a campaign alone (vigil run): {', '.join(campaign)}. See {_RUNBOOK}."))
+    console.print(Text(f"Seen by a campaign alone (vigil run): {', '.join(campaign)}. See runbooks/hard_stops.md."))
 
 
 _SEVERITIES = {"hard_stop": ("HARD STOP", "bold red"), "warning": ("warning", "yellow"), "note": ("note", "dim")}
