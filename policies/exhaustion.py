@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-from policies.buckets import BucketVerdict, Movement
+from policies.buckets import ALPHA, BucketVerdict, Movement
+from policies.significance import detectable_difference
 from state.records import Bucket, Instrument, Record, Run
 
 LEAST_RUNS = 3
@@ -63,6 +64,19 @@ def run_fact(run: Run, verdict: BucketVerdict) -> RunFact:
         is_capped=verdict.is_capped,
         had_power=verdict.had_power,
     )
+
+
+def could_tell(verdict: BucketVerdict) -> bool:
+    """Return whether a measurement would probably have shown a candidate that meets the gate as moved.
+
+    Not capped, not coarser than the question, and the gap to the gate is one that as many cases with the spread seen
+    here show four times of five. A run that tells nothing under such a measurement is no proof of absence either, so
+    it never counts toward exhaustion; but it is no reason to mend the measurement before anything else is tried.
+    """
+    target, found = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
+    if target is None or found is None or not found.n or verdict.rule in {"U.unmeasured", "U.capped", "U.coarse"}:
+        return False
+    return detectable_difference(found.spread, found.n, ALPHA) <= target.gap
 
 
 def judge_exhaustion(

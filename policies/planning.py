@@ -10,6 +10,18 @@ from collections.abc import Callable, Sequence
 from policies import budget
 from policies.buckets import BucketVerdict, judge_run
 from policies.cases import CaseTable
+from policies.confirmation import (
+    candidate_inputs,
+    is_furthest,
+    is_promotion_open,
+    last_look,
+    measure,
+    measure_base,
+    open_for,
+    openings,
+    training_of,
+    was_opened_late,
+)
 from policies.contamination import NOTED
 from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
@@ -18,17 +30,13 @@ from policies.premises import assumed
 from policies.proposals import (
     case_table,
     counts,
-    estimate_of,
     evidence_of,
-    exhaustion_of,
-    next_proposal,
-    parent_of,
     planned_s,
 )
 from policies.recipes import RecipeProposal
-from policies.stopping import StopVerdict, conclusion
+from policies.search import Choice, choose, class_end, in_order, is_first_of, postponed
+from policies.stopping import StopVerdict
 from policies.view import View, hard_stops
-from policies.walltime import RunEstimate
 from state.hashing import hash_json
 from state.records import (
     Action,
@@ -37,11 +45,8 @@ from state.records import (
     Belief,
     Commitment,
     Decision,
-    Instrument,
     Json,
     Run,
-    Side,
-    SplitUse,
 )
 
 BY_EDIT = "edit"
@@ -74,7 +79,7 @@ def standing(view: View) -> Decision | None:
             if action.state == "intent":
                 return decision
             continue
-        if is_withdrawn(view, decision) or (halted and decision.action != "halt"):
+        if view.is_withdrawn(decision) or (halted and decision.action != "halt"):
             continue
         if decision.needs is None:
             return decision
@@ -90,24 +95,6 @@ _SPENDING = frozenset({"census", "evaluate", "train", "confirm"})
 def must_verify(view: View, action: ActionKind, key: str, verified: str) -> bool:
     """Say whether what an act stands on has to be looked at again before it may begin; one that has begun goes on."""
     return action in _SPENDING and action != verified and view.action(key) is None
-
-
-def is_withdrawn(view: View, decision: Decision) -> bool:
-    """Say whether a decision that never began no longer fits the world it was made for."""
-    if view.action(decision.action_key) is not None:
-        return False
-    if view.is_closed(decision):
-        return True
-    if decision.action in {"halt", "conclude"}:
-        return decision.made_at < view.sitting_at
-    inputs = decision.action_inputs
-    now = {name: view.identity(name) for name in ("harness", "tokens", "data")}
-    # A candidate's weights are its own; the base's, and those that runs start from, are files that may change.
-    side = inputs.get("side", "parent")
-    of_run = side == "candidate" or inputs.get("adapter") or inputs.get("parent", "base") not in {"base", "start"}
-    if not of_run:
-        now["weights"] = view.identity("weights") if side == "base" else view.start
-    return any(name in inputs and inputs[name] != value for name, value in now.items())
 
 
 def plan(view: View) -> Draft | None:
@@ -221,9 +208,10 @@ def _give_up(view: View) -> Draft | None:
         for action in view.actions
         if action.state == "failed" and action.created_at >= view.sitting_at and not _was_stopped(action)
     ]
-    for kind in ("census", "evaluate", "confirm", "train"):
+    for kind in ("census", "evaluate", "confirm", "train", "promote"):
         of_kind = [action for action in failed if action.kind == kind]
-        if len(of_kind) >= MAX_FAILURES:
+        # A promotion that fails fails again: what it would switch to is not there.
+        if len(of_kind) >= (1 if kind == "promote" else MAX_FAILURES):
             exit_record = of_kind[-1].result.get("exit") or {}
             lines = exit_record.get("last_lines") or [""]
             why = exit_record.get("reason") or lines[-1] or "no reason was left"
@@ -231,10 +219,14 @@ def _give_up(view: View) -> Draft | None:
                 view,
                 "conclude",
                 "tool.failed",
-                f"{kind} failed {len(of_kind)} times: {why} See vigil jobs, then run the same command again.",
+                f"{kind} failed{_times(len(of_kind))}: {why} See vigil jobs, then run the same command again.",
                 {"state": "failed", "at": view.sitting_at},
             )
     return None
+
+
+def _times(count: int) -> str:
+    return f" {count} times" if count > 1 else ""
 
 
 # What is measured before anything is trained
@@ -260,7 +252,7 @@ def _census(view: View) -> Draft | None:
 
 def _baseline(view: View) -> Draft | None:
     """Measure the base on the selection splits under this very harness."""
-    return _measure_base(
+    return measure_base(
         view, "selection", "baseline.first", "Measure the base under this harness; every comparison stands on it."
     )
 
@@ -270,31 +262,7 @@ def _start(view: View) -> Draft | None:
     if view.start == view.identity("weights"):
         return None
     sentence = "Measure the adapter that runs go on from, beside the base."
-    return _measure(view, "parent", view.start, "selection", "baseline.parent", sentence)
-
-
-def _measure_parent(view: View, run: Run) -> Draft | None:
-    """Measure on the confirmation splits what a run started from, unless that is the base."""
-    if run.parent_hash == view.identity("weights"):
-        return None
-    parent = parent_of(view, run.instrument)
-    adapter = parent.adapter if parent.weights == run.parent_hash else ""
-    sentence = f"Measure what {run.id} started from on the confirmation splits, beside which it is confirmed."
-    return _measure(view, "parent", run.parent_hash, "confirmation", "confirm.parent", sentence, adapter)
-
-
-def _measure_base(view: View, use: SplitUse, rule: str, sentence: str) -> Draft | None:
-    return _measure(view, "base", view.identity("weights"), use, rule, sentence)
-
-
-def _measure(  # noqa: PLR0917 - which weights, on what, and why
-    view: View, side: Side, weights: str, use: SplitUse, rule: str, sentence: str, adapter: str = ""
-) -> Draft | None:
-    inputs: Json = {"side": side, "run": "", "use": use, "harness": view.identity("harness"), "weights": weights}
-    inputs |= {"adapter": adapter} if adapter else {}
-    if done(view, "evaluate", **inputs) is not None:
-        return None
-    return draft(view, "evaluate", rule, sentence, inputs)
+    return measure(view, "parent", view.start, "selection", "baseline.parent", sentence)
 
 
 # Promotion
@@ -303,7 +271,7 @@ def _measure(  # noqa: PLR0917 - which weights, on what, and why
 def _promotion(view: View) -> Draft | None:
     """Follow a promotion to its end: switched, refused, or still asked."""
     for decision in reversed(view.decisions):
-        if decision.action != "promote" or is_withdrawn(view, decision):
+        if decision.action != "promote" or view.is_withdrawn(decision):
             continue
         action = view.action(decision.action_key)
         if action is not None and action.state == "done":
@@ -355,16 +323,6 @@ def _gate_sentence(decision: Decision) -> str:
     return f"confirmation says {said}"
 
 
-def _is_promotion_open(view: View) -> bool:
-    """Say whether a promotion waits for its answer."""
-    for decision in view.decisions:
-        asks = decision.action == "promote" and not is_withdrawn(view, decision)
-        question = view.answer_to(decision) if asks else None
-        if question is not None and question.answer is None:
-            return True
-    return False
-
-
 # One run from its training to its verdict
 
 
@@ -373,13 +331,17 @@ _UNJUDGED = frozenset({"planned", "trained", "evaluated"})
 
 def _open_run(view: View) -> Run | None:
     abandoned = _abandoned(view)
-    is_open = (run for run in view.runs if run.state in _UNJUDGED or (run.bucket and not counts(view, run)))
+    is_open = (
+        run
+        for run in view.runs
+        if run.state in _UNJUDGED or (run.bucket and (not counts(view, run) or was_opened_late(view, run)))
+    )
     return next((run for run in is_open if run.id not in abandoned), None)
 
 
 def _abandoned(view: View) -> list[str]:
     """Return the runs that are no longer wanted: of other data or weights and never begun, or stopped on purpose."""
-    withdrawn = {d.id for d in view.decisions if d.action == "train" and is_withdrawn(view, d)}
+    withdrawn = {d.id for d in view.decisions if d.action == "train" and view.is_withdrawn(d)}
     begun = {action.decision for action in view.actions}
     voided = {action.decision for action in view.actions if _exit(action).get("by") in VOIDING}
     gone = (withdrawn - begun) | voided
@@ -408,10 +370,7 @@ def _follow_run(view: View) -> Draft | None:
     run = _open_run(view)
     if run is None:
         return None
-    trained = next(
-        (a for a in reversed(view.actions) if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash),
-        None,
-    )
+    trained = training_of(view, run)
     if trained is None:
         return _refused_launch(view, run)
     if trained.state == "failed" and _guard_verdict(trained):
@@ -420,14 +379,7 @@ def _follow_run(view: View) -> Draft | None:
         return _judge(view, run, table, nothing, None)
     if trained.state == "failed":
         return _lost_run(view, run, trained)
-    inputs: Json = {
-        "side": "candidate",
-        "run": run.id,
-        "use": "selection",
-        "harness": view.identity("harness"),
-        "weights": str(trained.result.get("weights") or ""),
-        "adapter": str(trained.result.get("adapter") or ""),
-    }
+    inputs = candidate_inputs(view, run, trained)
     if done(view, "evaluate", **inputs) is None:
         update = {"adapter": inputs["adapter"], "state": "trained", "cost_s_actual": trained.result.get("wall_s")}
         return draft(
@@ -482,32 +434,19 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     """Open confirmation for a run that meets the gate on selection; judge every other."""
     table = case_table(view, str(inputs["weights"]), run.parent_hash)
     selection = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection", seed=view.goal.seed)
-    confirm_inputs = {**inputs, "use": "confirmation"}
-    confirmed = done(view, "confirm", **confirm_inputs)
+    confirmed = done(view, "confirm", **{**inputs, "use": "confirmation"})
     if confirmed is not None:
         verdict = judge_gate(view.goal.gate, table, use="confirmation", seed=view.goal.seed)
         judged = judge_run(evidence_of(view, run, table, verdict))
         if judged.bucket == "A":
             return _promote(view, run, verdict, judged, str(inputs["adapter"]))
         return _judge(view, run, table, selection, verdict)
-    opened = sum(a.kind == "confirm" and a.state == "done" for a in view.actions)
-    if selection.holds and opened < view.goal.gate.max_confirmations and not _is_promotion_open(view):
-        base = _measure_base(
-            view,
-            "confirmation",
-            "confirm.base",
-            "Measure the base on the confirmation splits, beside which the run is confirmed.",
-        ) or _measure_parent(view, run)
-        return base or draft(
-            view,
-            "confirm",
-            "confirm.open",
-            f"{run.id} meets the gate on selection; open confirmation {opened + 1} of "
-            f"{view.goal.gate.max_confirmations}, "
-            f"judged at alpha {view.goal.gate.confirmation_alpha:.4f}.",
-            confirm_inputs,
-            run_id=run.id,
-        )
+    # The last of several openings is kept for the furthest run, once nothing gets further.
+    opened, most = openings(view), view.goal.gate.max_confirmations
+    most -= most > 1 and not any(action.inputs.get("run") == run.id for action in opened)
+    may_open = len(opened) < most and not is_promotion_open(view)
+    if selection.holds and may_open and is_furthest(view, run, table):
+        return open_for(view, run, inputs, "confirm.open", f"{run.id} meets the gate on selection")
     return _judge(view, run, table, selection, None)
 
 
@@ -573,54 +512,38 @@ def _next_run(view: View) -> Draft | None:
     """Plan the next run within the class, or within the next class once one has ended, if the budget affords it."""
     if _open_run(view) is not None:
         return None
+    if len(openings(view)) >= view.goal.gate.max_confirmations and not is_promotion_open(view):
+        return conclude(
+            view,
+            "not_promoted",
+            "confirmations.spent",
+            f"Not promoted: the confirmation cases were opened {len(openings(view))} times, as often as "
+            "gate.max_confirmations allows, so nothing more could be promoted. Take new confirmation cases to go on.",
+            "",
+        )
     ends: list[StopVerdict] = []
-    for instrument in view.goal.instruments:
-        proposal = next_proposal(view, instrument)
-        estimate = estimate_of(view, proposal.recipe if proposal is not None else view.goal.recipe)
-        left = _left(view, estimate)
-        stop = _class_end(view, instrument, left, has_proposal=proposal is not None)
-        if stop is None and proposal is not None:
-            return _train(view, proposal, estimate, left, ends)
+    for instrument in in_order(view):
+        choice = choose(view, instrument)
+        stop = class_end(view, instrument, choice) or postponed(view, instrument, choice)
+        if stop is None and choice.proposal is not None:
+            look = last_look(view, keep=1) if ends and is_first_of(view, instrument) else None
+            return look or _train(view, choice.proposal, choice, ends)
         ends += [stop] if stop is not None else []
-        if stop is not None and stop.rule in _OF_ALL_CLASSES:
+        if stop is not None and (stop.rule in _OF_ALL_CLASSES or choice.left.limit in {"runs", "disk_gb"}):
             break
-    if _is_promotion_open(view) or not ends:
+    look = last_look(view, keep=0)
+    if look is not None:
+        return look
+    if is_promotion_open(view) or not ends:
         return None
     last = ends[-1]
     said = last.sentence if len({end.sentence for end in ends}) == 1 else " ".join(end.sentence for end in ends)
-    return conclude(view, "not_promoted", last.rule, f"Not promoted: {said}", "")
+    rule = "measurement.first" if last.rule == "runs.unclear" else last.rule
+    return conclude(view, "not_promoted", rule, f"Not promoted: {said}", "")
 
 
-_OF_ALL_CLASSES = frozenset({"budget.gone", "runs.max", "measurement.first"})
+_OF_ALL_CLASSES = frozenset({"runs.max", "measurement.first"})
 """Ends that no other class changes: what one instrument could not show, the next cannot show either."""
-
-
-def _left(view: View, estimate: RunEstimate) -> budget.BudgetVerdict:
-    """Return whether the budget affords one more run."""
-    return budget.affordable(
-        view.goal.budget,
-        budget.Spent(runs=sum(action.kind == "train" for action in view.actions), disk_gb=view.used_gb),
-        budget.Estimate(seconds=estimate.seconds, runs=1),
-        view.now,
-        view.campaign.started_at,
-        utc_offset_s=view.utc_offset_s,
-    )
-
-
-def _class_end(
-    view: View, instrument: Instrument, left: budget.BudgetVerdict, *, has_proposal: bool
-) -> StopVerdict | None:
-    """Return why a class has nothing more to give, or why the campaign may spend no more."""
-    judged = [run for run in view.runs if run.bucket is not None and counts(view, run)]
-    return conclusion(
-        promoted="",
-        buckets=[run.bucket for run in judged if run.instrument == instrument and run.bucket is not None],
-        search=view.goal.search,
-        budget=left,
-        exhaustion=[row for row in exhaustion_of(view) if row.instrument == instrument],
-        has_proposal=has_proposal,
-        judged=len(judged),
-    )
 
 
 def _next_run_id(view: View) -> str:
@@ -630,8 +553,7 @@ def _next_run_id(view: View) -> str:
 def _train(
     view: View,
     proposal: RecipeProposal,
-    estimate: RunEstimate,
-    left: budget.BudgetVerdict,
+    choice: Choice,
     ends: Sequence[StopVerdict] = (),
 ) -> Draft:
     """Plan one run: hypothesis, prediction, cost, stop conditions, and what each outcome will mean.
@@ -639,10 +561,10 @@ def _train(
     Args:
         view: The record.
         proposal: What to run.
-        estimate: What it will cost.
-        left: What the budget leaves.
+        choice: What it will cost, what the budget leaves, and what was passed over for it.
         ends: Why earlier classes are not gone on with.
     """
+    estimate, left = choice.estimate, choice.left
     run = Run(
         id=_next_run_id(view),
         instrument=proposal.instrument,
@@ -678,7 +600,11 @@ def _train(
         prediction=proposal.predicted,
         needs="launch",
         run_updates={run_id: {"state": "lost"} for run_id in _abandoned(view)},
-        alternatives=(*(Alternative(action="train", reason=e.sentence) for e in ends), *proposal.alternatives),
+        alternatives=(
+            *(Alternative(action="train", reason=e.sentence) for e in ends),
+            *proposal.alternatives,
+            *choice.skipped,
+        ),
         verdict={"estimate": estimate.model_dump(mode="json")},
         commitments=(
             Commitment(

@@ -1,16 +1,19 @@
 """What the record says about the next run: cases side by side, verdicts so far, the next recipe and its cost."""
 
+from statistics import median
 from typing import NamedTuple
 
 from policies.buckets import BucketVerdict, Prediction, RunEvidence
 from policies.cases import CaseTable
+from policies.comparison import compare
+from policies.dose import Harm, dose, harm_of, judge_dose
 from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
 from policies.findings import ceilings
 from policies.gate import GateVerdict
-from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipe, tried
+from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
 from policies.target import find_target
 from policies.view import View
-from policies.walltime import RunEstimate, StepSample, estimate_run_s, fit, lengths_from_quantiles
+from policies.walltime import RunEstimate, StepSample, estimate_run_s, lengths_from_quantiles, step_time
 from state.records import Instrument, Json, Run, Side
 
 
@@ -80,7 +83,7 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
         and counts(view, run)
     ]
     if best:
-        run = min(best, key=lambda run: (run.bucket != "A", -view.runs.index(run)))
+        run = max(best, key=lambda run: (run.bucket == "A", _slack_of(view, run), view.runs.index(run)))
         shape = {key: run.recipe[key] for key in _SHAPE if key in run.recipe}
         return Parent(run.id, str(trained[run.recipe_hash].get("weights")), run.adapter, shape)
     if view.start == view.identity("weights"):
@@ -88,19 +91,41 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
     return Parent("start", view.start, "", _fixed_keys(view))
 
 
+def slack(verdict: BucketVerdict) -> float:
+    """Return by how much the selection cases clear the gate's worst condition, negative where they do not.
+
+    The distance from the confidence bound to what is asked, in the metric's unit, counts divided by their cases.
+    """
+    found = [float("inf")]
+    for condition in verdict.gate.conditions:
+        near = condition.low if condition.sign > 0 else condition.high
+        unit = 1 if condition.statistic == "mean" else max(1, condition.n)
+        found.append(float("-inf") if near is None else condition.sign * (near - condition.bound) / unit)
+    return min(found)
+
+
+def _slack_of(view: View, run: Run) -> float:
+    verdict = verdict_of(view, run)
+    return slack(verdict) if verdict is not None else float("-inf")
+
+
 _SHAPE = ("fine_tune_type", "num_layers", "lora_parameters")
 
 
 def next_proposal(view: View, instrument: Instrument | None = None) -> RecipeProposal | None:
-    """Return the next configuration of a class that was never run, from its first or its latest run's diagnosis.
+    """Return the first of `next_proposals`, or None when there is none."""
+    return next(iter(next_proposals(view, instrument)), None)
+
+
+def next_proposals(view: View, instrument: Instrument | None = None) -> list[RecipeProposal]:
+    """Return configurations of a class that were never run: its first, or the remedies for its latest run, in order.
 
     Args:
         view: The record.
         instrument: Of the class; the campaign's first when left out.
     """
     chosen = instrument or view.goal.instruments[0]
-    census = view.belief("data:train", "fits_sequence")
-    rows = dict(census.value) if census is not None and census.value else {}
+    rows = _rows(view)
     known = ceilings(view.beliefs, "selection")
     parent = parent_of(view, chosen)
     target = find_target(
@@ -110,8 +135,12 @@ def next_proposal(view: View, instrument: Instrument | None = None) -> RecipePro
         noise_floor=view.goal.evaluation.noise_floor,
     )
     of_class = [run for run in view.runs if run.instrument == chosen and run.parent_hash == parent.weights]
+    carried = _carried(view, parent.name, rows.get("rows"))
+    harms = [
+        _harm(view, run, rows.get("rows")) for run in view.runs if run not in of_class and _has_collapsed(view, run)
+    ]
     if all(run.bucket is None for run in of_class):
-        return first_recipe(
+        first = first_recipe(
             view.goal,
             rows,
             instrument=chosen,
@@ -122,7 +151,14 @@ def next_proposal(view: View, instrument: Instrument | None = None) -> RecipePro
             ceilings=known,
             fixed=parent.fixed,
         )
-    return next_recipe(
+        taken = judge_dose(first.recipe, rows.get("rows"), chosen, carried, harms)
+        if taken.state == "refused":
+            return []
+        if taken.state == "reduced":
+            recipe = {**first.recipe, "iters": taken.iters}
+            return [with_recipe(first, recipe, view.identity("data"), taken.sentence)]
+        return [first]
+    return next_recipes(
         [_tried(view, run) for run in of_class],
         parent=parent.name,
         parent_hash=parent.weights,
@@ -131,7 +167,30 @@ def next_proposal(view: View, instrument: Instrument | None = None) -> RecipePro
         ceilings=known,
         rows=rows.get("rows"),
         fixed=parent.fixed,
+        carried=carried,
+        harms=harms,
     )
+
+
+def _rows(view: View) -> Json:
+    """Return the token census of the training data, empty before it was taken."""
+    census = view.belief("data:train", "fits_sequence")
+    return dict(census.value) if census is not None and census.value else {}
+
+
+def _carried(view: View, name: str, rows: int | None) -> float:
+    """Return the dose that a parent has taken, with its own parents; nothing for the campaign's start."""
+    run = next((run for run in view.runs if run.id == name), None)
+    return 0.0 if run is None else _carried(view, run.parent, rows) + dose(run.recipe, rows, run.instrument)
+
+
+def _harm(view: View, run: Run, rows: int | None) -> Harm:
+    return harm_of(run.id, "collapsed", run.recipe, _carried(view, run.id, rows))
+
+
+def _has_collapsed(view: View, run: Run) -> bool:
+    """Say whether a run's guard saw its generations collapse."""
+    return _tried(view, run).stopped == "collapsed"
 
 
 def _fixed_keys(view: View) -> Json:
@@ -147,7 +206,55 @@ def _tried(view: View, run: Run) -> Tried:
     result = ended[-1].result if ended else {}
     # A run that a guard ended before its first save has no result, only the guard's word.
     result = {"verdict": (result.get("exit") or {}).get("verdict"), **result}
-    return tried(run, verdict_of(view, run), result, [{"val_loss": loss} for loss in result.get("val_losses") or ()])
+    losses = [{"val_loss": loss} for loss in result.get("val_losses") or ()]
+    ratio = _length_ratio(view, str(result.get("weights") or ""), run.parent_hash)
+    return tried(run, verdict_of(view, run), result, losses, ratio)
+
+
+def _length_ratio(view: View, weights: str, parent: str) -> float | None:
+    """Return the mean answer length of weights over their parent's on the selection cases that both answered."""
+    ours, theirs = (
+        {(row.split, row.case): row.output_tokens for row in view.measurements if (row.weights, row.use) == side}
+        for side in ((weights, "selection"), (parent, "selection"))
+    )
+    shared = ours.keys() & theirs.keys()
+    before = sum(theirs[case] for case in shared)
+    return sum(ours[case] for case in shared) / before if before else None
+
+
+PROGRESS_ALPHA = 0.16
+"""One-sided level, about one standard error, at which a run counts as further than the best one before it."""
+
+
+def progressed(view: View) -> frozenset[str]:
+    """Return the runs that got further than every run of their class before them, which moving the target is not yet.
+
+    Compared on the cases that both answered: by more than the noise floor and one standard error.
+    """
+    found: set[str] = set()
+    best: dict[tuple[Instrument, str], str] = {}
+    trained = {a.inputs.get("recipe_hash"): a.result for a in view.actions if a.kind == "train" and a.state == "done"}
+    for run in view.runs:
+        verdict = verdict_of(view, run) if run.bucket in {"A", "B"} and counts(view, run) else None
+        weights = str((trained.get(run.recipe_hash) or {}).get("weights") or "")
+        if verdict is None or verdict.target is None:
+            continue
+        place = (run.instrument, run.parent_hash)
+        if place in best:
+            change = compare(
+                case_table(view, weights, best[place]),
+                verdict.target.metric,
+                use="selection",
+                alpha=PROGRESS_ALPHA,
+                seed=view.goal.seed,
+            )
+            sign, interval = verdict.target.sign, change.interval
+            near = 0.0 if interval is None else interval.low if sign > 0 else -interval.high
+            if near <= 0 or sign * (change.estimate or 0.0) <= view.goal.evaluation.noise_floor:
+                continue
+        best[place] = weights
+        found.add(run.id)
+    return frozenset(found)
 
 
 def verdict_of(view: View, run: Run) -> BucketVerdict | None:
@@ -179,9 +286,18 @@ def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
     return [judge_exhaustion(name, facts, is_ceiling_above_gate=is_above) for name in view.goal.instruments]
 
 
-def estimate_of(view: View, recipe: Json) -> RunEstimate:
-    """Return how long a recipe takes here: from this campaign's own runs once there is one."""
-    samples, fixed_s = [], 0.0
+def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) -> RunEstimate:
+    """Return how long a recipe takes here: from this campaign's own runs once there is one.
+
+    Args:
+        view: The record.
+        recipe: mlx-lm keys.
+        instrument: Whose steps; the campaign's first when left out. Before its first run, those of the others are
+            scaled by what a step of each is assumed to cost.
+    """
+    chosen = instrument or view.goal.instruments[0]
+    samples: dict[Instrument, list[StepSample]] = {}
+    fixed_s = 0.0
     for action in view.actions:
         run = next(
             (r for r in view.runs if action.kind == "train" and r.recipe_hash == action.inputs.get("recipe_hash")), None
@@ -189,21 +305,30 @@ def estimate_of(view: View, recipe: Json) -> RunEstimate:
         tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
         if run is not None and tokens and steps_s and iters:
             size = int(run.recipe["batch_size"])
-            samples.append(StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters))
+            sample = StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters)
+            samples.setdefault(run.instrument, []).append(sample)
             fixed_s = max(0.0, float(action.result.get("wall_s") or 0.0) - steps_s)
-    census = view.belief("data:train", "fits_sequence")
-    row = dict(census.value) if census is not None and census.value else {}
+    row = _rows(view)
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
     full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
-    return estimate_run_s(fit(samples), lengths * int(full["batch_size"]), full, fixed_s)
+    return estimate_run_s(step_time(samples, chosen), lengths * int(full["batch_size"]), full, fixed_s)
+
+
+def evaluation_s(view: View) -> float:
+    """Return how long measuring one side on one use of the splits takes here, seconds; zero before it was done once."""
+    took = [
+        action.finished_at - action.created_at
+        for action in view.actions
+        if action.kind in {"evaluate", "confirm"} and action.state == "done" and action.finished_at is not None
+    ]
+    return median(took) if took else 0.0
 
 
 def planned_s(view: View) -> float:
     """Return what the campaign would have spent on training, seconds: its runs at the expected time of one."""
     runs = view.goal.budget.runs or view.goal.search.max_runs or view.goal.search.max_runs_without_progress
     proposal = next_proposal(view)
-    return estimate_of(view, proposal.recipe if proposal is not None else view.goal.recipe).seconds * max(
-        0, runs - len(view.runs)
-    )
+    recipe = proposal.recipe if proposal is not None else view.goal.recipe
+    return estimate_of(view, recipe).seconds * max(0, runs - len(view.runs))

@@ -1,14 +1,17 @@
-"""The next thing to try within demonstrations (SFT): one remedy per diagnosis, never one configuration twice.
+"""The next thing to try within a class: one remedy per diagnosis, never one configuration twice.
 
-A proposal changes one axis against the run before it, so that its outcome says something about that axis. Not covered:
-numbers searched by Optuna, data rebalancing, other instrument classes.
+A proposal changes one axis against the best run so far, so that its outcome says something about that axis; after
+a run that did harm it lies between the two. No proposal takes the dose of a run that did harm (policies/dose.py). Not
+covered: data rebalancing.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from policies.buckets import BucketVerdict, Movement
+from policies.dose import USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose
 from policies.target import Target
 from state.goal import Goal
 from state.hashing import hash_json
@@ -18,12 +21,34 @@ Axis = Literal["start", "recipe", "quantity", "composition", "order"]
 """What differs from the run before: settings, how much is trained, what is trained on, in which order."""
 
 Diagnosis = Literal[
-    "diverged", "collapsed", "overfit", "regressed", "progress", "idle", "flat", "unclear", "unmeasurable"
+    "diverged",
+    "collapsed",
+    "overfit",
+    "drifted",
+    "hacking",
+    "regressed",
+    "overshot",
+    "progress",
+    "plateau",
+    "idle",
+    "flat",
+    "unclear",
+    "unmeasurable",
 ]
-"""diverged: the loss ran away. collapsed: generations loop or drift. overfit: validation rose. regressed: target lost
-or a no-worse condition broken. progress: moved, gate not met. idle: nothing moved, not even the control. flat: the
-control moved, the target did not. unclear: the interval tells nothing. unmeasurable: the harness could not show it, or
-the pairs teach nothing; no recipe helps."""
+"""diverged: the loss ran away. collapsed: generations loop or drift. overfit: validation rose. drifted: answers became
+much longer or shorter than the parent's. hacking: the reward rose and the held-out score did not. regressed: target
+lost or a no-worse condition broken. overshot: the target is there by its number, and a no-worse condition has lost half
+its margin. progress: moved, gate not met. plateau: moved, and no further than an earlier run. idle: nothing moved, not
+even the control. flat: the control moved, the target did not. unclear: the interval tells nothing. unmeasurable: the
+harness could not show it, or the pairs teach nothing; no recipe helps."""
+
+_HARMED: frozenset[Diagnosis] = frozenset(
+    {"diverged", "collapsed", "overfit", "drifted", "hacking", "regressed", "overshot"}
+)
+"""Diagnoses of too much: their dose is not given again."""
+
+LENGTH_DRIFT = 1.5
+"""Mean answer length over the parent's, or the parent's over it, from which answers count as drifted."""
 
 FIRST_EPOCHS = 2.0
 """Passes over the data of a first run; the lab's gentle recipes took 2.5."""
@@ -40,18 +65,22 @@ _AXES: Mapping[str, Axis] = {"iters": "quantity", "data": "composition", "seed":
 _DEFAULTS: Json = {
     "fine_tune_type": "lora",
     "optimizer": "adamw",
-    "learning_rate": 1e-4,
+    "learning_rate": USUAL_LR["sft"],
     "batch_size": 4,
     "num_layers": -1,
     "mask_prompt": True,
-    "lora_parameters": {"rank": 8, "scale": 10.0, "dropout": 0.0},
+    "lora_parameters": USUAL_SHAPE,
     "steps_per_report": 10,
     "val_batches": -1,
 }
 
 
-_OF_INSTRUMENT: Mapping[Instrument, Json] = {"sft": {}, "dpo": {"learning_rate": 1e-5, "beta": 0.1}, "grpo": {}}
-"""What an instrument starts with otherwise: preferences are pulled an order of magnitude more gently."""
+_OF_INSTRUMENT: Mapping[Instrument, Json] = {
+    "sft": {},
+    "dpo": {"learning_rate": USUAL_LR["dpo"], "beta": 0.1},
+    "grpo": {"learning_rate": USUAL_LR["grpo"]},
+}
+"""What an instrument starts with otherwise."""
 
 _LEARNS_FROM: Mapping[Instrument, str] = {"sft": "Demonstrations", "dpo": "Preferences", "grpo": "Rollouts"}
 
@@ -75,6 +104,12 @@ class Tried(Record):
     """The guard's verdict, if one ended it."""
     val_loss: float | None = None
     best_val_loss: float | None = None
+    gain: float | None = None
+    """How far the target moved the right way against the parent, by the bare number."""
+    length_ratio: float | None = None
+    """Mean answer length over the parent's on the same cases."""
+    has_overshot: bool = False
+    """The target meets its bound by the bare number; a no-worse condition that does not hold lost half its margin."""
 
 
 class RecipeProposal(Record):
@@ -104,7 +139,11 @@ class _Remedy(NamedTuple):
 
 
 def tried(
-    run: Run, verdict: BucketVerdict | None, result: Mapping[str, Any] | None = None, rows: Sequence[Json] = ()
+    run: Run,
+    verdict: BucketVerdict | None,
+    result: Mapping[str, Any] | None = None,
+    rows: Sequence[Json] = (),
+    length_ratio: float | None = None,
 ) -> Tried:
     """Return what the next proposal needs of a run.
 
@@ -113,6 +152,7 @@ def tried(
         verdict: Its bucket, once judged.
         result: The training job's `result.json`.
         rows: The training job's `metrics.jsonl`, for the best validation loss.
+        length_ratio: Mean answer length over the parent's.
     """
     losses = [float(row["val_loss"]) for row in rows if row.get("val_loss") is not None]
     given = result or {}
@@ -130,7 +170,28 @@ def tried(
         stopped=str(given.get("verdict") or ""),
         val_loss=given.get("val_loss"),
         best_val_loss=min(losses, default=None),
+        gain=_gain(verdict),
+        length_ratio=length_ratio,
+        has_overshot=verdict is not None and _has_overshot(verdict),
     )
+
+
+def _has_overshot(verdict: BucketVerdict) -> bool:
+    wanted = verdict.target.condition if verdict.target is not None else ""
+    is_there = any(c.id == wanted and c.is_met_by_estimate for c in verdict.gate.conditions)
+    lost = [
+        c.sign * (c.estimate - c.bound / 2) < 0
+        for c in verdict.gate.conditions
+        if c.test == "non_inferiority" and not c.holds and c.estimate is not None
+    ]
+    return is_there and any(lost)
+
+
+def _gain(verdict: BucketVerdict | None) -> float | None:
+    if verdict is None or verdict.target is None or not verdict.comparisons:
+        return None
+    estimate = verdict.comparisons[0].estimate
+    return None if estimate is None else verdict.target.sign * estimate
 
 
 def recipe_hash(instrument: Instrument, parent_hash: str, recipe: Json, data_hash: str, seed: int) -> str:
@@ -206,7 +267,12 @@ def with_recipe(proposal: RecipeProposal, recipe: Json, data_hash: str, why: str
     return proposal.model_copy(update={"recipe": recipe, "recipe_hash": digest, "hypothesis": hypothesis})
 
 
-def next_recipe(
+def next_recipe(history: Sequence[Tried], **known: Any) -> RecipeProposal | None:
+    """Return the first of `next_recipes`, or None when there is none."""
+    return next(iter(next_recipes(history, **known)), None)
+
+
+def next_recipes(
     history: Sequence[Tried],
     *,
     parent: str = "base",
@@ -216,11 +282,13 @@ def next_recipe(
     ceilings: Mapping[str, float] | None = None,
     rows: int | None = None,
     fixed: Json | None = None,
-) -> RecipeProposal | None:
-    """Return the remedy for the latest run's diagnosis that was not tried yet, or None when there is none.
+    carried: float = 0.0,
+    harms: Sequence[Harm] = (),
+) -> list[RecipeProposal]:
+    """Return the remedies for the latest run's diagnosis that were not tried yet, the first choice first.
 
     Args:
-        history: Every run of the campaign, oldest first; lost ones count as tried.
+        history: Every run of the class from the same parent, oldest first; lost ones count as tried.
         parent: What the next run starts from.
         parent_hash: Hash of those weights.
         data_hash: Hash of the training data.
@@ -228,37 +296,76 @@ def next_recipe(
         ceilings: `split.metric` -> the gold's mean.
         rows: Training rows, which bound the iterations.
         fixed: Keys decided by the adapter that the run goes on from; no remedy changes them.
+        carried: Dose that the parent has taken already.
+        harms: Runs of other classes or parents that took too much.
     """
     last = next((run for run in reversed(history) if run.bucket is not None or run.stopped), None)
     if last is None:
-        return None
+        return []
     diagnosis = diagnose(last)
+    best = _best(history, last)
+    if diagnosis == "progress" and best is not last:
+        diagnosis = "plateau"
     used = {run.recipe_hash for run in history}
+    strong = [*harms, *(_harm(run, rows, carried) for run in history if diagnose(run) in _HARMED)]
+    weak = [dose(run.recipe, rows, run.instrument) for run in history if diagnose(run) == "idle"]
     skipped: list[Alternative] = []
-    for recipe, remedy in _candidates(diagnosis, last, history, rows):
-        seed = int(recipe["seed"])
+    found: list[RecipeProposal] = []
+    for base, recipe, remedy in _candidates(diagnosis, last, best, history, rows):
         if any(recipe.get(key) != value for key, value in (fixed or {}).items()):
             skipped.append(Alternative(action=remedy.rule, reason="the adapter that runs go on from has another shape"))
             continue
-        digest = recipe_hash(last.instrument, parent_hash, recipe, data_hash, seed)
-        if digest in used or recipe == {**last.recipe, "seed": last.seed}:
+        before = {**base.recipe, "seed": base.seed}
+        if recipe == before:
+            skipped.append(Alternative(action=remedy.rule, reason="it changes nothing here"))
+            continue
+        taken = judge_dose(recipe, rows, last.instrument, carried, strong)
+        is_more = dose(recipe, rows, last.instrument) > dose(before, rows, last.instrument)
+        offered = _with_schedule(recipe, {**recipe, "iters": taken.iters})
+        is_undone = is_more and dose(offered, rows, last.instrument) <= dose(before, rows, last.instrument)
+        if taken.state == "refused" or is_undone:
+            skipped.append(Alternative(action=remedy.rule, reason=taken.sentence))
+            continue
+        seed = int(offered["seed"])
+        digest = recipe_hash(last.instrument, parent_hash, offered, data_hash, seed)
+        if digest in used:
             skipped.append(Alternative(action=remedy.rule, reason="that configuration was run already"))
             continue
-        difference = _difference({**last.recipe, "seed": last.seed}, recipe)
-        return RecipeProposal(
-            instrument=last.instrument,
-            parent=parent,
-            parent_hash=parent_hash,
-            recipe=recipe,
-            recipe_hash=digest,
-            seed=seed,
-            axis=axis_of({**last.recipe, "seed": last.seed}, recipe),
-            hypothesis=f"{last.run} {_SEEN[diagnosis]}; {remedy.why}: {difference}.",
-            rule=f"{diagnosis}.{remedy.rule}",
-            predicted=_prediction(target, ceilings or {}),
-            alternatives=tuple(skipped),
+        if weak and dose(offered, rows, last.instrument) <= max(weak):
+            skipped.append(Alternative(action=remedy.rule, reason="as much or more did not even move the control"))
+            continue
+        used.add(digest)
+        why = f"{last.run} {_SEEN[diagnosis]}; {remedy.why}: {_difference(before, offered)}."
+        if base is not last:
+            why = f"{last.run} {_SEEN[diagnosis]}, so from {base.run}'s recipe; {remedy.why}: "
+            why += f"{_difference(before, offered)}."
+        found.append(
+            RecipeProposal(
+                instrument=last.instrument,
+                parent=parent,
+                parent_hash=parent_hash,
+                recipe=offered,
+                recipe_hash=digest,
+                seed=seed,
+                axis=axis_of(before, offered),
+                hypothesis=f"{why} {taken.sentence}".strip(),
+                rule=f"{diagnosis}.{remedy.rule}",
+                predicted=_prediction(target, ceilings or {}),
+                alternatives=tuple(skipped),
+            )
         )
-    return None
+    return found
+
+
+def _best(history: Sequence[Tried], last: Tried) -> Tried:
+    """Return the run that the next goes on from: the furthest one that did no harm; the latest where none is known."""
+    sound = [run for run in history if run.gain is not None and diagnose(run) not in {*_HARMED, "unmeasurable"}]
+    return max(reversed(sound), key=lambda run: (run.bucket in {"A", "B"}, run.gain or 0.0), default=last)
+
+
+def _harm(run: Tried, rows: int | None, carried: float) -> Harm:
+    total = carried + dose(run.recipe, rows, run.instrument)
+    return harm_of(run.run, _SEEN[diagnose(run)], run.recipe, total)
 
 
 def diagnose(run: Tried) -> Diagnosis:
@@ -269,6 +376,9 @@ def diagnose(run: Tried) -> Diagnosis:
         return "unmeasurable"
     if run.val_loss is not None and not math.isfinite(run.val_loss):
         return "diverged"
+    ratio = run.length_ratio
+    if run.bucket != "A" and ratio is not None and not 1 / LENGTH_DRIFT <= ratio <= LENGTH_DRIFT:
+        return "drifted"
     if run.bucket == "D":
         return "regressed"
     rose = (
@@ -276,6 +386,8 @@ def diagnose(run: Tried) -> Diagnosis:
     )
     if rose:
         return "overfit"
+    if run.bucket == "B" and run.has_overshot:
+        return "overshot"
     if run.bucket in {"A", "B"}:
         return "progress"
     if run.control_moved is False:
@@ -287,6 +399,10 @@ _STOPPED: Mapping[str, Diagnosis] = {
     "diverged": "diverged",
     "collapsed": "collapsed",
     "overfit": "overfit",
+    "entropy_collapsed": "collapsed",
+    "length_drift": "drifted",
+    "kl_runaway": "drifted",
+    "reward_hacking": "hacking",
     # Pairs told apart without a change of generation: no number of this recipe makes them teach more (mode 14).
     "loss_collapsed": "unmeasurable",
 }
@@ -296,8 +412,12 @@ _SEEN: Mapping[Diagnosis, str] = {
     "collapsed": "collapsed: its generations loop or drift",
     "diverged": "diverged",
     "overfit": "learned its training rows by heart (validation loss rose)",
+    "drifted": "left its parent's length or distribution",
+    "hacking": "raised its reward and not the held-out score",
     "regressed": "lost what its parent had",
+    "overshot": "moved the target far enough and lost too much elsewhere",
     "progress": "moved the target but not far enough",
+    "plateau": "moved the target no further than an earlier run",
     "idle": "did not even move the control",
     "flat": "moved the control and left the target flat",
     "unclear": "ended within the noise of its cases",
@@ -326,7 +446,13 @@ def _next_seed(recipe: Json) -> Json:
     return {"seed": int(recipe["seed"]) + 1}
 
 
+def _anchored(recipe: Json) -> Json:
+    """Double the weight that keeps preferences and rollouts near their parent; nothing where the class has none."""
+    return {"beta": float(f"{2 * recipe['beta']:.2g}")} if "beta" in recipe else {}
+
+
 _SLOWER = _Remedy("lower_lr", _times("learning_rate", 1 / 3), "a third of the learning rate keeps it in place")
+_GENTLER = _Remedy("gentler_lr", _times("learning_rate", 1 / 2), "half the learning rate keeps more of the rest")
 _SMALLER = _Remedy("lower_scale", _lora("scale", lambda scale: scale / 2), "half the adapter's scale holds more back")
 _DROPOUT = _Remedy(
     "dropout", _lora("dropout", lambda dropout: max(0.05, min(0.2, 2 * dropout))), "dropout forgets less"
@@ -337,35 +463,58 @@ _FASTER = _Remedy("higher_lr", _times("learning_rate", 3), "three times the lear
 _BRISKER = _Remedy("higher_lr", _times("learning_rate", 2), "twice the learning rate carries it further")
 _WIDER = _Remedy("higher_rank", _lora("rank", lambda rank: min(64, 2 * rank)), "twice the rank has room for it")
 _RESHUFFLED = _Remedy("other_order", _next_seed, "another order of the rows shows whether order matters")
+_ANCHORED = _Remedy("stronger_anchor", _anchored, "twice the anchor keeps it nearer to its parent")
 
 _REMEDIES: Mapping[Diagnosis, tuple[_Remedy, ...]] = {
     "diverged": (_SLOWER, _SMALLER, _DROPOUT),
     "collapsed": (_SMALLER, _DROPOUT, _SHORTER, _SLOWER),
     "overfit": (_SHORTER, _DROPOUT, _SLOWER),
+    "drifted": (_ANCHORED, _SLOWER, _SHORTER, _SMALLER),
+    "hacking": (_ANCHORED, _SLOWER, _SHORTER),
     "regressed": (_SLOWER, _SMALLER, _DROPOUT, _SHORTER),
+    "overshot": (_GENTLER, _SMALLER, _SHORTER, _DROPOUT),
     "progress": (_LONGER, _BRISKER, _WIDER),
+    "plateau": (_BRISKER, _LONGER, _WIDER),
     "idle": (_FASTER, _LONGER, _WIDER),
-    "flat": (_LONGER, _WIDER, _BRISKER, _RESHUFFLED),
-    "unclear": (_LONGER, _BRISKER, _WIDER),
+    "flat": (_BRISKER, _LONGER, _WIDER, _RESHUFFLED),
+    "unclear": (_BRISKER, _LONGER, _WIDER),
     "unmeasurable": (),
 }
-"""In order; where the target is flat, axes not varied yet come first, since exhaustion asks for different ones."""
+"""In order. Where nothing moved the cheap ones come first, and after a flat run axes not varied yet, since exhaustion
+asks for different ones."""
 
 _FALLBACKS = (_WIDER, _RESHUFFLED)
 """For when every remedy of a diagnosis was run."""
 
 
 def _candidates(
-    diagnosis: Diagnosis, last: Tried, history: Sequence[Tried], rows: int | None
-) -> list[tuple[Json, _Remedy]]:
-    """Return the recipes a diagnosis suggests, in order; after a flat run those on axes not varied yet come first."""
+    diagnosis: Diagnosis, last: Tried, best: Tried, history: Sequence[Tried], rows: int | None
+) -> list[tuple[Tried, Json, _Remedy]]:
+    """Return what a diagnosis suggests, in order: the run it goes on from, the recipe, the remedy."""
     remedies = (*_REMEDIES[diagnosis], *(_FALLBACKS if _REMEDIES[diagnosis] else ()))
-    found = [(_applied(remedy, last, rows), remedy) for remedy in remedies]
+    if diagnosis in _HARMED and best is not last:
+        middle = _Remedy("between", partial(_middle, last.recipe), f"half way to {last.run} is left to try")
+        remedies = (middle, *_REMEDIES["plateau"], *_FALLBACKS)
+    base = best if diagnosis not in _HARMED or best is not last else last
+    found = [(base, _applied(remedy, base, rows), remedy) for remedy in remedies]
     if diagnosis != "flat":
         return found
     varied = {run.axis for run in history}
-    before = {**last.recipe, "seed": last.seed}
-    return sorted(found, key=lambda pair: axis_of(before, pair[0]) in varied)
+    before = {**base.recipe, "seed": base.seed}
+    return sorted(found, key=lambda each: axis_of(before, each[1]) in varied)
+
+
+def _middle(other: Json, recipe: Json) -> Json:
+    """Return the changes that lie half way, in proportion, between a recipe and one that went too far."""
+    found: Json = {}
+    for key in ("learning_rate", "iters"):
+        if other[key] != recipe[key]:
+            middle = math.sqrt(other[key] * recipe[key])
+            found[key] = round(middle) if key == "iters" else float(f"{middle:.3g}")
+    ours, theirs = ({**USUAL_SHAPE, **(each.get("lora_parameters") or {})} for each in (recipe, other))
+    if ours["scale"] != theirs["scale"]:
+        found["lora_parameters"] = {**ours, "scale": float(f"{math.sqrt(ours['scale'] * theirs['scale']):.3g}")}
+    return found
 
 
 def _applied(remedy: _Remedy, last: Tried, rows: int | None) -> Json:

@@ -12,8 +12,8 @@ class StopVerdict(Record):
     """Why a campaign concludes."""
 
     rule: str
-    """`goal.reached`, `budget.gone`, `instruments.exhausted`, `runs.max`, `runs.no_progress`, `measurement.first`,
-    `nothing.left`."""
+    """`goal.reached`, `budget.gone`, `instruments.exhausted`, `runs.max`, `runs.no_progress`, `runs.unclear`,
+    `measurement.first`, `nothing.left`."""
     is_promoted: bool
     sentence: str
 
@@ -27,6 +27,8 @@ def conclusion(
     exhaustion: Sequence[ExhaustionVerdict] = (),
     has_proposal: bool = True,
     judged: int | None = None,
+    idle: int | None = None,
+    is_blind: bool = True,
 ) -> StopVerdict | None:
     """Return why a campaign concludes now, or None while another run is worth its cost.
 
@@ -38,6 +40,9 @@ def conclusion(
         exhaustion: One verdict for each instrument class the campaign may use.
         has_proposal: A recipe that was never run is left.
         judged: Judged runs of all classes; those of `buckets` when left out.
+        idle: Latest runs in a row that got no further than those before them; those without A or B when left out.
+        is_blind: The measurement could not have shown even what the gate asks; where it could, runs whose interval
+            tells nothing end their class and not the campaign.
     """
     if promoted:
         return _stop("goal.reached", f"{promoted} is promoted: every gate condition holds on the confirmation cases.")
@@ -48,12 +53,13 @@ def conclusion(
     count = len(buckets) if judged is None else judged
     if search.max_runs is not None and count >= search.max_runs:
         return _stop("runs.max", f"{count} runs are judged, as many as search.max_runs allows.")
-    idle = runs_without_progress(buckets)
+    idle = runs_without_progress(buckets) if idle is None else idle
     if idle >= search.max_runs_without_progress and set(buckets[-idle:]) == {"U"}:
+        what = "could not have shown anything" if is_blind else "showed neither movement nor its absence"
         return _stop(
-            "measurement.first",
-            f"{idle} runs in a row could not have shown anything (U): take more cases, a denser metric or a longer "
-            "training first. Nothing is exhausted.",
+            "measurement.first" if is_blind else "runs.unclear",
+            f"{idle} runs in a row {what} (U): take more cases, a denser metric or a longer training first. "
+            "Nothing is exhausted.",
         )
     if idle >= search.max_runs_without_progress:
         return _stop("runs.no_progress", f"{idle} runs in a row made no progress ({''.join(buckets[-idle:])}).")

@@ -86,6 +86,23 @@ class View:
         question = self.answer_to(decision)
         return question is not None and question.answered_by == WITHDRAWN
 
+    def is_withdrawn(self, decision: Decision) -> bool:
+        """Say whether a decision that never began no longer fits the world it was made for."""
+        if self.action(decision.action_key) is not None:
+            return False
+        if self.is_closed(decision):
+            return True
+        if decision.action in {"halt", "conclude"}:
+            return decision.made_at < self.sitting_at
+        inputs = decision.action_inputs
+        now = {name: self.identity(name) for name in ("harness", "tokens", "data")}
+        # A candidate's weights are its own; the base's, and those that runs start from, are files that may change.
+        side = inputs.get("side", "parent")
+        of_run = side == "candidate" or inputs.get("adapter") or inputs.get("parent", "base") not in {"base", "start"}
+        if not of_run:
+            now["weights"] = self.identity("weights") if side == "base" else self.start
+        return any(name in inputs and inputs[name] != value for name, value in now.items())
+
     def answer_to(self, decision: Decision) -> Approval | None:
         """Return the question put about a decision."""
         return next((row for row in self.approvals if row.decision == decision.id and row.kind == decision.needs), None)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import nnls
 
-from state.records import Json, Record
+from state.records import Instrument, Json, Record
 
 PRIOR_TOKENS_PER_S = 1400.0
 """Training tokens per second of the tiny base on two cores with OpenBLAS (issue 2); an assumption anywhere else."""
@@ -21,6 +21,11 @@ LENGTH_STEP = 32
 
 ASSUMED_ERROR = 4.0
 """Factor by which an assumed estimate may be off; the lab's were off by 4 to 5."""
+
+
+STEP_COST: Mapping[Instrument, float] = {"sft": 1.0, "dpo": 3.0, "grpo": 10.0}
+"""Time of an iteration against one of SFT, until one was timed: a pair is two rows and a reference, a rollout is
+decoded token by token. Assumed."""
 
 
 class StepSample(Record):
@@ -62,6 +67,11 @@ class RunEstimate(Record):
     source: Literal["measured", "assumed"]
     sentence: str
 
+    @property
+    def plan_s(self) -> float:
+        """The time to plan with: the upper end of what was measured; an assumption's is too wide to plan with."""
+        return self.high_s if self.source == "measured" else self.seconds
+
 
 def prior(tokens_per_s: float = PRIOR_TOKENS_PER_S) -> StepTime:
     """Return a step time from a throughput alone."""
@@ -96,6 +106,22 @@ def fit(samples: Sequence[StepSample], before: StepTime | None = None) -> StepTi
         source="measured",
     )
     return fitted.model_copy(update={"error": _error(fitted, samples)})
+
+
+def step_time(samples: Mapping[Instrument, Sequence[StepSample]], instrument: Instrument) -> StepTime:
+    """Return the step time of an instrument: fitted on its own steps, else another's at the assumed ratio.
+
+    Args:
+        samples: Timed steps of each instrument.
+        instrument: Whose time is asked for.
+    """
+    if samples.get(instrument):
+        return fit(samples[instrument])
+    name, known = next(((name, found) for name, found in samples.items() if found), ("sft", ()))
+    other = fit(known)
+    ratio = STEP_COST[instrument] / STEP_COST[name]
+    terms = {key: getattr(other, key) * ratio for key in ("constant_s", "linear_s", "quadratic_s")}
+    return other.model_copy(update={**terms, "error": ASSUMED_ERROR, "samples": 0, "source": "assumed"})
 
 
 def _terms(sample: StepSample) -> tuple[float, float, float]:
@@ -158,13 +184,25 @@ def _integer(recipe: Mapping[str, object], key: str) -> int:
     return int(str(recipe[key]))
 
 
-def cut_to_time(recipe: Json, estimate: RunEstimate, left_s: float, least_iters: int = 20) -> Json | None:
+LEAST_ITERS = 20
+"""Fewer iterations than this teach nothing."""
+
+LEAST_SHARE = 0.5
+"""A run cut to fewer of its iterations than this is another experiment than the one that was meant."""
+
+
+def cut_to_time(recipe: Json, estimate: RunEstimate, left_s: float, least_iters: int = LEAST_ITERS) -> Json | None:
     """Return the recipe with as many iterations as fit, or None when not even the least number does.
 
-    Judged by the estimate's upper end, since what does not finish cannot be measured.
+    Judged by the upper end of what was measured, since what does not finish cannot be judged.
     """
-    if estimate.high_s <= left_s:
+    if estimate.plan_s <= left_s:
         return recipe
     iters = _integer(recipe, "iters")
-    fitting = int((left_s - estimate.fixed_s) / ((estimate.high_s - estimate.fixed_s) / iters))
+    fitting = int((left_s - estimate.fixed_s) / ((estimate.plan_s - estimate.fixed_s) / iters))
     return {**recipe, "iters": fitting} if fitting >= least_iters else None
+
+
+def least_iters(recipe: Mapping[str, object]) -> int:
+    """Return the fewest iterations at which a cut run is still the experiment that was meant."""
+    return max(LEAST_ITERS, math.ceil(LEAST_SHARE * _integer(recipe, "iters")))

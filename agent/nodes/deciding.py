@@ -43,7 +43,7 @@ def _withdraw(session: Session, view: View) -> None:
     """Close the questions about acts that no longer fit the world; an answer to them would be about another one."""
     for decision in view.decisions:
         question = view.answer_to(decision) if decision.needs is not None else None
-        if question is not None and question.answer is None and planning.is_withdrawn(view, decision):
+        if question is not None and question.answer is None and view.is_withdrawn(decision):
             session.store.agent.answer(
                 question.id, "no", by=WITHDRAWN, reason="what it was decided on has changed since"
             )

@@ -216,7 +216,7 @@ class Rehearsal:
                 update={"state": decision.action_inputs["state"], "sentence": decision.sentence}
             )
         state = "failed" if "exit" in result else "done"
-        self.actions.append(action.model_copy(update={"state": state, "result": result}))
+        self.actions.append(action.model_copy(update={"state": state, "result": result, "finished_at": self.now}))
 
     def _train(self, decision: Decision) -> Json:
         iters = next(run.recipe["iters"] for run in self.runs if run.id == decision.run)

@@ -1,7 +1,7 @@
 """What falls with a refuted belief, and what the planner makes of it."""
 
 from policies.contamination import NOTED, Contamination, contamination
-from policies.planning import has_fallen, is_withdrawn, must_verify
+from policies.planning import has_fallen, must_verify
 from policies.premises import assumed, premises_of
 from policies.proposals import exhaustion_of
 from policies.view import WITHDRAWN
@@ -164,14 +164,14 @@ def test_a_question_about_another_world_is_withdrawn_and_asked_anew() -> None:
     play = Rehearsal(goal=goal(budget={"runs": 4}), answers={"launch": "yes"})
     assert play.run()[-1] == "asked"
     asked = next(d for d in play.decisions if d.action == "promote")
-    assert not is_withdrawn(play.view(), asked)
+    assert not play.view().is_withdrawn(asked)
     question = play.view().answer_to(asked)
     assert question is not None
     play.believe(identity("harness", "harness-2"))
-    assert is_withdrawn(play.view(), asked)
+    assert play.view().is_withdrawn(asked)
     play.answer(question.id, "no", by=WITHDRAWN)
     play.believe(identity("harness", "harness-1"))
-    assert is_withdrawn(play.view(), asked), "a closed question stays closed"
+    assert play.view().is_withdrawn(asked), "a closed question stays closed"
     assert play.run()[-1] == "asked"
     again = [d for d in play.decisions if d.action == "promote"]
     assert len(again) == 2

@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.buckets import RunEvidence, judge_run
+from policies.dose import Harm
 from policies.recipes import (
     MAX_EPOCHS,
     RecipeProposal,
@@ -11,6 +12,7 @@ from policies.recipes import (
     diagnose,
     first_recipe,
     next_recipe,
+    next_recipes,
     tried,
     with_recipe,
 )
@@ -78,16 +80,10 @@ def next_hash(run: Tried, shape: Json) -> str:
 def test_a_remedy_that_would_need_another_adapter_is_left_out_with_the_reason() -> None:
     shape = {"lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0}}
     first = first_recipe(goal(), CENSUS, parent_hash="w", target=target(), fixed=shape)
-    history = [as_tried(first, bucket="C")]
-    reasons: list[str] = []
-    for number in range(2, 8):
-        proposal = next_recipe(history, parent_hash="w", target=target(), fixed=shape)
-        if proposal is None:
-            break
-        reasons += [other.reason for other in proposal.alternatives]
-        history.append(as_tried(proposal, bucket="C", run=f"R{number}"))
+    proposals = next_recipes([as_tried(first, bucket="C")], parent_hash="w", target=target(), fixed=shape)
+    reasons = [other.reason for proposal in proposals for other in proposal.alternatives]
     assert "the adapter that runs go on from has another shape" in reasons
-    assert all(run.recipe["lora_parameters"] == shape["lora_parameters"] for run in history)
+    assert all(proposal.recipe["lora_parameters"] == shape["lora_parameters"] for proposal in proposals)
 
 
 FIRST = first_recipe(goal(), CENSUS, parent_hash="w", data_hash="d", target=target())
@@ -132,8 +128,8 @@ def test_a_prediction_ends_at_the_ceiling() -> None:
         ({"bucket": "D"}, "regressed.lower_lr", "recipe", "learning_rate", 3.3e-5),
         ({"bucket": "B"}, "progress.longer", "quantity", "iters", 240),
         ({"control_moved": False}, "idle.higher_lr", "recipe", "learning_rate", 3e-4),
-        ({}, "flat.longer", "quantity", "iters", 240),
-        ({"bucket": "U", "rule": "U.power"}, "unclear.longer", "quantity", "iters", 240),
+        ({}, "flat.higher_lr", "recipe", "learning_rate", 2e-4),
+        ({"bucket": "U", "rule": "U.power"}, "unclear.higher_lr", "recipe", "learning_rate", 2e-4),
     ],
 )
 def test_each_diagnosis_has_its_remedy(
@@ -165,16 +161,16 @@ def test_a_healthy_validation_loss_is_no_overfit() -> None:
 
 
 def test_a_remedy_that_was_run_is_passed_over_and_recorded() -> None:
-    longer = following()
-    wider = next_recipe([as_tried(longer, run="R2"), as_tried(FIRST)], parent_hash="w", data_hash="d", rows=240)
-    assert wider is not None
-    history = [as_tried(longer, run="R2", bucket="B"), as_tried(wider, run="R3"), as_tried(FIRST, bucket="B")]
+    longer = following(bucket="B")
+    history = [as_tried(longer, run="R2", bucket=None), as_tried(FIRST, bucket="B")]
     proposal = next_recipe(history, parent_hash="w", data_hash="d", rows=240)
+    assert longer.rule == "progress.longer"
     assert proposal is not None
-    assert (wider.rule, wider.recipe["lora_parameters"]["rank"]) == ("flat.higher_rank", 16)
-    assert "rank 8 -> 16" in wider.hypothesis
     assert proposal.rule == "progress.higher_lr"
     assert [alternative.action for alternative in proposal.alternatives] == ["longer"]
+    wider = next_recipes([as_tried(FIRST, bucket="B")], parent_hash="w", data_hash="d", rows=240)[2]
+    assert (wider.rule, wider.recipe["lora_parameters"]["rank"]) == ("progress.higher_rank", 16)
+    assert "rank 8 -> 16" in wider.hypothesis
 
 
 def test_flat_runs_are_varied_on_more_than_one_axis() -> None:
@@ -183,7 +179,7 @@ def test_flat_runs_are_varied_on_more_than_one_axis() -> None:
         proposal = next_recipe(history, parent_hash="w", data_hash="d", rows=240)
         assert proposal is not None
         history.append(as_tried(proposal, run=f"R{number}"))
-    assert [run.axis for run in history] == ["start", "quantity", "recipe", "order"]
+    assert [run.axis for run in history] == ["start", "recipe", "quantity", "order"]
     assert len({run.recipe_hash for run in history}) == 4
 
 
@@ -200,18 +196,13 @@ def test_iterations_never_exceed_the_most_passes() -> None:
 
 
 def test_dropout_and_scale_move_within_their_bounds() -> None:
-    history = [as_tried(FIRST, bucket="D")]
-    seen = []
-    for _ in range(4):
-        proposal = next_recipe([*history, as_tried(FIRST, bucket="D")], parent_hash="w", data_hash="d")
-        assert proposal is not None
-        seen.append(proposal)
-        history.append(as_tried(proposal, bucket="D"))
+    seen = next_recipes([as_tried(FIRST, bucket="D")], parent_hash="w", data_hash="d")
     assert [proposal.rule for proposal in seen] == [
         "regressed.lower_lr",
         "regressed.lower_scale",
         "regressed.dropout",
         "regressed.shorter",
+        "regressed.other_order",
     ]
     assert seen[1].recipe["lora_parameters"]["scale"] == 5.0
     assert seen[2].recipe["lora_parameters"]["dropout"] == 0.05
@@ -223,7 +214,7 @@ def test_axes_not_varied_yet_come_first_and_in_the_end_nothing_is_left() -> None
     while (proposal := next_recipe([*history, as_tried(FIRST)], parent_hash="w", data_hash="d", rows=240)) is not None:
         rules.append(proposal.rule)
         history.append(as_tried(proposal))
-    assert rules == ["flat.longer", "flat.higher_rank", "flat.other_order", "flat.higher_lr"]
+    assert rules == ["flat.higher_lr", "flat.longer", "flat.other_order", "flat.higher_rank"]
     last = history[2]
     assert (last.axis, last.seed, last.recipe["seed"]) == ("order", 8, 8)
 
@@ -231,9 +222,99 @@ def test_axes_not_varied_yet_come_first_and_in_the_end_nothing_is_left() -> None
 def test_a_schedule_follows_the_numbers_it_copies() -> None:
     schedule = {"name": "cosine_decay", "warmup": 10, "arguments": [1e-4, 120, 1e-6]}
     first = first_recipe(goal({"learning_rate": 1e-4, "lr_schedule": schedule}), CENSUS)
-    longer = next_recipe([as_tried(first)], rows=240)
+    longer = next_recipe([as_tried(first, bucket="B")], rows=240)
     assert longer is not None
     assert longer.recipe["lr_schedule"] == {**schedule, "arguments": [1e-4, 240, 1e-6]}
+
+
+def test_the_next_run_goes_on_from_the_furthest_one_and_not_from_the_latest() -> None:
+    best = as_tried(FIRST, bucket="B", gain=0.2)
+    longer = as_tried(following(bucket="B"), run="R2", bucket="B", gain=0.1)
+    proposal = next_recipe([best, longer], parent_hash="w", data_hash="d", rows=240)
+    assert proposal is not None
+    assert proposal.rule == "plateau.higher_lr"
+    assert proposal.recipe == {**FIRST.recipe, "learning_rate": 2e-4}
+    assert proposal.hypothesis.startswith("R2 moved the target no further than an earlier run, so from R1's recipe;")
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "value"),
+    [
+        ({"learning_rate": 4e-4}, "learning_rate", 2e-4),
+        ({"iters": 480}, "iters", 240),
+        ({"lora_parameters": {"rank": 8, "scale": 40.0, "dropout": 0.0}}, "scale", 20.0),
+    ],
+)
+def test_after_a_run_that_went_too_far_the_next_lies_between_it_and_the_furthest_one(
+    change: Json, key: str, value: float
+) -> None:
+    best = as_tried(FIRST, bucket="B", gain=0.2)
+    further = as_tried(FIRST, run="R2", recipe={**FIRST.recipe, **change}, recipe_hash="x", stopped="collapsed")
+    proposal = next_recipe([best, further], parent_hash="w", data_hash="d", rows=240)
+    assert proposal is not None
+    assert proposal.rule == "collapsed.between"
+    assert {**proposal.recipe, **proposal.recipe["lora_parameters"]}[key] == value
+
+
+def test_no_recipe_takes_a_dose_that_did_harm_and_the_reason_is_recorded() -> None:
+    best = as_tried(FIRST, bucket="B", gain=0.2)
+    further = as_tried(
+        FIRST, run="R2", recipe={**FIRST.recipe, "learning_rate": 1.1e-4}, recipe_hash="x", stopped="collapsed"
+    )
+    proposals = next_recipes([best, further], parent_hash="w", data_hash="d", rows=240)
+    assert [proposal.rule for proposal in proposals] == ["collapsed.other_order"]
+    reasons = {other.action: other.reason for other in proposals[0].alternatives}
+    assert "R2 collapsed: its generations loop or drift at 176" in reasons["longer"]
+    elsewhere = Harm(run="R9", what="collapsed", dose=200.0)
+    [*_, last] = next_recipes([best], parent_hash="w", data_hash="d", rows=240, carried=20.0, harms=[elsewhere])
+    assert last.rule == "progress.other_order"
+
+
+def test_a_recipe_is_cut_to_the_dose_that_is_left_with_the_reason() -> None:
+    harm = Harm(run="R9", what="collapsed", dose=300.0)
+    longer = next_recipe([as_tried(FIRST, bucket="B")], parent_hash="w", data_hash="d", rows=240, harms=[harm])
+    assert longer is not None
+    assert longer.recipe["iters"] == 202
+    assert "Its dose would reach 320 (passes x rank x scale), and R9 collapsed at 300" in longer.hypothesis
+    assert "202 iterations instead of 240" in longer.hypothesis
+
+
+def test_what_is_weaker_than_a_run_that_moved_nothing_is_not_tried() -> None:
+    idle = as_tried(FIRST, run="R2", recipe={**FIRST.recipe, "learning_rate": 9e-4}, control_moved=False)
+    proposals = next_recipes([idle, as_tried(FIRST)], parent_hash="w", data_hash="d", rows=240)
+    assert proposals == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "diagnosis", "first"),
+    [
+        ({"stopped": "length_drift"}, "drifted", "drifted.stronger_anchor"),
+        ({"stopped": "kl_runaway"}, "drifted", "drifted.stronger_anchor"),
+        ({"bucket": "C", "length_ratio": 1.8}, "drifted", "drifted.stronger_anchor"),
+        ({"bucket": "C", "length_ratio": 0.5}, "drifted", "drifted.stronger_anchor"),
+        ({"bucket": "C", "length_ratio": 1.2}, "flat", "flat.higher_lr"),
+        ({"stopped": "reward_hacking"}, "hacking", "hacking.stronger_anchor"),
+        ({"stopped": "entropy_collapsed"}, "collapsed", "collapsed.lower_scale"),
+        ({"bucket": "B", "has_overshot": True}, "overshot", "overshot.gentler_lr"),
+    ],
+)
+def test_what_preferences_and_rollouts_do_wrong_has_its_remedy(
+    outcome: dict[str, object], diagnosis: str, first: str
+) -> None:
+    pulled = {**FIRST.recipe, "beta": 0.1, "learning_rate": 1e-5}
+    run = as_tried(FIRST, instrument="dpo", recipe=pulled, **outcome)
+    assert diagnose(run) == diagnosis
+    proposal = next_recipe([run], parent_hash="w", data_hash="d", rows=240)
+    assert proposal is not None
+    assert proposal.rule == first
+    if first.endswith("stronger_anchor"):
+        assert proposal.recipe["beta"] == 0.2
+
+
+def test_demonstrations_have_no_anchor_and_go_on_to_the_next_remedy() -> None:
+    proposal = next_recipe([as_tried(FIRST, bucket="C", length_ratio=3.0)], parent_hash="w", data_hash="d", rows=240)
+    assert proposal is not None
+    assert proposal.rule == "drifted.lower_lr"
 
 
 def test_a_recipe_cut_to_the_time_left_has_its_own_identity() -> None:

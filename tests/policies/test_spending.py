@@ -147,18 +147,41 @@ def test_quantiles_stand_in_for_lengths() -> None:
     assert (len(lengths), sorted(lengths)[9], max(lengths)) == (20, 100, 300)
 
 
+def measured(tokens_per_s: float) -> walltime.StepTime:
+    return walltime.fit([StepSample(batch_size=4, padded_tokens=128, seconds=512 / tokens_per_s)])
+
+
 def test_a_run_that_does_not_fit_is_cut_or_refused() -> None:
-    estimate = estimate_run_s(walltime.prior(), [100] * 40, RECIPE, fixed_s=10)
+    estimate = estimate_run_s(measured(1400), [100] * 40, RECIPE, fixed_s=10)
     assert cut_to_time(RECIPE, estimate, estimate.high_s) == RECIPE
     cut = cut_to_time(RECIPE, estimate, estimate.high_s / 2)
     assert cut is not None
     assert 20 <= cut["iters"] < 60
     assert cut_to_time(RECIPE, estimate, 12.0) is None
+    assert walltime.least_iters(RECIPE) == 50
+
+
+def test_an_assumed_time_is_planned_with_as_it_is_expected_and_a_measured_one_by_its_upper_end() -> None:
+    assumed = estimate_run_s(walltime.prior(), [100] * 40, RECIPE)
+    assert assumed.plan_s == assumed.seconds
+    known = estimate_run_s(measured(1400), [100] * 40, RECIPE)
+    assert known.plan_s == known.high_s > known.seconds
+
+
+def test_another_class_is_timed_by_the_assumed_ratio_until_it_was_timed_itself() -> None:
+    sample = StepSample(batch_size=4, padded_tokens=128, seconds=1.0)
+    sft = walltime.step_time({"sft": [sample]}, "sft")
+    dpo = walltime.step_time({"sft": [sample]}, "dpo")
+    assert dpo.seconds(4, 128) == pytest.approx(3 * sft.seconds(4, 128))
+    assert (sft.source, dpo.source, dpo.error) == ("measured", "assumed", walltime.ASSUMED_ERROR)
+    slow = StepSample(batch_size=4, padded_tokens=128, seconds=7.0)
+    assert walltime.step_time({"sft": [sample], "dpo": [slow]}, "dpo").seconds(4, 128) == pytest.approx(7.0)
+    assert walltime.step_time({}, "grpo").source == "assumed"
 
 
 @given(left=st.floats(0, 400), rate=st.floats(500, 5000), fixed=st.floats(0, 100))
 def test_a_cut_run_fits_by_the_upper_end_of_its_estimate(left: float, rate: float, fixed: float) -> None:
-    step = walltime.prior(rate)
+    step = measured(rate)
     cut = cut_to_time(RECIPE, estimate_run_s(step, [100] * 40, RECIPE, fixed), left)
     if cut is not None:
         assert estimate_run_s(step, [100] * 40, cut, fixed).high_s <= left + 1e-6

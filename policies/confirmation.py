@@ -1,0 +1,135 @@
+"""Confirmation: when its cases are opened for a candidate and beside what, and the last look before an end."""
+
+from policies.buckets import judge_run
+from policies.cases import CaseTable
+from policies.drafts import Draft, done, draft
+from policies.proposals import counts, evaluation_s, evidence_of, parent_of, slack, verdict_of
+from policies.search import affords
+from policies.view import View
+from state.records import Action, Json, Run, Side, SplitUse
+
+
+def is_promotion_open(view: View) -> bool:
+    """Say whether a promotion waits for its answer."""
+    for decision in view.decisions:
+        asks = decision.action == "promote" and not view.is_withdrawn(decision)
+        question = view.answer_to(decision) if asks else None
+        if question is not None and question.answer is None:
+            return True
+    return False
+
+
+def measure_parent(view: View, run: Run) -> Draft | None:
+    """Measure on the confirmation splits what a run started from, unless that is the base."""
+    if run.parent_hash == view.identity("weights"):
+        return None
+    parent = parent_of(view, run.instrument)
+    adapter = parent.adapter if parent.weights == run.parent_hash else ""
+    sentence = f"Measure what {run.id} started from on the confirmation splits, beside which it is confirmed."
+    return measure(view, "parent", run.parent_hash, "confirmation", "confirm.parent", sentence, adapter)
+
+
+def measure_base(view: View, use: SplitUse, rule: str, sentence: str) -> Draft | None:
+    """Measure the base on one part of the splits, unless that was done."""
+    return measure(view, "base", view.identity("weights"), use, rule, sentence)
+
+
+def measure(  # noqa: PLR0917 - which weights, on what, and why
+    view: View, side: Side, weights: str, use: SplitUse, rule: str, sentence: str, adapter: str = ""
+) -> Draft | None:
+    """Measure weights on one part of the splits, unless that was done."""
+    inputs: Json = {"side": side, "run": "", "use": use, "harness": view.identity("harness"), "weights": weights}
+    inputs |= {"adapter": adapter} if adapter else {}
+    if done(view, "evaluate", **inputs) is not None:
+        return None
+    return draft(view, "evaluate", rule, sentence, inputs)
+
+
+def openings(view: View) -> list[Action]:
+    """Return the times that the confirmation cases were opened for a candidate."""
+    return [action for action in view.actions if action.kind == "confirm" and action.state == "done"]
+
+
+def open_for(view: View, run: Run, inputs: Json, rule: str, why: str) -> Draft:
+    """Measure the base and the parent on the confirmation cases if that was not done, then the run itself."""
+    base = measure_base(
+        view,
+        "confirmation",
+        "confirm.base",
+        "Measure the base on the confirmation splits, beside which the run is confirmed.",
+    ) or measure_parent(view, run)
+    return base or draft(
+        view,
+        "confirm",
+        rule,
+        f"{why}; open confirmation {len(openings(view)) + 1} of {view.goal.gate.max_confirmations}, "
+        f"judged at alpha {view.goal.gate.confirmation_alpha:.4f}.",
+        {**inputs, "use": "confirmation"},
+        run_id=run.id,
+    )
+
+
+def is_furthest(view: View, run: Run, table: CaseTable) -> bool:
+    """Say whether a run is further than those that confirmation refused; the same again would fail again."""
+    refused = [
+        verdict
+        for action in openings(view)
+        for other in view.runs
+        if other.id == action.inputs.get("run") != run.id and (verdict := verdict_of(view, other)) is not None
+    ]
+    ours = judge_run(evidence_of(view, run, table, None))
+    return all(slack(ours) > slack(verdict) for verdict in refused)
+
+
+def candidate_inputs(view: View, run: Run, trained: Action) -> Json:
+    """Return what measuring a run on the selection cases needs."""
+    return {
+        "side": "candidate",
+        "run": run.id,
+        "use": "selection",
+        "harness": view.identity("harness"),
+        "weights": str(trained.result.get("weights") or ""),
+        "adapter": str(trained.result.get("adapter") or ""),
+    }
+
+
+def training_of(view: View, run: Run) -> Action | None:
+    """Return the training of a run."""
+    found = (a for a in reversed(view.actions) if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash)
+    return next(found, None)
+
+
+def was_opened_late(view: View, run: Run) -> bool:
+    """Say whether confirmation was opened for a run after its verdict, which then has to be given again."""
+    newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
+    opened = any(a.inputs.get("run") == run.id and a.key not in view.void.evaluations for a in openings(view))
+    return opened and newest is not None and "selection" not in newest.verdict
+
+
+def last_look(view: View, keep: int) -> Draft | None:
+    """Open confirmation for the furthest run that meets the gate by its numbers and was never put to it.
+
+    Asked when a class or the campaign would end without a promotion.
+
+    Args:
+        view: The record.
+        keep: Openings to leave for classes that are still to come.
+    """
+    opened = openings(view)
+    if len(opened) >= view.goal.gate.max_confirmations - keep or is_promotion_open(view):
+        return None
+    if not affords(view, 2 * evaluation_s(view), runs=0, use_reserve=True).is_affordable:
+        return None
+    seen = {action.inputs.get("run") for action in opened}
+    found = [
+        (verdict, run, trained)
+        for run in view.runs
+        if run.bucket == "B" and run.id not in seen and counts(view, run)
+        if (verdict := verdict_of(view, run)) is not None and verdict.is_promising
+        if (trained := training_of(view, run)) is not None
+    ]
+    if not found:
+        return None
+    _, run, trained = max(found, key=lambda each: slack(each[0]))
+    why = f"{run.id} meets the gate by its numbers on selection, and nothing got further"
+    return open_for(view, run, candidate_inputs(view, run, trained), "confirm.last", why)

@@ -1,0 +1,108 @@
+"""How much adaptation weights have taken: the dose of a recipe, summed over its parents, against what did harm before.
+
+One dose is passes over the data x rank x scale, at the class's usual learning rate; at another rate it counts in
+proportion. It orders runs of one campaign by how hard they pull, and is no measure across models or data (failure
+mode 1: the lab's gentle recipe collapsed after 16 passes).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from state.records import Instrument, Json, Record
+
+USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
+"""Preferences and rollouts are pulled more gently than demonstrations."""
+
+USUAL_SHAPE: Json = {"rank": 8, "scale": 10.0, "dropout": 0.0}
+
+SAFE_SHARE = 0.9
+"""Share of a harmful dose that a run may reach: nearer than this says nothing new."""
+
+LEAST_SHARE = 0.5
+"""A run cut to fewer of its iterations than this is another experiment than the one that was meant."""
+
+
+class Harm(Record):
+    """A run that took too much."""
+
+    run: str
+    what: str
+    """What it did, to stand after its id: `collapsed`."""
+    dose: float
+    """With its parents'."""
+    dropout: float = 0.0
+    """More dropout than this may bear more."""
+    anchor: float = 0.0
+    """A greater weight of the anchor at the parent (`beta`) may bear more."""
+
+
+class DoseVerdict(Record):
+    """Whether a recipe's dose may be given."""
+
+    state: Literal["fits", "reduced", "refused"]
+    total: float
+    """With the parents'."""
+    iters: int
+    """Most iterations that fit; the recipe's own when it fits."""
+    sentence: str
+    """Why it was reduced or refused; empty when it fits."""
+
+
+def dose(recipe: Mapping[str, Any], rows: int | None, instrument: Instrument) -> float:
+    """Return passes x rank x scale x learning rate over the class's usual one.
+
+    Args:
+        recipe: mlx-lm keys.
+        rows: Training rows; one when unknown, which keeps the order of runs on the same data.
+        instrument: Whose usual learning rate counts as one.
+    """
+    shape = {**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}
+    passes = float(recipe.get("iters", 0)) * float(recipe.get("batch_size", 1)) / (rows or 1)
+    rate = float(recipe.get("learning_rate", USUAL_LR[instrument])) / USUAL_LR[instrument]
+    return passes * float(shape["rank"]) * float(shape["scale"]) * rate
+
+
+def harm_of(run: str, what: str, recipe: Mapping[str, Any], total: float) -> Harm:
+    """Return what a run that took too much says about others.
+
+    Args:
+        run: Its id.
+        what: What it did.
+        recipe: Its own.
+        total: Its dose, with its parents'.
+    """
+    return Harm(run=run, what=what, dose=total, dropout=_dropout(recipe), anchor=_anchor(recipe))
+
+
+def _dropout(recipe: Mapping[str, Any]) -> float:
+    return float({**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}["dropout"])
+
+
+def _anchor(recipe: Mapping[str, Any]) -> float:
+    return float(recipe.get("beta", 0.0))
+
+
+def judge_dose(
+    recipe: Mapping[str, Any], rows: int | None, instrument: Instrument, carried: float, harms: Sequence[Harm]
+) -> DoseVerdict:
+    """Return whether a recipe stays below what did harm, and how many iterations would.
+
+    Args:
+        recipe: mlx-lm keys; a schedule of its own counts by its highest learning rate.
+        rows: Training rows.
+        instrument: The recipe's.
+        carried: Dose that the parent has taken already, with its own parents.
+        harms: Runs that took too much; those with less dropout or anchor than the recipe say nothing about it.
+    """
+    own, iters = dose(recipe, rows, instrument), int(recipe["iters"])
+    total = carried + own
+    against = [harm for harm in harms if harm.dropout >= _dropout(recipe) and harm.anchor >= _anchor(recipe)]
+    harm = min(against, key=lambda each: each.dose, default=None)
+    if harm is None or total <= SAFE_SHARE * harm.dose:
+        return DoseVerdict(state="fits", total=total, iters=iters, sentence="")
+    most = max(0, int(iters * (SAFE_SHARE * harm.dose - carried) / own))
+    said = f"Its dose would reach {total:.3g} (passes x rank x scale), and {harm.run} {harm.what} at {harm.dose:.3g}"
+    if most < LEAST_SHARE * iters:
+        return DoseVerdict(state="refused", total=total, iters=most, sentence=f"{said}.")
+    sentence = f"{said}: {most} iterations instead of {iters}."
+    return DoseVerdict(state="reduced", total=carried + own * most / iters, iters=most, sentence=sentence)

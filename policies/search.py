@@ -1,0 +1,171 @@
+"""Which run comes next: the classes in order, what a run of each costs, what fits the time left, and when one ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from policies import budget
+from policies.exhaustion import LEAST_RUNS, could_tell
+from policies.proposals import (
+    counts,
+    estimate_of,
+    evaluation_s,
+    exhaustion_of,
+    next_proposals,
+    progressed,
+    verdict_of,
+)
+from policies.recipes import RecipeProposal, with_recipe
+from policies.stopping import StopVerdict, conclusion
+from policies.view import View
+from policies.walltime import RunEstimate, cut_to_time, least_iters
+from state.records import Alternative, Instrument, Run
+
+FOLLOW_UPS = 2
+"""Runs that each class not tried yet is left time for: its first, and one that follows from it."""
+
+DEAR_SHARE = 1 / 3
+"""Share of the time left from which a run is dear: what costs less and was not tried comes before it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The next run of a class, as the time left allows it.
+
+    Args:
+        proposal: What to run; None: nothing is left to try, or nothing fits.
+        estimate: What it costs, or what the first proposal would have cost.
+        left: What the budget leaves beside it.
+        was_proposed: Some recipe was left that was never run, whether or not it fits.
+        skipped: Proposals that came first and were not taken.
+    """
+
+    proposal: RecipeProposal | None
+    estimate: RunEstimate
+    left: budget.BudgetVerdict
+    was_proposed: bool
+    skipped: tuple[Alternative, ...] = ()
+
+
+def choose(view: View, instrument: Instrument) -> Choice:
+    """Return the first proposal that fits the time left, a dear one after the others, or one cut to fit."""
+    proposals = next_proposals(view, instrument)
+    measuring_s = 2 * evaluation_s(view)
+    priced = [(each, estimate_of(view, each.recipe, instrument)) for each in proposals]
+    fitting: list[Choice] = []
+    skipped: list[Alternative] = []
+    for proposal, estimate in priced:
+        left = affords(view, estimate.plan_s + measuring_s)
+        found = proposal if left.is_affordable else None
+        if found is None and left.left_s is not None and left.limit in {"until", "hours"}:
+            found = _cut(view, proposal, estimate, left.left_s - measuring_s)
+            estimate = estimate_of(view, found.recipe, instrument) if found is not None else estimate  # noqa: PLW2901 - the cut one's
+        if found is None:
+            skipped.append(Alternative(action=proposal.rule, reason=left.sentence))
+        else:
+            fitting.append(Choice(found, estimate, left, was_proposed=True))
+    if not fitting:
+        recipe = proposals[0].recipe if proposals else view.goal.recipe
+        estimate = estimate_of(view, recipe, instrument)
+        return Choice(None, estimate, affords(view, estimate.plan_s + measuring_s), bool(proposals), tuple(skipped))
+    cheap = [each for each in fitting if not _is_dear(each)]
+    chosen = cheap[0] if cheap else fitting[0]
+    before = fitting[: fitting.index(chosen)]
+    skipped += [
+        Alternative(action=each.proposal.rule, reason=f"it costs much of the time left: {each.left.sentence}")
+        for each in before
+        if each.proposal is not None
+    ]
+    return replace(chosen, skipped=tuple(skipped))
+
+
+def _is_dear(choice: Choice) -> bool:
+    return choice.left.left_s is not None and choice.estimate.plan_s > DEAR_SHARE * choice.left.left_s
+
+
+def _cut(view: View, proposal: RecipeProposal, estimate: RunEstimate, left_s: float) -> RecipeProposal | None:
+    """Return a proposal with as many iterations as fit the time left, or None when that would be pointless."""
+    recipe = cut_to_time(proposal.recipe, estimate, left_s, least_iters(proposal.recipe))
+    if recipe is None:
+        return None
+    why = (
+        f"Cut from {proposal.recipe['iters']} to {recipe['iters']} iterations: the whole would take "
+        f"{budget.minutes(estimate.plan_s)} and {budget.minutes(left_s)} are left for training."
+    )
+    return with_recipe(proposal, recipe, view.identity("data"), why)
+
+
+def is_first_of(view: View, instrument: Instrument) -> bool:
+    """Say whether no run of a class was planned yet."""
+    return all(run.instrument != instrument for run in view.runs)
+
+
+def affords(view: View, seconds: float, *, runs: int = 1, use_reserve: bool = False) -> budget.BudgetVerdict:
+    """Return whether the budget affords an act."""
+    return budget.affordable(
+        view.goal.budget,
+        budget.Spent(runs=sum(action.kind == "train" for action in view.actions), disk_gb=view.used_gb),
+        budget.Estimate(seconds=seconds, runs=runs),
+        view.now,
+        view.campaign.started_at,
+        utc_offset_s=view.utc_offset_s,
+        use_reserve=use_reserve,
+    )
+
+
+def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict | None:
+    """Return why a class has nothing more to give, or why the campaign may spend no more."""
+    judged = [run for run in view.runs if run.bucket is not None and counts(view, run)]
+    of_class = [run for run in judged if run.instrument == instrument]
+    further = progressed(view)
+    idle = next((place for place, run in enumerate(reversed(of_class)) if run.id in further), len(of_class))
+    return conclusion(
+        promoted="",
+        buckets=[run.bucket for run in of_class if run.bucket is not None],
+        search=view.goal.search,
+        budget=choice.left if choice.proposal is None else choice.left.model_copy(update={"is_affordable": True}),
+        exhaustion=[row for row in exhaustion_of(view) if row.instrument == instrument],
+        has_proposal=choice.was_proposed,
+        judged=len(judged),
+        idle=idle,
+        is_blind=_is_blind(view, of_class[len(of_class) - idle :]),
+    )
+
+
+def _is_blind(view: View, runs: Sequence[Run]) -> bool:
+    """Say whether some run's measurement could not have told a candidate that meets the gate from its parent."""
+    found = [verdict_of(view, run) for run in runs]
+    return any(verdict is not None and not could_tell(verdict) for verdict in found)
+
+
+def in_order(view: View) -> list[Instrument]:
+    """Return the classes in the order in which they are asked: those that are getting somewhere, then as written."""
+    further = progressed(view)
+    moving = {run.instrument for run in view.runs if run.id in further}
+    return sorted(view.goal.instruments, key=lambda name: name not in moving)
+
+
+def postponed(view: View, instrument: Instrument, choice: Choice) -> StopVerdict | None:
+    """Return why a class that got nowhere yet waits: the time left would not reach for those that nobody tried.
+
+    A class is exhausted by three runs and never by fewer; it is gone on with once the others had their first.
+    """
+    ours = [run for run in view.runs if run.instrument == instrument and run.bucket is not None]
+    further = progressed(view)
+    untried = [name for name in view.goal.instruments if is_first_of(view, name) and name != instrument]
+    if not ours or any(run.id in further for run in ours) or not untried or choice.left.left_s is None:
+        return None
+    later_s = sum(_first_s(view, name) for name in untried)
+    own_s = max(1, LEAST_RUNS - len(ours)) * choice.estimate.plan_s
+    if own_s + FOLLOW_UPS * later_s <= choice.left.left_s:
+        return None
+    return StopVerdict(
+        rule="class.later",
+        is_promoted=False,
+        sentence=f"{instrument} has not moved the target in {len(ours)} runs and is not exhausted; the time left is "
+        f"kept for {' and '.join(untried)}, which nobody tried yet.",
+    )
+
+
+def _first_s(view: View, instrument: Instrument) -> float:
+    first = next_proposals(view, instrument)
+    return estimate_of(view, first[0].recipe, instrument).plan_s if first else 0.0
