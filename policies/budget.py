@@ -1,7 +1,9 @@
 """What may still be spent: until a time of day, hours, runs, disk."""
 
+from collections.abc import Iterable
+
 from state.goal import Budget
-from state.records import Record
+from state.records import Action, Record
 
 _DAY_S = 86_400.0
 
@@ -11,6 +13,8 @@ class Spent(Record):
 
     runs: int = 0
     disk_gb: float = 0.0
+    queued_s: float = 0.0
+    """Seconds its jobs waited for other campaigns on the machine; `hours` does not count them, `until` does."""
 
 
 class Estimate(Record):
@@ -19,6 +23,11 @@ class Estimate(Record):
     seconds: float = 0.0
     runs: int = 0
     disk_gb: float = 0.0
+
+
+def queued_s(actions: Iterable[Action]) -> float:
+    """Return the seconds that the jobs of finished actions waited for their turn."""
+    return sum(float((action.result.get("exit") or {}).get("queued_s") or 0.0) for action in actions)
 
 
 class BudgetVerdict(Record):
@@ -76,7 +85,8 @@ def affordable(
     """
     reserve_s = 0.0 if use_reserve else budget.reserve_min * 60
     deadline = deadline_at(budget.until, started, utc_offset_s)
-    ends = {"until": deadline, "hours": None if budget.hours is None else started + budget.hours * 3600}
+    hours_end = None if budget.hours is None else started + budget.hours * 3600 + spent.queued_s
+    ends = {"until": deadline, "hours": hours_end}
     left = {name: end - now - reserve_s for name, end in ends.items() if end is not None}
     left_runs = None if budget.runs is None else budget.runs - spent.runs
     left_disk_gb = None if budget.disk_gb is None else budget.disk_gb - spent.disk_gb

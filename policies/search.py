@@ -103,7 +103,11 @@ def affords(view: View, seconds: float, *, runs: int = 1, use_reserve: bool = Fa
     """Return whether the budget affords an act."""
     return budget.affordable(
         view.goal.budget,
-        budget.Spent(runs=sum(action.kind == "train" for action in view.actions), disk_gb=view.used_gb),
+        budget.Spent(
+            runs=sum(action.kind == "train" for action in view.actions),
+            disk_gb=view.used_gb,
+            queued_s=budget.queued_s(view.actions),
+        ),
         budget.Estimate(seconds=seconds, runs=runs),
         view.now,
         view.campaign.started_at,

@@ -8,7 +8,7 @@ from policies import approval, budget, guards, walltime
 from policies.budget import Estimate, Spent, affordable, minutes
 from policies.walltime import StepSample, cut_to_time, estimate_run_s, fit, padded_batches
 from state.goal import ApprovalRule, Approvals, Budget
-from state.records import Approval, Guard
+from state.records import Action, Approval, Guard
 
 HOUR = 3600.0
 MIDNIGHT = 1_700_006_400.0
@@ -67,6 +67,15 @@ def test_the_first_broken_limit_is_named_with_its_numbers() -> None:
     assert full.sentence == "It would take 1.00 GB and 0.50 of 2 GB are left."
     hours = affordable(Budget(hours=1), Spent(), Estimate(seconds=2 * HOUR), start, start)
     assert "(1 hours)" in hours.sentence
+
+
+def test_waiting_for_other_campaigns_costs_no_hours_but_does_not_move_the_morning() -> None:
+    waited = Action(key="k1", kind="train", decision="D1", result={"exit": {"queued_s": 3 * HOUR}})
+    spent = Spent(queued_s=budget.queued_s([waited, Action(key="k2", kind="promote", decision="D2")]))
+    start = MIDNIGHT + 22 * HOUR
+    assert affordable(Budget(hours=4), spent, Estimate(), start + 3 * HOUR, start).left_s == 4 * HOUR
+    assert affordable(Budget(hours=4), Spent(), Estimate(), start + 3 * HOUR, start).left_s == HOUR
+    assert affordable(Budget(until="07:00"), spent, Estimate(), start + 3 * HOUR, start).left_s == 6 * HOUR
 
 
 def test_after_the_deadline_nothing_is_affordable_however_short() -> None:
