@@ -15,6 +15,7 @@ from agent.commands.look import look_commands
 from agent.commands.make import make_commands
 from agent.commands.replay import replay_commands
 from agent.commands.run import run_commands
+from agent.commands.service import service_commands
 
 _ORDER = (
     *run_commands,
@@ -25,6 +26,7 @@ _ORDER = (
     *replay_commands,
     *audit_commands,
     *doctor_commands,
+    *service_commands,
 )
 
 
