@@ -146,10 +146,22 @@ def fusions_of(
         known.add(fused)
         where = {"file": name, "line": lines.get((*loc, "path"), 1)}
         yield Fusion(fused, base, by_folder.get(adapter) or AdapterFolder(project, adapter), where)
-    pairs = [
-        (one, base) for one in adapters if (base := bases.get(one.folder, one.base)) is not None and base in models
-    ]
+    pairs = []
+    for one in adapters:
+        base = bases.get(one.folder, one.base)
+        if base is None and one.folder not in bases:
+            base = _of_same_name(one, models)
+        if base is not None and base in models:
+            pairs.append((one, base))
     yield from _guessed(project, pairs, [folder for folder in models if folder not in known], report)
+
+
+def _of_same_name(adapter: AdapterFolder, models: Sequence[Path]) -> Path | None:
+    """Return the one model that is called as an adapter's base: a path of another machine, or a hub's copy."""
+    written = adapter.config.get("model")
+    name = re.split(r"[/\\]", written.rstrip("/"))[-1].casefold() if isinstance(written, str) else ""
+    found = [folder for folder in models if folder.name.casefold() == name]
+    return found[0] if len(found) == 1 else None
 
 
 def _guessed(

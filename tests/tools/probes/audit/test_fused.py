@@ -41,7 +41,12 @@ def model(folder: Path, weights: Any, bits: int = 0, **others: Any) -> None:
 def adapter(folder: Path, size: float, base: str = "base", **config: Any) -> None:
     folder.mkdir()
     save_file({f"{MODULE}.lora_a": A, f"{MODULE}.lora_b": B * np.float32(size)}, folder / "adapters.safetensors")
-    said = {"model": base, "fine_tune_type": "lora", "lora_parameters": {"rank": RANK, "scale": 2.0}, **config}
+    said: dict[str, Any] = {
+        "model": base,
+        "fine_tune_type": "lora",
+        "lora_parameters": {"rank": RANK, "scale": 2.0},
+        **config,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(said))
 
 
@@ -109,7 +114,7 @@ def test_bfloat16_and_half_precision_are_read(tmp_path: Path) -> None:
     [
         ({"fine_tune_type": "dora"}, "an adapter of kind dora is not compared"),
         ({"lora_parameters": {"rank": 2}}, ""),
-        ({"model": "owner/name"}, "no adapter beside its base"),
+        ({"model": None}, "no adapter beside its base"),
     ],
 )
 def test_what_cannot_be_compared_is_not_checked(tmp_path: Path, config: dict[str, Any], said: str) -> None:
@@ -168,6 +173,15 @@ def test_a_model_in_its_adapter_folder_was_fused_from_that_adapter(tmp_path: Pat
     (folder / "tmp").rmdir()
     found = look(folder)
     assert (of(found, "2"), "2" in found.report.checked) == ([], True)
+
+
+def test_a_base_by_a_path_of_another_machine_is_the_model_of_its_name(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", 0.01, BASE, base_bits=0, model="/elsewhere/models/Base/")
+    model(folder / "second", BASE)
+    assert only(look(folder), "2").evidence["base"] == "base"
+    model(folder / "copies", BASE)
+    (folder / "base").rename(folder / "third")
+    assert "there is no adapter beside its base here" in why_not(look(folder), "2")
 
 
 def test_paths_of_fused_that_lead_nowhere_are_told(tmp_path: Path) -> None:
