@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -100,7 +101,7 @@ def test_systemds_own_reader_accepts_the_unit_and_refuses_a_bad_one(
     machines.put(tmp_path / "root", {"run/systemd/system/x": ""})
     place = Place(System("linux", tmp_path / "root"), tmp_path / "user", {"PATH": os.environ["PATH"], "USER": "anna"})
     assert "is written" in install(file, tmp_path / "home", place)[0]
-    monkeypatch.setattr(sys, "executable", "/no-such-python")
+    monkeypatch.setattr("agent.service.sys", SimpleNamespace(executable="/no-such-python"))
     with pytest.raises(ConfigError, match=r"systemd-analyze refuses the service: .*no-such-python is not executable"):
         install(file, tmp_path / "other", place)
     assert len(below(tmp_path / "user")) == 2
