@@ -36,7 +36,14 @@ def progress(job: View, now: float) -> str:
     for key, label in (("train_loss", "train loss"), ("val_loss", "validation loss"), ("tokens_per_s", "tokens/s")):
         if last.get(key) is not None:
             text += f", {label} {number(last[key], 0 if key == 'tokens_per_s' else 3)}"
-    return text + "."
+    return f"{text}{_unplugged(job.get('power') or {})}."
+
+
+def _unplugged(power: View) -> str:
+    if power.get("source") != "battery":
+        return ""
+    percent = power.get("battery_percent")
+    return ", on battery" if percent is None else f", on battery at {percent:.0f} %"
 
 
 def waits(waits_for: View) -> str:
@@ -75,7 +82,10 @@ def stopped(view: View) -> list[str]:
 
 
 def figures(view: View) -> View:
-    """Return the night's numbers: seconds worked, slept and frozen, peak memory and swap, restarts, agent starts."""
+    """Return the night's numbers: seconds by what they were, peak memory, swap and temperature, restarts, agent starts.
+
+    `held_back_s` are seconds under thermal pressure or a bounded clock.
+    """
     exits = [job.get("exit") or {} for job in view.get("jobs") or []]
 
     def total(key: str) -> float:
@@ -90,6 +100,11 @@ def figures(view: View) -> View:
         "worked_s": total("wall_s"),
         "slept_s": total("slept_s"),
         "frozen_s": total("frozen_s"),
+        "on_battery_s": total("on_battery_s"),
+        "lid_closed_s": total("lid_closed_s"),
+        "held_back_s": total("held_back_s"),
+        "hottest_c": peak("hottest_c"),
+        "kept_awake": all(row.get("kept_awake_by") for row in exits if "kept_awake_by" in row),
         "peak_rss_gb": peak("peak_rss_gb"),
         "peak_swap_gb": peak("peak_swap_gb"),
         "restarts": sum(int(job.get("restarts") or 0) for job in view.get("jobs") or []),
@@ -101,12 +116,15 @@ def told(view: View) -> str:
     """Return the night as one sentence."""
     row = figures(view)
     slept = f"slept {duration(row['slept_s'])}" if row["slept_s"] >= 1 else "no sleep"
+    slept += "" if row["slept_s"] < 1 or row["kept_awake"] else " (nothing kept it awake)"
     frozen = f", frozen {duration(row['frozen_s'])}" if row["frozen_s"] >= 1 else ""
+    seen = {"on_battery_s": "on battery", "lid_closed_s": "lid closed", "held_back_s": "held back"}
+    seen_s = "".join(f", {duration(row[key])} {words}" for key, words in seen.items() if row[key] >= 1)
     # Swap is the whole machine's: a Mac keeps some in use, so the figure is told and not judged here.
     swap = f"the machine's swap at most {number(row['peak_swap_gb'], 1)} GB" if row["peak_swap_gb"] else "no swap"
     failed = f", {row['failed']} failed" if row["failed"] else ""
     return (
-        f"{count(row['jobs'], 'job')}{failed}, {duration(row['worked_s'])} of work; {slept}{frozen}; peak memory "
-        f"{number(row['peak_rss_gb'], 2)} GB, {swap}; {count(row['restarts'], 'restart')} of jobs, "
+        f"{count(row['jobs'], 'job')}{failed}, {duration(row['worked_s'])} of work; {slept}{frozen}{seen_s}; "
+        f"peak memory {number(row['peak_rss_gb'], 2)} GB, {swap}; {count(row['restarts'], 'restart')} of jobs, "
         f"{count(row['agent_starts'], 'start')} of the agent."
     )

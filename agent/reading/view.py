@@ -34,7 +34,7 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
 
     Returns:
         `campaign`, `goal` (newest version), `goals`, `beliefs`, `decisions`, `runs`, `jobs` (each with `last`, its last
-        metrics row, and `waits_for` while other jobs have the accelerator), `approvals`, `commitments`, `actions`,
+        metrics row, `waits_for` while other jobs have the accelerator, `power`), `approvals`, `commitments`, `actions`,
         `measurements` (when asked for), `holder` (None when no agent runs), `promoted` (folder), `model` (folder that
         the promoted adapter belongs on), `here`, `activate` (script to source where our commands are not on the
         path), `root`, `file`, `now`.
@@ -100,7 +100,19 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
         "exit": ending or job["exit"],
         "started_at": started_at,
         "waits_for": waits_for,
+        "power": _power(files),
     }
+
+
+def _power(files: JobPaths) -> View:
+    """Return power source, charge and lid as the supervisor saw them last; empty where none is told."""
+    try:
+        seen = read_json(files.heartbeat)
+    except ValueError:
+        # Not synced, so a power cut may leave it empty.
+        return {}
+    found = seen.get("power") if isinstance(seen, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def last_row(files: JobPaths) -> View:

@@ -1,9 +1,14 @@
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agent import curves
 from agent.reading import night, verdicts
+from agent.reading.view import with_folder
 from agent.reading.words import WIDTH, block, count, duration, listed, number, shortened, table
 from agent.summary import MAX_LINES, summarize
+from state.paths import CampaignPaths
 
 CAMPAIGN = {
     "name": "big",
@@ -170,3 +175,36 @@ def test_a_warning_is_on_the_screen_and_says_where_the_others_are() -> None:
     view["beliefs"] = [first, {**warning, "id": "B91"}, {**warning, "id": "B92", "superseded_by": "B93"}]
     text = " ".join(" ".join(summarize(view)).split())
     assert "Warned The metric rows_kept pays for a fabricated line. And 1 more: vigil beliefs --stale." in text
+
+
+def test_the_night_says_what_the_machine_ran_on() -> None:
+    ending = {"wall_s": 7200.0, "slept_s": 0.0, "kept_awake_by": "caffeinate"}
+    view = {"campaign": {"agent_starts": 1}, "jobs": [{"exit": ending}]}
+    assert "no sleep; peak" in night.told(view)
+    ending |= {"slept_s": 600.0, "on_battery_s": 3600.0, "lid_closed_s": 1800.0, "held_back_s": 120.0}
+    assert "slept 10 min, 60 min on battery, 30 min lid closed, 2 min held back; peak" in night.told(view)
+    ending["kept_awake_by"] = ""
+    assert "slept 10 min (nothing kept it awake)" in night.told(view)
+
+
+def test_a_running_job_says_that_it_empties_the_battery() -> None:
+    job = {"id": "J1", "kind": "training", "run": "R1", "state": "running", "step": 0, "steps": 0}
+    assert night.progress({**job, "power": {"source": "mains", "battery_percent": 80.0}}, 0.0).endswith("running.")
+    unplugged = {"source": "battery", "battery_percent": 71.0}
+    assert night.progress({**job, "power": unplugged}, 0.0).endswith("running, on battery at 71 %.")
+    unplugged["battery_percent"] = None
+    assert night.progress({**job, "power": unplugged}, 0.0).endswith("running, on battery.")
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "power"),
+    [('{"power": {"source": "battery"}}', {"source": "battery"}), ("", {}), ("[]", {}), ('{"power": 7}', {})],
+)
+def test_what_a_running_job_runs_on_is_read_from_its_heartbeat(
+    tmp_path: Path, heartbeat: str, power: dict[str, str]
+) -> None:
+    files = CampaignPaths(tmp_path, "x").job("k")
+    files.folder.mkdir(parents=True)
+    files.heartbeat.write_text(heartbeat)
+    job = {"folder": "jobs/k", "state": "running", "exit": {}, "started_at": 0.0}
+    assert with_folder(CampaignPaths(tmp_path, "x"), job)["power"] == power
