@@ -55,7 +55,7 @@ def _refusal(loaded: LoadedCampaign, sentence: str, *loc: str | int) -> ConfigEr
 
 
 def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
-    from tools.tracks.formats import check_data
+    from tools.tracks.formats import check_data, check_split
     from tools.tracks.pairs import iter_pairs
 
     for name in ("train", "valid"):
@@ -75,6 +75,14 @@ def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
         if not path.is_file():
             raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
         yield f"{path.name} holds {sum(1 for _ in iter_pairs(path)):,} preference pairs."
+    for name in ("rollouts", "valid_rollouts"):
+        written = getattr(loaded.goal.data, name)
+        if written is None:
+            continue
+        path = loaded.resolve(written)
+        if not path.is_file():
+            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
+        yield f"{path.name} holds {check_split(path).cases:,} cases for rollouts."
     if loaded.goal.data.valid is None:
         yield "There is no validation data, so validation loss is not measured."
 

@@ -150,8 +150,36 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
         "system": session.goal.track.system,
         "privacy": session.goal.privacy,
         "samples": _samples(session.goal, session.loaded.path.parent),
+        **(_rollout_input(session, run.recipe) if run.instrument == "grpo" else {}),
     }
     return body, int(run.recipe["iters"])
+
+
+def _rollout_input(session: Session, recipe: Json) -> Json:
+    """Return what rollouts are graded with: the grader, what they earn by default, and the held-out cases.
+
+    By default each metric that a condition of the gate wants more of is worth one. Held-out cases are graded by the
+    gate's metrics on the split that it wants more of, without the recipe's weights and penalties.
+    """
+    goal, folder = session.goal, session.loaded.path.parent
+    names = [(metric.partition("."), condition) for condition in goal.gate.conditions for metric in condition.metrics]
+    wanted = _target_split(goal)
+    signs = {name: condition.direction for (split, _, name), condition in names if split == wanted}
+    if goal.data.valid_rollouts is not None:
+        path = str(session.loaded.resolve(goal.data.valid_rollouts))
+        cases: Json = {"name": "valid", "use": "valid", "file": path, "case_ids": None}
+    else:
+        split, ids = _selection_of(goal, folder, wanted)
+        cases = {**split, "case_ids": ids[:_HELD_OUT_CASES]}
+    return {
+        "grader": grader_input(session),
+        "reward": {name: 1.0 for (_, _, name), condition in names if condition.direction > 0},
+        "held_out": {
+            "cases": cases,
+            "metrics": signs,
+            "max_tokens": int(recipe.get("max_completion_length") or goal.evaluation.max_tokens),
+        },
+    }
 
 
 def _parent_adapter(session: Session, run: Run) -> str | None:
@@ -161,6 +189,9 @@ def _parent_adapter(session: Session, run: Run) -> str | None:
     adapter = next((row.adapter for row in session.store.read.runs() if row.id == run.parent), "")
     return str(session.paths.artifact(adapter)) if adapter else None
 
+
+_HELD_OUT_CASES = 24
+"""Selection cases that rollouts are held against; enough to see a score that stands still, few enough to ask often."""
 
 _SAMPLED_CASES = 6
 _SAMPLED_TOKENS = 256
@@ -172,10 +203,21 @@ def _samples(goal: Goal, folder: Path) -> Json:
 
     Selection cases only, of the first split that the gate asks about; confirmation cases are looked at by promotion.
     """
-    wanted = goal.gate.conditions[0].metrics[0].partition(".")[0]
-    split = next(row for row in split_inputs(goal, folder, "selection") if row["name"] == wanted)
-    ids = split["case_ids"] or [str(case["id"]) for case in iter_split(Path(split["file"]))]
+    split, ids = _selection_of(goal, folder, goal.gate.conditions[0].metrics[0].partition(".")[0])
     return {
-        "cases": {**split, "case_ids": list(ids)[:_SAMPLED_CASES]},
+        "cases": {**split, "case_ids": ids[:_SAMPLED_CASES]},
         "max_tokens": min(goal.evaluation.max_tokens, _SAMPLED_TOKENS),
     }
+
+
+def _selection_of(goal: Goal, folder: Path, name: str) -> tuple[Json, list[str]]:
+    """Return a split's selection part and the ids of its cases."""
+    split = next(row for row in split_inputs(goal, folder, "selection") if row["name"] == name)
+    ids = split["case_ids"] or [str(case["id"]) for case in iter_split(Path(split["file"]))]
+    return split, list(ids)
+
+
+def _target_split(goal: Goal) -> str:
+    """Return the split whose metrics a campaign wants to raise: that of the last condition that asks for a gain."""
+    gains = [c for c in goal.gate.conditions if c.kind == "superiority" and c.direction > 0]
+    return (gains or list(goal.gate.conditions))[-1].metrics[0].partition(".")[0]

@@ -318,6 +318,11 @@ class DataSpec(_Part):
     """Preference pairs for `dpo`: JSON lines of prompt, chosen and rejected."""
     valid_pairs: str | None = None
     """The same form, never trained on."""
+    rollouts: str | None = None
+    """Cases that are answered and graded while `grpo` trains: JSON lines in the form of evaluation cases, none of which
+    may be among them."""
+    valid_rollouts: str | None = None
+    """The same form, graded on a schedule and never trained on; selection cases serve when left out."""
 
 
 class Search(_Part):
@@ -383,6 +388,10 @@ def problems(goal: Goal) -> list[Problem]:
     if "dpo" in goal.instruments and goal.data.pairs is None:
         found.append(
             Problem(where=("data",), sentence="`instruments` names dpo, and `data.pairs` names no file of pairs.")
+        )
+    if "grpo" in goal.instruments and goal.data.rollouts is None:
+        found.append(
+            Problem(where=("data",), sentence="`instruments` names grpo, and `data.rollouts` names no file of cases.")
         )
     names = [written.rpartition("/")[2] for written in goal.probes]
     found += [

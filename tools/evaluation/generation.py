@@ -45,6 +45,12 @@ class Generation:
     finish_reason: Literal["stop", "length"]
     output_tokens: int
     """Tokens spent, the end token included: what the decode budget is compared with."""
+    end: int | None = None
+    """The end token, of several that a model may have; None where the budget ended it."""
+
+
+Sampler = Callable[[Any], Any]
+"""Log-probabilities, shape (rows, vocabulary), to tokens, shape (rows,)."""
 
 
 def generate(
@@ -55,6 +61,7 @@ def generate(
     *,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
+    sampler: Sampler | None = None,
 ) -> Iterator[Generation]:
     """Yield the outputs as they finish; long prompts start first, so that lack of memory shows at once.
 
@@ -65,12 +72,14 @@ def generate(
         decoding: How.
         batch_size: Outputs decoded together, at most.
         should_stop: Asked between decoding steps; when true, unfinished outputs are dropped.
+        sampler: One for all, asked once for a whole batch, which is faster; outputs then depend on what else is asked.
+            By default each has one of its own, as `decoding` says.
     """
     ordered = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
     if not ordered:
         return
     if not _can_batch(model):
-        yield from one_by_one(model, tokenizer, ordered, decoding, should_stop)
+        yield from one_by_one(model, tokenizer, ordered, decoding, should_stop, sampler)
         return
     from mlx_lm.generate import BatchGenerator
 
@@ -84,26 +93,26 @@ def generate(
         uids = batch.insert(
             [prompt.tokens for prompt in ordered],
             max_tokens=[decoding.max_tokens] * len(ordered),
-            samplers=[_sampler(decoding, prompt.name) for prompt in ordered],
+            samplers=[sampler or _sampler(decoding, prompt.name) for prompt in ordered],
         )
         names = {uid: prompt.name for uid, prompt in zip(uids, ordered, strict=True)}
         tokens: dict[int, list[int]] = {uid: [] for uid in uids}
         while not should_stop() and (responses := batch.next_generated()):
             for response in responses:
-                if response.finish_reason != "stop":
-                    tokens[response.uid].append(int(response.token))
+                tokens[response.uid].append(int(response.token))
                 if response.finish_reason is not None:
                     yield _finished(tokenizer, names[response.uid], tokens.pop(response.uid), response.finish_reason)
     finally:
         batch.close()
 
 
-def one_by_one(
+def one_by_one(  # noqa: PLR0917 - as `generate`, in its order
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
     decoding: Decoding,
     should_stop: Callable[[], bool] = lambda: False,
+    sampler: Sampler | None = None,
 ) -> Iterator[Generation]:
     """Yield the outputs of `mlx_lm.stream_generate`: the reference for batches, and the way for models without them."""
     from mlx_lm import stream_generate
@@ -113,24 +122,24 @@ def one_by_one(
             return
         tokens: list[int] = []
         reason: str = "length"
-        sampler = _sampler(decoding, prompt.name)
-        for response in stream_generate(
-            model, tokenizer, prompt.tokens, max_tokens=decoding.max_tokens, sampler=sampler
-        ):
+        own = sampler or _sampler(decoding, prompt.name)
+        for response in stream_generate(model, tokenizer, prompt.tokens, max_tokens=decoding.max_tokens, sampler=own):
             if response.finish_reason is not None:
                 reason = response.finish_reason
-            if response.finish_reason != "stop":
-                tokens.append(int(response.token))
+            tokens.append(int(response.token))
         yield _finished(tokenizer, prompt.name, tokens, reason)
 
 
-def _finished(tokenizer: Any, name: str, tokens: list[int], reason: str) -> Generation:
+def _finished(tokenizer: Any, name: str, spent: list[int], reason: str) -> Generation:
+    is_ended = reason == "stop"
+    tokens = spent[:-1] if is_ended else spent
     return Generation(
         name=name,
         tokens=tuple(tokens),
         text=decode(tokenizer, tokens),
-        finish_reason="stop" if reason == "stop" else "length",
-        output_tokens=len(tokens) + (reason == "stop"),
+        finish_reason="stop" if is_ended else "length",
+        output_tokens=len(spent),
+        end=spent[-1] if is_ended else None,
     )
 
 

@@ -37,12 +37,13 @@ class Batch:
     """What one micro-step computes on.
 
     Args:
-        arrays: What the objective's loss takes after the model.
-        weight: What its summed loss is divided by: learned tokens, or pairs.
+        arrays: What the objective's loss takes after the model; nothing where there is nothing to learn.
+        weight: What its summed loss is divided by: learned tokens, pairs or rollouts.
         rows: Rows of the data.
         learned_tokens: Tokens that are targets.
         real_tokens: Positions that hold a token.
         padded_tokens: Positions computed, padding included.
+        more: Further arrays of the same step, computed one after another to bound memory.
     """
 
     arrays: tuple[NDArray[Any], ...]
@@ -51,6 +52,12 @@ class Batch:
     learned_tokens: int
     real_tokens: int
     padded_tokens: int
+    more: tuple[tuple[NDArray[Any], ...], ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[NDArray[Any], ...], ...]:
+        """All arrays, part by part."""
+        return (self.arrays, *self.more) if self.arrays else ()
 
 
 def epoch_batches(

@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ _RECIPE: Json = {
     "steps_per_report": 1,
     "save_every": 1,
 }
+_OF_INSTRUMENT: dict[str, Json] = {
+    "grpo": {
+        "batch_size": 2,
+        "group_size": 4,
+        "max_completion_length": 12,
+        "reward_weights": {"vowels": 1.0},
+        "kl_ceiling": None,
+        "entropy_floor": None,
+        "length_jump": None,
+    },
+}
+"""What an instrument is asked beside."""
+
+_GRADER = 'def grade(case, text):\n    return {"vowels": sum(letter in "aeiou" for letter in text) / 12}\n'
 _DELTAS = {"small": 0.03, "large": 3.0}
 """Root mean square of a delta in steps of the quantized grid: what preferences or rollouts leave, and what many passes
 of demonstrations do."""
@@ -78,11 +93,14 @@ def make_base(folder: Path, seed: int = 0) -> Path:
 
 
 def write_data(folder: Path) -> Json:
-    """Write rows and pairs to train on, and return a job's `data`."""
+    """Write rows, pairs and cases to train on and a grader beside them; return a job's `data`."""
     folder.mkdir(parents=True)
     rows = [{"prompt": word, "completion": word[::-1]} for word in _WORDS]
     pairs = [{"prompt": word, "chosen": word[::-1], "rejected": word + "!"} for word in _WORDS]
-    found = {"train": (folder / "train.jsonl", rows), "pairs": (folder / "pairs.jsonl", pairs)}
+    cases = [{"prompt": word} for word in _WORDS]
+    (folder / "grade.py").write_text(_GRADER)
+    files = {"train": rows, "pairs": pairs, "rollouts": cases}
+    found = {name: (folder / f"{name}.jsonl", lines) for name, lines in files.items()}
     for path, lines in found.values():
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {name: str(path) for name, (path, _) in found.items()}
@@ -114,7 +132,7 @@ def _steps(instrument: str, base: Path, data: Json, out: Path, done: Json) -> No
     """
     from tools.training.recipe import validate_recipe
 
-    recipe = validate_recipe(_RECIPE, instrument)
+    recipe = validate_recipe({**_RECIPE, **_OF_INSTRUMENT.get(instrument, {})}, instrument)
 
     from tools.models.identity import weights_hash
     from tools.models.load import load_model
@@ -126,33 +144,51 @@ def _steps(instrument: str, base: Path, data: Json, out: Path, done: Json) -> No
     from tools.training.saves import write_adapter
 
     done["step"] = "training"
-    inputs = {"instrument": instrument, "data": data, "dtype": "float32", "system": None}
+    grader = str(Path(data["train"]).with_name("grade.py"))
+    inputs = {
+        "instrument": instrument,
+        "data": data,
+        "dtype": "float32",
+        "system": None,
+        "grader": {"file": grader, "timeout_s": 60.0},
+    }
     model, tokenizer = load_model(base, None, "float32")
-    built = build(Setting(inputs, recipe, model, tokenizer, weights_hash(base), out, lambda _row: None))
-    batch, _ = next(built.objective.batches(Cursor()))
-    done["fresh"] = measure(model, built.objective.loss, [batch])[0]
-    prepare(model, recipe, None)
-    training = Training(
-        model=model,
-        optimizer=build_optimizer(recipe),
-        recipe=recipe,
-        objective=built.objective,
-        folder=out / "saves",
-        emit=lambda _row: None,
-        should_stop=lambda: False,
-    )
-    training.saves.mkdir(parents=True)
-    outcome = training.run()
+    with ExitStack() as resources:
+        setting = Setting(
+            inputs=inputs,
+            recipe=recipe,
+            model=model,
+            tokenizer=tokenizer,
+            weights=weights_hash(base),
+            out=out,
+            emit=lambda _row: None,
+            resources=resources,
+        )
+        built = build(setting)
+        loss, batch = built.objective.probe(Cursor())
+        done["fresh"] = measure(model, loss, [batch])[0]
+        prepare(model, recipe, None)
+        training = Training(
+            model=model,
+            optimizer=build_optimizer(recipe),
+            recipe=recipe,
+            objective=built.objective,
+            folder=out / "saves",
+            emit=lambda _row: None,
+            should_stop=lambda: False,
+        )
+        training.saves.mkdir(parents=True)
+        outcome = training.run()
     if outcome.verdict:
         raise ArithmeticError("the loss or the gradient was not finite")
-    done["trained"] = measure(model, built.objective.loss, [batch])[0]
+    done["trained"] = measure(model, loss, [batch])[0]
     if not math.isfinite(done["trained"]):
         raise ArithmeticError(f"the loss after two steps is {done['trained']}")
     done["step"] = "saving"
     write_adapter(out / "adapter", model, recipe.adapter_config())
     done["step"] = "loading"
     again, tokenizer = load_model(base, out / "adapter", "float32")
-    done["loaded"] = measure(again, built.objective.loss, [batch])[0]
+    done["loaded"] = measure(again, loss, [batch])[0]
     done["step"] = "generating"
     done["tokens"] = sum(len(tokens) for tokens in _generated(again, tokenizer, is_batched=True))
 

@@ -1,13 +1,19 @@
 """From a job's input to the objective that it asks for; worker processes only."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from state.errors import ConfigError
 from state.records import Json
+from tools.evaluation.cases import read_split
+from tools.evaluation.prompts import render_prompt
+from tools.tracks.contract import GraderSpec
+from tools.tracks.host import Grader
 from tools.training.data import read_rows
 from tools.training.environment import environment
 from tools.training.objective import Demonstrations, Objective
@@ -20,7 +26,11 @@ from tools.training.preferences import (
     reference_key,
     reference_logps,
 )
-from tools.training.recipe import PreferenceRecipe, Recipe
+from tools.training.recipe import PreferenceRecipe, Recipe, RolloutRecipe
+from tools.training.reinforcement import Reinforcement
+from tools.training.reinforcement_watch import HeldOut, RolloutLog
+from tools.training.rewards import Scheme
+from tools.training.rollouts import Task, read_tasks
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,9 @@ class Setting:
         weights: Hash of the model's weights, a parent's adapter included.
         out: The job's `out/` folder.
         emit: Takes a metrics row.
+        resources: Closes at the job's end what it needs meanwhile: a grader's process.
+        should_stop: Whether a stop was asked for.
+        is_private: Whether case text must not be written.
     """
 
     inputs: Json
@@ -44,6 +57,9 @@ class Setting:
     weights: str
     out: Path
     emit: Callable[[Json], None]
+    resources: ExitStack = field(default_factory=ExitStack)
+    should_stop: Callable[[], bool] = lambda: False
+    is_private: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Built:
     Args:
         objective: For the loop.
         data: Training file.
-        rows: Rows or pairs in it.
+        rows: Rows, pairs or cases in it.
         facts: Fields of the result.
     """
 
@@ -130,4 +146,67 @@ def _reference(setting: Setting, pairs: list[Pair]) -> Reference:
     )
 
 
-_BUILDERS: dict[str, Callable[[Setting], Built]] = {"sft": _demonstrations, "dpo": _preferences}
+def _rollouts(setting: Setting) -> Built:
+    """Return the objective of rollouts.
+
+    Reads of the input, beside `data.rollouts`: `grader` (`GraderSpec`); `reward`, {metric: weight} where the recipe
+    names none; and `held_out`, `{"cases": {"name", "use", "file", "case_ids"}, "metrics": {metric: +1 or -1},
+    "max_tokens"}`, the cases that are graded as the gate does, or none.
+    """
+    recipe: RolloutRecipe = setting.recipe
+    inputs = setting.inputs
+    path = Path(inputs["data"]["rollouts"])
+    longest = recipe.max_seq_length - recipe.max_completion_length
+    tasks = read_tasks(path, setting.tokenizer, inputs.get("system"), longest=longest)
+    spec = GraderSpec.model_validate({**inputs["grader"], "is_private": setting.is_private})
+    grader = setting.resources.enter_context(Grader(spec))
+    scheme = Scheme(
+        weights=recipe.reward_weights or inputs.get("reward") or {},
+        penalties=recipe.reward_penalties,
+        cut_cost=recipe.truncation_penalty if recipe.truncated == "penalize" else None,
+    )
+    if not scheme.weights:
+        raise ConfigError(
+            "Nothing says what a rollout earns; name the track's metrics in recipe.reward_weights.",
+            what="recipe.reward_weights",
+        )
+    objective = Reinforcement(
+        recipe=recipe,
+        model=setting.model,
+        tokenizer=setting.tokenizer,
+        tasks=tasks,
+        grader=grader,
+        scheme=scheme,
+        log=RolloutLog(setting.out / "rollouts.jsonl", is_private=setting.is_private),
+        held_out=_held_out(setting, grader, scheme),
+        should_stop=setting.should_stop,
+    )
+    facts: Json = {"reward": {"weights": dict(scheme.weights), "penalties": dict(scheme.penalties)}}
+    return Built(objective, path, len(tasks), facts)
+
+
+def _held_out(setting: Setting, grader: Grader, scheme: Scheme) -> HeldOut | None:
+    asked = setting.inputs.get("held_out")
+    if not asked:
+        return None
+    split = read_split(asked["cases"])
+    system = setting.inputs.get("system")
+    return HeldOut(
+        model=setting.model,
+        tokenizer=setting.tokenizer,
+        tasks=[Task(case, render_prompt(setting.tokenizer, case, system), 1) for case in split.cases],
+        grader=grader,
+        scheme=scheme,
+        signs={str(name): int(sign) for name, sign in asked["metrics"].items()},
+        max_tokens=int(asked["max_tokens"]),
+        batch_size=setting.recipe.rollout_concurrency,
+        path=setting.out / "held_out.jsonl",
+        should_stop=setting.should_stop,
+    )
+
+
+_BUILDERS: dict[str, Callable[[Setting], Built]] = {
+    "sft": _demonstrations,
+    "dpo": _preferences,
+    "grpo": _rollouts,
+}

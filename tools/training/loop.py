@@ -22,7 +22,7 @@ from state.records import Json
 from tools.training import saves
 from tools.training.batching import Batch, Cursor
 from tools.training.environment import environment
-from tools.training.losses import arrays, measure
+from tools.training.losses import measure
 from tools.training.objective import Objective
 from tools.training.progress import Progress, newest
 from tools.training.recipe import Recipe
@@ -104,6 +104,8 @@ class Training:
         self._loss_and_grad = nn.value_and_grad(model, objective.loss)
         self._gradient: Any = None
         self._gradient_weight = 0
+        self._grad_norm = 0.0
+        self._is_sample_healthy = True
         self._healthy = model.trainable_parameters()
         self._saved_step = 0
 
@@ -119,6 +121,11 @@ class Training:
             if first is None:
                 return Outcome(self.progress, "", is_stopped=True, resumed_from=0, tokens_per_s=0.0)
             self.emit(first)
+        looked = self.objective.begin()
+        if looked is None:
+            return Outcome(self.progress, "", is_stopped=True, resumed_from=0, tokens_per_s=0.0)
+        for row in looked:
+            self.emit(row)
         resumed_from = self._resume()
         tokens_before = self.progress.trained_tokens
         self._healthy = self.model.trainable_parameters()
@@ -143,22 +150,31 @@ class Training:
             _DivergedError: A loss or gradient is not finite.
         """
         window = _Window()
-        for batch, after in self.objective.batches(self.progress.cursor):
-            if self.progress.step >= self.recipe.iters:
-                break
+        batches = self.objective.batches(self.progress.cursor)
+        while self.progress.step < self.recipe.iters:
             started = time.monotonic()
+            drawn = next(batches, None)
+            if drawn is None:
+                if self.progress.step:
+                    self._save()
+                return True
+            batch, after = drawn
+            begun = time.monotonic()
             loss, figures = self._step(batch)
-            seconds = time.monotonic() - started
-            self.progress.steps_s += seconds
+            ended = time.monotonic()
+            self.progress.steps_s += ended - started
             self._advance(batch, after)
-            window.add(loss, batch, figures, seconds)
+            window.add(loss, batch, figures, ended - begun, ended - started)
+            self.objective.learned(figures)
             self._report(window)
             self._count_separated(loss, figures)
             if self._is_between_updates():
                 continue
-            if self._is_due(self.recipe.steps_per_eval):
+            is_due = self._is_due(self.recipe.steps_per_eval)
+            if is_due:
                 self._validate()
-            signals = self._sampled()
+            signals = [*self._sampled(), *self.objective.watch(self.progress.step, is_due=is_due)]
+            self.progress.is_healthy = self._is_sample_healthy and not self.objective.fault
             if self._is_due(self.recipe.save_every):
                 self._save()
             # After the save: a guard that stops the run on these finds it on disk.
@@ -177,21 +193,28 @@ class Training:
         """
         # Dropout depends on (seed, step) alone, so a resumed run draws what an uninterrupted one draws.
         mx.random.seed(self.recipe.seed * 1_000_003 + self.progress.step)
-        (loss, figures), gradient = self._loss_and_grad(self.model, *arrays(batch))
-        if self._gradient is not None:
-            gradient = tree_map(lambda one, two: one + two, self._gradient, gradient)
+        total, found = 0.0, []
+        for part in batch.parts:
+            (loss, figures), gradient = self._loss_and_grad(self.model, *map(mx.array, part))
+            if self._gradient is not None:
+                gradient = tree_map(lambda one, two: one + two, self._gradient, gradient)
+            mx.eval(loss, figures, gradient)
+            total += float(loss)
+            found.append(np.array(figures, dtype=np.float64))
+            self._gradient = gradient
+        if not found:
+            return 0.0, np.zeros((0, 0))
         weight = self._gradient_weight + batch.weight
-        mx.eval(loss, figures, gradient)
-        mean = float(loss) / batch.weight
+        mean = total / batch.weight
         self._require_finite(mean)
         self._healthy = self.model.trainable_parameters()
         step = self.progress.step + 1
         if step % self.recipe.grad_accumulation_steps and step < self.recipe.iters:
-            self._gradient, self._gradient_weight = gradient, weight
+            self._gradient_weight = weight
         else:
-            self._update(tree_map(lambda part: part / weight, gradient))
+            self._update(tree_map(lambda part: part / weight, self._gradient))
             self._gradient, self._gradient_weight = None, 0
-        return mean, np.array(figures, dtype=np.float64)
+        return mean, np.concatenate(found)
 
     def _require_finite(self, value: float) -> None:
         if not math.isfinite(value):
@@ -202,7 +225,8 @@ class Training:
         """Apply one update, unless the gradient is not finite."""
         squares = [mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(gradient)]
         norm = mx.sqrt(mx.stack(squares).sum())
-        self._require_finite(float(norm))
+        self._grad_norm = float(norm)
+        self._require_finite(self._grad_norm)
         if self.recipe.max_grad_norm is not None:
             factor = mx.minimum(self.recipe.max_grad_norm / (norm + 1e-6), 1.0)
             gradient = tree_map(lambda part: part * factor.astype(part.dtype), gradient)
@@ -235,28 +259,33 @@ class Training:
         signals = self.sampler.take(done.step) if self.sampler is not None and is_due else None
         if signals is None:
             return [early] if wants_look else []
-        done.is_healthy = not signals["sample_collapsed"]
+        self._is_sample_healthy = not signals["sample_collapsed"]
         return [signals, early | {"early_moved": signals["sample_moved"]}] if wants_look else [signals]
 
     def _is_due(self, every: int) -> bool:
         """Whether something done every so many steps is due: at the first update boundary at or after it."""
-        stride = self.recipe.grad_accumulation_steps
+        stride = max(self.recipe.grad_accumulation_steps, self.objective.stride)
         step = self.progress.step
         return step == self.recipe.iters or step // every > max(0, step - stride) // every
 
     def _is_between_updates(self) -> bool:
-        return self._gradient is not None
+        """Whether the run cannot be saved here: a gradient is not applied yet, or a sample not used up."""
+        step = self.progress.step
+        return self._gradient is not None or bool(step % self.objective.stride and step < self.recipe.iters)
 
     def _report(self, window: "_Window") -> None:
         step = self.progress.step
         if step % self.recipe.steps_per_report and step != self.recipe.iters:
             return
-        self.progress.train_loss = window.loss
+        learned: Json = {}
+        if window.has_learned:
+            self.progress.train_loss = window.loss
+            learned = {"train_loss": window.loss, "grad_norm": self._grad_norm}
         rate = self.optimizer.learning_rate
         self.emit(
             {
                 "step": step,
-                "train_loss": window.loss,
+                **learned,
                 "learning_rate": float(rate.item() if hasattr(rate, "item") else rate),
                 "tokens_per_s": window.tokens_per_s,
                 "iterations_per_second": window.iterations_per_s,
@@ -290,11 +319,12 @@ class Training:
         probe = self._probe()
         self._require_finite(probe)
         self._saved_step, self.progress.probe_loss = self.progress.step, probe
+        self.progress.notes = self.objective.notes()
         saves.save(self.saves, self.model, self.optimizer, self.recipe.adapter_config(), self.progress)
 
     def _probe(self) -> float:
-        batch, _ = next(self.objective.batches(self.progress.cursor))
-        return measure(self.model, self.objective.loss, [batch])[0]
+        loss, batch = self.objective.probe(self.progress.cursor)
+        return measure(self.model, loss, [batch])[0]
 
     def _resume(self) -> int:
         """Go on from the newest save, if there is one that loads as what was saved."""
@@ -317,6 +347,8 @@ class Training:
         except ValueError as error:
             raise ConfigError(str(error), what="saves", where=str(folder)) from error
         self.progress, self._saved_step = progress, progress.step
+        self.objective.recall(progress.notes)
+        self._is_sample_healthy = progress.is_healthy or bool(self.objective.fault)
         if self.sampler is not None:
             self.sampler.rewind(progress.step)
         probe = self._probe()
@@ -355,29 +387,38 @@ class _Window:
         self._loss = 0.0
         self._weight = 0
         self._tokens = 0
-        self._seconds = 0.0
+        self._learning_s = 0.0
+        self._step_s = 0.0
+        self._steps = 0
         self._figures: list[NDArray[np.float64]] = []
 
-    def add(self, loss: float, batch: Batch, figures: NDArray[np.float64], seconds: float) -> None:
+    def add(self, loss: float, batch: Batch, figures: NDArray[np.float64], learning_s: float, step_s: float) -> None:
         self._loss += loss * batch.weight
         self._weight += batch.weight
         self._tokens += batch.learned_tokens
-        self._seconds += seconds
-        self._figures.append(figures)
+        self._learning_s += learning_s
+        self._step_s += step_s
+        self._steps += 1
+        self._figures += [figures] if len(figures) else []
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether anything was learned from; rollouts that all earn the same teach nothing."""
+        return self._weight > 0
 
     @property
     def loss(self) -> float:
-        """Mean per learned token (nats) or pair."""
+        """Mean per learned token (nats), pair or rollout."""
         return self._loss / self._weight
 
     @property
     def figures(self) -> NDArray[np.float64]:
-        return np.concatenate(self._figures)
+        return np.concatenate(self._figures) if self._figures else np.zeros((0, 0))
 
     @property
     def tokens_per_s(self) -> float:
-        return self._tokens / max(1e-9, self._seconds)
+        return self._tokens / max(1e-9, self._learning_s)
 
     @property
     def iterations_per_s(self) -> float:
-        return len(self._figures) / max(1e-9, self._seconds)
+        return self._steps / max(1e-9, self._step_s)

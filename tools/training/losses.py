@@ -87,6 +87,72 @@ def preference_loss(beta: float, kind: str, label_smoothing: float) -> Loss:
     return loss
 
 
+ROLLOUT_COLUMNS = ("kl", "entropy", "clipped", "tokens", "logp")
+"""Of a rollout, summed over its tokens: divergence from the parent (k3) and entropy in nats, tokens whose ratio earns
+no more, tokens, log-probability."""
+
+
+def token_scores(model: Any, tokens: mx.array, temperature: float) -> tuple[mx.array, mx.array]:
+    """Return each next token's log-probability and the entropy before it, nats, shape (rows, length - 1).
+
+    Args:
+        model: Called with tokens, gives logits.
+        tokens: shape (rows, length).
+        temperature: Of the sampling: it belongs to the policy.
+    """
+    logits = model(tokens[:, :-1]).astype(mx.float32) / temperature
+    total = mx.logsumexp(logits, axis=-1)
+    logps = mx.take_along_axis(logits, tokens[:, 1:, None], axis=-1).squeeze(-1) - total
+    fixed, top = mx.stop_gradient(logits), mx.stop_gradient(total)
+    entropy = top - (mx.exp(fixed - top[..., None]) * fixed).sum(axis=-1)
+    return logps, entropy
+
+
+def rollout_loss(
+    kind: str, *, beta: float, clip: tuple[float, float], temperature: float, most_tokens: int, is_sampled_once: bool
+) -> Loss:
+    """Return a loss over rollouts: clipped policy gradient plus the divergence from the parent.
+
+    With r a token's probability over the one it was sampled with, A its rollout's advantage and d the parent's
+    log-probability less the policy's, a token costs -min(r A, clip(r) A) + beta (exp(d) - d - 1) (Shao et al. 2024,
+    eq. 3 and 4). `grpo` sums means over each rollout's tokens; `bnpo` sums tokens; `dr_grpo` sums tokens over the
+    decode budget (Liu et al. 2025). Divided by the batch's weight: rollouts, or for bnpo tokens.
+
+    Args:
+        kind: grpo, bnpo or dr_grpo.
+        beta: Weight of the divergence.
+        clip: Bounds of r.
+        temperature: Of the sampling.
+        most_tokens: Decode budget.
+        is_sampled_once: Rollouts serve one update, so that r is 1 and only its slope counts; `old` is not looked at.
+    """
+    low, high = clip
+
+    def loss(  # noqa: PLR0917 - the arrays of a batch, in their order
+        model: Any, tokens: mx.array, mask: mx.array, advantages: mx.array, old: mx.array, parent: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        logps, entropy = token_scores(model, tokens, temperature)
+        # Padding has log-probabilities too, and exp() of their differences may overflow into 0 x inf.
+        ratio = mx.exp((logps - (mx.stop_gradient(logps) if is_sampled_once else old)) * mask)
+        gain = advantages[:, None]
+        earned = mx.minimum(ratio * gain, mx.clip(ratio, low, high) * gain)
+        difference = (parent - logps) * mask
+        divergence = mx.exp(difference) - difference - 1
+        each = (beta * divergence - earned) * mask
+        lengths = mask.sum(axis=-1)
+        rows = each.sum(axis=-1)
+        if kind == "grpo":
+            rows = rows / lengths
+        elif kind == "dr_grpo":
+            rows = rows / most_tokens
+        clipped = ((ratio < low) & (gain < 0)) | ((ratio > high) & (gain > 0))
+        sums = [(part * mask).sum(axis=-1) for part in (divergence, entropy, clipped)]
+        figures = [*sums, lengths, (logps * mask).sum(axis=-1)]
+        return rows.sum(), mx.stack([mx.stop_gradient(part) for part in figures], axis=-1)
+
+    return loss
+
+
 def arrays(batch: Batch) -> list[mx.array]:
     """Return a batch's arrays on the device."""
     return [mx.array(part) for part in batch.arrays]
@@ -102,9 +168,10 @@ def measure(model: Any, loss: Loss, batches: Iterable[Batch]) -> tuple[float, ND
     total, weight = 0.0, 0
     found = []
     for batch in batches:
-        value, figures = loss(model, *arrays(batch))
-        total += float(value)
+        for part in batch.parts:
+            value, figures = loss(model, *map(mx.array, part))
+            total += float(value)
+            found.append(np.array(figures, dtype=np.float64))
         weight += batch.weight
-        found.append(np.array(figures, dtype=np.float64))
     model.train(was_training)
     return total / weight, np.concatenate(found)

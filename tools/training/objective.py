@@ -1,7 +1,8 @@
 """What the loop needs of an objective, and the objective of demonstrations; worker processes only."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,35 +10,76 @@ from numpy.typing import NDArray
 from state.records import Json
 from tools.training.batching import Batch, Cursor, batches_from
 from tools.training.data import Row, collate
-from tools.training.losses import demonstration_loss
+from tools.training.losses import Loss, demonstration_loss
 from tools.training.recipe import Recipe
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """What is learned from, and how it is scored; the loop asks nothing else."""
 
-    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
-        """Yield (batch, the cursor after it) without end, starting at a cursor; the same bits for the same cursor."""
-        ...
+    stride = 1
+    """Steps between two places where a run may be saved: those that learn from one sample belong together."""
 
+    @property
+    def fault(self) -> str:
+        """Why the weights are not fit to be judged now, a word, or empty; a save made meanwhile is no healthy one."""
+        return ""
+
+    def begin(self) -> list[Json] | None:
+        """Look at the parent, whose weights the model still has; return metrics rows, None where a stop was asked for.
+
+        Called once, after everything that is to be trained is trainable and before a save is put in place.
+        """
+        return []
+
+    @abstractmethod
+    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        """Yield (batch, the cursor after it), starting at a cursor; the same bits for the same cursor and weights.
+
+        Ends only where a stop was asked for while a batch was made.
+        """
+
+    @abstractmethod
     def validation(self) -> Sequence[Batch]:
         """Return what validation measures; may be empty."""
-        ...
 
+    @abstractmethod
     def loss(self, model: Any, *arrays: Any) -> tuple[Any, Any]:
-        """Return the summed loss of a batch and its figures, shape (rows, columns)."""
-        ...
+        """Return the summed loss of arrays and their figures, shape (rows, columns)."""
 
+    @abstractmethod
     def report(self, figures: NDArray[np.float64]) -> Json:
         """Return what a metrics row says about the rows since the last one."""
-        ...
+
+    def probe(self, cursor: Cursor) -> tuple[Loss, Batch]:
+        """Return a loss and a batch that tell weights apart: what a save gives must be what its load gives."""
+        batch, _ = next(self.batches(cursor))
+        return self.loss, batch
+
+    def learned(self, figures: NDArray[np.float64]) -> None:
+        """Take note of a step's figures."""
+        del figures
+
+    def watch(self, step: int, *, is_due: bool) -> list[Json]:
+        """Look at the model beside its training, where it is due by `steps_per_eval`; return metrics rows."""
+        del step, is_due
+        return []
+
+    def notes(self) -> Json:
+        """Return what a save must keep of the objective, as JSON."""
+        return {}
+
+    def recall(self, notes: Json) -> None:
+        """Go on from the notes of a save."""
+        del notes
 
     def is_separated(self, loss: float, figures: NDArray[np.float64]) -> bool:
         """Say whether a step's loss leaves nothing to learn, so that generation should be looked at (mode 14)."""
-        ...
+        del loss, figures
+        return False
 
 
-class Demonstrations:
+class Demonstrations(Objective):
     """Learning answers by their likelihood.
 
     Args:
@@ -70,11 +112,6 @@ class Demonstrations:
         """Return nothing: the mean loss, which every row has, says it all."""
         del figures
         return {}
-
-    def is_separated(self, loss: float, figures: NDArray[np.float64]) -> bool:
-        """Return False: demonstrations learned by heart show in what is generated, which is sampled anyway."""
-        del loss, figures
-        return False
 
 
 def bucketed(lengths: Sequence[int], recipe: Recipe, cursor: Cursor) -> Iterator[tuple[list[int], Cursor]]:

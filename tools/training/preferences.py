@@ -23,7 +23,7 @@ from tools.tracks.pairs import iter_pairs
 from tools.training.batching import Batch, Cursor
 from tools.training.data import Row, fitting_row, padded
 from tools.training.losses import PREFERENCE_COLUMNS, preference_loss
-from tools.training.objective import bucketed, validation_groups
+from tools.training.objective import Objective, bucketed, validation_groups
 from tools.training.recipe import PreferenceRecipe
 
 SEPARATED_LOSS = 0.01
@@ -94,7 +94,7 @@ def collate_pairs(pairs: Sequence[Pair], reference: Reference) -> Batch:
     )
 
 
-class Preferences:
+class Preferences(Objective):
     """Learning which of two answers is better, tied to the reference.
 
     Args:

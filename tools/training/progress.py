@@ -39,6 +39,7 @@ class Progress:
         is_looked_at: Whether the early look at generation was taken.
         environment: What bit-for-bit equality depends on.
         data: Hash of the training file; the cursor means nothing in another one.
+        notes: What the objective needs to go on.
     """
 
     step: int = 0
@@ -56,6 +57,7 @@ class Progress:
     is_looked_at: bool = False
     environment: Json = field(default_factory=dict)
     data: str = ""
+    notes: Json = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Json) -> "Progress":

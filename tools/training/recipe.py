@@ -159,10 +159,81 @@ class PreferenceRecipe(Recipe):
         return self
 
 
-RECIPES: Mapping[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe}
+Weight = Annotated[float, Field(ge=0)]
+
+
+class RolloutRecipe(Recipe):
+    """A recipe for rollouts graded while training (GRPO); keys that mlx-lm-lora has too are spelled as there.
+
+    `iters` counts updates. An update learns from `batch_size` prompts times `group_size` rollouts.
+    """
+
+    batch_size: int = Field(default=4, ge=1)
+    """Prompts of an update."""
+    group_size: int = Field(default=8, ge=2)
+    """Rollouts of each prompt; their rewards are compared with each other alone."""
+    max_completion_length: int = Field(default=512, ge=1)
+    """Decode budget of a rollout, tokens; the evaluation's own, or short answers are what is paid for."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling, and of the log-probabilities that are learned: the policy is the one that was sampled."""
+    rollout_concurrency: int = Field(default=64, ge=1)
+    """Rollouts decoded together; more is faster and takes more memory."""
+    update_microbatch: int = Field(default=8, ge=1)
+    """Rollouts computed together in an update; fewer takes less memory and gives the same update."""
+    updates_per_batch: int = Field(default=1, ge=1)
+    """Updates that learn from the same rollouts; clipping matters from the second on."""
+    beta: float = Field(default=0.04, ge=0)
+    """Weight of the divergence from the parent."""
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
+    """How far below 1 a token's probability ratio still earns."""
+    epsilon_high: float | None = Field(default=None, gt=0)
+    """How far above; `epsilon` when left out."""
+    loss_type: Literal["grpo", "bnpo", "dr_grpo"] = "dr_grpo"
+    """What a token weighs: grpo, its share of its rollout, so that long answers are paid less per token; bnpo, its
+    share of all tokens; dr_grpo, the same in every rollout and every update (no bias by length). mlx-lm-lora spells it
+    `grpo_loss_type`."""
+    scale_rewards: bool = True
+    """Divide a group's advantages by their standard deviation."""
+    reward_weights: dict[str, Weight] | None = Field(default=None, min_length=1)
+    """Metric of the track -> what full marks are worth; those of the gate, one each, when left out."""
+    reward_penalties: dict[str, Weight] = Field(default_factory=dict)
+    """Metric of the track -> what it costs at 1: duplicated and fabricated rows."""
+    truncated: Literal["mask", "penalize"] = "penalize"
+    """Rollouts that the decode budget cut: left out of the groups and the loss, or graded and charged
+    `truncation_penalty`."""
+    truncation_penalty: float = Field(default=0.5, ge=0)
+    kl_ceiling: float | None = Field(default=0.5, gt=0)
+    """Divergence from the parent, nats per token, from which a run is stopped; null never."""
+    entropy_floor: float | None = Field(default=0.1, gt=0, lt=1)
+    """Share of the first updates' entropy below which a run is stopped; null never."""
+    length_jump: float | None = Field(default=2.0, gt=1)
+    """Factor by which rollouts may become longer or shorter than in the first updates; null any."""
+
+    @model_validator(mode="after")
+    def _is_about_rollouts(self) -> Self:
+        if self.grad_accumulation_steps != 1:
+            raise ValueError(
+                "`grad_accumulation_steps` has no meaning for rollouts: an update's size is batch_size x group_size, "
+                "and `update_microbatch` bounds its memory"
+            )
+        if not self.mask_prompt:
+            raise ValueError("`mask_prompt: false` has no meaning for rollouts: only what was sampled is learned")
+        if both := sorted(set(self.reward_weights or ()) & set(self.reward_penalties)):
+            raise ValueError(f"`reward_weights` and `reward_penalties` both name {', '.join(both)}")
+        if self.reward_weights is not None and not any(self.reward_weights.values()):
+            raise ValueError("`reward_weights` are all zero, so nothing would be learned")
+        return self
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """The bounds of a probability ratio."""
+        return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+
+
+RECIPES: Mapping[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe, "grpo": RolloutRecipe}
 """Instrument -> what its recipe may say."""
 
-_SPELLINGS = {"dpo": {"dpo_cpo_loss_type": "loss_type"}}
+_SPELLINGS = {"dpo": {"dpo_cpo_loss_type": "loss_type"}, "grpo": {"grpo_loss_type": "loss_type"}}
 """Instrument -> another tool's key -> ours."""
 
 

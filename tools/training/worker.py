@@ -1,8 +1,9 @@
 """The training worker: `python -m tools.training.worker JOB`; one run, resumable at every save.
 
-Input beside model, data and recipe: `instrument`, `sft` with `data.train` (`data.valid`) or `dpo` with `data.pairs`
-(`data.valid_pairs`), and `samples: {"prompts", "max_tokens", "every"}`, what to generate for at saved steps; or there
-`cases: {"name", "use", "file", "case_ids"}` in place of `prompts`, so that no text stands in the input.
+Input beside model, data and recipe: `instrument`, `sft` with `data.train` (`data.valid`), `dpo` with `data.pairs`
+(`data.valid_pairs`), or `grpo` with `data.rollouts` and `grader` (see `instruments.py`); and `samples: {"prompts",
+"max_tokens", "every"}`, what to generate for at saved steps; or there `cases: {"name", "use", "file", "case_ids"}` in
+place of `prompts`, so that no text stands in the input.
 
 Exit status 0: trained. 3: usable but bad, with the last healthy weights as result: a loss was not finite (`diverged`),
 or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for, everything is saved.
@@ -10,6 +11,7 @@ or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for
 
 import sys
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,11 @@ def train(context: WorkerContext) -> int:
     Raises:
         ConfigError: The recipe, the data or the weights cannot be trained as asked.
     """
+    with ExitStack() as resources:
+        return _train(context, resources)
+
+
+def _train(context: WorkerContext, resources: ExitStack) -> int:
     started = time.monotonic()
     inputs = context.input
     recipe = validate_recipe(inputs["recipe"], inputs["instrument"])
@@ -50,7 +57,19 @@ def train(context: WorkerContext) -> int:
     model, tokenizer = load_model(Path(inputs["model"]), parent, inputs.get("dtype"))
     sampler = _sampler(context, model, tokenizer, recipe)
     # Before anything is trainable: a reference is the parent as it was loaded.
-    built = build(Setting(inputs, recipe, model, tokenizer, weights, out, partial(_emit_or_leave, context)))
+    setting = Setting(
+        inputs=inputs,
+        recipe=recipe,
+        model=model,
+        tokenizer=tokenizer,
+        weights=weights,
+        out=out,
+        emit=partial(_emit_or_leave, context),
+        resources=resources,
+        should_stop=lambda: context.should_stop,
+        is_private=context.is_private,
+    )
+    built = build(setting)
     prepare(model, recipe, parent)
     data = hash_file(built.data)
     training = Training(
@@ -139,18 +158,20 @@ def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe)
 def _deliver(training: Any, outcome: Any) -> tuple[str, int]:
     """Put the weights in place that the run is judged by; return its verdict and their step.
 
-    A run whose generations had collapsed delivers its newest save from before, where there is one.
+    A run whose generations had collapsed, or whose rollouts left their bounds, delivers its newest save from before,
+    where there is one.
     """
     from tools.training.saves import restore_weights
 
     progress = outcome.progress
     if progress.is_healthy:
         return outcome.verdict, progress.step
+    verdict = outcome.verdict or training.objective.fault or "collapsed"
     healthy = newest_healthy_folder(training.saves)
     if healthy is not None:
         restore_weights(healthy, training.model)
-        return outcome.verdict or "collapsed", int(healthy.name)
-    return outcome.verdict or "collapsed", progress.step
+        return verdict, int(healthy.name)
+    return verdict, progress.step
 
 
 def _peak_memory_gb() -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from state.records import Instrument
 from tests.tools.probes.test_probes import context
 from tools.probes import capability, machine
 from tools.probes.contract import Observation, ProbeContext
@@ -36,11 +37,22 @@ def seen(folder: Path, monkeypatch: pytest.MonkeyPatch, **changed: Any) -> dict[
     return {f"{row.subject} {row.claim}": row for row in PROBE.observe(where)}
 
 
+def with_instruments(asked: ProbeContext, *names: Instrument) -> ProbeContext:
+    return replace(asked, goal=asked.goal.model_copy(update={"instruments": names}))
+
+
 @pytest.mark.mlx
-def test_the_installed_tools_refute_nothing_and_a_missing_instrument_is_a_hard_stop(tmp_path: Path) -> None:
-    found = PROBE.observe(context(tmp_path, instruments=["sft", "grpo"]))
-    refuted = [row for row in found if not row.holds]
-    assert len(found) == 6
+def test_the_installed_tools_refute_nothing_of_any_instrument(tmp_path: Path) -> None:
+    found = PROBE.observe(with_instruments(context(tmp_path), "sft", "dpo", "grpo"))
+    assert [row.statement for row in found if not row.holds] == []
+    assert len(found) == 9
+
+
+def test_an_instrument_that_is_not_there_is_a_hard_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"step": "imports", "why": "`grpo` cannot be trained; known instruments are sft, dpo."}
+    answer = {"instruments": {"sft": SFT, "grpo": missing}, "contracts": CONTRACTS}
+    where = answering(tmp_path, monkeypatch, f"print({json.dumps(answer)!r})")
+    refuted = [row for row in PROBE.observe(where) if not row.holds]
     assert [(row.subject, row.claim, row.severity, row.mode) for row in refuted] == [
         ("instrument:grpo", "can_be_run", "hard_stop", "6")
     ]
@@ -127,7 +139,7 @@ def test_it_stands_on_versions_on_the_training_code_and_on_the_instruments(
 ) -> None:
     before = PROBE.stands_on(context(tmp_path))
     assert {row.name for row in before} == {*machine.package_versions(), "training code", "instruments"}
-    more = PROBE.stands_on(context(tmp_path, instruments=["sft", "grpo"]))
+    more = PROBE.stands_on(with_instruments(context(tmp_path), "sft", "grpo"))
     assert [row.name for row, other in zip(before, more, strict=True) if row != other] == ["instruments"]
     monkeypatch.setattr(machine, "version", lambda _name: "9.9")
     assert PROBE.stands_on(context(tmp_path)) != before

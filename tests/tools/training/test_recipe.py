@@ -154,7 +154,7 @@ def test_a_recipe_for_pairs_has_keys_of_its_own_in_either_spelling() -> None:
             "dpo",
             "`recipe.dpo_cpo_loss_type` and `recipe.loss_type` are one key; keep one.",
         ),
-        ({}, "ppo", "`ppo` cannot be trained; known instruments are sft, dpo."),
+        ({}, "ppo", "`ppo` cannot be trained; known instruments are sft, dpo, grpo."),
     ],
 )
 def test_what_a_recipe_for_pairs_cannot_say_is_refused(recipe: dict[str, Any], instrument: str, sentence: str) -> None:

@@ -1,0 +1,304 @@
+"""Learning from what the model itself generates, graded while it trains; worker processes only.
+
+Every update samples `batch_size` prompts times `group_size` answers, has the track's grader score them, and makes those
+more likely that did better than their group (GRPO, Shao et al. 2024), tied to the parent. The parent is the weights
+that training starts from, a parent's adapter included: its trainable parameters are kept as they were and put in place
+for one forward pass, which is exact for LoRA, DoRA and full training and costs no second model.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from state.records import Json
+from tools.tracks.host import Grader
+from tools.training.batching import Batch, Cursor, batches_from
+from tools.training.data import Row, collate, padded
+from tools.training.losses import ROLLOUT_COLUMNS, Loss, demonstration_loss, rollout_loss
+from tools.training.objective import Objective
+from tools.training.recipe import RolloutRecipe
+from tools.training.reinforcement_bounds import Bounds
+from tools.training.reinforcement_watch import HeldOut, RolloutLog
+from tools.training.rewards import Scheme, Scored, group_advantages, reward_facts, score
+from tools.training.rollouts import Rollout, Task, roll_out
+
+
+@dataclass
+class _Tally:
+    """What was sampled since the last report."""
+
+    scored: list[Scored] = field(default_factory=list)
+    rollouts: list[Rollout] = field(default_factory=list)
+    groups: int = 0
+    equal_groups: int = 0
+    generation_s: float = 0.0
+    grading_s: float = 0.0
+    scoring_s: float = 0.0
+    scored_tokens: int = 0
+
+
+class Reinforcement(Objective):
+    """Learning from graded rollouts.
+
+    Args:
+        recipe: For sampling, rewards and the loss.
+        model: Sampled from; prepared for training when `begin` is called.
+        tokenizer: mlx-lm tokenizer wrapper.
+        tasks: What is answered.
+        grader: The track's, opened.
+        scheme: What an answer earns.
+        log: Of every rollout.
+        held_out: Cases never learned from; None for none.
+        should_stop: Asked between decoding steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: RolloutRecipe,
+        model: Any,
+        tokenizer: Any,
+        tasks: Sequence[Task],
+        grader: Grader,
+        scheme: Scheme,
+        log: RolloutLog,
+        held_out: HeldOut | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.stride = recipe.updates_per_batch
+        self._recipe = recipe
+        self._model = model
+        self._tokenizer = tokenizer
+        self._tasks = tasks
+        self._grader = grader
+        self._scheme = scheme
+        self._log = log
+        self._held_out = held_out
+        self._should_stop = should_stop
+        self._parent: Any = None
+        self._tally = _Tally()
+        self._bounds = Bounds(recipe.kl_ceiling, recipe.entropy_floor, recipe.length_jump, scheme.scale)
+        self._loss = rollout_loss(
+            recipe.loss_type,
+            beta=recipe.beta,
+            clip=recipe.clip,
+            temperature=recipe.temperature,
+            most_tokens=recipe.max_completion_length,
+            is_sampled_once=recipe.updates_per_batch == 1,
+        )
+
+    @property
+    def fault(self) -> str:
+        """See `Objective`: the bound that is broken."""
+        return self._bounds.fault
+
+    def begin(self) -> list[Json] | None:
+        """See `Objective`: keep the parent, and measure it on the held-out cases."""
+        self._parent = self._model.trainable_parameters()
+        return self._look(0)
+
+    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        """See `Objective`; a cursor counts updates, and a save stands only where new rollouts are due."""
+        stride = self.stride
+        done = self._updates(cursor)
+        self._log.rewind(done)
+        if self._held_out is not None:
+            self._held_out.rewind(done)
+        start = Cursor(cursor.epoch, cursor.position // stride)
+        lengths = [len(task.prompt) for task in self._tasks]
+        drawn = batches_from(lengths, self._recipe.batch_size, self._recipe.seed, start, bucketing=False)
+        for places, after in drawn:
+            last = Cursor(after.epoch, after.position * stride)
+            batch = self._sampled([self._tasks[place] for place in places], self._updates(last) - stride + 1)
+            if batch is None:
+                return
+            for left in range(stride - 1, -1, -1):
+                yield batch, Cursor(last.epoch, last.position - left)
+                # Learned from again: the same rollouts, and no more of the data.
+                batch = Batch(batch.arrays, batch.weight, 0, batch.learned_tokens, 0, 0, batch.more)
+
+    def validation(self) -> list[Batch]:
+        """Return nothing: the held-out cases are graded instead."""
+        return []
+
+    def loss(self, model: Any, *arrays: Any) -> tuple[Any, Any]:
+        """See `Objective`."""
+        return self._loss(model, *arrays)
+
+    def probe(self, cursor: Cursor) -> tuple[Loss, Batch]:
+        """See `Objective`: the likelihood of a few prompts; to sample anew would cost as much as an update."""
+        del cursor
+        tasks = self._tasks[: self._recipe.update_microbatch]
+        prompts = [task.prompt if len(task.prompt) > 1 else task.prompt * 2 for task in tasks]
+        return demonstration_loss, collate([Row(prompt, 1) for prompt in prompts])
+
+    def notes(self) -> Json:
+        """See `Objective`."""
+        return dict(self._bounds.seen)
+
+    def recall(self, notes: Json) -> None:
+        """See `Objective`."""
+        self._bounds.seen = dict(notes)
+
+    def learned(self, figures: NDArray[np.float64]) -> None:
+        """See `Objective`."""
+        if len(figures):
+            kl, entropy, *_ = _per_token(figures)
+            self._bounds.learned(kl, entropy)
+
+    def watch(self, step: int, *, is_due: bool) -> list[Json]:
+        """See `Objective`: the held-out cases."""
+        return (self._look(step) or []) if is_due else []
+
+    def report(self, figures: NDArray[np.float64]) -> Json:
+        """Return rewards by dimension, lengths, how far the policy went, and the speed of each part.
+
+        Returns:
+            See `reward_facts`; `kl`, `entropy` (nats per token) and `clip_share` over learned tokens;
+            `zero_variance_share` of the groups, nothing to compare in them; `completion_length` with `_min`, `_max`,
+            and `completion_length_ended` of those that ended by themselves; `truncated_share`; `rollouts` sampled and
+            `learned_rollouts`; `entropy_share` and `length_ratio` (see `Bounds`); `generation_tokens_per_s`,
+            `grading_per_s` (rollouts) and `scoring_tokens_per_s` (log-probabilities under the parent).
+        """
+        found: Json = {"learned_rollouts": len(figures)}
+        if len(figures):
+            found |= dict(zip(("kl", "entropy", "clip_share"), _per_token(figures), strict=True))
+        found |= self._bounds.row()
+        tally, self._tally = self._tally, _Tally()
+        return found | _sampling_facts(self._scheme, tally) if tally.rollouts else found
+
+    def _updates(self, cursor: Cursor) -> int:
+        """Return how many updates lie before a cursor."""
+        per_epoch = -(-len(self._tasks) // self._recipe.batch_size) * self.stride
+        return cursor.epoch * per_epoch + cursor.position
+
+    def _look(self, step: int) -> list[Json] | None:
+        row = self._held_out.take(step) if self._held_out is not None else {}
+        if row is None:
+            return None
+        if "held_out_score" in row:
+            row |= self._bounds.held_out(row["held_out_score"])
+        return [row] if row else []
+
+    def _sampled(self, tasks: Sequence[Task], update: int) -> Batch | None:
+        """Return what an update learns from; None where a stop was asked for meanwhile."""
+        recipe, tally = self._recipe, self._tally
+        started = time.monotonic()
+        rollouts = roll_out(
+            self._model,
+            self._tokenizer,
+            tasks,
+            group_size=recipe.group_size,
+            max_tokens=recipe.max_completion_length,
+            temperature=recipe.temperature,
+            seed=recipe.seed,
+            update=update,
+            concurrency=recipe.rollout_concurrency,
+            should_stop=self._should_stop,
+        )
+        if rollouts is None:
+            return None
+        generated = time.monotonic()
+        scored = score(self._grader, self._scheme, rollouts)
+        graded = time.monotonic()
+        size = recipe.group_size
+        rewards = [each.reward for each in scored]
+        groups = [rewards[at : at + size] for at in range(0, len(rewards), size)]
+        compared = [group_advantages(group, is_scaled=recipe.scale_rewards) for group in groups]
+        advantages = [each for found in compared for each in (found or [0.0] * size)]
+        self._log.add(update, rollouts, scored, advantages)
+        self._note(rollouts, groups)
+        kept = [
+            (rollout, advantage)
+            for place, (rollout, advantage) in enumerate(zip(rollouts, advantages, strict=True))
+            if compared[place // size] is not None and rewards[place] is not None
+        ]
+        batch = self._collated(kept, rollouts, len(tasks))
+        tally.scored += scored
+        tally.rollouts += rollouts
+        tally.groups += len(groups)
+        tally.equal_groups += sum(found is None for found in compared)
+        tally.generation_s += generated - started
+        tally.grading_s += graded - generated
+        tally.scoring_s += time.monotonic() - graded
+        tally.scored_tokens += batch.learned_tokens
+        return batch
+
+    def _note(self, rollouts: Sequence[Rollout], groups: Sequence[Sequence[float | None]]) -> None:
+        known = [[reward for reward in group if reward is not None] for group in groups]
+        self._bounds.sampled(
+            float(np.mean([rollout.tokens / rollout.task.usual for rollout in rollouts])),
+            [float(np.mean(group)) for group in known if group],
+        )
+
+    def _collated(self, kept: list[tuple[Rollout, float]], rollouts: Sequence[Rollout], prompts: int) -> Batch:
+        """Return the batch of what is learned from, rollouts of like length together."""
+        ordered = sorted(kept, key=lambda each: len(each[0].row.tokens))
+        size = self._recipe.update_microbatch
+        parts = [self._part(ordered[at : at + size]) for at in range(0, len(ordered), size)]
+        learned = sum(rollout.tokens for rollout, _ in kept)
+        real = sum(len(rollout.row.tokens) for rollout in rollouts)
+        longest = max(len(rollout.row.tokens) for rollout in rollouts)
+        return Batch(
+            arrays=parts[0] if parts else (),
+            weight=learned if self._recipe.loss_type == "bnpo" else len(kept),
+            rows=prompts,
+            learned_tokens=learned,
+            real_tokens=real,
+            padded_tokens=longest * len(rollouts),
+            more=tuple(parts[1:]),
+        )
+
+    def _part(self, kept: Sequence[tuple[Rollout, float]]) -> tuple[NDArray[Any], ...]:
+        tokens, mask = padded([rollout.row for rollout, _ in kept])
+        advantages = np.array([advantage for _, advantage in kept], dtype=np.float32)
+        parent = self._logps(tokens, self._parent)
+        # Where rollouts serve one update the policy that sampled them is the one that learns from them.
+        old = self._logps(tokens, None) if self.stride > 1 else np.zeros_like(mask)
+        return tokens, mask, advantages, old, parent
+
+    def _logps(self, tokens: NDArray[Any], parameters: Any) -> NDArray[Any]:
+        """Return each next token's log-probability, with other parameters put in place for it where they are given."""
+        import mlx.core as mx
+
+        from tools.training.losses import token_scores
+
+        now = self._model.trainable_parameters()
+        was_training = self._model.training
+        self._model.eval()
+        if parameters is not None:
+            self._model.update(parameters)
+        logps, _ = token_scores(self._model, mx.array(tokens), self._recipe.temperature)
+        found = np.array(logps)
+        self._model.update(now)
+        self._model.train(was_training)
+        return found
+
+
+def _per_token(figures: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return divergence and entropy, nats per token, and the share of clipped tokens."""
+    columns = dict(zip(ROLLOUT_COLUMNS, figures.sum(axis=0), strict=True))
+    kl, entropy, clipped = (float(columns[name] / columns["tokens"]) for name in ("kl", "entropy", "clipped"))
+    return kl, entropy, clipped
+
+
+def _sampling_facts(scheme: Scheme, tally: _Tally) -> Json:
+    lengths = [rollout.tokens for rollout in tally.rollouts]
+    ended = [rollout.tokens for rollout in tally.rollouts if not rollout.is_cut]
+    return {
+        "rollouts": len(lengths),
+        **{name: value for name, value in reward_facts(scheme, tally.scored).items() if value is not None},
+        "zero_variance_share": tally.equal_groups / tally.groups,
+        "completion_length": sum(lengths) / len(lengths),
+        "completion_length_min": min(lengths),
+        "completion_length_max": max(lengths),
+        **({"completion_length_ended": sum(ended) / len(ended)} if ended else {}),
+        "truncated_share": 1 - len(ended) / len(lengths),
+        "generation_tokens_per_s": sum(lengths) / max(1e-9, tally.generation_s),
+        "grading_per_s": len(lengths) / max(1e-9, tally.grading_s),
+        "scoring_tokens_per_s": tally.scored_tokens / max(1e-9, tally.scoring_s),
+    }

@@ -1,0 +1,129 @@
+"""What a rollout earns: the track's own grader, weighed and charged as the recipe says.
+
+The grader runs in a child process with a time-out (tools/tracks/host.py). A rollout whose reward it could not tell is
+left out of its group; nothing unusable ever becomes a zero.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from state.errors import ConfigError
+from state.records import Json
+from tools.tracks.host import Grader
+from tools.training.rollouts import Rollout
+
+_SPREAD_FLOOR = 1e-4
+"""Added to a group's standard deviation, so that a hair's breadth between rollouts does not count as a whole one."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a rollout earned.
+
+    Args:
+        reward: None: left out, the grader could not tell or the budget cut it (`truncated: mask`).
+        metrics: What the grader said.
+        error: Why the grader could not tell, in a sentence.
+    """
+
+    reward: float | None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How metrics become one reward.
+
+    Args:
+        weights: Metric -> what full marks are worth.
+        penalties: Metric -> what it costs at 1.
+        cut_cost: What it costs to be cut by the budget; None: a cut rollout has no reward.
+    """
+
+    weights: Mapping[str, float]
+    penalties: Mapping[str, float]
+    cut_cost: float | None
+
+    @property
+    def scale(self) -> float:
+        """What a perfect answer earns."""
+        return sum(self.weights.values())
+
+    def reward(self, metrics: Mapping[str, float | None], *, is_cut: bool = False) -> float | None:
+        """Return what metrics are worth together, or None where one that counts was not measured."""
+        signed = [*self.weights.items(), *((name, -cost) for name, cost in self.penalties.items())]
+        parts = [(weight, metrics.get(name)) for name, weight in signed if weight]
+        known = [weight * value for weight, value in parts if value is not None]
+        if len(known) < len(parts) or (is_cut and self.cut_cost is None):
+            return None
+        return sum(known) - (self.cut_cost or 0.0 if is_cut else 0.0)
+
+
+def score(grader: Grader, scheme: Scheme, rollouts: Sequence[Rollout]) -> list[Scored]:
+    """Grade rollouts, in order.
+
+    Raises:
+        ConfigError: The grader does not have a metric that the reward is made of, or could tell nothing of any rollout:
+            going on would train on nothing.
+    """
+    grades = grader.grade((rollout.task.case, rollout.text, rollout.finish_reason) for rollout in rollouts)
+    found = [
+        Scored(scheme.reward(grade.metrics, is_cut=rollout.is_cut), grade.metrics, grade.error)
+        for grade, rollout in zip(grades, rollouts, strict=True)
+    ]
+    _require_metrics(grader, scheme, found)
+    if not any(grade.metrics for grade in found) or all(grade.error for grade in found):
+        raise ConfigError(
+            f"The grader could tell nothing of any of {len(found)} rollouts: {found[0].error}; repair it, there is no "
+            "reward to learn from.",
+            what="grader",
+        )
+    return found
+
+
+def _require_metrics(grader: Grader, scheme: Scheme, found: Sequence[Scored]) -> None:
+    known = set(grader.metrics)
+    missing = sorted({*scheme.weights, *scheme.penalties} - known)
+    if known and missing and any(not grade.error for grade in found):
+        raise ConfigError(
+            f"The reward is made of {', '.join(missing)}, and the grader answers with {', '.join(sorted(known))}; "
+            "correct recipe.reward_weights or recipe.reward_penalties.",
+            what="recipe.reward_weights",
+            value=missing,
+        )
+
+
+def group_advantages(rewards: Sequence[float | None], *, is_scaled: bool) -> list[float] | None:
+    """Return how much better each rollout of a group did than the group, or None where nothing can be compared.
+
+    Args:
+        rewards: Of one group; None is left out, and gets 0.
+        is_scaled: Divide by the group's standard deviation (of the population).
+    """
+    known = [reward for reward in rewards if reward is not None]
+    if len(known) < 2 or max(known) == min(known):  # noqa: PLR2004 - one rollout has nothing to be compared with
+        return None
+    mean = sum(known) / len(known)
+    spread = math.sqrt(sum((reward - mean) ** 2 for reward in known) / len(known)) + _SPREAD_FLOOR
+    return [0.0 if reward is None else (reward - mean) / (spread if is_scaled else 1.0) for reward in rewards]
+
+
+def reward_facts(scheme: Scheme, scored: Sequence[Scored]) -> Json:
+    """Return what a metrics row says of rewards: each dimension's mean and standard deviation, and what is missing."""
+    found = _moments("reward", [grade.reward for grade in scored])
+    for name in (*scheme.weights, *scheme.penalties):
+        found |= _moments(f"reward_{name}", [grade.metrics.get(name) for grade in scored])
+    return found | {
+        "rewards_missing": sum(grade.reward is None for grade in scored),
+        "grader_errors": sum(bool(grade.error) for grade in scored),
+    }
+
+
+def _moments(name: str, values: Sequence[float | None]) -> Json:
+    known = [value for value in values if value is not None]
+    if not known:
+        return {name: None, f"{name}_std": None}
+    mean = sum(known) / len(known)
+    return {name: mean, f"{name}_std": math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))}
