@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agent.session import Session
 from agent.specs import census_input, evaluation_input
+from state.errors import ConfigError
 from state.hashing import hash_json
 from state.records import Fingerprint, Json
 from tools.evaluation.harness import harness_parts
@@ -30,8 +31,21 @@ def world_of(session: Session) -> World:
     """Read the world: hashes of code, grader, cases, data and weights, versions, settings, and the gate as asked.
 
     Raises:
-        OSError: A file that the campaign names cannot be read.
+        ConfigError: A file that the campaign names cannot be read.
     """
+    try:
+        return _read_world(session)
+    except OSError as error:
+        gone = str(error.filename or session.loaded.path)
+        raise ConfigError(
+            f"{gone} cannot be read ({error.strerror or error}), and the campaign stands on it: put it back, then run "
+            "the same command again. What is recorded stays.",
+            what="file",
+            where=gone,
+        ) from error
+
+
+def _read_world(session: Session) -> World:
     census = census_input(session)
     parts = {
         name: part_print(name, value)

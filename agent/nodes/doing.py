@@ -227,10 +227,17 @@ def _store_artifact(session: Session, source: Path) -> str:
 def _promote(session: Session, decision: Decision, action: Action) -> Action:
     """Switch the campaign's promoted adapter in one rename."""
     digest = str(decision.action_inputs["adapter"])
+    artifact = session.paths.artifact(digest)
+    if not _is_whole(session, decision.run, artifact, digest):
+        sentence = (
+            f"The adapter of {decision.run} is not at {artifact} as it was judged, nor in its training's folder: what "
+            "is there now was never measured. Put it back from a copy; what is promoted stays as it was."
+        )
+        return session.store.doing.fail(action.key, result={"exit": {"reason": sentence}})
     link = session.paths.promoted
     side = link.with_name(f".promoted.{action.key}")
     side.unlink(missing_ok=True)
-    side.symlink_to(session.paths.artifact(digest).relative_to(link.parent))
+    side.symlink_to(artifact.relative_to(link.parent))
     side.replace(link)
     write_json(
         session.paths.root / "promoted.json",
@@ -241,6 +248,20 @@ def _promote(session: Session, decision: Decision, action: Action) -> Action:
         return session.store.doing.finish(
             action.key, result={"run": decision.run, "adapter": digest}, side_effects=(f"promoted -> {digest[:16]}",)
         )
+
+
+def _is_whole(session: Session, run: str | None, artifact: Path, digest: str) -> bool:
+    """Say whether an adapter is what was judged; taken again from the folder of its training where it is not."""
+    if artifact.is_dir() and hash_tree(artifact) == digest:
+        return True
+    trained = [a for a in session.store.read.actions() if a.kind == "train" and a.inputs.get("run") == run]
+    for action in trained:
+        paths = session.paths.job(action.key)
+        named = (read_json(paths.result) or {}).get("adapter")
+        source = paths.folder / str(named) if named else newest_healthy_folder(paths.folder / "out" / "saves")
+        if source is not None and source.is_dir() and _store_artifact(session, source) == digest:
+            return True
+    return False
 
 
 def _end(session: Session, decision: Decision, action: Action) -> Action:

@@ -109,6 +109,13 @@ def lose_the_adapter(campaign: Path, home: Path, world: World) -> None:
     answer_yes(campaign, home, world)
 
 
+def lose_every_adapter(campaign: Path, home: Path, world: World) -> None:
+    """Remove what a training made in its own folder too, and accept its promotion."""
+    for job in jobs(home, "training"):
+        shutil.rmtree(job / "out")
+    lose_the_adapter(campaign, home, world)
+
+
 def nothing(campaign: Path, home: Path, world: World) -> None:
     """Leave everything as it is."""
 

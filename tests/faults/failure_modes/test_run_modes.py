@@ -88,20 +88,31 @@ def test_an_adapter_of_other_weights_is_refused_before_anything_is_measured(tmp_
 
 
 @pytest.mark.faults
-@pytest.mark.xfail(strict=True, reason="a promotion does not look whether the adapter it switches to is there")
-def test_a_promotion_of_an_adapter_that_is_gone_is_no_promotion(tmp_path: Path) -> None:
+def test_an_adapter_that_is_lost_before_its_promotion_is_taken_from_its_training_again(tmp_path: Path) -> None:
     """Mode 8: what a later step needs must be there when it begins."""
-    world = World()
-    world.spec["approvals"] = {"promotion": {"mode": "wait"}}
-    world.spec["budget"] = {"runs": 1}
-    seen = run(world, tmp_path / "gone", then=tampering.lose_the_adapter)
-    promoted = seen.home / NAME / "promoted"
-    assert seen.code != 0 or (promoted / "adapters.safetensors").is_file(), seen.said
-    assert "Traceback" not in seen.said
+    seen = run(_waits_for_promotion(), tmp_path / "lost", then=tampering.lose_the_adapter)
+    assert seen.code == 0, seen.said
+    assert (seen.home / NAME / "promoted" / "adapters.safetensors").is_file()
 
 
 @pytest.mark.faults
-@pytest.mark.xfail(strict=True, reason="a missing evaluation file ends the run with a traceback and exit code 1")
+def test_a_promotion_of_an_adapter_that_is_gone_is_no_promotion(tmp_path: Path) -> None:
+    """Mode 8: nor is another adapter put in its place."""
+    seen = run(_waits_for_promotion(), tmp_path / "gone", then=tampering.lose_every_adapter)
+    assert seen.code == 4, seen.said
+    assert "was never measured" in seen.said
+    assert not (seen.home / NAME / "promoted").exists()
+    assert "Traceback" not in seen.said
+
+
+def _waits_for_promotion() -> World:
+    world = World()
+    world.spec["approvals"] = {"promotion": {"mode": "wait"}}
+    world.spec["budget"] = {"runs": 1}
+    return world
+
+
+@pytest.mark.faults
 def test_evaluation_cases_that_vanish_are_told_in_one_sentence(tmp_path: Path) -> None:
     """Mode 8: a missing file is a finding, not a crash."""
     world = World()
