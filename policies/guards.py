@@ -52,7 +52,26 @@ def training_guards(
     ]
     if first_val_loss is not None:
         guards.append(Guard(signal="val_loss", op=">", threshold=1.5 * first_val_loss, patience=2, verdict="overfit"))
-    return (*guards, *_common(10 * report_s, wall_s, memory_gb, left_s))
+    return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, wall_s, memory_gb, left_s))
+
+
+def _rollout_guards(recipe: Json) -> list[Guard]:
+    """Return what rollouts are stopped by: the recipe's bounds, which the trainer holds against its saves too."""
+    if "group_size" not in recipe:
+        return []
+    # 1 when the reward rose for certain and the held-out score shows less than a quarter of it, at two looks.
+    guards = [Guard(signal="reward_gap", op=">", threshold=0.5, patience=2, verdict="reward_hacking")]
+    ceiling, floor, jump = (recipe.get(key) for key in ("kl_ceiling", "entropy_floor", "length_jump"))
+    if ceiling is not None:
+        guards.append(Guard(signal="kl", op=">", threshold=ceiling, patience=2, verdict="kl_runaway"))
+    if floor is not None:
+        guards.append(Guard(signal="entropy_share", op="<", threshold=floor, patience=3, verdict="entropy_collapsed"))
+    if jump is not None:
+        guards += [
+            Guard(signal="length_ratio", op=">", threshold=jump, patience=3, verdict="length_drift"),
+            Guard(signal="length_ratio", op="<", threshold=1 / jump, patience=3, verdict="length_drift"),
+        ]
+    return guards
 
 
 def evaluation_guards(

@@ -304,7 +304,7 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
         )
         tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
         if run is not None and tokens and steps_s and iters:
-            size = int(run.recipe["batch_size"])
+            size = _rows_at_once(run.recipe)
             sample = StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters)
             samples.setdefault(run.instrument, []).append(sample)
             fixed_s = max(0.0, float(action.result.get("wall_s") or 0.0) - steps_s)
@@ -312,8 +312,14 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
     full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
+    full["batch_size"] = _rows_at_once(full)
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
     return estimate_run_s(step_time(samples, chosen), lengths * int(full["batch_size"]), full, fixed_s)
+
+
+def _rows_at_once(recipe: Json) -> int:
+    """Return the rows of a step: rollouts, of which a prompt has several, or rows of the data."""
+    return int(recipe["batch_size"]) * int(recipe.get("group_size", 1))
 
 
 def evaluation_s(view: View) -> float:

@@ -53,6 +53,9 @@ LENGTH_DRIFT = 1.5
 FIRST_EPOCHS = 2.0
 """Passes over the data of a first run; the lab's gentle recipes took 2.5."""
 
+MOST_UPDATES = 100
+"""Updates of a first run of rollouts, each as dear as many steps of the other classes."""
+
 MAX_EPOCHS = 8.0
 """The lab's run of 16 passes collapsed (mode 1)."""
 
@@ -78,7 +81,15 @@ _DEFAULTS: Json = {
 _OF_INSTRUMENT: Mapping[Instrument, Json] = {
     "sft": {},
     "dpo": {"learning_rate": USUAL_LR["dpo"], "beta": 0.1},
-    "grpo": {"learning_rate": USUAL_LR["grpo"]},
+    "grpo": {
+        "learning_rate": USUAL_LR["grpo"],
+        "beta": 0.04,
+        "group_size": 8,
+        "kl_ceiling": 0.5,
+        "entropy_floor": 0.1,
+        "length_jump": 2.0,
+        "steps_per_report": 1,
+    },
 }
 """What an instrument starts with otherwise."""
 
@@ -238,9 +249,14 @@ def first_recipe(
     recipe |= fixed or {}
     seed = int(recipe.setdefault("seed", goal.seed))
     rows, batch_size = int(census.get("rows") or 0), int(recipe["batch_size"])
-    recipe.setdefault("iters", min(1000, max(20, math.ceil(FIRST_EPOCHS * rows / batch_size))))
-    recipe.setdefault("max_seq_length", _rounded_up(int(census.get("max_tokens") or 2048), 32))
-    every = max(10, math.ceil(recipe["iters"] / 5))
+    most, longest = (1000, int(census.get("max_tokens") or 2048))
+    if chosen == "grpo":
+        most = MOST_UPDATES
+        # A prompt is part of a row, so no longer than the longest; what is sampled comes on top.
+        longest += int(recipe.setdefault("max_completion_length", goal.evaluation.max_tokens))
+    recipe.setdefault("iters", min(most, max(20, math.ceil(FIRST_EPOCHS * rows / batch_size))))
+    recipe.setdefault("max_seq_length", _rounded_up(longest, 32))
+    every = max(*((4, math.ceil(recipe["iters"] / 10)) if chosen == "grpo" else (10, math.ceil(recipe["iters"] / 5))))
     recipe.setdefault("steps_per_eval", every)
     recipe.setdefault("save_every", every)
     epochs = recipe["iters"] * batch_size / rows if rows else 0.0

@@ -37,9 +37,25 @@ def _pair_rows(context: ProbeContext) -> Iterator[tuple[str, str, str]]:
 def _leakage(context: ProbeContext) -> list[RowFinding]:
     from tools.probes.rows.leakage import check_leakage
 
-    sets: dict[str, Iterable[tuple[str, str]]] = {name: _data_texts(context, name) for name in data_files(context)}
+    # A prompt may be demonstrated and rolled out: that is one use, training.
+    names = dict.fromkeys([*data_files(context), *(name for name, _ in _rollout_files(context).values())])
+    sets: dict[str, Iterable[tuple[str, str]]] = {name: _texts_for(context, name) for name in names}
     sets |= {name: _case_texts(name, path) for name, path in split_paths(context).items()}
     return check_leakage(sets)
+
+
+def _rollout_files(context: ProbeContext) -> dict[str, tuple[str, Path]]:
+    """Return the files of cases for rollouts: key of the campaign file -> what they are used for, and where."""
+    data = context.goal.data
+    found = {"rollouts": ("train", data.rollouts), "valid_rollouts": ("valid", data.valid_rollouts)}
+    return {key: (use, context.path(written)) for key, (use, written) in found.items() if written}
+
+
+def _texts_for(context: ProbeContext, use: str) -> Iterator[tuple[str, str]]:
+    """Yield (label, what the user says) of all data for one use, `train` or `valid`."""
+    yield from _data_texts(context, use)
+    for key, (name, path) in _rollout_files(context).items():
+        yield from _case_texts(key, path) if name == use else ()
 
 
 def _data_texts(context: ProbeContext, name: str) -> Iterator[tuple[str, str]]:
@@ -79,7 +95,8 @@ def _train_print(context: ProbeContext) -> tuple[Fingerprint, ...]:
 def _all_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
     cases = (file_print(context, f"cases:{name}", path) for name, path in split_paths(context).items())
     data = (file_print(context, f"data:{name}", path) for name, path in data_files(context).items())
-    return (*data, *cases)
+    rollouts = (file_print(context, f"data:{key}", path) for key, (_, path) in _rollout_files(context).items())
+    return (*data, *rollouts, *cases)
 
 
 def _pair_print(context: ProbeContext) -> tuple[Fingerprint, ...]:

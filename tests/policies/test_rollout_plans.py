@@ -1,0 +1,79 @@
+"""What the policies plan for rollouts: a first recipe, guards on the recipe's own bounds, and what a step costs."""
+
+from typing import Any
+
+import pytest
+
+from policies import guards
+from policies.proposals import estimate_of
+from policies.recipes import MOST_UPDATES, first_recipe
+from state.goal import Goal, problems
+from state.records import Json
+from tests.policies.rehearsal import Rehearsal
+from tests.policies.test_recipes import CENSUS, goal
+from tools.training.recipe import RolloutRecipe, validate_recipe
+
+
+def laddered(**grpo: Any) -> Goal:
+    whole = goal().model_dump()
+    data = {"train": "train.jsonl", "rollouts": "rollouts.jsonl"}
+    changes: Json = {"instruments": ("sft", "grpo"), "recipes": {"grpo": grpo}, "data": data}
+    return Goal.model_validate({**whole, **changes})
+
+
+def test_a_first_recipe_of_rollouts_is_one_that_the_trainer_takes() -> None:
+    recipe = first_recipe(laddered(), {"rows": 24_000, "max_tokens": 301}, instrument="grpo").recipe
+    assert recipe["iters"] == MOST_UPDATES
+    assert recipe["max_completion_length"] == 768, "a shorter budget than the evaluation's pays for short answers"
+    assert recipe["max_seq_length"] == 1088, "301 + 768, rounded up"
+    assert (recipe["save_every"], recipe["steps_per_eval"], recipe["steps_per_report"]) == (10, 10, 1)
+    read = validate_recipe(recipe, "grpo")
+    assert isinstance(read, RolloutRecipe)
+    plain = RolloutRecipe()
+    bounds = ("kl_ceiling", "entropy_floor", "length_jump", "group_size", "beta")
+    assert {key: recipe[key] for key in bounds} == {key: getattr(plain, key) for key in bounds}, "one default, not two"
+
+
+def test_the_campaign_files_own_numbers_win() -> None:
+    recipe = first_recipe(laddered(iters=12, max_completion_length=90), CENSUS, instrument="grpo").recipe
+    assert (recipe["iters"], recipe["max_completion_length"], recipe["max_seq_length"]) == (12, 90, 416)
+    assert recipe["save_every"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({}, set()),
+        ({"kl_ceiling": None}, {"kl_runaway"}),
+        ({"entropy_floor": None}, {"entropy_collapsed"}),
+        ({"length_jump": None}, {"length_drift"}),
+    ],
+)
+def test_rollouts_are_guarded_by_the_bounds_of_their_recipe(changes: Json, missing: set[str]) -> None:
+    recipe = {**first_recipe(laddered(), CENSUS, instrument="grpo").recipe, **changes}
+    found = guards.training_guards(recipe, step_s=1.0, wall_s=100.0)
+    words = {"reward_hacking", "kl_runaway", "entropy_collapsed", "length_drift"}
+    assert {guard.verdict for guard in found} & words == words - missing
+    sentences = [guards.sentence_of(guard) for guard in found if guard.verdict == "length_drift"]
+    assert sentences[:1] in (["Stop when length_ratio > 2 3 times in a row: length_drift."], [])
+
+
+def test_demonstrations_have_none_of_these_guards() -> None:
+    found = guards.training_guards(first_recipe(goal(), CENSUS).recipe, step_s=1.0, wall_s=100.0)
+    assert not {guard.signal for guard in found} & {"kl", "entropy_share", "length_ratio", "reward_gap"}
+
+
+def test_a_step_of_rollouts_is_estimated_by_its_rows() -> None:
+    view = Rehearsal().view()
+    one, eight = (
+        estimate_of(view, {"iters": 10, "batch_size": 4, "group_size": size}, "grpo").seconds for size in (1, 8)
+    )
+    assert eight == pytest.approx(8 * one)
+
+
+def test_rollouts_need_cases_of_their_own() -> None:
+    without = laddered().model_copy(update={"data": goal().data})
+    assert [p.sentence for p in problems(without)] == [
+        "`instruments` names grpo, and `data.rollouts` names no file of cases."
+    ]
+    assert problems(laddered()) == []
