@@ -24,6 +24,14 @@ class Llama:
 
     def logps(self, tokens: list[int]) -> Array:
         """Return the log-probability of each token after the first."""
+        logits = self.logits(tokens)
+        top = logits.max(axis=-1, keepdims=True)
+        normalized = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+        found: Array = normalized[np.arange(len(tokens) - 1), tokens[1:]]
+        return found
+
+    def logits(self, tokens: list[int]) -> Array:
+        """Return the scores of what may follow each token but the last, shape (tokens - 1, vocabulary)."""
         hidden = self.weights["model.embed_tokens.weight"][tokens[:-1]]
         for layer in range(LAYERS):
             stem = f"model.layers.{layer}"
@@ -32,10 +40,7 @@ class Llama:
             gate = self._linear(f"{stem}.mlp.gate_proj", inner)
             up = self._linear(f"{stem}.mlp.up_proj", inner)
             hidden = hidden + self._linear(f"{stem}.mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
-        logits = self._norm("model.norm", hidden) @ self.weights["model.embed_tokens.weight"].T
-        top = logits.max(axis=-1, keepdims=True)
-        normalized = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
-        found: Array = normalized[np.arange(len(tokens) - 1), tokens[1:]]
+        found: Array = self._norm("model.norm", hidden) @ self.weights["model.embed_tokens.weight"].T
         return found
 
     def _linear(self, name: str, values: Array) -> Array:
