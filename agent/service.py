@@ -375,13 +375,13 @@ def take_up(home: Path, file: Path) -> int:
             campaign = reader.campaign()
         if campaign["state"] in _ENDED:
             said = f"{campaign['name']} has ended ({campaign['state']}); vigil run {file} takes it up by hand."
-            print(said, flush=True)  # noqa: T201
+            print(said, flush=True)  # noqa: T201 - the service's log
             return 0
     except NotFoundError:
         # Nothing is on record yet: the run begins it.
         pass
     except VigilError as error:
-        print(error.sentence, flush=True)  # noqa: T201
+        print(error.sentence, flush=True)  # noqa: T201 - the service's log
         return 0
     return AGAIN if _run(home, file) == AGAIN else 0
 

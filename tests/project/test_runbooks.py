@@ -11,7 +11,7 @@ from state.paths import CampaignPaths, JobPaths
 from tests.project.test_project import ROOT, texts
 
 PAGES = [path for path, _ in texts() if path.suffix == ".md"]
-_COMMAND = re.compile(r"^(?:\s*|\$ )vigil ([a-z]+)\b(.*)$")
+_COMMAND = re.compile(r"^(?:\s*|\$ )vigil ([a-z]+(?:-[a-z]+)*)\b(.*)$")
 
 
 def commands(page: str) -> Iterator[tuple[str, str]]:
@@ -57,7 +57,8 @@ def test_every_file_of_a_campaign_and_of_a_job_is_told_what_it_survives() -> Non
     page = (ROOT / "runbooks" / "what_survives_what.md").read_text()
     campaign, job = CampaignPaths(Path("home"), "night"), JobPaths(Path("job"))
     names = {getattr(campaign, name).name for name, value in vars(CampaignPaths).items() if isinstance(value, property)}
-    names |= {getattr(job, name).name for name, value in vars(JobPaths).items() if isinstance(value, property)}
+    of_job = [getattr(job, name) for name, value in vars(JobPaths).items() if isinstance(value, property)]
+    names |= {path.name for path in of_job if isinstance(path, Path)}
     names -= {campaign.root.name}
     assert len(names) > 15
     assert sorted(name for name in names if not re.search(rf"`{re.escape(name)}[`/]", page)) == []
