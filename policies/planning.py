@@ -26,6 +26,7 @@ from policies.contamination import NOTED
 from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
+from policies.machine import machine_guards
 from policies.premises import assumed
 from policies.proposals import (
     case_table,
@@ -580,7 +581,10 @@ def _train(
         cost_s_estimate=estimate.seconds,
         created_at=view.now,
     )
-    guards = training_guards(proposal.recipe, step_s=estimate.step_s, wall_s=estimate.high_s, left_s=left.left_s)
+    guards = (
+        *training_guards(proposal.recipe, step_s=estimate.step_s, wall_s=estimate.high_s, left_s=left.left_s),
+        *machine_guards(view.goal.machine),
+    )
     inputs: Json = {
         "run": run.id,
         "recipe_hash": run.recipe_hash,

@@ -336,6 +336,22 @@ class Search(_Part):
     """Most assumed beliefs that a training may stand on; more halt the campaign."""
 
 
+class MachineLimits(_Part):
+    """When a training is stopped, after it has saved, because of the machine it runs on; left out, never.
+
+    A machine that does not tell a figure never meets its limit.
+    """
+
+    min_battery_percent: float | None = Field(default=None, gt=0, lt=100)
+    """Least charge while the current comes from the battery."""
+    min_heat_margin_c: float | None = Field(default=None, gt=0)
+    """Least distance of the sensor nearest to its limit, degrees Celsius."""
+    max_thermal_pressure: int | None = Field(default=None, ge=0, lt=4)
+    """Highest level of macOS's measures against heat: 0 none, 1 moderate, 2 heavy, 3 about to sleep."""
+    min_clock_share: float | None = Field(default=None, gt=0, lt=1)
+    """Least share of the full clock that the machine may allow, [0, 1]."""
+
+
 class Goal(_Part):
     """A campaign file, validated."""
 
@@ -357,6 +373,7 @@ class Goal(_Part):
     approvals: Approvals = Approvals()
     baseline: Baseline = Baseline()
     search: Search = Search()
+    machine: MachineLimits = MachineLimits()
     probes: tuple[ProbeFile, ...] = ()
     """Files of the user's own, each with `observe(context)`, that are asked like Vigil's probes."""
     privacy: Literal["keep", "redact"] = "keep"
