@@ -1,6 +1,7 @@
 from policies.machine import PATIENCE, machine_guards
 from state.goal import MachineLimits
 from state.records import Guard
+from tests.policies.rehearsal import Rehearsal, goal
 
 
 def test_a_campaign_that_sets_no_limit_has_no_guard_on_the_machine() -> None:
@@ -15,3 +16,15 @@ def test_each_limit_is_a_guard_on_its_own_signal() -> None:
         Guard(signal="thermal_pressure", op=">", threshold=1, patience=PATIENCE, verdict="too_hot"),
         Guard(signal="clock_share", op="<", threshold=0.5, patience=PATIENCE, verdict="throttled"),
     )
+
+
+def verdicts_guarded(**changes: object) -> set[str]:
+    play = Rehearsal(goal=goal(**changes))
+    play.run()
+    train = next(decision for decision in play.decisions if decision.action == "train")
+    return {guard["verdict"] for guard in train.action_inputs["guards"]}
+
+
+def test_a_training_is_launched_with_the_limits_of_its_campaign_file() -> None:
+    assert "battery_low" in verdicts_guarded(machine={"min_battery_percent": 15})
+    assert "battery_low" not in verdicts_guarded()
