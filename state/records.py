@@ -161,7 +161,8 @@ class Guard(Record):
 
     signal: str
     """Name of a field in `metrics.jsonl` rows (`train_loss`, `val_loss`, `peak_memory_gb`), or a supervisor signal:
-    `seconds_since_progress`, `wall_s`, `rss_gb`, `disk_free_gb`."""
+    `seconds_since_progress`, `wall_s`, `rss_gb`, `disk_free_gb`, and where the machine tells them `battery_percent`,
+    `heat_margin_c`, `thermal_pressure`, `clock_share`."""
     op: Literal[">", "<", "non_finite"]
     threshold: float = 0.0
     patience: int = 1
