@@ -1,0 +1,196 @@
+"""What every backend does with a job folder: write the job once, read how it stands, leave a request to stop.
+
+A backend adds one thing, how a supervisor comes to stand over the folder. It may bring none, or two, or one long after
+it was asked: the folder's locks, key and exit record make the job happen once all the same.
+"""
+
+import errno
+import json
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
+from state.files import read_json, read_jsonl
+from state.paths import JobPaths
+from state.records import JobState
+from tools.jobs.identity import ProcessIdentity
+from tools.jobs.locks import is_held
+from tools.jobs.logs import last_lines
+from tools.jobs.once import ask_for_stop, write_once
+from tools.jobs.spec import ExitRecord, JobSpec, JobStatus, StopRequest
+
+RUNBOOK = "stuck_job.md"
+
+
+class FolderBackend(ABC):
+    """Keeps nothing in memory, so any process may ask about any job."""
+
+    @abstractmethod
+    def serve(self, paths: JobPaths) -> None:
+        """See to it that a supervisor holds the job or the job has ended; bringing one too many does no harm.
+
+        Raises:
+            JobNotStartedError: None came up.
+            ToolUnavailableError: The engine did not answer; whether one comes up is not known, so ask again.
+        """
+
+    def launch(self, folder: Path, spec: JobSpec) -> None:
+        """See to it that the job of this folder runs, is adopted, or has ended; safe to repeat.
+
+        Side effects: writes job.json where there is none; starts a supervisor where there is none and no exit record.
+
+        Raises:
+            JobNotStartedError: The folder holds another job or cannot be written, or no supervisor came up.
+            LimitExceededError: The disk is full.
+        """
+        paths = JobPaths(folder.resolve())
+        try:
+            paths.folder.mkdir(parents=True, exist_ok=True)
+            if not paths.spec.exists():
+                write_once(paths.spec, spec.model_dump_json(indent=1))
+            supervisor_log(paths).touch()
+        except OSError as error:
+            raise _unwritable(paths, error) from error
+        _refuse_another(paths, spec)
+        self.serve(paths)
+
+    def status(self, folder: Path) -> JobStatus:
+        """Return how the job stands, from its locks, identities and exit record alone.
+
+        Raises:
+            NotFoundError: There is no job in the folder.
+        """
+        paths = JobPaths(folder.resolve())
+        spec = _spec(paths)
+        state, record = _state(paths)
+        start = read_json(paths.start) or {}
+        tally = start.get("tally", {})
+        last = _last_row(paths)
+        waits_for = _waits_for(paths, state)
+        return JobStatus(
+            key=spec.key,
+            kind=spec.kind,
+            state="queued" if waits_for else state,
+            step=int(last.get("step", 0)),
+            steps=spec.steps,
+            heartbeat_at=_modified_at(paths.heartbeat),
+            started_at=tally.get("started_at"),
+            restarts=max(0, tally.get("starts", 0) - 1),
+            exit=record,
+            supervisor=_identity(start),
+            worker=_identity(read_json(paths.worker)),
+            last=last,
+            waits_for=waits_for,
+        )
+
+    def stop(self, folder: Path, by: str, reason: str) -> None:
+        """Ask for the job's end; the first request stays, an ended job is left.
+
+        Side effects: writes stop.json; starts a supervisor to act on it where there is none.
+
+        Raises:
+            NotFoundError: There is no job in the folder.
+            JobNotStartedError: It had no supervisor and none came up to act.
+        """
+        paths = JobPaths(folder.resolve())
+        _spec(paths)
+        if paths.exit.exists():
+            return
+        ask_for_stop(paths, StopRequest(by=by, reason=reason, asked_at=time.time()))
+        self.serve(paths)
+
+    def tail(self, folder: Path, count: int) -> list[str]:
+        """Return the last lines of the worker's output."""
+        return last_lines(JobPaths(folder).log, count)
+
+    def metrics(self, folder: Path, since: int = 0) -> list[dict[str, Any]]:
+        """Return the worker's rows, the first `since` left out. A resumed worker reports some steps again."""
+        return read_jsonl(JobPaths(folder).metrics)[since:]
+
+
+def _spec(paths: JobPaths) -> JobSpec:
+    value = read_json(paths.spec)
+    if value is None:
+        raise NotFoundError(f"There is no job in {paths.folder}.", what="job", where=str(paths.folder))
+    return JobSpec.model_validate(value)
+
+
+def _unwritable(paths: JobPaths, error: OSError) -> JobNotStartedError | LimitExceededError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LimitExceededError(
+            f"The disk of {paths.folder} is full; free some space, then run the same command again.",
+            what="disk_free_gb",
+            where=str(paths.folder),
+            runbook="disk_full.md",
+        )
+    return JobNotStartedError(
+        f"The job folder {paths.folder} cannot be written: {error.strerror}.", what="folder", where=str(paths.folder)
+    )
+
+
+def _refuse_another(paths: JobPaths, spec: JobSpec) -> None:
+    """Refuse a folder whose job.json says something else: one key, one job, for ever."""
+    ours = spec.model_dump(mode="json", exclude={"created_at"})
+    theirs = _spec(paths).model_dump(mode="json", exclude={"created_at"})
+    different = sorted(name for name in ours if ours[name] != theirs[name])
+    if different:
+        raise JobNotStartedError(
+            f"The folder {paths.folder} already holds another job: {', '.join(different)} would differ.",
+            what="job.json",
+            value=different,
+            where=str(paths.spec),
+            runbook=RUNBOOK,
+        )
+
+
+def supervisor_log(paths: JobPaths) -> Path:
+    """Return where a supervisor's own words go."""
+    return paths.folder / "supervisor.log"
+
+
+def _state(paths: JobPaths) -> tuple[JobState, ExitRecord | None]:
+    """Tell the states apart; the exit record is looked for again after the locks, which it outdates."""
+    if (record := _exit(paths)) is not None:
+        return record.state, record
+    if is_held(paths.supervisor_lock):
+        return ("running" if paths.worker.exists() else "starting"), None
+    if is_held(paths.lock):
+        return "orphaned", None
+    if (record := _exit(paths)) is not None:
+        return record.state, record
+    return ("lost" if paths.start.exists() else "queued"), None
+
+
+def _waits_for(paths: JobPaths, state: JobState) -> dict[str, Any]:
+    """Return whom a living supervisor waits for; what one that was killed meanwhile left is not believed."""
+    return (read_json(paths.waiting) or {}) if state in ("starting", "running") else {}
+
+
+def _exit(paths: JobPaths) -> ExitRecord | None:
+    value = read_json(paths.exit)
+    return None if value is None else ExitRecord.model_validate(value)
+
+
+def _last_row(paths: JobPaths) -> dict[str, Any]:
+    """Return the last whole row that has a step, reading the file's end only."""
+    for line in reversed(last_lines(paths.metrics, 50)):
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                return row
+    return {}
+
+
+def _modified_at(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _identity(value: Any) -> dict[str, Any]:
+    identity = ProcessIdentity.from_json(value)
+    return {} if identity is None else identity.to_json()
