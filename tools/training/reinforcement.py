@@ -8,7 +8,8 @@ for one forward pass, which is exact for LoRA, DoRA and full training and costs 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,22 @@ from numpy.typing import NDArray
 
 from state.records import Json
 from tools.tracks.host import Grader
-from tools.training.batching import Batch, Cursor, batches_from
+from tools.training.batching import Batch, Cursor
 from tools.training.data import Row, collate, padded
 from tools.training.losses import ROLLOUT_COLUMNS, Loss, demonstration_loss, rollout_loss
 from tools.training.objective import Objective
 from tools.training.recipe import RolloutRecipe
 from tools.training.reinforcement_bounds import Bounds
 from tools.training.reinforcement_watch import HeldOut, RolloutLog
-from tools.training.rewards import Scheme, Scored, group_advantages, reward_facts, score
+from tools.training.rewards import (
+    UNTOLD_UPDATES,
+    Scheme,
+    Scored,
+    group_advantages,
+    require_told,
+    reward_facts,
+    score,
+)
 from tools.training.rollouts import Rollout, Task, roll_out
 
 
@@ -81,6 +90,7 @@ class Reinforcement(Objective):
         self._should_stop = should_stop
         self._parent: Any = None
         self._tally = _Tally()
+        self._latest: list[list[Scored]] = []
         self._bounds = Bounds(recipe.kl_ceiling, recipe.entropy_floor, recipe.length_jump, scheme.scale)
         self._loss = rollout_loss(
             recipe.loss_type,
@@ -102,24 +112,30 @@ class Reinforcement(Objective):
         return self._look(0)
 
     def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
-        """See `Objective`; a cursor counts updates, and a save stands only where new rollouts are due."""
-        stride = self.stride
-        done = self._updates(cursor)
+        """See `Objective`; a cursor's position counts updates; a save stands only where new rollouts are due."""
+        done = cursor.position
         self._log.rewind(done)
         if self._held_out is not None:
             self._held_out.rewind(done)
-        start = Cursor(cursor.epoch, cursor.position // stride)
-        lengths = [len(task.prompt) for task in self._tasks]
-        drawn = batches_from(lengths, self._recipe.batch_size, self._recipe.seed, start, bucketing=False)
-        for places, after in drawn:
-            last = Cursor(after.epoch, after.position * stride)
-            batch = self._sampled([self._tasks[place] for place in places], self._updates(last) - stride + 1)
+        stride, per_epoch = self.stride, max(1, len(self._tasks) // self._recipe.batch_size)
+        for number in count(done // stride):
+            epoch, place = divmod(number, per_epoch)
+            batch = self._sampled(self._drawn(epoch, place), number * stride + 1)
             if batch is None:
                 return
-            for left in range(stride - 1, -1, -1):
-                yield batch, Cursor(last.epoch, last.position - left)
+            for use in range(1, stride + 1):
+                yield batch, Cursor((number + 1) // per_epoch, number * stride + use)
                 # Learned from again: the same rollouts, and no more of the data.
-                batch = Batch(batch.arrays, batch.weight, 0, batch.learned_tokens, 0, 0, batch.more)
+                batch = replace(batch, rows=0, real_tokens=0, padded_tokens=0)
+
+    def _drawn(self, epoch: int, place: int) -> list[Task]:
+        """Return the prompts of a place in an epoch, in an order of its own.
+
+        Always as many as the recipe asks for: what an epoch has left over stands elsewhere in the next one's order.
+        """
+        size = self._recipe.batch_size
+        order = np.random.default_rng([self._recipe.seed, epoch]).permutation(len(self._tasks))
+        return [self._tasks[int(each)] for each in np.resize(order[place * size :], size)]
 
     def validation(self) -> list[Batch]:
         """Return nothing: the held-out cases are graded instead."""
@@ -171,11 +187,6 @@ class Reinforcement(Objective):
         tally, self._tally = self._tally, _Tally()
         return found | _sampling_facts(self._scheme, tally) if tally.rollouts else found
 
-    def _updates(self, cursor: Cursor) -> int:
-        """Return how many updates lie before a cursor."""
-        per_epoch = -(-len(self._tasks) // self._recipe.batch_size) * self.stride
-        return cursor.epoch * per_epoch + cursor.position
-
     def _look(self, step: int) -> list[Json] | None:
         row = self._held_out.take(step) if self._held_out is not None else {}
         if row is None:
@@ -205,6 +216,8 @@ class Reinforcement(Objective):
         generated = time.monotonic()
         scored = score(self._grader, self._scheme, rollouts)
         graded = time.monotonic()
+        self._latest = [*self._latest, scored][-UNTOLD_UPDATES:]
+        require_told(self._latest)
         size = recipe.group_size
         rewards = [each.reward for each in scored]
         groups = [rewards[at : at + size] for at in range(0, len(rewards), size)]

@@ -17,6 +17,10 @@ _SPREAD_FLOOR = 1e-4
 """Added to a group's standard deviation, so that a hair's breadth between rollouts does not count as a whole one."""
 
 
+UNTOLD_UPDATES = 3
+"""Updates in a row of whose rollouts a grader may tell nothing."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """What a rollout earned.
@@ -65,8 +69,7 @@ def score(grader: Grader, scheme: Scheme, rollouts: Sequence[Rollout]) -> list[S
     """Grade rollouts, in order.
 
     Raises:
-        ConfigError: The grader does not have a metric that the reward is made of, or could tell nothing of any rollout:
-            going on would train on nothing.
+        ConfigError: The grader does not have a metric that the reward is made of.
     """
     grades = grader.grade((rollout.task.case, rollout.text, rollout.finish_reason) for rollout in rollouts)
     found = [
@@ -74,13 +77,22 @@ def score(grader: Grader, scheme: Scheme, rollouts: Sequence[Rollout]) -> list[S
         for grade, rollout in zip(grades, rollouts, strict=True)
     ]
     _require_metrics(grader, scheme, found)
-    if not any(grade.metrics for grade in found) or all(grade.error for grade in found):
+    return found
+
+
+def require_told(scored: Sequence[Sequence[Scored]]) -> None:
+    """Refuse to go on where the grader could tell nothing of any rollout of several updates: nothing is learned.
+
+    Raises:
+        ConfigError: It could not.
+    """
+    latest = [each for update in scored[-UNTOLD_UPDATES:] for each in update]
+    if len(scored) >= UNTOLD_UPDATES and all(each.error for each in latest):
         raise ConfigError(
-            f"The grader could tell nothing of any of {len(found)} rollouts: {found[0].error}; repair it, there is no "
-            "reward to learn from.",
+            f"The grader could tell nothing of any of {len(latest)} rollouts in {UNTOLD_UPDATES} updates: "
+            f"{latest[0].error.rstrip('.')}; repair it, there is no reward to learn from.",
             what="grader",
         )
-    return found
 
 
 def _require_metrics(grader: Grader, scheme: Scheme, found: Sequence[Scored]) -> None:

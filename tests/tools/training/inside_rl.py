@@ -1,0 +1,143 @@
+"""Child process: rollouts stopped at every place where a stop can be asked for, and what exactly is learned."""
+
+import json
+import shutil
+import sys
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from tests.tools.training.inside import fresh
+from tools.models.load import load_model
+from tools.training.data import padded
+from tools.training.instruments import Setting, build
+from tools.training.loop import Training
+from tools.training.losses import token_scores
+from tools.training.preparation import build_optimizer, prepare
+from tools.training.recipe import validate_recipe
+from tools.training.rollouts import Task, roll_out
+
+_STRIDE = 7
+"""Every so many questions the stop is asked for at."""
+
+
+class _Stop:
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return 0 < self.at <= self.asked
+
+
+def _train(inputs: dict[str, Any], out: Path, stop: _Stop) -> tuple[int, str, int]:
+    """Return the step that was reached, a hash of the weights and the save gone on from."""
+    recipe = validate_recipe(inputs["recipe"], "grpo")
+    model, tokenizer = load_model(Path(inputs["model"]), None, "float32")
+    with ExitStack() as resources:
+        built = build(
+            Setting(
+                inputs=inputs,
+                recipe=recipe,
+                model=model,
+                tokenizer=tokenizer,
+                weights="w",
+                out=out,
+                emit=lambda _row: None,
+                resources=resources,
+                should_stop=stop,
+            )
+        )
+        prepare(model, recipe, None)
+        training = Training(
+            model=model,
+            optimizer=build_optimizer(recipe),
+            recipe=recipe,
+            objective=built.objective,
+            folder=out / "saves",
+            emit=lambda _row: None,
+            should_stop=stop,
+        )
+        training.saves.mkdir(parents=True, exist_ok=True)
+        outcome = training.run()
+    digest = sha256()
+    weights: Any = mx.load(str(max((out / "saves").glob("*/adapters.safetensors")))) if outcome.progress.step else {}
+    for name in sorted(weights):
+        digest.update(np.array(weights[name]).tobytes())
+    return outcome.progress.step, digest.hexdigest(), outcome.resumed_from
+
+
+def stops(job: Path, folder: Path) -> None:
+    """Stop a run at every place, go on, and print what came of it."""
+    inputs = json.loads((job / "job.json").read_text())["input"]
+    never = _Stop(0)
+    (folder / "whole").mkdir()
+    _, whole, _ = _train(inputs, folder / "whole", never)
+    found = []
+    for at in range(1, never.asked + 1, _STRIDE):
+        out = folder / f"stopped{at}"
+        out.mkdir()
+        step, _, _ = _train(inputs, out, _Stop(at))
+        last, weights, resumed = _train(inputs, out, _Stop(0))
+        assert (last, resumed) == (inputs["recipe"]["iters"], step), (at, last, resumed, step)
+        found.append({"at": step, "bytes": weights})
+        shutil.rmtree(out)
+    print(json.dumps({"whole": whole, "asked": never.asked, "stopped": found}))
+
+
+def exact(folder: Path, _out: Path) -> None:
+    """Compare what generation saw with what an update scores."""
+    model = fresh(folder, lora_parameters={"rank": 2, "scale": 2.0, "dropout": 0.3})
+    # An end that comes now and then: twice the others' chance is too seldom for a test.
+    model.model.norm.weight = model.model.norm.weight * 0.5
+    _, tokenizer = load_model(folder, None, "float32")
+    tasks = [Task({"id": str(n)}, prompt, 1) for n, prompt in enumerate(([3, 70, 71, 4], [3, 72, 4], [3, 80, 81, 82]))]
+    seen: list[Any] = []
+    settings: dict[str, Any] = {"group_size": 8, "max_tokens": 60, "temperature": 0.8, "seed": 5, "concurrency": 32}
+    plain = mx.random.categorical
+
+    def noting(logits: Any, key: Any) -> Any:
+        found = plain(logits, key=key)
+        seen.append((logits - mx.logsumexp(logits, axis=-1, keepdims=True), found))
+        return found
+
+    mx.random.categorical = noting  # type: ignore[assignment]
+    rollouts = roll_out(model, tokenizer, tasks, update=1, **settings)
+    mx.random.categorical = plain
+    assert rollouts is not None
+    again = roll_out(model, tokenizer, tasks, update=1, **settings)
+    other = roll_out(model, tokenizer, tasks, update=2, **settings)
+    assert again is not None
+    assert other is not None
+    model.eval()
+    tokens, mask = padded([rollout.row for rollout in rollouts])
+    logps = np.array(token_scores(model, mx.array(tokens), 0.8)[0])
+    # Of each batch the sampler saw, every row's chosen log-probability is that of some rollout at that place.
+    chosen = np.concatenate([np.array(mx.take_along_axis(p, t[:, None], axis=-1)).ravel() for p, t in seen])
+    learned = logps[mask == 1]
+    nearest = np.abs(np.sort(chosen)[:, None] - learned[None]).min(axis=0)
+    ended = [rollout for rollout in rollouts if not rollout.is_cut]
+    print(
+        json.dumps(
+            {
+                "rows": len(rollouts),
+                "ended": len(ended),
+                "ends": sorted({str(rollout.row.tokens[-1]) for rollout in ended}),
+                "difference": float(nearest.max()),
+                "again": [r.row for r in again] == [r.row for r in rollouts],
+                "other": [r.row for r in other] == [r.row for r in rollouts],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "exact":
+        exact(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        stops(Path(sys.argv[1]), Path(sys.argv[2]))
