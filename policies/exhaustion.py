@@ -4,6 +4,7 @@ At least three runs that differ on different axes, target flat, a control moved 
 gate, and the comparison had power. Anything less is *uninformative*, never *exhausted*.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -66,17 +67,22 @@ def run_fact(run: Run, verdict: BucketVerdict) -> RunFact:
     )
 
 
-def could_tell(verdict: BucketVerdict) -> bool:
-    """Return whether a measurement would probably have shown a candidate that meets the gate as moved.
+def could_tell(verdicts: Sequence[BucketVerdict]) -> bool:
+    """Return whether runs beside one parent would probably have shown a class that reaches the gate as moved.
 
-    Not capped, not coarser than the question, and the gap to the gate is one that as many cases with the spread seen
-    here show four times of five. A run that tells nothing under such a measurement is no proof of absence either, so
-    it never counts toward exhaustion; but it is no reason to mend the measurement before anything else is tried.
+    None of them capped or coarser than the question, and the gap to the gate is one that as many cases with the spread
+    seen here show four times of five. Of several runs the candidates' part of the spread averages out, half of it in
+    one. Runs that tell nothing are no proof of absence, so they never count toward exhaustion; but where a gap this
+    wide would have shown, they are no reason to mend the measurement before another class is tried.
     """
-    target, found = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
-    if target is None or found is None or not found.n or verdict.rule in {"U.unmeasured", "U.capped", "U.coarse"}:
-        return False
-    return detectable_difference(found.spread, found.n, ALPHA) <= target.gap
+    share = math.sqrt((1 + 1 / max(1, len(verdicts))) / 2)
+    for verdict in verdicts:
+        target, found = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
+        if target is None or found is None or not found.n or verdict.rule in {"U.unmeasured", "U.capped", "U.coarse"}:
+            return False
+        if detectable_difference(share * found.spread, found.n, ALPHA) > target.gap:
+            return False
+    return True
 
 
 def judge_exhaustion(

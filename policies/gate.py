@@ -85,6 +85,13 @@ class ConditionVerdict(Record):
             return False
         return self.sign * (self.estimate - self.bound) >= -_EPSILON
 
+    @property
+    def slack(self) -> float:
+        """By how much the confidence bound clears what is asked, negative where it does not; counts per case."""
+        near = self.low if self.sign > 0 else self.high
+        unit = 1 if self.statistic == "mean" else max(1, self.n)
+        return float("-inf") if near is None else self.sign * (near - self.bound) / unit
+
 
 class GateVerdict(Record):
     """All conditions, judged."""

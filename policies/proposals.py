@@ -92,16 +92,8 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
 
 
 def slack(verdict: BucketVerdict) -> float:
-    """Return by how much the selection cases clear the gate's worst condition, negative where they do not.
-
-    The distance from the confidence bound to what is asked, in the metric's unit, counts divided by their cases.
-    """
-    found = [float("inf")]
-    for condition in verdict.gate.conditions:
-        near = condition.low if condition.sign > 0 else condition.high
-        unit = 1 if condition.statistic == "mean" else max(1, condition.n)
-        found.append(float("-inf") if near is None else condition.sign * (near - condition.bound) / unit)
-    return min(found)
+    """Return by how much the selection cases clear the gate's worst condition, negative where they do not."""
+    return min(condition.slack for condition in verdict.gate.conditions)
 
 
 def _slack_of(view: View, run: Run) -> float:

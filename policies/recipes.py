@@ -37,8 +37,8 @@ Diagnosis = Literal[
 ]
 """diverged: the loss ran away. collapsed: generations loop or drift. overfit: validation rose. drifted: answers became
 much longer or shorter than the parent's. hacking: the reward rose and the held-out score did not. regressed: target
-lost or a no-worse condition broken. overshot: the target is there by its number, and a no-worse condition has lost half
-its margin. progress: moved, gate not met. plateau: moved, and no further than an earlier run. idle: nothing moved, not
+lost or a no-worse condition broken. overshot: the target is there by its number, and a no-worse condition is nearer to
+failing. progress: moved, gate not met. plateau: moved, and no further than an earlier run. idle: nothing moved, not
 even the control. flat: the control moved, the target did not. unclear: the interval tells nothing. unmeasurable: the
 harness could not show it, or the pairs teach nothing; no recipe helps."""
 
@@ -120,7 +120,7 @@ class Tried(Record):
     length_ratio: float | None = None
     """Mean answer length over the parent's on the same cases."""
     has_overshot: bool = False
-    """The target meets its bound by the bare number; a no-worse condition that does not hold lost half its margin."""
+    """The target meets its bound by the bare number; a no-worse condition that lost something is nearer to failing."""
 
 
 class RecipeProposal(Record):
@@ -188,14 +188,13 @@ def tried(
 
 
 def _has_overshot(verdict: BucketVerdict) -> bool:
+    """Say whether a no-worse condition, and not the target, is what the selection cases hold the gate back by."""
     wanted = verdict.target.condition if verdict.target is not None else ""
-    is_there = any(c.id == wanted and c.is_met_by_estimate for c in verdict.gate.conditions)
-    lost = [
-        c.sign * (c.estimate - c.bound / 2) < 0
-        for c in verdict.gate.conditions
-        if c.test == "non_inferiority" and not c.holds and c.estimate is not None
-    ]
-    return is_there and any(lost)
+    target = next((c for c in verdict.gate.conditions if c.id == wanted), None)
+    if target is None or not target.is_met_by_estimate:
+        return False
+    lost = [c for c in verdict.gate.conditions if c.test == "non_inferiority" and c.sign * (c.estimate or 0.0) < 0]
+    return any(c.slack < target.slack for c in lost)
 
 
 def _gain(verdict: BucketVerdict | None) -> float | None:
@@ -323,7 +322,8 @@ def next_recipes(
     if diagnosis == "progress" and best is not last:
         diagnosis = "plateau"
     used = {run.recipe_hash for run in history}
-    strong = [*harms, *(_harm(run, rows, carried) for run in history if diagnose(run) in _HARMED)]
+    has_moved = any(run.bucket in {"A", "B"} for run in history)
+    strong = [*harms, *(_harm(run, rows, carried) for run in history if _took_too_much(run, has_moved=has_moved))]
     weak = [dose(run.recipe, rows, run.instrument) for run in history if diagnose(run) == "idle"]
     skipped: list[Alternative] = []
     found: list[RecipeProposal] = []
@@ -377,6 +377,12 @@ def _best(history: Sequence[Tried], last: Tried) -> Tried:
     """Return the run that the next goes on from: the furthest one that did no harm; the latest where none is known."""
     sound = [run for run in history if run.gain is not None and diagnose(run) not in {*_HARMED, "unmeasurable"}]
     return max(reversed(sound), key=lambda run: (run.bucket in {"A", "B"}, run.gain or 0.0), default=last)
+
+
+def _took_too_much(run: Tried, *, has_moved: bool) -> bool:
+    """Say whether a run's dose did harm; where nothing has moved yet, a lost target alone may be one seed's luck."""
+    diagnosis = diagnose(run)
+    return diagnosis in _HARMED and (has_moved or diagnosis != "regressed" or run.rule == "D.no_worse_broken")
 
 
 def _harm(run: Tried, rows: int | None, carried: float) -> Harm:
@@ -507,7 +513,8 @@ def _candidates(
     diagnosis: Diagnosis, last: Tried, best: Tried, history: Sequence[Tried], rows: int | None
 ) -> list[tuple[Tried, Json, _Remedy]]:
     """Return what a diagnosis suggests, in order: the run it goes on from, the recipe, the remedy."""
-    remedies = (*_REMEDIES[diagnosis], *(_FALLBACKS if _REMEDIES[diagnosis] else ()))
+    fallbacks = (_RESHUFFLED,) if diagnosis in _HARMED else _FALLBACKS
+    remedies = (*_REMEDIES[diagnosis], *(fallbacks if _REMEDIES[diagnosis] else ()))
     if diagnosis in _HARMED and best is not last:
         middle = _Remedy("between", partial(_middle, last.recipe), f"half way to {last.run} is left to try")
         remedies = (middle, *_REMEDIES["plateau"], *_FALLBACKS)

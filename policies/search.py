@@ -136,9 +136,9 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
 
 
 def _is_blind(view: View, runs: Sequence[Run]) -> bool:
-    """Say whether some run's measurement could not have told a candidate that meets the gate from its parent."""
+    """Say whether the measurement of runs could not have told a class that reaches the gate from their parent."""
     found = [verdict_of(view, run) for run in runs]
-    return any(verdict is not None and not could_tell(verdict) for verdict in found)
+    return not could_tell([verdict for verdict in found if verdict is not None])
 
 
 def in_order(view: View) -> list[Instrument]:

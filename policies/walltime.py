@@ -23,9 +23,9 @@ ASSUMED_ERROR = 4.0
 """Factor by which an assumed estimate may be off; the lab's were off by 4 to 5."""
 
 
-STEP_COST: Mapping[Instrument, float] = {"sft": 1.0, "dpo": 3.0, "grpo": 10.0}
-"""Time of an iteration against one of SFT, until one was timed: a pair is two rows and a reference, a rollout is
-decoded token by token. Assumed."""
+STEP_COST: Mapping[Instrument, float] = {"sft": 1.0, "dpo": 3.0, "grpo": 1.5}
+"""Time of a row against one of SFT, until one was timed: a pair is two rows and a reference, a rollout is decoded and
+then learned from. Assumed."""
 
 
 class StepSample(Record):

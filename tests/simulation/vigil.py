@@ -76,7 +76,7 @@ class Night(Rehearsal):
             "adapter": f"a-{weights}",
             "wall_s": found.seconds,
             "iters": iters,
-            "padded_tokens": iters * run.recipe["batch_size"] * _TOKENS,
+            "padded_tokens": iters * run.recipe["batch_size"] * run.recipe.get("group_size", 1) * _TOKENS,
             "steps_s": steps_s,
             "val_losses": list(found.val_losses),
             "val_loss": found.val_losses[-1],
