@@ -35,7 +35,7 @@ class BudgetVerdict(Record):
 
     is_affordable: bool
     limit: str
-    """`until`, `hours`, `runs` or `disk_gb`: the first limit the action would break; empty when it fits."""
+    """`until`, `hours`, `runs`, `disk_gb` or `class_hours`: the first limit it would break; empty when it fits."""
     left_s: float | None
     """Seconds until the nearer of both time limits, reserve taken off; None: not limited."""
     left_runs: int | None
@@ -43,6 +43,13 @@ class BudgetVerdict(Record):
     deadline_at: float | None
     """Unix seconds of `until`."""
     sentence: str
+    class_left_s: float | None = None
+    """Seconds left of the hours of the class that was asked for; None: not limited."""
+
+    @property
+    def nearest_s(self) -> float | None:
+        """Seconds until the first limit on time, the class's own among them."""
+        return min((left for left in (self.left_s, self.class_left_s) if left is not None), default=None)
 
 
 def deadline_at(until: str | None, started: float, utc_offset_s: float = 0.0) -> float | None:
@@ -102,6 +109,28 @@ def affordable(
         left_disk_gb=left_disk_gb,
         deadline_at=deadline,
         sentence=_sentence(budget, estimate, broken, left, left_runs, left_disk_gb),
+    )
+
+
+def within_class(verdict: BudgetVerdict, name: str, hours: float, spent_s: float, seconds: float) -> BudgetVerdict:
+    """Return a verdict that holds an act against the hours of its class too.
+
+    Args:
+        verdict: Of the campaign's limits.
+        name: Of the class's instrument.
+        hours: The class's.
+        spent_s: What its runs took so far.
+        seconds: What the act would take.
+    """
+    left_s = hours * 3600 - spent_s
+    if not verdict.is_affordable or (seconds <= left_s and left_s > 0):
+        return verdict.model_copy(update={"class_left_s": left_s})
+    sentence = (
+        f"It would take {minutes(seconds)} and {minutes(max(0.0, left_s))} are left of the {hours:g} hours that "
+        f"budget.class_hours gives {name}."
+    )
+    return verdict.model_copy(
+        update={"is_affordable": False, "limit": "class_hours", "class_left_s": left_s, "sentence": sentence}
     )
 
 

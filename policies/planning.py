@@ -582,7 +582,7 @@ def _train(
         created_at=view.now,
     )
     guards = (
-        *training_guards(proposal.recipe, step_s=estimate.step_s, wall_s=estimate.high_s, left_s=left.left_s),
+        *training_guards(proposal.recipe, step_s=estimate.step_s, wall_s=estimate.high_s, left_s=left.nearest_s),
         *machine_guards(view.goal.machine),
     )
     inputs: Json = {

@@ -54,10 +54,10 @@ def choose(view: View, instrument: Instrument) -> Choice:
     fitting: list[Choice] = []
     skipped: list[Alternative] = []
     for proposal, estimate in priced:
-        left = affords(view, estimate.plan_s + measuring_s)
+        left = affords(view, estimate.plan_s + measuring_s, instrument=instrument)
         found = proposal if left.is_affordable else None
-        if found is None and left.left_s is not None and left.limit in {"until", "hours"}:
-            found = _cut(view, proposal, estimate, left.left_s - measuring_s)
+        if found is None and left.nearest_s is not None and left.limit in {"until", "hours", "class_hours"}:
+            found = _cut(view, proposal, estimate, left.nearest_s - measuring_s)
             estimate = estimate_of(view, found.recipe, instrument) if found is not None else estimate  # noqa: PLW2901 - the cut one's
         if found is None:
             skipped.append(Alternative(action=proposal.rule, reason=left.sentence))
@@ -66,7 +66,8 @@ def choose(view: View, instrument: Instrument) -> Choice:
     if not fitting:
         recipe = proposals[0].recipe if proposals else view.goal.recipe
         estimate = estimate_of(view, recipe, instrument)
-        return Choice(None, estimate, affords(view, estimate.plan_s + measuring_s), bool(proposals), tuple(skipped))
+        left = affords(view, estimate.plan_s + measuring_s, instrument=instrument)
+        return Choice(None, estimate, left, bool(proposals), tuple(skipped))
     cheap = [each for each in fitting if not _is_dear(each)]
     chosen = cheap[0] if cheap else fitting[0]
     before = fitting[: fitting.index(chosen)]
@@ -99,9 +100,11 @@ def is_first_of(view: View, instrument: Instrument) -> bool:
     return all(run.instrument != instrument for run in view.runs)
 
 
-def affords(view: View, seconds: float, *, runs: int = 1, use_reserve: bool = False) -> budget.BudgetVerdict:
-    """Return whether the budget affords an act."""
-    return budget.affordable(
+def affords(
+    view: View, seconds: float, *, runs: int = 1, use_reserve: bool = False, instrument: Instrument | None = None
+) -> budget.BudgetVerdict:
+    """Return whether the budget affords an act, and its class where one is named."""
+    found = budget.affordable(
         view.goal.budget,
         budget.Spent(
             runs=sum(action.kind == "train" for action in view.actions),
@@ -114,6 +117,17 @@ def affords(view: View, seconds: float, *, runs: int = 1, use_reserve: bool = Fa
         utc_offset_s=view.utc_offset_s,
         use_reserve=use_reserve,
     )
+    hours = view.goal.budget.class_hours
+    if hours is None or instrument is None:
+        return found
+    return budget.within_class(found, instrument, hours, _spent_s(view, instrument), seconds)
+
+
+def _spent_s(view: View, instrument: Instrument) -> float:
+    """Return what the runs of a class took so far, their measurements included, seconds; waiting is not counted."""
+    runs = {run.id for run in view.runs if run.instrument == instrument}
+    done = [action for action in view.actions if action.inputs.get("run") in runs and action.finished_at is not None]
+    return sum((action.finished_at or 0.0) - action.created_at for action in done) - budget.queued_s(done)
 
 
 def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict | None:

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from policies import guards
+from policies import budget, guards
 from policies.proposals import estimate_of
 from policies.recipes import MOST_UPDATES, first_recipe
-from state.goal import Goal, problems
+from state.goal import Budget, Goal, problems
 from state.records import Json
 from tests.policies.rehearsal import Rehearsal
+from tests.policies.rehearsal import goal as rehearsed_goal
 from tests.policies.test_recipes import CENSUS, goal
 from tools.training.recipe import RolloutRecipe, validate_recipe
 
@@ -77,3 +78,48 @@ def test_rollouts_need_cases_of_their_own() -> None:
         "`instruments` names grpo, and `data.rollouts` names no file of cases."
     ]
     assert problems(laddered()) == []
+
+
+def within(spent_s: float, seconds: float = 600.0, **limits: Any) -> budget.BudgetVerdict:
+    verdict = budget.affordable(Budget(**limits), budget.Spent(), budget.Estimate(seconds=seconds), 0.0, 0.0)
+    return budget.within_class(verdict, "grpo", 0.5, spent_s, seconds)
+
+
+@pytest.mark.parametrize(
+    ("spent_s", "limits", "limit", "left_s"),
+    [
+        (0.0, {}, "", 1800.0),
+        (1200.0, {}, "", 600.0),
+        (1201.0, {}, "class_hours", 599.0),
+        (1900.0, {"hours": 1.0}, "class_hours", -100.0),
+        (0.0, {"hours": 0.2}, "", 720.0),
+        (0.0, {"hours": 0.1}, "hours", 360.0),
+    ],
+)
+def test_a_class_has_hours_of_its_own_beside_the_campaigns(
+    spent_s: float, limits: Json, limit: str, left_s: float
+) -> None:
+    found = within(spent_s, **limits)
+    assert (found.limit, found.is_affordable) == (limit, not limit)
+    assert found.nearest_s == pytest.approx(left_s)
+    if limit == "class_hours":
+        assert found.sentence.endswith("of the 0.5 hours that budget.class_hours gives grpo.")
+
+
+def test_when_the_hours_of_a_class_are_spent_the_next_takes_over() -> None:
+    whole = rehearsed_goal().model_dump()
+    data = {"train": "train.jsonl", "rollouts": "rollouts.jsonl"}
+    limits: Json = {**whole["budget"], "class_hours": 0.9}
+    goal = Goal.model_validate({**whole, "instruments": ("sft", "grpo"), "data": data, "budget": limits})
+    play = Rehearsal(goal=goal, score=lambda _weights, case: 0.5 + 0.001 * (case % 7 - 3))
+    while not play.campaign.sentence and play.step() != "ended":
+        # Every act takes a quarter of an hour.
+        play.actions = [a.model_copy(update={"finished_at": a.created_at + 900.0}) for a in play.actions]
+        if len(play.decisions) > 40:
+            break
+    spent = [run.instrument for run in play.runs]
+    assert spent[0] == "sft"
+    assert set(spent) == {"sft", "grpo"}
+    first = next(d for d in play.decisions if d.action == "train" and "(grpo)" in d.sentence)
+    assert any("budget.class_hours gives sft" in each.reason for each in first.alternatives)
+    assert play.campaign.state == "not_promoted"
