@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from agent.session import Session
-from agent.specs import census_input, evaluation_input
+from agent.specs import census_input, evaluation_input, paid_signs
 from state.errors import ConfigError
 from state.hashing import hash_json
 from state.records import Fingerprint, Json
@@ -66,6 +66,7 @@ def _read_world(session: Session) -> World:
         "model:start": Fingerprint(kind="model", name="start", value=start),
         "sequence": _settings("sequence", {key: census[key] for key in ("max_seq_length", "mask_prompt")}),
         "gate": Fingerprint(kind="goal", name="gate", value=hash_json(_asked(session))),
+        "paid": _settings("paid", paid_signs(session.goal)),
     }
 
 

@@ -150,16 +150,44 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
         "system": session.goal.track.system,
         "privacy": session.goal.privacy,
         "samples": _samples(session.goal, session.loaded.path.parent),
-        **(_rollout_input(session, run.recipe) if run.instrument == "grpo" else {}),
+        **(rollout_input(session, run.recipe) if run.instrument == "grpo" else {}),
     }
     return body, int(run.recipe["iters"])
 
 
-def _rollout_input(session: Session, recipe: Json) -> Json:
+def paid_signs(goal: Goal) -> dict[str, dict[str, int]]:
+    """Return which metrics are paid (1) and charged (-1) for answers to the cases of each split.
+
+    Where rollouts train, what they earn is what is paid, on any case; elsewhere what the gate asks of the split.
+    """
+    if "grpo" in goal.instruments:
+        return dict.fromkeys(goal.evaluation.splits, _reward_signs(goal))
+    asked = [
+        (metric.partition("."), condition.sign) for condition in goal.gate.conditions for metric in condition.metrics
+    ]
+    return {
+        name: {metric: sign for (split, _, metric), sign in asked if split == name} for name in goal.evaluation.splits
+    }
+
+
+def _reward_signs(goal: Goal) -> dict[str, int]:
+    recipe = goal.recipe if goal.instruments[0] == "grpo" else goal.recipes.get("grpo", {})
+    weights = recipe.get("reward_weights") or _default_reward(goal)
+    earned = {str(name): 1 for name, weight in weights.items() if weight}
+    return earned | {str(name): -1 for name, cost in (recipe.get("reward_penalties") or {}).items() if cost}
+
+
+def _default_reward(goal: Goal) -> Json:
+    """Return what rollouts earn where the recipe says nothing: one for each metric that the gate wants more of."""
+    names = [(metric.partition(".")[2], c) for c in goal.gate.conditions for metric in c.metrics]
+    return {name: 1.0 for name, condition in names if condition.direction > 0}
+
+
+def rollout_input(session: Session, recipe: Json) -> Json:
     """Return what rollouts are graded with: the grader, what they earn by default, and the held-out cases.
 
-    By default each metric that a condition of the gate wants more of is worth one. Held-out cases are graded by the
-    gate's metrics on the split that it wants more of, without the recipe's weights and penalties.
+    Held-out cases are graded by the gate's metrics on the split that it wants more of, without the recipe's weights and
+    penalties.
     """
     goal, folder = session.goal, session.loaded.path.parent
     names = [(metric.partition("."), condition) for condition in goal.gate.conditions for metric in condition.metrics]
@@ -173,7 +201,7 @@ def _rollout_input(session: Session, recipe: Json) -> Json:
         cases = {**split, "case_ids": ids[:_HELD_OUT_CASES]}
     return {
         "grader": grader_input(session),
-        "reward": {name: 1.0 for (_, _, name), condition in names if condition.direction > 0},
+        "reward": _default_reward(goal),
         "held_out": {
             "cases": cases,
             "metrics": signs,

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.prints import World, chosen, part_print
 from agent.session import Session
+from agent.specs import paid_signs
 from state.files import read_jsonl
 from state.records import (
     Action,
@@ -215,13 +216,16 @@ def _census(of: _Digest) -> None:
 
 
 def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
-    """Say whether a metric of the gate pays for an output that no reward may pay for (P10).
+    """Say whether a metric pays for an output that no reward may pay for (P10).
 
-    Where the grader becomes a reward it is a hard stop; elsewhere a warning, since a score can be gamed unseen too.
+    Where the grader becomes a reward, what rollouts earn and are charged is looked at, and it is a hard stop;
+    elsewhere the gate's metrics of the split, with a warning, since a score can be gamed unseen too.
     """
     split = where.rpartition(".")[0]
     goal = of.session.goal
-    signs = {m.partition(".")[2]: c.sign for c in goal.gate.conditions for m in c.metrics if m.startswith(f"{split}.")}
+    signs = paid_signs(goal)[split]
+    is_reward = "grpo" in goal.instruments
+    asked = "Nothing that rollouts earn" if is_reward else f"No metric that the gate asks of {split}"
     if not signs or not row["gold"]:
         return
     found = judge_adversarial(row["scores"], row["gold"], signs)
@@ -230,12 +234,12 @@ def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
         f"harness:{where}",
         "pays_for_the_right_thing",
         " ".join(finding.sentence for finding in paid)
-        or f"No metric that the gate asks of {split} pays for a bad output what it pays for the gold, unpunished "
+        or f"{asked} pays for a bad output what it pays for the gold, unpunished "
         f"({row['cases']} cases, {len(row['scores'])} kinds of bad outputs).",
         {finding.detail.get("metric", finding.claim): finding.detail for finding in found},
-        stands_on=("code", "grader", f"split:{where}"),
+        stands_on=("code", "grader", f"split:{where}", "paid"),
         holds=not paid,
-        severity="hard_stop" if "grpo" in goal.instruments else "warning",
+        severity="hard_stop" if is_reward else "warning",
         mode="P10",
         fix=paid[0].fix if paid else "",
     )

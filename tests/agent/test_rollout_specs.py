@@ -1,0 +1,108 @@
+"""What a campaign hands to rollouts: who grades them, what they earn, and which cases are held out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.campaign import load_campaign
+from agent.checks import check_campaign
+from agent.session import Session
+from agent.specs import paid_signs, rollout_input
+from state.errors import ConfigError
+from state.goal import Goal
+from tests.faults.campaign import world
+
+ROLLED = [{"id": f"r{n}", "prompt": f"rolled {n}", "reference": "a"} for n in range(3)]
+GATE: dict[str, Any] = {
+    "conditions": [
+        {"metric": "main.score", "min": 0.75},
+        {"metric": "main.extra", "max": 0.1},
+        {"any_of": ["other.score", "other.kept"], "against": "parent", "min": 0.02},
+    ]
+}
+SPLITS = {name: {"selection": "selection.jsonl", "confirmation": "confirmation.jsonl"} for name in ("main", "other")}
+
+
+class Sitting:
+    """What of a session is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.loaded = load_campaign(path)
+        self.goal: Goal = self.loaded.goal
+
+
+def sitting(folder: Path, **changes: Any) -> Any:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rolled.jsonl").write_text("".join(json.dumps(case) + "\n" for case in ROLLED))
+    (folder / "held.jsonl").write_text(json.dumps({"id": "h", "prompt": "held"}) + "\n")
+    usual: dict[str, Any] = {
+        "gate": GATE,
+        "track": {"grader": "grade.py"},
+        "evaluation": {"max_tokens": 64, "splits": SPLITS},
+        "data": {"train": "train.jsonl", "rollouts": "rolled.jsonl"},
+        "instruments": ["sft", "grpo"],
+    }
+    return Sitting(world.write_campaign(folder, **(usual | changes)))
+
+
+def given(asked: Session, **recipe: Any) -> dict[str, Any]:
+    return dict(rollout_input(asked, recipe))
+
+
+def test_held_out_are_selection_cases_graded_as_the_gate_grades_them(tmp_path: Path) -> None:
+    asked = sitting(tmp_path)
+    found = given(asked, max_completion_length=40)
+    assert found["reward"] == {"score": 1.0, "kept": 1.0}, "what the gate wants more of"
+    held = found["held_out"]
+    assert (held["cases"]["name"], held["cases"]["use"]) == ("other", "selection"), "where a gain is asked for"
+    assert held["metrics"] == {"score": 1, "kept": 1}
+    assert held["max_tokens"] == 40
+    assert len(held["cases"]["case_ids"]) == min(24, world.N_CASES)
+    assert found["grader"]["file"] == str(tmp_path / "grade.py")
+    assert given(asked)["held_out"]["max_tokens"] == 64
+
+
+def test_cases_that_are_named_for_it_are_held_out_instead(tmp_path: Path) -> None:
+    data = {"train": "train.jsonl", "rollouts": "rolled.jsonl", "valid_rollouts": "held.jsonl"}
+    gate = {"conditions": [{"metric": "main.extra", "max": 0.1}]}
+    held = given(sitting(tmp_path, data=data, gate=gate))["held_out"]
+    assert held["cases"] == {
+        "name": "valid", "use": "valid", "file": str(tmp_path / "held.jsonl"), "case_ids": None
+    }  # fmt: skip
+    assert held["metrics"] == {"extra": -1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "main"),
+    [
+        ({"instruments": ["sft"]}, {"score": 1, "extra": -1}),
+        ({}, {"score": 1, "kept": 1}),
+        (
+            {"recipes": {"grpo": {"reward_weights": {"kept": 1.0, "score": 0.0}, "reward_penalties": {"extra": 0.5}}}},
+            {"kept": 1, "extra": -1},
+        ),
+        ({"instruments": ["grpo"], "recipe": {"reward_weights": {"kept": 1.0}}}, {"kept": 1}),
+    ],
+    ids=["no rollouts", "by default", "as the recipe says", "as the first instrument's recipe says"],
+)
+def test_what_is_paid_is_what_rollouts_earn_or_what_the_gate_asks(
+    tmp_path: Path, changes: dict[str, Any], main: dict[str, int]
+) -> None:
+    found = paid_signs(sitting(tmp_path, **changes).goal)
+    assert found["main"] == main
+    assert found["other"] == ({"score": 1, "kept": 1} if "instruments" in changes and main.get("score") else main)
+
+
+def test_a_file_of_cases_is_read_before_the_campaign_starts(tmp_path: Path) -> None:
+    asked = sitting(
+        tmp_path, track={"grader": "grade.py", "metrics": ["score"]}, gate={"conditions": GATE["conditions"][:1]}
+    )
+    assert "rolled.jsonl holds 3 cases for rollouts." in check_campaign(asked.loaded)
+    (tmp_path / "rolled.jsonl").write_text('{"id": "r0", "messages": []}\n')
+    with pytest.raises(ConfigError, match=r"rolled.jsonl:1: `messages` is not a list"):
+        check_campaign(asked.loaded)
+    (tmp_path / "rolled.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"`data.rollouts` names .*rolled.jsonl, which is not a file; correct"):
+        check_campaign(asked.loaded)
