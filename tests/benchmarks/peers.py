@@ -294,9 +294,10 @@ def dpo_peer(world: World) -> Timed:
 
     if "max_recommended_working_set_size" not in mx.device_info():
         # The two lines without which it does not start off Metal.
-        mx.set_wired_limit = lambda _limit: 0
-        known = mx.device_info()
-        mx.device_info = lambda: {**known, "max_recommended_working_set_size": 0}
+        known = {**mx.device_info(), "max_recommended_working_set_size": 0}
+        patched: Any = mx
+        patched.set_wired_limit = lambda _limit: 0
+        patched.device_info = lambda: known
     pairs = world.pairs()
     iters = len(pairs) // world.size.pair_batch
     model = _peer_model(world, _recipe("dpo"))
@@ -430,7 +431,7 @@ def _grpo_peer(world: World, batch_size: int, updates: int) -> Timed:
     model = _peer_model(world, _recipe("sft"))
     reference = world.model()
     reference.freeze()
-    dataset = [(prompt, [], "", "", None) for prompt in world.prompts()]
+    dataset: list[Any] = [(prompt, [], "", "", None) for prompt in world.prompts()]
     arguments = grpo_trainer.GRPOTrainingArgs(
         batch_size=batch_size,
         iters=updates,
