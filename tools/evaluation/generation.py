@@ -5,7 +5,9 @@ draw from a key of their own per case, so neither order nor batch size nor a res
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +15,9 @@ from tools.evaluation.prompts import decode
 
 _PREFILL_BATCH = 8
 """Prompts processed together; more only raises peak memory."""
+
+_PREFILL_STEP = 2048
+"""Tokens of one prompt processed together."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def generate(
         batch_size: Outputs decoded together, at most.
         should_stop: Asked between decoding steps; when true, unfinished outputs are dropped.
         sampler: One for all, asked once for a whole batch, which is faster; outputs then depend on what else is asked.
-            By default each has one of its own, as `decoding` says.
+            By default each has one of its own, as `decoding` says. A prompt that is asked several times is then read
+            once.
     """
     ordered = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
     if not ordered:
@@ -83,16 +89,20 @@ def generate(
         return
     from mlx_lm.generate import BatchGenerator
 
+    read = _Shared(model, ordered) if sampler is not None else None
     batch = BatchGenerator(
         model,
         stop_tokens=[[token] for token in sorted(tokenizer.eos_token_ids)],
         completion_batch_size=batch_size,
-        prefill_batch_size=min(_PREFILL_BATCH, batch_size),
+        # What is left of prompts that were read before is one token each.
+        prefill_batch_size=batch_size if read else min(_PREFILL_BATCH, batch_size),
     )
     try:
         uids = batch.insert(
-            [prompt.tokens for prompt in ordered],
+            [read.rest(prompt.tokens) if read else prompt.tokens for prompt in ordered],
             max_tokens=[decoding.max_tokens] * len(ordered),
+            caches=[read.cache(prompt.tokens) for prompt in ordered] if read else None,
+            all_tokens=[read.start(prompt.tokens) for prompt in ordered] if read else None,
             samplers=[sampler or _sampler(decoding, prompt.name) for prompt in ordered],
         )
         names = {uid: prompt.name for uid, prompt in zip(uids, ordered, strict=True)}
@@ -104,6 +114,58 @@ def generate(
                     yield _finished(tokenizer, names[response.uid], tokens.pop(response.uid), response.finish_reason)
     finally:
         batch.close()
+
+
+class _Shared:
+    """Prompts read once each, all but their last token, for all that are to be answered several times.
+
+    Args:
+        model: mlx-lm model.
+        prompts: Equal ones share what was read.
+    """
+
+    def __init__(self, model: Any, prompts: Sequence[Prompt]) -> None:
+        wanted = Counter(tuple(prompt.tokens) for prompt in prompts)
+        self._read = {
+            tokens: _read(model, tokens[:-1]) for tokens, times in wanted.items() if times > 1 and len(tokens) > 1
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._read)
+
+    def cache(self, tokens: Sequence[int]) -> list[Any] | None:
+        """Return a cache of its own that begins with what was read; None where nothing was."""
+        import mlx.core as mx
+        from mlx.utils import tree_map
+
+        known = self._read.get(tuple(tokens))
+        if known is None:
+            return None
+        own = [copy(part) for part in known]
+        for part, read in zip(own, known, strict=True):
+            # Views: what is written into one of them later is written into an array of its own.
+            part.state = tree_map(lambda each: each[...] if isinstance(each, mx.array) else each, read.state)
+        return own
+
+    def start(self, tokens: list[int]) -> list[int]:
+        """Return what was read of a prompt."""
+        return tokens[:-1] if tuple(tokens) in self._read else []
+
+    def rest(self, tokens: list[int]) -> list[int]:
+        """Return what was not."""
+        return tokens[-1:] if tuple(tokens) in self._read else tokens
+
+
+def _read(model: Any, tokens: Sequence[int]) -> list[Any]:
+    """Return the caches after some tokens."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    caches: list[Any] = make_prompt_cache(model)
+    for start in range(0, len(tokens), _PREFILL_STEP):
+        model(mx.array([tokens[start : start + _PREFILL_STEP]]), cache=caches)
+        mx.eval([cache.state for cache in caches])
+    return caches
 
 
 def one_by_one(  # noqa: PLR0917 - as `generate`, in its order

@@ -23,12 +23,19 @@ def main(argv: list[str]) -> None:
         given = list(reversed(prompts)) if way.get("reversed") else prompts
         if way.get("without_merge"):
             generation._can_batch = lambda model: False
-        if "batch_size" in way:
+        if "times" in way:
+            given = [Prompt(f"{p.name}#{n}", p.tokens) for p in given for n in range(way["times"])]
+            found = generate(model, tokenizer, given, decoding, batch_size=way["batch_size"], sampler=_likeliest)
+        elif "batch_size" in way:
             found = generate(model, tokenizer, given, decoding, batch_size=way["batch_size"])
         else:
             found = one_by_one(model, tokenizer, given, decoding)
         outputs[json.dumps(way)] = {output.name: asdict(output) for output in found}
     print(json.dumps(outputs))
+
+
+def _likeliest(logprobs: Any) -> Any:
+    return logprobs.argmax(axis=-1)
 
 
 if __name__ == "__main__":

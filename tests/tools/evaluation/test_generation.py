@@ -48,6 +48,14 @@ def test_batches_of_any_size_and_order_give_what_one_by_one_gives(model: Path) -
         assert other == reference
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_a_prompt_that_is_asked_several_times_is_read_once_and_answered_as_alone(model: Path, batch_size: int) -> None:
+    reference, shared = run(model, {}, {"batch_size": batch_size, "times": 3})
+    assert len(shared) == 3 * len(reference)
+    for name, output in shared.items():
+        assert output | {"name": ""} == reference[name.partition("#")[0]] | {"name": ""}
+
+
 def test_an_output_counts_its_end_token_and_never_shows_it(model: Path) -> None:
     ends = json.loads((model / "config.json").read_text())["eos_token_id"]
     [outputs] = run(model, {"batch_size": 8})
