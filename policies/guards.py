@@ -97,7 +97,11 @@ def _common(stall_s: float, wall_s: float, memory_gb: float | None, left_s: floa
         Guard(signal="disk_free_gb", op="<", threshold=DISK_FLOOR_GB, patience=2, verdict="out_of_disk"),
     ]
     if memory_gb is not None:
-        guards.append(Guard(signal="rss_gb", op=">", threshold=memory_gb, patience=2, verdict="out_of_memory"))
+        # The process as the system counts it, and MLX's own count: on a Mac the first leaves out what the GPU holds.
+        guards += [
+            Guard(signal=signal, op=">", threshold=memory_gb, patience=2, verdict="out_of_memory")
+            for signal in ("rss_gb", "peak_memory_gb")
+        ]
     return tuple(guards)
 
 

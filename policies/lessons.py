@@ -5,6 +5,7 @@ Each lesson is a belief about a run or an instrument, with its row of the failur
 
 from collections.abc import Iterator
 
+from policies import memory
 from policies.exhaustion import CLASSES, ExhaustionVerdict
 from policies.proposals import exhaustion_of
 from policies.view import View
@@ -30,6 +31,9 @@ def _of_runs(view: View) -> Iterator[Belief]:
         yield from _health(run, action)
         if action.state == "done" and run.id in launched:
             yield from _wall_time(run, action, launched[run.id])
+        if action.state == "done":
+            taken = memory.taken(view.beliefs, run.id, run.instrument, run.recipe, action.result)
+            yield from () if taken is None else (taken,)
 
 
 def _health(run: Run, action: Action) -> Iterator[Belief]:

@@ -27,6 +27,7 @@ from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.machine import machine_guards
+from policies.memory import limit_gb
 from policies.premises import assumed
 from policies.proposals import (
     case_table,
@@ -582,7 +583,13 @@ def _train(
         created_at=view.now,
     )
     guards = (
-        *training_guards(proposal.recipe, step_s=estimate.step_s, wall_s=estimate.high_s, left_s=left.nearest_s),
+        *training_guards(
+            proposal.recipe,
+            step_s=estimate.step_s,
+            wall_s=estimate.high_s,
+            memory_gb=limit_gb(view.beliefs),
+            left_s=left.nearest_s,
+        ),
         *machine_guards(view.goal.machine),
     )
     inputs: Json = {

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from policies import budget
 from policies.exhaustion import LEAST_RUNS, could_tell
+from policies.memory import refusal
 from policies.proposals import (
     counts,
     estimate_of,
@@ -54,6 +55,9 @@ def choose(view: View, instrument: Instrument) -> Choice:
     fitting: list[Choice] = []
     skipped: list[Alternative] = []
     for proposal, estimate in priced:
+        if refused := refusal(view.beliefs, instrument, proposal.recipe):
+            skipped.append(Alternative(action=proposal.rule, reason=refused))
+            continue
         left = affords(view, estimate.plan_s + measuring_s, instrument=instrument)
         found = proposal if left.is_affordable else None
         if found is None and left.nearest_s is not None and left.limit in {"until", "hours", "class_hours"}:

@@ -12,6 +12,7 @@ from agent.view import view_of
 from policies.contamination import contamination
 from policies.findings import base_table, gate_beliefs
 from policies.lessons import lessons
+from policies.memory import memory_beliefs
 from policies.staleness import stale_beliefs
 from state.hashing import hash_json
 from state.records import Belief, BeliefStatus, Evidence, Fingerprint, Json, runbook_of
@@ -40,6 +41,8 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
     refresh(session, context, wanted)
     if world:
         judge_gate_reach(session, world)
+        for belief in memory_beliefs(session.goal, session.standing()):
+            session.store.knowing.believe(belief.model_copy(update={"formed_at": session.clock.now()}))
         for lesson in lessons(view_of(session)):
             session.store.knowing.believe(lesson.model_copy(update={"formed_at": session.clock.now()}))
     visits = state.get("knowing", {}).get("visits", 0) + 1

@@ -10,14 +10,18 @@ import psutil
 from state.errors import VigilError
 from state.records import Evidence, Fingerprint
 from tools.jobs.blas import measure_gflops
+from tools.machine import mac
+from tools.machine.limits import memory_limit
+from tools.machine.system import System
 from tools.models.identity import describe_model
+from tools.models.shape import read_shape
 from tools.probes.contract import RUNNING, Observation, Probe, ProbeContext
 
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
 _GB = 1e9
 _MEMORY_FACTOR = 1.2
-"""Weights, and a fifth more for the optimizer of a LoRA, caches and Python; activations come on top and are refused
-by the memory guard. An assumption until a first run has been measured."""
+"""Weights, and a fifth more for caches and Python; what training takes beside them is estimated from the model's sizes
+and the token census (policies/memory.py)."""
 _DISK_NEED_GB = 0.5
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -84,14 +88,18 @@ def _observe_disk(context: ProbeContext) -> tuple[Observation, ...]:
 
 
 def _memory_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
+    system = System()
     total = str(psutil.virtual_memory().total)
+    wired = str(mac.wired_limit_mb(system) if system.platform == "darwin" else "")
+    bound = system.read("sys/fs/cgroup/memory.max") or ""
     return (
-        Fingerprint(kind="machine", name="memory", value=total),
+        Fingerprint(kind="machine", name="memory", value=" ".join(part for part in (total, bound, wired) if part)),
         Fingerprint(kind="settings", name="model", value=f"{context.goal.model.path} {context.goal.model.dtype}"),
     )
 
 
 def _observe_memory(context: ProbeContext) -> tuple[Observation, ...]:
+    """Hold the weights against what jobs may take; what training takes beside them follows from the census."""
     if context.model is None:
         return ()
     facts = describe_model(context.model)
@@ -99,21 +107,25 @@ def _observe_memory(context: ProbeContext) -> tuple[Observation, ...]:
     per_parameter = _BYTES.get(context.goal.model.dtype or "", 0)
     weights_gb = (float(facts.get("n_parameters") or 0) * per_parameter if per_parameter else on_disk) / _GB
     needed_gb = weights_gb * _MEMORY_FACTOR
-    total_gb = psutil.virtual_memory().total / _GB
+    limit_gb, words = memory_limit(System(), context.environment)
     return (
         Observation(
             subject="machine:memory",
             claim="fits_the_model",
-            statement=f"The weights need {needed_gb:.2f} GB with a fifth to spare; the machine has {total_gb:.1f} GB.",
-            holds=needed_gb < total_gb,
-            value={"needed_gb": needed_gb, "total_gb": total_gb},
+            statement=f"The weights need {needed_gb:.2f} GB with a fifth to spare; {words} {limit_gb:.1f} GB.",
+            holds=needed_gb < limit_gb,
+            value={
+                "needed_gb": needed_gb,
+                "limit_gb": round(limit_gb, 3),
+                "shape": read_shape(context.model, context.goal.model.dtype),
+            },
             tag="inferred",
             severity="hard_stop",
             evidence=(
                 Evidence(
                     kind="probe",
                     ref="safetensors headers",
-                    summary=f"Weights {weights_gb:.2f} GB; activations not counted.",
+                    summary=f"Weights {weights_gb:.2f} GB; what training takes beside them is another claim.",
                 ),
             ),
             fix="Choose a smaller or a quantized model.",

@@ -43,8 +43,7 @@ def test_a_campaign_killed_at_random_moments_loses_and_repeats_nothing(tmp_path:
     while hits < KILLS:
         number += 1
         folder = tmp_path / f"campaign{number}"
-        recipe = {"batch_size": 4, "iters": 5, "max_seq_length": 128, "learning_rate": 0.001}
-        campaign = world.write_campaign(folder / "files", recipe=recipe)
+        campaign = world.write_campaign(folder / "files")
         home = folder / "home"
         hit = storm(campaign, home, dice, max(LEAST_PER_CAMPAIGN, KILLS - hits))
         hits += hit

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tools.machine import machines
+from tools.machine import limits
+from tools.machine.limits import memory_limit
+from tools.machine.system import System
+
+
+def test_without_a_bound_jobs_may_hold_what_the_machine_has(tmp_path: Path) -> None:
+    total = psutil.virtual_memory().total / 1e9
+    assert memory_limit(System("linux", tmp_path), {}) == (total, "the machine has")
+
+
+def test_a_control_group_bounds_it(tmp_path: Path) -> None:
+    path = tmp_path / "sys" / "fs" / "cgroup" / "memory.max"
+    path.parent.mkdir(parents=True)
+    path.write_text("1500000000\n")
+    assert memory_limit(System("linux", tmp_path), {}) == (1.5, "a control group bounds it to")
+    path.write_text("max\n")
+    assert memory_limit(System("linux", tmp_path), {})[1] == "the machine has"
+
+
+def test_on_a_mac_it_is_what_the_gpu_may_wire_set_by_hand_or_recommended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines.program(tmp_path, "sysctl", "1000")
+    mac = System("darwin", tmp_path, str(tmp_path))
+    assert memory_limit(mac, {}) == (1.048576, "the GPU may wire")
+    machines.program(tmp_path, "sysctl", "0")
+    told = {"info": {"max_recommended_working_set_size": 2_000_000_000}}
+    monkeypatch.setattr(limits, "ask_mlx", lambda _env: told)
+    assert memory_limit(mac, {}) == (2.0, "the GPU may wire")
+    monkeypatch.setattr(limits, "ask_mlx", lambda _env: "it ended with status 1")
+    assert memory_limit(mac, {})[1] == "the machine has"
