@@ -121,9 +121,9 @@ def affords(
         utc_offset_s=view.utc_offset_s,
         use_reserve=use_reserve,
     )
-    hours = view.goal.budget.class_hours
-    if hours is None or instrument is None:
+    if instrument is None or instrument not in view.goal.budget.class_hours:
         return found
+    hours = view.goal.budget.class_hours[instrument]
     return budget.within_class(found, instrument, hours, _spent_s(view, instrument), seconds)
 
 

@@ -171,8 +171,8 @@ class Budget(_Part):
     """Local time of day by which everything is finished."""
     hours: float | None = Field(default=None, gt=0)
     """Wall time since the campaign started, hours."""
-    class_hours: float | None = Field(default=None, gt=0)
-    """Wall time of the runs of one instrument, trained and measured, hours; then the next one takes over."""
+    class_hours: dict[Instrument, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Instrument -> wall time of its runs, trained and measured, hours; then the next one takes over."""
     runs: int | None = Field(default=None, gt=0)
     """Training runs."""
     disk_gb: float | None = Field(default=None, gt=0)

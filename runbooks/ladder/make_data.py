@@ -1,4 +1,4 @@
-"""Write what the ladder learns from beside the quickstart's training rows: preference pairs, and cases for rollouts.
+"""Write what the ladder has beside the quickstart's data: stress cases, preference pairs, and cases for rollouts.
 
     python runbooks/ladder/make_data.py
 
@@ -71,11 +71,15 @@ def main() -> None:
         user_prompt(json.loads(line)) for path in QUICKSTART.glob("*.jsonl") for line in path.read_text().splitlines()
     }
     chance = random.Random(600)
+    # What judges comes first; what is learned from gives way to it.
+    confirmation, selection = tables(701, "stress", 100, taken), tables(700, "stress", 80, taken)
     preferred = [*tables(600, "stress", 160, taken), *tables(600, "regular", 80, taken)]
     rolled = [*tables(500, "stress", 96, taken), *tables(500, "regular", 32, taken)]
     files = {
         "pairs.jsonl": [pair(case, number, chance) for number, case in enumerate(preferred)],
         "rollouts.jsonl": [eval_row(case) for case in rolled],
+        "stress_selection.jsonl": [eval_row(case) for case in selection],
+        "stress_confirmation.jsonl": [eval_row(case) for case in confirmation],
     }
     for name, rows in files.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

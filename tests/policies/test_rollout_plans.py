@@ -109,7 +109,7 @@ def test_a_class_has_hours_of_its_own_beside_the_campaigns(
 def test_when_the_hours_of_a_class_are_spent_the_next_takes_over() -> None:
     whole = rehearsed_goal().model_dump()
     data = {"train": "train.jsonl", "rollouts": "rollouts.jsonl"}
-    limits: Json = {**whole["budget"], "class_hours": 0.9}
+    limits: Json = {**whole["budget"], "class_hours": {"sft": 0.9}}
     goal = Goal.model_validate({**whole, "instruments": ("sft", "grpo"), "data": data, "budget": limits})
     play = Rehearsal(goal=goal, score=lambda _weights, case: 0.5 + 0.001 * (case % 7 - 3))
     while not play.campaign.sentence and play.step() != "ended":
