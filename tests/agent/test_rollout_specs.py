@@ -13,6 +13,10 @@ from agent.specs import paid_signs, rollout_input
 from state.errors import ConfigError
 from state.goal import Goal
 from tests.faults.campaign import world
+from tools.probes.rows.adversarial import adversarial_outputs, judge_adversarial
+from tools.tracks.formats import iter_split, user_prompt
+from tools.tracks.spreadsheet_clean.grade import grade
+from tools.training.rewards import Scheme
 
 ROLLED = [{"id": f"r{n}", "prompt": f"rolled {n}", "reference": "a"} for n in range(3)]
 GATE: dict[str, Any] = {
@@ -106,3 +110,38 @@ def test_a_file_of_cases_is_read_before_the_campaign_starts(tmp_path: Path) -> N
     (tmp_path / "rolled.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"`data.rollouts` names .*rolled.jsonl, which is not a file; correct"):
         check_campaign(asked.loaded)
+
+
+REWARDED = sorted(path for path in (world.ROOT / "runbooks").glob("**/*.yaml") if "reward_weights" in path.read_text())
+
+
+@pytest.mark.parametrize("path", REWARDED, ids=lambda path: path.relative_to(world.ROOT / "runbooks").as_posix())
+def test_no_shipped_reward_pays_for_a_bad_output_what_it_pays_for_the_reference(path: Path) -> None:
+    loaded = load_campaign(path)
+    recipe = loaded.goal.recipes["grpo"]
+    scheme = Scheme(recipe["reward_weights"], recipe["reward_penalties"], cut_cost=0.5)
+    for name, split in loaded.goal.evaluation.splits.items():
+        cases = list(iter_split(loaded.resolve(str(split.selection))))[:12]
+        made = [adversarial_outputs(user_prompt(case), str(case["reference"])) for case in cases]
+        kinds = sorted({kind for outputs in made for kind in outputs})
+        scores = {
+            kind: columns([grade(case, out[kind]) for case, out in zip(cases, made, strict=True) if kind in out])
+            for kind in kinds
+        }
+        gold = [grade(case, str(case["reference"])) for case in cases]
+        found = judge_adversarial(scores, columns(gold), paid_signs(loaded.goal)[name])
+        assert [row.sentence for row in found if row.severity == "hard_stop"] == []
+        earned = {
+            kind: [
+                scheme.reward(grade(case, out[kind])) or 0.0
+                for case, out in zip(cases, made, strict=True)
+                if kind in out
+            ]
+            for kind in kinds
+        }
+        best = min(scheme.reward(scores) or 0.0 for scores in gold)
+        assert max(max(values) for values in earned.values()) < best, earned
+
+
+def columns(rows: list[dict[str, float | None]]) -> dict[str, list[float | None]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
