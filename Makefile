@@ -30,7 +30,7 @@ quickstart: setup
 
 # Large counts of kills, with real MLX training too: half an hour or more.
 faults: setup
-	VIGIL_CAMPAIGN_KILLS=100 VIGIL_MLX_KILLS=5 VIGIL_KILLS=1000 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
+	VIGIL_MLX_MODES=1 VIGIL_CAMPAIGN_KILLS=100 VIGIL_MLX_KILLS=5 VIGIL_KILLS=1000 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

@@ -7,9 +7,9 @@ import pytest
 
 from tests.faults.failure_modes.seen import run_once
 from tests.faults.failure_modes.shapes import CLEAN, CLEAN_REAL
-from tests.faults.failure_modes.worlds import World
+from tests.faults.failure_modes.worlds import TRAINS, World
 
-_REAL = [pytest.param(make, id=name, marks=pytest.mark.mlx) for name, make in CLEAN_REAL.items()]
+_REAL = [pytest.param(make, id=name, marks=TRAINS) for name, make in CLEAN_REAL.items()]
 
 
 @pytest.mark.faults

@@ -8,12 +8,12 @@ from state.files import read_json
 from tests.faults.failure_modes import shapes, tampering
 from tests.faults.failure_modes.scenarios import QUICK, SLOW, Scenario, cleans_up
 from tests.faults.failure_modes.seen import Seen, run, run_once
-from tests.faults.failure_modes.worlds import NAME, World
+from tests.faults.failure_modes.worlds import NAME, TRAINS, World
 
 
 def parameters(scenarios: tuple[Scenario, ...]) -> list[object]:
     """Return the scenarios as parameters of a test; those that train are marked."""
-    return [pytest.param(s, id=s.id, marks=[pytest.mark.mlx] if s.is_slow else []) for s in scenarios]
+    return [pytest.param(s, id=s.id, marks=TRAINS if s.is_slow else []) for s in scenarios]
 
 
 @pytest.mark.faults

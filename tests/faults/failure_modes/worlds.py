@@ -5,6 +5,7 @@ right lines, `exact` whether all of them are, `form` the share of lines with a d
 """
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -12,8 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.faults.campaign.world import BASE, ROOT
 
+TRAINS = (
+    pytest.mark.mlx,
+    pytest.mark.skipif(
+        "VIGIL_MLX_MODES" not in os.environ, reason="minutes of training: run by make faults, and by make bench"
+    ),
+)
+"""Marks of tests in which a whole campaign trains for real, several times over."""
 NAME = "shop"
 STUDENT = "tests.faults.failure_modes.student"
 REAL = {"training": "tools.training.worker", "evaluation": "tools.evaluation.worker"}
