@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.optimizers as optim
 import numpy as np
+from mlx import nn
+from mlx.utils import tree_map
 
 from tests.tools.training.inside import fresh
 from tools.models.load import load_model
 from tools.training.data import padded
 from tools.training.instruments import Setting, build
 from tools.training.loop import Training
-from tools.training.losses import token_scores
+from tools.training.losses import rollout_loss, token_scores
 from tools.training.preparation import build_optimizer, prepare
 from tools.training.recipe import validate_recipe
+from tools.training.rewards import group_advantages
 from tools.training.rollouts import Task, roll_out
+
+# As in the test.
+REWARDS = (1.0, 0.8, 0.5, 0.2, 0.0, 0.0)
+BANDIT_BETA, GROUP, BANDIT_UPDATES = 0.5, 256, 600
 
 _STRIDE = 7
 """Every so many questions the stop is asked for at."""
@@ -136,8 +144,45 @@ def exact(folder: Path, _out: Path) -> None:
     )
 
 
+class _Table(nn.Module):  # type: ignore[misc]
+    """A policy of one token: its scores, whatever came before."""
+
+    def __init__(self, scores: Any) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def __call__(self, tokens: Any) -> Any:
+        return mx.broadcast_to(self.scores, (*tokens.shape, self.scores.size))
+
+
+def bandit(_folder: Path, _out: Path) -> None:
+    """Train a policy of one token against its parent, and print where it ends."""
+    chance = np.random.default_rng(1)
+    first = chance.normal(0, 1, len(REWARDS)).astype(np.float32)
+    policy = _Table(mx.array(first))
+    optimizer = optim.Adam(learning_rate=optim.cosine_decay(0.1, BANDIT_UPDATES), bias_correction=True)
+    loss = rollout_loss(
+        "dr_grpo", beta=BANDIT_BETA, clip=(0.8, 1.2), temperature=1.0, most_tokens=1, is_sampled_once=True
+    )
+    step = nn.value_and_grad(policy, loss)
+    parent = np.array(token_scores(_Table(mx.array(first)), mx.array([[0, a] for a in range(len(REWARDS))]), 1.0)[0])
+    mask = mx.ones((GROUP, 1))
+    for _ in range(BANDIT_UPDATES):
+        shares = np.array(mx.softmax(policy.scores))
+        drawn = chance.choice(len(REWARDS), GROUP, p=shares / shares.sum())
+        advantages = group_advantages([REWARDS[a] for a in drawn], is_scaled=False) or [0.0] * GROUP
+        batch = [mx.array(np.stack([np.zeros_like(drawn), drawn], axis=1)), mask, mx.array(advantages)]
+        (_, _), gradient = step(policy, *batch, mask, mx.array(parent[drawn]))
+        optimizer.update(policy, tree_map(lambda part: part / GROUP, gradient))
+        mx.eval(policy.parameters(), optimizer.state)
+    shares = np.array(mx.softmax(policy.scores)).astype(float)
+    print(json.dumps({"parent": np.exp(parent.ravel()).tolist(), "shares": shares.tolist()}))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "exact":
         exact(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] == "bandit":
+        bandit(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         stops(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -51,6 +51,24 @@ def test_a_task_of_known_optimum_reaches_it(tmp_path: Path, model: Path, recipe:
         assert max(row["clip_share"] for row in metrics(job) if "clip_share" in row) > 0, "the second update clips"
 
 
+def test_tied_to_its_parent_a_policy_ends_where_reward_and_tie_balance(tmp_path: Path) -> None:
+    done = run("tests.tools.training.inside_rl", "bandit", str(tmp_path), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    # As in the child process. The estimator's slope is that of the parent's divergence from the policy, so the optimum
+    # of reward - beta KL(parent || policy) is beta parent / (level - reward), with the level at which shares sum to 1;
+    # a group of 256 compares each answer with itself too, which takes a 256th of its reward.
+    beta, rewards = 0.5, np.array([1.0, 0.8, 0.5, 0.2, 0.0, 0.0]) * (1 - 1 / 256)
+    parent = np.array(found["parent"])
+    low, high = rewards.max() + 1e-9, rewards.max() + beta + 1
+    for _ in range(200):
+        level = (low + high) / 2
+        low, high = (level, high) if (beta * parent / (level - rewards)).sum() > 1 else (low, level)
+    optimum = beta * parent / (level - rewards)
+    assert np.abs(optimum - parent).max() > 0.1, "or standing still would do"
+    assert found["shares"] == pytest.approx(optimum, abs=0.02)
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"lora_parameters": DROPOUT, "optimizer": "adam"},
     "twice": {"updates_per_batch": 2, "lora_parameters": DROPOUT, "loss_type": "grpo", "epsilon_high": 0.28},
