@@ -3,6 +3,7 @@
 from agent.session import Session
 from policies.contamination import contamination
 from policies.view import View
+from tools import numbers
 
 
 def view_of(session: Session) -> View:
@@ -26,4 +27,5 @@ def view_of(session: Session) -> View:
         commitments=tuple(read.commitments()),
         measurements=tuple(read.measurements()),
         void=contamination(read.beliefs(), decisions, actions),
+        suggest=numbers.suggest if numbers.is_available() else None,
     )

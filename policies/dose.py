@@ -32,8 +32,9 @@ class Harm(Record):
     """With its parents'."""
     dropout: float = 0.0
     """More dropout than this may bear more."""
+    instrument: Instrument = "sft"
     anchor: float = 0.0
-    """A greater weight of the anchor at the parent (`beta`) may bear more."""
+    """A greater weight of the same class's anchor at the parent (`beta`) may bear more."""
 
 
 class DoseVerdict(Record):
@@ -43,7 +44,7 @@ class DoseVerdict(Record):
     total: float
     """With the parents'."""
     iters: int
-    """Most iterations that fit; the recipe's own when it fits."""
+    """Most iterations that fit, refused or not; the recipe's own when it fits."""
     sentence: str
     """Why it was reduced or refused; empty when it fits."""
 
@@ -62,16 +63,17 @@ def dose(recipe: Mapping[str, Any], rows: int | None, instrument: Instrument) ->
     return passes * float(shape["rank"]) * float(shape["scale"]) * rate
 
 
-def harm_of(run: str, what: str, recipe: Mapping[str, Any], total: float) -> Harm:
+def harm_of(run: str, what: str, instrument: Instrument, recipe: Mapping[str, Any], total: float) -> Harm:
     """Return what a run that took too much says about others.
 
     Args:
         run: Its id.
         what: What it did.
+        instrument: Its class's.
         recipe: Its own.
         total: Its dose, with its parents'.
     """
-    return Harm(run=run, what=what, dose=total, dropout=_dropout(recipe), anchor=_anchor(recipe))
+    return Harm(run=run, what=what, dose=total, dropout=_dropout(recipe), instrument=instrument, anchor=_anchor(recipe))
 
 
 def _dropout(recipe: Mapping[str, Any]) -> float:
@@ -96,13 +98,17 @@ def judge_dose(
     """
     own, iters = dose(recipe, rows, instrument), int(recipe["iters"])
     total = carried + own
-    against = [harm for harm in harms if harm.dropout >= _dropout(recipe) and harm.anchor >= _anchor(recipe)]
+    against = [
+        harm
+        for harm in harms
+        if harm.dropout >= _dropout(recipe) and (harm.instrument != instrument or harm.anchor >= _anchor(recipe))
+    ]
     harm = min(against, key=lambda each: each.dose, default=None)
     if harm is None or total <= SAFE_SHARE * harm.dose:
         return DoseVerdict(state="fits", total=total, iters=iters, sentence="")
     most = max(0, int(iters * (SAFE_SHARE * harm.dose - carried) / own))
-    said = f"Its dose would reach {total:.3g} (passes x rank x scale), and {harm.run} {harm.what} at {harm.dose:.3g}"
-    if most < LEAST_SHARE * iters:
-        return DoseVerdict(state="refused", total=total, iters=most, sentence=f"{said}.")
+    said = f"The dose would reach {total:.3g} (passes x rank x scale), and {harm.run} {harm.what} at {harm.dose:.3g}"
     sentence = f"{said}: {most} iterations instead of {iters}."
+    if most < LEAST_SHARE * iters:
+        return DoseVerdict(state="refused", total=total, iters=most, sentence=sentence)
     return DoseVerdict(state="reduced", total=carried + own * most / iters, iters=most, sentence=sentence)

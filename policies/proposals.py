@@ -1,7 +1,7 @@
 """What the record says about the next run: cases side by side, verdicts so far, the next recipe and its cost."""
 
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from policies.buckets import BucketVerdict, Prediction, RunEvidence
 from policies.cases import CaseTable
@@ -13,8 +13,10 @@ from policies.gate import GateVerdict
 from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
 from policies.target import find_target
 from policies.view import View
-from policies.walltime import RunEstimate, StepSample, estimate_run_s, lengths_from_quantiles, step_time
+from policies.walltime import LEAST_ITERS, RunEstimate, StepSample, estimate_run_s, lengths_from_quantiles, step_time
 from state.records import Instrument, Json, Run, Side
+
+INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
 
 
 def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
@@ -144,12 +146,11 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
             fixed=parent.fixed,
         )
         taken = judge_dose(first.recipe, rows.get("rows"), chosen, carried, harms)
-        if taken.state == "refused":
-            return []
-        if taken.state == "reduced":
-            recipe = {**first.recipe, "iters": taken.iters}
-            return [with_recipe(first, recipe, view.identity("data"), taken.sentence)]
-        return [first]
+        if taken.state == "fits":
+            return [first]
+        # A class that was never tried is begun gently rather than left out, unless nothing at all is left of it.
+        recipe = {**first.recipe, "iters": taken.iters}
+        return [with_recipe(first, recipe, view.identity("data"), taken.sentence)] if taken.iters >= LEAST_ITERS else []
     return next_recipes(
         [_tried(view, run) for run in of_class],
         parent=parent.name,
@@ -161,6 +162,7 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
         fixed=parent.fixed,
         carried=carried,
         harms=harms,
+        suggest=view.suggest,
     )
 
 
@@ -177,7 +179,7 @@ def _carried(view: View, name: str, rows: int | None) -> float:
 
 
 def _harm(view: View, run: Run, rows: int | None) -> Harm:
-    return harm_of(run.id, "collapsed", run.recipe, _carried(view, run.id, rows))
+    return harm_of(run.id, "collapsed", run.instrument, run.recipe, _carried(view, run.id, rows))
 
 
 def _has_collapsed(view: View, run: Run) -> bool:
@@ -306,7 +308,19 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
     full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
     full["batch_size"] = _rows_at_once(full)
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
-    return estimate_run_s(step_time(samples, chosen), lengths * int(full["batch_size"]), full, fixed_s)
+    return estimate_run_s(
+        step_time(samples, chosen, _remembered(view)), lengths * int(full["batch_size"]), full, fixed_s
+    )
+
+
+def _remembered(view: View) -> dict[Instrument, list[StepSample]]:
+    """Return the steps that earlier campaigns with these weights were timed at on this machine."""
+    belief = view.belief("machine:steps", "step_time")
+    value: Json = belief.value if belief is not None and belief.status == "fresh" else {}
+    found: dict[Instrument, list[StepSample]] = {}
+    for name in INSTRUMENTS:
+        found[name] = [StepSample.model_validate(row) for row in value.get(name, ())]
+    return found
 
 
 def _rows_at_once(recipe: Json) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from policies.buckets import BucketVerdict, Movement
 from policies.dose import USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose
+from policies.numbers import ASKED, LEAST_TOLD, Suggest, numbers_of, space_of, with_numbers
 from policies.target import Target
 from state.goal import Goal
 from state.hashing import hash_json
@@ -299,6 +300,7 @@ def next_recipes(
     fixed: Json | None = None,
     carried: float = 0.0,
     harms: Sequence[Harm] = (),
+    suggest: Suggest | None = None,
 ) -> list[RecipeProposal]:
     """Return the remedies for the latest run's diagnosis that were not tried yet, the first choice first.
 
@@ -313,6 +315,8 @@ def next_recipes(
         fixed: Keys decided by the adapter that the run goes on from; no remedy changes them.
         carried: Dose that the parent has taken already.
         harms: Runs of other classes or parents that took too much.
+        suggest: Samples numbers once there are enough runs; what it proposes comes after the rules' remedies, and
+            before them when a run got no further than an earlier one.
     """
     last = next((run for run in reversed(history) if run.bucket is not None or run.stopped), None)
     if last is None:
@@ -327,7 +331,9 @@ def next_recipes(
     weak = [dose(run.recipe, rows, run.instrument) for run in history if diagnose(run) == "idle"]
     skipped: list[Alternative] = []
     found: list[RecipeProposal] = []
-    for base, recipe, remedy in _candidates(diagnosis, last, best, history, rows):
+    candidates = _candidates(diagnosis, last, best, history, rows)
+    sampled = _sampled(suggest, best, history, rows, fixed or {}) if candidates else []
+    for base, recipe, remedy in (*sampled, *candidates) if diagnosis == "plateau" else (*candidates, *sampled):
         if any(recipe.get(key) != value for key, value in (fixed or {}).items()):
             skipped.append(Alternative(action=remedy.rule, reason="the adapter that runs go on from has another shape"))
             continue
@@ -387,7 +393,7 @@ def _took_too_much(run: Tried, *, has_moved: bool) -> bool:
 
 def _harm(run: Tried, rows: int | None, carried: float) -> Harm:
     total = carried + dose(run.recipe, rows, run.instrument)
-    return harm_of(run.run, _SEEN[diagnose(run)], run.recipe, total)
+    return harm_of(run.run, _SEEN[diagnose(run)], run.instrument, run.recipe, total)
 
 
 def diagnose(run: Tried) -> Diagnosis:
@@ -498,8 +504,8 @@ _REMEDIES: Mapping[Diagnosis, tuple[_Remedy, ...]] = {
     "progress": (_LONGER, _BRISKER, _WIDER),
     "plateau": (_BRISKER, _LONGER, _WIDER),
     "idle": (_FASTER, _LONGER, _WIDER),
-    "flat": (_BRISKER, _LONGER, _WIDER, _RESHUFFLED),
-    "unclear": (_BRISKER, _LONGER, _WIDER),
+    "flat": (_BRISKER, _RESHUFFLED, _LONGER, _WIDER),
+    "unclear": (_BRISKER, _RESHUFFLED, _LONGER, _WIDER),
     "unmeasurable": (),
 }
 """In order. Where nothing moved the cheap ones come first, and after a flat run axes not varied yet, since exhaustion
@@ -525,6 +531,22 @@ def _candidates(
     varied = {run.axis for run in history}
     before = {**base.recipe, "seed": base.seed}
     return sorted(found, key=lambda each: axis_of(before, each[1]) in varied)
+
+
+def _sampled(
+    suggest: Suggest | None, best: Tried, history: Sequence[Tried], rows: int | None, fixed: Json
+) -> list[tuple[Tried, Json, _Remedy]]:
+    """Return what a sampler proposes from the runs so far, nothing before there are enough; a lost one is left out."""
+    told = [(numbers_of(run.recipe), run.gain) for run in history if run.gain is not None]
+    if suggest is None or len(told) < LEAST_TOLD:
+        return []
+    batch_size = int(best.recipe["batch_size"])
+    space = space_of([numbers for numbers, _ in told], best.instrument, rows, batch_size, fixed)
+    why = f"a sampler that was told {len(told)} runs proposes these numbers"
+    remedy = _Remedy("sampled", dict, why)
+    before = {**best.recipe, "seed": best.seed}
+    proposals = suggest(space, told, best.seed + len(history), ASKED)
+    return [(best, _with_schedule(before, with_numbers(before, each)), remedy) for each in proposals]
 
 
 def _middle(other: Json, recipe: Json) -> Json:

@@ -24,7 +24,7 @@ from state.records import Alternative, Instrument, Run
 FOLLOW_UPS = 2
 """Runs that each class not tried yet is left time for: its first, and one that follows from it."""
 
-DEAR_SHARE = 1 / 3
+DEAR_SHARE = 1 / 6
 """Share of the time left from which a run is dear: what costs less and was not tried comes before it."""
 
 
@@ -174,20 +174,17 @@ def postponed(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     ours = [run for run in view.runs if run.instrument == instrument and run.bucket is not None]
     further = progressed(view)
     untried = [name for name in view.goal.instruments if is_first_of(view, name) and name != instrument]
-    if not ours or any(run.id in further for run in ours) or not untried or choice.left.left_s is None:
+    if not ours or any(run.id in further for run in ours) or choice.left.left_s is None:
         return None
-    later_s = sum(_first_s(view, name) for name in untried)
+    firsts = {name: choose(view, name) for name in untried}
+    later_s = sum(first.estimate.plan_s for first in firsts.values() if first.proposal is not None)
     own_s = max(1, LEAST_RUNS - len(ours)) * choice.estimate.plan_s
-    if own_s + FOLLOW_UPS * later_s <= choice.left.left_s:
+    if not later_s or own_s + FOLLOW_UPS * later_s <= choice.left.left_s:
         return None
+    waiting = [name for name, first in firsts.items() if first.proposal is not None]
     return StopVerdict(
         rule="class.later",
         is_promoted=False,
         sentence=f"{instrument} has not moved the target in {len(ours)} runs and is not exhausted; the time left is "
-        f"kept for {' and '.join(untried)}, which nobody tried yet.",
+        f"kept for {' and '.join(waiting)}, which nobody tried yet.",
     )
-
-
-def _first_s(view: View, instrument: Instrument) -> float:
-    first = next_proposals(view, instrument)
-    return estimate_of(view, first[0].recipe, instrument).plan_s if first else 0.0

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from policies.contamination import Contamination
+from policies.numbers import Suggest
 from state.goal import Goal
 from state.records import (
     Action,
@@ -55,6 +56,8 @@ class View:
     measurements: tuple[Measurement, ...] = ()
     void: Contamination = _NOTHING
     """What stands on refuted beliefs and no longer counts."""
+    suggest: Suggest | None = None
+    """Samples numbers from the runs so far; None: rules alone propose."""
 
     @property
     def has_ended(self) -> bool:

@@ -28,6 +28,14 @@ STEP_COST: Mapping[Instrument, float] = {"sft": 1.0, "dpo": 3.0, "grpo": 1.5}
 then learned from. Assumed."""
 
 
+Source = Literal["measured", "remembered", "assumed"]
+"""measured: on this campaign's own steps. remembered: on steps of earlier campaigns with the same weights on this
+machine. assumed: neither."""
+
+REMEMBERED_ERROR = 1.5
+"""Factor by which a remembered estimate may be off: other data, another load, another adapter."""
+
+
 class StepSample(Record):
     """One timed training step, or the mean of several of one length."""
 
@@ -46,7 +54,7 @@ class StepTime(Record):
     error: float
     """Factor: the true time lies between estimate / error and estimate x error, most of the time."""
     samples: int
-    source: Literal["measured", "assumed"]
+    source: Source
 
     def seconds(self, batch_size: int, padded_tokens: float) -> float:
         """Return the expected time of one step."""
@@ -64,13 +72,13 @@ class RunEstimate(Record):
     """Mean of one iteration."""
     fixed_s: float
     """Part of it that does not depend on iterations."""
-    source: Literal["measured", "assumed"]
+    source: Source
     sentence: str
 
     @property
     def plan_s(self) -> float:
         """The time to plan with: the upper end of what was measured; an assumption's is too wide to plan with."""
-        return self.high_s if self.source == "measured" else self.seconds
+        return self.seconds if self.source == "assumed" else self.high_s
 
 
 def prior(tokens_per_s: float = PRIOR_TOKENS_PER_S) -> StepTime:
@@ -108,17 +116,25 @@ def fit(samples: Sequence[StepSample], before: StepTime | None = None) -> StepTi
     return fitted.model_copy(update={"error": _error(fitted, samples)})
 
 
-def step_time(samples: Mapping[Instrument, Sequence[StepSample]], instrument: Instrument) -> StepTime:
-    """Return the step time of an instrument: fitted on its own steps, else another's at the assumed ratio.
+def step_time(
+    samples: Mapping[Instrument, Sequence[StepSample]],
+    instrument: Instrument,
+    remembered: Mapping[Instrument, Sequence[StepSample]] | None = None,
+) -> StepTime:
+    """Return the step time of an instrument: fitted on its own steps, else on remembered ones, else on another's.
 
     Args:
-        samples: Timed steps of each instrument.
+        samples: Timed steps of each instrument in this campaign.
         instrument: Whose time is asked for.
+        remembered: The same of earlier campaigns on this machine.
     """
     if samples.get(instrument):
         return fit(samples[instrument])
-    name, known = next(((name, found) for name, found in samples.items() if found), ("sft", ()))
-    other = fit(known)
+    if remembered and remembered.get(instrument):
+        known = fit(remembered[instrument])
+        return known.model_copy(update={"error": max(REMEMBERED_ERROR, known.error), "source": "remembered"})
+    name, timed = next(((name, found) for name, found in samples.items() if found), ("sft", ()))
+    other = fit(timed)
     ratio = STEP_COST[instrument] / STEP_COST[name]
     terms = {key: getattr(other, key) * ratio for key in ("constant_s", "linear_s", "quadratic_s")}
     return other.model_copy(update={**terms, "error": ASSUMED_ERROR, "samples": 0, "source": "assumed"})
@@ -167,7 +183,11 @@ def estimate_run_s(
     seconds = fixed_s + iters * step_s
     low, high = fixed_s + iters * step_s / step.error, fixed_s + iters * step_s * step.error
     runs = "1 run" if step.samples == 1 else f"{step.samples} runs"
-    known = f"measured on {runs}" if step.source == "measured" else "assumed, no step was timed here"
+    known = {
+        "measured": f"measured on {runs}",
+        "remembered": f"remembered from {runs} of earlier campaigns on this machine",
+        "assumed": "assumed, no step was timed here",
+    }[step.source]
     sentence = f"{iters} iterations of {step_s:.2f} s, {seconds:.0f} s in all ({low:.0f} to {high:.0f}); {known}."
     return RunEstimate(
         seconds=seconds,

@@ -106,6 +106,11 @@ class MachinePaths:
         """Return the file of one turn."""
         return self.turns / f"{number:09d}.json"
 
+    @property
+    def steps(self) -> Path:
+        """How long training steps took here, of all campaigns."""
+        return self.folder / "steps.json"
+
 
 @dataclass(frozen=True)
 class CampaignPaths:

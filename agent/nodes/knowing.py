@@ -8,6 +8,7 @@ from agent.graph import GraphState
 from agent.nodes.digest import digest
 from agent.prints import World, chosen, present, world_of
 from agent.session import Session
+from agent.steps import learn_steps
 from agent.view import view_of
 from policies.contamination import contamination
 from policies.findings import base_table, gate_beliefs
@@ -40,6 +41,7 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
         digest(session, world)
     refresh(session, context, wanted)
     if world:
+        learn_steps(session, world["model:base"].value)
         judge_gate_reach(session, world)
         for belief in memory_beliefs(session.goal, session.standing()):
             session.store.knowing.believe(belief.model_copy(update={"formed_at": session.clock.now()}))

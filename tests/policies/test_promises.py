@@ -1,0 +1,101 @@
+"""What holds of every campaign, whatever is true of the world: whole simulated campaigns, decision by decision."""
+
+from functools import lru_cache
+
+import pytest
+
+from policies import planning
+from policies.budget import Estimate, Spent, affordable
+from policies.dose import dose
+from state.goal import Budget
+from tests.policies.rehearsal import START
+from tests.policies.test_replay_exported import judged_again
+from tests.simulation.priors import BUDGET_H, KINDS, Kind, draw
+from tests.simulation.vigil import Night, goal_of
+from tests.simulation.world import World
+
+SEEDS = range(3)
+
+
+@lru_cache(maxsize=64)
+def night(kind: Kind, seed: int) -> Night:
+    """Return a campaign played to its end."""
+    truth = draw(kind, seed)
+    found = Night(goal=goal_of(truth), world=World(truth))
+    found.run(most=5000)
+    return found
+
+
+each_campaign = pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind in KINDS for seed in SEEDS])
+
+
+@each_campaign
+def test_no_configuration_runs_twice_and_no_act_is_done_twice(kind: Kind, seed: int) -> None:
+    played = night(kind, seed)
+    hashes = [run.recipe_hash for run in played.runs]
+    assert len(hashes) == len(set(hashes))
+    keys = [action.key for action in played.actions]
+    assert len(keys) == len(set(keys))
+
+
+@each_campaign
+def test_no_plan_exceeds_the_budget_and_every_cut_is_on_record(kind: Kind, seed: int) -> None:
+    played = night(kind, seed)
+    for decision in played.decisions:
+        if decision.action != "train":
+            continue
+        planned = decision.verdict["estimate"]
+        assert decision.made_at + planned["seconds"] <= START + BUDGET_H * 3600
+        run = next(run for run in played.runs if run.id == decision.run)
+        if "Cut from" in run.hypothesis:
+            assert f"to {run.recipe['iters']} iterations" in run.hypothesis
+
+
+@each_campaign
+def test_a_promoted_run_never_fails_its_own_gate_on_replay_and_no_verdict_changes(kind: Kind, seed: int) -> None:
+    played = night(kind, seed)
+    again = judged_again(played)
+    assert {row.id: row.bucket for row in again.cycles} == {run.id: run.bucket for run in played.runs}
+    for row in again.cycles:
+        if row.bucket == "A":
+            assert row.passed
+            assert all(condition.holds for condition in row.gate)
+
+
+@each_campaign
+def test_confirmation_is_opened_as_often_as_allowed_and_an_end_says_why(kind: Kind, seed: int) -> None:
+    played = night(kind, seed)
+    assert played.kinds().count("confirm") <= played.goal.gate.max_confirmations
+    assert played.campaign.state in {"promoted", "not_promoted", "halted"}
+    assert played.campaign.sentence
+
+
+@each_campaign
+def test_no_run_takes_the_dose_of_one_of_its_class_that_did_harm_before(kind: Kind, seed: int) -> None:
+    played = night(kind, seed)
+    rows = played.world.truth.rows
+    verdicts = {d.run: d for d in played.decisions if d.bucket is not None}
+    for place, run in enumerate(played.runs):
+        for before in played.runs[:place]:
+            said = verdicts.get(before.id)
+            is_same = before.parent_hash == run.parent_hash and before.instrument == run.instrument
+            if said is None or not is_same or said.rule != "D.no_worse_broken" or run.recipe.get("seed") != before.seed:
+                continue
+            holds_more = run.recipe["lora_parameters"]["dropout"] > before.recipe["lora_parameters"]["dropout"]
+            ours, theirs = (dose(each.recipe, rows, each.instrument) for each in (run, before))
+            assert holds_more or ours < theirs
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("sft", 1), ("preferences", 2), ("rollouts", 4), ("nothing", 1)])
+def test_the_same_record_gives_the_same_plan_at_every_step(kind: Kind, seed: int) -> None:
+    truth = draw(kind, seed)
+    played = Night(goal=goal_of(truth), world=World(truth))
+    for _ in range(40):
+        assert planning.plan(played.view()) == planning.plan(played.view())
+        played.step()
+
+
+def test_what_fits_the_budget_to_the_second_fits_and_a_second_more_does_not() -> None:
+    hour = Budget(hours=1)
+    assert affordable(hour, Spent(), Estimate(seconds=3600), START, START).is_affordable
+    assert not affordable(hour, Spent(), Estimate(seconds=3601), START, START).is_affordable

@@ -1,0 +1,190 @@
+"""Which run comes next: what fits the time left, which class, and when confirmation is opened."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from policies.confirmation import last_look
+from policies.proposals import estimate_of, evaluation_s, next_proposals
+from policies.search import choose
+from state.records import Belief, Decision, Json
+from tests.policies.rehearsal import START, Rehearsal, goal
+from tests.policies.test_planning import LADDER
+
+STEPS: Json = {"sft": [{"batch_size": 4, "padded_tokens": 128.0, "seconds": 9.0}]}
+
+
+def steps(value: Json, status: str = "fresh") -> Belief:
+    """Return what earlier campaigns say about the time of a step."""
+    place = {"subject": "machine:steps", "claim": "step_time", "statement": "timed", "tag": "inferred"}
+    return Belief.model_validate({**place, "value": value, "status": status})
+
+
+@dataclass(kw_only=True)
+class Timed(Rehearsal):
+    """A world in which acts take time, and trainings may collapse."""
+
+    evaluation_s: float = 60.0
+    step_s: float = 1.0
+    collapses: tuple[str, ...] = ()
+
+    def _measure(self, decision: Decision) -> None:
+        self.now += self.evaluation_s
+        super()._measure(decision)
+
+    def _train(self, decision: Decision) -> Json:
+        run = next(run for run in self.runs if run.id == decision.run)
+        took_s = self.step_s * run.recipe["iters"]
+        self.now += took_s
+        verdict = "collapsed" if run.instrument in self.collapses else None
+        return {**super()._train(decision), "wall_s": took_s, "steps_s": took_s, "verdict": verdict}
+
+
+def flat(_weights: str, case: int) -> float:
+    return 0.5 + 0.01 * (case % 3)
+
+
+def until_trained(play: Rehearsal, runs: int = 1) -> Rehearsal:
+    """Step until some runs were judged and the next has not begun."""
+    for _ in range(100):
+        if sum(run.bucket is not None for run in play.runs) >= runs:
+            return play
+        play.step()
+    raise AssertionError("no run was judged")
+
+
+def test_a_remembered_time_is_planned_with_until_a_step_was_timed_here() -> None:
+    play = Rehearsal()
+    play.step()
+    recipe = {"iters": 10, "batch_size": 4, "max_seq_length": 128}
+    assert estimate_of(play.view(), recipe).source == "assumed"
+    play.believe(steps(STEPS))
+    known = estimate_of(play.view(), recipe)
+    assert (known.source, known.plan_s) == ("remembered", known.high_s)
+    assert 30 < known.seconds < 120
+    assert "remembered from 1 run of earlier campaigns on this machine" in known.sentence
+    assert estimate_of(play.view(), recipe, "dpo").source == "assumed"
+    play.run()
+    assert estimate_of(play.view(), recipe).source == "measured"
+
+
+def test_a_remembered_time_that_no_longer_holds_is_not_used() -> None:
+    play = Rehearsal()
+    play.believe(steps(STEPS, "stale"))
+    assert estimate_of(play.view(), {}).source == "assumed"
+
+
+def test_a_plan_that_does_not_fit_the_night_is_cut_and_says_from_what_to_what() -> None:
+    play = until_trained(Timed(goal=goal(budget={"hours": 1.0}), step_s=60.0))
+    chosen = choose(play.view(), "sft")
+    assert chosen.proposal is not None
+    assert "iterations: the whole would take" in chosen.proposal.hypothesis
+    assert 20 <= chosen.proposal.recipe["iters"] < 40
+    assert chosen.estimate.plan_s <= START + 3600 - play.now - 2 * evaluation_s(play.view())
+
+
+def test_a_plan_that_a_cut_would_make_pointless_is_refused_with_the_limit() -> None:
+    play = until_trained(Timed(goal=goal(budget={"hours": 0.6}), step_s=60.0))
+    chosen = choose(play.view(), "sft")
+    assert chosen.proposal is None
+    assert chosen.was_proposed
+    assert chosen.left.limit == "hours"
+    assert any("are left of the budget" in other.reason for other in chosen.skipped)
+    play.run()
+    assert "The budget does not allow another run" in play.campaign.sentence
+
+
+def test_a_dear_run_waits_behind_a_cheaper_one_that_was_not_tried() -> None:
+    play = until_trained(Timed(goal=goal(budget={"hours": 4}), step_s=60.0, evaluation_s=1.0))
+    chosen = choose(play.view(), "sft")
+    assert chosen.proposal is not None
+    assert chosen.proposal.rule == "progress.higher_lr"
+    assert any("it costs much of the time left" in other.reason for other in chosen.skipped)
+    rich = until_trained(Timed(goal=goal(budget={"hours": 90}), step_s=60.0, evaluation_s=1.0))
+    longer = choose(rich.view(), "sft").proposal
+    assert longer is not None
+    assert longer.rule == "progress.longer"
+
+
+def test_the_time_that_is_left_is_kept_for_a_class_that_nobody_tried() -> None:
+    quick = {"recipes": {"dpo": {"iters": 20, "batch_size": 4, "max_seq_length": 128}}}
+    play = Timed(goal=goal(**LADDER, **quick, budget={"hours": 2.5}), score=flat, step_s=60.0, evaluation_s=5.0)
+    play.run()
+    assert [run.instrument for run in play.runs][:2] == ["sft", "dpo"]
+    switch = next(d for d in play.decisions if d.action == "train" and "(dpo)" in d.sentence)
+    said = [other.reason for other in switch.alternatives]
+    assert any("is not exhausted; the time left is kept for dpo" in reason for reason in said)
+    rich = Timed(goal=goal(**LADDER, **quick, budget={"hours": 90}), score=flat, step_s=60.0, evaluation_s=5.0)
+    rich.run()
+    assert [run.instrument for run in rich.runs][:2] == ["sft", "sft"]
+    poor = Timed(goal=goal(**LADDER, budget={"hours": 2.5}), score=flat, step_s=60.0, evaluation_s=5.0)
+    poor.run()
+    assert [run.instrument for run in poor.runs][:2] == ["sft", "sft"], "no time is kept for what does not fit at all"
+
+
+def test_after_a_collapse_the_next_class_begins_below_its_dose_with_the_reason() -> None:
+    asked = goal(**LADDER, recipes={"dpo": {"iters": 20, "batch_size": 4, "max_seq_length": 128}}, recipe={"iters": 30})
+    play = Timed(goal=asked, score=flat, collapses=("sft",))
+    until_trained(play)
+    [first] = next_proposals(play.view(), "dpo")
+    assert first.recipe["iters"] == 20
+    asked = goal(**LADDER, recipes={"dpo": {"iters": 60, "batch_size": 4, "max_seq_length": 128}}, recipe={"iters": 30})
+    play = Timed(goal=asked, score=flat, collapses=("sft",))
+    until_trained(play)
+    [reduced] = next_proposals(play.view(), "dpo")
+    assert reduced.recipe["iters"] == 27
+    assert "R1 collapsed at 24: 27 iterations instead of 60." in reduced.hypothesis
+    asked = goal(**LADDER, recipes={"dpo": {"iters": 60, "batch_size": 4, "max_seq_length": 128}})
+    play = Timed(goal=asked, score=flat, collapses=("sft",))
+    until_trained(play)
+    assert next_proposals(play.view(), "dpo") == []
+
+
+def lucky(weights: str, case: int) -> float:
+    """Return scores of which the mean meets the gate and the bound does not."""
+    return float(case % 40 < (32 if ":" in weights else 18))
+
+
+def test_at_the_end_of_its_class_the_furthest_run_by_its_numbers_is_put_to_confirmation() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 2}), score=lucky)
+    rules = play.run()
+    assert "confirm.last" in rules
+    opened = next(d for d in play.decisions if d.rule == "confirm.last")
+    assert "meets the gate by its numbers on selection, and nothing got further" in opened.sentence
+    verdicts = [d.rule for d in play.decisions if d.run == opened.run and d.bucket is not None]
+    assert verdicts == ["B.moved", "B.moved"], "judged again once confirmation was opened"
+    assert play.kinds().count("confirm") <= 2
+
+
+def test_an_end_without_time_for_a_confirmation_opens_none() -> None:
+    play = until_trained(Timed(goal=goal(budget={"hours": 1}), score=lucky))
+    assert last_look(play.view(), keep=0) is not None
+    assert last_look(play.view(), keep=2) is None
+    play.now = START + 3600 - 1
+    assert last_look(play.view(), keep=0) is None
+
+
+def test_a_campaign_that_may_not_open_confirmation_again_ends_and_trains_no_more() -> None:
+    play = Rehearsal(goal=goal(gate={"max_confirmations": 1, "conditions": [GATE]}))
+    play.score = lambda weights, _case: (
+        0.9 if ":" in weights and not play.decisions[-1].rule.startswith("confirm.") else 0.5
+    )
+    rules = play.run()
+    assert "confirmations.spent" in rules
+    assert "as often as gate.max_confirmations allows" in play.campaign.sentence
+    last = max(place for place, kind in enumerate(play.kinds()) if kind == "confirm")
+    assert "train" not in play.kinds()[last:]
+
+
+GATE: dict[str, Any] = {"id": "score", "metric": "main.score", "min": 0.75}
+
+
+@pytest.mark.parametrize("instrument", ["sft", "dpo", "grpo"])
+def test_every_class_has_a_first_recipe_and_a_time(instrument: Any) -> None:
+    play = Rehearsal(goal=goal(instruments=["sft", "dpo", "grpo"], data=LADDER["data"]))
+    play.step()
+    play.step()
+    found = choose(play.view(), instrument)
+    assert found.proposal is not None
+    assert found.estimate.seconds > 0
