@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 
 from tools import numbers
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed here")
 
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True, "is_int": False},
     "iters": {"low": 50, "high": 800, "log": True, "is_int": True},
     "rank": {"choices": [4, 8, 16]},
