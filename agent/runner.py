@@ -31,6 +31,7 @@ from state.goal import Goal
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.records import CampaignState, GoalVersion, JobKind
+from state.requests import last_request
 from state.store import Store
 from tools.jobs.backend import Backend
 from tools.jobs.blas import worker_env
@@ -90,10 +91,13 @@ def run_campaign(
         say(note)
     paths = CampaignPaths(home.resolve(), loaded.goal.campaign)
     _make_home(paths)
+    # Before the lease: whoever sees us hold it may ask us to stop.
+    before = last_request(paths)
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(Lease.acquire(paths, clock))
         store = stack.enter_context(Store.open(paths, clock, lease))
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
+        session.requests_before = before
         if (ended := _ended(session)) is not None:
             return ended
         with _disk_errors(paths):

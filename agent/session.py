@@ -41,6 +41,7 @@ class Session:
         workers: Module per kind of job; tests put a quick worker here.
         goal_version: Version of the goal that decisions are made under.
         started_at: When this sitting began, Unix seconds.
+        requests_before: Number of the last request before this sitting began.
         seen_file: Hash of the campaign file as looked at last, valid or not.
     """
 
@@ -55,6 +56,7 @@ class Session:
     workers: Mapping[JobKind, str] = field(default_factory=lambda: dict(WORKERS))
     goal_version: int = 1
     started_at: float = 0.0
+    requests_before: int = 0
     seen_file: str = ""
     is_stopping: bool = False
     cache: HashCache = field(default_factory=HashCache)

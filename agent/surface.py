@@ -24,12 +24,15 @@ def _apply(session: Session, request: Request) -> str:
     """Carry out one request and say what was done with it."""
     agent = session.store.agent
     if request.kind == "stop":
-        # A stop asked for before this sitting began was meant for the sitting that is gone.
-        if request.made_at < session.started_at:
+        # A stop asked for before this sitting began was meant for the sitting that is gone. By number, since the wall
+        # clock may have been set back since.
+        if int(request.id[1:]) <= session.requests_before:
             return "lapsed: asked before this start of the agent"
         session.is_stopping = True
         return "stopping"
     if request.kind in {"approve", "reject"}:
+        # What came after the deadline came second, whether or not an agent was there to see the deadline pass.
+        apply_deadlines(session, request.made_at)
         answer: Answer = "yes" if request.kind == "approve" else "no"
         try:
             approval = agent.answer(request.target, answer, by=request.by, reason=request.reason)
@@ -71,10 +74,16 @@ def _override(session: Session, request: Request) -> str:
     return f"overridden by {request.by}"
 
 
-def apply_deadlines(session: Session) -> None:
-    """Answer questions whose deadline has passed with what the campaign file says."""
+def apply_deadlines(session: Session, at: float | None = None) -> None:
+    """Answer questions whose deadline has passed with what the campaign file says.
+
+    Args:
+        session: This sitting.
+        at: Unix seconds to judge at; now by default.
+    """
+    now = session.clock.now() if at is None else at
     for approval in session.store.read.approvals():
-        if approval.answer is None and (answer := at_deadline(approval, session.clock.now())) is not None:
+        if approval.answer is None and (answer := at_deadline(approval, now)) is not None:
             session.store.agent.answer(
                 approval.id,
                 answer,

@@ -46,6 +46,20 @@ def insert_request(paths: CampaignPaths, request: Request) -> Request:
             connection.close()
 
 
+def last_request(paths: CampaignPaths) -> int:
+    """Return the number of the newest request; 0 before there is one, or where the store cannot be read yet."""
+    if not paths.db.exists():
+        return 0
+    connection = connect(paths.db)
+    try:
+        return int(connection.execute("SELECT coalesce(max(number), 0) FROM request").fetchone()[0])
+    except sqlite3.Error:
+        # A store that has no tables yet; a damaged one is told by whoever opens it.
+        return 0
+    finally:
+        connection.close()
+
+
 def _refuse_lost(request: Request, version: int, path: Path) -> None:
     """Refuse a request that a store of an older version has no column for."""
     if request.payload and version < TABLES["request"].column("payload").since:

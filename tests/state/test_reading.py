@@ -13,10 +13,11 @@ from state import export as export_module
 from state.clock import FakeClock
 from state.errors import CorruptError, MigrationError, NotFoundError, StoreError
 from state.export import export
+from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import list_campaigns, open_reader
 from state.records import Belief, Request
-from state.requests import insert_request
+from state.requests import insert_request, last_request
 from state.store import Store
 from state.tables import SCHEMA_VERSION, TABLES
 from tests.state import samples
@@ -250,3 +251,16 @@ def test_nothing_is_left_by_a_reader_of_a_live_campaign(busy: Store, paths: Camp
     with open_reader(paths) as reader:
         reader.campaign()
     assert sorted(paths.root.iterdir()) == before
+
+
+def test_the_last_request_is_known_before_the_store_is_opened(tmp_path: Path) -> None:
+    paths = CampaignPaths(tmp_path, "night")
+    assert last_request(paths) == 0
+    paths.root.mkdir()
+    paths.db.write_bytes(b"")
+    assert last_request(paths) == 0
+    with Lease.acquire(paths, FakeClock()) as lease, Store.open(paths, FakeClock(), lease):
+        assert last_request(paths) == 0
+        insert_request(paths, samples.request())
+        insert_request(paths, samples.request())
+        assert last_request(paths) == 2

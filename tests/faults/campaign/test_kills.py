@@ -1,60 +1,58 @@
 """The agent is killed at random moments, again and again; the campaign ends as if nothing had happened."""
 
 import os
-import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from state.files import append_jsonl
 from tests.faults.campaign import world
+from tests.faults.parts import agents
 
 KILLS = int(os.environ.get("VIGIL_CAMPAIGN_KILLS", "25"))
 """Kills in all; `make test` does one campaign's worth, the closing notes name larger counts."""
 
-LEAST_PER_CAMPAIGN = 20
 SEED = int(os.environ.get("VIGIL_SEED", "1"))
-
-
-def storm(campaign: Path, home: Path, dice: random.Random, kills: int) -> int:
-    """Kill the agent at random moments until it has ended or the kills are spent; return how many hit a live agent."""
-    hits = 0
-    while hits < kills:
-        agent = world.start(campaign, home)
-        try:
-            code = agent.wait(timeout=dice.uniform(0.3, 3.0))
-        except subprocess.TimeoutExpired:
-            os.killpg(agent.pid, signal.SIGKILL)
-            agent.wait()
-            hits += 1
-            continue
-        assert code in {0, 1}, home.with_suffix(".log").read_text()[-2000:]
-        break
-    return hits
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 def test_a_campaign_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    dice = random.Random(SEED)
     hits = number = 0
     while hits < KILLS:
         number += 1
-        folder = tmp_path / f"campaign{number}"
-        campaign = world.write_campaign(folder / "files")
-        home = folder / "home"
-        hit = storm(campaign, home, dice, max(LEAST_PER_CAMPAIGN, KILLS - hits))
-        hits += hit
-        code = world.run(campaign, home)
-        assert code == 0, home.with_suffix(".log").read_text()[-2000:]
-        world.assert_exactly_once(home)
-        found = world.rows(home)
-        assert found["campaign"][0]["state"] == "promoted"
-        assert [run["bucket"] for run in found["runs"]].count("A") == 1
-        acts = len(found["actions"])
-        print(f"campaign {number}: {hit} kills, {acts} actions, {len(found['jobs'])} jobs, 0 lost, 0 repeated")
+        batch = agents.random_kills(SEED + number, tmp_path / f"campaign{number}", KILLS - hits)
+        assert batch.violations == ()
+        hits += batch.faults
+        print(f"campaign {number}: {batch.faults} kills, {batch.figures['actions']} actions, 0 lost, 0 repeated")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_agents_that_die_at_every_named_point_have_done_everything_once(tmp_path: Path) -> None:
+    batch = agents.kills_at(agents.POINTS[:-1], SEED, tmp_path, len(agents.POINTS) - 1)
+    assert batch.violations == ()
+    assert batch.faults == len(agents.POINTS) - 1
+
+
+@pytest.mark.faults
+def test_an_agent_that_dies_amid_a_promotion_has_promoted_once(tmp_path: Path) -> None:
+    batch = agents.kills_at(("amid_promotion",), 1, tmp_path, 1)
+    assert (batch.violations, batch.faults, batch.figures["promoted"]) == ((), 1, 1)
+
+
+@pytest.mark.faults
+def test_the_harness_would_notice_an_act_done_twice(tmp_path: Path) -> None:
+    campaign, home = agents.campaign_of(1, tmp_path)
+    code = world.run(campaign, home)
+    assert world.wrong(home, code) == []
+    job = next(folder for folder in (home / "storm" / "jobs").iterdir() if (folder / "out" / "steps").exists())
+    append_jsonl(job / "out" / "violations.jsonl", {"what": "a step done twice"})
+    assert len(world.wrong(home, code)) == 1
+    (home / "storm" / "promoted").unlink()
+    assert len(world.wrong(home, 4)) == 3
 
 
 def test_a_second_agent_ends_at_once_with_code_5_and_names_the_holder(tmp_path: Path) -> None:

@@ -62,27 +62,34 @@ def write_campaign(folder: Path, name: str = "storm", **changes: Any) -> Path:
     return path
 
 
-def command(campaign: Path, home: Path, *, wait: bool = True) -> list[str]:
-    """Return the command line that runs a campaign with quick workers, in a process of its own."""
-    return [
-        sys.executable,
-        "-m",
-        "tests.faults.campaign.drive",
-        str(campaign),
-        str(home),
-        "wait" if wait else "no-wait",
-    ]
+def command(campaign: Path, home: Path, *, wait: bool = True, bend: dict[str, Any] | None = None) -> list[str]:
+    """Return the command line that runs a campaign with quick workers, in a process of its own.
+
+    Args:
+        campaign: The campaign file.
+        home: Folder of all campaigns.
+        wait: Stay for answers.
+        bend: What is bent in the agent (`bent.py`); None for nothing.
+    """
+    program = ["tests.faults.campaign.drive"] if bend is None else ["tests.faults.campaign.bent", json.dumps(bend)]
+    return [sys.executable, "-m", *program, str(campaign), str(home), "wait" if wait else "no-wait"]
 
 
 def start(
-    campaign: Path, home: Path, *, wait: bool = True, log: Path | None = None, first_on_path: Path | None = None
+    campaign: Path,
+    home: Path,
+    *,
+    wait: bool = True,
+    log: Path | None = None,
+    first_on_path: Path | None = None,
+    bend: dict[str, Any] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the agent; `first_on_path` is a folder whose `sitecustomize.py` every process of it runs."""
     folders = [str(folder) for folder in (first_on_path, ROOT) if folder is not None]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     with (log or home.with_suffix(".log")).open("ab") as stream:
         return subprocess.Popen(
-            command(campaign, home, wait=wait),
+            command(campaign, home, wait=wait, bend=bend),
             cwd=ROOT,
             env=environment,
             stdout=stream,
@@ -91,9 +98,37 @@ def start(
         )
 
 
-def run(campaign: Path, home: Path, *, wait: bool = True, timeout_s: float = 240) -> int:
+def run(
+    campaign: Path, home: Path, *, wait: bool = True, timeout_s: float = 240, bend: dict[str, Any] | None = None
+) -> int:
     """Run the agent to its end and return its exit code."""
-    return start(campaign, home, wait=wait).wait(timeout=timeout_s)
+    return start(campaign, home, wait=wait, bend=bend).wait(timeout=timeout_s)
+
+
+def words(home: Path) -> str:
+    """Return the last of what agents said."""
+    return home.with_suffix(".log").read_text()[-2000:]
+
+
+def wrong(home: Path, code: int, name: str = "storm") -> list[str]:
+    """Return what is wrong with a campaign that ought to have reached its verdict, each action done once.
+
+    Args:
+        home: Folder of all campaigns.
+        code: Exit code of its last agent: 0 promoted, 1 not promoted.
+        name: The campaign.
+    """
+    found = [] if code in {0, 1} else [f"exit code {code}: {words(home)[-300:]}"]
+    try:
+        assert_exactly_once(home, name)
+    except AssertionError as error:
+        found.append(" ".join(str(error).split())[:300])
+    state = rows(home, name)["campaign"][0]["state"]
+    if code in {0, 1} and state != ("promoted", "not_promoted")[code]:
+        found.append(f"exit code {code}, and the campaign is {state}")
+    if CampaignPaths(home, name).promoted.exists() != (state == "promoted"):
+        found.append(f"the campaign is {state}, and the link says otherwise")
+    return [f"{home}: {sentence}" for sentence in found]
 
 
 def rows(home: Path, name: str = "storm") -> dict[str, list[dict[str, Any]]]:
