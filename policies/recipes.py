@@ -511,6 +511,9 @@ _REMEDIES: Mapping[Diagnosis, tuple[_Remedy, ...]] = {
 """In order. Where nothing moved the cheap ones come first, and after a flat run axes not varied yet, since exhaustion
 asks for different ones."""
 
+_UNMOVED: frozenset[Diagnosis] = frozenset({"idle", "flat", "unclear"})
+"""Diagnoses of too little."""
+
 _FALLBACKS = (_WIDER, _RESHUFFLED)
 """For when every remedy of a diagnosis was run."""
 
@@ -521,6 +524,9 @@ def _candidates(
     """Return what a diagnosis suggests, in order: the run it goes on from, the recipe, the remedy."""
     fallbacks = (_RESHUFFLED,) if diagnosis in _HARMED else _FALLBACKS
     remedies = (*_REMEDIES[diagnosis], *(fallbacks if _REMEDIES[diagnosis] else ()))
+    if diagnosis in _UNMOVED and rows and best.recipe["iters"] * best.recipe["batch_size"] < rows:
+        # Rows that were never seen come before any other reason.
+        remedies = (_LONGER, *remedies)
     if diagnosis in _HARMED and best is not last:
         middle = _Remedy("between", partial(_middle, last.recipe), f"half way to {last.run} is left to try")
         remedies = (middle, *_REMEDIES["plateau"], *_FALLBACKS)

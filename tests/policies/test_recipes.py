@@ -208,6 +208,15 @@ def test_dropout_and_scale_move_within_their_bounds() -> None:
     assert seen[2].recipe["lora_parameters"]["dropout"] == 0.05
 
 
+@pytest.mark.parametrize(
+    ("rows", "rule"), [(100, "flat.higher_lr"), (100_000, "flat.longer"), (None, "flat.higher_lr")]
+)
+def test_rows_that_were_never_seen_come_before_a_higher_rate(rows: int | None, rule: str) -> None:
+    proposal = next_recipe([as_tried(FIRST)], parent_hash="w", data_hash="d", rows=rows)
+    assert proposal is not None
+    assert proposal.rule == rule
+
+
 def test_axes_not_varied_yet_come_first_and_in_the_end_nothing_is_left() -> None:
     history: list[Tried] = []
     rules = []

@@ -199,6 +199,8 @@ def _held_out(setting: Setting, grader: Grader, scheme: Scheme) -> HeldOut | Non
         scheme=scheme,
         signs={str(name): int(sign) for name, sign in asked["metrics"].items()},
         max_tokens=int(asked["max_tokens"]),
+        temperature=setting.recipe.temperature,
+        seed=setting.recipe.seed,
         batch_size=setting.recipe.rollout_concurrency,
         path=setting.out / "held_out.jsonl",
         should_stop=setting.should_stop,

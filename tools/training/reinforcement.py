@@ -188,12 +188,13 @@ class Reinforcement(Objective):
         return found | _sampling_facts(self._scheme, tally) if tally.rollouts else found
 
     def _look(self, step: int) -> list[Json] | None:
-        row = self._held_out.take(step) if self._held_out is not None else {}
-        if row is None:
+        if self._held_out is None:
+            return []
+        taken = self._held_out.take(step)
+        if taken is None:
             return None
-        if "held_out_score" in row:
-            row |= self._bounds.held_out(row["held_out_score"])
-        return [row] if row else []
+        row, scores = taken
+        return [row | self._bounds.held_out(scores)]
 
     def _sampled(self, tasks: Sequence[Task], update: int) -> Batch | None:
         """Return what an update learns from; None where a stop was asked for meanwhile."""

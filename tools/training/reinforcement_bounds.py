@@ -4,7 +4,7 @@ Each signal is relative to the run's own first updates. Not covered: a reward th
 that is for adversarial outputs to find before a run (P10).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pvariance
 from typing import Any
@@ -75,18 +75,24 @@ class Bounds:
         self.seen["late_rewards"] = [*self.seen.get("late_rewards", []), list(rewards)][-FIRST_UPDATES:]
         self.seen["updates"] = self.seen.get("updates", 0) + 1
 
-    def held_out(self, score: float) -> Json:
-        """Take note of the held-out score, [-1, 1]; return the signals of a metrics row.
+    def held_out(self, scores: Mapping[str, float]) -> Json:
+        """Take note of the held-out cases' scores, [-1, 1] each; return the signals of a metrics row.
 
         Returns:
             `reward_gain`, the rollouts' reward over its first updates as a share of a perfect answer's;
-            `held_out_gain`, the held-out score over the parent's; `reward_gap`, 1 where the first rose for certain and
-            the second shows less than a quarter of it.
+            `held_out_gain`, the score over the parent's on the same cases, left out where none was measured twice;
+            `reward_gap`, 1 where the first rose for certain and the second, a standard error added, shows less than a
+            quarter of it.
         """
+        first = self.seen.setdefault("held_out_first", dict(scores))
+        changes = [scores[case] - first[case] for case in scores.keys() & first.keys()]
         gain, error = self._reward_gain()
-        held = score - self.seen.setdefault("held_out_first", score)
+        self.seen["reward_gap"] = 0.0
+        if not changes:
+            return {"reward_gain": gain, "reward_gap": 0.0}
+        held, unsure = fmean(changes), (pvariance(changes) / len(changes)) ** 0.5
         is_up = self.seen.get("updates", 0) >= 2 * FIRST_UPDATES and gain > max(LEAST_GAIN, CERTAIN * error)
-        self.seen["reward_gap"] = float(is_up and held < HELD_OUT_SHARE * gain)
+        self.seen["reward_gap"] = float(is_up and held + unsure < HELD_OUT_SHARE * gain)
         return {"reward_gain": gain, "held_out_gain": held, "reward_gap": self.seen["reward_gap"]}
 
     def row(self) -> Json:

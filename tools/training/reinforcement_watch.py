@@ -64,7 +64,10 @@ class RolloutLog:
 
 
 class HeldOut:
-    """Cases that are never learned from, answered greedily and graded by the metrics of the gate.
+    """Cases that are never learned from, graded by the metrics of the gate.
+
+    Answered as rollouts are, at their temperature and always with the same random numbers: a policy that only grows
+    surer of itself earns more by sampling and says the same greedily, which must not look like a reward that is hacked.
 
     Args:
         model: The model in training; as the parent left it when `begin` is called.
@@ -74,6 +77,8 @@ class HeldOut:
         scheme: What rollouts earn, for comparison.
         signs: Metric of the gate -> +1 where more is better, -1 where less is.
         max_tokens: Decode budget of each.
+        temperature: Of the rollouts.
+        seed: Of the run.
         batch_size: Answers decoded together.
         path: File of the scores.
         should_stop: Asked between decoding steps.
@@ -89,6 +94,8 @@ class HeldOut:
         scheme: Scheme,
         signs: Mapping[str, int],
         max_tokens: int,
+        temperature: float,
+        seed: int,
         batch_size: int,
         path: Path,
         should_stop: Callable[[], bool],
@@ -100,17 +107,20 @@ class HeldOut:
         self._scheme = scheme
         self._signs = signs
         self._max_tokens = max_tokens
+        self._temperature = temperature
+        self._seed = seed
         self._batch_size = batch_size
         self._path = path
         self._should_stop = should_stop
 
-    def take(self, step: int) -> Json | None:
-        """Answer and grade now, unless that was done; return a metrics row, None where a stop was asked for meanwhile.
+    def take(self, step: int) -> tuple[Json, dict[str, float]] | None:
+        """Answer and grade now, unless that was done; None where a stop was asked for meanwhile.
 
         Returns:
-            `held_out_score`, the mean of the gate's metrics, [-1, 1]; each as `held_out_METRIC`; `held_out_reward`,
-            by the rollouts' own scheme; `held_out_tokens` and `held_out_cut`, mean length and share that the budget
-            cut. A metric that no case has is left out.
+            A metrics row, and the score of each case that has one. In the row: `held_out_score`, the mean of the gate's
+            metrics, [-1, 1]; each as `held_out_METRIC`; `held_out_reward`, by the rollouts' own scheme;
+            `held_out_tokens` and `held_out_cut`, mean length and share that the budget cut. A metric that no case has
+            is left out.
         """
         rows = read_jsonl(self._path)
         found = [row for row in rows if row["step"] == step]
@@ -120,7 +130,8 @@ class HeldOut:
                 return None
             found = answered
             self._write([*(row for row in rows if row["step"] < step), *found])
-        return {"step": step, **self._facts(found)}
+        scores = {row["case"]: self._score(row["metrics"]) for row in found}
+        return {"step": step, **self._facts(found)}, {name: each for name, each in scores.items() if each is not None}
 
     def rewind(self, step: int) -> None:
         """Forget what was measured after a step that the run goes on from."""
@@ -133,9 +144,9 @@ class HeldOut:
             self._tasks,
             group_size=1,
             max_tokens=self._max_tokens,
-            temperature=0.0,
-            seed=0,
-            update=step,
+            temperature=self._temperature,
+            seed=self._seed,
+            update=0,
             concurrency=self._batch_size,
             should_stop=self._should_stop,
         )
@@ -153,6 +164,12 @@ class HeldOut:
             }
             for rollout, grade in zip(rollouts, grades, strict=True)
         ]
+
+    def _score(self, metrics: Mapping[str, float | None]) -> float | None:
+        """Return a case's mean over the gate's metrics, or None where one was not measured."""
+        values = [(sign, metrics.get(name)) for name, sign in self._signs.items()]
+        known = [sign * value for sign, value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
 
     def _facts(self, rows: Sequence[Json]) -> Json:
         means = {name: _mean([row["metrics"].get(name) for row in rows]) for name in self._signs}

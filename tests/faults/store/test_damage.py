@@ -5,37 +5,27 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from state.backup import restore_latest
 from state.clock import FakeClock
-from state.connection import connect, spoken_errors
 from state.errors import CorruptError, LimitExceededError, StoreError
 from state.lease import Lease
 from state.paths import CampaignPaths
-from state.schema import check_header
 from state.store import Store
-from state.tables import TABLES
-from state.verify import verify
+from tests.faults.parts import stores
+from tests.faults.parts.contract import Batch
+from tests.faults.parts.stores import contents
+from tests.faults.store.lives import fill
 from tests.state import samples
 
 pytestmark = pytest.mark.faults
 
 FLIPS = int(os.environ.get("VIGIL_FLIPS", "100"))
-
-
-def fill(store: Store, rounds: int) -> None:
-    """Write the same kinds of rows a campaign has."""
-    store.agent.begin(samples.goal())
-    for number in range(rounds):
-        store.knowing.believe(samples.belief(subject=f"data:{number}", value=number))
-        store.knowing.measure([samples.measurement(f"c{case}", f"k{number}") for case in range(4)])
-        store.doing.intend(samples.action(f"k{number}"))
-        store.deciding.decide(samples.decision(f"Round {number}."), [samples.commitment()], samples.run())
 
 
 @pytest.fixture
@@ -45,21 +35,6 @@ def closed(tmp_path: Path) -> CampaignPaths:
     with Lease.acquire(paths, clock) as lease, Store.open(paths, clock, lease) as store:
         fill(store, 40)
     return paths
-
-
-def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Return every row, after the checks that opening makes.
-
-    Raises:
-        CorruptError: A check failed.
-    """
-    with spoken_errors(path), closing(connect(path)) as connection:
-        check_header(connection, path)
-        verify(connection, path)
-        return {
-            name: connection.execute(f'SELECT * FROM "{name}" ORDER BY 1').fetchall()  # noqa: S608 - our own names
-            for name in (*TABLES, "journal")
-        }
 
 
 def noticed(path: Path, data: bytes, offset: int, mask: int, original: dict[str, list[tuple[object, ...]]]) -> bool:
@@ -121,6 +96,16 @@ def test_a_damaged_store_is_refused_then_restored(closed: CampaignPaths) -> None
         assert restored.lost == 0
         with Store.open(closed, clock, lease) as store:
             assert len(store.read.decisions()) == 40
+
+
+@pytest.mark.parametrize("part", [stores.pages, stores.flips])
+def test_a_damaged_store_is_noticed_before_anything_acts_and_its_loss_is_stated(
+    tmp_path: Path, part: Callable[[int, Path, int], Batch]
+) -> None:
+    batch = part(1, tmp_path, 12)
+    print(batch)
+    assert batch.violations == ()
+    assert batch.figures["noticed and restored"] >= 4
 
 
 @pytest.fixture

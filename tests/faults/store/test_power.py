@@ -1,27 +1,14 @@
 """The power is cut at random moments of a store's life; `VIGIL_CUTS=1000` for more than the default."""
 
 import os
-import random
 import sqlite3
-from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.graph import open_saver, prune
 from state import connection as settings
-from state.clock import FakeClock
-from state.connection import connect
-from state.errors import VigilError
-from state.lease import Lease
-from state.paths import CampaignPaths
-from state.store import Store
 from tests.faults.store import recorder
-from tests.faults.store.power import Cut, cuts
-from tests.faults.store.recorder import Event, recording
-from tests.state import samples
+from tests.faults.store.lives import ROUNDS, cut_graph, cut_store, record_store
 
 pytestmark = [
     pytest.mark.faults,
@@ -29,113 +16,18 @@ pytestmark = [
 ]
 
 CUTS = int(os.environ.get("VIGIL_CUTS", "120"))
-ROUNDS = 12
 SEED = int(os.environ.get("VIGIL_SEED", "1"))
 
 
-@dataclass
-class Damage:
-    """What cuts did."""
-
-    cuts: int = 0
-    with_unsynced: int = 0
-    refused: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.cuts} power cuts, {self.with_unsynced} with unsynced writes: {len(self.refused)} corrupt, "
-            f"{len(self.lost)} with acknowledged commits lost"
-        )
-
-
-def journal(path: Path) -> list[str]:
-    """Return the chain of the journal."""
-    with closing(connect(path)) as found:
-        return [row[0] for row in found.execute("SELECT chain FROM journal ORDER BY seq")]
-
-
-def record_store(home: Path) -> tuple[list[Event], list[str]]:
-    """Live a store's life; return what was asked of the disk, and the journal at its end.
-
-    The store is opened three times, so that its log is written back to the file and removed each time.
-    """
-    paths, clock = CampaignPaths(home, "night"), FakeClock()
-    with recording() as found:
-        for sitting in range(3):
-            with Lease.acquire(paths, clock) as lease, Store.open(paths, clock, lease) as store:
-                found.acknowledged(written(store))
-                if not sitting:
-                    store.agent.begin(samples.goal())
-                for number in range(ROUNDS * sitting, ROUNDS * (sitting + 1)):
-                    for write in of_round(store, number):
-                        write()
-                        found.acknowledged(written(store))
-                    if number % ROUNDS == ROUNDS // 2:
-                        write_log_back(paths.db)
-    return found.events, journal(paths.db)
-
-
-def write_log_back(path: Path) -> None:
-    """Do what SQLite does by itself after a thousand pages."""
-    with closing(connect(path)) as other:
-        other.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-
-def written(store: Store) -> int:
-    """Return how many journal rows there are."""
-    return int(store._connection.execute("SELECT max(seq) FROM journal").fetchone()[0])
-
-
-def of_round(store: Store, number: int) -> list[Any]:
-    """Return the writes of one turn of the loop."""
-    key = f"k{number}"
-    return [
-        lambda: store.knowing.believe(samples.belief(value=number, tag="inferred")),
-        lambda: store.doing.intend(samples.action(key)),
-        lambda: store.knowing.measure([samples.measurement(f"c{case}", key) for case in range(6)]),
-        lambda: store.doing.finish(key, {"number": number}),
-        lambda: store.deciding.decide(samples.decision(f"Round {number}."), run=samples.run()),
-    ]
-
-
-def lay_out(cut: Cut, root: Path) -> None:
-    """Put on disk what a cut left."""
-    root.mkdir(parents=True)
-    for name, data in cut.files.items():
-        if not name.endswith(".part"):
-            (root / name).write_bytes(data)
-
-
-def suffer(events: list[Event], chain: list[str], folder: Path, count: int) -> Damage:
-    """Cut, open as a campaign is opened, compare with what was acknowledged."""
-    damage, clock = Damage(), FakeClock()
-    for number, cut in enumerate(cuts(events, count, random.Random(SEED))):
-        paths = CampaignPaths(folder / str(number), "night")
-        lay_out(cut, paths.root)
-        damage.cuts += 1
-        damage.with_unsynced += cut.unsynced > 0
-        try:
-            with Lease.acquire(paths, clock) as lease, Store.open(paths, clock, lease):
-                pass
-        except (VigilError, sqlite3.Error) as error:
-            damage.refused.append(f"{cut.at}: {error}")
-            continue
-        kept = journal(paths.db)
-        same = next((at for at, (one, two) in enumerate(zip(kept, chain, strict=False)) if one != two), len(kept))
-        # The opening writes up to two rows of its own.
-        if same < cut.acknowledged or len(kept) > same + 2:
-            damage.lost.append(f"{cut.at}: {same} of {cut.acknowledged}")
-    return damage
+def test_every_commit_is_synced(tmp_path: Path) -> None:
+    events, _ = record_store(tmp_path)
+    assert sum(event.kind == "sync" for event in events) >= 15 * ROUNDS
 
 
 def test_no_acknowledged_write_is_lost_by_a_power_cut(tmp_path: Path) -> None:
-    events, chain = record_store(tmp_path / "recorded")
-    assert sum(event.kind == "sync" for event in events) >= ROUNDS
-    damage = suffer(events, chain, tmp_path / "cut", CUTS)
+    damage = cut_store(tmp_path, CUTS, SEED)
     print(f"seed {SEED}: {damage}")
-    assert damage.refused == []
-    assert damage.lost == []
+    assert damage.violations == ()
     assert damage.with_unsynced > CUTS // 10
 
 
@@ -150,46 +42,13 @@ def test_the_simulation_sees_what_weaker_settings_lose(
         connection.execute(f"PRAGMA synchronous={synchronous}")
 
     monkeypatch.setattr("state.store.configure", weak)
-    events, chain = record_store(tmp_path / "recorded")
-    monkeypatch.undo()
-    damage = suffer(events, chain, tmp_path / "cut", 60)
+    damage = cut_store(tmp_path, 60, SEED)
     print(f"synchronous={synchronous}: {damage}")
     assert (damage.refused == []) == is_sound
     assert damage.lost
 
 
 def test_no_acknowledged_checkpoint_of_the_graph_is_lost(tmp_path: Path) -> None:
-    home = tmp_path / "recorded"
-    home.mkdir()
-    with recording() as found:
-        write_checkpoints(home / "graph.db", found)
-    lost, refused = [], []
-    for number, cut in enumerate(cuts(found.events, CUTS, random.Random(SEED))):
-        root = tmp_path / "cut" / str(number)
-        lay_out(cut, root)
-        saver = open_saver(root / "graph.db")
-        refused += [cut.at] if list(root.glob("*.damaged")) else []
-        newest = saver.get_tuple({"configurable": {"thread_id": "night"}})
-        saver.conn.close()
-        at = newest.metadata.get("step", -1) if newest else -1
-        lost += [f"{cut.at}: {at} of {cut.acknowledged}"] if at + 1 < cut.acknowledged else []
-    print(f"seed {SEED}: {CUTS} power cuts of the graph's file: {len(refused)} corrupt, {len(lost)} lost")
-    assert (refused, lost) == ([], [])
-
-
-def write_checkpoints(path: Path, found: recorder.Recorder) -> None:
-    """Write as many checkpoints as a night's, pruning now and then."""
-    from langgraph.checkpoint.base import empty_checkpoint
-
-    saver = open_saver(path)
-    try:
-        config: Any = {"configurable": {"thread_id": "night", "checkpoint_ns": ""}}
-        for step in range(ROUNDS * 3):
-            checkpoint = empty_checkpoint()
-            config = saver.put(config, checkpoint, {"step": step, "source": "loop"}, {})
-            found.acknowledged(step + 1)
-            saver.put_writes(config, [("deciding", {"decision": f"D{step}"})], "task")
-            if step % ROUNDS == ROUNDS - 1:
-                prune(saver)
-    finally:
-        saver.conn.close()
+    damage = cut_graph(tmp_path, CUTS, SEED)
+    print(f"seed {SEED}, the graph's file: {damage}")
+    assert damage.violations == ()

@@ -53,7 +53,8 @@ def test_a_run_that_leaves_a_bound_is_stopped_and_keeps_a_save_from_before(
     assert (ended.state, ended.by, ended.verdict) == ("stopped", "guard", verdict)
     seen = [row for row in metrics(folder) if signal in row]
     assert seen[-1]["step"] < 400
-    first = next(row["step"] for row in seen if broken(recipe, signal, row[signal]))
+    inside = [row["step"] for row in seen if not broken(recipe, signal, row[signal])]
+    first = next(row["step"] for row in seen if row["step"] > inside[-1])
     healthy = newest_healthy_folder(folder / "out" / "saves")
     assert healthy is not None
     assert int(healthy.name) < first
@@ -128,27 +129,30 @@ def test_a_bound_is_broken_by_its_own_signal_alone_and_null_is_no_bound(
 
 
 @pytest.mark.parametrize(
-    ("rewards", "score", "gap"),
+    ("rewards", "scores", "gap"),
     [
-        ([1.0, 1.1], 0.5, 1.0),
-        ([1.0, 1.1], 0.56, 1.0),
-        ([1.0, 1.1], 0.7, 0.0),
-        ([0.41, 0.39], 0.3, 0.0),
-        ([0.0, 1.9], 0.3, 0.0),
+        ([1.0, 1.1], {"a": 0.5, "b": 0.3}, 1.0),
+        ([1.0, 1.1], {"a": 0.56, "b": 0.36}, 1.0),
+        ([1.0, 1.1], {"a": 0.7, "b": 0.5}, 0.0),
+        ([1.0, 1.1], {"a": 0.9, "b": 0.1}, 0.0),
+        ([1.0, 1.1], {"c": 0.5}, 0.0),
+        ([0.41, 0.39], {"a": 0.3, "b": 0.1}, 0.0),
+        ([0.0, 1.9], {"a": 0.3, "b": 0.1}, 0.0),
     ],
-    ids=["flat", "nearly flat", "both rose", "no rise", "a rise by chance"],
+    ids=["flat", "nearly flat", "both rose", "some rose", "no case again", "no rise", "a rise by chance"],
 )
-def test_a_reward_that_rises_alone_is_a_gap(rewards: list[float], score: float, gap: float) -> None:
-    ours = bounds()
-    assert ours.held_out(0.5) == {"reward_gain": 0.0, "held_out_gain": 0.0, "reward_gap": 0.0}
+def test_a_reward_that_rises_alone_is_a_gap(rewards: list[float], scores: dict[str, float], gap: float) -> None:
+    ours, first = bounds(), {"a": 0.5, "b": 0.3}
+    assert ours.held_out(first) == {"reward_gain": 0.0, "held_out_gain": 0.0, "reward_gap": 0.0}
     for _ in range(FIRST_UPDATES):
         ours.sampled(1.0, [0.0, 0.8])
-    assert ours.held_out(0.5)["reward_gap"] == 0.0, "too soon to tell"
+    assert ours.held_out(first)["reward_gap"] == 0.0, "too soon to tell"
     for _ in range(FIRST_UPDATES):
         ours.sampled(1.0, rewards)
-    found = ours.held_out(score)
+    found = ours.held_out(scores)
     assert found["reward_gap"] == gap
-    assert found["held_out_gain"] == pytest.approx(score - 0.5)
+    if "c" not in scores:
+        assert found["held_out_gain"] == pytest.approx((scores["a"] + scores["b"] - 0.8) / 2)
     assert ours.fault == ("reward_hacking" if gap else "")
 
 
@@ -157,4 +161,4 @@ def test_without_entropy_at_the_start_there_is_no_share_to_lose() -> None:
     ours.learned(0.0, 0.0)
     assert ours.row() == {"entropy_share": 1.0}
     ours.sampled(1.0, [])
-    assert ours.held_out(0.4)["reward_gain"] == 0.0
+    assert ours.held_out({"a": 0.4})["reward_gain"] == 0.0
