@@ -27,5 +27,5 @@ def view_of(session: Session) -> View:
         commitments=tuple(read.commitments()),
         measurements=tuple(read.measurements()),
         void=contamination(read.beliefs(), decisions, actions),
-        suggest=numbers.suggest if numbers.is_available() else None,
+        suggest=numbers.suggest,
     )

@@ -1,16 +1,12 @@
 """Optuna's sampler as one function of what is known: no study is kept, so nothing is lost and nothing is locked."""
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 Json = dict[str, Any]
-
-
-def is_available() -> bool:
-    """Say whether Optuna is installed."""
-    return importlib.util.find_spec("optuna") is not None
 
 
 def suggest(space: Mapping[str, Json], told: Sequence[tuple[Json, float]], seed: int, count: int) -> list[Json]:
@@ -23,9 +19,10 @@ def suggest(space: Mapping[str, Json], told: Sequence[tuple[Json, float]], seed:
         count: How many proposals, each made as if the ones before it were running.
     """
     # Half a second to import, and most campaigns never ask.
-    optuna: Any = importlib.import_module("optuna")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    distributions = {name: _distribution(optuna.distributions, each) for name, each in space.items()}
+    distributions = {name: _distribution(each) for name, each in space.items()}
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=False, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for params, value in told:
@@ -34,8 +31,11 @@ def suggest(space: Mapping[str, Json], told: Sequence[tuple[Json, float]], seed:
     return [dict(study.ask(distributions).params) for _ in range(count)]
 
 
-def _distribution(distributions: Any, each: Mapping[str, Any]) -> Any:
+def _distribution(each: Mapping[str, Any]) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if "choices" in each:
-        return distributions.CategoricalDistribution(tuple(each["choices"]))
-    kind = distributions.IntDistribution if each["is_int"] else distributions.FloatDistribution
-    return kind(each["low"], each["high"], log=each["log"])
+        return CategoricalDistribution(tuple(each["choices"]))
+    if each["is_int"]:
+        return IntDistribution(each["low"], each["high"], log=each["log"])
+    return FloatDistribution(each["low"], each["high"], log=each["log"])

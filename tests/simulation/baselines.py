@@ -11,10 +11,8 @@ A baseline also stops after `patience` trainings without a new best: the value t
 truth was chosen on the seeds that no report uses (`PATIENCE`).
 """
 
-import importlib
-import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +126,8 @@ class OptunaTPE:
 
     def __init__(self, truth: Truth) -> None:
         self.truth = truth
-        optuna: Any = importlib.import_module("optuna")
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler(seed=truth.seed, n_startup_trials=5)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -139,7 +138,7 @@ class OptunaTPE:
     def ask(self, done: list[Trial]) -> tuple[Instrument, Json]:
         """Return the study's next trial."""
         trial = self.trial = self.study.ask()
-        name: Instrument = trial.suggest_categorical("class", list(INSTRUMENTS))
+        name = cast("Instrument", trial.suggest_categorical("class", list(INSTRUMENTS)))
         doublings = trial.suggest_float("doublings", -3.0, 3.0)
         epochs = min(trial.suggest_float("epochs", 0.5, 8.0, log=True), _EPOCHS[name][1])
         rank = trial.suggest_categorical("rank", list(_RANKS))
@@ -156,11 +155,6 @@ BASELINES: dict[str, Callable[[Truth], Proposer]] = {
     "random search": RandomSearch,
     "Optuna TPE": OptunaTPE,
 }
-
-
-def available() -> list[str]:
-    """Return the baselines that can run here; Optuna is not needed for Vigil's own work."""
-    return [name for name in BASELINES if name != "Optuna TPE" or importlib.util.find_spec("optuna") is not None]
 
 
 def play(truth: Truth, name: str, judge: Judge, patience: int | None = None) -> Outcome:

@@ -20,8 +20,8 @@ VIGIL = "Vigil"
 
 
 def players() -> list[str]:
-    """Return who can play here: Vigil, and each baseline by each of its judges."""
-    judged = [f"{name}, {judge}" for judge in ("number", "gate") for name in baselines.available()]
+    """Return who plays: Vigil, and each baseline by each of its judges."""
+    judged = [f"{name}, {judge}" for judge in ("number", "gate") for name in baselines.BASELINES]
     return [VIGIL, *judged]
 
 
