@@ -97,11 +97,11 @@ def run_campaign(
         lease = stack.enter_context(Lease.acquire(paths, clock))
         store = stack.enter_context(Store.open(paths, clock, lease))
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
-        session.requests_before = before
+        session.requests_before, session.say = before, say
         if (ended := _ended(session)) is not None:
             return ended
         with _disk_errors(paths):
-            _drive(session, wait=wait, say=say)
+            _drive(session, wait=wait)
         return _end(session)
 
 
@@ -197,7 +197,7 @@ def _ended(session: Session) -> RunEnd | None:
     return None
 
 
-def _drive(session: Session, *, wait: bool, say: Callable[[str], None]) -> None:
+def _drive(session: Session, *, wait: bool) -> None:
     """Loop the graph until the campaign's row says it has ended, or only an answer can go on."""
     with contextlib.closing(open_saver(session.paths.graph).conn) as connection:
         from langgraph.checkpoint.sqlite import SqliteSaver
@@ -208,7 +208,7 @@ def _drive(session: Session, *, wait: bool, say: Callable[[str], None]) -> None:
         config: Any = {"configurable": {"thread_id": session.goal.campaign}, "recursion_limit": 100_000}
         try:
             while True:
-                _steps(session, graph, config, _input(graph, config), say)
+                _steps(session, graph, config, _input(graph, config))
                 if session.store.read.campaign().state != "waiting" or not wait:
                     return
                 _await_answer(session)
@@ -230,14 +230,14 @@ def _input(graph: Graph, config: Any) -> Any:
     return None if snapshot.next or snapshot.tasks else {"knowing": {"visits": 0}}
 
 
-def _steps(session: Session, graph: Graph, config: Any, given: Any, say: Callable[[str], None]) -> None:
+def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
     """Run supersteps, each checkpoint synced before the next begins; prune now and then."""
     told = len(session.store.read.decisions())
     for count, update in enumerate(graph.stream(given, config, stream_mode="updates", durability="sync"), start=1):
         if "deciding" in update:
             decisions = session.store.read.decisions()
             for decision in decisions[told:]:
-                say(f"{decision.id} {decision.sentence}")
+                session.say(f"{decision.id} {decision.sentence}")
             told = len(decisions)
         if count % _PRUNE_EVERY == 0 and graph.checkpointer:
             prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with

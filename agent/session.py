@@ -1,7 +1,7 @@
 """Everything one sitting of the agent holds: the campaign, its store under a lease, the backend, the clock."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ class Session:
         started_at: When this sitting began, Unix seconds.
         requests_before: Number of the last request before this sitting began.
         seen_file: Hash of the campaign file as looked at last, valid or not.
+        say: Where progress sentences go.
     """
 
     loaded: LoadedCampaign
@@ -58,6 +59,7 @@ class Session:
     started_at: float = 0.0
     requests_before: int = 0
     seen_file: str = ""
+    say: Callable[[str], None] = lambda _: None
     is_stopping: bool = False
     cache: HashCache = field(default_factory=HashCache)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent import surface
 from agent.graph import GraphState
+from agent.reading import night
 from agent.session import Session
 from agent.specs import job_kind, job_spec
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
@@ -119,10 +120,13 @@ def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
     """
     copied_at = -_COPY_EVERY_S
     pause_s = 0.1
-    is_stop_sent = False
+    is_stop_sent = is_queued = False
     while True:
         status = session.backend.status(folder)
         now = session.clock.monotonic()
+        if bool(status.waits_for) != is_queued:
+            is_queued = not is_queued
+            session.say(f"The {spec.kind} waits: {night.waits(status.waits_for)}." if is_queued else "It goes on.")
         if status.state in _ENDED or now - copied_at >= _COPY_EVERY_S:
             _copy(session, spec.key, status)
             copied_at = now

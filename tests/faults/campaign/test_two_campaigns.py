@@ -58,6 +58,9 @@ def test_two_campaigns_share_the_accelerator_job_by_job(tmp_path: Path, monkeypa
     overlaps = [(one, two) for one, two in itertools.pairwise(in_order) if two[0] < one[1]]
     assert overlaps == []
     assert any("has the accelerator; since" in sentence for sentence in told)
+    whole = "".join((tmp_path / f"{name}.log").read_text() for name in names)
+    assert "waits: training of " in whole
+    assert "It goes on." in whole
     queued = sum(job["exit"]["queued_s"] for name in names for job in world.rows(home, name)["jobs"])
     assert queued > 0
     print(f"{len(in_order)} jobs of two campaigns, none at the same time; they waited {queued:.1f} s in all")
