@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from state.files import write_atomic
 from tools.tracks.formats import user_prompt
-from tools.tracks.spreadsheet_clean.generate import Case, eval_row
+from tools.tracks.spreadsheet_clean.generate import Case, Kind, eval_row
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -56,21 +56,25 @@ CHANGES: dict[str, Any] = {
 """Path in the campaign file -> what stands there at the larger size."""
 
 
-def write_campaign(out: Path, changes: dict[str, Any]) -> Path:
-    """Write the campaign and its tables; return the campaign's file."""
+def write_campaign(out: Path, changes: dict[str, Any], share: float) -> Path:
+    """Write the campaign and that share of its tables; return the campaign's file."""
+
+    def some(seed: int, kind: Kind, n: int) -> list[Case]:
+        return tables(seed, kind, max(8, round(share * n)), taken)
+
     (out / "data").mkdir(parents=True, exist_ok=True)
     judged = QUICKSTART / "data"
     taken = {user_prompt(json.loads(line)) for path in judged.glob("*.jsonl") for line in path.read_text().splitlines()}
     chance = random.Random(1600)
     files: dict[str, Sequence[Case]] = {
-        "stress_confirmation": tables(1701, "stress", 800, taken),
-        "stress_selection": tables(1700, "stress", 600, taken),
-        "regular_confirmation": tables(1801, "regular", 400, taken),
-        "regular_selection": tables(1800, "regular", 400, taken),
-        "rollouts": [*tables(1500, "stress", 480, taken), *tables(1500, "regular", 160, taken)],
+        "stress_confirmation": some(1701, "stress", 800),
+        "stress_selection": some(1700, "stress", 600),
+        "regular_confirmation": some(1801, "regular", 400),
+        "regular_selection": some(1800, "regular", 400),
+        "rollouts": [*some(1500, "stress", 480), *some(1500, "regular", 160)],
     }
     rows = {name: [eval_row(case) for case in cases] for name, cases in files.items()}
-    preferred = [*tables(1600, "stress", 400, taken), *tables(1600, "regular", 200, taken)]
+    preferred = [*some(1600, "stress", 400), *some(1600, "regular", 200)]
     rows["pairs"] = [pair(case, number, chance) for number, case in enumerate(preferred)]
     for name, lines in rows.items():
         write_atomic(out / "data" / f"{name}.jsonl", "".join(f"{json.dumps(row)}\n" for row in lines))
@@ -155,13 +159,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the campaign, its home, log and report")
     parser.add_argument("--kills", type=int, default=3, help="how often the agent is killed (default 3)")
     parser.add_argument("--every", type=float, default=30.0, help="seconds between kills (default 30)")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the cases, to try it out (default 1)")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change the campaign file")
     asked = parser.parse_args()
     out: Path = asked.out.resolve()
     given = dict(each.split("=", 1) for each in asked.set)
     campaign = out / "campaign.yaml"
     if not campaign.exists():
-        write_campaign(out, CHANGES | {path: YAML(typ="safe").load(value) for path, value in given.items()})
+        write_campaign(
+            out, CHANGES | {path: YAML(typ="safe").load(value) for path, value in given.items()}, asked.share
+        )
     night = Night(out)
     code = None
     for number in range(asked.kills + 1):
