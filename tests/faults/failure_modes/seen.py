@@ -17,6 +17,7 @@ from tests.faults.campaign.world import ROOT
 from tests.faults.failure_modes.worlds import NAME, World
 
 TIMEOUT_S = 400.0
+STOP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start `vigil run` on a campaign; `first_on_path` holds modules that its processes find first."""
     paths = [str(path) for path in (first_on_path, ROOT) if path is not None]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # A machine of its own: it neither waits for other campaigns' turns nor learns from their steps.
+    machine = {"XDG_STATE_HOME": str(home.parent.resolve() / "machine")}
+    environment = {**os.environ, **machine, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "tests.faults.campaign.drive", str(campaign), str(home), "no-wait"]
     command += [f"{kind}={module}" for kind, module in workers.items()]
     with home.with_suffix(".log").open("ab") as log:
@@ -113,14 +116,23 @@ def run(
 
 @contextmanager
 def _started(campaign: Path, home: Path, world: World, first_on_path: Path | None) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a campaign and leave no agent behind."""
+    """Start a campaign and leave neither an agent nor a job behind."""
     agent = start(campaign, home, world.workers, first_on_path)
     try:
         yield agent
     finally:
         if agent.poll() is None:
-            os.killpg(agent.pid, signal.SIGKILL)
-            agent.wait()
+            _end(agent, home)
+
+
+def _end(agent: subprocess.Popen[bytes], home: Path) -> None:
+    """Stop a campaign, its job with it; one that does not listen is killed."""
+    try:
+        vigil("stop", "--home", str(home))
+        agent.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(agent.pid, signal.SIGKILL)
+        agent.wait()
 
 
 def run_once(make: Callable[[], World], shared: Path, *, during: Step | None = None, then: Step | None = None) -> Seen:
@@ -165,7 +177,8 @@ def read(home: Path, code: int, took_s: float = 0.0) -> Seen:
             saved_s=guarded.get(row["mode"]) or saved.get(row["id"]),
         )
         for row in beliefs
-        if row["status"] in {"refuted", "contradicted"}
+        # A finding whose ground changed afterwards, as when code is edited meanwhile, is stale and was still made.
+        if row["status"] in {"refuted", "contradicted"} or (row["status"] == "stale" and row["id"] in saved)
     ]
     held = {(row["subject"], row["claim"]): row["statement"] for row in beliefs if row["status"] == "fresh"}
     return Seen(code, said, findings, held=held, home=home, took_s=took_s)
