@@ -107,6 +107,7 @@ class Supervision:
         self._machine = machine
         self._turn: Turn | None = None
         self._lock: int | None = None
+        self._own_lock = job.lock
         self._is_adopted = False
         self._asked: StopRequest | None = None
 
@@ -145,6 +146,8 @@ class Supervision:
             return None
         self._act_on(self._observer.catch_up())
         while True:
+            if self._is_displaced():
+                return None
             # No worker lives here: an error of the disk may end the job.
             try:
                 self._count_end(ended)
@@ -211,7 +214,7 @@ class Supervision:
         machine, tick_s = self._machine or machine_paths(), FIRST_TICK_S
         since, told = self._clock.now(), None
         try:
-            while not (self.is_leaving or self._asked or self._paths.stop.exists()):
+            while not (self.is_leaving or self._asked or self._paths.stop.exists() or self._is_displaced()):
                 if self._turn is None or not self._turn.is_standing:
                     self._turn = Turn.take(machine, self._who(since))
                 ahead = self._turn.ahead() if self._turn else None
@@ -228,7 +231,8 @@ class Supervision:
             return False
         finally:
             self._observer.wait()
-            self._paths.waiting.unlink(missing_ok=True)
+            if not self._is_displaced():
+                self._paths.waiting.unlink(missing_ok=True)
 
     def _who(self, since: float) -> dict[str, Any]:
         """Return what other jobs are told about this one."""
@@ -291,6 +295,8 @@ class Supervision:
             return worker
         tick_s = FIRST_TICK_S
         while True:
+            if self._is_displaced():
+                return self._kill(worker)
             ended = worker.poll()
             self._act_on(self._observer.look(worker))
             self._awake.look()
@@ -312,6 +318,22 @@ class Supervision:
             self._clock.sleep(FIRST_TICK_S)
         self._observer.look(worker)
         return ended
+
+    def _kill(self, worker: Worker) -> Ended:
+        """KILL at once: asked to stop, it would save into a folder that is another job's by now."""
+        while (ended := worker.poll()) is None:
+            worker.kill()
+            self._clock.sleep(FIRST_TICK_S)
+        return ended
+
+    def _is_displaced(self) -> bool:
+        """Say whether the folder was deleted, moved, or made anew under us; nothing may be written there then."""
+        try:
+            there = self._paths.supervisor_lock.stat()
+        except FileNotFoundError:
+            return True
+        ours = os.fstat(self._own_lock)
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
     def _act_on(self, fired: list[Fired]) -> None:
         """Leave a request to stop for a guard that fired; keep those that only note."""

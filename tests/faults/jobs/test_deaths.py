@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -286,3 +287,28 @@ def test_a_worker_started_by_hand_beside_a_live_one_leaves(folder: Path) -> None
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 75
     assert len(starts(folder)) == 1
     assert content(folder / "worker.json")["pid"] == starts(folder)[0]["pid"]
+
+
+def test_a_folder_that_is_deleted_under_its_job_ends_both_processes_and_the_next_job_there_is_left_alone(
+    folder: Path,
+) -> None:
+    BACKEND.launch(folder, spec(steps=10_000))
+    processes = [running_at(folder, 2), supervisor(folder)]
+    shutil.rmtree(folder, ignore_errors=True)
+    BACKEND.launch(folder, spec(steps=40))
+    until(lambda: not any(is_alive(each) for each in processes), "the old job's processes leave")
+    assert ended(folder).state == "finished"
+    assert len(starts(folder)) == 1
+    assert_done_once(folder, 40)
+
+
+def test_a_queued_job_whose_folder_is_deleted_leaves_the_queue(folder: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    BACKEND.launch(before, spec("k0", steps=10_000))
+    running_at(before, 1)
+    BACKEND.launch(folder, spec())
+    until(JobPaths(folder).waiting.exists, "it waits")
+    waiting = supervisor(folder)
+    shutil.rmtree(folder)
+    until(lambda: not is_alive(waiting), "its supervisor leaves")
+    assert not folder.exists()
