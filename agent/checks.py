@@ -122,6 +122,8 @@ def _split_files(loaded: LoadedCampaign) -> Iterator[tuple[Any, ...]]:
         for key in ("file", "selection", "confirmation"):
             if (written := getattr(split, key)) is not None:
                 yield loaded.resolve(written), "evaluation", "splits", name, key
+    for name, written in loaded.goal.evaluation.repairs.cases.items():
+        yield loaded.resolve(written), "evaluation", "repairs", "cases", name
 
 
 def _require_enough(loaded: LoadedCampaign, name: str, use: str, found: int) -> None:

@@ -64,7 +64,9 @@ def _read_world(session: Session) -> World:
         **data,
         "model:base": Fingerprint(kind="model", name="base", value=base),
         "model:start": Fingerprint(kind="model", name="start", value=start),
-        "sequence": _settings("sequence", {key: census[key] for key in ("max_seq_length", "mask_prompt")}),
+        "sequence": _settings(
+            "sequence", {key: census[key] for key in ("max_seq_length", "mask_prompt", "pair_seq_length")}
+        ),
         "gate": Fingerprint(kind="goal", name="gate", value=hash_json(_asked(session))),
         "paid": _settings("paid", paid_signs(session.goal)),
     }

@@ -77,13 +77,14 @@ def census_input(session: Session, parts: Sequence[str] = ("tokens", "grades")) 
         session: This sitting.
         parts: `tokens`, `grades`, or both.
     """
-    recipe = session.goal.recipe
+    recipe, of_pairs = session.goal.recipe, session.goal.recipe_of("dpo")
     return {
         "parts": list(parts),
         **evaluation_input(session, None),
         "data": data_input(session.goal, session),
         "max_seq_length": int(recipe.get("max_seq_length", 2048)),
         "mask_prompt": bool(recipe.get("mask_prompt", True)),
+        "pair_seq_length": None if of_pairs.get("truncate") else of_pairs.get("max_seq_length"),
     }
 
 
@@ -171,7 +172,7 @@ def paid_signs(goal: Goal) -> dict[str, dict[str, int]]:
 
 
 def _reward_signs(goal: Goal) -> dict[str, int]:
-    recipe = goal.recipe if goal.instruments[0] == "grpo" else goal.recipes.get("grpo", {})
+    recipe = goal.recipe_of("grpo")
     weights = recipe.get("reward_weights") or _default_reward(goal)
     earned = {str(name): 1 for name, weight in weights.items() if weight}
     return earned | {str(name): -1 for name, cost in (recipe.get("reward_penalties") or {}).items() if cost}

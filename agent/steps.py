@@ -1,6 +1,7 @@
 """What earlier campaigns on this machine say about the time of a training step, as one belief."""
 
 from agent.session import Session
+from policies.walltime import rows_at_once
 from state.records import Belief, Evidence
 from tools.jobs.accelerator import machine_paths
 from tools.steps import remember, remembered
@@ -23,7 +24,7 @@ def learn_steps(session: Session, weights: str) -> None:
         tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
         if run is None or not (tokens and steps_s and iters):
             continue
-        size = int(run.recipe["batch_size"]) * int(run.recipe.get("group_size", 1))
+        size = rows_at_once(run.recipe, run.instrument)
         row = {
             "instrument": run.instrument,
             "batch_size": size,

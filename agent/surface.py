@@ -3,13 +3,18 @@
 Other processes only insert requests; the holder applies them here, between two acts and while a job is watched.
 """
 
+from dataclasses import replace
+
 from agent import testimony
-from agent.campaign import difference, load_campaign
+from agent.campaign import LoadedCampaign, difference, load_campaign
+from agent.checks import check_campaign
 from agent.session import Session
 from policies.approval import at_deadline
+from policies.repairs import repaired
 from state.errors import ConfigError, NotFoundError
 from state.hashing import hash_file
 from state.records import Answer, Approval, Evidence, GoalVersion, Request
+from tools.models.hub import resolve
 
 
 def apply_requests(session: Session) -> None:
@@ -95,8 +100,8 @@ def apply_deadlines(session: Session, at: float | None = None) -> None:
 def absorb_edit(session: Session) -> tuple[str, ...]:
     """Record an edit of the campaign file as a new version of the goal and say what changed.
 
-    A file that no longer validates changes nothing: the campaign goes on under the version it has, and `vigil run
-    --check` names the error. An edit that only touches comments or layout is no new version.
+    A file that would not be started with changes nothing: the campaign goes on under the version it has, and says so.
+    An edit that only touches comments or layout is no new version.
 
     Returns:
         Sentences of the difference; empty when nothing changed.
@@ -110,19 +115,53 @@ def absorb_edit(session: Session) -> tuple[str, ...]:
         return ()
     session.seen_file = digest
     try:
-        loaded = load_campaign(path)
-    except ConfigError:
+        loaded = _admitted(session, load_campaign(path))
+    except ConfigError as error:
+        session.say(f"The edit of {path.name} changes nothing, version {session.goal_version} stands: {error.sentence}")
         return ()
+    changed = _take(session, loaded, digest)
+    if changed:
+        session.say(f"Version {session.goal_version} of {path.name}: {' '.join(changed)}")
+    return changed
+
+
+def _admitted(session: Session, loaded: LoadedCampaign) -> LoadedCampaign:
+    """Return a file read anew if a run could be started with it.
+
+    Raises:
+        ConfigError: It is another campaign's, or something that it names cannot be used.
+    """
+    if loaded.goal.campaign != session.goal.campaign:
+        raise ConfigError(
+            f"{loaded.where('campaign')}: it is the file of another campaign, {loaded.goal.campaign}, now; write"
+            f" `campaign: {session.goal.campaign}`, or start the other one from a file of its own."
+        )
+    check_campaign(loaded)
+    return loaded
+
+
+def absorb_repairs(session: Session) -> tuple[str, ...]:
+    """Record the goal as it is with the repairs that were decided; killed before, the next sitting does it."""
+    return _take(session, session.loaded, session.loaded.file_hash)
+
+
+def _take(session: Session, loaded: LoadedCampaign, digest: str) -> tuple[str, ...]:
+    """Make a campaign file, with the repairs of the measurement on record, the goal; return what changed."""
+    goal = repaired(loaded.goal, session.store.read.decisions())
+    loaded = replace(loaded, goal=goal)
     before = session.loaded.goal.model_dump(mode="json")
-    after = loaded.goal.model_dump(mode="json")
+    after = goal.model_dump(mode="json")
     changed = tuple(difference(before, after))
-    if not changed or loaded.goal.campaign != session.goal.campaign:
+    if not changed:
         return ()
+    spec = goal.model
+    model = resolve(spec.path, online=False, revision=spec.revision, base=loaded.folder, campaign=str(loaded.path))
+    session.model, session.revision = model.folder, model.revision
     session.goal_version += 1
     session.store.agent.record_goal(
         GoalVersion(
             version=session.goal_version,
-            campaign=loaded.goal.campaign,
+            campaign=goal.campaign,
             file_hash=digest,
             spec=after,
             difference=changed,

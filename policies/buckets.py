@@ -49,6 +49,8 @@ class RunEvidence(Record):
     control: str | None = None
     """The metric declared beforehand that must move, or training did nothing."""
     noise_floor: float = 0.0
+    dense: dict[str, str] = Field(default_factory=dict)
+    """`split.metric` -> a denser metric of the same outputs, on which progress is read."""
     use: SplitUse = "selection"
     seed: int = 0
 
@@ -100,6 +102,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         ceilings=evidence.ceilings,
         use=evidence.use,
         noise_floor=evidence.noise_floor,
+        dense=evidence.dense,
     )
     found = None if target is None else _compared(evidence, target.metric)
     reading = _read(target, found, evidence.noise_floor)

@@ -36,6 +36,7 @@ from policies.proposals import (
     planned_s,
 )
 from policies.recipes import RecipeProposal
+from policies.repairs import CANNOT_TELL, repair_of_runs, repair_of_stops
 from policies.search import Choice, choose, class_end, in_order, is_first_of, postponed
 from policies.stopping import StopVerdict
 from policies.view import View, hard_stops
@@ -414,7 +415,15 @@ def _refused_launch(view: View, run: Run) -> Draft | None:
 
 
 def _lost_run(view: View, run: Run, trained: Action) -> Draft:
-    """Set aside a run that the machine lost: no bucket, and the same recipe may be tried again."""
+    """Set aside a run that was lost: no bucket; the same recipe again, unless the campaign file was edited since."""
+    decided = next((d for d in view.decisions if d.id == run.decision), None)
+    if decided is not None and decided.goal_version < view.goal_version:
+        sentence = (
+            f"{run.id} was lost before the campaign file was edited; what follows is planned from the file as it is."
+        )
+        return draft(
+            view, "judge", "run.set_aside", sentence, {}, run_id=run.id, run_updates={run.id: {"state": "lost"}}
+        )
     attempt = int(trained.inputs.get("attempt", 1)) + 1
     changes = {"id": _next_run_id(view), "recipe_hash": hash_json([run.recipe_hash, attempt])}
     again = run.model_copy(update={**changes, "decision": "", "state": "planned", "created_at": view.now})
@@ -467,6 +476,7 @@ def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, 
             "gate": verdict.model_dump(mode="json"),
             "bucket": judged.model_dump(mode="json"),
             "harness": view.identity("harness"),
+            "dense": view.goal.evaluation.dense,
             "selection": judged.gate.model_dump(mode="json"),
         },
         prediction=run.predicted,
@@ -489,6 +499,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         "gate": (confirmation or selection).model_dump(mode="json"),
         "bucket": verdict.model_dump(mode="json"),
         "harness": view.identity("harness"),
+        "dense": view.goal.evaluation.dense,
     }
     if confirmation is not None:
         detail["selection"] = selection.model_dump(mode="json")
@@ -540,6 +551,8 @@ def _next_run(view: View) -> Draft | None:
         return None
     last = ends[-1]
     said = last.sentence if len({end.sentence for end in ends}) == 1 else " ".join(end.sentence for end in ends)
+    if {end.rule for end in ends} & CANNOT_TELL and (mended := repair_of_runs(view, said)) is not None:
+        return mended
     rule = "measurement.first" if last.rule == "runs.unclear" else last.rule
     return conclude(view, "not_promoted", rule, f"Not promoted: {said}", "")
 
@@ -636,6 +649,7 @@ def _train(
 
 
 _RULES: tuple[Callable[[View], Draft | None], ...] = (
+    repair_of_stops,
     _halt,
     _note_refuted,
     _give_up,

@@ -13,7 +13,15 @@ from policies.gate import GateVerdict
 from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
 from policies.target import find_target
 from policies.view import View
-from policies.walltime import LEAST_ITERS, RunEstimate, StepSample, estimate_run_s, lengths_from_quantiles, step_time
+from policies.walltime import (
+    LEAST_ITERS,
+    RunEstimate,
+    StepSample,
+    estimate_run_s,
+    lengths_from_quantiles,
+    rows_at_once,
+    step_time,
+)
 from state.records import Instrument, Json, Run, Side
 
 INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
@@ -54,6 +62,7 @@ def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdic
         predicted=predicted,
         control=view.goal.evaluation.control,
         noise_floor=view.goal.evaluation.noise_floor,
+        dense=view.goal.evaluation.dense,
         seed=view.goal.seed,
     )
 
@@ -119,7 +128,7 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
         instrument: Of the class; the campaign's first when left out.
     """
     chosen = instrument or view.goal.instruments[0]
-    rows = _rows(view)
+    rows = _rows(view, chosen)
     known = ceilings(view.beliefs, "selection")
     parent = parent_of(view, chosen)
     target = find_target(
@@ -127,12 +136,11 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
         case_table(view, parent.weights, parent.weights),
         ceilings=known,
         noise_floor=view.goal.evaluation.noise_floor,
+        dense=view.goal.evaluation.dense,
     )
     of_class = [run for run in view.runs if run.instrument == chosen and run.parent_hash == parent.weights]
-    carried = _carried(view, parent.name, rows.get("rows"))
-    harms = [
-        _harm(view, run, rows.get("rows")) for run in view.runs if run not in of_class and _has_collapsed(view, run)
-    ]
+    carried = _carried(view, parent.name)
+    harms = [_harm(view, run) for run in view.runs if run not in of_class and _has_collapsed(view, run)]
     if all(run.bucket is None for run in of_class):
         first = first_recipe(
             view.goal,
@@ -166,20 +174,28 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
     )
 
 
-def _rows(view: View) -> Json:
-    """Return the token census of the training data, empty before it was taken."""
-    census = view.belief("data:train", "fits_sequence")
-    return dict(census.value) if census is not None and census.value else {}
+def _rows(view: View, instrument: Instrument) -> Json:
+    """Return the token census of what a class is trained on, empty before it was taken.
+
+    Rollouts are as long as training rows, as far as is known before the first is sampled.
+    """
+    train = view.belief("data:train", "fits_sequence")
+    of_class = {"dpo": view.belief("data:pairs", "fits_sequence"), "grpo": view.belief("data:rollouts", "cases")}
+    own = of_class.get(instrument)
+    found: Json = dict(train.value) if train is not None and train.value else {}
+    return {**found, **own.value} if own is not None and own.value else found
 
 
-def _carried(view: View, name: str, rows: int | None) -> float:
+def _carried(view: View, name: str) -> float:
     """Return the dose that a parent has taken, with its own parents; nothing for the campaign's start."""
     run = next((run for run in view.runs if run.id == name), None)
-    return 0.0 if run is None else _carried(view, run.parent, rows) + dose(run.recipe, rows, run.instrument)
+    if run is None:
+        return 0.0
+    return _carried(view, run.parent) + dose(run.recipe, _rows(view, run.instrument).get("rows"), run.instrument)
 
 
-def _harm(view: View, run: Run, rows: int | None) -> Harm:
-    return harm_of(run.id, "collapsed", run.instrument, run.recipe, _carried(view, run.id, rows))
+def _harm(view: View, run: Run) -> Harm:
+    return harm_of(run.id, "collapsed", run.instrument, run.recipe, _carried(view, run.id))
 
 
 def _has_collapsed(view: View, run: Run) -> bool:
@@ -260,13 +276,14 @@ def verdict_of(view: View, run: Run) -> BucketVerdict | None:
 
 
 def counts(view: View, run: Run) -> bool:
-    """Say whether a run's verdict counts: on sound premises, and under today's harness."""
+    """Say whether a run's verdict counts: on sound premises, under today's harness, read as progress is read today."""
     newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
     if newest is None:
         return True
     measured_under = newest.verdict.get("harness", view.identity("harness"))
     is_sound = run.id not in view.void.verdicts and not view.is_closed(newest)
-    return is_sound and measured_under == view.identity("harness")
+    is_read = newest.verdict.get("dense", {}) == view.goal.evaluation.dense
+    return is_sound and is_read and measured_under == view.identity("harness")
 
 
 def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
@@ -298,15 +315,15 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
         )
         tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
         if run is not None and tokens and steps_s and iters:
-            size = _rows_at_once(run.recipe)
+            size = rows_at_once(run.recipe, run.instrument)
             sample = StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters)
             samples.setdefault(run.instrument, []).append(sample)
             fixed_s = max(0.0, float(action.result.get("wall_s") or 0.0) - steps_s)
-    row = _rows(view)
+    row = _rows(view, chosen)
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
     full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
-    full["batch_size"] = _rows_at_once(full)
+    full["batch_size"] = rows_at_once(full, chosen)
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
     return estimate_run_s(
         step_time(samples, chosen, _remembered(view)), lengths * int(full["batch_size"]), full, fixed_s
@@ -321,11 +338,6 @@ def _remembered(view: View) -> dict[Instrument, list[StepSample]]:
     for name in INSTRUMENTS:
         found[name] = [StepSample.model_validate(row) for row in value.get(name, ())]
     return found
-
-
-def _rows_at_once(recipe: Json) -> int:
-    """Return the rows of a step: rollouts, of which a prompt has several, or rows of the data."""
-    return int(recipe["batch_size"]) * int(recipe.get("group_size", 1))
 
 
 def evaluation_s(view: View) -> float:

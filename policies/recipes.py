@@ -94,6 +94,8 @@ _OF_INSTRUMENT: Mapping[Instrument, Json] = {
 }
 """What an instrument starts with otherwise."""
 
+_ROWS: Mapping[Instrument, str] = {"sft": "rows", "dpo": "pairs", "grpo": "cases"}
+
 _LEARNS_FROM: Mapping[Instrument, str] = {"sft": "Demonstrations", "dpo": "Preferences", "grpo": "Rollouts"}
 
 
@@ -243,7 +245,7 @@ def first_recipe(
         fixed: Keys decided by the adapter that the run goes on from; they win over the campaign file's.
     """
     chosen = instrument or goal.instruments[0]
-    asked = goal.recipe if chosen == goal.instruments[0] else goal.recipes.get(chosen, {})
+    asked = goal.recipe_of(chosen)
     recipe = {**_DEFAULTS, **_OF_INSTRUMENT[chosen], **asked}
     recipe["lora_parameters"] = {**_DEFAULTS["lora_parameters"], **asked.get("lora_parameters", {})}
     recipe |= fixed or {}
@@ -260,7 +262,7 @@ def first_recipe(
     recipe.setdefault("steps_per_eval", every)
     recipe.setdefault("save_every", every)
     epochs = recipe["iters"] * batch_size / rows if rows else 0.0
-    passes = f", {epochs:.2g} passes over {rows} rows" if rows else ""
+    passes = f", {epochs:.2g} passes over {rows} {_ROWS[chosen]}" if rows else ""
     what = target.metric if target is not None else "the gate"
     return RecipeProposal(
         instrument=chosen,

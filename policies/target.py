@@ -35,8 +35,18 @@ def find_target(
     ceilings: Mapping[str, float] | None = None,
     use: SplitUse = "selection",
     noise_floor: float = 0.0,
+    dense: Mapping[str, str] | None = None,
 ) -> Target | None:
     """Return the target of a campaign at its present parent, or None where nothing was measured.
+
+    Args:
+        gate: The conditions.
+        cases: The parent as measured.
+        ceilings: `split.metric` -> what the gold scores.
+        use: Which part of the splits.
+        noise_floor: What a change must exceed.
+        dense: `split.metric` -> a denser one of the same outputs; where the target's has one, that is read in its place
+            and should reach what the gold scores.
 
     All metrics live in [0, 1], so gaps compare as they are; counts are divided by their cases. Of an any-of, the metric
     with the most room below its ceiling stands for the condition. Ties go to the condition written first. New failures
@@ -49,7 +59,29 @@ def find_target(
         for metric in [_roomiest(condition, cases, ceilings or {}, use)]
     ]
     known = [target for target in targets if target is not None]
-    return max(known, key=lambda target: target.gap) if known else None
+    found = max(known, key=lambda target: target.gap, default=None)
+    companion = (dense or {}).get(found.metric) if found is not None else None
+    if found is None or companion is None:
+        return found
+    return _dense(found, companion, gate, cases, ceilings or {}, use) or found
+
+
+def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
+    strict: Target, metric: str, gate: Gate, cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse
+) -> Target | None:
+    """Return the target read on a denser metric; None where that was not measured or has nothing left to show."""
+    parent = cases.mean(_parent_side(cases, metric, use), metric, use)
+    threshold = ceilings.get(metric, 1.0 if strict.sign > 0 else 0.0)
+    if parent is None or strict.sign * (threshold - parent.mean) <= 0:
+        return None
+    gap = strict.sign * (threshold - parent.mean)
+    delta = gate.meaningful_delta or gap / 2
+    sentence = (
+        f"{metric}, read in place of {strict.metric}, is {parent.mean:.4g} at the parent, {gap:.4g} short of what the "
+        f"gold scores; δ is {delta:.4g}."
+    )
+    changed = {"metric": metric, "parent": parent.mean, "threshold": threshold, "gap": gap, "delta": delta}
+    return strict.model_copy(update={**changed, "n": parent.n, "sentence": sentence})
 
 
 def _parent_side(cases: CaseTable, metric: str, use: SplitUse) -> Side:

@@ -6,7 +6,7 @@ machine are known the figure is *assumed* and says so.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import nnls
@@ -23,9 +23,15 @@ ASSUMED_ERROR = 4.0
 """Factor by which an assumed estimate may be off; the lab's were off by 4 to 5."""
 
 
-STEP_COST: Mapping[Instrument, float] = {"sft": 1.0, "dpo": 3.0, "grpo": 1.5}
-"""Time of a row against one of SFT, until one was timed: a pair is two rows and a reference, a rollout is decoded and
-then learned from. Assumed."""
+STEP_COST: Mapping[Instrument, float] = {"sft": 1.0, "dpo": 1.5, "grpo": 1.5}
+"""Time of a row against one of SFT, until one was timed: a side of a pair has a reference too, a rollout is decoded
+before it is learned from. Assumed."""
+
+
+def rows_at_once(recipe: Mapping[str, Any], instrument: Instrument) -> int:
+    """Return the rows of a step: both sides of each pair, the rollouts of each prompt, or rows of the data."""
+    each = 2 if instrument == "dpo" else int(recipe.get("group_size", 1))
+    return int(recipe["batch_size"]) * each
 
 
 Source = Literal["measured", "remembered", "assumed"]

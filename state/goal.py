@@ -255,6 +255,17 @@ class Split(_Part):
         return self
 
 
+class Repairs(_Part):
+    """How far Vigil may mend the measurement by itself when it cannot tell; left out, a person does."""
+
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Largest decode budget of one answer, tokens; taken where the gold is cut off below what the gate asks."""
+    cases: dict[str, str] = Field(default_factory=dict)
+    """Split -> a file of more cases that takes the place of its `file` or `selection`."""
+    dense: dict[Metric, Metric] = Field(default_factory=dict)
+    """`split.metric` -> a denser metric of the same outputs, on which progress is read; the gate keeps the first."""
+
+
 class Evaluation(_Part):
     """How every side is measured."""
 
@@ -270,6 +281,9 @@ class Evaluation(_Part):
     """A metric of the same outputs that must move, or training did nothing; declared beforehand."""
     noise_floor: float = Field(default=0.0, ge=0)
     """A change of the target at or below this is noise whatever its interval says."""
+    dense: dict[Metric, Metric] = Field(default_factory=dict)
+    """`split.metric` -> a denser metric of the same outputs, on which progress is read; the gate keeps the first."""
+    repairs: Repairs = Repairs()
 
 
 class ModelSpec(_Part):
@@ -381,6 +395,10 @@ class Goal(_Part):
     privacy: Literal["keep", "redact"] = "keep"
     """redact: scores, lengths and case ids are written, and no text of a case; the adapters still learned from it."""
 
+    def recipe_of(self, instrument: Instrument) -> Json:
+        """Return the keys that the file gives an instrument's first run: `recipe` for the first, else its own."""
+        return self.recipe if instrument == self.instruments[0] else self.recipes.get(instrument, {})
+
 
 class Problem(_Part):
     """A contradiction between two places of a goal."""
@@ -404,6 +422,7 @@ def problems(goal: Goal) -> list[Problem]:
         found.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
         found.append(_metric_problem(goal, metric, ("baseline",)))
+    found += _repair_problems(goal)
     if "dpo" in goal.instruments and goal.data.pairs is None:
         found.append(
             Problem(where=("data",), sentence="`instruments` names dpo, and `data.pairs` names no file of pairs.")
@@ -419,6 +438,26 @@ def problems(goal: Goal) -> list[Problem]:
         if name in names[:index]
     ]
     return [problem for problem in found if problem is not None]
+
+
+def _repair_problems(goal: Goal) -> list[Problem | None]:
+    repairs, place = goal.evaluation.repairs, ("evaluation", "repairs")
+    known = ", ".join(sorted(goal.evaluation.splits))
+    found: list[Problem | None] = [
+        Problem(where=(*place, "cases", name), sentence=f"There is no split {name!r}; the splits are {known}.")
+        for name in repairs.cases
+        if name not in goal.evaluation.splits
+    ]
+    for where, pairs in ((("evaluation", "dense"), goal.evaluation.dense), ((*place, "dense"), repairs.dense)):
+        for metric, companion in pairs.items():
+            found += [_metric_problem(goal, name, where) for name in (metric, companion)]
+            if metric.partition(".")[0] != companion.partition(".")[0]:
+                said = f"{companion!r} is of another split than {metric!r}; a denser metric reads the same outputs."
+                found.append(Problem(where=where, sentence=said))
+    if repairs.max_tokens is not None and repairs.max_tokens <= goal.evaluation.max_tokens:
+        said = f"The decode budget is {goal.evaluation.max_tokens} already; `repairs.max_tokens` must be larger."
+        found.append(Problem(where=(*place, "max_tokens"), sentence=said))
+    return found
 
 
 def _metric_problem(goal: Goal, metric: str, where: tuple[str | int, ...]) -> Problem | None:

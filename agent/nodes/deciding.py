@@ -2,16 +2,19 @@
 
 from typing import Any
 
+from agent import surface
 from agent.graph import GraphState
 from agent.session import Session
 from agent.view import view_of
 from policies import approval, planning
 from policies.drafts import Draft
+from policies.repairs import is_repair
 from policies.view import WITHDRAWN, View
 from state.records import Answer, Approval, Decision
 
 _MOST_VERDICTS = 20
-"""A visit records verdicts until it finds something to do; more in a row than this is a fault of the planner."""
+"""A visit records verdicts until it finds something to do; more in a row than this, beside one on each run, is a fault
+of the planner."""
 
 
 def deciding(session: Session, state: GraphState) -> dict[str, Any]:
@@ -20,7 +23,7 @@ def deciding(session: Session, state: GraphState) -> dict[str, Any]:
     An act that spends is chosen only right after Knowing refreshed what it stands on; otherwise Knowing is asked to.
     """
     verified = state.get("knowing", {}).get("verified", "")
-    for _ in range(_MOST_VERDICTS):
+    for _ in range(_MOST_VERDICTS + len(session.store.read.runs())):
         view = view_of(session)
         if view.has_ended:
             return _chosen("", "end")
@@ -36,7 +39,11 @@ def deciding(session: Session, state: GraphState) -> dict[str, Any]:
         if planning.must_verify(view, draft.decision.action, draft.decision.action_key, verified):
             return _chosen("", "verify", wants=draft.decision.action)
         _record(session, draft)
-    raise RuntimeError(f"The planner gave {_MOST_VERDICTS} decisions in a row without an act.")
+        if is_repair(draft.decision):
+            # What is measured from here on is another thing: Knowing looks at it before anything else is decided.
+            surface.absorb_repairs(session)
+            return _chosen("", "verify", wants="judge")
+    raise RuntimeError("The planner gives decision after decision without an act.")
 
 
 def _withdraw(session: Session, view: View) -> None:

@@ -194,6 +194,8 @@ def _census(of: _Digest) -> None:
     for where, row in (result.get("bad_outputs") or {}).items():
         _bad_outputs(of, where, row)
     _token_census(of, result.get("train") or {})
+    _pair_census(of, result.get("pairs") or {})
+    _rollout_census(of, result.get("rollouts") or {})
     if "grader" in result:
         _grader(of, result["grader"])
     parity: Json = result.get("prompt_parity") or {}
@@ -265,6 +267,33 @@ def _token_census(of: _Digest, row: Json) -> None:
         mode="P8",
         fix=f"Set recipe.max_seq_length to {row['max_tokens']} or more, or remove these lines.",
     )
+
+
+def _pair_census(of: _Digest, row: Json) -> None:
+    if not row:
+        return
+    cut, limit = int(row["truncated"]), of.session.goal.recipe_of("dpo").get("max_seq_length")
+    lines = ", ".join(str(line) for line in row["lines"][:5])
+    of.believe(
+        "data:pairs",
+        "fits_sequence",
+        f"Both sides of all {row['rows']:,} pairs fit (longest {row['max_tokens']} tokens)."
+        if not cut
+        else f"{cut} of {row['rows']:,} pairs have a side longer than max_seq_length {limit} of the runs on pairs "
+        f"(longest {row['max_tokens']} tokens; lines {lines}).",
+        row,
+        stands_on=("code", "prompt", "tokenizer", "package:*", "data:pairs", "sequence"),
+        holds=not cut,
+        severity="hard_stop",
+        mode="P8",
+        fix=f"Set max_seq_length of the recipe for dpo to {row['max_tokens']} or more, or remove these lines.",
+    )
+
+
+def _rollout_census(of: _Digest, row: Json) -> None:
+    if row:
+        said = f"{row['rows']:,} cases are answered while rollouts train."
+        of.believe("data:rollouts", "cases", said, row, stands_on=("data:rollouts",))
 
 
 def _grader(of: _Digest, row: Json) -> None:

@@ -106,6 +106,7 @@ def _cycle(export: _Export, run: Run) -> Cycle:
             "conditions": _conditions(goal.gate, recorded),
             "control": goal.evaluation.control,
             "noise_floor": goal.evaluation.noise_floor,
+            "dense": goal.evaluation.dense,
             "seed": goal.seed,
             "search": goal.search,
         }

@@ -67,6 +67,7 @@ class Cycle(Record):
     predicted: Prediction | None = None
     control: str | None = None
     noise_floor: float = 0.0
+    dense: dict[str, str] = Field(default_factory=dict)
     seed: int = 0
     search: Search = Search()
     wall_s: float | None = None

@@ -163,6 +163,7 @@ def replayed_bucket(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> BucketVe
             predicted=cycle.predicted,
             control=cycle.control,
             noise_floor=cycle.noise_floor,
+            dense=cycle.dense,
             seed=cycle.seed,
         )
     )

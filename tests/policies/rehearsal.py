@@ -9,6 +9,7 @@ from policies.cases import CaseTable
 from policies.contamination import contamination
 from policies.drafts import Draft
 from policies.findings import gate_beliefs
+from policies.repairs import is_repair, repaired
 from policies.staleness import contaminated
 from policies.view import View, hard_stops
 from state.goal import Goal
@@ -78,6 +79,11 @@ class Rehearsal:
     answers: dict[str, Answer] = field(default_factory=lambda: {"launch": "yes", "promotion": "yes"})
     ceiling: float = 1.0
     exit: Json = field(default_factory=dict)
+    curve: tuple[tuple[int, float], ...] = ()
+    """(max_tokens, what the gold scores) pairs; empty: not told."""
+    cases: int = CASES
+    more_cases: int = 4 * CASES
+    """Cases once the measurement was mended with more."""
     now: float = START
     sitting_at: float = START
     goal_version: int = 1
@@ -170,12 +176,30 @@ class Rehearsal:
         if found.bucket is not None:
             judged = {"bucket": found.bucket, "state": "judged"}
             self.runs = [r.model_copy(update=judged) if r.id == decision.run else r for r in self.runs]
+        if is_repair(decision):
+            self._mend(decision)
         if decision.needs is not None:
             row = Approval(id=f"Q{number}", kind=decision.needs, decision=number, question=decision.sentence)
             self.approvals.append(row.model_copy(update={"asked_at": self.now}))
             if decision.needs in self.answers:
                 self.answer(row.id, self.answers[decision.needs])
         return decision
+
+    def _mend(self, decision: Decision) -> None:
+        """Take a repair of the measurement into the goal, as the agent does, and look at the world again."""
+        self.goal = repaired(self.goal, self.decisions)
+        self.goal_version += 1
+        change = decision.verdict["repair"]
+        self.ceiling = next((score for tokens, score in self.curve if tokens == change.get("max_tokens")), self.ceiling)
+        self.cases = self.more_cases if "cases" in change else self.cases
+        if "dense" in change:
+            return
+        gone = {"harness", "tokens"}
+        kept = [b for b in self.beliefs if b.subject.removeprefix("identity:") not in gone]
+        self.beliefs = [
+            b.model_copy(update={"status": "stale"}) if b.subject.partition(":")[0] in {"gate", "harness"} else b
+            for b in kept
+        ] + [identity(name, f"{name}-{self.goal_version}") for name in sorted(gone)]
 
     def answer(self, question: str, said: Answer, by: str = "policy", reason: str = "") -> None:
         """Answer a question; the first answer wins."""
@@ -228,9 +252,12 @@ class Rehearsal:
         seen = (Evidence(kind="job", ref=key, summary="counted"),)
         uses: tuple[SplitUse, ...] = ("selection", "confirmation")
         for use in uses:
-            value = {name: {"mean": self.ceiling, "n": CASES} for name in ("score", "control")}
+            value = {name: {"mean": self.ceiling, "n": self.cases} for name in ("score", "control")}
             place = {"subject": f"harness:main.{use}", "claim": "ceiling"}
             self.believe(Belief(**place, statement="c", value=value, tag="confirmed", evidence=seen))
+            told = {name: [list(pair) for pair in self.curve] for name in value if self.curve}
+            place = {"subject": f"harness:main.{use}", "claim": "decode_curve"}
+            self.believe(Belief(**place, statement="d", value=told, tag="confirmed", evidence=seen))
         self.believe(
             Belief(
                 subject="data:train",
@@ -257,7 +284,7 @@ class Rehearsal:
                 evidence=(Evidence(kind="job", ref=decision.action_key, summary="measured"),),
             )
         )
-        for number in range(CASES):
+        for number in range(self.cases):
             offset = number if inputs["use"] == "selection" else number + 1
             score = min(1.0, max(0.0, self.score(inputs["weights"], offset)))
             self.measurements.append(

@@ -274,3 +274,23 @@ def test_the_order_of_cases_does_not_change_a_verdict(before: int, after: int) -
         update={"cells": {**cases.cells, "candidate": {"s": {"selection": turned, "confirmation": turned}}}}
     )
     assert judge_run(RunEvidence(gate=VALUE, cases=cases)) == judge_run(RunEvidence(gate=VALUE, cases=other))
+
+
+def test_progress_is_read_on_a_denser_metric_of_the_same_outputs_where_one_is_named() -> None:
+    cases = table(parent={"s.ok": ones(4, 40), "s.kept": ones(20, 40)})
+    dense = {"s.ok": "s.kept"}
+    found = find_target(VALUE, cases, ceilings={"s.kept": 0.9}, dense=dense)
+    assert found is not None
+    assert (found.metric, found.parent, found.threshold, found.condition) == (
+        "s.kept",
+        0.5,
+        0.9,
+        VALUE.conditions[0].id,
+    )
+    assert found.delta == pytest.approx(0.2)
+    full = find_target(VALUE, cases, ceilings={"s.kept": 0.5}, dense=dense)
+    assert full is not None
+    assert full.metric == "s.ok", "the denser one has nothing left to show"
+    other = find_target(VALUE, cases, dense={"s.ok": "s.never"})
+    assert other is not None
+    assert other.metric == "s.ok"

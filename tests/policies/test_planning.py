@@ -258,6 +258,19 @@ def test_a_run_lost_to_the_machine_gets_no_bucket_and_its_recipe_another_key() -
     assert len({action.key for action in play.actions}) == len(play.actions)
 
 
+def test_a_run_that_failed_before_the_campaign_file_was_edited_is_planned_anew_from_the_file() -> None:
+    play = Rehearsal(fails={"train": 2})
+    play.run()
+    assert play.campaign.state == "failed"
+    again = play.later()
+    again.goal = goal(recipe={"batch_size": 4, "iters": 40, "max_seq_length": 256})
+    again.goal_version = 2
+    rules = again.run()
+    assert rules[:2] == ["run.set_aside", "recipe.first"]
+    assert again.runs[2].recipe["max_seq_length"] == 256
+    assert [run.state for run in again.runs[:2]] == ["lost", "lost"]
+
+
 @pytest.mark.parametrize("kind", ["census", "evaluate", "confirm", "train"])
 def test_the_same_failure_twice_in_one_sitting_ends_failed_and_the_next_sitting_tries_again(kind: str) -> None:
     play = Rehearsal(fails={kind: 2}, exit={"reason": "The worker ended with status 1."})

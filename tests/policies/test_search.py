@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from policies.confirmation import last_look
-from policies.proposals import estimate_of, evaluation_s, next_proposals
+from policies.proposals import INSTRUMENTS, estimate_of, evaluation_s, next_proposals
 from policies.search import choose
 from state.records import Belief, Decision, Json
 from tests.policies.rehearsal import START, Rehearsal, goal
@@ -188,3 +188,31 @@ def test_every_class_has_a_first_recipe_and_a_time(instrument: Any) -> None:
     found = choose(play.view(), instrument)
     assert found.proposal is not None
     assert found.estimate.seconds > 0
+
+
+def test_passes_and_time_of_a_class_are_counted_on_what_it_is_trained_on() -> None:
+    play = Rehearsal(goal=goal(instruments=["sft", "dpo", "grpo"], data=_ALL))
+    while "evaluate" not in play.kinds():
+        play.step()
+    before = {name: estimate_of(play.view(), _RECIPE, name).seconds for name in INSTRUMENTS}
+    assert before["dpo"] == pytest.approx(2 * 1.5 * before["sft"]), "a pair is two rows and a reference"
+    said = "400 pairs"
+    assert said in next_proposals(play.view(), "dpo")[0].hypothesis
+    counted = {"rows": 24, "max_tokens": 200, "p50": 120, "p95": 180, "truncated": 0, "lines": []}
+    play.believe(_belief("data:pairs", "fits_sequence", counted))
+    play.believe(_belief("data:rollouts", "cases", {"rows": 8}))
+    view = play.view()
+    assert "24 pairs" in next_proposals(view, "dpo")[0].hypothesis
+    assert "8 cases" in next_proposals(view, "grpo")[0].hypothesis
+    assert "400 rows" in next_proposals(view, "sft")[0].hypothesis
+    assert next_proposals(view, "dpo")[0].recipe["max_seq_length"] == 224
+    assert estimate_of(view, _RECIPE, "dpo").seconds > 1.5 * before["dpo"], "longer rows take longer"
+    assert estimate_of(view, _RECIPE, "sft").seconds == before["sft"]
+
+
+_ALL = {"train": "t.jsonl", "pairs": "p.jsonl", "rollouts": "r.jsonl"}
+_RECIPE = {"batch_size": 4, "iters": 20, "max_seq_length": 256, "group_size": 1}
+
+
+def _belief(subject: str, claim: str, value: object) -> Belief:
+    return Belief(subject=subject, claim=claim, statement="counted", value=value, tag="confirmed")

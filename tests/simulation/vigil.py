@@ -5,6 +5,7 @@ from typing import Any
 
 from policies.cases import CaseTable
 from policies.findings import base_table, gate_beliefs
+from policies.walltime import rows_at_once
 from state.goal import Goal
 from state.records import Belief, Decision, Evidence, Json, Measurement, SplitUse
 from tests.policies.rehearsal import START, Rehearsal
@@ -76,7 +77,7 @@ class Night(Rehearsal):
             "adapter": f"a-{weights}",
             "wall_s": found.seconds,
             "iters": iters,
-            "padded_tokens": iters * run.recipe["batch_size"] * run.recipe.get("group_size", 1) * _TOKENS,
+            "padded_tokens": iters * rows_at_once(run.recipe, run.instrument) * _TOKENS,
             "steps_s": steps_s,
             "val_losses": list(found.val_losses),
             "val_loss": found.val_losses[-1],

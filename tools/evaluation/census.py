@@ -32,8 +32,9 @@ from tools.evaluation.prompts import (
 from tools.jobs.worker import WorkerContext, begin
 from tools.probes.rows.adversarial import adversarial_outputs
 from tools.tracks.contract import Grade, GraderSpec
-from tools.tracks.formats import DataRow, case_messages, iter_data, user_prompt
+from tools.tracks.formats import DataRow, case_messages, iter_data, iter_split, user_prompt
 from tools.tracks.host import Grader
+from tools.tracks.pairs import PairRow, iter_pairs
 
 PARTS = ("tokens", "grades")
 """What a census can count: lengths and prompts, and what the grader says."""
@@ -267,6 +268,39 @@ def token_census(
     }
 
 
+def pair_census(
+    pairs: Iterable[PairRow], tokenizer: Any, max_seq_length: int | None, system: str | None = None
+) -> dict[str, Any]:
+    """Count preference pairs in tokens under the real template, both sides of each.
+
+    Args:
+        pairs: The pairs.
+        tokenizer: mlx-lm tokenizer wrapper.
+        max_seq_length: Of the runs on pairs; None: chosen from what is counted here.
+        system: System text of the track.
+
+    Returns:
+        rows (pairs), and of their sides max_tokens, p50, p95; truncated (pairs with a longer side), lines (the first).
+    """
+    lengths: list[int] = []
+    lines: list[int] = []
+    for pair in pairs:
+        rows = [pair.conversation(answer) for answer in (pair.chosen, pair.rejected)]
+        sides = [len(render_training(tokenizer, row, system).tokens) for row in rows]
+        lengths += sides
+        if max_seq_length is not None and max(sides) > max_seq_length:
+            lines.append(pair.line)
+    ordered = sorted(lengths)
+    return {
+        "rows": len(lengths) // 2,
+        "max_tokens": ordered[-1],
+        "p50": _percentile(ordered, 0.50),
+        "p95": _percentile(ordered, 0.95),
+        "truncated": len(lines),
+        "lines": lines[:_MOST_REPORTED],
+    }
+
+
 def _percentile(ordered: list[int], share: float) -> int:
     """Return the smallest value that at least `share` of the values do not exceed."""
     return ordered[max(0, -(-len(ordered) * round(share * 100) // 100) - 1)]
@@ -364,6 +398,12 @@ def take_census(context: WorkerContext) -> None:
         result["train"] = token_census(rows, tokenizer, int(inputs["max_seq_length"]), inputs.get("system"))
         parity = prompt_parity(rows, splits, tokenizer, inputs.get("system"))
         result["prompt_parity"] = without_words(parity) if context.is_private else parity
+    if "tokens" in wanted and (pairs := (inputs.get("data") or {}).get("pairs")):
+        result["pairs"] = pair_census(
+            iter_pairs(Path(pairs)), tokenizer, inputs.get("pair_seq_length"), inputs.get("system")
+        )
+    if "tokens" in wanted and (rollouts := (inputs.get("data") or {}).get("rollouts")):
+        result["rollouts"] = {"rows": sum(1 for _ in iter_split(Path(rollouts)))}
     harness = {"harness": harness_hash(parts), "harness_parts": parts}
     context.finish({**result, **harness, "wall_s": time.monotonic() - started})
 

@@ -80,6 +80,24 @@ def test_floor_echo_tokens_and_parity_are_counted(tmp_path: Path, model: Path) -
     assert found["prompt_parity"]["ok"] is True
 
 
+@pytest.mark.parametrize(("limit", "cut", "lines"), [(12, 1, [2]), (40, 0, []), (None, 0, [])])
+def test_both_sides_of_pairs_are_counted_and_rollouts_are_cases(
+    tmp_path: Path, model: Path, limit: int | None, cut: int, lines: list[int]
+) -> None:
+    spec = inputs(tmp_path, model, 30, pair_seq_length=limit)
+    pairs = [{"prompt": "pq", "chosen": "ab", "rejected": "abc"}, {"prompt": "pq", "chosen": "a", "rejected": "a" * 20}]
+    asked = [{"id": f"r{n}", "prompt": "pq", "reference": "x"} for n in range(3)]
+    spec["data"] |= {
+        "pairs": str(write_lines(tmp_path / "pairs.jsonl", pairs)),
+        "rollouts": str(write_lines(tmp_path / "rollouts.jsonl", asked)),
+    }
+    found = work(MODULE, make_job(tmp_path / "job", spec))
+    # A side is its prompt, its answer and four tokens of template.
+    counted = {"rows": 2, "max_tokens": 26, "p50": 8, "p95": 26}
+    assert found["pairs"] == {**counted, "truncated": cut, "lines": lines}
+    assert found["rollouts"] == {"rows": 3}
+
+
 def test_a_split_without_references_has_no_ceiling_and_says_so(tmp_path: Path, model: Path) -> None:
     bare = write_lines(tmp_path / "bare.jsonl", [{"id": f"b{n}", "prompt": "pq"} for n in range(3)])
     spec = inputs(tmp_path, model, 30)
