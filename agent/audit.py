@@ -10,6 +10,7 @@ from agent.campaign import read_yaml_with_lines
 from state.errors import ConfigError
 from state.hashing import canonical_json
 from tools.probes.audit.project import Audited, Settings, discover, look
+from tools.probes.audit.rows import BOUNDS, WHOLE
 from tools.probes.audit.settings import AuditFile
 from tools.probes.catalogue import AUDITED
 
@@ -22,12 +23,13 @@ CLEAN, NOTHING_USABLE, STOPPED = 0, 2, 3
 """Exit codes."""
 
 
-def audit(path: Path, model: Path | None = None) -> Audited:
+def audit(path: Path, model: Path | None = None, *, is_whole: bool = False) -> Audited:
     """Audit a project folder.
 
     Args:
         path: The folder.
         model: Folder of a model whose tokenizer and template count.
+        is_whole: Whether long data files are read to their ends, however long that takes.
 
     Raises:
         ConfigError: The folder, the model or a vigil-audit.yaml cannot be used.
@@ -44,7 +46,8 @@ def audit(path: Path, model: Path | None = None) -> Audited:
         )
     project = discover(path.resolve())
     settings = [_settings(file) for file in project.audit_files]
-    return look(project, settings, read_yaml_with_lines, model.resolve() if model is not None else None)
+    bounds = WHOLE if is_whole else BOUNDS
+    return look(project, settings, read_yaml_with_lines, model.resolve() if model is not None else None, bounds)
 
 
 def _settings(path: Path) -> Settings:

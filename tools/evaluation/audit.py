@@ -1,7 +1,7 @@
 """What an audit needs a tokenizer for: `python -m tools.evaluation.audit`, a request in and an answer out, as JSON.
 
     {"model": FOLDER, "evaluations": [{"file", "gold_field", "system"}], "trainings": [{"file", "features",
-     "max_seq_length"}], "taught": [{"file", "features"}]}
+     "bounds", "max_seq_length"}], "taught": [{"file", "features", "bounds"}]}
     {"evaluations": [{"needs": [tokens of each answer], "begun": {budget: answers}, "parity": {...}} or {"why"}],
      "trainings": [{what token_census returns} or {"why"}]}
 
@@ -23,7 +23,7 @@ from tools.evaluation.census import prompt_parity, token_census, without_words
 from tools.evaluation.prompts import decode, gold_tokens
 from tools.probes.audit.data import case_prompt
 from tools.probes.audit.evaluations import MOST_CASES, gold_of
-from tools.probes.audit.rows import DataFile, Features, Row
+from tools.probes.audit.rows import Bounds, DataFile, Features, Row
 from tools.tracks.formats import DataRow
 
 _MOST_PARITY_ROWS = 2_000
@@ -47,7 +47,7 @@ def answer(request: Json) -> Json:
 
 
 def _file(row: Json) -> DataFile:
-    return DataFile(Path(row["file"]), Features(**row["features"]))
+    return DataFile(Path(row["file"]), Features(**row["features"]), Bounds(*row["bounds"]))
 
 
 def _guarded(count: Any, *arguments: Any) -> Json:

@@ -13,7 +13,7 @@ from tools.probes.audit.configs import TrainingConfig
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.evaluations import Stated
 from tools.probes.audit.report import Report
-from tools.probes.audit.rows import CONTENT_ROWS, DataFile, Features, Row, answer_text, text_of
+from tools.probes.audit.rows import WHOLE, Bounds, DataFile, Features, Row, answer_text, text_of
 from tools.probes.rows.finding import EXAMPLES, RowFinding
 
 SPLITS = ("train", "valid", "test")
@@ -43,14 +43,14 @@ class DataSet:
         return train is not None and train.scan.form == "pairs"
 
 
-def data_sets(project: Project, configs: Sequence[TrainingConfig]) -> list[DataSet]:
+def data_sets(project: Project, configs: Sequence[TrainingConfig], bounds: Bounds) -> list[DataSet]:
     """Return the data folders of a project, those that configurations name among them."""
     features = {config.data: config.features for config in configs if config.data is not None}
     found = []
     for folder in dict.fromkeys([*project.data_folders, *features]):
         here = project.by_folder.get(folder, {})
         files = {
-            name: DataFile(here[f"{name}.jsonl"], features.get(folder, Features()))
+            name: DataFile(here[f"{name}.jsonl"], features.get(folder, Features()), bounds)
             for name in SPLITS
             if f"{name}.jsonl" in here
         }
@@ -59,10 +59,10 @@ def data_sets(project: Project, configs: Sequence[TrainingConfig]) -> list[DataS
     return found
 
 
-def other_rows(project: Project, sets: Sequence[DataSet], stated: Sequence[Stated]) -> list[DataFile]:
+def other_rows(project: Project, sets: Sequence[DataSet], stated: Sequence[Stated], bounds: Bounds) -> list[DataFile]:
     """Return the files of JSON lines that are neither in a data folder nor an evaluation's."""
     known = {file.path for one in sets for file in one.files.values()} | {one.path for one in stated}
-    return [DataFile(path) for path in project.with_suffix(".jsonl") if path not in known]
+    return [DataFile(path, bounds=bounds) for path in project.with_suffix(".jsonl") if path not in known]
 
 
 def check_readable(project: Project, sets: Sequence[DataSet], others: Sequence[DataFile], report: Report) -> None:
@@ -92,8 +92,8 @@ def _check_file(project: Project, file: DataFile, report: Report, *, is_trained_
             line=1,
         )
         return
-    if scan.unread:
-        report.skip(("5", "7", "8", "P3", "P8", "P11"), f"{name}: {scan.unread}")
+    if scan.unread or scan.rest:
+        report.skip(("5", "7", "8", "P3", "P8", "P11"), f"{name}: {scan.unread or scan.rest}")
     if is_trained_on and not scan.rows and not scan.n_fatal:
         report.add(
             "8",
@@ -141,8 +141,7 @@ def check_content(project: Project, sets: Sequence[DataSet], report: Report) -> 
         if train is None:
             continue
         if not train.is_judged_whole():
-            why = f"{project.name(train.path)}: only its first {CONTENT_ROWS:,} rows or 256 MB were judged"
-            report.skip(("5", "7", "P3"), why)
+            report.skip(("5", "7", "P3"), _only(project, train, "judged"))
         if one.is_pairs:
             _check_pairs(project, train, report)
         elif one.conversations:
@@ -192,13 +191,19 @@ def check_sets(project: Project, sets: Sequence[DataSet], stated: Sequence[State
         report.look("P11")
         cut = [file for file in one.files.values() if not file.is_judged_whole()]
         for file in cut:
-            report.skip(("P11",), f"{project.name(file.path)}: only its first {CONTENT_ROWS:,} rows were compared")
+            report.skip(("P11",), _only(project, file, "compared"))
         found = check_leakage({name: read() for name, read in texts.items()})
         add_row_findings(report, found, project.name(one.folder) or ".")
     if not sets and len(evaluations) > 1:
         report.look("P11")
         found = check_leakage({f"evaluation {e.evaluation.name}": _cases(e)() for e in evaluations.values()})
         add_row_findings(report, found, "evaluations")
+
+
+def _only(project: Project, file: DataFile, done: str) -> str:
+    """Say what of a long file was looked at."""
+    more = "; --whole looks at more" if file.bounds != WHOLE else ""
+    return f"{project.name(file.path)}: only {file.bounds.content} were {done}{more}"
 
 
 def _labelled(name: str, file: DataFile) -> Callable[[], Iterator[tuple[str, str]]]:

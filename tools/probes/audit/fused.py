@@ -2,6 +2,8 @@
 
 What arrived is the difference of the fused and the base matrix, what was to arrive the product of the low-rank pair;
 both are computed from the files alone. Re-quantizing rounds a small delta away, whatever the tool's exit code says.
+Where weights may be loaded (`--model`), the answers decide: a worker compares the next-token probabilities of fused,
+base, and base with adapter (tools/evaluation/fusion.py); that covers adapters and packings too that no matrix tells of.
 """
 
 import re
@@ -11,27 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from state.records import Json
 from tools.models.headers import HeaderError
 from tools.models.identity import WEIGHTS
 from tools.probes.audit.adapters import AdapterFolder, not_there
+from tools.probes.audit.asked import ask
 from tools.probes.audit.configs import Loc
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.places import place_of
 from tools.probes.audit.reading import shown
 from tools.probes.audit.report import Report
 from tools.probes.audit.tensors import Array, TensorFile, open_tensors
-from tools.probes.audit.weights import can_be_read
+from tools.probes.audit.weights import are_small, can_be_read, weight_sizes
 
 _KEPT = 0.9
 """Cosine above which a delta counts as arrived; 8 % of its gain was lost at 0.92."""
+_DROWNED = 0.7
+"""Cosine below which what rounding added is larger than what is left of the delta."""
 _KEPT_UNQUANTIZED = 0.5
 """Floating-point weights round small deltas too, but around the right place: only a loss of most of it counts."""
+_SPEAKS = 1e-3
+"""Divergence of base and adapter from the base, nats, under which rounding would tell as much as the adapter."""
+_MOST_LOST = 0.5
+"""Divergence of the fused model from base and adapter, over that of the base alone: from here on it is the base."""
+_MOST_MEMORY = 0.5
+"""Share of the free memory that the largest of the models may take."""
+_MODULE = "tools.evaluation.fusion"
 _MOST_MODULES = 6
 _MOST_ROWS = 512
 """Rows of a matrix that are compared."""
 _MOST_VALUES = 256 << 20
+_FIX = "Fuse again with --dequantize into an empty folder, and judge it beside base and adapter."
 _LOOKS_FUSED = re.compile(r"fus|merg", re.IGNORECASE)
 _UNPACKED_BITS = (2, 4, 8)
 """Other widths do not divide a word; their packing is not read here."""
@@ -185,33 +199,6 @@ def _guessed(
             )
 
 
-def check_fusions(project: Project, fusions: Sequence[Fusion], report: Report) -> None:
-    """Report fused models in which the adapter did not arrive."""
-    for one in fusions:
-        name = project.name(one.fused)
-        why = can_be_read(project, one.fused) or can_be_read(project, one.base) or _is_not_low_rank(one.adapter)
-        if why is not None:
-            report.skip(("2",), f"{name}: {why}")
-            continue
-        try:
-            found = _arrived(one)
-        except (HeaderError, OSError) as error:
-            report.skip(("2",), f"{name}: {error}")
-            continue
-        if not found:
-            report.skip(("2",), f"{name}: no matrix that its adapter adapts can be compared with its base")
-            continue
-        report.look("2")
-        _judge(project, one, found, report)
-
-
-def _is_not_low_rank(adapter: AdapterFolder) -> str | None:
-    kind = adapter.config.get("fine_tune_type", adapter.config.get("train_type", "lora"))
-    if adapter.weights is None:
-        return f"{adapter.name} has no weights"
-    return None if kind == "lora" else f"an adapter of kind {shown(str(kind))[:20]} is not compared"
-
-
 @dataclass(frozen=True)
 class _Arrival:
     module: str
@@ -219,6 +206,102 @@ class _Arrival:
     share: float
     """What arrived along the delta, over the delta."""
     is_quantized: bool
+
+
+def check_fusions(project: Project, fusions: Sequence[Fusion], taught: Sequence[Json] | None, report: Report) -> None:
+    """Report fused models in which the adapter did not arrive.
+
+    Args:
+        project: What lies here.
+        fusions: What was made from what.
+        taught: Data files whose rows the models are asked to go on with; None loads no weights.
+        report: Where findings go.
+    """
+    for one in fusions:
+        name = project.name(one.fused)
+        why = can_be_read(project, one.fused) or can_be_read(project, one.base)
+        if why is not None:
+            report.skip(("2",), f"{name}: {why}")
+            continue
+        found, why = _by_matrix(one)
+        said = _by_answers(project, one, taught) if taught is not None else {}
+        if said.get("kl_base", 0.0) >= _SPEAKS:
+            _judge_answers(project, one, said, found, report)
+            continue
+        if found:
+            report.look("2")
+            _judge(project, one, found, report)
+        if "kl_base" in said:
+            if not found:
+                report.skip(("2",), f"{name}: {_faint(said)}")
+        elif said:
+            why = " ".join(str(said["why"]).replace(f"{project.root}/", "").split())
+            report.skip(("2",), f"{name}: its answers were not compared: {shown(why)[:200].rstrip('.')}")
+        elif not found:
+            report.skip(("2",), f"{name}: {why}; with --model its answers are compared")
+
+
+def _faint(said: Json) -> str:
+    return f"its adapter moves answers by {said['kl_base']:.1g} nats, too little to tell what became of it"
+
+
+def _by_matrix(one: Fusion) -> tuple[list[_Arrival], str]:
+    """Return what arrived in some matrices, and why nothing was compared where nothing was."""
+    why = _is_not_low_rank(one.adapter)
+    if why is not None:
+        return [], why
+    try:
+        return _arrived(one), "no matrix that its adapter adapts can be compared with its base"
+    except (HeaderError, OSError) as error:
+        return [], str(error)
+
+
+def _by_answers(project: Project, one: Fusion, taught: Sequence[Json]) -> Json:
+    """Return what the worker measured, or `why` it did not."""
+    adapter = one.adapter
+    if adapter.weights is None or not adapter.config:
+        return {"why": f"{adapter.name} is not whole"}
+    if not are_small(project, adapter.folder, ("adapter_config.json",)):
+        return {"why": f"{adapter.name} is not opened"}
+    size = max(sum(weight_sizes(folder)) for folder in (one.base, one.fused))
+    free = psutil.virtual_memory().available
+    if size > _MOST_MEMORY * free:
+        return {"why": f"weights of {size / 1e9:.1f} GB beside {free / 1e9:.1f} GB of free memory"}
+    places = {"base": str(one.base), "adapter": str(adapter.folder), "fused": str(one.fused)}
+    return ask(_MODULE, {**places, "taught": list(taught)}, "loading three models")
+
+
+def _judge_answers(project: Project, one: Fusion, said: Json, found: Sequence[_Arrival], report: Report) -> None:
+    """Report a fused model that answers as its base rather than as base and adapter."""
+    report.look("2")
+    lost = said["kl_fused"] / said["kl_base"]
+    if lost < _MOST_LOST:
+        return
+    fused, base = project.name(one.fused), project.name(one.base)
+    n = said["positions"]
+    matrices = f" In {len(found)} matrices compared, cosine {_mean(found):.2f}." if found else ""
+    report.add(
+        "2",
+        f"model:{fused}",
+        f"{fused}, fused from {base}, does not answer as {base} with the adapter {one.adapter.name}: the likeliest "
+        f"next token agrees at {said['same_fused']} of {n} positions ({said['same_base']} without the adapter), and "
+        f"the divergence is {said['kl_fused']:.2g} nats; that of the bare base is {said['kl_base']:.2g}.{matrices}",
+        "hard_stop",
+        _FIX,
+        check="fuse_answers",
+        lost=round(lost, 4),
+        base=base,
+        adapter=one.adapter.name,
+        **said,
+        **one.where,
+    )
+
+
+def _is_not_low_rank(adapter: AdapterFolder) -> str | None:
+    kind = adapter.config.get("fine_tune_type", adapter.config.get("train_type", "lora"))
+    if adapter.weights is None:
+        return f"{adapter.name} has no weights"
+    return None if kind == "lora" else f"an adapter of kind {shown(str(kind))[:20]} is not compared"
 
 
 def _arrived(one: Fusion) -> list[_Arrival]:
@@ -272,8 +355,12 @@ def _compared(arrived: Array, wanted: Array) -> tuple[float, float]:
     return (product / norm if norm else 0.0), product / size
 
 
+def _mean(found: Sequence[_Arrival]) -> float:
+    return float(np.mean([row.cosine for row in found]))
+
+
 def _judge(project: Project, one: Fusion, found: list[_Arrival], report: Report) -> None:
-    cosine = float(np.mean([row.cosine for row in found]))
+    cosine = _mean(found)
     share = float(np.mean([row.share for row in found]))
     is_quantized = any(row.is_quantized for row in found)
     if cosine >= (_KEPT if is_quantized else _KEPT_UNQUANTIZED):
@@ -282,13 +369,19 @@ def _judge(project: Project, one: Fusion, found: list[_Arrival], report: Report)
     kind = "quantized" if is_quantized else "not quantized"
     same = all(row.cosine == 0 and row.share == 0 for row in found)
     said = "not one of them differs from the base" if same else f"cosine {cosine:.2f}, {share:.0%} of its size along it"
+    is_lost = not is_quantized or cosine < _DROWNED
+    meaning = (
+        "It answers as its base does, not as base and adapter."
+        if is_lost
+        else "Part of what was learned is lost to rounding; --model compares the answers."
+    )
     report.add(
         "2",
         f"model:{fused}",
-        f"The adapter {one.adapter.name} did not arrive in {fused} ({kind}), fused from {base}: in {len(found)} "
-        f"matrices compared, {said}. It answers as its base does, not as base and adapter.",
-        "hard_stop",
-        "Fuse again with --dequantize into an empty folder, and judge it beside base and adapter.",
+        f"The adapter {one.adapter.name} did not arrive {'' if is_lost else 'whole '}in {fused} ({kind}), fused from "
+        f"{base}: in {len(found)} matrices compared, {said}. {meaning}",
+        "hard_stop" if is_lost else "warning",
+        _FIX,
         check="fuse",
         cosine=round(cosine, 4),
         share=round(share, 4),

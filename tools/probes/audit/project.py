@@ -10,6 +10,7 @@ from tools.probes.audit.configs import Loc, YamlReader, find_configs
 from tools.probes.audit.discovery import Project, discover
 from tools.probes.audit.evaluations import Stated
 from tools.probes.audit.report import Report
+from tools.probes.audit.rows import BOUNDS, Bounds
 from tools.probes.audit.settings import AuditFile
 
 _NO_MODEL = "its answers are counted with --model, or with `tokens_field`"
@@ -40,7 +41,13 @@ class Audited:
     """Whether nothing was there that an audit knows."""
 
 
-def look(project: Project, settings: Sequence[Settings], read: YamlReader, model: Path | None = None) -> Audited:
+def look(
+    project: Project,
+    settings: Sequence[Settings],
+    read: YamlReader,
+    model: Path | None = None,
+    bounds: Bounds = BOUNDS,
+) -> Audited:
     """Look at everything in a project that needs no training.
 
     Args:
@@ -48,6 +55,7 @@ def look(project: Project, settings: Sequence[Settings], read: YamlReader, model
         settings: Its vigil-audit.yaml files.
         read: Reads YAML within bounds.
         model: Folder of the model that counts tokens; None leaves what needs one unchecked.
+        bounds: How much of each data file.
     """
     report = Report()
     configs = find_configs(project, read, report)
@@ -73,16 +81,16 @@ def look(project: Project, settings: Sequence[Settings], read: YamlReader, model
     made = [
         (one.path, row, ("fused", place), one.lines) for one in settings for place, row in enumerate(one.values.fused)
     ]
-    fused.check_fusions(
-        project, list(fused.fusions_of(project, folders, models, made, bases=bases, report=report)), report
-    )
-    sets = data.data_sets(project, configs)
-    others = data.other_rows(project, sets, stated)
+    sets = data.data_sets(project, configs, bounds)
+    others = data.other_rows(project, sets, stated, bounds)
+    trainings = tokens.trainings_of(configs, sets)
+    fusions = list(fused.fusions_of(project, folders, models, made, bases=bases, report=report))
+    taught = [tokens.named_file(file) for file in tokens.taught_by(trainings, sets)]
+    fused.check_fusions(project, fusions, taught if model is not None else None, report)
     recipes.check_configs(configs, sets, report)
     data.check_readable(project, sets, others, report)
     data.check_content(project, sets, report)
     data.check_sets(project, sets, stated, report)
-    trainings = tokens.trainings_of(configs, sets)
     counted = tokens.count(model, trainings, sets, stated)
     tokens.check_lengths(trainings, counted, report)
     tokens.check_prompts(trainings, sets, stated, counted, report)

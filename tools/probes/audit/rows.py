@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from state.records import Json
 from tools.probes.audit.reading import UnreadableError, iter_lines, parse_json
@@ -16,11 +16,26 @@ from tools.probes.audit.reading import UnreadableError, iter_lines, parse_json
 Form = Literal["chat", "completions", "text", "pairs", "prompts", "other"]
 """chat, completions and text as mlx-lm has them; pairs: chosen and rejected; prompts: a prompt alone, for rollouts."""
 
-MOST_BYTES = 1 << 30
-"""Bytes of one file whose lines are looked at."""
-CONTENT_BYTES = 256 << 20
-CONTENT_ROWS = 20_000
-"""Bytes and rows of one file whose content is judged."""
+
+class Bounds(NamedTuple):
+    """How much of one file is looked at: time and memory of an audit are bounded by it."""
+
+    read_bytes: int
+    """Whose lines are looked at."""
+    content_bytes: int
+    """Whose content is judged, as far as these rows go."""
+    content_rows: int
+
+    @property
+    def content(self) -> str:
+        """What is judged, in words."""
+        return f"its first {self.content_rows:,} rows or {self.content_bytes >> 20} MB"
+
+
+BOUNDS = Bounds(1 << 30, 256 << 20, 20_000)
+"""An ordinary project in seconds."""
+WHOLE = Bounds(1 << 60, 1 << 30, 1_000_000)
+"""Every line, and as much content as memory holds."""
 _MOST_FAULTS = 20
 _BINARY_HEAD = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -175,7 +190,9 @@ class Scan:
     keys: tuple[str, ...] = ()
     """Keys of the first row."""
     unread: str = ""
-    """Why the file, or its rest, was not read; empty when all of it was."""
+    """Why the file was not read; empty when it was."""
+    rest: str = ""
+    """What of it was not read, and how to have it read; empty when all of it was."""
     is_binary: bool = False
 
     def add(self, fault: Fault) -> None:
@@ -192,13 +209,14 @@ class DataFile:
 
     path: Path
     features: Features = Features()
+    bounds: Bounds = BOUNDS
 
     @cached_property
     def scan(self) -> Scan:
         """Look at every line once."""
         scan = Scan()
         try:
-            for number, raw, row in self._lines(scan, MOST_BYTES):
+            for number, raw, row in self._lines(scan, self.bounds.read_bytes):
                 if not scan.keys and row is not None:
                     scan.keys, scan.form = tuple(map(str, row)), form_of(row, self.features)
                 fault = _fault_of_line(number, raw) if row is None else fault_of(row, scan.form, self.features)
@@ -209,11 +227,12 @@ class DataFile:
             scan.unread = str(error)
         return scan
 
-    def objects(self, most: int = CONTENT_ROWS) -> Iterator[tuple[int, Json]]:
-        """Yield (line, row) of the first rows, whatever keys they have."""
+    def objects(self, most: int | None = None) -> Iterator[tuple[int, Json]]:
+        """Yield (line, row) of the first rows, whatever keys they have; None as many as are judged."""
+        most = self.bounds.content_rows if most is None else most
         done = 0
         try:
-            for number, _, row in self._lines(Scan(), CONTENT_BYTES):
+            for number, _, row in self._lines(Scan(), self.bounds.content_bytes):
                 if row is None:
                     continue
                 yield number, row
@@ -223,7 +242,7 @@ class DataFile:
         except UnreadableError:
             return
 
-    def rows(self, most: int = CONTENT_ROWS) -> Iterator[Row]:
+    def rows(self, most: int | None = None) -> Iterator[Row]:
         """Yield the usable rows among the first ones."""
         form = self.scan.form
         for number, row in self.objects(most):
@@ -231,9 +250,9 @@ class DataFile:
             if not (fault and fault[1]):
                 yield Row(number, form, row, self.features)
 
-    def is_judged_whole(self, most: int = CONTENT_ROWS) -> bool:
+    def is_judged_whole(self) -> bool:
         """Say whether `rows` yields every usable row."""
-        return self.scan.rows <= most and self.size <= CONTENT_BYTES
+        return self.scan.rows <= self.bounds.content_rows and self.size <= self.bounds.content_bytes
 
     @cached_property
     def size(self) -> int:
@@ -245,9 +264,7 @@ class DataFile:
 
     def _lines(self, scan: Scan, most_bytes: int) -> Iterator[tuple[int, bytes | str, Json | None]]:
         """Yield (line, its bytes or what is wrong with it, the row); the row is None where there is none."""
-        done = 0
         for line in iter_lines(self.path, most_bytes):
-            done += len(line.raw)
             if b"\0" in line.raw[:_BINARY_HEAD]:
                 scan.is_binary = True
                 scan.unread = f"line {line.number} holds zero bytes: this is no text"
@@ -256,8 +273,8 @@ class DataFile:
                 yield line.number, "the line has more than 16 MB", None
                 continue
             yield line.number, *_parsed(line.raw)
-        if done >= most_bytes:
-            scan.unread = f"only the first {most_bytes >> 30} GB were read"
+        if self.size > most_bytes:
+            scan.rest = f"what follows its first {most_bytes >> 30} GB; --whole reads it"
 
 
 def _parsed(raw: bytes) -> tuple[bytes | str, Json | None]:

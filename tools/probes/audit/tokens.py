@@ -4,25 +4,21 @@ The tokenizer runs in a child process (tools/evaluation/audit.py). Without one, 
 it cannot settle is told as not checked.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from state.records import Json
+from tools.probes.audit.asked import ask
 from tools.probes.audit.configs import TrainingConfig
 from tools.probes.audit.data import DataSet
 from tools.probes.audit.evaluations import Stated
 from tools.probes.audit.reading import shown
 from tools.probes.audit.recipes import sequence_length
 from tools.probes.audit.report import Report
-from tools.probes.audit.rows import CONTENT_ROWS, DataFile
+from tools.probes.audit.rows import DataFile
 
 MODULE = "tools.evaluation.audit"
-_TIMEOUT_S = 300.0
 _MOST_SHARE_CUT = 0.01
 """More rows than this share cut at max_seq_length stop; fewer are a warning."""
 _SHOWN = 160
@@ -80,8 +76,8 @@ def count(
         return Counted()
     request = {
         "model": str(model),
-        "trainings": [{**_named_file(one.file), "max_seq_length": sequence_length(one.config)} for one in trainings],
-        "taught": [_named_file(file) for file in _taught(trainings, sets)],
+        "trainings": [{**named_file(one.file), "max_seq_length": sequence_length(one.config)} for one in trainings],
+        "taught": [named_file(file) for file in taught_by(trainings, sets)],
         "evaluations": [
             {
                 "file": str(one.path),
@@ -92,43 +88,21 @@ def count(
             for one in asked
         ],
     }
-    answer = _answered(request)
+    answer = ask(MODULE, request, "counting")
     if "why" in answer:
         return Counted(why=str(answer["why"]), is_asked=True)
     return Counted(list(answer["trainings"]), list(answer["evaluations"]), is_asked=True)
 
 
-def _named_file(file: DataFile) -> Json:
-    return {"file": str(file.path), "features": vars(file.features)}
+def named_file(file: DataFile) -> Json:
+    """Return a data file as workers are told of it."""
+    return {"file": str(file.path), "features": vars(file.features), "bounds": list(file.bounds)}
 
 
-def _taught(trainings: Sequence[Training], sets: Sequence[DataSet]) -> list[DataFile]:
+def taught_by(trainings: Sequence[Training], sets: Sequence[DataSet]) -> list[DataFile]:
     """Return the files whose rows evaluations are compared with."""
     configured = {training.file.path: training.file for training in trainings}
     return list(configured.values()) or [one.files["train"] for one in sets if "train" in one.files]
-
-
-def _answered(request: Json) -> Json:
-    # -P: the folder this runs in may be a user's, with a package called tools.
-    command = [sys.executable, "-P", "-m", MODULE]
-    try:
-        done = subprocess.run(
-            command,
-            env=dict(os.environ),
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-        return dict(json.loads(done.stdout.splitlines()[-1]))
-    except subprocess.CalledProcessError as error:
-        said = str(error.stderr or "").strip().splitlines()[-1:]
-        return {"why": " ".join(said)[:200] or f"it ended with status {error.returncode}"}
-    except subprocess.TimeoutExpired:
-        return {"why": f"counting took longer than {_TIMEOUT_S:g} s"}
-    except (OSError, ValueError, IndexError) as error:
-        return {"why": f"{type(error).__name__}: {error}"[:200]}
 
 
 def check_lengths(trainings: Sequence[Training], counted: Counted, report: Report) -> None:
@@ -147,7 +121,7 @@ def check_lengths(trainings: Sequence[Training], counted: Counted, report: Repor
             continue
         report.look("P8")
         if not training.file.is_judged_whole():
-            report.skip(("P8",), f"{training.name}: only its first {CONTENT_ROWS:,} rows were counted")
+            report.skip(("P8",), f"{training.name}: only {training.file.bounds.content} were counted")
         if census["truncated"]:
             _cut(training, census, report)
         if census["without_end"] > census["rows"] / 2:
@@ -212,7 +186,7 @@ def check_prompts(
                 why = shown(str(row.get("why", "no prompts to compare")))[:200]
                 report.skip(("P7",), f"{one.subject}: {why}")
         return
-    taught = _systems(_taught(trainings, sets))
+    taught = _systems(taught_by(trainings, sets))
     if not asked or taught is None:
         return
     for one in asked:

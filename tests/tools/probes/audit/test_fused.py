@@ -190,3 +190,47 @@ def test_paths_of_fused_that_lead_nowhere_are_told(tmp_path: Path) -> None:
     found = look(folder)
     assert only(found, "8").claim == "vigil-audit.yaml names the fused model ./gone, which is not there."
     assert "owner/name is not in the project" in why_not(found, "2")
+
+
+def test_a_delta_that_rounding_damaged_is_a_warning_and_one_that_it_drowned_a_stop(tmp_path: Path) -> None:
+    wanted = delta(0.01)
+    noise = np.random.default_rng(3).normal(0, 1, wanted.shape)
+    noise *= 0.7 * np.sqrt(np.square(wanted).sum() / np.square(noise).sum())
+    fused = project(tmp_path / "p", 0.01, unpacked(8) + wanted + noise, base_bits=8, fused_bits=8)
+    found = only(look(fused), "2")
+    assert (found.severity, "did not arrive whole" in found.claim) == ("warning", True)
+    assert 0.7 < found.evidence["cosine"] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("said", "severity", "why"),
+    [
+        ({"kl_base": 0.2, "kl_fused": 0.02}, None, ""),
+        ({"kl_base": 0.2, "kl_fused": 0.19}, "hard_stop", ""),
+        ({"kl_base": 1e-5, "kl_fused": 1e-5}, "hard_stop", ""),
+        ({"why": "no room"}, "hard_stop", "its answers were not compared: no room"),
+    ],
+)
+def test_with_a_model_the_answers_decide_and_where_there_are_none_the_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], severity: str | None, why: str
+) -> None:
+    folder = project(tmp_path / "p", 0.01, BASE, base_bits=0)
+    counts = {"positions": 144, "same_base": 100, "same_fused": 101} if "why" not in said else {}
+    monkeypatch.setattr("tools.probes.audit.fused.ask", lambda *_: said | counts)
+    found = look(folder, folder / "base")
+    assert [row.severity for row in of(found, "2")] == ([severity] if severity else [])
+    assert why in why_not(found, "2")
+
+
+def test_weights_that_do_not_fit_and_adapters_that_are_not_whole_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project(tmp_path / "p", 0.01, BASE + delta(0.01), base_bits=0, fine_tune_type="dora")
+    assert "an adapter of kind dora is not compared; with --model its answers are" in why_not(look(folder), "2")
+    monkeypatch.setattr("tools.probes.audit.fused._MOST_MEMORY", 0.0)
+    assert "GB of free memory" in why_not(look(folder, folder / "base"), "2")
+    (folder / "adapters" / "adapters.safetensors").unlink()
+    assert "adapters is not whole" in why_not(look(folder, folder / "base"), "2")
+    huge = project(tmp_path / "huge", 0.01, BASE, base_bits=0)
+    monkeypatch.setattr("tools.probes.audit.fused.are_small", lambda *_: False)
+    assert "adapters is not opened" in why_not(look(huge, huge / "base"), "2")

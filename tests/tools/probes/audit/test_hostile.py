@@ -15,7 +15,7 @@ from tests.faults.failure_modes.seen import Seen, audit
 from tests.tools.models.folders import lying, write_model
 from tools.probes.audit import reading
 from tools.probes.audit.discovery import discover
-from tools.probes.audit.rows import DataFile
+from tools.probes.audit.rows import Bounds
 
 
 def found(folder: Path, *options: str) -> dict[str, Any]:
@@ -86,12 +86,12 @@ def test_a_data_file_of_five_gigabytes_is_streamed(tmp_path: Path) -> None:
 def test_of_an_endless_file_the_first_part_is_read_and_the_rest_is_said_to_be_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = data(tmp_path / "p", ROW)
-    lines = [reading.Line(number, ROW) for number in range(1, 5)]
-    monkeypatch.setattr("tools.probes.audit.rows.iter_lines", lambda path, most: iter(lines))
-    monkeypatch.setattr("tools.probes.audit.rows.MOST_BYTES", 3 * len(ROW))
-    scan = DataFile(folder / "data" / "train.jsonl").scan
-    assert "only the first" in scan.unread
+    folder = data(tmp_path / "p", ROW * 4 + b"no row\n")
+    monkeypatch.setattr("agent.audit.BOUNDS", Bounds(2 * len(ROW), 1 << 20, 20))
+    report = found(folder)
+    assert "data/train.jsonl: what follows its first 0 GB; --whole reads it" in claims(report)
+    assert "8" not in report["checked"]
+    assert "1 of 5 lines of data/train.jsonl are no good rows (line 5" in claims(found(folder, "--whole"))
 
 
 def test_links_that_loop_dangle_or_lead_outside_are_not_followed(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from agent.audit import audit
 from tests.faults.failure_modes.projects import rows_of, write_rows
 from tests.tools.probes.audit.looks import look, of, only, project, settings, why_not
-from tools.probes.audit.rows import DataFile, Features, Row, fault_of, form_of, text_of
+from tools.probes.audit.rows import Bounds, DataFile, Features, Row, fault_of, form_of, text_of
 
 F = Features()
 USER = {"role": "user", "content": "q"}
@@ -124,11 +125,16 @@ def test_only_so_many_faults_are_kept_and_all_are_counted(tmp_path: Path) -> Non
     assert list(DataFile(tmp_path / "gone.jsonl").objects()) == []
 
 
-def test_a_file_that_is_too_long_is_judged_by_its_first_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.probes.audit.rows.CONTENT_BYTES", 1_000)
-    found = look(project(tmp_path / "p", data__train_jsonl=rows_of("t", 40), data__valid_jsonl=rows_of("v", 8)))
+def test_a_file_that_is_too_long_is_judged_by_its_first_rows_and_whole_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.audit.BOUNDS", Bounds(1 << 30, 1 << 20, 20))
+    folder = project(tmp_path / "p", data__train_jsonl=rows_of("t", 40), data__valid_jsonl=rows_of("v", 8))
+    found = look(folder)
     for mode in ("5", "7", "P11"):
-        assert "only its first" in why_not(found, mode)
+        assert "only its first 20 rows or 1 MB were" in why_not(found, mode)
+        assert "--whole looks at more" in why_not(found, mode)
+    assert {"5", "7", "P11"} <= set(audit(folder, is_whole=True).report.checked)
     monkeypatch.setattr("tools.probes.audit.data._MOST_FOLDERS", 0)
     assert "more than 0 data folders" in why_not(look(tmp_path / "p"), "5")
 

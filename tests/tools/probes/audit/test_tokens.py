@@ -14,6 +14,7 @@ from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.probes.audit.looks import look, of, only, project, settings, why_not
 from tools.evaluation import audit as worker
 from tools.probes.audit import tokens
+from tools.probes.audit.rows import BOUNDS
 
 
 def words_project(folder: Path, rows: list[Any] | None = None, **values: Any) -> Path:
@@ -58,7 +59,7 @@ def test_a_tokenizer_that_does_not_answer_is_named(
     def fails(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("tools.probes.audit.tokens.subprocess.run", fails)
+    monkeypatch.setattr("tools.probes.audit.asked.subprocess.run", fails)
     assert said in why_not(look(words_project(tmp_path / "p"), BASE), "P8")
 
 
@@ -167,7 +168,12 @@ class TestWorker:
         write_rows(tmp_path / "e.jsonl", [{"prompt": "q", "reference": "abc"}])
         write_rows(tmp_path / "t.jsonl", [{"prompt": "q", "completion": "a"}])
         features = {"prompt": "prompt", "completion": "completion"}
-        training = {"file": str(tmp_path / "t.jsonl"), "features": features, "max_seq_length": 99}
+        training = {
+            "file": str(tmp_path / "t.jsonl"),
+            "features": features,
+            "bounds": list(BOUNDS),
+            "max_seq_length": 99,
+        }
         missing = {**training, "file": str(tmp_path / "gone.jsonl")}
         taught = [training, missing]
         request = {"evaluations": [self.stated(tmp_path / "e.jsonl")], "trainings": taught, "taught": taught}
@@ -187,7 +193,7 @@ class TestWorker:
             "lines": [],
         }  # fmt: skip
         said = {"trainings": [census], "evaluations": [{"why": "refused"}]}
-        monkeypatch.setattr(tokens, "_answered", lambda _request: said)
+        monkeypatch.setattr(tokens, "ask", lambda *_: said)
         found = look(folder, BASE)
         assert (only(found, "P8").severity, "60 of 60 rows" in only(found, "P8").claim) == ("warning", True)
         assert "refused" in why_not(found, "P7")

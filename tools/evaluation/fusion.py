@@ -1,0 +1,107 @@
+"""Does a fused model answer as base and adapter do: `python -m tools.evaluation.fusion`, a request in, an answer out.
+
+    {"base", "adapter", "fused": FOLDER, "taught": [{"file", "features", "bounds"}]}
+    {"positions", "same_base", "same_fused", "kl_base", "kl_fused"} or {"why"}
+
+`same_*`: positions at which the likeliest next token is that of base and adapter; `kl_*`: mean divergence from base and
+adapter, nats. Both are measured on the first rows of the training data, on plain sentences where there are none. One
+model is in memory at a time. Code that comes with a model is never run.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from state.errors import VigilError
+from state.records import Json
+from tools.probes.audit.rows import DataFile, Features
+
+_ROWS, _TOKENS = 8, 48
+"""Texts, and tokens of each."""
+_PLAIN = (
+    "The quick brown fox jumps over the lazy dog, and then it sleeps in the shade of a tree.",
+    "Question: what is seven times six? Answer: seven times six is forty-two.",
+    "name,amount,date\nalpha,12.50,2024-01-31\nbeta,7.25,2024-02-29\n",
+)
+_RUNS_CODE = ("model_file", "auto_map")
+
+
+def answer(request: Json) -> Json:
+    """Compare three models.
+
+    Raises:
+        VigilError: One of them cannot be loaded.
+    """
+    base, adapter, fused = (Path(request[name]) for name in ("base", "adapter", "fused"))
+    for folder in (base, fused):
+        config = json.loads((folder / "config.json").read_text())
+        if any(key in config for key in _RUNS_CODE):
+            return {"why": f"{folder.name} brings code of its own, which is not run"}
+    wanted, tokens = _told(base, adapter, list(_texts(request["taught"])), None)
+    plain, _ = _told(base, None, [], tokens)
+    made, _ = _told(fused, None, [], tokens)
+    if not wanted.shape == plain.shape == made.shape:
+        return {"why": "the fused model has another vocabulary than its base"}
+    best = wanted.argmax(axis=1)
+    return {
+        "positions": len(best),
+        "same_base": int((plain.argmax(axis=1) == best).sum()),
+        "same_fused": int((made.argmax(axis=1) == best).sum()),
+        "kl_base": _divergence(wanted, plain),
+        "kl_fused": _divergence(wanted, made),
+    }
+
+
+def _texts(taught: list[Json]) -> Iterator[str]:
+    """Yield what training rows say, or plain sentences."""
+    files = [DataFile(Path(row["file"]), Features(**row["features"])) for row in taught]
+    found = [f"{row.prompt}\n{row.answer or ''}" for file in files for row in file.rows(_ROWS)]
+    yield from found[:_ROWS] or _PLAIN
+
+
+def _told(folder: Path, adapter: Path | None, texts: list[str], tokens: list[list[int]] | None) -> tuple[Any, Any]:
+    """Return (log-probabilities of the next token, shape (positions, vocabulary), tokens); texts become tokens once."""
+    import mlx.core as mx
+    import numpy as np
+
+    from tools.models.load import load_model
+
+    model, tokenizer = load_model(folder, adapter)
+    model.eval()
+    if tokens is None:
+        tokens = [ids for text in texts if (ids := tokenizer.encode(text)[:_TOKENS])]
+    rows = []
+    for ids in tokens:
+        logits = model(mx.array([ids]))[0].astype(mx.float32)
+        rows.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), dtype=np.float32))
+    return np.concatenate(rows), tokens
+
+
+def _divergence(wanted: Any, seen: Any) -> float:
+    """Return the mean divergence of what is seen from what was wanted, nats."""
+    import numpy as np
+
+    each = (np.exp(wanted) * (wanted - seen)).sum(axis=1, dtype=np.float64)
+    return float(np.maximum(each, 0.0).mean())
+
+
+def main() -> int:
+    """Answer the request on standard input."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    request = json.load(sys.stdin)
+    try:
+        found = answer(request)
+    except VigilError as error:
+        found = {"why": error.sentence}
+    except Exception as error:  # noqa: BLE001 - models and adapters of strangers raise anything
+        found = {"why": f"{type(error).__name__}: {str(error)[:200]}"}
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
