@@ -70,7 +70,7 @@ def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason
     paths, row = _found(home, campaign, given)
     view = gather(paths)
     if row.startswith("B") and is_yes:
-        return _override(paths, view, row, reason)
+        return _override(paths, row, reason)
     question = _one(view["approvals"], row, "question", paths.name, "vigil inbox lists them")
     said = "yes" if is_yes else "no"
     if question["answer"] is not None:
@@ -94,8 +94,10 @@ def _pending(paths: CampaignPaths, target: str) -> View | None:
     return next((row for row in waiting if row["kind"] in {"approve", "reject"}), None)
 
 
-def _override(paths: CampaignPaths, view: View, row: str, reason: str) -> str:
-    belief = _one(view["beliefs"], row, "belief", paths.name, "vigil beliefs --stale lists those that were refuted")
+def _override(paths: CampaignPaths, row: str, reason: str) -> str:
+    with open_reader(paths) as reader:
+        named = reader.table("belief", id=row)
+    belief = _one(named, row, "belief", paths.name, "vigil beliefs --stale lists those that were refuted")
     if belief["status"] == "contradicted":
         _insert(paths, "override", target=row, reason=reason)
         return f"On record: {row} stands, and what contradicts it is refuted. {_applied(paths)}"

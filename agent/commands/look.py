@@ -49,12 +49,14 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
     """
     from agent.reading import decisions
     from agent.reading.places import split_id
+    from agent.reading.view import with_premises
     from agent.reading.words import table
 
     named, wanted = split_id(decision) if decision else (None, "")
     view = _view(home, named or campaign)
     if wanted:
         row = decisions.find(view, wanted)
+        view = with_premises(view, row)
         show_json(decisions.walked(view, row)) if as_json else show(decisions.told(view, row, is_walked=True))
     elif as_json:
         show_json([decisions.public(row) for row in view["decisions"]])

@@ -1,4 +1,7 @@
-"""Where a campaign is: the home, the campaign meant by a name, a file or nothing at all. Standard library only."""
+"""Where a campaign is: the home, the campaign meant by a name, a file or nothing at all.
+
+Standard library only, unless a file has to be read as YAML to find its name.
+"""
 
 import os
 import re
@@ -30,7 +33,7 @@ def find_campaign(home: Path, given: str | None) -> CampaignPaths:
 
     Args:
         home: Folder of all campaigns.
-        given: Name, path of its YAML file, or None when the home has one campaign only.
+        given: Name, path of its YAML or JSON file, or None when the home has one campaign only.
 
     Raises:
         NotFoundError: There is no such campaign, or none, or several and none was named.
@@ -69,11 +72,14 @@ def _only(home: Path, known: list[str]) -> str:
 
 
 def _is_file_name(given: str) -> bool:
-    return given.endswith((".yaml", ".yml")) or os.sep in given
+    return given.endswith((".yaml", ".yml", ".json")) or os.sep in given
 
 
 def _name_in(path: Path) -> str:
-    """Return the campaign's name in a YAML file without a YAML reader, which would cost a tenth of a second."""
+    """Return the campaign's name in a YAML or JSON file, without a YAML reader where its line can be read.
+
+    Reading YAML would cost a tenth of a second.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -83,6 +89,11 @@ def _name_in(path: Path) -> str:
             name = next(group for group in match.groups() if group is not None)
             if _NAME.match(name):
                 return name
+    from agent.campaign import read_yaml_with_lines
+
+    name = read_yaml_with_lines(path)[0].get("campaign")
+    if isinstance(name, str) and _NAME.match(name):
+        return name
     raise ConfigError(f"{path} has no line `campaign: NAME`.", what="campaign", where=str(path))
 
 

@@ -33,11 +33,11 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
         with_cases: Also every measured case, which may be thousands.
 
     Returns:
-        `campaign`, `goal` (newest version), `goals`, `beliefs`, `decisions`, `runs`, `jobs` (each with `last`, its last
-        metrics row, `waits_for` while other jobs have the accelerator, `power`), `approvals`, `commitments`, `actions`,
-        `measurements` (when asked for), `holder` (None when no agent runs), `promoted` (folder), `model` (folder that
-        the promoted adapter belongs on), `here`, `activate` (script to source where our commands are not on the
-        path), `root`, `file`, `now`.
+        `campaign`, `goal` (newest version), `goals`, `beliefs` (not the superseded ones), `decisions`, `runs`, `jobs`
+        (each with `last`, its last metrics row, `waits_for` while other jobs have the accelerator, `power`), `approvals`,
+        `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no agent runs), `promoted`
+        (folder), `model` (folder that the promoted adapter belongs on), `here`, `activate` (script to source where our
+        commands are not on the path), `root`, `file`, `now`.
 
     Raises:
         NotFoundError: There is no such campaign.
@@ -48,7 +48,7 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
             "campaign": reader.campaign(),
             "goal": goals[-1] if goals else None,
             "goals": goals,
-            "beliefs": reader.beliefs(),
+            "beliefs": reader.beliefs_about(),
             "decisions": reader.decisions(),
             "runs": reader.runs(),
             "actions": reader.actions(),
@@ -139,6 +139,21 @@ def _tail(files: JobPaths) -> Iterator[View]:
             continue
         if isinstance(row, dict):
             yield row
+
+
+def with_premises(view: View, decision: View) -> View:
+    """Return the view with the beliefs that a decision stands on, over any number of steps, and no others."""
+    root = Path(view["root"])
+    found: dict[str, View] = {}
+    wanted = [premise["belief"] for premise in decision["premises"]]
+    with open_reader(CampaignPaths(root.parent, root.name)) as reader:
+        while wanted:
+            name = wanted.pop()
+            if name not in found:
+                for row in reader.table("belief", id=name):
+                    found[name] = row
+                    wanted += row["premises"]
+    return {**view, "beliefs": list(found.values())}
 
 
 def with_measurements(view: View) -> View:

@@ -156,6 +156,14 @@ def test_with_two_campaigns_one_must_be_named_by_name_or_file(home: Path) -> Non
     file = home / "any.yaml"
     file.write_text("# mine\ncampaign: 'slow'  # the name\n")
     assert says(home, "status", str(file)).stdout.startswith("slow")
+    for name, text in (
+        ("any.json", '{\n "campaign": "slow", "budget": {"runs": 1}\n}'),
+        ("flow.yml", "{campaign: slow}"),
+    ):
+        (home / name).write_text(text)
+        assert says(home, "status", str(home / name)).stdout.startswith("slow")
+    (home / "any.json").write_text('{"campaign": ["slow"]}')
+    assert "has no line `campaign: NAME`" in says(home, "status", str(home / "any.json")).stderr
 
 
 def test_a_damaged_store_is_one_sentence_and_exit_5(home: Path) -> None:

@@ -119,5 +119,12 @@ def test_the_command_walks_and_json_gives_the_tree(tmp_path: Path) -> None:
     said = CliRunner().invoke(vigil, asked).stdout
     assert "B2 [confirmed] score:base.stress.selection means: base on stress.selection, 40 cases" in said
     assert "The decision read [confirmed] base has 0.610." in said
+    from agent.reading.view import gather, with_premises
+    from state.paths import CampaignPaths
+
+    found = gather(CampaignPaths(tmp_path, "quick"))
+    read = with_premises(found, next(row for row in found["decisions"] if row["id"] == "D5"))["beliefs"]
+    assert "B2" in {row["id"] for row in read}
+    assert len(read) < len(found["beliefs"]), "of a million beliefs, those that it stands on are read"
     [node] = json.loads(CliRunner().invoke(vigil, [*asked, "--json"]).stdout)["tree"]
     assert (node["belief"], node["tag_then"], node["evidence"][0]["ref"]) == ("B2", "confirmed", "model.coherent")
