@@ -59,14 +59,13 @@ def _read_world(session: Session) -> World:
     base = weights_hash(session.model, None, session.cache)
     start = weights_hash(session.model, session.adapter, session.cache)
     session.save_cache()
+    counted = ("max_seq_length", "mask_prompt", "pair_seq_length", "group_by")
     return {
         **parts,
         **data,
         "model:base": Fingerprint(kind="model", name="base", value=base),
         "model:start": Fingerprint(kind="model", name="start", value=start),
-        "sequence": _settings(
-            "sequence", {key: census[key] for key in ("max_seq_length", "mask_prompt", "pair_seq_length")}
-        ),
+        "sequence": _settings("sequence", {key: census[key] for key in counted}),
         "gate": Fingerprint(kind="goal", name="gate", value=hash_json(_asked(session))),
         "paid": _settings("paid", paid_signs(session.goal)),
     }

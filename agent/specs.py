@@ -6,10 +6,12 @@ from pathlib import Path
 from agent.session import Session
 from agent.splits import all_split_inputs, split_inputs
 from policies.planning import CENSUS_PARTS
+from policies.recipes import BALANCE
 from state.errors import NotFoundError
 from state.goal import Goal
 from state.records import ActionKind, Decision, Guard, JobKind, Json, Run, SplitUse
 from tools.jobs.spec import JobSpec
+from tools.tracks.balance import write_balanced
 from tools.tracks.formats import iter_split
 
 _KINDS: dict[ActionKind, JobKind] = {
@@ -42,8 +44,7 @@ def grader_input(session: Session) -> Json:
 
 def data_input(goal: Goal, session: Session) -> Json:
     """Return absolute paths of the training data."""
-    written = goal.data.model_dump()
-    return {name: str(session.loaded.resolve(path)) if path else None for name, path in written.items()}
+    return {name: str(session.loaded.resolve(path)) if path else None for name, path in goal.data.files.items()}
 
 
 def evaluation_input(session: Session, use: SplitUse | None) -> Json:
@@ -84,6 +85,7 @@ def census_input(session: Session, parts: Sequence[str] = ("tokens", "grades")) 
         "data": data_input(session.goal, session),
         "max_seq_length": int(recipe.get("max_seq_length", 2048)),
         "mask_prompt": bool(recipe.get("mask_prompt", True)),
+        "group_by": session.goal.data.group_by,
         "pair_seq_length": None if of_pairs.get("truncate") else of_pairs.get("max_seq_length"),
     }
 
@@ -146,14 +148,28 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
         "parent_adapter": _parent_adapter(session, run),
         "expect_weights": run.parent_hash,
         "instrument": run.instrument,
-        "recipe": run.recipe,
-        "data": data_input(session.goal, session),
+        "recipe": {key: value for key, value in run.recipe.items() if key != BALANCE},
+        "data": _balanced(session, run),
         "system": session.goal.track.system,
         "privacy": session.goal.privacy,
         "samples": _samples(session.goal, session.loaded.path.parent),
         **(rollout_input(session, run.recipe) if run.instrument == "grpo" else {}),
     }
     return body, int(run.recipe["iters"])
+
+
+def _balanced(session: Session, run: Run) -> Json:
+    """Return the data of a run; where its recipe repeats groups of rows, a file of its own that does.
+
+    Side effects: writes that file once, into the campaign's folder.
+    """
+    files, key = data_input(session.goal, session), session.goal.data.group_by
+    times = run.recipe.get(BALANCE)
+    if not times or key is None:
+        return files
+    target = session.paths.data / f"{run.recipe_hash[:16]}.jsonl"
+    write_balanced(Path(files["train"]), target, key, times)
+    return {**files, "train": str(target)}
 
 
 def paid_signs(goal: Goal) -> dict[str, dict[str, int]]:

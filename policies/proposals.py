@@ -171,6 +171,7 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
         carried=carried,
         harms=harms,
         suggest=view.suggest,
+        groups=rows.get("groups") if chosen == "sft" else None,
     )
 
 

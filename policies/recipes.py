@@ -1,8 +1,7 @@
 """The next thing to try within a class: one remedy per diagnosis, never one configuration twice.
 
 A proposal changes one axis against the best run so far, so that its outcome says something about that axis; after
-a run that did harm it lies between the two. No proposal takes the dose of a run that did harm (policies/dose.py). Not
-covered: data rebalancing.
+a run that did harm it lies between the two. No proposal takes the dose of a run that did harm (policies/dose.py).
 """
 
 import math
@@ -63,7 +62,13 @@ MAX_EPOCHS = 8.0
 OVERFIT_RISE = 1.1
 """Final over best validation loss from which a run counts as overfit."""
 
-_AXES: Mapping[str, Axis] = {"iters": "quantity", "data": "composition", "seed": "order"}
+BALANCE = "data"
+"""Key of a recipe, ours alone: group of training rows -> how often a run sees each of its rows."""
+
+MOST_TIMES = 4
+"""The most often that a row of a rare group is seen beside those of the largest: more would teach it by heart."""
+
+_AXES: Mapping[str, Axis] = {"iters": "quantity", BALANCE: "composition", "seed": "order"}
 """Configuration field -> axis; every other field is `recipe`."""
 
 _DEFAULTS: Json = {
@@ -303,6 +308,7 @@ def next_recipes(
     carried: float = 0.0,
     harms: Sequence[Harm] = (),
     suggest: Suggest | None = None,
+    groups: Mapping[str, int] | None = None,
 ) -> list[RecipeProposal]:
     """Return the remedies for the latest run's diagnosis that were not tried yet, the first choice first.
 
@@ -319,6 +325,7 @@ def next_recipes(
         harms: Runs of other classes or parents that took too much.
         suggest: Samples numbers once there are enough runs; what it proposes comes after the rules' remedies, and
             before them when a run got no further than an earlier one.
+        groups: Groups of training rows and their sizes, where the rows name them.
     """
     last = next((run for run in reversed(history) if run.bucket is not None or run.stopped), None)
     if last is None:
@@ -333,7 +340,7 @@ def next_recipes(
     weak = [dose(run.recipe, rows, run.instrument) for run in history if diagnose(run) == "idle"]
     skipped: list[Alternative] = []
     found: list[RecipeProposal] = []
-    candidates = _candidates(diagnosis, last, best, history, rows)
+    candidates = _candidates(diagnosis, last, best, history, rows, groups or {})
     sampled = _sampled(suggest, best, history, rows, fixed or {}) if candidates else []
     for base, recipe, remedy in (*sampled, *candidates) if diagnosis == "plateau" else (*candidates, *sampled):
         if any(recipe.get(key) != value for key, value in (fixed or {}).items()):
@@ -516,16 +523,30 @@ asks for different ones."""
 _UNMOVED: frozenset[Diagnosis] = frozenset({"idle", "flat", "unclear"})
 """Diagnoses of too little."""
 
+_TEACHES_OTHERWISE: frozenset[Diagnosis] = frozenset({"flat", "plateau"})
+"""Diagnoses of data that teach, and not what is asked."""
+
 _FALLBACKS = (_WIDER, _RESHUFFLED)
 """For when every remedy of a diagnosis was run."""
 
 
-def _candidates(
-    diagnosis: Diagnosis, last: Tried, best: Tried, history: Sequence[Tried], rows: int | None
+def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same arguments
+    diagnosis: Diagnosis,
+    last: Tried,
+    best: Tried,
+    history: Sequence[Tried],
+    rows: int | None,
+    groups: Mapping[str, int],
 ) -> list[tuple[Tried, Json, _Remedy]]:
     """Return what a diagnosis suggests, in order: the run it goes on from, the recipe, the remedy."""
     fallbacks = (_RESHUFFLED,) if diagnosis in _HARMED else _FALLBACKS
     remedies = (*_REMEDIES[diagnosis], *(fallbacks if _REMEDIES[diagnosis] else ()))
+    if diagnosis in _TEACHES_OTHERWISE and (times := balance_of(groups)):
+        said = ", ".join(f"{group or 'those without one'} {often} times" for group, often in times.items())
+        balanced = _Remedy(
+            "rebalanced", lambda _: {BALANCE: times}, f"rows of rare groups are seen more often ({said})"
+        )
+        remedies = (balanced, *remedies)
     if diagnosis in _UNMOVED and rows and best.recipe["iters"] * best.recipe["batch_size"] < rows:
         # Rows that were never seen come before any other reason.
         remedies = (_LONGER, *remedies)
@@ -555,6 +576,17 @@ def _sampled(
     before = {**best.recipe, "seed": best.seed}
     proposals = suggest(space, told, best.seed + len(history), ASKED)
     return [(best, _with_schedule(before, with_numbers(before, each)), remedy) for each in proposals]
+
+
+def balance_of(groups: Mapping[str, int]) -> dict[str, int]:
+    """Return how often rows of each rare group are to be seen so that it weighs as much as the largest, within bounds.
+
+    Args:
+        groups: Group -> rows.
+    """
+    largest = max(groups.values(), default=0)
+    times = {group: min(MOST_TIMES, round(largest / size)) for group, size in groups.items()}
+    return {group: often for group, often in sorted(times.items()) if often > 1}
 
 
 def _middle(other: Json, recipe: Json) -> Json:
@@ -599,7 +631,9 @@ def _difference(old: Json, new: Json) -> str:
 
 def _flat(recipe: Json) -> Json:
     nested = recipe.get("lora_parameters", {})
-    return {**{key: value for key, value in recipe.items() if key != "lora_parameters"}, **nested}
+    rows = " and ".join(f"{group or 'no group'} x{often}" for group, often in recipe.get(BALANCE, {}).items())
+    told = {BALANCE: rows or "as it is"}
+    return {**{key: value for key, value in recipe.items() if key != "lora_parameters"}, **nested, **told}
 
 
 def _prediction(target: Target | None, ceilings: Mapping[str, float]) -> Json:

@@ -339,6 +339,13 @@ class DataSpec(_Part):
     may be among them."""
     valid_rollouts: str | None = None
     """The same form, graded on a schedule and never trained on; selection cases serve when left out."""
+    group_by: str | None = Field(default=None, min_length=1)
+    """Key of the training rows that names a row's group; a run may then see rare groups several times."""
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """The files by their keys."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "group_by"}
 
 
 class Search(_Part):

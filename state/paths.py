@@ -150,6 +150,11 @@ class CampaignPaths:
         return self.root / "jobs"
 
     @property
+    def data(self) -> Path:
+        """Training files that runs were given in place of the campaign's own."""
+        return self.root / "data"
+
+    @property
     def artifacts(self) -> Path:
         """Content-addressed folders."""
         return self.root / "artifacts"

@@ -387,3 +387,42 @@ def test_no_configuration_is_ever_proposed_twice(story: list[dict[str, object]])
         assert proposal.recipe_hash not in {run.recipe_hash for run in history}
         assert proposal == next_recipe(history, parent_hash="w", data_hash="d", rows=240)
         history.append(as_tried(proposal, **outcome))
+
+
+UNLIKE = {"plain": 200, "stress": 40, "odd": 10}
+
+
+def flat_twice(groups: Json | None, **outcome: object) -> RecipeProposal:
+    first = first_recipe(goal(), CENSUS, target=target())
+    found = next_recipe([as_tried(first, **outcome)], rows=240, target=target(), groups=groups)
+    assert found is not None
+    return found
+
+
+def test_after_a_flat_run_rare_groups_of_rows_are_seen_more_often_and_no_other_axis_is_touched() -> None:
+    found = flat_twice(UNLIKE)
+    assert (found.rule, found.axis) == ("flat.rebalanced", "composition")
+    assert found.recipe["data"] == {"odd": 4, "stress": 4}, "never more than four times"
+    assert "data as it is -> odd x4 and stress x4" in found.hypothesis
+    first = first_recipe(goal(), CENSUS, target=target())
+    assert {key: value for key, value in found.recipe.items() if key != "data"} == {**first.recipe, "seed": first.seed}
+
+
+@pytest.mark.parametrize("groups", [None, {}, {"one": 240}, {"one": 100, "other": 80}])
+def test_groups_of_like_size_or_none_are_left_as_they_are(groups: Json | None) -> None:
+    assert flat_twice(groups).rule != "flat.rebalanced"
+
+
+def test_a_run_that_trained_nothing_or_did_harm_asks_for_no_other_rows() -> None:
+    outcomes: list[Json] = [{"bucket": "D"}, {"bucket": "B"}, {"bucket": "C", "control_moved": False}]
+    for outcome in outcomes:
+        assert "rebalanced" not in flat_twice(UNLIKE, **outcome).rule
+
+
+def test_rows_are_rebalanced_once() -> None:
+    found = flat_twice(UNLIKE)
+    first = first_recipe(goal(), CENSUS, target=target())
+    history = [as_tried(first), as_tried(found).model_copy(update={"run": "R2"})]
+    rules = [each.rule for each in next_recipes(history, rows=240, target=target(), groups=UNLIKE)]
+    assert rules
+    assert "flat.rebalanced" not in rules

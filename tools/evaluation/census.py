@@ -31,6 +31,7 @@ from tools.evaluation.prompts import (
 )
 from tools.jobs.worker import WorkerContext, begin
 from tools.probes.rows.adversarial import adversarial_outputs
+from tools.tracks.balance import count_groups
 from tools.tracks.contract import Grade, GraderSpec
 from tools.tracks.formats import DataRow, case_messages, iter_data, iter_split, user_prompt
 from tools.tracks.host import Grader
@@ -396,6 +397,8 @@ def take_census(context: WorkerContext) -> None:
     if "tokens" in wanted and (inputs.get("data") or {}).get("train"):
         rows = list(iter_data(Path(inputs["data"]["train"])))
         result["train"] = token_census(rows, tokenizer, int(inputs["max_seq_length"]), inputs.get("system"))
+        if inputs.get("group_by"):
+            result["train"]["groups"] = count_groups((row.row for row in rows), str(inputs["group_by"]))
         parity = prompt_parity(rows, splits, tokenizer, inputs.get("system"))
         result["prompt_parity"] = without_words(parity) if context.is_private else parity
     if "tokens" in wanted and (pairs := (inputs.get("data") or {}).get("pairs")):

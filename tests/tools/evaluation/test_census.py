@@ -98,6 +98,11 @@ def test_both_sides_of_pairs_are_counted_and_rollouts_are_cases(
     assert found["rollouts"] == {"rows": 3}
 
 
+def test_groups_of_training_rows_are_counted_where_a_key_names_them(tmp_path: Path, model: Path) -> None:
+    spec = inputs(tmp_path, model, 30, group_by="completion", parts=["tokens"])
+    assert work(MODULE, make_job(tmp_path / "job", spec))["train"]["groups"] == {"a": 6}
+
+
 def test_a_split_without_references_has_no_ceiling_and_says_so(tmp_path: Path, model: Path) -> None:
     bare = write_lines(tmp_path / "bare.jsonl", [{"id": f"b{n}", "prompt": "pq"} for n in range(3)])
     spec = inputs(tmp_path, model, 30)
