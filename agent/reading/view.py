@@ -34,7 +34,7 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
 
     Returns:
         `campaign`, `goal` (newest version), `goals`, `beliefs` (not the superseded ones), `decisions`, `runs`, `jobs`
-        (each with `last`, its last metrics row, `waits_for` while other jobs have the accelerator, `power`), `approvals`,
+        (each with `last`, its last metrics row, `waits_for` while others have the accelerator, `power`), `approvals`,
         `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no agent runs), `promoted`
         (folder), `model` (folder that the promoted adapter belongs on), `here`, `activate` (script to source where our
         commands are not on the path), `root`, `file`, `now`.
