@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +24,16 @@ _REFUSED = frozenset(
 )
 
 
+_GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
+"""What writing to a pipe that nobody reads, or to a terminal that was closed, fails with."""
+
+_FAULT = 4
+
+
 class SentenceGroup(click.Group):
     """A command group that ends every expected failure with one sentence on stderr and its exit code.
 
-    A traceback is for faults of ours only.
+    A traceback is for faults of ours only; those end with code 4, since 1 is a verdict.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -41,8 +49,10 @@ class SentenceGroup(click.Group):
                 INTERRUPTED,
             )
         except OSError as error:
-            if error.errno not in _FULL | _REFUSED:
+            if error.errno == errno.EPIPE:
                 raise
+            if error.errno not in _FULL | _REFUSED:
+                _fault(ctx, error)
             place = error.filename or "the disk"
             _fail(ctx, _disk_sentence(str(place), full=error.errno in _FULL), 2)
         except sqlite3.OperationalError as error:
@@ -52,6 +62,10 @@ class SentenceGroup(click.Group):
             _fail(ctx, f"The campaign's store cannot be used ({text}); see the backups beside it.", 5)
         except sqlite3.DatabaseError as error:
             _fail(ctx, f"The campaign's store is damaged ({error}); vigil run --restore FILE takes the last backup.", 5)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
+            _fault(ctx, error)
 
 
 def _disk_sentence(place: str, *, full: bool) -> str:
@@ -65,6 +79,28 @@ def _fail(ctx: click.Context, sentence: str, code: int, runbook: str = "") -> No
     if runbook:
         click.echo(f"Read {runbook if runbook.startswith('runbooks/') else f'runbooks/{runbook}'}.", err=True)
     ctx.exit(code)
+
+
+def _fault(ctx: click.Context, error: Exception) -> None:
+    """Show a fault of ours, by the hook that keeps private words out where there is one."""
+    sys.excepthook(type(error), error, error.__traceback__)
+    said = "This is a fault of Vigil's own, shown above; what is recorded stays, and the same command may be repeated."
+    _fail(ctx, said, _FAULT)
+
+
+def tell(sentence: str) -> None:
+    """Print what a campaign says on its way; a terminal or pipe that is gone ends no night.
+
+    Side effects: where it is gone, standard output leads nowhere from then on.
+    """
+    try:
+        click.echo(sentence)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def home_option(command: _F) -> _F:

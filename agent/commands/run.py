@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from agent.commands.common import folder_of, home_option, show
+from agent.commands.common import folder_of, home_option, show, tell
 from state.errors import NotFoundError
 
 
@@ -49,7 +49,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         _restore(where, loaded.goal.campaign)
     from agent.runner import run_campaign
 
-    end = run_campaign(file, where, wait=not no_wait, say=click.echo)
+    end = run_campaign(file, where, wait=not no_wait, say=tell)
     _summary(where, loaded.goal.campaign, file)
     ctx.exit(end.exit_code)
 
@@ -81,8 +81,8 @@ def _summary(home: Path, campaign: str, file: Path) -> None:
     from agent.summary import summarize
 
     view = gather(find_campaign(home, campaign), file=str(file))
-    click.echo("")
-    show(summarize(view))
+    for line in ("", *summarize(view)):
+        tell(line)
     write_report(view)
 
 
