@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LFS_POINTER = b"version https://git-lfs.github.com/"
+"""How the text begins that Git leaves in place of a large file until it is fetched."""
+NOT_FETCHED = "a Git LFS pointer, not the file; run git lfs pull"
 MAX_HEADER_BYTES = 100_000_000
 """The format's own bound on a header; a longer length is a damaged or hostile file."""
 
@@ -61,6 +64,8 @@ def read_header(path: Path) -> Header:
         if len(prefix) < 8:  # noqa: PLR2004 - the format's length field
             raise HeaderError(f"it has {size} bytes, fewer than the 8 of a header length")
         length = int.from_bytes(prefix, "little")
+        if prefix == LFS_POINTER[:8] and stream.read(len(LFS_POINTER) - 8) == LFS_POINTER[8:]:
+            raise HeaderError(NOT_FETCHED)
         if length > MAX_HEADER_BYTES or length > size - 8:
             raise HeaderError(f"its header claims {length} bytes, but the file has {size}")
         raw = stream.read(length)

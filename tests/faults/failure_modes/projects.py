@@ -323,6 +323,47 @@ def outputs_project(folder: Path) -> None:
     write_settings(folder, evaluations=[stated])
 
 
+def other_libraries_project(folder: Path) -> None:
+    """Write an adapter of PEFT with its saves, an image model and a text encoder of one, beside data for mlx-lm."""
+    write_data(folder / "data", rows_of)
+    write_config(folder / "lora.yaml")
+    said = json.dumps({"peft_type": "LORA", "r": 8, "base_model_name_or_path": "org/model"})
+    for place in ("outputs", "outputs/checkpoint-500"):
+        (folder / place).mkdir()
+        (folder / place / "adapter_config.json").write_text(said)
+    (folder / "outputs" / "adapter_model.safetensors").write_bytes(_packed({}, b""))
+    for place, kind in (("vit", "ViTForImageClassification"), ("sd/text_encoder", "CLIPTextModel")):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "config.json").write_text(json.dumps({"architectures": [kind], "vocab_size": 9}))
+        header = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+        (folder / place / "model.safetensors").write_bytes(_packed(header, b"\0" * 4))
+
+
+def checked_out_project(folder: Path) -> None:
+    """Write what a checkout without large files leaves, and what a Mac and a program's log lay beside."""
+    chat_project(folder)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    shutil.copytree(BASE, folder / "model")
+    fusing.adapter(folder / "adapters", 0.05, HUB)
+    for name in ("model/model.safetensors", "adapters/adapters.safetensors", "data/test.jsonl"):
+        (folder / name).write_bytes(pointer)
+    (folder / "data" / "._train.jsonl").write_bytes(b"\0\5\x16\7" + b"\0" * 80)
+    write_rows(folder / "logs" / "events.jsonl", [{"level": "info", "step": step} for step in range(40)])
+
+
+def part_of_test_project(folder: Path) -> None:
+    """Write an evaluation on a part of test.jsonl, which nothing is trained or chosen on, and short sums."""
+    sums = [(one, other) for one in range(10, 40) for other in range(10, 40)]
+    rows = [chat(f"What is {one} + {other}? Say the number alone.", str(one + other)) for one, other in sums]
+    for name, part in (("train", rows[::3]), ("valid", rows[1::30]), ("test", rows[2::3])):
+        write_rows(folder / "data" / f"{name}.jsonl", part)
+    write_config(folder / "lora.yaml", iters=300)
+    asked_of = [{"question": f"What is {a} + {b}? Say the number alone.", "answer": a + b} for a, b in sums[2::3][:60]]
+    write_rows(folder / "eval" / "sums.jsonl", asked_of)
+    stated = {"name": "sums", "data": "eval/sums.jsonl", "gold_field": "answer", "max_tokens": 64, "system": ""}
+    write_settings(folder, evaluations=[stated])
+
+
 CLEAN: dict[str, Make] = {
     "chat with a system text and a gate": chat_project,
     "completions under other names": completions_project,
@@ -336,6 +377,9 @@ CLEAN: dict[str, Make] = {
     "a large adapter, fused into 4 bits": large_fused_project,
     "three versions of the data": many_versions_project,
     "outputs of a model": outputs_project,
+    "other libraries beside": other_libraries_project,
+    "a checkout without its large files": checked_out_project,
+    "an evaluation that is a part of the test rows": part_of_test_project,
 }
 """Projects with nothing wrong, by what is particular about them."""
 

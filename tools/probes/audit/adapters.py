@@ -11,11 +11,11 @@ import numpy as np
 from state.hashing import HashCache, hash_file
 from state.records import Json
 from tools.models.adapters import adapter_problems
-from tools.models.headers import HeaderError
+from tools.models.headers import NOT_FETCHED, HeaderError
 from tools.probes.audit.configs import Loc, TrainingConfig
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.places import Place, place_of
-from tools.probes.audit.reading import read_mapping, shown
+from tools.probes.audit.reading import is_not_fetched, read_mapping, shown
 from tools.probes.audit.report import Report
 from tools.probes.audit.tensors import TensorFile, open_tensors
 from tools.probes.audit.weights import SMALL_FILE_BYTES, are_small, can_be_read, weight_hashes, weight_sizes
@@ -54,6 +54,14 @@ class AdapterFolder:
         return read_mapping(path, SMALL_FILE_BYTES) if path is not None else {}
 
     @property
+    def is_of_peft(self) -> bool:
+        """Whether another library wrote it, under the same name of its configuration."""
+        files = self.project.by_folder.get(self.folder, {})
+        return _WHOLE not in files and (
+            "peft_type" in self.config or any(name.startswith("adapter_model.") for name in files)
+        )
+
+    @property
     def weights(self) -> Path | None:
         """Its adapters.safetensors."""
         return self.project.by_folder.get(self.folder, {}).get(_WHOLE)
@@ -82,9 +90,18 @@ class AdapterFolder:
         return {"file": self.project.name(self.folder / name), "line": 1}
 
 
-def adapter_folders(project: Project) -> list[AdapterFolder]:
-    """Return the adapter folders of a project."""
-    return [AdapterFolder(project, folder) for folder in project.adapter_folders[:_MOST_ADAPTERS]]
+def adapter_folders(project: Project, report: Report) -> list[AdapterFolder]:
+    """Return the adapter folders of a project; those of another library are named as not checked."""
+    found = []
+    for folder in project.adapter_folders[:_MOST_ADAPTERS]:
+        one = AdapterFolder(project, folder)
+        if one.is_of_peft:
+            report.skip(("8", "9", "P2"), f"{one.name} is an adapter of PEFT, which mlx-lm does not read")
+        elif one.weights is not None and is_not_fetched(one.weights):
+            report.skip(("8", "9", "P2"), f"{one.name}: {NOT_FETCHED}")
+        else:
+            found.append(one)
+    return found
 
 
 def check_adapters(adapters: Sequence[AdapterFolder], report: Report) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from state.records import Severity
+from tools.models.headers import NOT_FETCHED
 from tools.probes.audit.configs import TrainingConfig
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.evaluations import Stated
@@ -18,6 +19,10 @@ from tools.probes.rows.finding import EXAMPLES, RowFinding
 
 SPLITS = ("train", "valid", "test")
 _MOST_LINES_SAID = 3
+_FORMS = (
+    "Write each row as prompt and completion, as messages, or as text; or name the columns in the configuration "
+    "(prompt_feature, completion_feature)."
+)
 _MOST_FOLDERS = 60
 """Data folders whose content is judged."""
 
@@ -80,6 +85,9 @@ def _check_file(project: Project, file: DataFile, report: Report, *, is_trained_
     name, scan = project.name(file.path), file.scan
     subject = f"data:{name}"
     severity: Severity = "hard_stop" if is_trained_on else "warning"
+    if scan.unread == NOT_FETCHED:
+        report.skip(("5", "7", "8", "P3", "P8", "P11"), f"{name}: {NOT_FETCHED}")
+        return
     if scan.is_binary or (scan.unread and not scan.rows):
         report.add(
             "8",
@@ -122,7 +130,7 @@ def _add_faults(name: str, subject: str, file: DataFile, report: Report, *, is_f
         subject,
         f"{count:,} of {file.scan.rows + file.scan.n_fatal:,} lines of {name} are no good rows ({said}); {trains}.",
         severity,
-        "Repair or remove these lines.",
+        "Repair or remove these lines." if file.scan.rows else _FORMS,
         check="data_rows" if is_fatal else "data_strange_rows",
         count=count,
         rows=file.scan.rows,
@@ -193,11 +201,18 @@ def check_sets(project: Project, sets: Sequence[DataSet], stated: Sequence[State
         for file in cut:
             report.skip(("P11",), _only(project, file, "compared"))
         found = check_leakage({name: read() for name, read in texts.items()})
+        # Nothing is trained or chosen on test.jsonl: an evaluation may well be a part of it.
+        found = [row for row in found if not _is_of_test_alone(row)]
         add_row_findings(report, found, project.name(one.folder) or ".")
     if not sets and len(evaluations) > 1:
         report.look("P11")
         found = check_leakage({f"evaluation {e.evaluation.name}": _cases(e)() for e in evaluations.values()})
         add_row_findings(report, found, "evaluations")
+
+
+def _is_of_test_alone(found: RowFinding) -> bool:
+    sets = set(found.detail.get("sets", ()))
+    return "test" in sets and not sets & {"train", "valid"}
 
 
 def _only(project: Project, file: DataFile, done: str) -> str:

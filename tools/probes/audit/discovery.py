@@ -22,6 +22,8 @@ _NOT_OURS = frozenset({"node_modules", "__pycache__", "site-packages"})
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 _AUDIT_FILES = ("vigil-audit.yaml", "vigil-audit.yml")
 _SAVE = re.compile(r"(\d{1,9})_adapters\.safetensors")
+_OF_A_MAC = "._"
+"""How files begin that macOS lays beside each file on foreign disks."""
 _MOST_NAMED = 3
 _LINKS = {
     "dangling": "a link that leads to nothing or to itself",
@@ -138,6 +140,8 @@ def discover(root: Path) -> Project:
             )
             break
         for entry in _entries(project, folder):
+            if entry.name.startswith(_OF_A_MAC):
+                continue
             path = folder / entry.name
             kind = _kind(root, entry)
             if kind == "outside":

@@ -11,6 +11,7 @@ from tools.probes.audit.discovery import Project
 Kind = Literal["inside", "outside", "missing", "hub"]
 """outside: not looked at, so nothing is known of it; hub: owner/name and no folder here."""
 
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,95}")
 
 
@@ -35,6 +36,8 @@ def place_of(project: Project, folder: Path, written: str) -> Place:
         folder: Folder of the file that names the path.
         written: The path as written there.
     """
+    if _OF_WINDOWS.match(written):
+        return Place("outside", written)
     try:
         given = Path(written).expanduser()
     except RuntimeError:

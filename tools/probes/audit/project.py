@@ -68,7 +68,7 @@ def look(
     cache = HashCache()
     models = weights.check_models(project, report)
     weights.check_pickles(project, report)
-    folders = adapters.adapter_folders(project)
+    folders = adapters.adapter_folders(project, report)
     adapters.check_adapters(folders, report)
     said = [
         (one.path, adapter, ("adapters", place), one.lines)

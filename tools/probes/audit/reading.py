@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tools.models.headers import LFS_POINTER
+
 MAX_LINE_BYTES = 16 << 20
 """A longer line is no row that anything trains on; its rest is passed over."""
 
@@ -85,6 +87,11 @@ def read_head(path: Path, limit: int) -> bytes:
             return stream.read(limit)
     except (UnreadableError, OSError):
         return b""
+
+
+def is_not_fetched(path: Path) -> bool:
+    """Say whether a file is what Git leaves in its place until it is fetched."""
+    return read_head(path, len(LFS_POINTER)) == LFS_POINTER
 
 
 def read_value(path: Path, limit: int) -> Any:

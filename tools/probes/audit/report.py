@@ -25,7 +25,7 @@ _NEEDS_A_CAMPAIGN = {
     "P12": "nothing was measured: an audit runs no evaluation",
 }
 _NOTHING_THERE = {
-    "1": "no configuration with data of its own was found",
+    "1": "no configuration whose training rows lie here was found",
     "2": "no fused model beside its base and adapter was found",
     "3": "no model folder and no weight file was found",
     "4": "no evaluation in vigil-audit.yaml names a `base` and a `gain`",
@@ -39,7 +39,7 @@ _NOTHING_THERE = {
     "P3": "no preference pairs were found",
     "P5": "no evaluation with a gate was found",
     "P7": "no training data and evaluation to compare were found",
-    "P8": "no configuration with data of its own was found",
+    "P8": "no configuration whose training rows lie here was found",
     "P11": "no two sets of rows that belong together were found",
 }
 

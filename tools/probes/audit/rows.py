@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from state.records import Json
+from tools.models.headers import LFS_POINTER, NOT_FETCHED
 from tools.probes.audit.reading import UnreadableError, iter_lines, parse_json
 
 Form = Literal["chat", "completions", "text", "pairs", "prompts", "other"]
@@ -265,6 +266,9 @@ class DataFile:
     def _lines(self, scan: Scan, most_bytes: int) -> Iterator[tuple[int, bytes | str, Json | None]]:
         """Yield (line, its bytes or what is wrong with it, the row); the row is None where there is none."""
         for line in iter_lines(self.path, most_bytes):
+            if line.number == 1 and line.raw.startswith(LFS_POINTER):
+                scan.unread = NOT_FETCHED
+                return
             if b"\0" in line.raw[:_BINARY_HEAD]:
                 scan.is_binary = True
                 scan.unread = f"line {line.number} holds zero bytes: this is no text"

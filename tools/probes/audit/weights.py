@@ -6,15 +6,17 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from state.hashing import HashCache, hash_file
+from tools.models.headers import NOT_FETCHED
 from tools.models.identity import INDEX, WEIGHTS, coherence_problems
 from tools.probes.audit.discovery import Project
-from tools.probes.audit.reading import shown
+from tools.probes.audit.reading import is_not_fetched, read_mapping, shown
 from tools.probes.audit.report import Report
 
 SMALL_FILE_BYTES = 64 << 20
 """A larger JSON file in a model or adapter folder is none that a tool wrote."""
 _MOST_MODELS = 100
 
+_OF_LANGUAGE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _MODE_OF = {"no_tokenizer": "8", "no_weights": "8", "no_config": "8"}
 
 
@@ -26,6 +28,9 @@ def can_be_read(project: Project, folder: Path) -> str | None:
     files = project.by_folder.get(folder, {})
     if not any(fnmatch(name, WEIGHTS) for name in files):
         return "no weight file of it may be read"
+    for name, path in files.items():
+        if fnmatch(name, WEIGHTS) and is_not_fetched(path):
+            return f"{shown(name)}: {NOT_FETCHED}"
     try:
         names = [entry.name for entry in folder.iterdir()]
     except OSError as error:
@@ -84,6 +89,8 @@ def check_models(project: Project, report: Report) -> list[Path]:
         report.look("3")
         for problem in coherence_problems(folder):
             kind = str(problem.detail["kind"])
+            if kind == "no_tokenizer" and not _is_of_language(project, folder):
+                continue
             mode = _MODE_OF.get(kind, "3")
             said = problem.sentence.replace(f"{project.root}/", "").replace(str(project.root), ".")
             report.look(mode)
@@ -99,6 +106,12 @@ def check_models(project: Project, report: Report) -> list[Path]:
                 detail=problem.detail,
             )
     return readable
+
+
+def _is_of_language(project: Project, folder: Path) -> bool:
+    """Say whether a model writes text; one that names no architecture is taken for one that does."""
+    named = read_mapping(project.by_folder[folder]["config.json"], SMALL_FILE_BYTES).get("architectures")
+    return not isinstance(named, list) or any(str(name).endswith(_OF_LANGUAGE) for name in named)
 
 
 def weight_hashes(folder: Path, cache: HashCache) -> tuple[str, ...]:

@@ -167,3 +167,36 @@ def test_text_rows_are_compared_whole(tmp_path: Path) -> None:
     assert only(look(folder), "P11").severity == "hard_stop"
     write_rows(folder / "data" / "valid.jsonl", [{"prompt": [USER, {"role": "user", "content": "and more of it"}]}])
     assert of(look(folder), "P11") == []
+
+
+def test_rows_in_a_form_that_no_trainer_knows_are_told_with_the_forms_that_do(tmp_path: Path) -> None:
+    rows = [{"instruction": "say", "input": "", "output": f"{place}"} for place in range(9)]
+    found = only(look(project(tmp_path / "p", data__train_jsonl=rows)), "8")
+    assert "9 of 9 lines of data/train.jsonl are no good rows" in found.claim
+    assert "prompt and completion, as messages, or as text" in found.fix
+
+
+def test_a_file_that_git_has_not_fetched_is_not_checked_and_no_failure(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n"
+    found = look(project(tmp_path / "p", data__train_jsonl=pointer, data__valid_jsonl=rows_of("v", 8)))
+    assert found.report.findings == []
+    assert "data/train.jsonl: a Git LFS pointer, not the file; run git lfs pull" in why_not(found, "8")
+
+
+def test_a_case_of_an_evaluation_may_stand_in_test_and_not_in_train_or_valid(tmp_path: Path) -> None:
+    rows = {name: rows_of(name, 40) for name in ("train", "valid", "test")}
+    folder = project(tmp_path / "p", **{f"data__{name}_jsonl": part for name, part in rows.items()})
+    settings(folder, evaluations=[{"name": "e", "data": "e.jsonl", "max_tokens": 9}])
+    write_rows(folder / "e.jsonl", rows["test"][:20])
+    assert of(look(folder), "P11") == []
+    write_rows(folder / "e.jsonl", [*rows["test"][:20], rows["valid"][0]])
+    assert "evaluation e also stand in valid" in only(look(folder), "P11").claim
+    write_rows(folder / "data" / "test.jsonl", [*rows["test"], rows["train"][0]])
+    assert any("rows of test also stand in train" in row.claim for row in of(look(folder), "P11"))
+
+
+def test_a_path_of_windows_is_one_of_another_machine(tmp_path: Path) -> None:
+    config = {"model": "C:\\models\\qwen", "train": True, "data": "D:/data", "iters": 9, "adapter_path": "a"}
+    found = look(project(tmp_path / "p", lora_json=config, data__train_jsonl=rows_of("t", 20)))
+    assert of(found, "8") == []
+    assert "`data` leads outside the project" in why_not(found, "8")
