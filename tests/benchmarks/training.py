@@ -33,7 +33,7 @@ def _inside(n_rows: int) -> dict[str, Any]:
     from mlx_lm.tuner.trainer import iterate_batches
 
     from tools.models.load import load_tokenizer
-    from tools.training.batching import epoch_batches, padded_length, padding_share
+    from tools.training.batching import epoch_batches, padded_positions, padding_share, shapes
     from tools.training.data import read_rows
 
     tokenizer = load_tokenizer(QUICKSTART / "base")
@@ -41,6 +41,7 @@ def _inside(n_rows: int) -> dict[str, Any]:
     rows = read_rows(QUICKSTART / "data" / "train.jsonl", tokenizer, **options)[:n_rows]  # type: ignore[arg-type]  # as named
     lengths = [len(row.tokens) for row in rows]
     ours = epoch_batches(lengths, BATCH_SIZE, 0, 0)
+    known = shapes(lengths, [row.targets for row in rows], BATCH_SIZE)
 
     class Rows:
         """What stock's cached dataset wraps: (tokens, offset) by index, itemlen as stock has it."""
@@ -57,13 +58,12 @@ def _inside(n_rows: int) -> dict[str, Any]:
     batches = list(iterate_batches(CacheDataset(Rows()), BATCH_SIZE, MAX_SEQ_LENGTH, seed=0))
     padded = sum(batch.shape[0] * batch.shape[1] for batch, _ in batches)
     real = sum(int(span[:, 1].sum()) for _, span in batches)
-    mine = sum(len(batch) * padded_length([lengths[row] for row in batch]) for batch in ours)
     return {
         "rows": len(rows),
         "ours": {
-            "padding_share": padding_share(lengths, ours),
+            "padding_share": padding_share(lengths, ours, known),
             "rows_seen": len({row for batch in ours for row in batch}),
-            "padded_positions": mine,
+            "padded_positions": padded_positions(lengths, ours, known),
         },
         "stock": {
             "padding_share": 1 - real / padded,

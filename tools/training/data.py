@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from state.errors import ConfigError
 from tools.evaluation.prompts import Rendered, render_training
 from tools.tracks.formats import iter_data
-from tools.training.batching import Batch, padded_length
+from tools.training.batching import Batch, Shape, fitting, shape_of
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,54 @@ def padded(rows: Sequence[Row]) -> tuple[NDArray[np.int32], NDArray[np.float32]]
         tokens: shape (rows, padded length), padding is 0.
         mask: shape (rows, padded length - 1), 1 where the *next* token is learned; padding never is.
     """
-    width = padded_length([len(row.tokens) for row in rows])
-    tokens = np.zeros((len(rows), width), dtype=np.int32)
-    mask = np.zeros((len(rows), width - 1), dtype=np.float32)
+    width = shape_of([len(row.tokens) for row in rows], [1]).width
+    tokens = np.zeros((len(rows), 1 + width), dtype=np.int32)
+    mask = np.zeros((len(rows), width), dtype=np.float32)
     for place, row in enumerate(rows):
         tokens[place, : len(row.tokens)] = row.tokens
         mask[place, row.learned_from - 1 : len(row.tokens) - 1] = 1.0
     return tokens, mask
 
 
-def collate(rows: Sequence[Row]) -> Batch:
-    """Return rows as one batch of demonstrations: `arrays` are tokens and mask, `weight` the learned tokens."""
-    tokens, mask = padded(rows)
+Answers = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
+
+
+def answers(rows: Sequence[Row], known: Sequence[Shape] = ()) -> Answers:
+    """Return what a loss over rows needs: logits where something may be learned, and nowhere else.
+
+    Args:
+        rows: Of one batch.
+        known: Shapes to choose from; the rows' own where there is none.
+
+    Returns:
+        inputs: shape (rows, width), what the model is called with.
+        places: shape (rows, answers), indices into the positions of all rows, counted through; none twice.
+        targets: shape (rows, answers), the tokens after those places.
+        mask: shape (rows, answers), 1 where the target is learned; padding never is.
+    """
+    shape = fitting(known, [len(row.tokens) for row in rows], [row.targets for row in rows])
+    tokens = np.zeros((len(rows), 1 + shape.width), dtype=np.int32)
+    places = np.zeros((len(rows), shape.answers), dtype=np.int32)
+    mask = np.zeros((len(rows), shape.answers), dtype=np.float32)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row.tokens)] = row.tokens
+        first = min(row.learned_from - 1, shape.width - shape.answers)
+        places[place] = first + np.arange(shape.answers)
+        mask[place, row.learned_from - 1 - first : len(row.tokens) - 1 - first] = 1.0
+    targets = np.take_along_axis(tokens, places + 1, axis=1)
+    places += shape.width * np.arange(len(rows), dtype=np.int32)[:, None]
+    return tokens[:, :-1], places, targets, mask
+
+
+def collate(rows: Sequence[Row], known: Sequence[Shape] = ()) -> Batch:
+    """Return rows as one batch of demonstrations: `arrays` are those of `answers`, `weight` the learned tokens."""
+    arrays = answers(rows, known)
     learned = sum(row.targets for row in rows)
     return Batch(
-        arrays=(tokens, mask),
+        arrays=arrays,
         weight=learned,
         rows=len(rows),
         learned_tokens=learned,
         real_tokens=sum(len(row.tokens) for row in rows),
-        padded_tokens=tokens.size,
+        padded_tokens=arrays[0].size + len(rows),
     )

@@ -2,6 +2,9 @@
 
 Every step is a function of (weights, optimizer, step number): data order follows from (seed, epoch), dropout from
 (seed, step). So a run that was killed and resumed computes the same bits as one that was not.
+
+Where an objective allows it, the next step is begun before the last one is looked at, so that a GPU need not wait for
+the host; whatever is due at a step (a report, a save, validation, a sample, a stop) waits for that step.
 """
 
 import math
@@ -13,8 +16,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
-from mlx.utils import tree_flatten, tree_map
 from numpy.typing import NDArray
 
 from state.errors import ConfigError
@@ -24,9 +25,11 @@ from tools.training.batching import Batch, Cursor
 from tools.training.environment import environment
 from tools.training.losses import measure
 from tools.training.objective import Objective
+from tools.training.preparation import draws_while_checkpointing
 from tools.training.progress import Progress, newest
 from tools.training.recipe import Recipe
 from tools.training.samples import Sampler
+from tools.training.stepping import Stepper
 
 _PROBE_TOLERANCE = 1e-3
 """Relative difference of the probe loss that other hardware may cause; a fresh start differs by far more (mode 12)."""
@@ -61,6 +64,31 @@ class Outcome:
     is_stopped: bool
     resumed_from: int
     tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A step that is begun and not looked at.
+
+    Args:
+        batch: What it learns from.
+        after: The cursor after it.
+        losses: Summed, of each part.
+        figures: Of each part that has any.
+        grad_norm: Of its update, None where it is none.
+        before: The weights it began with.
+        drawn_at: Monotonic seconds when its batch was asked for.
+        begun_at: And when it was begun.
+    """
+
+    batch: Batch
+    after: Cursor
+    losses: list[mx.array]
+    figures: list[mx.array]
+    grad_norm: mx.array | None
+    before: Any
+    drawn_at: float
+    begun_at: float
 
 
 class Training:
@@ -101,10 +129,10 @@ class Training:
         self.sampler = sampler
         self.progress = Progress(environment=environment(), data=data)
         self._valid = objective.validation()
-        self._loss_and_grad = nn.value_and_grad(model, objective.loss)
         self._gradient: Any = None
         self._gradient_weight = 0
         self._grad_norm = 0.0
+        self._landed_at = 0.0
         self._is_sample_healthy = True
         self._healthy = model.trainable_parameters()
         self._saved_step = 0
@@ -149,33 +177,40 @@ class Training:
         Raises:
             _DivergedError: A loss or gradient is not finite.
         """
+        stepper = Stepper(
+            self.model,
+            self.optimizer,
+            self.objective.loss,
+            max_grad_norm=self.recipe.max_grad_norm,
+            is_compiled=self.objective.is_steady and not draws_while_checkpointing(self.recipe),
+            tell=lambda why: self.emit({"step": self.progress.step, "note": f"steps are not compiled: {why}"}),
+        )
         window = _Window()
         batches = self.objective.batches(self.progress.cursor)
-        while self.progress.step < self.recipe.iters:
-            started = time.monotonic()
+        flying: _Flight | None = None
+        while (step := self.progress.step + (flying is not None) + 1) <= self.recipe.iters:
+            drawn_at = time.monotonic()
             drawn = next(batches, None)
             if drawn is None:
                 if self.progress.step:
                     self._save()
                 return True
-            batch, after = drawn
-            begun = time.monotonic()
-            loss, figures = self._step(batch)
-            ended = time.monotonic()
-            self.progress.steps_s += ended - started
-            self._advance(batch, after)
-            window.add(loss, batch, figures, ended - begun, ended - started)
-            self.objective.learned(figures)
-            self._report(window)
-            self._count_separated(loss, figures)
+            begun = self._begin(stepper, step, drawn, drawn_at)
+            if flying is not None:
+                self._land(flying, window)
+            flying = begun
+            if self._may_fly(step):
+                continue
+            self._land(begun, window)
+            flying = None
             if self._is_between_updates():
                 continue
-            is_due = self._is_due(self.recipe.steps_per_eval)
+            is_due = self._is_due(self.recipe.steps_per_eval, step)
             if is_due:
                 self._validate()
-            signals = [*self._sampled(), *self.objective.watch(self.progress.step, is_due=is_due)]
+            signals = [*self._sampled(), *self.objective.watch(step, is_due=is_due)]
             self.progress.is_healthy = self._is_sample_healthy and not self.objective.fault
-            if self._is_due(self.recipe.save_every):
+            if self._is_due(self.recipe.save_every, step):
                 self._save()
             # After the save: a guard that stops the run on these finds it on disk.
             for row in signals:
@@ -185,55 +220,81 @@ class Training:
                 return True
         return False
 
-    def _step(self, batch: Batch) -> tuple[float, NDArray[np.float64]]:
-        """Do one micro-step and, when due, the update; return the mean loss and the batch's figures.
+    def _begin(self, stepper: Stepper, step: int, drawn: tuple[Batch, Cursor], drawn_at: float) -> _Flight:
+        """Begin a micro-step and, when due, the update."""
+        batch, after = drawn
+        begun_at = time.monotonic()
+        before = self.model.trainable_parameters()
+        is_due = step % self.recipe.grad_accumulation_steps == 0 or step == self.recipe.iters
+        losses, told, norm = [], [], None
+        if batch.parts:
+            self._gradient_weight += batch.weight
+        for place, part in enumerate(batch.parts, 1):
+            is_last = place == len(batch.parts)
+            # Dropout depends on (seed, step) alone, so a resumed run draws what an uninterrupted one draws.
+            seed = self.recipe.seed * 1_000_003 + step - 1 + ((place - 1) << 44)
+            arrays = [mx.array(values) for values in part]
+            loss, figures, self._gradient, norm = stepper(
+                arrays, self._gradient, self._gradient_weight, seed, is_update=is_last and is_due
+            )
+            losses.append(loss)
+            told += [] if figures is None else [figures]
+            if not is_last:
+                # Part by part, or memory holds them all.
+                mx.eval(loss, figures, self._gradient)
+        if norm is not None:
+            self._gradient_weight = 0
+        weights = self.model.trainable_parameters()
+        mx.async_eval(  # type: ignore[no-untyped-call]
+            losses, told, norm, self._gradient, weights, self.optimizer.state
+        )
+        return _Flight(batch, after, losses, told, norm, before, drawn_at, begun_at)
+
+    def _may_fly(self, step: int) -> bool:
+        """Whether nothing is due at a step that needs its weights or figures at once."""
+        everies = [self.recipe.steps_per_report, self.recipe.steps_per_eval, self.recipe.save_every]
+        if self.sampler is not None:
+            everies.append(self.sampler.every)
+        return (
+            self.objective.is_steady
+            and not self._is_early(step)
+            and not self.should_stop()
+            and not any(self._is_due(every, step) for every in everies)
+        )
+
+    def _land(self, flight: _Flight, window: "_Window") -> None:
+        """Wait for a step and take note of it.
 
         Raises:
-            _DivergedError: The loss or the gradient is not finite; the weights are as they were.
+            _DivergedError: The loss or the gradient is not finite; the weights of this step are not the healthy ones.
         """
-        # Dropout depends on (seed, step) alone, so a resumed run draws what an uninterrupted one draws.
-        mx.random.seed(self.recipe.seed * 1_000_003 + self.progress.step)
-        total, found = 0.0, []
-        for part in batch.parts:
-            (loss, figures), gradient = self._loss_and_grad(self.model, *map(mx.array, part))
-            if self._gradient is not None:
-                gradient = tree_map(lambda one, two: one + two, self._gradient, gradient)
-            mx.eval(loss, figures, gradient)
-            total += float(loss)
-            found.append(np.array(figures, dtype=np.float64))
-            self._gradient = gradient
-        if not found:
-            return 0.0, np.zeros((0, 0))
-        weight = self._gradient_weight + batch.weight
-        mean = total / batch.weight
-        self._require_finite(mean)
-        self._healthy = self.model.trainable_parameters()
-        step = self.progress.step + 1
-        if step % self.recipe.grad_accumulation_steps and step < self.recipe.iters:
-            self._gradient_weight = weight
-        else:
-            self._update(tree_map(lambda part: part / weight, self._gradient))
-            self._gradient, self._gradient_weight = None, 0
-        return mean, np.concatenate(found)
+        loss, figures = 0.0, np.zeros((0, 0))
+        if flight.losses:
+            loss = sum(float(part) for part in flight.losses) / flight.batch.weight
+            self._require_finite(loss)
+            self._healthy = flight.before
+            found = [np.array(part, dtype=np.float64) for part in flight.figures]
+            figures = np.concatenate(found) if found else figures
+        if flight.grad_norm is not None:
+            self._grad_norm = float(flight.grad_norm)
+            self._require_finite(self._grad_norm)
+        if self.recipe.clear_cache_threshold and mx.get_cache_memory() > self.recipe.clear_cache_threshold:
+            mx.clear_cache()
+        ended = time.monotonic()
+        # Of two steps at once each counts from where the other ended.
+        learning_s, step_s = (ended - max(self._landed_at, at) for at in (flight.begun_at, flight.drawn_at))
+        self._landed_at = ended
+        self.progress.steps_s += step_s
+        self._advance(flight.batch, flight.after)
+        window.add(loss, flight.batch, figures, learning_s, step_s)
+        self.objective.learned(figures)
+        self._report(window)
+        self._count_separated(loss, figures)
 
     def _require_finite(self, value: float) -> None:
         if not math.isfinite(value):
             self.emit({"step": self.progress.step + 1, "train_loss": float("nan"), "note": "update not applied"})
             raise _DivergedError
-
-    def _update(self, gradient: Any) -> None:
-        """Apply one update, unless the gradient is not finite."""
-        squares = [mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(gradient)]
-        norm = mx.sqrt(mx.stack(squares).sum())
-        self._grad_norm = float(norm)
-        self._require_finite(self._grad_norm)
-        if self.recipe.max_grad_norm is not None:
-            factor = mx.minimum(self.recipe.max_grad_norm / (norm + 1e-6), 1.0)
-            gradient = tree_map(lambda part: part * factor.astype(part.dtype), gradient)
-        self.optimizer.update(self.model, gradient)
-        mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        if self.recipe.clear_cache_threshold and mx.get_cache_memory() > self.recipe.clear_cache_threshold:
-            mx.clear_cache()
 
     def _advance(self, batch: Batch, after: Cursor) -> None:
         done = self.progress
@@ -251,21 +312,23 @@ class Training:
     def _sampled(self) -> list[Json]:
         """Generate where it is due; return the rows that say what was seen."""
         done = self.progress
-        is_early = done.separated >= _SEPARATED_STEPS and done.step <= EARLY_SHARE * self.recipe.iters
+        is_early = done.separated >= _SEPARATED_STEPS and self._is_early(done.step)
         wants_look = is_early and not done.is_looked_at
         done.is_looked_at |= is_early
         early: Json = {"step": done.step, "loss_collapsed": 1.0}
-        is_due = self.sampler is not None and (wants_look or self._is_due(self.sampler.every))
+        is_due = self.sampler is not None and (wants_look or self._is_due(self.sampler.every, done.step))
         signals = self.sampler.take(done.step) if self.sampler is not None and is_due else None
         if signals is None:
             return [early] if wants_look else []
         self._is_sample_healthy = not signals["sample_collapsed"]
         return [signals, early | {"early_moved": signals["sample_moved"]}] if wants_look else [signals]
 
-    def _is_due(self, every: int) -> bool:
+    def _is_early(self, step: int) -> bool:
+        return step <= EARLY_SHARE * self.recipe.iters
+
+    def _is_due(self, every: int, step: int) -> bool:
         """Whether something done every so many steps is due: at the first update boundary at or after it."""
         stride = max(self.recipe.grad_accumulation_steps, self.objective.stride)
-        step = self.progress.step
         return step == self.recipe.iters or step // every > max(0, step - stride) // every
 
     def _is_between_updates(self) -> bool:

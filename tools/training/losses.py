@@ -14,6 +14,7 @@ from mlx import nn
 from numpy.typing import NDArray
 
 from tools.training.batching import Batch
+from tools.training.head import logits_at
 
 Loss = Callable[..., tuple[mx.array, mx.array]]
 
@@ -23,23 +24,31 @@ PREFERENCE_COLUMNS = (
 """Of a pair: implicit rewards beta * (policy - reference), log-probabilities in nats, learned tokens."""
 
 
-def demonstration_loss(model: Any, tokens: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+def demonstration_loss(
+    model: Any, inputs: mx.array, places: mx.array, targets: mx.array, mask: mx.array
+) -> tuple[mx.array, mx.array]:
     """Return the summed negative log-likelihood of the learned tokens, nats; it has no figures.
 
     Args:
         model: Called with tokens, gives logits.
-        tokens: shape (rows, length).
-        mask: shape (rows, length - 1).
+        inputs: See `data.answers`, as the rest.
+        places: Where something may be learned.
+        targets: The tokens after those places.
+        mask: Where it is.
     """
-    logits = model(tokens[:, :-1]).astype(mx.float32)
-    losses: mx.array = nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask
-    return losses.sum(), mx.zeros((tokens.shape[0], 0))
+    losses = -_logps(model, inputs, places, targets) * mask
+    return losses.sum(), mx.zeros((inputs.shape[0], 0))
 
 
-def answer_logps(model: Any, tokens: mx.array, mask: mx.array) -> mx.array:
+def answer_logps(model: Any, inputs: mx.array, places: mx.array, targets: mx.array, mask: mx.array) -> mx.array:
     """Return the log-probability of each row's learned tokens together: shape (rows,), nats."""
-    logits = model(tokens[:, :-1]).astype(mx.float32)
-    logps: mx.array = (-nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask).sum(axis=-1)
+    logps: mx.array = (_logps(model, inputs, places, targets) * mask).sum(axis=-1)
+    return logps
+
+
+def _logps(model: Any, inputs: mx.array, places: mx.array, targets: mx.array) -> mx.array:
+    logits = logits_at(model, inputs, places).astype(mx.float32)
+    logps: mx.array = -nn.losses.cross_entropy(logits, targets)
     return logps
 
 
@@ -75,8 +84,10 @@ def preference_loss(beta: float, kind: str, label_smoothing: float) -> Loss:
     """
     of_margin = _OF_MARGIN[kind]
 
-    def loss(model: Any, tokens: mx.array, mask: mx.array, reference: mx.array) -> tuple[mx.array, mx.array]:
-        logps = answer_logps(model, tokens, mask)
+    def loss(  # noqa: PLR0917 - the arrays of a batch, in their order
+        model: Any, inputs: mx.array, places: mx.array, targets: mx.array, mask: mx.array, reference: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        logps = answer_logps(model, inputs, places, targets, mask)
         lengths = mask.sum(axis=-1)
         ratios = logps - reference
         chosen, rejected = mx.split(ratios / lengths if kind == "ipo" else ratios, 2)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.records import Json
-from tools.training.batching import Batch, Cursor, batches_from
+from tools.training.batching import Batch, Cursor, batches_from, shapes
 from tools.training.data import Row, collate
 from tools.training.losses import Loss, demonstration_loss
 from tools.training.recipe import Recipe
@@ -19,6 +19,10 @@ class Objective(ABC):
 
     stride = 1
     """Steps between two places where a run may be saved: those that learn from one sample belong together."""
+
+    is_steady = False
+    """Whether batches have few shapes and follow from the data alone: then a step is compiled, and the next one begins
+    before its loss is looked at."""
 
     @property
     def fault(self) -> str:
@@ -88,21 +92,27 @@ class Demonstrations(Objective):
         valid: Validation rows; may be empty.
     """
 
+    is_steady = True
+
     def __init__(self, recipe: Recipe, train: list[Row], valid: list[Row]) -> None:
         self._recipe = recipe
         self._train = train
         self._valid = valid
         self._lengths = [len(row.tokens) for row in train]
+        self._shapes, self._valid_shapes = (
+            shapes([len(row.tokens) for row in rows], [row.targets for row in rows], recipe.batch_size)
+            for rows in (train, valid)
+        )
 
     def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         """See `Objective`."""
         for rows, after in bucketed(self._lengths, self._recipe, cursor):
-            yield collate([self._train[row] for row in rows]), after
+            yield collate([self._train[row] for row in rows], self._shapes), after
 
     def validation(self) -> list[Batch]:
         """See `Objective`."""
         groups = validation_groups([len(row.tokens) for row in self._valid], self._recipe)
-        return [collate([self._valid[row] for row in rows]) for rows in groups]
+        return [collate([self._valid[row] for row in rows], self._valid_shapes) for rows in groups]
 
     def loss(self, model: Any, *arrays: Any) -> tuple[Any, Any]:
         """See `Objective`."""

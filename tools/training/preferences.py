@@ -20,8 +20,8 @@ from state.errors import ConfigError
 from state.records import Json
 from tools.evaluation.prompts import render_training
 from tools.tracks.pairs import iter_pairs
-from tools.training.batching import Batch, Cursor
-from tools.training.data import Row, fitting_row, padded
+from tools.training.batching import Batch, Cursor, Shape, shapes
+from tools.training.data import Row, answers, fitting_row
 from tools.training.losses import PREFERENCE_COLUMNS, preference_loss
 from tools.training.objective import Objective, bucketed, validation_groups
 from tools.training.recipe import PreferenceRecipe
@@ -44,6 +44,11 @@ class Pair:
     def length(self) -> int:
         """Tokens of the longer side: what a batch is padded to."""
         return max(len(self.chosen.tokens), len(self.rejected.tokens))
+
+    @property
+    def targets(self) -> int:
+        """Learned tokens of the side that has more."""
+        return max(self.chosen.targets, self.rejected.targets)
 
 
 def read_pairs(path: Path, tokenizer: Any, *, max_seq_length: int, system: str | None, truncate: bool) -> list[Pair]:
@@ -80,17 +85,17 @@ def read_pairs(path: Path, tokenizer: Any, *, max_seq_length: int, system: str |
     return found
 
 
-def collate_pairs(pairs: Sequence[Pair], reference: Reference) -> Batch:
-    """Return pairs as one batch: `arrays` are tokens, mask and reference, chosen sides first; `weight` the pairs."""
+def collate_pairs(pairs: Sequence[Pair], reference: Reference, known: Sequence[Shape] = ()) -> Batch:
+    """Return pairs as one batch: `arrays` are those of `answers` and the reference, chosen sides first."""
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    tokens, mask = padded(rows)
+    arrays = answers(rows, known)
     return Batch(
-        arrays=(tokens, mask, reference.T.reshape(-1)),
+        arrays=(*arrays, reference.T.reshape(-1)),
         weight=len(pairs),
         rows=len(pairs),
         learned_tokens=sum(row.targets for row in rows),
         real_tokens=sum(len(row.tokens) for row in rows),
-        padded_tokens=tokens.size,
+        padded_tokens=arrays[0].size + len(rows),
     )
 
 
@@ -105,6 +110,8 @@ class Preferences(Objective):
         valid_reference: The reference's view of them.
     """
 
+    is_steady = True
+
     def __init__(
         self,
         recipe: PreferenceRecipe,
@@ -117,18 +124,22 @@ class Preferences(Objective):
         self._train, self._train_reference = train, train_reference
         self._valid, self._valid_reference = valid, valid_reference
         self._lengths = [pair.length for pair in train]
+        self._shapes, self._valid_shapes = (_shapes(pairs, recipe.batch_size) for pairs in (train, valid))
         self._loss = preference_loss(recipe.beta, recipe.loss_type, recipe.label_smoothing)
         self._separated_loss = _separated_loss(recipe)
 
     def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         """See `Objective`."""
         for rows, after in bucketed(self._lengths, self._recipe, cursor):
-            yield collate_pairs([self._train[row] for row in rows], self._train_reference[rows]), after
+            yield collate_pairs([self._train[row] for row in rows], self._train_reference[rows], self._shapes), after
 
     def validation(self) -> list[Batch]:
         """See `Objective`."""
         groups = validation_groups([pair.length for pair in self._valid], self._recipe)
-        return [collate_pairs([self._valid[row] for row in rows], self._valid_reference[rows]) for rows in groups]
+        return [
+            collate_pairs([self._valid[row] for row in rows], self._valid_reference[rows], self._valid_shapes)
+            for rows in groups
+        ]
 
     def loss(self, model: Any, *arrays: Any) -> tuple[Any, Any]:
         """See `Objective`."""
@@ -147,6 +158,10 @@ class Preferences(Objective):
     def is_separated(self, loss: float, figures: NDArray[np.float64]) -> bool:
         """See `Objective`: the loss is as good as its smallest value and every pair is ranked right."""
         return loss < self._separated_loss and self.report(figures)["accuracy"] == 1.0
+
+
+def _shapes(pairs: Sequence[Pair], batch_size: int) -> list[Shape]:
+    return shapes([pair.length for pair in pairs], [pair.targets for pair in pairs], batch_size)
 
 
 def _separated_loss(recipe: PreferenceRecipe) -> float:
@@ -220,12 +235,13 @@ def reference_logps(
         return np.array(loaded["reference"])
     found = np.zeros((len(pairs), 2), dtype=np.float32)
     ordered = sorted(range(len(pairs)), key=lambda place: pairs[place].length)
+    known = _shapes(pairs, batch_size)
     was_training = model.training
     model.eval()
     for start in range(0, len(ordered), batch_size):
         places = ordered[start : start + batch_size]
-        tokens, mask, _ = collate_pairs([pairs[place] for place in places], found[places]).arrays
-        logps = answer_logps(model, mx.array(tokens), mx.array(mask))
+        *rows, _ = collate_pairs([pairs[place] for place in places], found[places], known).arrays
+        logps = answer_logps(model, *map(mx.array, rows))
         found[places] = np.array(logps).reshape(2, -1).T
         emit({"step": 0, "reference_pairs": start + len(places)})
     model.train(was_training)

@@ -11,6 +11,7 @@ from state.errors import ConfigError
 from tools.training.recipe import Recipe
 
 _BIAS_CORRECTED = frozenset({"adam", "adamw"})
+_DRAWS = "_draws"
 
 
 def prepare(model: Any, recipe: Recipe, parent_adapter: Path | None) -> None:
@@ -36,7 +37,9 @@ def prepare(model: Any, recipe: Recipe, parent_adapter: Path | None) -> None:
     if not tree_flatten(model.trainable_parameters()):
         raise _nothing_to_train(model, recipe)
     if recipe.grad_checkpoint:
-        _checkpoint_gradients(type(model.layers[0]))
+        for layer in model.layers:
+            vars(layer)[_DRAWS] = draws_while_checkpointing(recipe)
+            _checkpoint_gradients(type(layer))
     model.train()
 
 
@@ -75,11 +78,16 @@ def _unfreeze_adapter(_: str, module: Any) -> None:
         module.unfreeze(keys=keys, recurse=False)
 
 
+def draws_while_checkpointing(recipe: Recipe) -> bool:
+    """Say whether layers that are computed twice draw random numbers; such a step cannot be traced."""
+    return recipe.grad_checkpoint and recipe.lora_parameters.dropout > 0
+
+
 def _checkpoint_gradients(kind: Any) -> None:
     """Have layers of a class compute their inner values again for the gradient instead of keeping them.
 
-    Each call draws from a seed of its own, the same when it computes again: mlx-lm's version draws another dropout mask
-    then, so that the gradient belongs to another function than the loss.
+    With dropout each call draws from a seed of its own, the same when it computes again: mlx-lm's version draws another
+    dropout mask then, so that the gradient belongs to another function than the loss.
 
     Side effects: changes the class, in this process for good; once, whoever asks again.
     """
@@ -90,15 +98,17 @@ def _checkpoint_gradients(kind: Any) -> None:
     def checkpointed(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if not layer.training:
             return plain(layer, *args, **kwargs)
-        inside, after = _two_seeds()
+        inside, after = _two_seeds() if vars(layer).get(_DRAWS) else (None, None)
 
         def compute(parameters: Any, *args: Any, **kwargs: Any) -> Any:
             layer.update(parameters)
-            mx.random.seed(inside)
+            if inside is not None:
+                mx.random.seed(inside)
             return plain(layer, *args, **kwargs)
 
         result = mx.checkpoint(compute)(layer.trainable_parameters(), *args, **kwargs)
-        mx.random.seed(after)
+        if after is not None:
+            mx.random.seed(after)
         return result
 
     checkpointed.inner = plain  # type: ignore[attr-defined]

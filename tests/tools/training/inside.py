@@ -19,14 +19,14 @@ from mlx_lm.tuner.trainer import default_loss
 from state.errors import ConfigError
 from tests.tools.training.jobs import RECIPE
 from tools.models.load import load_model
-from tools.training.data import Row, collate
+from tools.training.data import Row, collate, padded
 from tools.training.losses import arrays, demonstration_loss, measure
 from tools.training.preparation import build_optimizer, prepare
 from tools.training.recipe import validate_recipe
 
 PADDED = [Row([5, 17, 29, 40, 1], 3), Row([7, 8, 9, 10, 11, 12, 13, 14, 1], 4), Row([90, 91, 1], 1)]
-WHOLE = [Row([*range(30, 45), 1], 6), Row([*range(60, 75), 1], 9)]
-"""As long as the batch is wide: there is no padding that stock's mask could count."""
+WHOLE = [Row([*range(30, 62), 1], 20), Row([*range(60, 92), 1], 24)]
+"""As long as the batch is wide: there is no padding that stock's mask could count; and longer than their answers."""
 
 
 def fresh(model: Path, **recipe: Any) -> Any:
@@ -52,9 +52,7 @@ def by_hand(model: Any, rows: list[Row]) -> float:
 
 def stock(rows: list[Row], shorter_by: int) -> tuple[mx.array, mx.array]:
     """Return stock's batch of the same rows; `shorter_by` 1 takes its mask back from the padding."""
-    return mx.array(collate(rows).arrays[0]), mx.array(
-        [[row.learned_from, len(row.tokens) - shorter_by] for row in rows]
-    )
+    return mx.array(padded(rows)[0]), mx.array([[row.learned_from, len(row.tokens) - shorter_by] for row in rows])
 
 
 def losses(model: Any) -> dict[str, Any]:
@@ -92,20 +90,20 @@ def gradients(model: Any) -> dict[str, float]:
 
 def checkpointing(model: Path) -> dict[str, float]:
     """Return the slope of the loss along its gradient, dropout on: measured, and as the gradient says."""
-    tokens, mask = arrays(collate(WHOLE))
+    batch = arrays(collate(WHOLE))
     found: dict[str, float] = {}
     for name, is_on in {"plain": False, "checkpointed": True}.items():
         lora = {"rank": 2, "scale": 2.0, "dropout": 0.5}
         loaded = fresh(model, lora_parameters=lora, grad_checkpoint=is_on)
         values = loaded.trainable_parameters()
         mx.random.seed(3)
-        gradient = nn.value_and_grad(loaded, demonstration_loss)(loaded, tokens, mask)[1]
+        gradient = nn.value_and_grad(loaded, demonstration_loss)(loaded, *batch)[1]
         norm = float(mx.sqrt(sum((mx.square(part).sum() for _, part in tree_flatten(gradient)), mx.array(0.0))))
         sides = []
         for step in (1e-3, -1e-3):
             loaded.update(tree_map(lambda value, part, by=step / norm: value + by * part, values, gradient))
             mx.random.seed(3)
-            sides.append(float(demonstration_loss(loaded, tokens, mask)[0]))
+            sides.append(float(demonstration_loss(loaded, *batch)[0]))
         found[name] = norm
         found[f"{name}_measured"] = (sides[0] - sides[1]) / 2e-3
     return found

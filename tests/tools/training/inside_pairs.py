@@ -40,8 +40,8 @@ def adapters_off(model: Any) -> Any:
     layers = [module for _, module in model.named_modules() if isinstance(module, LoRALinear)]
     for layer in layers:
         layer.scale = 0.0
-    tokens, mask, _ = arrays(collate_pairs(PAIRS, np.zeros((3, 2), np.float32)))
-    logps = answer_logps(model, tokens, mask)
+    *rows, _ = arrays(collate_pairs(PAIRS, np.zeros((3, 2), np.float32)))
+    logps = answer_logps(model, *rows)
     mx.eval(logps)
     for layer in layers:
         layer.scale = SCALE

@@ -1,16 +1,24 @@
-from itertools import islice
+from collections.abc import Sequence
+from itertools import accumulate, combinations, islice, pairwise
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tools.training import batching
 from tools.training.batching import (
+    MOST_SHAPES,
     PAD_TO,
     Cursor,
+    Shape,
     batches_from,
+    buckets,
     epoch_batches,
-    padded_length,
+    fitting,
     padding_share,
+    shape_of,
+    shapes,
 )
 
 LENGTHS = st.lists(st.integers(2, 500), min_size=1, max_size=200)
@@ -63,16 +71,65 @@ def test_two_epochs_show_every_row_twice(lengths: list[int], size: int, seed: in
     assert sorted(shown) == sorted(2 * list(range(len(lengths))))
 
 
-@given(st.lists(st.integers(1, 5000), min_size=1, max_size=9))
-def test_a_batch_is_padded_by_less_than_one_step(lengths: list[int]) -> None:
-    width = padded_length(lengths)
-    assert width % PAD_TO == 0
-    assert 0 <= width - max(lengths) < PAD_TO
+@given(st.lists(st.integers(2, 5000), min_size=1, max_size=9))
+def test_a_batch_of_its_own_shape_is_padded_by_less_than_one_step(lengths: list[int]) -> None:
+    shape = shape_of(lengths, [1])
+    assert shape.width % PAD_TO == 0
+    assert 0 <= shape.width - (max(lengths) - 1) < PAD_TO
+    assert shape.answers == PAD_TO
+
+
+@given(LENGTHS, SIZES, SEEDS, st.integers(0, 3), st.booleans())
+def test_a_data_set_has_few_shapes_whatever_the_epoch_and_every_row_fits(
+    lengths: list[int],
+    size: int,
+    seed: int,
+    epoch: int,
+    bucketing: bool,  # noqa: FBT001 - hypothesis fills it in
+) -> None:
+    targets = [1 + (7 * length) % (length - 1) for length in lengths]
+    known = shapes(lengths, targets, size)
+    assert len(known) <= MOST_SHAPES
+    assert sorted(known, key=lambda shape: shape.width) == known
+    for batch in epoch_batches(lengths, size, seed, epoch, bucketing=bucketing):
+        shape = fitting(known, [lengths[row] for row in batch], [targets[row] for row in batch])
+        assert shape in known
+        assert all(lengths[row] - 1 <= shape.width and targets[row] <= shape.answers for row in batch)
+
+
+@given(st.lists(st.integers(2, 120), min_size=1, max_size=9), st.integers(1, 2), st.integers(1, 4))
+def test_parts_are_whole_batches_and_none_cut_elsewhere_pads_less(lengths: list[int], size: int, most: int) -> None:
+    with patch.object(batching, "MOST_SHAPES", most):
+        parts = buckets(lengths, size)
+    ordered = sorted(lengths)
+
+    def cost(ends: Sequence[int]) -> int:
+        return sum((end - start) * shape_of([ordered[end - 1]], [1]).width for start, end in pairwise([0, *ends]))
+
+    ends = [*accumulate(len(part) for part in parts)]
+    inner = [*range(size, len(lengths), size)]
+    ways = [[*cut, len(lengths)] for n in range(most) for cut in combinations(inner, n)]
+    assert ends in ways
+    assert cost(ends) == min(map(cost, ways))
+
+
+def test_no_rows_need_no_shape() -> None:
+    assert shapes([], [], 4) == []
 
 
 def test_padding_share_is_told_by_hand() -> None:
-    assert padding_share([8, 4, 16], [[0, 1], [2]]) == 1 - 28 / 32
-    assert padding_share([8, 16], [[0], [1]]) == 0
+    assert padding_share([9, 5, 17], [[0, 1], [2]]) == 1 - 31 / 35
+    assert padding_share([9, 17], [[0], [1]]) == 0
+    assert padding_share([9, 17], [[0], [1]], [Shape(16, 8)]) == 1 - 26 / 34
+
+
+def test_mixed_lengths_leave_little_padding_in_few_shapes() -> None:
+    lengths = np.random.default_rng(0).integers(100, 900, 2000).tolist()
+    known = shapes(lengths, [1] * len(lengths), 16)
+    batches = epoch_batches(lengths, 16, 0, 0)
+    assert padding_share(lengths, batches, known) < 0.09
+    widths = {fitting(known, [lengths[row] for row in batch], [1]) for batch in batches}
+    assert len(widths) == MOST_SHAPES
 
 
 def stock_batches(lengths: list[int], size: int) -> list[list[int]]:

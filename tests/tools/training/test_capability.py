@@ -24,7 +24,7 @@ saves.write_adapter = broken
 """
 NO_LOSS = """
 import tools.training.objective as objective
-objective.demonstration_loss = lambda model, tokens, mask: (model(tokens).sum() * float("nan"), mask[:, :0])
+objective.demonstration_loss = lambda model, inputs, *_: (model(inputs).sum() * float("nan"), inputs[:, :0])
 """
 NO_LOSS_LATER = """
 import tools.training.losses as losses

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
-from tools.training.data import Row, collate, read_rows
+from tools.training.batching import Shape
+from tools.training.data import Row, collate, padded, read_rows
 
 
 def read(folder: Path, *data: dict[str, Any], tokenizer: Any = None, **options: Any) -> list[Row]:
@@ -44,16 +45,27 @@ def test_system_text_is_part_of_the_prompt(tmp_path: Path) -> None:
     assert (len(row.tokens), row.targets) == (18, 2)
 
 
-@given(st.lists(st.tuples(st.integers(2, 40), st.integers(1, 39)), min_size=1, max_size=8))
-def test_padding_is_never_a_target_and_every_answer_token_is(shapes: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(2, 40), st.integers(1, 39)), min_size=1, max_size=8), st.booleans())
+def test_padding_is_never_a_target_and_every_answer_token_is(
+    shapes: list[tuple[int, int]],
+    is_known: bool,  # noqa: FBT001 - hypothesis fills it in
+) -> None:
     rows = [Row(list(range(100, 100 + length)), min(start, length - 1)) for length, start in shapes]
-    batch = collate(rows)
-    tokens, mask = batch.arrays
-    targets = tokens[:, 1:]
-    assert mask.shape == targets.shape
+    tokens, whole = padded(rows)
+    known = [Shape(64, 48)] if is_known else []
+    batch = collate(rows, known)
+    inputs, places, targets, mask = batch.arrays
+    assert inputs.shape[1] == (64 if is_known else whole.shape[1])
+    assert len(np.unique(places)) == places.size, "no position is asked for twice"
     assert np.all(targets[mask == 1] != 0), "padding is 0"
     for place, row in enumerate(rows):
-        assert targets[place][mask[place] == 1].tolist() == row.tokens[row.learned_from :]
+        learned = row.tokens[row.learned_from :]
+        assert inputs[place, : len(row.tokens) - 1].tolist() == row.tokens[:-1]
+        assert targets[place][mask[place] == 1].tolist() == learned
+        assert tokens[place, 1:][whole[place] == 1].tolist() == learned
+        before = inputs.ravel()[places[place]][mask[place] == 1]
+        assert before.tolist() == row.tokens[row.learned_from - 1 : -1]
+    assert batch.padded_tokens == inputs.size + len(rows)
     assert batch.learned_tokens == batch.weight == sum(row.targets for row in rows)
 
 

@@ -87,14 +87,14 @@ def test_a_batch_holds_the_chosen_sides_then_the_rejected_ones_each_with_its_ref
     pairs = shaped(*shapes)
     reference = np.arange(2 * len(pairs), dtype=np.float32).reshape(-1, 2)
     batch = collate_pairs(pairs, reference)
-    tokens, mask, flat = batch.arrays
+    inputs, _, targets, mask, flat = batch.arrays
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     for place, row in enumerate(rows):
-        assert tokens[place, 1:][mask[place] == 1].tolist() == row.tokens[row.learned_from :]
+        assert targets[place][mask[place] == 1].tolist() == row.tokens[row.learned_from :]
         assert flat[place] == reference[place % len(pairs), place // len(pairs)]
     assert (batch.weight, batch.rows) == (len(pairs), len(pairs))
     assert batch.learned_tokens == sum(map(sum, shapes))
-    assert batch.real_tokens <= batch.padded_tokens == tokens.size
+    assert batch.real_tokens <= batch.padded_tokens == inputs.size + len(rows)
 
 
 def test_every_pair_is_seen_once_an_epoch_and_pairs_of_like_longer_side_share_a_batch() -> None:
@@ -118,7 +118,7 @@ def test_validation_is_every_pair_in_batches_of_like_length() -> None:
     objective = Preferences(recipe(batch_size=2), pairs, reference, pairs, reference)
     batches = objective.validation()
     assert [int(row[0]) - 10 for batch in batches for row in batch.arrays[0][: batch.rows]] == [1, 3, 0, 4, 2]
-    assert batches[-1].arrays[2].tolist() == [4.0, 5.0]
+    assert batches[-1].arrays[-1].tolist() == [4.0, 5.0]
 
 
 def test_accuracy_counts_pairs_and_a_tie_is_not_right() -> None:
