@@ -4,6 +4,7 @@
 a run, `vigil status` and the text report say the same. Standard library only.
 """
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,8 @@ def _best(view: View) -> list[str]:
     lines = block("Runs", f"{count(len(judged), 'run')} judged: {tally}. {verdicts.BUCKETS[best['bucket']]}")
     if row is None:
         return lines
+    if row["value"] is None:
+        return lines + block("Best run", f"{best['run']} ({best['bucket']}): {row['metric']} was not measured.")
     change = f"{row['metric']} {number(row['reference'])} -> {number(row['value'])}"
     if row["reference"] is not None and row["value"] is not None:
         change += f" ({signed(row['value'] - row['reference'])})"
@@ -215,22 +218,29 @@ def _who(row: View) -> str:
 
 def _type(view: View) -> list[str]:
     typed = _TYPED.get(view["campaign"]["state"], _typed_running)(view)
-    first = f"source {near(view['activate'], view.get('here'))}; " if view.get("activate") else ""
+    first = f"source {shlex.quote(near(view['activate'], view.get('here')))}; " if view.get("activate") else ""
+    if view.get("elsewhere"):
+        first += f"export VIGIL_HOME={shlex.quote(view['elsewhere'])}; "
     return block("Type", f"{first}{typed}", lines=5)
+
+
+def _file(view: View) -> str:
+    return shlex.quote(view["file"]) if view.get("file") else "FILE"
 
 
 def _typed_running(view: View) -> str:
     question = next((row for row in view.get("approvals") or [] if row["answer"] is None), None)
     asked = f"vigil approve {question['id']}, or vigil reject {question['id']} --reason WHY; " if question else ""
     if view.get("holder") is None and "holder" in view:
-        return f"{asked}vigil run {view.get('file') or 'FILE'} to go on."
+        return f"{asked}vigil run {_file(view)} to go on."
     return f"{asked}vigil watch to look on; vigil stop to end it after saving."
 
 
 def _typed_promoted(view: View) -> str:
     model = near(view.get("model") or view["goal"]["spec"]["model"]["path"], view.get("here"))
     adapter = near(view.get("promoted") or "ADAPTER", view.get("here"))
-    return f"mlx_lm.generate --model {model} --adapter-path {adapter} --prompt ...; vigil report."
+    paths = f"--model {shlex.quote(model)} --adapter-path {shlex.quote(adapter)}"
+    return f"mlx_lm.generate {paths} --prompt ...; vigil report."
 
 
 def _last_decision(view: View) -> str:
@@ -242,15 +252,15 @@ def _typed_halted(view: View) -> str:
     stops = [row for row in view.get("decisions") or [] if row["action"] == "halt"]
     belief = stops[-1]["action_inputs"].get("belief") if stops else None
     against = f" To go on regardless, on record: vigil approve {belief} --reason WHY." if belief else ""
-    return f"{_last_decision(view)}apply the fix above, then vigil run {view.get('file') or 'FILE'}.{against}"
+    return f"{_last_decision(view)}apply the fix above, then vigil run {_file(view)}.{against}"
 
 
 _TYPED: dict[str, Callable[[View], str]] = {
     "promoted": _typed_promoted,
     "not_promoted": lambda view: f"{_last_decision(view)}vigil report; edit the gate or the data and vigil run again.",
     "halted": _typed_halted,
-    "stopped": lambda view: f"vigil run {view.get('file') or 'FILE'} to go on.",
-    "failed": lambda view: f"vigil jobs; {_last_decision(view)}then vigil run {view.get('file') or 'FILE'} again.",
+    "stopped": lambda view: f"vigil run {_file(view)} to go on.",
+    "failed": lambda view: f"vigil jobs; {_last_decision(view)}then vigil run {_file(view)} again.",
 }
 
 _SECTIONS = (_head, _goal, _gate, _best, _live, _stopped, _night, _assumed, _warned, _next, _person, _type)

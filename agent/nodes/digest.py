@@ -213,7 +213,8 @@ def _census(of: _Digest) -> None:
             holds=same,
             severity="hard_stop",
             mode="P7",
-            fix="Give both the same system text and the same form; see track.system in the campaign file.",
+            fix="Give both the same system text, see track.system in the campaign file, and the same form: rows of the "
+            "text form hold the model's template themselves.",
         )
 
 

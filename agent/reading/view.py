@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.reading.places import find_home
 from state.files import read_json
 from state.lease import holder
 from state.paths import CampaignPaths, JobPaths
@@ -37,7 +38,7 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
         (each with `last`, its last metrics row, `waits_for` while others have the accelerator, `power`), `approvals`,
         `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no agent runs), `promoted`
         (folder), `model` (folder that the promoted adapter belongs on), `here`, `activate` (script to source where our
-        commands are not on the path), `root`, `file`, `now`.
+        commands are not on the path), `elsewhere` (the home, where commands must be told of it), `root`, `file`, `now`.
 
     Raises:
         NotFoundError: There is no such campaign.
@@ -64,6 +65,7 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
         "model": switched.get("model", ""),
         "here": str(Path.cwd()),
         "activate": _activation(),
+        "elsewhere": str(paths.home) if paths.home.resolve() != find_home(None).resolve() else "",
         "holder": holder(paths),
         "promoted": str(link) if link.exists() else "",
         "root": str(paths.root),

@@ -208,3 +208,20 @@ def test_what_a_running_job_runs_on_is_read_from_its_heartbeat(
     files.heartbeat.write_text(heartbeat)
     job = {"folder": "jobs/k", "state": "running", "exit": {}, "started_at": 0.0}
     assert with_folder(CampaignPaths(tmp_path, "x"), job)["power"] == power
+
+
+def test_what_to_type_can_be_pasted_into_a_shell_wherever_the_campaign_lives() -> None:
+    campaign = {**CAMPAIGN, "state": "stopped", "sentence": ""}
+    view = {"campaign": campaign, "goal": None, "now": 10.0, "file": "my task/c.yaml"}
+    assert summarize(view)[-1] == "Type      vigil run 'my task/c.yaml' to go on."
+    away = summarize(view | {"elsewhere": "/disk/two words"})
+    assert away[-1] == "Type      export VIGIL_HOME='/disk/two words'; vigil run 'my task/c.yaml' to go on."
+
+
+def test_a_best_run_without_scores_is_said_to_have_none() -> None:
+    view = overfull()
+    row = {**condition(0), "value": None, "estimate": None, "n": 0, "rescued": []}
+    view["decisions"][0]["verdict"]["gate"]["conditions"] = [row]
+    view["decisions"][0]["bucket"] = "U"
+    [line] = [line for line in summarize(view) if line.startswith("Best run")]
+    assert line == "Best run  R1 (U): s.m was not measured."
