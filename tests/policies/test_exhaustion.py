@@ -136,6 +136,24 @@ def test_exhaustion_never_follows_from_weak_or_capped_runs(runs: list[RunFact]) 
         assert not any(run.bucket == "U" or run.is_capped or not run.had_power for run in runs[last + 1 :])
 
 
+sound = st.lists(st.sampled_from(["recipe", "quantity", "order"]), min_size=3, max_size=6).filter(
+    lambda axes: len(set(axes)) > 1
+)
+weaker = st.sampled_from(
+    [{"bucket": "U"}, {"had_power": False}, {"is_capped": True}, {"control_moved": False}, {"control_moved": None}]
+)
+
+
+@given(axes=sound, weakness=weaker, place=st.integers(0, 5))
+def test_one_weak_or_capped_run_among_sound_ones_keeps_a_class_from_being_exhausted(
+    axes: list[str], weakness: dict[str, object], place: int
+) -> None:
+    runs = [flat(f"R{number}", axis) for number, axis in enumerate(axes)]
+    assert judged(runs).state == "exhausted"
+    weak = place % len(runs)
+    assert judged([*runs[:weak], runs[weak].model_copy(update=weakness), *runs[weak + 1 :]]).state != "exhausted"
+
+
 def concluded(
     buckets: Sequence[Bucket], *, promoted: str = "", rich: bool = True, more: bool = True, spent: bool = False
 ) -> str:

@@ -337,6 +337,19 @@ def test_a_condition_that_holds_still_holds_when_one_more_case_passes(
 
 
 @settings(max_examples=40)
+@given(won=st.integers(0, 10), lost=st.integers(0, 20), same=st.integers(1, 10), sign=st.sampled_from([1, -1]))
+def test_more_cases_broken_than_rescued_is_never_an_improvement(won: int, lost: int, same: int, sign: int) -> None:
+    parent = [0.0] * won + [1.0] * (won + lost) + [1.0] * same
+    candidate = [1.0] * won + [0.0] * (won + lost) + [1.0] * same
+    sides = {"parent": {"s.ok": parent}, "candidate": {"s.ok": candidate}}
+    better = Condition(metric="s.ok", against="parent", min=0.0, test="superiority")
+    if sign < 0:
+        sides = {side: {"s.ok": [1 - x for x in row["s.ok"]]} for side, row in sides.items()}
+        better = Condition(metric="s.ok", against="parent", max=0.0, test="superiority")
+    assert not judge_condition(better, table(**sides), 0.05).holds
+
+
+@settings(max_examples=40)
 @given(cases=flips)
 def test_a_lower_bound_on_failures_is_the_mirror_of_an_upper_bound_on_passes(cases: list[tuple[bool, bool]]) -> None:
     scores = {"parent": {"s.ok": [float(a) for a, _ in cases]}, "candidate": {"s.ok": [float(b) for _, b in cases]}}

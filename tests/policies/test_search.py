@@ -157,6 +157,28 @@ def test_at_the_end_of_its_class_the_furthest_run_by_its_numbers_is_put_to_confi
     assert play.kinds().count("confirm") <= 2
 
 
+@dataclass(kw_only=True)
+class Refused(Rehearsal):
+    """A world in which each run gets further on selection, and none holds on confirmation."""
+
+    def _measure(self, decision: Decision) -> None:
+        number = int(decision.action_inputs["run"].removeprefix("R") or 0)
+        good = 0.8 + 0.02 * number
+        share = 0.5 if not number else good if decision.action_inputs["use"] == "selection" else 0.7
+        self.score = lambda _weights, case: share + 0.001 * (case % 7 - 3)
+        super()._measure(decision)
+
+
+def test_of_several_openings_the_last_is_kept_for_the_furthest_run_of_all() -> None:
+    play = Refused(goal=goal(budget={"runs": 4}))
+    play.run()
+    opened = [
+        (d.rule, d.run) for d in play.decisions if d.action == "confirm" and d.action_inputs["side"] == "candidate"
+    ]
+    assert opened == [("confirm.open", "R1"), ("confirm.last", "R4")]
+    assert play.campaign.state == "not_promoted"
+
+
 def test_an_end_without_time_for_a_confirmation_opens_none() -> None:
     play = until_trained(Timed(goal=goal(budget={"hours": 1}), score=lucky))
     assert last_look(play.view(), keep=0) is not None
