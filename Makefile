@@ -28,9 +28,11 @@ test: setup
 quickstart: setup
 	@$(BIN)/python -m agent.quickstart
 
-# Large counts of kills, with real MLX training too: half an hour or more.
+# Hours, and goes on where it stopped; then real MLX training under kills and failures. `python -m tests.faults --table`
+# prints what is on file.
 faults: setup
-	VIGIL_MLX_MODES=1 VIGIL_CAMPAIGN_KILLS=100 VIGIL_MLX_KILLS=5 VIGIL_KILLS=1000 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
+	$(BIN)/python -m tests.faults
+	VIGIL_MLX_MODES=1 VIGIL_MLX_KILLS=5 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

@@ -1,0 +1,6 @@
+"""The lines of the table that `make faults` fills."""
+
+from tests.faults.parts import agents, jobs, stores
+from tests.faults.parts.contract import Part
+
+PARTS: tuple[Part, ...] = (*agents.PARTS, *jobs.PARTS, *stores.PARTS)
