@@ -2,9 +2,9 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,17 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = data.encode() if isinstance(data, str) else data
-    descriptor, side = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    side = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Not mkstemp: the file is readable to whom the person's umask says.
+    descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(payload)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(side).chmod(0o644)
-        Path(side).replace(path)
+        side.replace(path)
     except BaseException:
-        Path(side).unlink(missing_ok=True)
+        side.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
 
@@ -57,7 +58,7 @@ def read_json(path: Path) -> Any | None:
         json.JSONDecodeError: The file is not JSON; our own files never are, since they appear whole.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
 

@@ -85,7 +85,7 @@ def _spec(session: Session, decision: Decision) -> JobSpec:
     """Return the job's specification: the one in its folder where there is one, since it is fixed once written."""
     paths = session.paths.job(decision.action_key)
     if paths.spec.exists():
-        return JobSpec.model_validate_json(paths.spec.read_text())
+        return JobSpec.model_validate_json(paths.spec.read_text(encoding="utf-8"))
     return job_spec(session, decision)
 
 

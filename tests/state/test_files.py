@@ -18,6 +18,8 @@ from state.files import (
     write_json,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.txt"
@@ -25,7 +27,23 @@ def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path: Path) -> None:
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert [each.name for each in path.parent.iterdir()] == ["b.txt"]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_is_readable_to_whom_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "a.txt", "private")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
+def test_json_is_read_as_it_was_written_whatever_the_locale_says(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"folder": "dätä"})
+    code = "import pathlib, state.files as f; assert f.read_json(pathlib.Path('x.json'))['folder'][1] == '\\xe4'"
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
