@@ -21,6 +21,9 @@ from state.records import Bucket, Record, SplitUse
 ALPHA = 0.025
 """One-sided level of the comparisons: 95 % intervals, as the definitions say."""
 
+_EPSILON = 1e-9
+"""Sums of floats that are equal on paper are equal here."""
+
 
 Movement = Literal["moved", "lost", "flat", "unclear"]
 """What the target did: moved for the better, lost, stayed within ±δ, or the interval shows none of these."""
@@ -155,7 +158,9 @@ def _rule(
     if (capped := _capped(target, evidence.ceilings)) is not None:
         return "U", "U.capped", f"{what} {capped}"
     confirmed = evidence.confirmation is not None and evidence.confirmation.use == "confirmation"
-    holds = evidence.confirmation is not None and confirmed and evidence.confirmation.holds
+    # What a change within the noise floor meets, the parent meets by luck as well: it is no win.
+    is_noise = evidence.noise_floor > 0 and target.sign * found.estimate - evidence.noise_floor <= _EPSILON
+    holds = evidence.confirmation is not None and confirmed and evidence.confirmation.holds and not is_noise
     if not (reading.moved or reading.lost or holds):
         if found.step > target.delta:
             wanted = (

@@ -166,6 +166,16 @@ def test_only_the_confirmation_split_promotes() -> None:
     assert verdict.is_promising
 
 
+def test_a_gate_met_by_a_change_within_the_noise_floor_is_no_promotion() -> None:
+    cases = table(parent={"s.ok": ones(39, 40)}, candidate={"s.ok": ones(40, 40)})
+    confirmed = judge_gate(VALUE, cases, use="confirmation")
+    assert confirmed.holds
+    told = RunEvidence(gate=VALUE, cases=cases, confirmation=confirmed)
+    assert judge_run(told).bucket == "A"
+    assert judge_run(told.model_copy(update={"noise_floor": 0.01})).bucket == "A"
+    assert judge_run(told.model_copy(update={"noise_floor": 0.05})).bucket != "A"
+
+
 def test_track_a_is_promoted_by_its_plain_gate() -> None:
     gate = Gate(conditions=(Condition(metric="trace.ok", min=0.75, test="plain", reason=REASON),))
     cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})
@@ -252,6 +262,7 @@ def test_every_evidence_gets_one_bucket_by_precedence(  # noqa: PLR0917 - one ar
     assert verdict.bucket in get_args(Bucket)
     assert verdict.rule.startswith(verdict.bucket)
     confirmed = given_evidence.confirmation is not None and given_evidence.confirmation.holds
+    confirmed = confirmed and (noise == 0 or (after - before) / 40 - noise > 1e-9)
     if verdict.is_capped:
         assert verdict.bucket == "U"
     elif confirmed:
