@@ -159,6 +159,11 @@ def _load_yaml(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path.name}: `{key}` is missing; mlx-lm's configuration names it.", what=key, where=str(path)
             )
+    for key, kind, words in (("seed", int, "a whole number"), ("lora_parameters", dict, "keys with values")):
+        if config.get(key) is not None and not isinstance(config[key], kind):
+            raise ConfigError(
+                f"{path.name}: `{key}` is {config[key]!r}; it must be {words}.", what=key, where=str(path)
+            )
     return config
 
 
@@ -191,8 +196,7 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
     from tools.tracks.formats import iter_data, iter_rows, read_split
 
     _, first = next(iter_rows(source))
-    is_chat_data = "messages" in first and first["messages"] and first["messages"][-1].get("role") == "assistant"
-    if ("prompt" in first and "completion" not in first) or ("messages" in first and not is_chat_data):
+    if ("prompt" in first and "completion" not in first) or ("messages" in first and not _ends_with_answer(first)):
         return read_split(source), False
     cases = []
     for item in iter_data(source):
@@ -209,6 +213,13 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
         name = str(item.row.get("id", f"{source.stem}-{item.line}"))
         cases.append({**kept, "id": name, **prompt, "reference": str(turns[-1].get("content") or "")})
     return cases, True
+
+
+def _ends_with_answer(row: Mapping[str, Any]) -> bool:
+    """Say whether a chat row is one to train on; what is no conversation at all is for the reader to refuse."""
+    turns = row["messages"]
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return isinstance(last, dict) and last.get("role") == "assistant"
 
 
 def _metrics(task: _Task) -> tuple[str, ...]:

@@ -130,7 +130,11 @@ def test_a_file_that_is_there_is_kept_unless_forced(folder: Path) -> None:
         ("lora.yaml", LORA.replace("data: data", "data: elsewhere"), "not a folder here"),
         ("lora.yaml", LORA.replace("iters: 100", "iters: -1"), "would not pass --check"),
         ("lora.yaml", LORA.replace(str(BASE), "./gone"), "gone"),
+        ("lora.yaml", LORA.replace("seed: 3", "seed: three"), "`seed` is 'three'; it must be a whole number"),
+        ("lora.yaml", LORA.partition("lora_")[0] + "lora_parameters: [8]\n", "`lora_parameters` is [8]"),
         ("data/test.jsonl", '{"text": "no prompt"}\n', "no prompt"),
+        ("data/test.jsonl", '{"messages": ["hi"]}\n', "message 1 is not an object with a `role`"),
+        ("data/test.jsonl", '{"messages": {"role": "user"}}\n', "`messages` is not a list"),
         ("data/train.jsonl", "{\n", "train.jsonl:1"),
     ],
 )
