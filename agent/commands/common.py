@@ -71,7 +71,8 @@ class SentenceGroup(click.Group):
 def _disk_sentence(place: str, *, full: bool) -> str:
     if full:
         return f"{place}: the disk is full; free some space and run the same command again, nothing committed is lost."
-    return f"{place} cannot be written; correct its permissions, or choose another place with --home or VIGIL_HOME."
+    advice = "correct its permissions, or choose another place with --home or VIGIL_HOME."
+    return f"{place} cannot be read or written; {advice}"
 
 
 def _fail(ctx: click.Context, sentence: str, code: int, runbook: str = "") -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tools.probes.audit.reading import is_inside, shown
+from tools.probes.audit.reading import is_inside, is_there, shown
 
 MOST_FILES = 100_000
 """Files beyond this number are not looked at."""
@@ -198,4 +198,4 @@ def _kind_of_link(root: Path, link: Path) -> str:
 
 
 def _is_project_folder(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name not in _NOT_OURS and not (path / "pyvenv.cfg").exists()
+    return not path.name.startswith(".") and path.name not in _NOT_OURS and not is_there(path / "pyvenv.cfg")

@@ -112,7 +112,7 @@ def check_files(stated: Sequence[Stated], report: Report) -> None:
         if one.place.kind == "outside":
             report.skip(
                 ("8", "P1", "P5", "P7", "P11"),
-                f"{one.subject}: its data lead outside the project and are not opened; audit the folder above both",
+                f"{one.subject}: its data lead outside the project, or may not be read, and are not opened",
             )
         elif one.path is None:
             report.add(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from tools.probes.audit.discovery import Project
+from tools.probes.audit.reading import is_there
 
 Kind = Literal["inside", "outside", "missing", "hub"]
-"""outside: not looked at, so nothing is known of it; hub: owner/name and no folder here."""
+"""outside, or where nobody may look: nothing is known of it; hub: owner/name and no folder here."""
 
 _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,95}")
@@ -60,10 +61,10 @@ def _found(project: Project, path: Path, written: str) -> Place | None:
     """Return the place of one candidate; None where nothing is there. What lies outside is not even looked at."""
     if not path.is_relative_to(project.root):
         return Place("outside", written)
-    try:
-        if not path.exists():
-            return None
-    except (OSError, ValueError):
+    there = is_there(path)
+    if there is None:
+        return Place("outside", written)
+    if not there:
         return None
     return Place("inside", written, path.resolve()) if project.holds(path) else Place("outside", written)
 
@@ -73,4 +74,4 @@ def _is_hub_id(written: str, bases: list[Path]) -> bool:
     if not _HUB_ID.fullmatch(written) or written.startswith("."):
         return False
     first = written.split("/", maxsplit=1)[0]
-    return not any((base / first).exists() for base in bases)
+    return not any(is_there(base / first) for base in bases)

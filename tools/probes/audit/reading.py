@@ -43,6 +43,17 @@ def is_inside(root: Path, path: Path) -> bool:
         return False
 
 
+def is_there(path: Path) -> bool | None:
+    """Say whether a path leads to something; None where that may not be looked at."""
+    try:
+        path.stat()
+    except PermissionError:
+        return None
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file; a pipe or a device would never end.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tools.probes.audit.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig
 from tools.probes.audit.data import DataSet
-from tools.probes.audit.reading import shown
+from tools.probes.audit.reading import is_there, shown
 from tools.probes.audit.report import Report
 from tools.probes.audit.rows import DataFile
 
@@ -64,7 +64,7 @@ def _check_paths(config: TrainingConfig, report: Report) -> None:
                 **config.where(key),
             )
     folder = config.data
-    if folder is not None and config.trains and not (folder / "train.jsonl").is_file():
+    if folder is not None and config.trains and is_there(folder / "train.jsonl") is False:
         report.add(
             "8",
             config.subject,

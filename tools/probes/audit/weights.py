@@ -32,27 +32,30 @@ def can_be_read(project: Project, folder: Path) -> str | None:
         if fnmatch(name, WEIGHTS) and is_not_fetched(path):
             return f"{shown(name)}: {NOT_FETCHED}"
     try:
-        names = [entry.name for entry in folder.iterdir()]
+        for path in folder.iterdir():
+            name = path.name
+            is_read = fnmatch(name, WEIGHTS) or name.endswith((".json", ".jinja", ".model", ".tiktoken", ".txt"))
+            if is_read and name not in files and not path.is_dir():
+                return f"{shown(name)} is no regular file of the project"
+            if name.endswith((".json", ".jinja")) and name in files and path.stat().st_size > SMALL_FILE_BYTES:
+                return f"{shown(name)} has more than {SMALL_FILE_BYTES >> 20} MB"
     except OSError as error:
         return f"the folder cannot be read ({error.strerror})"
-    for name in names:
-        is_read = fnmatch(name, WEIGHTS) or name.endswith((".json", ".jinja", ".model", ".tiktoken", ".txt"))
-        if is_read and name not in files and not (folder / name).is_dir():
-            return f"{shown(name)} is no regular file of the project"
-        if name.endswith((".json", ".jinja")) and name in files and files[name].stat().st_size > SMALL_FILE_BYTES:
-            return f"{shown(name)} has more than {SMALL_FILE_BYTES >> 20} MB"
     return None
 
 
 def are_small(project: Project, folder: Path, names: Sequence[str]) -> bool:
     """Say whether files that are read whole are regular ones of the project and small, where they are there at all."""
     files = project.by_folder.get(folder, {})
-    for name in names:
-        if name in files:
-            if files[name].stat().st_size > SMALL_FILE_BYTES:
+    try:
+        for name in names:
+            if name in files:
+                if files[name].stat().st_size > SMALL_FILE_BYTES:
+                    return False
+            elif os.path.lexists(folder / name):
                 return False
-        elif os.path.lexists(folder / name):
-            return False
+    except OSError:
+        return False
     return True
 
 

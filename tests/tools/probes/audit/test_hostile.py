@@ -5,12 +5,17 @@ import os
 import pickle
 import resource
 import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.agent.test_audit import says
+from tests.faults.campaign.world import ROOT
 from tests.faults.failure_modes.seen import Seen, audit
 from tests.tools.models.folders import lying, write_model
 from tools.probes.audit import reading
@@ -300,3 +305,58 @@ def test_a_project_of_too_many_files_is_cut_off_and_says_so(tmp_path: Path, monk
     for number in range(3):
         (tmp_path / "p" / f"{number}.txt").touch()
     assert "more than 2 files" in discover(tmp_path / "p").passed_over[0][1]
+
+
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+"""How to run as somebody for whom permissions count; root reads everything."""
+
+
+def can_be_nobody() -> bool:
+    try:
+        return subprocess.run([*NOBODY, sys.executable, "-c", "import click"], check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def anybody(folder: Path) -> Seen:
+    """Audit a folder as somebody for whom permissions count."""
+    command = [*NOBODY, sys.executable, "-m", "agent.cli", "audit", str(folder), "--json"]
+    environment = {**os.environ, "HOME": str(folder)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return Seen(done.returncode, done.stderr, [], report=json.loads(done.stdout or "{}"))
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that others may look into; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(not can_be_nobody(), reason="nobody else may run this Python")
+@pytest.mark.parametrize(
+    ("place", "mode", "said"),
+    [
+        ("locked", 0, "locked: the folder cannot be read (Permission denied)"),
+        ("data", 0, "data: the folder cannot be read (Permission denied)"),
+        ("data/train.jsonl", 0, "data/train.jsonl cannot be read as JSON lines: permission denied"),
+        ("model", 0o444, "model: the folder cannot be read (Permission denied)"),
+        ("model/config.json", 0, "model has no readable config.json"),
+    ],
+)
+def test_what_may_not_be_read_is_named_and_the_rest_is_looked_at(
+    open_to_all: Path, place: str, mode: int, said: str
+) -> None:
+    folder = data(open_to_all / "p", ROW * 3)
+    write_model(folder / "model")
+    (folder / "locked").mkdir()
+    config = {"model": "model", "data": "data", "train": True, "iters": 9, "adapter_path": "a"}
+    (folder / "lora.json").write_text(json.dumps(config))
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755)
+    (folder / place).chmod(mode)
+    seen = anybody(folder)
+    (folder / place).chmod(0o755)
+    assert said in claims(seen.report), seen.said
+    assert "6" in seen.report["checked"]
