@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import curves
-from agent.reading import decisions, flips, night, tally, verdicts
+from agent.reading import decisions, flips, night, page, tally, verdicts
 from agent.reading.view import with_measurements
 from agent.reading.words import clock, count, duration, number, signed, table
 from agent.summary import summarize
@@ -141,6 +141,11 @@ def write_report(view: View, out: Path | None = None) -> Path:
     path = out.absolute() if out else Path(view["root"]) / "report.html"
     write_atomic(path, report_html(view))
     return path
+
+
+def report_page(view: View) -> list[str]:
+    """Return one page of text: the summary, then each training and each verdict with its evidence."""
+    return [*summarize(view), "", "Trainings and verdicts", *page.told(view)]
 
 
 def report_text(view: View) -> list[str]:

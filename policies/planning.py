@@ -213,8 +213,9 @@ def _give_up(view: View) -> Draft | None:
     ]
     for kind in ("census", "evaluate", "confirm", "train", "promote"):
         of_kind = [action for action in failed if action.kind == kind]
-        # A promotion that fails fails again: what it would switch to is not there.
-        if len(of_kind) >= (1 if kind == "promote" else MAX_FAILURES):
+        # These fail again: what a promotion would switch to is not there, and a recipe's refusal does not pass.
+        is_final = kind == "promote" or any(_refused_recipe(action) for action in of_kind)
+        if len(of_kind) >= (1 if is_final else MAX_FAILURES):
             exit_record = of_kind[-1].result.get("exit") or {}
             lines = exit_record.get("last_lines") or [""]
             why = exit_record.get("reason") or lines[-1] or "no reason was left"
@@ -226,6 +227,12 @@ def _give_up(view: View) -> Draft | None:
                 {"state": "failed", "at": view.sitting_at},
             )
     return None
+
+
+def _refused_recipe(action: Action) -> bool:
+    """Say whether a worker refused what its recipe asks, which no second try changes."""
+    told: Json = action.result.get("error") or {}
+    return str(told.get("what") or "").startswith("recipe.")
 
 
 def _times(count: int) -> str:

@@ -206,19 +206,29 @@ def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noq
 
 @click.command()
 @click.option("--text", "as_text", is_flag=True, help="Print it instead of writing HTML.")
+@click.option("--page", "as_page", is_flag=True, help="Print one page: each verdict with its evidence.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Where to write; beside the store when left out."
 )
 @reads
-def report(campaign: str | None, home: str | None, as_text: bool, out: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
+def report(  # noqa: PLR0917 - one argument per option
+    campaign: str | None,
+    home: str | None,
+    as_text: bool,  # noqa: FBT001 - click passes flags by name
+    as_page: bool,  # noqa: FBT001
+    out: Path | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Write the whole campaign as one HTML file."""
     from agent.reading.places import find_campaign
     from agent.reading.view import gather
-    from agent.report import report_data, report_text, write_report
+    from agent.report import report_data, report_page, report_text, write_report
 
     view = gather(find_campaign(folder_of(home), campaign))
     if as_json:
         show_json(report_data(view))
+    elif as_page:
+        show(report_page(view))
     elif as_text:
         show(report_text(view))
     else:

@@ -254,6 +254,19 @@ def test_the_text_report_holds_the_summary_and_the_flips(home: Path) -> None:
     assert read(home, "report")["flips"][1]["rescued"] == 40
 
 
+def test_the_page_holds_each_training_and_each_verdict_with_its_conditions(home: Path) -> None:
+    page = says(home, "report", "--page").stdout
+    assert page.startswith("quick ended: promoted")
+    assert len(page.splitlines()) < 120
+    found = read(home, "report")
+    for row in found["decisions"]:
+        if row["action"] == "train" or row["bucket"]:
+            assert f"\n{row['id']} " in page
+    told = page.partition("Trainings and verdicts")[2]
+    assert "      holds  " in told
+    assert "cases)" in told
+
+
 def test_a_private_campaign_s_report_shows_scores_and_no_texts(tmp_path: Path) -> None:
     record(tmp_path, "promoted", privacy="redact")
     page = Path(says(tmp_path, "report").stdout.strip()).read_text()

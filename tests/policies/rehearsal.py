@@ -71,6 +71,7 @@ class Rehearsal:
         answers: Kind of question -> answer; left out: nobody answers.
         ceiling: What the gold scores.
         exit: The exit record of what fails.
+        error: What its worker said.
     """
 
     goal: Goal = field(default_factory=goal)
@@ -79,6 +80,7 @@ class Rehearsal:
     answers: dict[str, Answer] = field(default_factory=lambda: {"launch": "yes", "promotion": "yes"})
     ceiling: float = 1.0
     exit: Json = field(default_factory=dict)
+    error: Json = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
     """(max_tokens, what the gold scores) pairs; empty: not told."""
     cases: int = CASES
@@ -226,7 +228,9 @@ class Rehearsal:
         )
         if self.fails.get(decision.action, 0) > 0:
             self.fails[decision.action] -= 1
-            self.actions.append(action.model_copy(update={"state": "failed", "result": {"exit": self.exit}}))
+            self.actions.append(
+                action.model_copy(update={"state": "failed", "result": {"exit": self.exit, "error": self.error}})
+            )
             return
         result: Json = {}
         if decision.action == "census":

@@ -282,6 +282,15 @@ def test_the_same_failure_twice_in_one_sitting_ends_failed_and_the_next_sitting_
     assert again.campaign.state == "promoted"
 
 
+def test_a_recipe_that_the_worker_refuses_is_not_tried_twice() -> None:
+    refusal = {"what": "recipe.max_seq_length", "sentence": "too long"}
+    play = Rehearsal(fails={"train": 2}, exit={"reason": "too long"}, error=refusal)
+    play.run()
+    assert play.campaign.state == "failed"
+    assert "train failed: too long" in play.campaign.sentence
+    assert play.kinds().count("train") == 1
+
+
 def test_a_failure_without_a_reason_says_its_last_words() -> None:
     play = Rehearsal(fails={"census": 2}, exit={"last_lines": ["Killed"]})
     play.run()
