@@ -115,7 +115,7 @@ def answers(rows: Sequence[Row], known: Sequence[Shape] = ()) -> Answers:
 
     Returns:
         inputs: shape (rows, width), what the model is called with.
-        places: shape (rows, answers), indices into the positions of all rows, counted through; none twice.
+        places: shape (rows, answers), positions of each row, none twice.
         targets: shape (rows, answers), the tokens after those places.
         mask: shape (rows, answers), 1 where the target is learned; padding never is.
     """
@@ -128,9 +128,7 @@ def answers(rows: Sequence[Row], known: Sequence[Shape] = ()) -> Answers:
         first = min(row.learned_from - 1, shape.width - shape.answers)
         places[place] = first + np.arange(shape.answers)
         mask[place, row.learned_from - 1 - first : len(row.tokens) - 1 - first] = 1.0
-    targets = np.take_along_axis(tokens, places + 1, axis=1)
-    places += shape.width * np.arange(len(rows), dtype=np.int32)[:, None]
-    return tokens[:, :-1], places, targets, mask
+    return tokens[:, :-1], places, np.take_along_axis(tokens, places + 1, axis=1), mask
 
 
 def collate(rows: Sequence[Row], known: Sequence[Shape] = ()) -> Batch:

@@ -22,7 +22,7 @@ def logits_at(model: Any, inputs: mx.array, places: mx.array) -> mx.array:
     Args:
         model: Called with tokens, gives logits.
         inputs: shape (rows, width).
-        places: shape (rows, places), indices into the positions of all rows; fewer than `width` a row, or all in order.
+        places: shape (rows, places), positions of each row; fewer than `width`, or all in order.
     """
     if places.shape[1] == inputs.shape[1]:
         every: mx.array = model(inputs)
@@ -40,7 +40,7 @@ def logits_at(model: Any, inputs: mx.array, places: mx.array) -> mx.array:
 
 
 def _cut(values: mx.array, places: mx.array) -> mx.array:
-    return values.reshape(-1, values.shape[-1])[places]
+    return mx.take_along_axis(values, places[..., None], axis=1)
 
 
 def _let_cut(kind: Any) -> None:
