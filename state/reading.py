@@ -31,7 +31,7 @@ def open_reader(paths: CampaignPaths) -> "Reader":
         MigrationError: A newer Vigil wrote it.
         CorruptError: The file is damaged or is not ours.
     """
-    if not paths.db.exists() or paths.db.stat().st_size == 0:
+    if not paths.db.exists():
         known = [each.name for each in campaign_folders(paths.home)]
         there = f" There are: {', '.join(known)}." if known else " There are none yet; `vigil run FILE` starts one."
         raise NotFoundError(
@@ -39,6 +39,13 @@ def open_reader(paths: CampaignPaths) -> "Reader":
             what="campaign",
             value=paths.name,
             where=str(paths.home),
+        )
+    if paths.db.stat().st_size == 0:
+        raise NotFoundError(
+            f"The campaign {paths.name} has not begun, or {paths.db} was emptied; `vigil run FILE` begins it, or says"
+            " how to restore it.",
+            what="campaign",
+            where=str(paths.db),
         )
     with spoken_errors(paths.db):
         connection = _connect(paths.db)

@@ -156,6 +156,13 @@ def test_a_campaign_that_has_not_begun_says_so(paths: CampaignPaths, store: Stor
         open_reader(paths)
 
 
+def test_an_empty_store_is_not_said_to_be_missing_beside_itself(paths: CampaignPaths) -> None:
+    paths.root.mkdir(parents=True)
+    paths.db.touch()
+    with pytest.raises(NotFoundError, match=r"has not begun, or .* was emptied; `vigil run FILE` begins it"):
+        open_reader(paths)
+
+
 def test_what_is_not_there_names_what_is(busy: Store, paths: CampaignPaths) -> None:
     with open_reader(paths) as reader, pytest.raises(NotFoundError, match="no belief B9; they go from B1 to B2"):
         reader.belief("B9")
