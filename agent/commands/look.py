@@ -83,7 +83,7 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
     assumed: bool,  # noqa: FBT001
     with_history: bool,  # noqa: FBT001
     is_tally: bool,  # noqa: FBT001
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001 - click passes flags by name
     root: str | None,
 ) -> None:
     """List what the campaign believes, with tags and evidence."""
@@ -215,9 +215,9 @@ def report(  # noqa: PLR0917 - one argument per option
     campaign: str | None,
     home: str | None,
     as_text: bool,  # noqa: FBT001 - click passes flags by name
-    as_page: bool,  # noqa: FBT001
+    as_page: bool,  # noqa: FBT001 - click passes flags by name
     out: Path | None,
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001 - click passes flags by name
 ) -> None:
     """Write the whole campaign as one HTML file."""
     from agent.reading.places import find_campaign
