@@ -75,12 +75,12 @@ def _finding(  # noqa: PLR0917 - the columns of a row
 
 
 def _refuted(view: View) -> list[View]:
-    """Return one finding per claim that was refuted, however often it was looked at again."""
+    """Return one finding per claim and mode that was refuted, however often it was looked at again."""
     saved = _saved(view)
     walls = {job["key"]: float((job["exit"] or {}).get("wall_s") or 0.0) for job in view["jobs"]}
-    claims: dict[tuple[str, str], list[View]] = {}
+    claims: dict[tuple[str, str, str], list[View]] = {}
     for row in view["refuted"]:
-        claims.setdefault((row["subject"], row["claim"]), []).append(row)
+        claims.setdefault((row["subject"], row["claim"], row["mode"]), []).append(row)
     findings = []
     for rows in claims.values():
         reached = [impact(view, row["id"]) for row in rows]

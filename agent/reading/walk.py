@@ -34,9 +34,10 @@ def tree(view: View, decision: View, *, depth: int | None = None, most: int | No
         most: Premises of one belief to follow; all when left out.
 
     Returns:
-        Per premise `belief`, `subject`, `claim`, `tag`, `status`, `statement`, `evidence`, `stands_on` (kind, name,
-        value), `reasoned_from` (ids), `premises` (those that were followed, as trees) and `is_told`: an earlier place
-        of the same answer has it. Beside them `tag_then` and `statement_then`: what the decision read.
+        Per premise `belief`, `subject`, `claim`, `tag`, `status`, `statement`, `evidence`, `fix` (of an assumed one what
+        would settle it), `stands_on` (kind, name, value), `reasoned_from` (ids), `premises` (those that were followed,
+        as trees) and `is_told`: an earlier place of the same answer has it. Beside them `tag_then` and
+        `statement_then`: what the decision read.
     """
     rows = {row["id"]: row for row in view["beliefs"]}
     told: set[str] = set()
@@ -76,7 +77,7 @@ def _node(rows: dict[str, View], belief_id: str, told: set[str], depth: int | No
     return top[0]
 
 
-_TOLD = ("subject", "claim", "tag", "status", "statement", "formed_at", "evidence", "stands_on")
+_TOLD = ("subject", "claim", "tag", "status", "statement", "formed_at", "evidence", "stands_on", "fix")
 
 
 def told(view: View, decision: View) -> list[str]:
@@ -86,7 +87,17 @@ def told(view: View, decision: View) -> list[str]:
     lines = ["Because"] if trees else []
     for node in trees:
         lines += teller.told(node, indent=2)
+    assumed = [node for node in trees if node.get("tag") == "assumed"]
+    if assumed:
+        lines.append(f"Assumed, {len(assumed)} of {count(len(trees), 'premise')}")
+    for node in assumed:
+        lines += block("", f"{node['belief']} {node['subject']} {node['claim']}: {_settled(node)}", indent=2, lines=3)
     return lines
+
+
+def _settled(node: View) -> str:
+    """Say what would ground an assumed premise most cheaply."""
+    return f"settled by: {node['fix']}" if node["fix"] else "nobody has named what would settle it."
 
 
 class _Teller:

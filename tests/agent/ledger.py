@@ -18,6 +18,7 @@ def belief(name: str, subject: str = "harness:s", *premises: str, **fields: Any)
         "stands_on": [],
         "premises": list(premises),
         "mode": "",
+        "fix": "",
         "formed_at": 10.0,
         "superseded_by": "",
         **fields,

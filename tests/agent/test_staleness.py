@@ -180,15 +180,31 @@ def test_a_new_chat_template_makes_prompts_and_scores_stale(again: Path) -> None
     assert {"data:prompts match_evaluation", "harness:main.selection ceiling"} <= changed(again)
 
 
-def test_another_version_of_mlx_lm_makes_what_it_measured_stale(again: Path, tmp_path: Path) -> None:
-    newer = tmp_path / "newer" / "mlx_lm-99.0.dist-info"
-    newer.mkdir(parents=True)
-    (newer / "METADATA").write_text("Metadata-Version: 2.1\nName: mlx-lm\nVersion: 99.0\n")
+@pytest.mark.parametrize(("name", "version"), [("mlx-lm", "99.0"), ("mlx", "0.10.0")])
+def test_a_newer_or_an_older_library_makes_what_it_measured_stale(
+    again: Path, tmp_path: Path, name: str, version: str
+) -> None:
+    other = tmp_path / "other" / f"{name.replace('-', '_')}-{version}.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     before = done(again)
-    assert run(again, first_on_path=tmp_path / "newer") == 6
+    assert run(again, first_on_path=tmp_path / "other") == 6
     assert {"tool:packages are_installed", "score:base.main.selection means"} <= changed(again)
     assert not any(claim.startswith("machine:memory") for claim in changed(again))
     assert ("evaluate", "base", "selection") in done(again)[len(before) :]
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_that_was_moved_makes_nothing_stale(again: Path, tmp_path: Path, days: int) -> None:
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "sitecustomize.py").write_text(
+        f"import time\nreal = time.time\ntime.time = lambda: real() + {days * 86400}\n"
+    )
+    before = done(again)
+    assert run(again, first_on_path=moved) == 6
+    assert done(again) == before
+    assert changed(again) == set()
 
 
 def test_an_edit_of_the_gate_is_the_goals_own_kind_of_staleness_and_measures_nothing_again(again: Path) -> None:

@@ -54,6 +54,12 @@ def test_a_claim_refuted_again_and_again_is_one_finding() -> None:
     assert [(row["source"], row["saved_s"]) for row in found["findings"]] == [("B2", 1800.0)]
 
 
+def test_a_claim_that_is_refuted_in_two_ways_is_two_findings() -> None:
+    flat, exhausted = refuted("B2", "instrument:sft", "11"), refuted("B5", "instrument:sft", "13", at=40.0)
+    found = tally(view(beliefs=[flat, exhausted], refuted=[flat, exhausted]))
+    assert [row["mode"] for row in found["findings"]] == ["11", "13"]
+
+
 def test_a_stop_that_a_person_went_against_saved_nothing() -> None:
     stop = refuted("B2", "gate:x", "4")
     asked = [{"kind": "override", "decision": "B2", "answer": "yes"}]

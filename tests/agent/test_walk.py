@@ -104,6 +104,15 @@ def test_the_text_goes_four_levels_deep_and_says_what_it_leaves_out() -> None:
     assert depth == 9
 
 
+def test_what_is_only_assumed_is_listed_with_what_would_settle_it() -> None:
+    rows = view(beliefs=[belief("B1"), belief("B2", tag="assumed", fix="Grade ten rows."), belief("B3", tag="assumed")])
+    said = text(rows, decision("D1", "train", "B1", "B2", "B3"))
+    assert "Assumed, 2 of 3 premises\n  B2 harness:s claim-B2: settled by: Grade ten rows." in said
+    assert "B3 harness:s claim-B3: nobody has named what would settle it." in said
+    assert "Assumed" not in text(rows, decision("D2", "train", "B1"))
+    assert tree(rows, decision("D1", "train", "B2"))[0]["fix"] == "Grade ten rows."
+
+
 def test_a_tree_deeper_than_the_stack_is_built() -> None:
     rows = view(beliefs=[belief(f"B{n}", "a:", f"B{n + 1}") for n in range(3000)])
     assert tree(rows, decision("D1", "train", "B0"))[0]["premises"][0]["belief"] == "B1"

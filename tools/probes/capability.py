@@ -128,6 +128,7 @@ def _unmeasured(name: str, row: Json) -> Observation:
         f"Not measured: {row['why']}.",
         tag="assumed",
         mode=mode,
+        fix="make setup, then vigil run again: it is tried anew, in seconds.",
         evidence=_evidence("It could not be tried.", row),
     )
 

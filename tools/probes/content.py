@@ -125,7 +125,8 @@ def _observer(
             found = look(context)
         except ConfigError as error:
             # data.readable says so with its own severity; a file that cannot be read has no content to judge.
-            return (Observation(subject, claim, f"Not checked: {error.sentence}", tag="assumed", mode=mode),)
+            said, fix = f"Not checked: {error.sentence}", "Repair the file; it is then read again, in seconds."
+            return (Observation(subject, claim, said, tag="assumed", mode=mode, fix=fix),)
         told = [finding for finding in found if finding.severity != "note"]
         worst = max(told, key=lambda finding: _RANK.index(finding.severity), default=None)
         return (

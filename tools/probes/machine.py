@@ -158,6 +158,7 @@ def _observe_blas(context: ProbeContext) -> tuple[Observation, ...]:
                 statement=f"Matrix speed could not be measured: {error}.",
                 holds=True,
                 tag="assumed",
+                fix="vigil doctor, which measures it anew in seconds.",
             ),
         )
     statement = (
