@@ -34,8 +34,8 @@ def tree(view: View, decision: View, *, depth: int | None = None, most: int | No
         most: Premises of one belief to follow; all when left out.
 
     Returns:
-        Per premise `belief`, `subject`, `claim`, `tag`, `status`, `statement`, `evidence`, `fix` (of an assumed one what
-        would settle it), `stands_on` (kind, name, value), `reasoned_from` (ids), `premises` (those that were followed,
+        Per premise `belief`, `subject`, `claim`, `tag`, `status`, `statement`, `evidence`, `fix` (what would
+        settle an assumed one), `stands_on` (kind, name, value), `reasoned_from` (ids), `premises` (those followed,
         as trees) and `is_told`: an earlier place of the same answer has it. Beside them `tag_then` and
         `statement_then`: what the decision read.
     """
