@@ -98,6 +98,9 @@ def run_campaign(
         store = stack.enter_context(Store.open(paths, clock, lease))
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
         session.requests_before, session.say = before, say
+        # Whatever was edited since the last sitting is surfaced like an edit during one.
+        if surface.take_up(session, loaded):
+            store.agent.set_campaign(state="running", sentence="", ended_at=None)
         if (ended := _ended(session)) is not None:
             return ended
         with _disk_errors(paths):
@@ -177,10 +180,6 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
         newest = max(known, key=lambda version: version.version)
         session.goal_version = newest.version
         session.loaded = replace(loaded, goal=Goal.model_validate(newest.spec))
-        # Whatever was edited since the last sitting is surfaced like an edit during one.
-        session.seen_file = ""
-        if surface.absorb_edit(session):
-            store.agent.set_campaign(state="running", sentence="", ended_at=None)
     return session
 
 

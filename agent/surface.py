@@ -119,9 +119,14 @@ def absorb_edit(session: Session) -> tuple[str, ...]:
     except ConfigError as error:
         session.say(f"The edit of {path.name} changes nothing, version {session.goal_version} stands: {error.sentence}")
         return ()
-    changed = _take(session, loaded, digest)
+    return take_up(session, loaded)
+
+
+def take_up(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
+    """Make a campaign file that has passed the check the goal, and say what is new in it; return that."""
+    changed = _take(session, loaded)
     if changed:
-        session.say(f"Version {session.goal_version} of {path.name}: {' '.join(changed)}")
+        session.say(f"Version {session.goal_version} of {loaded.path.name}: {' '.join(changed)}")
     return changed
 
 
@@ -142,10 +147,10 @@ def _admitted(session: Session, loaded: LoadedCampaign) -> LoadedCampaign:
 
 def absorb_repairs(session: Session) -> tuple[str, ...]:
     """Record the goal as it is with the repairs that were decided; killed before, the next sitting does it."""
-    return _take(session, session.loaded, session.loaded.file_hash)
+    return _take(session, session.loaded)
 
 
-def _take(session: Session, loaded: LoadedCampaign, digest: str) -> tuple[str, ...]:
+def _take(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
     """Make a campaign file, with the repairs of the measurement on record, the goal; return what changed."""
     goal = repaired(loaded.goal, session.store.read.decisions())
     loaded = replace(loaded, goal=goal)
@@ -162,7 +167,7 @@ def _take(session: Session, loaded: LoadedCampaign, digest: str) -> tuple[str, .
         GoalVersion(
             version=session.goal_version,
             campaign=goal.campaign,
-            file_hash=digest,
+            file_hash=loaded.file_hash,
             spec=after,
             difference=changed,
             recorded_at=session.clock.now(),

@@ -58,3 +58,13 @@ def test_after_an_edit_to_another_model_every_job_is_given_that_model(tmp_path: 
     action = next(a for a in world.rows(home)["actions"] if a["kind"] == "train" and a["inputs"]["run"] == run["id"])
     spec = json.loads(CampaignPaths(home, "storm").job(action["key"]).spec.read_text())
     assert Path(spec["input"]["model"]).name == "other"
+
+
+def test_an_edit_between_two_sittings_is_told_by_the_second(tmp_path: Path) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files", approvals={"promotion": {"mode": "wait"}}), tmp_path / "h"
+    assert world.run(campaign, home, wait=False) == 6
+    assert "Version" not in world.words(home)
+    spec = json.loads(campaign.read_text())
+    campaign.write_text(json.dumps({**spec, "approvals": {"promotion": {"mode": "wait", "deadline_h": 9}}}))
+    assert world.run(campaign, home, wait=False) == 6
+    assert "Version 2 of campaign.yaml: `approvals.promotion.deadline_h` is now 9; it was not set." in world.words(home)
