@@ -19,11 +19,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from state.files import read_jsonl
+from tests.faults.campaign.reboot import processes_of
 from tests.faults.parts import PARTS
 from tests.faults.parts.contract import Batch, Part
 
@@ -102,6 +106,10 @@ def work(part: Part, seed: int, most: int, results: Path) -> Batch:
     except Exception as error:  # noqa: BLE001 - a batch that breaks is a violation with its seed, and the next one goes on
         batch = Batch(0, (f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",))
     finally:
+        # A batch that broke may have left an agent or a job behind.
+        for process in processes_of(folder):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         os.environ.pop("XDG_STATE_HOME")
         if before is not None:
             os.environ["XDG_STATE_HOME"] = before

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.types import Command
 
 from agent import runner
 from agent.nodes import doing
@@ -106,16 +107,19 @@ class BentClock(SystemClock):
 
 
 def pin(checkpoint: str) -> None:
-    """Resume from one checkpoint, as a page does that has kept its address."""
+    """Resume from one checkpoint, as a page does that has kept its address; no checkpoint is pruned meanwhile."""
     plain = runner._steps
+    places = [checkpoint]
 
-    def pinned(session: Any, graph: Any, config: Any, given: Any, say: Any) -> None:
-        address = {**config["configurable"], "checkpoint_id": checkpoint}
-        from langgraph.types import Command
-
-        plain(session, graph, {**config, "configurable": address}, Command(resume={"again": True}), say)
+    def pinned(session: Any, graph: Any, config: Any, given: Any) -> None:
+        if not places:
+            plain(session, graph, config, given)
+            return
+        address = {**config["configurable"], "checkpoint_id": places.pop()}
+        plain(session, graph, {**config, "configurable": address}, Command(resume={"again": True}))
 
     runner._steps = pinned
+    runner.prune = lambda saver: None  # type: ignore[attr-defined]
 
 
 def main() -> int:

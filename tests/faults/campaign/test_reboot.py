@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from state.files import read_json, read_jsonl, write_json
 from tests.faults.campaign import quick, world
-from tools.jobs.identity import boot_id, identify
+from tests.faults.campaign.reboot import EARLIER, power_cut, processes_of
+from tools.jobs.identity import identify
 
-EARLIER = "an earlier boot"
 ITERS = 120
 
 QUICK = f"""\
@@ -40,29 +39,6 @@ def service(campaign: Path, home: Path, library: Path) -> "subprocess.Popen[byte
             stderr=log,
             start_new_session=True,
         )
-
-
-def processes_of(home: Path) -> Iterator[psutil.Process]:
-    """Yield agent, supervisors and workers of a home."""
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and any(str(home) in word for word in process.cmdline()):
-                yield process
-        except psutil.Error:
-            continue
-
-
-def power_cut(home: Path, agent: "subprocess.Popen[bytes]") -> None:
-    """End everything at once; what is on disk says another boot."""
-    while found := list(processes_of(home)):
-        for process in found:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        agent.wait()
-    for path in home.rglob("*.json"):
-        path.write_text(path.read_text().replace(boot_id(), EARLIER))
 
 
 @pytest.fixture

@@ -1,6 +1,13 @@
 """The lines of the table that `make faults` fills."""
 
-from tests.faults.parts import agents, jobs, stores
+from tests.faults.parts import agents, jobs, machines, questions, stores, training
 from tests.faults.parts.contract import Part
 
-PARTS: tuple[Part, ...] = (*agents.PARTS, *jobs.PARTS, *stores.PARTS)
+PARTS: tuple[Part, ...] = (
+    *agents.PARTS,
+    *jobs.PARTS,
+    *stores.PARTS,
+    *questions.PARTS,
+    *machines.PARTS,
+    *training.PARTS,
+)
