@@ -24,6 +24,11 @@ _REFUSED = frozenset(
 )
 
 
+_INTERRUPTED = {
+    True: "Interrupted; a running job goes on under its supervisor, and the same vigil run takes it up again.",
+    False: "Interrupted; a campaign that is running goes on.",
+}
+
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
 """What writing to a pipe that nobody reads, or to a terminal that was closed, fails with."""
 
@@ -43,11 +48,7 @@ class SentenceGroup(click.Group):
         except VigilError as error:
             _fail(ctx, error.sentence, error.exit_code, error.runbook)
         except KeyboardInterrupt:
-            _fail(
-                ctx,
-                "Interrupted; a running job goes on under its supervisor, and the same vigil run takes it up again.",
-                INTERRUPTED,
-            )
+            _fail(ctx, _INTERRUPTED[ctx.invoked_subcommand == "run"], INTERRUPTED)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise

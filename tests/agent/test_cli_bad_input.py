@@ -233,7 +233,11 @@ def test_a_person_s_interrupt_is_one_sentence(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("agent.reading.view.gather", interrupted)
     result = vigil_says("status", "--home", tmp_path)
     assert result.exit_code == 130
-    assert "Interrupted" in result.stderr
+    assert result.stderr == "vigil: Interrupted; a campaign that is running goes on.\n"
+    monkeypatch.setattr("agent.campaign.load_campaign", interrupted)
+    result = vigil_says("run", tmp_path / "campaign.yaml")
+    assert result.exit_code == 130
+    assert "the same vigil run takes it up again" in result.stderr
 
 
 def test_the_real_command_line_prints_no_traceback(tmp_path: Path) -> None:
