@@ -343,6 +343,32 @@ def check_lineage(uses: Sequence[Used], report: Report, cache: HashCache) -> Non
         _compare(use, use.trained_on, use.used_on, report, cache)
 
 
+def check_bases(adapters: Sequence[AdapterFolder], report: Report, cache: HashCache) -> None:
+    """Report adapters that do not fit the model which they themselves name (P2), where nothing else is said of them."""
+    for one in adapters:
+        project, base = one.project, one.base
+        if one.weights is None or base is None or not are_small(project, one.folder, _READ_BY_US):
+            continue
+        if can_be_read(project, base) is not None:
+            continue
+        for problem in adapter_problems(one.folder, base, cache):
+            if problem.detail["kind"] in {"parent", "shape"}:
+                said = problem.sentence.replace(f"{project.root}/", "")
+                report.look("P2")
+                report.add(
+                    "P2",
+                    one.subject,
+                    f"{one.name} names {project.name(base)} as its model and does not belong to it: {said}",
+                    "hard_stop",
+                    "Name the model that it was trained on, or put that model back.",
+                    check="base",
+                    trained_on=one.config.get("model"),
+                    detail=problem.detail,
+                    **one.where(),
+                )
+                break
+
+
 def _compare(use: Used, trained: Place, used: Place, report: Report, cache: HashCache) -> None:
     name = use.adapter.name
     if trained.path is not None and used.path is not None:

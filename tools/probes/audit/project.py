@@ -77,6 +77,8 @@ def look(
     ]
     uses = list(adapters.uses_of(project, folders, said, configs, report))
     adapters.check_lineage(uses, report, cache)
+    told = {use.adapter.folder for use in uses}
+    adapters.check_bases([one for one in folders if one.folder not in told], report, cache)
     bases = {use.adapter.folder: use.trained_on.path for use in uses if use.trained_on is not None}
     made = [
         (one.path, row, ("fused", place), one.lines) for one in settings for place, row in enumerate(one.values.fused)

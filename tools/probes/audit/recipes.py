@@ -92,7 +92,8 @@ def _check_choices(config: TrainingConfig, report: Report) -> None:
     for key in ("iters", "batch_size", "max_seq_length", "save_every"):
         size = config.values.get(key)
         if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
-            _refused(config, key, f"`{key}` is {shown(str(size))[:40]}, not a whole number", report)
+            kind = "the text " if isinstance(size, str) else ""
+            _refused(config, key, f"`{key}` is {kind}{shown(str(size))[:40]}, not a whole number", report)
         elif isinstance(size, int) and size < 1 and not (key == "iters" and size < 0):
             _refused(config, key, f"`{key}` is {size}", report)
 

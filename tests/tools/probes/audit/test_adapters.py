@@ -191,3 +191,16 @@ def test_what_nobody_says_is_not_checked(tmp_path: Path) -> None:
 
 def only_of_settings(found: Any) -> str:
     return " ".join(row.claim for row in of(found, "8") if row.subject.startswith("settings:"))
+
+
+def test_an_adapter_that_does_not_fit_the_model_it_names_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(BASE, tmp_path / "base")
+    fusing.adapter(tmp_path / "fits", 0.01, "base")
+    assert of(look(tmp_path), "P2") == []
+    monkeypatch.setattr(fusing, "WIDTH", 64)
+    fusing.adapter(tmp_path / "other", 0.01, "base")
+    found = only(look(tmp_path), "P2")
+    assert (found.severity, found.subject) == ("hard_stop", "adapter:other")
+    assert "other names base as its model and does not belong to it" in found.claim
