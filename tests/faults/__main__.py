@@ -11,6 +11,7 @@ The exit code is 1 while the last try of any batch on file has a violation.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -191,7 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.seed is not None and len(wanted) != 1:
         parser.error("--seed needs one --part")
     if not asked.table:
-        _go_on(wanted, asked)
+        with asked.results.open("a") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                parser.error(f"another run fills {asked.results}; --table prints it")
+            _go_on(wanted, asked)
     rows = read_jsonl(asked.results)
     print("\n".join(["", *table(wanted, rows)]))
     standing = [(part, seed, said) for part in wanted for seed, said in tally(rows, part.name).wrong]

@@ -69,7 +69,7 @@ class Pulse:
 
 
 class Awake:
-    """What keeps the machine awake while a process lives; begun once, it ends by itself when the process does.
+    """What keeps the machine awake while a process lives; it ends by itself when the process does.
 
     Sleep that comes all the same (a closed lid, another's command) is noticed by `Pulse`, not prevented.
 
@@ -92,9 +92,9 @@ class Awake:
         return "" if self._process is None else self._program
 
     def begin(self) -> None:
-        """Keep the machine awake from now on, where there is a way to."""
+        """Keep the machine awake from now on, where there is a way to; begun twice, it is one."""
         command = awake_command(self._system, self._pid)
-        if command is None:
+        if command is None or self._process is not None or self.lapses >= MOST_STARTS:
             return
         self._program, quiet = Path(command[0]).name, subprocess.DEVNULL
         # A machine that cannot start it still runs the job.

@@ -120,7 +120,6 @@ class Supervision:
     def run(self) -> int:
         """Bring the job to its exit record; return the supervisor's exit status."""
         self._keep_reserve()
-        self._awake.begin()
         try:
             self._see_night()
             record = self._live()
@@ -172,6 +171,8 @@ class Supervision:
             orphan = self._find_orphan(waited_s)
             if orphan is not None:
                 self._is_adopted = True
+                self._awake.begin()
+                self._see_night()
                 self._observer.add_unwatched_time()
                 self._act_on(self._observer.catch_up())
                 ended = self._watch(AdoptedWorker(orphan))
@@ -224,7 +225,6 @@ class Supervision:
                     write_json(self._paths.waiting, {"since": since, "ahead": ahead})
                     told = ahead
                 self._observer.wait()
-                self._awake.look()
                 self._clock.sleep(tick_s)
                 tick_s = min(LAST_TICK_S, tick_s * TICK_GROWTH)
             self._end_turn()
@@ -253,6 +253,7 @@ class Supervision:
         if self._tally.fruitless:
             self._clock.sleep(self._spec.restart_pause_s * 2 ** (self._tally.fruitless - 1))
         self._is_adopted = False
+        self._awake.begin()
         self._tally.starts += 1
         self._tally.is_open = True
         self._tally.best_step = self._observer.best_step

@@ -4,11 +4,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
+from threading import Thread
 
 import pytest
 
 from state.files import read_json, write_json
-from state.paths import JobPaths
+from state.paths import JobPaths, MachinePaths
 from state.records import Guard
 from tests.faults.jobs.harness import (
     BACKEND,
@@ -21,9 +22,11 @@ from tests.faults.jobs.harness import (
     spec,
     starts,
     steps_done,
+    until,
 )
 from tests.tools.machine import machines
 from tools.jobs import supervision
+from tools.jobs.accelerator import Turn
 from tools.jobs.processes import Ended
 from tools.jobs.spec import ExitRecord, JobSpec, JobStatus
 from tools.jobs.supervision import OpenJob, Supervision, open_job
@@ -79,6 +82,22 @@ def test_the_machine_may_sleep_again_when_the_job_has_ended(folder: Path) -> Non
     child = supervised._awake._process
     assert child is not None
     assert child.returncode == -signal.SIGKILL
+
+
+def test_a_job_that_waits_for_the_accelerator_lets_the_machine_sleep(folder: Path) -> None:
+    system, machine = machines.mac(folder / "machine"), MachinePaths(folder / "state")
+    machines.script(folder / "machine" / "bin", "caffeinate", 'exec tail --pid="$3" -f /dev/null')
+    other = Turn.take(machine, {"campaign": "other"})
+    assert other is not None
+    supervised = Supervision(opened(folder, spec(steps=2)), system=system, machine=machine)
+    life = Thread(target=supervised.run)
+    life.start()
+    until((folder / "waiting.json").exists, "the job waits")
+    assert supervised._awake.by == ""
+    assert content(folder / "start.json")["kept_awake_by"] == ""
+    other.release()
+    life.join()
+    assert record(folder).kept_awake_by == "caffeinate"
 
 
 def test_battery_lid_and_heat_are_recorded_at_the_start_and_at_the_end(folder: Path) -> None:
