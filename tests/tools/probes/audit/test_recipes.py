@@ -28,7 +28,7 @@ def test_a_configuration_that_fits_its_rows_is_no_finding(tmp_path: Path) -> Non
     [
         ({"fine_tune_type": "qlora"}, "`fine_tune_type: qlora` is not known to mlx-lm: lora, dora, full"),
         ({"optimizer": "lion"}, "`optimizer: lion` is not known"),
-        ({"iters": "many"}, "`iters` is many, not a whole number"),
+        ({"iters": "many"}, "`iters` is the text many, not a whole number"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"save_every": True}, "`save_every` is True, not a whole number"),
         ({"batch_size": 16}, "`batch_size` is 16 and data/valid.jsonl has 8 rows"),
