@@ -542,13 +542,16 @@ def _next_run(view: View) -> Draft | None:
             "",
         )
     ends: list[StopVerdict] = []
+    told: dict[str, list[str]] = {}
     for instrument in in_order(view):
         choice = choose(view, instrument)
         stop = class_end(view, instrument, choice) or postponed(view, instrument, choice)
         if stop is None and choice.proposal is not None:
             look = last_look(view, keep=1) if ends and is_first_of(view, instrument) else None
             return look or _train(view, choice.proposal, choice, ends)
-        ends += [stop] if stop is not None else []
+        if stop is not None:
+            ends.append(stop)
+            told.setdefault(stop.sentence, []).append(instrument)
         if stop is not None and (stop.rule in _OF_ALL_CLASSES or choice.left.limit in {"runs", "disk_gb"}):
             break
     look = last_look(view, keep=0)
@@ -557,7 +560,9 @@ def _next_run(view: View) -> Draft | None:
     if is_promotion_open(view) or not ends:
         return None
     last = ends[-1]
-    said = last.sentence if len({end.sentence for end in ends}) == 1 else " ".join(end.sentence for end in ends)
+    said = " ".join(
+        f"{' and '.join(names)}: {sentence}" if len(told) > 1 else sentence for sentence, names in told.items()
+    )
     if {end.rule for end in ends} & CANNOT_TELL and (mended := repair_of_runs(view, said)) is not None:
         return mended
     rule = "measurement.first" if last.rule == "runs.unclear" else last.rule
