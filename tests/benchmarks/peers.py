@@ -3,10 +3,10 @@
     python -m tests.benchmarks.peers [--shape tiny|qwen2.5-0.5b] [--rounds 2] [--only sft,dpo,decode,grpo]
 
 The peers live in an environment of their own (`.bench-peers`, made on the first call), never in the project's. What
-is timed is each library's own training function, from its first step to its last, after one warm-up round that does
-not count. `tiny` is the quickstart's base in float32; `qwen2.5-0.5b` has that model's shape with random bfloat16
-weights, for a GPU. mlx-lm-lora's DPO asks for a device property that only Metal has; it is given one, and nothing else
-of it is changed.
+is timed is each library's own training function: of demonstrations and pairs the second of two epochs, by when kernels,
+plans and traces of every shape are there; of rollouts the whole, after one round that does not count. `tiny` is the
+quickstart's base in float32; `qwen2.5-0.5b` has that model's shape with random bfloat16 weights, for a GPU.
+mlx-lm-lora's DPO asks for a device property that only Metal has; it is given one, and nothing else of it is changed.
 """
 
 import argparse
@@ -49,9 +49,9 @@ class Size:
     """How much is trained per round.
 
     Args:
-        rows: Rows of demonstrations, one epoch.
+        rows: Rows of demonstrations of an epoch.
         batch_size: Rows of a step.
-        pairs: Preference pairs, one epoch.
+        pairs: Preference pairs of an epoch.
         pair_batch: Pairs of a step.
         prompts: Prompts of a rollout update.
         group_size: Rollouts of each.
@@ -69,7 +69,7 @@ class Size:
     updates: int
 
 
-SIZES = {"tiny": Size(48, 8, 24, 4, 4, 8, 48, 2), "qwen2.5-0.5b": Size(512, 16, 256, 8, 8, 16, 128, 4)}
+SIZES = {"tiny": Size(48, 8, 24, 4, 4, 8, 48, 2), "qwen2.5-0.5b": Size(256, 16, 128, 8, 8, 16, 128, 4)}
 MAX_SEQ_LENGTH = 1024
 
 Timed = tuple[float, float]
@@ -172,28 +172,29 @@ def _recipe(instrument: str, **changes: Any) -> Any:
     return validate_recipe({**common, **changes}, instrument)
 
 
-def _trained(world: World, recipe: Any, build: Callable[[Any], Any]) -> float:
-    """Return the seconds that our loop takes."""
+def _trained(world: World, recipe: Any, build: Callable[[Any], Any], warm: int = 0) -> float:
+    """Return the seconds that our loop takes after so many steps, the first of which it reports."""
     from tools.training.loop import Training
     from tools.training.preparation import build_optimizer, prepare
 
     model = world.model()
     prepare(model, recipe, None)
     objective = build(model)
+    began: list[float] = []
     training = Training(
         model=model,
         optimizer=build_optimizer(recipe),
         recipe=recipe,
         objective=objective,
         folder=world.out(),
-        emit=lambda _row: None,
+        emit=lambda row: began.append(time.perf_counter()) if row["step"] == warm else None,
         should_stop=lambda: False,
     )
     # A save is no step; the peers write theirs outside what is timed too.
     training._save = lambda: None  # type: ignore[method-assign]
-    started = time.perf_counter()
+    began.append(time.perf_counter())
     training.run()
-    return time.perf_counter() - started
+    return time.perf_counter() - began[-1]
 
 
 def _peer_model(world: World, recipe: Any) -> Any:
@@ -204,32 +205,60 @@ def _peer_model(world: World, recipe: Any) -> Any:
     return model
 
 
-def _quietly(train: Callable[[], Any]) -> float:
+class _Reports:
+    """Notes when a peer reported first, which it does at the end of its first epoch."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+
+    def on_train_loss_report(self, _row: Any) -> None:
+        self.first = self.first or time.perf_counter()
+
+    def on_val_loss_report(self, _row: Any) -> None:
+        """Nothing is validated."""
+
+
+def _quietly(train: Callable[[], Any], reports: _Reports | None = None) -> float:
+    """Return the seconds that a peer takes, from its first report on where reports are noted."""
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train()
-    return time.perf_counter() - started
+    return time.perf_counter() - (reports.first if reports else started)
 
 
 # Demonstrations
 
 
 def sft_ours(world: World) -> Timed:
-    """One epoch by our loop; real tokens."""
+    """An epoch by our loop; real tokens."""
     from tools.training.objective import Demonstrations
 
     rows = world.data()
-    recipe = _recipe("sft", batch_size=world.size.batch_size, iters=-(-len(rows) // world.size.batch_size))
-    seconds = _trained(world, recipe, lambda _model: Demonstrations(recipe, rows, []))
+    steps = -(-len(rows) // world.size.batch_size)
+    recipe = _recipe("sft", batch_size=world.size.batch_size, iters=2 * steps, steps_per_report=steps)
+    seconds = _trained(world, recipe, lambda _model: Demonstrations(recipe, rows, []), warm=steps)
     return seconds, sum(len(row.tokens) for row in rows)
 
 
 def sft_stock(world: World) -> Timed:
-    """As many batches by mlx-lm's trainer."""
+    """As many batches by mlx-lm's trainer on the data set that `mlx_lm.lora` gives it, whose rows it cannot sort."""
+    from mlx_lm.tuner.datasets import CacheDataset, ChatDataset
+
+    dataset = CacheDataset(ChatDataset(world.rows[: world.size.rows], world.tokenizer, mask_prompt=True))
+    # Tokenized here, as ours is, outside the measured time.
+    all(dataset[place] for place in range(len(dataset)))
+    return _sft_stock(world, dataset)
+
+
+def sft_stock_sorted(world: World) -> Timed:
+    """The same on bare lists, which it sorts by length: its best, out of reach of `mlx_lm.lora`."""
+    return _sft_stock(world, [(row.tokens, row.learned_from) for row in world.data()])
+
+
+def _sft_stock(world: World, dataset: Any) -> Timed:
     import mlx.optimizers as optim
     from mlx_lm.tuner.trainer import TrainingArgs, iterate_batches, train
 
-    rows = world.data()
     spans: list[Any] = []
 
     def recorded(*args: Any, **options: Any) -> Iterator[Any]:
@@ -237,28 +266,28 @@ def sft_stock(world: World) -> Timed:
             spans.append(lengths)
             yield batch, lengths
 
-    iters = -(-len(rows) // world.size.batch_size)
-    recipe = _recipe("sft", batch_size=world.size.batch_size, iters=iters)
-    model = _peer_model(world, recipe)
+    steps = len(dataset) // world.size.batch_size
+    model = _peer_model(world, _recipe("sft"))
+    reports = _Reports()
     arguments = TrainingArgs(
         batch_size=world.size.batch_size,
-        iters=iters,
+        iters=2 * steps,
+        steps_per_report=steps,
         max_seq_length=MAX_SEQ_LENGTH,
         steps_per_save=1_000_000,
         adapter_file=str(world.out() / "adapters.safetensors"),
     )
-    # What mlx-lm's own datasets hand over: tokens and where the answer begins.
-    dataset = [(row.tokens, row.learned_from) for row in rows]
     optimizer = optim.AdamW(learning_rate=1e-5)
-    seconds = _quietly(lambda: train(model, optimizer, dataset, None, arguments, iterate_batches=recorded))
-    return seconds, float(sum(int(lengths[:, 1].sum()) for lengths in spans))
+    options: Any = {"iterate_batches": recorded, "training_callback": reports}
+    seconds = _quietly(lambda: train(model, optimizer, dataset, None, arguments, **options), reports)
+    return seconds, float(sum(int(lengths[:, 1].sum()) for lengths in spans[steps:]))
 
 
 # Preferences
 
 
 def dpo_ours(world: World) -> Timed:
-    """The steps of one epoch by our loop; pairs."""
+    """The steps of an epoch by our loop; pairs."""
     return _dpo_ours(world, is_pass_counted=False)
 
 
@@ -271,7 +300,8 @@ def _dpo_ours(world: World, *, is_pass_counted: bool) -> Timed:
     from tools.training.preferences import Preferences, reference_logps
 
     pairs = world.pairs()
-    recipe = _recipe("dpo", batch_size=world.size.pair_batch, iters=len(pairs) // world.size.pair_batch)
+    steps = len(pairs) // world.size.pair_batch
+    recipe = _recipe("dpo", batch_size=world.size.pair_batch, iters=2 * steps, steps_per_report=steps)
     spent = 0.0
 
     def build(model: Any) -> Any:
@@ -282,8 +312,8 @@ def _dpo_ours(world: World, *, is_pass_counted: bool) -> Timed:
         spent = time.perf_counter() - started
         return Preferences(recipe, pairs, reference, [], reference[:0])
 
-    seconds = _trained(world, recipe, build)
-    return seconds + (spent if is_pass_counted else 0.0), recipe.iters * recipe.batch_size
+    seconds = _trained(world, recipe, build, warm=steps)
+    return seconds + (spent if is_pass_counted else 0.0), float(steps * recipe.batch_size)
 
 
 def dpo_peer(world: World) -> Timed:
@@ -299,7 +329,8 @@ def dpo_peer(world: World) -> Timed:
         patched.set_wired_limit = lambda _limit: 0
         patched.device_info = lambda: known
     pairs = world.pairs()
-    iters = len(pairs) // world.size.pair_batch
+    steps = len(pairs) // world.size.pair_batch
+    reports = _Reports()
     model = _peer_model(world, _recipe("dpo"))
     reference = world.model()
     reference.freeze()
@@ -314,7 +345,8 @@ def dpo_peer(world: World) -> Timed:
     ]
     arguments = dpo_trainer.DPOTrainingArgs(
         batch_size=world.size.pair_batch,
-        iters=iters,
+        iters=2 * steps,
+        steps_per_report=steps,
         max_seq_length=MAX_SEQ_LENGTH,
         steps_per_save=1_000_000,
         steps_per_eval=1_000_000,
@@ -323,10 +355,16 @@ def dpo_peer(world: World) -> Timed:
     optimizer = optim.AdamW(learning_rate=1e-5)
     seconds = _quietly(
         lambda: dpo_trainer.train_dpo(
-            model=model, ref_model=reference, optimizer=optimizer, train_dataset=dataset, args=arguments
-        )
+            model=model,
+            ref_model=reference,
+            optimizer=optimizer,
+            train_dataset=dataset,
+            args=arguments,
+            training_callback=reports,
+        ),
+        reports,
     )
-    return seconds, float(iters * world.size.pair_batch)
+    return seconds, float(steps * world.size.pair_batch)
 
 
 # Rollouts
@@ -477,29 +515,32 @@ def grpo_peer_best(world: World) -> Timed:
 
 
 WAYS: dict[str, dict[str, Callable[[World], Timed]]] = {
-    "sft": {"ours": sft_ours, "mlx-lm": sft_stock},
+    "sft": {"ours": sft_ours, "mlx_lm.lora": sft_stock, "mlx-lm, rows sorted": sft_stock_sorted},
     "dpo": {"ours": dpo_ours, "ours, one epoch and its reference": dpo_ours_with_pass, "mlx-lm-lora": dpo_peer},
     "decode": {"ours": decode_ours, "BatchGenerator alone": decode_plain},
     "grpo": {"ours": grpo_ours, "mlx-lm-lora, 1 prompt": grpo_peer, "mlx-lm-lora, all prompts": grpo_peer_best},
 }
+WARM = ("sft", "dpo")
+"""What trains an epoch before it is timed."""
+
 UNITS = {"sft": "real tokens", "dpo": "pairs", "decode": "sampled tokens", "grpo": "rollouts"}
 
 
 def _inside(shape: str, rounds: int, only: Sequence[str]) -> dict[str, Any]:
-    """Run every way in turns; the first round warms up and does not count."""
+    """Run every way in turns; where a run does not warm up by itself the first round does not count."""
     import mlx.core as mx
 
     found: dict[str, Any] = {"device": str(mx.default_device()), "shape": shape}
     for instrument in only:
         ways = WAYS[instrument]
         totals = {way: [0.0, 0.0] for way in ways}
-        for turn in range(rounds + 1):
+        for turn in range(0 if instrument in WARM else -1, rounds):
             for way, train in ways.items():
                 with tempfile.TemporaryDirectory() as folder:
                     seconds, done = train(World(shape, Path(folder)))
                 mx.clear_cache()
                 print(f"{instrument} {way}: {done / seconds:,.1f} {UNITS[instrument]}/s", file=sys.stderr, flush=True)
-                if turn:
+                if turn >= 0:
                     totals[way][0] += seconds
                     totals[way][1] += done
         speeds = {way: done / seconds for way, (seconds, done) in totals.items()}

@@ -129,7 +129,7 @@ def test_a_run_that_collapses_by_its_end_delivers_what_it_was_before(tmp_path: P
     recipe = {
         "iters": 10, "save_every": 2, "batch_size": 2, "max_seq_length": 896, "steps_per_eval": 100, "seed": 1,
         "lora_parameters": {"rank": 16, "scale": 20.0, "dropout": 0.0},
-        "lr_schedule": {"name": "linear_schedule", "arguments": [1e-6, 0.005, 14]},
+        "lr_schedule": {"name": "linear_schedule", "arguments": [1e-6, 0.02, 14]},
     }  # fmt: skip
     data = demonstrations(tmp_path / "train.jsonl", tables(6, 0, 260))["data"]["train"]
     samples = {"prompts": cases("regular", 4), "max_tokens": 160}
