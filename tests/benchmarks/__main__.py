@@ -6,6 +6,7 @@ import sys
 
 _BENCHMARKS = (
     "command_line",
+    "overhead",
     "evaluation",
     "training",
     "training_speed",
