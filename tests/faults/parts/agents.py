@@ -4,9 +4,11 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from state.files import read_json
 from tests.faults.campaign import world
 from tests.faults.parts.contract import Batch, Part
 
@@ -16,6 +18,9 @@ POINTS = (
     "after_checkpoint", "amid_promotion",
 )  # fmt: skip
 _LONGEST_S = 240.0
+_AT_WORK = 0.8
+"""Share of the kills that wait until the agent has begun; the others may hit it while it still starts."""
+
 _AT_A_POINT = 13
 """Kills of one campaign: one that always dies before its first checkpoint would get nowhere."""
 
@@ -29,8 +34,9 @@ def storm(campaign: Path, home: Path, dice: random.Random, kills: int) -> int:
     hits = 0
     while hits < kills:
         agent = world.start(campaign, home)
+        is_at_work = dice.random() < _AT_WORK and _holds(home, agent)
         try:
-            code = agent.wait(timeout=dice.uniform(0.3, 3.0))
+            code = agent.wait(timeout=dice.uniform(0, 0.8) if is_at_work else dice.uniform(0.3, 3.0))
         except subprocess.TimeoutExpired:
             os.killpg(agent.pid, signal.SIGKILL)
             agent.wait()
@@ -40,6 +46,15 @@ def storm(campaign: Path, home: Path, dice: random.Random, kills: int) -> int:
             raise AssertionError(f"exit code {code}: {world.words(home)}")
         break
     return hits
+
+
+def _holds(home: Path, agent: "subprocess.Popen[bytes]") -> bool:
+    """Wait until an agent holds its campaign or has ended; return whether it holds it."""
+    while agent.poll() is None:
+        if (read_json(home / "storm" / "lock.json") or {}).get("pid") == agent.pid:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def campaign_of(seed: int, folder: Path) -> tuple[Path, Path]:
