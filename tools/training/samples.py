@@ -74,6 +74,7 @@ class Sampler:
         path: File of the texts.
         should_stop: Asked between decoding steps.
         is_private: Keep the texts in memory alone.
+        references: Reference answers of the prompts; empty where one has none.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Sampler:
         path: Path,
         should_stop: Callable[[], bool] = lambda: False,
         is_private: bool = False,
+        references: Sequence[str] = (),
     ) -> None:
         self.every = every
+        self._gold = collapse_signals(references) if references else None
         self._is_private = is_private
         self._model = model
         self._tokenizer = tokenizer
@@ -134,7 +137,7 @@ class Sampler:
         self._write()
         parent, now = _signals(self._parent), _signals(found)
         pairs = zip(self._parent, found, strict=True)
-        collapse = is_collapsed(now, parent)
+        collapse = is_collapsed(now, parent, self._gold)
         return {
             "step": step,
             **_named(now),

@@ -143,6 +143,9 @@ def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe)
         return None
     from tools.training.samples import Sampler, render_samples
 
+    references = [
+        str(prompt["reference"]) for prompt in prompts if isinstance(prompt, dict) and prompt.get("reference")
+    ]
     return Sampler(
         model=model,
         tokenizer=tokenizer,
@@ -152,6 +155,7 @@ def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe)
         path=context.folder.out / "samples.jsonl",
         should_stop=lambda: context.should_stop,
         is_private=context.is_private,
+        references=references if len(references) == len(prompts) else (),
     )
 
 

@@ -69,18 +69,25 @@ def collapse_signals(texts: Sequence[str]) -> dict[str, float]:
     }
 
 
-def is_collapsed(now: Mapping[str, float], parent: Mapping[str, float]) -> RowFinding | None:
+def is_collapsed(
+    now: Mapping[str, float], parent: Mapping[str, float], gold: Mapping[str, float] | None = None
+) -> RowFinding | None:
     """Return a finding when generations have collapsed against the parent's, else None.
 
-    Length alone never counts: a candidate may rightly answer in fewer words.
+    Length alone never counts: a candidate may rightly answer in fewer words. Nor does what the reference answers do
+    themselves: where a few labels are asked for, a candidate that has learned them repeats them.
 
     Args:
         now: `collapse_signals` of the candidate's outputs.
         parent: The same of the parent's outputs on the same prompts. Figures of no texts at all compare with nothing.
+        gold: The same of the reference answers, where every prompt has one.
     """
     if not now["distinct_text_ratio"] or not parent["distinct_text_ratio"]:
         return None
-    reasons = [words for is_true, words in _rules(now, parent) if is_true]
+    known = gold if gold and gold["distinct_text_ratio"] else parent
+    against_gold = [is_true for is_true, _ in _rules(now, known)]
+    rules = zip(_rules(now, parent), against_gold, strict=True)
+    reasons = [words for (is_true, words), is_so_for_gold in rules if is_true and is_so_for_gold]
     if not reasons:
         return None
     return RowFinding(

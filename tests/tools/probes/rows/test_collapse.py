@@ -112,3 +112,25 @@ def test_one_wrong_number_among_good_answers_is_no_collapse() -> None:
     signals = collapse_signals([*good, "72,19,125229623166,12596"])
     assert signals["longest_digit_run"] == 4
     assert is_collapsed(signals, collapse_signals([*good, "72,19,2962"])) is None
+
+
+LABELS = ['{"category": "billing", "confidence": "high"}', '{"category": "outage", "confidence": "high"}'] * 3
+WORDY = [f"I think that this message number {number} is about something with {number * 7}." for number in range(6)]
+
+
+def test_a_few_labels_are_no_collapse_where_the_references_are_a_few_labels() -> None:
+    now, parent, gold = collapse_signals(LABELS), collapse_signals(WORDY), collapse_signals(LABELS[:5] + LABELS[:1])
+    assert is_collapsed(now, parent) is not None
+    assert is_collapsed(now, parent, gold) is None
+    assert is_collapsed(now, parent, collapse_signals([])) is not None
+
+
+def test_one_answer_to_everything_is_a_collapse_where_the_references_differ() -> None:
+    now, parent, gold = (
+        collapse_signals(LABELS[:1] * 6),
+        collapse_signals(WORDY),
+        collapse_signals(LABELS[:2] + WORDY[:4]),
+    )
+    finding = is_collapsed(now, parent, gold)
+    assert finding is not None
+    assert "17% of outputs are different" in finding.sentence
