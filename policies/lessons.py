@@ -42,12 +42,13 @@ def _health(run: Run, action: Action) -> Iterator[Belief]:
     error: Json = action.result.get("error") or {}
     verdict = str(action.result.get("verdict") or exit_record.get("verdict") or "")
     step = action.result.get("iters")
+    at = f" at step {step}" if step is not None else ""
+    what = "It is judged at its last healthy save." if step is not None else "No healthy save is left to judge."
     if verdict == "collapsed":
         yield _lesson(
             f"run:{run.id}",
             "generates_as_its_parent",
-            f"{run.id} was stopped at step {step}: its sampled generations loop or drift where the parent's do not. "
-            "It is judged at its last healthy save.",
+            f"{run.id} was stopped{at}: its sampled generations loop or drift where the parent's do not. {what}",
             "1",
             action,
             fix="Lower the adapter's scale or rank, add dropout, train for fewer passes.",
@@ -56,7 +57,7 @@ def _health(run: Run, action: Action) -> Iterator[Belief]:
         yield _lesson(
             f"run:{run.id}",
             "changes_generation",
-            f"{run.id} was stopped at step {step}: its loss left nothing to learn while generation had hardly changed. "
+            f"{run.id} was stopped{at}: its loss left nothing to learn while generation had hardly changed. "
             "It learned to tell the pairs apart, not to answer otherwise.",
             "14",
             action,

@@ -37,7 +37,7 @@ def answer(request: Json) -> Json:
     """
     base, adapter, fused = (Path(request[name]) for name in ("base", "adapter", "fused"))
     for folder in (base, fused):
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if any(key in config for key in _RUNS_CODE):
             return {"why": f"{folder.name} brings code of its own, which is not run"}
     wanted, tokens = _told(base, adapter, list(_texts(request["taught"])), None)

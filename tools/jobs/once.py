@@ -1,7 +1,7 @@
 """Files of which the first stays: job.json and stop.json."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ def write_once(path: Path, text: str) -> bool:
     Raises:
         OSError: It cannot be written (full disk, no permission).
     """
-    descriptor, side = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    side = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Not mkstemp: the file is readable to whom the person's umask says.
+    descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        Path(side).chmod(0o644)
         # Unlike a rename, a link never replaces: of two writers at once one wins and the other learns of it.
         os.link(side, path)
     except FileExistsError:
         return False
     finally:
-        Path(side).unlink(missing_ok=True)
+        side.unlink(missing_ok=True)
     fsync_folder(path.parent)
     return True
 
