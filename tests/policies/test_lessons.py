@@ -42,7 +42,9 @@ def test_a_collapse_and_an_empty_preference_loss_are_named_with_their_step() -> 
     collapsed = told(ended(one_run(), {"verdict": "collapsed", "iters": 9}))["run:R1 generates_as_its_parent"]
     assert (collapsed.mode, collapsed.severity) == ("1", "warning")
     assert "step 9" in collapsed.statement
-    unsaved = told(ended(one_run(), {"verdict": "collapsed"}, "failed"))["run:R1 generates_as_its_parent"]
+    unsaved = told(ended(one_run(), {"verdict": "collapsed", "iters": None}, "failed"))[
+        "run:R1 generates_as_its_parent"
+    ]
     assert "No healthy save is left to judge." in unsaved.statement
     assert "None" not in unsaved.statement
     empty = told(ended(one_run(), {"exit": {"verdict": "loss_collapsed"}, "verdict": ""}, "failed"))
