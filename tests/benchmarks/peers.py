@@ -287,7 +287,7 @@ def _sft_stock(world: World, dataset: Any) -> Timed:
 
 
 def dpo_ours(world: World) -> Timed:
-    """The steps of an epoch by our loop; pairs."""
+    """The steps of an epoch by our loop; real tokens of both sides."""
     return _dpo_ours(world, is_pass_counted=False)
 
 
@@ -313,13 +313,15 @@ def _dpo_ours(world: World, *, is_pass_counted: bool) -> Timed:
         return Preferences(recipe, pairs, reference, [], reference[:0])
 
     seconds = _trained(world, recipe, build, warm=steps)
-    return seconds + (spent if is_pass_counted else 0.0), float(steps * recipe.batch_size)
+    real = sum(len(side.tokens) for pair in pairs for side in (pair.chosen, pair.rejected))
+    return seconds + (spent if is_pass_counted else 0.0), float(real)
 
 
 def dpo_peer(world: World) -> Timed:
     """As many steps by mlx-lm-lora's trainer, the reference a second model, as it does."""
     import mlx.core as mx
     import mlx.optimizers as optim
+    import numpy as np
     from mlx_lm_lora.trainer import dpo_trainer
 
     if "max_recommended_working_set_size" not in mx.device_info():
@@ -353,6 +355,16 @@ def dpo_peer(world: World) -> Timed:
         adapter_file=str(world.out() / "adapters.safetensors"),
     )
     optimizer = optim.AdamW(learning_rate=1e-5)
+    # It draws with replacement, so that pairs of one run are no measure of another's.
+    plain, drawn = dpo_trainer.iterate_dpo_batches, []
+
+    def recorded(*args: Any, **options: Any) -> Iterator[Any]:
+        for batch in plain(*args, **options):
+            ends = [side.shape[1] - np.argmax(np.array(side)[:, ::-1], axis=1) for side in batch[2:]]
+            drawn.append(float(np.sum(ends)))
+            yield batch
+
+    dpo_trainer.iterate_dpo_batches = recorded
     seconds = _quietly(
         lambda: dpo_trainer.train_dpo(
             model=model,
@@ -364,7 +376,8 @@ def dpo_peer(world: World) -> Timed:
         ),
         reports,
     )
-    return seconds, float(steps * world.size.pair_batch)
+    dpo_trainer.iterate_dpo_batches = plain
+    return seconds, sum(drawn[steps:])
 
 
 # Rollouts
@@ -523,7 +536,7 @@ WAYS: dict[str, dict[str, Callable[[World], Timed]]] = {
 WARM = ("sft", "dpo")
 """What trains an epoch before it is timed."""
 
-UNITS = {"sft": "real tokens", "dpo": "pairs", "decode": "sampled tokens", "grpo": "rollouts"}
+UNITS = {"sft": "real tokens", "dpo": "real tokens", "decode": "sampled tokens", "grpo": "rollouts"}
 
 
 def _inside(shape: str, rounds: int, only: Sequence[str]) -> dict[str, Any]:
