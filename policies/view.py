@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from policies import budget
 from policies.contamination import Contamination
 from policies.numbers import Suggest
 from state.goal import Goal
@@ -97,6 +98,9 @@ class View:
             return True
         if decision.action in {"halt", "conclude"}:
             return decision.made_at < self.sitting_at
+        if decision.action == "train" and self._is_time_over:
+            # Asked in the evening and answered in the morning: the hours it was planned into have gone.
+            return True
         inputs = decision.action_inputs
         now = {name: self.identity(name) for name in ("harness", "tokens", "data")}
         # A candidate's weights are its own; the base's, and those that runs start from, are files that may change.
@@ -105,6 +109,16 @@ class View:
         if not of_run:
             now["weights"] = self.identity("weights") if side == "base" else self.start
         return any(name in inputs and inputs[name] != value for name, value in now.items())
+
+    @property
+    def _is_time_over(self) -> bool:
+        """Whether no time is left in which a training may begin."""
+        spent = budget.Spent(queued_s=budget.queued_s(self.actions))
+        given = self.goal.budget.model_copy(update={"runs": None, "disk_gb": None})
+        left = budget.affordable(
+            given, spent, budget.Estimate(), self.now, self.campaign.started_at, utc_offset_s=self.utc_offset_s
+        )
+        return not left.is_affordable
 
     def answer_to(self, decision: Decision) -> Approval | None:
         """Return the question put about a decision."""

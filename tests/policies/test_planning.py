@@ -194,6 +194,16 @@ def test_a_run_that_never_began_is_lost_when_the_data_change_and_another_is_plan
     assert play.runs[1].data_hash == "data-2"
 
 
+def test_a_launch_that_is_approved_after_the_hours_have_gone_trains_nothing() -> None:
+    play = Rehearsal(goal=goal(budget={"hours": 2.0}), answers={})
+    assert play.run()[-1] == "asked"
+    play.now += 3 * 3600
+    play.answer(play.approvals[0].id, "yes", by="ada")
+    assert play.run()[-1] == "ended"
+    assert [action.kind for action in play.actions if action.kind == "train"] == []
+    assert play.campaign.state == "not_promoted"
+
+
 def test_a_launch_that_is_refused_ends_the_campaign_by_name() -> None:
     play = Rehearsal(answers={})
     assert play.run()[-1] == "asked"
