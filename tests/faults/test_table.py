@@ -1,5 +1,6 @@
 """The table of faults: what is on file, what comes next, and what a violation does."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ def breaks(seed: int, folder: Path, most: int) -> Batch:
     raise OSError(f"seed {seed}: no {folder.name} of {most}")
 
 
+SMALL = (Part("good", "nothing is wrong", 10, good), Part("bad", "the second batch is wrong", 6, bad))
+
+
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of results of a small table, whose folders are below the test's own."""
-    parts = (Part("good", "nothing is wrong", 10, good), Part("bad", "the second batch is wrong", 6, bad))
-    monkeypatch.setattr(faults, "PARTS", parts)
-    monkeypatch.setattr(faults.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(faults, "PARTS", SMALL)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / "results.jsonl"
 
 
@@ -70,9 +73,9 @@ def test_a_violation_is_told_with_its_seed_kept_and_tried_again(
 
 def test_the_part_that_is_furthest_behind_comes_first(results: Path) -> None:
     rows: list[dict[str, Any]] = []
-    assert (faults.next_batch(faults.PARTS, rows, None) or ())[1:] == (1, 10)
+    assert (faults.next_batch(SMALL, rows, None) or ())[1:] == (1, 10)
     run(results, "--part", "good", "--most", "4")
-    part, seed, left = faults.next_batch(faults.PARTS, read_jsonl(results), None) or (None, 0, 0)
+    part, seed, left = faults.next_batch(SMALL, read_jsonl(results), None) or (None, 0, 0)
     assert part is not None
     assert (part.name, seed, left) == ("bad", 1, 6)
 
