@@ -16,6 +16,9 @@ _PRECOMPUTED = frozenset({"demonstration", "preference"})
 _LEAST_FLAT = 2
 """Runs that leave the target flat while the control moves before that is worth saying."""
 
+_UNNOTICED_S = 60.0
+"""Seconds beside the planned span that no night is planned by: starting and saving take them, or a busy machine."""
+
 
 def lessons(view: View) -> list[Belief]:
     """Return what the record shows now; the same record gives the same beliefs."""
@@ -82,7 +85,7 @@ def _wall_time(run: Run, action: Action, decision: Decision) -> Iterator[Belief]
         return
     low, high = float(foreseen["low_s"]), float(foreseen["high_s"])
     said = f"{run.id} took {float(took):.0f} s; {low:.0f} to {high:.0f} s were planned"
-    if low <= float(took) <= high:
+    if low - _UNNOTICED_S <= float(took) <= high + _UNNOTICED_S:
         yield _fine(f"run:{run.id}", "took_the_planned_time", f"{said}.", "10", action)
         return
     yield _lesson(

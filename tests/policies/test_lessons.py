@@ -32,6 +32,14 @@ def test_a_run_that_took_what_was_planned_teaches_nothing_but_that() -> None:
     assert (fine.status, fine.claim) == ("fresh", "took_the_planned_time")
 
 
+def test_seconds_beside_the_planned_span_are_no_failure_of_the_model() -> None:
+    play = one_run()
+    foreseen = next(d.verdict["estimate"] for d in play.decisions if d.action == "train")
+    for wall_s in (float(foreseen["low_s"]) - 59.0, float(foreseen["high_s"]) + 59.0):
+        assert told(ended(play, {"wall_s": wall_s})) == {}
+    assert told(ended(play, {"wall_s": float(foreseen["high_s"]) + 61.0}))
+
+
 def test_a_run_that_took_ten_times_the_time_refutes_the_model_of_step_time() -> None:
     found = told(ended(one_run(), {"wall_s": 100_000.0}))
     assert found["run:R1 took_the_planned_time"].mode == "10"
