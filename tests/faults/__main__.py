@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from state.files import read_jsonl
+from tests.faults.campaign import warm
 from tests.faults.campaign.reboot import processes_of
 from tests.faults.parts import PARTS
 from tests.faults.parts.contract import Batch, Part
@@ -107,6 +108,7 @@ def work(part: Part, seed: int, most: int, results: Path) -> Batch:
     except Exception as error:  # noqa: BLE001 - a batch that breaks is a violation with its seed, and the next one goes on
         batch = Batch(0, (f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",))
     finally:
+        warm.end_all()
         # A batch that broke may have left an agent or a job behind.
         for process in processes_of(folder):
             with suppress(psutil.NoSuchProcess):
@@ -209,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _go_on(wanted: Sequence[Part], asked: argparse.Namespace) -> None:
     """Do batches until all is done, or the time is up."""
     end = time.monotonic() + asked.minutes * 60
+    warm.heat()
     able = [part for part in wanted if not part.why_not()]
     if asked.seed is not None:
         _said(able[0], asked.seed, work(able[0], asked.seed, asked.most or able[0].full, asked.results))

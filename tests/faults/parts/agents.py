@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from state.files import read_json
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 from tests.faults.parts.contract import Batch, Part
 
 LEAST_PER_CAMPAIGN = 20
@@ -33,10 +33,16 @@ def storm(campaign: Path, home: Path, dice: random.Random, kills: int) -> int:
     """
     hits = 0
     while hits < kills:
-        agent = world.start(campaign, home)
+        agent = warm.start(campaign, home)
         is_at_work = dice.random() < _AT_WORK and _holds(home, agent)
         try:
-            code = agent.wait(timeout=dice.uniform(0, 0.8) if is_at_work else dice.uniform(0.3, 3.0))
+            code = agent.wait(
+                timeout=dice.uniform(0, 0.8)
+                if is_at_work
+                else dice.uniform(0, 0.3)
+                if warm.is_hot()
+                else dice.uniform(0.3, 3.0)
+            )
         except subprocess.TimeoutExpired:
             os.killpg(agent.pid, signal.SIGKILL)
             agent.wait()
@@ -48,7 +54,7 @@ def storm(campaign: Path, home: Path, dice: random.Random, kills: int) -> int:
     return hits
 
 
-def _holds(home: Path, agent: "subprocess.Popen[bytes]") -> bool:
+def _holds(home: Path, agent: warm.Agent) -> bool:
     """Wait until an agent holds its campaign or has ended; return whether it holds it."""
     while agent.poll() is None:
         if (read_json(home / "storm" / "lock.json") or {}).get("pid") == agent.pid:
@@ -68,7 +74,7 @@ def random_kills(seed: int, folder: Path, most: int) -> Batch:
     campaign, home = campaign_of(seed, folder)
     try:
         hits = storm(campaign, home, random.Random(seed), max(LEAST_PER_CAMPAIGN, min(most, 40)))
-        code = world.run(campaign, home, timeout_s=_LONGEST_S)
+        code = warm.run(campaign, home, timeout_s=_LONGEST_S)
     except (AssertionError, subprocess.TimeoutExpired) as error:
         return Batch(0, (f"{home}: {error}",))
     return judged(home, code, hits)
@@ -92,11 +98,11 @@ def kills_at(points: Sequence[str], seed: int, folder: Path, most: int) -> Batch
         point = points[hits % len(points)]
         is_single = len(points) > 1 or point.startswith("amid")
         bend = {"kill_at": point, "passage": 1 if is_single else dice.randint(1, 3)}
-        code = world.run(campaign, home, bend=bend, timeout_s=_LONGEST_S)
+        code = warm.run(campaign, home, bend=bend, timeout_s=_LONGEST_S)
         if code != -signal.SIGKILL:
             break
         hits += 1
-    return judged(home, world.run(campaign, home, timeout_s=_LONGEST_S), hits)
+    return judged(home, warm.run(campaign, home, timeout_s=_LONGEST_S), hits)
 
 
 def _at(point: str) -> Part:

@@ -15,7 +15,7 @@ from state.clock import SystemClock
 from state.paths import CampaignPaths
 from state.records import Request
 from state.requests import insert_request
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 from tests.faults.parts.contract import Batch, Part
 
 Kind = Literal["approve", "reject"]
@@ -55,9 +55,9 @@ class Asked:
         request = Request(kind=kind, target=self.question, by=by, made_at=SystemClock().now() + after_s)
         insert_request(CampaignPaths(self.home, "storm"), request)
 
-    def start(self, **bend: Any) -> "subprocess.Popen[bytes]":
+    def start(self, **bend: Any) -> warm.Agent:
         """Start an agent that notes each promotion that it carries out."""
-        return world.start(self.campaign, self.home, wait=False, bend={"acts": str(self.acts), **bend})
+        return warm.start(self.campaign, self.home, wait=False, bend={"acts": str(self.acts), **bend})
 
     def run(self, **bend: Any) -> int:
         """Run such an agent to its end."""
@@ -87,7 +87,7 @@ def _ask(folder: Path, **approval: Any) -> tuple[Path, Path, str]:
         "recipe": _RECIPE,
     }
     campaign, home = world.write_campaign(folder / "files", **changes), folder / "asked"
-    code = world.run(campaign, home, wait=False)
+    code = warm.run(campaign, home, wait=False)
     if code != 6:
         raise AssertionError(f"exit code {code} where a question was to come: {world.words(home)[-300:]}")
     return campaign, home, str(world.rows(home)["approvals"][-1]["id"])
