@@ -211,7 +211,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _go_on(wanted: Sequence[Part], asked: argparse.Namespace) -> None:
     """Do batches until all is done, or the time is up."""
     end = time.monotonic() + asked.minutes * 60
-    warm.heat()
     able = [part for part in wanted if not part.why_not()]
     if asked.seed is not None:
         _said(able[0], asked.seed, work(able[0], asked.seed, asked.most or able[0].full, asked.results))
@@ -237,4 +236,5 @@ def _go_on(wanted: Sequence[Part], asked: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with warm.heated():
+        sys.exit(main())

@@ -2,12 +2,11 @@
 
 An agent spends a second and a half on its imports, and a kill in there tells nothing. Thousands of kills are paid for
 this way. Each agent is still a process in a session of its own, and dies by KILL like any other. The process
-that forks does nothing else: it has no threads, and no database was ever open in it. Off until `heat` is called.
+that forks does nothing else: it has no threads, and no database was ever open in it. Off but within `heated`.
 
 `python -m tests.faults.campaign.warm` is that process: a request a line, as JSON, and a line for each start and end.
 """
 
-import atexit
 import contextlib
 import gc
 import json
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,9 @@ class Forked:
 Agent = subprocess.Popen[bytes] | Forked
 
 
-def heat() -> None:
-    """Have the process that forks; from now on `start` asks it."""
+@contextlib.contextmanager
+def heated() -> Iterator[None]:
+    """Have the process that forks: within, `start` asks it."""
     forker = subprocess.Popen(
         [sys.executable, "-m", "tests.faults.campaign.warm"],
         cwd=world.ROOT,
@@ -72,7 +73,13 @@ def heat() -> None:
         stdout=subprocess.PIPE,
     )
     _forkers.append(forker)
-    atexit.register(forker.kill)
+    try:
+        yield
+    finally:
+        end_all()
+        _forkers.remove(forker)
+        # It leaves at the end of its input.
+        forker.communicate()
 
 
 def is_hot() -> bool:
