@@ -1,10 +1,10 @@
-"""Stop conditions that a campaign file sets for the machine: battery, heat, a clock that is held down."""
+"""Stop conditions that a campaign file sets for the machine: battery, heat, a clock that is held down, swap."""
 
 from state.goal import MachineLimits
 from state.records import Guard
 
 PATIENCE = 3
-"""Looks in a row, one a minute: heat and clock go up and down, a charge only falls."""
+"""Looks in a row, one a minute or oftener: heat, clock and swap go up and down, a charge only falls."""
 
 
 def machine_guards(limits: MachineLimits) -> tuple[Guard, ...]:
@@ -22,4 +22,7 @@ def machine_guards(limits: MachineLimits) -> tuple[Guard, ...]:
     if limits.min_clock_share is not None:
         slow = limits.min_clock_share
         guards.append(Guard(signal="clock_share", op="<", threshold=slow, patience=PATIENCE, verdict="throttled"))
+    if limits.max_swap_growth_gb is not None:
+        most = limits.max_swap_growth_gb
+        guards.append(Guard(signal="swap_growth_gb", op=">", threshold=most, patience=PATIENCE, verdict="swapping"))
     return tuple(guards)

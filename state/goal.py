@@ -360,7 +360,7 @@ class Search(_Part):
 
 
 class MachineLimits(_Part):
-    """When a training is stopped, after it has saved, because of the machine it runs on; left out, never.
+    """When a training is stopped, after it has saved, because of the machine it runs on; none is never.
 
     A machine that does not tell a figure never meets its limit.
     """
@@ -373,6 +373,8 @@ class MachineLimits(_Part):
     """Highest level of macOS's measures against heat: 0 none, 1 moderate, 2 heavy, 3 about to sleep."""
     min_clock_share: float | None = Field(default=None, gt=0, lt=1)
     """Least share of the full clock that the machine may allow, [0, 1]."""
+    max_swap_growth_gb: float | None = Field(default=8.0, gt=0)
+    """Most that the machine may have put into swap since the training began, 1e9 bytes: beyond it hours become days."""
 
 
 class Goal(_Part):

@@ -4,17 +4,26 @@ from state.records import Guard
 from tests.policies.rehearsal import Rehearsal, goal
 
 
-def test_a_campaign_that_sets_no_limit_has_no_guard_on_the_machine() -> None:
-    assert machine_guards(MachineLimits()) == ()
+def test_a_campaign_that_sets_no_limit_is_guarded_against_swapping_alone() -> None:
+    swapping = Guard(signal="swap_growth_gb", op=">", threshold=8, patience=PATIENCE, verdict="swapping")
+    assert machine_guards(MachineLimits()) == (swapping,)
+    assert machine_guards(MachineLimits(max_swap_growth_gb=None)) == ()
 
 
 def test_each_limit_is_a_guard_on_its_own_signal() -> None:
-    limits = MachineLimits(min_battery_percent=15, min_heat_margin_c=5, max_thermal_pressure=1, min_clock_share=0.5)
+    limits = MachineLimits(
+        min_battery_percent=15,
+        min_heat_margin_c=5,
+        max_thermal_pressure=1,
+        min_clock_share=0.5,
+        max_swap_growth_gb=2,
+    )
     assert machine_guards(limits) == (
         Guard(signal="battery_percent", op="<", threshold=15, verdict="battery_low"),
         Guard(signal="heat_margin_c", op="<", threshold=5, patience=PATIENCE, verdict="too_hot"),
         Guard(signal="thermal_pressure", op=">", threshold=1, patience=PATIENCE, verdict="too_hot"),
         Guard(signal="clock_share", op="<", threshold=0.5, patience=PATIENCE, verdict="throttled"),
+        Guard(signal="swap_growth_gb", op=">", threshold=2, patience=PATIENCE, verdict="swapping"),
     )
 
 

@@ -124,6 +124,7 @@ class Observer:
         self._next_heartbeat = self._next_slow = self._next_night = clock.monotonic()
         self._night = Conditions(system or System())
         self._peak_swap_gb = 0.0
+        self._first_swap_gb: float | None = None
         self._pulse.tick(clock.monotonic(), suspended())
 
     def catch_up(self) -> list[Fired]:
@@ -219,8 +220,16 @@ class Observer:
             put_aside_if_large(self._paths.log)
         swap_gb = psutil.swap_memory().used / GB
         self._peak_swap_gb = max(self._peak_swap_gb, swap_gb)
+        if self._first_swap_gb is None:
+            self._first_swap_gb = swap_gb
         night = self.look_at_night() if now >= self._next_night else {}
-        return {"swap_gb": swap_gb, "disk_free_gb": shutil.disk_usage(self._paths.folder).free / GB, **night}
+        return {
+            "swap_gb": swap_gb,
+            # Since this supervisor's first look: some of it was there before, and is another's.
+            "swap_growth_gb": swap_gb - self._first_swap_gb,
+            "disk_free_gb": shutil.disk_usage(self._paths.folder).free / GB,
+            **night,
+        }
 
 
 def cpu_s() -> float:

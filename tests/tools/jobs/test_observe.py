@@ -1,5 +1,9 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
 
 from state.clock import FakeClock
 from state.paths import JobPaths
@@ -124,3 +128,13 @@ def test_memory_disk_and_swap_are_signals(tmp_path: Path) -> None:
     )
     clock = FakeClock()
     assert run(observer(tmp_path, clock, *guards), clock, 1) == ["memory", "disk", "swap"]
+
+
+def test_swap_counts_from_what_was_in_use_when_the_job_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used_gb = [6.0]
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(used=used_gb[0] * 1e9))
+    clock = FakeClock()
+    watch = observer(tmp_path, clock, Guard(signal="swap_growth_gb", op=">", threshold=4, patience=3, verdict="swap"))
+    assert run(watch, clock, 60) == [], "another's swap"
+    used_gb[0] = 10.5
+    assert run(watch, clock, 200)[:1] == ["swap"]
