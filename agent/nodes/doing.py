@@ -1,20 +1,17 @@
 """Doing: perform the approved decision exactly once, and record the effect. It never judges a result."""
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import surface
+from agent import effects, surface
 from agent.graph import GraphState
 from agent.reading import night
 from agent.session import Session
 from agent.specs import job_kind, job_spec
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
-from state.files import fsync_folder, read_json, write_json
+from state.files import read_json
 from state.goal import Goal
-from state.hashing import hash_tree
 from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
 from tools.jobs.spec import JobSpec, JobStatus
@@ -24,9 +21,6 @@ from tools.training.progress import newest_healthy_folder
 _ENDED = frozenset({"finished", "failed", "stopped"})
 _COPY_EVERY_S = 5.0
 """How often a running job's progress is copied into its row; the job's own files are always newer."""
-
-
-_RESUME_ONLY = shutil.ignore_patterns("optimizer.safetensors", "state.json")
 
 
 class StopAskedError(Exception):
@@ -77,7 +71,7 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     if not result:
         told = read_json(session.paths.job(action.key).error)
         return session.store.doing.fail(action.key, result={**ended, "error": told} if told else ended)
-    kept = _keep(session, folder, result)
+    kept = effects.keep(session, folder, result)
     return session.store.doing.finish(action.key, result={**ended, **result, **kept}, side_effects=tuple(kept.values()))
 
 
@@ -184,101 +178,8 @@ def _copy(session: Session, key: str, status: JobStatus) -> None:
     )
 
 
-def _keep(session: Session, folder: Path, result: Json) -> dict[str, str]:
-    """Move what a job made into content-addressed folders; done again, it finds them there.
-
-    Returns:
-        `adapter` and `cases`: hashes of the artifact folders, where the job made them.
-    """
-    kept = {}
-    out = folder / "out"
-    if result.get("adapter"):
-        kept["adapter"] = _store_artifact(session, folder / str(result["adapter"]))
-    if (out / "cases.jsonl").is_file():
-        kept["cases"] = _store_artifact(session, out / "cases.jsonl")
-    return kept
-
-
-def _store_artifact(session: Session, source: Path) -> str:
-    """Copy a file or folder to the folder named after its content, whole or not at all."""
-    session.paths.artifacts.mkdir(parents=True, exist_ok=True)
-    side = session.paths.artifacts / f".{source.name}.{source.parent.parent.name}"
-    shutil.rmtree(side, ignore_errors=True)
-    side.mkdir()
-    if source.is_dir():
-        # A save is an adapter with what a resume needs beside it; an artifact is the adapter alone.
-        shutil.copytree(source, side, dirs_exist_ok=True, ignore=_RESUME_ONLY)
-    else:
-        shutil.copy2(source, side / source.name)
-    digest = hash_tree(side)
-    target = session.paths.artifact(digest)
-    if target.exists() and hash_tree(target) == digest:
-        shutil.rmtree(side)
-        return digest
-    # Synced before it is named: the store must not name an artifact that a power cut can tear.
-    for path in side.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-    fsync_folder(side)
-    if target.exists():
-        shutil.rmtree(target)
-    side.rename(target)
-    fsync_folder(target.parent)
-    return digest
-
-
-def _promote(session: Session, decision: Decision, action: Action) -> Action:
-    """Switch the campaign's promoted adapter in one rename."""
-    digest = str(decision.action_inputs["adapter"])
-    artifact = session.paths.artifact(digest)
-    if not _is_whole(session, decision.run, artifact, digest):
-        sentence = (
-            f"The adapter of {decision.run} is not at {artifact} as it was judged, nor in its training's folder: what "
-            "is there now was never measured. Put it back from a copy; what is promoted stays as it was."
-        )
-        return session.store.doing.fail(action.key, result={"exit": {"reason": sentence}})
-    link = session.paths.promoted
-    side = link.with_name(f".promoted.{action.key}")
-    side.unlink(missing_ok=True)
-    side.symlink_to(artifact.relative_to(link.parent))
-    side.replace(link)
-    write_json(
-        session.paths.root / "promoted.json",
-        {"run": decision.run, "adapter": digest, "decision": decision.id, "model": str(session.model)},
-    )
-    with session.store.transaction():
-        session.store.agent.set_campaign(promoted=decision.run)
-        return session.store.doing.finish(
-            action.key, result={"run": decision.run, "adapter": digest}, side_effects=(f"promoted -> {digest[:16]}",)
-        )
-
-
-def _is_whole(session: Session, run: str | None, artifact: Path, digest: str) -> bool:
-    """Say whether an adapter is what was judged; taken again from the folder of its training where it is not."""
-    if artifact.is_dir() and hash_tree(artifact) == digest:
-        return True
-    trained = [a for a in session.store.read.actions() if a.kind == "train" and a.inputs.get("run") == run]
-    for action in trained:
-        paths = session.paths.job(action.key)
-        named = (read_json(paths.result) or {}).get("adapter")
-        source = paths.folder / str(named) if named else newest_healthy_folder(paths.folder / "out" / "saves")
-        if source is not None and source.is_dir() and _store_artifact(session, source) == digest:
-            return True
-    return False
-
-
-def _end(session: Session, decision: Decision, action: Action) -> Action:
-    """Write the campaign's end; only this row says that it has ended."""
-    state = decision.action_inputs["state"]
-    # Together: a campaign that has ended is not taken up again to finish the act that ended it.
-    with session.store.transaction():
-        session.store.agent.set_campaign(state=state, sentence=decision.sentence, ended_at=session.clock.now())
-        return session.store.doing.finish(action.key, result={"state": state}, side_effects=())
-
-
 _PERFORM: dict[ActionKind, Callable[[Session, Decision, Action], Action]] = {
-    "promote": _promote,
-    "conclude": _end,
-    "halt": _end,
+    "promote": effects.promote,
+    "conclude": effects.end,
+    "halt": effects.end,
 }

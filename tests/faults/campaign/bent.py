@@ -20,7 +20,7 @@ from typing import Any
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
-from agent import runner
+from agent import effects, runner
 from agent.nodes import doing
 from state.clock import SystemClock
 from state.errors import VigilError
@@ -71,7 +71,7 @@ def kill_at(point: str, passage: int) -> None:
     when, _, name = point.partition("_")
     if name == "promotion":
         # The link points to the new adapter, and nothing says so yet.
-        doing.write_json = _deadly(doing.write_json, countdown, is_before=True)  # type: ignore[attr-defined]
+        effects.write_json = _deadly(effects.write_json, countdown, is_before=True)  # type: ignore[attr-defined]
         return
     for owner, method in POINTS[name]:
         setattr(owner, method, _deadly(getattr(owner, method), countdown, is_before=when == "before"))
