@@ -161,7 +161,7 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
         revision=model.revision,
         environment=worker_env(),
         workers=workers,
-        started_at=clock.now(),
+        earlier=frozenset(d.id for d in store.read.decisions()) | {a.key for a in store.read.actions()},
         seen_file=loaded.file_hash,
     )
     session.load_cache()

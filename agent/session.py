@@ -40,7 +40,7 @@ class Session:
         environment: Variables for worker processes.
         workers: Module per kind of job; tests put a quick worker here.
         goal_version: Version of the goal that decisions are made under.
-        started_at: When this sitting began, Unix seconds.
+        earlier: Ids of the decisions and keys of the actions that were on record when this sitting began.
         requests_before: Number of the last request before this sitting began.
         seen_file: Hash of the campaign file as looked at last, valid or not.
         say: Where progress sentences go.
@@ -56,7 +56,7 @@ class Session:
     environment: Mapping[str, str]
     workers: Mapping[JobKind, str] = field(default_factory=lambda: dict(WORKERS))
     goal_version: int = 1
-    started_at: float = 0.0
+    earlier: frozenset[str] = frozenset()
     requests_before: int = 0
     seen_file: str = ""
     say: Callable[[str], None] = lambda _: None

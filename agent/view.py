@@ -16,7 +16,7 @@ def view_of(session: Session) -> View:
         goal_version=session.goal_version,
         now=session.clock.now(),
         campaign=campaign,
-        sitting_at=session.started_at,
+        earlier=session.earlier,
         utc_offset_s=session.utc_offset_s,
         used_gb=session.used_gb,
         beliefs=tuple(session.standing()),

@@ -209,7 +209,7 @@ def _give_up(view: View) -> Draft | None:
     failed = [
         action
         for action in view.actions
-        if action.state == "failed" and action.created_at >= view.sitting_at and not _was_stopped(action)
+        if action.state == "failed" and action.key not in view.earlier and not _was_stopped(action)
     ]
     for kind in ("census", "evaluate", "confirm", "train", "promote"):
         of_kind = [action for action in failed if action.kind == kind]
@@ -224,7 +224,7 @@ def _give_up(view: View) -> Draft | None:
                 "conclude",
                 "tool.failed",
                 f"{kind} failed{_times(len(of_kind))}: {why} See vigil jobs, then run the same command again.",
-                {"state": "failed", "at": view.sitting_at},
+                {"state": "failed", "after": len(view.earlier)},
             )
     return None
 

@@ -36,7 +36,7 @@ class View:
         goal_version: Its version.
         now: Unix seconds.
         campaign: The campaign's row.
-        sitting_at: When this sitting of the agent began, Unix seconds.
+        earlier: Ids of decisions and keys of actions from before this sitting of the agent; clocks can be set back.
         utc_offset_s: Local time minus UTC, for `budget.until`.
         used_gb: What the campaign's folder holds, decimal gigabytes.
     """
@@ -45,7 +45,7 @@ class View:
     goal_version: int
     now: float
     campaign: Campaign
-    sitting_at: float
+    earlier: frozenset[str]
     utc_offset_s: float
     used_gb: float
     beliefs: tuple[Belief, ...] = ()
@@ -97,7 +97,7 @@ class View:
         if self.is_closed(decision):
             return True
         if decision.action in {"halt", "conclude"}:
-            return decision.made_at < self.sitting_at
+            return decision.id in self.earlier
         if decision.action == "train" and self._is_time_over:
             # Asked in the evening and answered in the morning: the hours it was planned into have gone.
             return True

@@ -87,7 +87,7 @@ class Rehearsal:
     more_cases: int = 4 * CASES
     """Cases once the measurement was mended with more."""
     now: float = START
-    sitting_at: float = START
+    earlier: frozenset[str] = frozenset()
     goal_version: int = 1
     beliefs: list[Belief] = field(default_factory=list)
     superseded: list[Belief] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Rehearsal:
             goal_version=self.goal_version,
             now=self.now,
             campaign=self.campaign,
-            sitting_at=self.sitting_at,
+            earlier=self.earlier,
             utc_offset_s=0.0,
             used_gb=0.0,
             beliefs=tuple(self.beliefs),
@@ -326,7 +326,8 @@ class Rehearsal:
         """Return the same campaign in another sitting, a minute later, taken up again."""
         self.now += 60
         running = self.campaign.model_copy(update={"state": "running", "sentence": ""})
-        return replace(self, sitting_at=self.now, campaign=running, beliefs=list(self.beliefs))
+        earlier = frozenset(d.id for d in self.decisions) | {a.key for a in self.actions}
+        return replace(self, earlier=earlier, campaign=running, beliefs=list(self.beliefs))
 
 
 def _iters(weights: str) -> int:

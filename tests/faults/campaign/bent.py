@@ -3,7 +3,6 @@
 kill_at, passage    die by KILL at a named point, at its nth passage in this process
 acts                file that gets one line for each promotion that is carried out
 shift_s             the wall clock is this much ahead
-step_s, step_after  the wall clock jumps by so much after so many looks at it
 pinned              resume from this checkpoint of the graph, whatever came after it
 is_deaf             take no notice that the campaign has ended
 """
@@ -93,16 +92,13 @@ def count_promotions(path: Path) -> None:
 
 
 class BentClock(SystemClock):
-    """The machine's clock with a wall time that is off, or jumps."""
+    """The machine's clock with a wall time that is off."""
 
-    def __init__(self, shift_s: float, step_s: float, step_after: int) -> None:
-        self._shift_s, self._step_s, self._looks = shift_s, step_s, step_after
+    def __init__(self, shift_s: float) -> None:
+        self._shift_s = shift_s
 
     def now(self) -> float:
         """Return the wall clock as it is shown."""
-        self._looks -= 1
-        if self._looks == 0:
-            self._shift_s += self._step_s
         return super().now() + self._shift_s
 
 
@@ -133,7 +129,7 @@ def main() -> int:
         pin(bend["pinned"])
     if bend.get("is_deaf"):
         runner._ended = lambda session: None
-    clock = BentClock(bend.get("shift_s", 0.0), bend.get("step_s", 0.0), int(bend.get("step_after", 0)))
+    clock = BentClock(bend.get("shift_s", 0.0))
     workers: Any = dict.fromkeys(("census", "evaluation", "training", "fuse"), QUICK)
     try:
         end = runner.run_campaign(

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from state.errors import VigilError
-from state.files import read_jsonl
+from state.files import read_jsonl, write_atomic
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from tests.faults.campaign import world
@@ -49,19 +49,52 @@ def _ended(agent: "subprocess.Popen[bytes]", timeout_s: float) -> int | None:
 # -- clocks and restarts ------------------------------------------------------------------------------------------
 
 
+_SET_CLOCK = """
+import sys, time
+
+def shift():
+    try:
+        with open({file!r}) as stream:
+            return float(stream.read())
+    except (OSError, ValueError):
+        return 0.0
+
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: _time() + shift()
+time.time_ns = lambda: _time_ns() + int(shift() * 1e9)
+if sys.platform == "linux":
+    # The kernel tells the boot as now minus uptime: it moves with the clock, and so does when a process was born.
+    from psutil import _pslinux
+    _boot_time = _pslinux.boot_time
+    _pslinux.boot_time = lambda: _boot_time() + shift()
+"""
+"""Run at the start of every process, as `sitecustomize`: the wall clock is off by what stands in a file now."""
+
+
 def clock(seed: int, folder: Path, most: int) -> Batch:
-    """Set the agent's wall clock while it runs, kill it, and go on with a clock that is off the other way."""
+    """Set the wall clock of agent, supervisors and workers while they run; kill the agent; set it the other way."""
     del most
     dice = random.Random(seed)
     step_s = _STEPS_S[seed % len(_STEPS_S)]
     campaign, home = campaign_of(seed, folder)
-    first = world.start(campaign, home, bend={"step_s": step_s, "step_after": dice.randint(5, 120)})
-    _until_held(home, first)
-    if _ended(first, dice.uniform(1, 8)) is None:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    code = world.run(campaign, home, bend={"shift_s": -step_s}, timeout_s=_LONGEST_S)
-    return Batch(1, tuple(world.wrong(home, code)), {f"{step_s / 3600:+g} h": 1})
+    shift, first_on_path = folder / "shift", folder / "clock"
+    first_on_path.mkdir()
+    (first_on_path / "sitecustomize.py").write_text(_SET_CLOCK.format(file=str(shift)))
+    agent = world.start(campaign, home, first_on_path=first_on_path)
+    _until_held(home, agent)
+    is_ended = _ended(agent, dice.uniform(0, 4)) is not None
+    write_atomic(shift, str(step_s).encode())
+    if not is_ended and _ended(agent, dice.uniform(0, 6)) is None:
+        os.killpg(agent.pid, signal.SIGKILL)
+        agent.wait()
+    agent = world.start(campaign, home, first_on_path=first_on_path)
+    if _ended(agent, dice.uniform(1, 6)) is None:
+        write_atomic(shift, str(-step_s).encode())
+    code = _ended(agent, _LONGEST_S)
+    if code is None:
+        os.killpg(agent.pid, signal.SIGKILL)
+        return Batch(1, (f"{home}: no end in {_LONGEST_S:.0f} s: {world.words(home)[-300:]}",))
+    return Batch(int(not is_ended), tuple(world.wrong(home, code)), {f"{step_s / 3600:+g} h": 1})
 
 
 def reboot(seed: int, folder: Path, most: int) -> Batch:
@@ -203,6 +236,6 @@ def _cannot_mount() -> str:
 PARTS = (
     Part("disk_full", "the disk full at a random moment of a campaign, then not any more", 20, full, _cannot_mount),
     Part("frozen", "agent, supervisor or worker suspended for 35 s; a second agent is refused", 12, frozen),
-    Part("clock", "the wall clock set by an hour or a day either way, then off the other way", 40, clock),
+    Part("clock", "the wall clock of all processes set by an hour or a day either way, then the other way", 40, clock),
     Part("reboot", "every process gone at once and another boot", 40, reboot),
 )
