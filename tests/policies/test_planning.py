@@ -458,3 +458,14 @@ def test_a_collapse_is_answered_with_a_smaller_adapter_and_empty_preferences_wit
     assert following is not None
     assert following.rule == "collapsed.lower_scale"
     assert diagnose(as_tried(FIRST, stopped="loss_collapsed", bucket="D")) == "unmeasurable"
+
+
+def test_a_conclusion_stands_in_its_sitting_though_the_clock_was_set_back() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 1}))
+    play.run()
+    play.actions.pop()
+    conclusion = play.decisions[-1] = play.decisions[-1].model_copy(update={"made_at": START - 86_400})
+    assert conclusion.action == "conclude"
+    assert not play.view().is_withdrawn(conclusion)
+    assert planning.standing(play.view()) == conclusion
+    assert play.later().view().is_withdrawn(conclusion), "the next sitting looks at the world again"
