@@ -5,6 +5,7 @@ whether the campaign has ended. A checkpoint never covers an effect: effects are
 """
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -64,33 +65,52 @@ def open_saver(path: Path) -> SqliteSaver:
 
     The saver's own constructor sets no synchronous mode and waits 5 s for a lock (facts/durability.md 1.4).
     """
-    _set_damage_aside(path)
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    saver = SqliteSaver(connection)
-    saver.setup()
-    return saver
-
-
-def _set_damage_aside(path: Path) -> None:
-    """Rename a damaged checkpoint file: it holds the position in the loop only, and the loop may begin anew."""
-    if not path.exists():
-        return
-    connection = sqlite3.connect(path, timeout=30)
-    try:
-        is_sound = connection.execute("PRAGMA quick_check").fetchone()[0] == "ok"
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError:
-        is_sound = False
-    finally:
-        connection.close()
-    if not is_sound:
+    if path.exists() and not _is_sound(path):
+        # It holds the position in the loop only, and the loop may begin anew.
         for suffix in ("", "-wal", "-shm"):
             part = path.with_name(path.name + suffix)
             if part.exists():
                 part.rename(part.with_name(part.name + ".damaged"))
+    return _opened(path)
+
+
+def _opened(path: Path) -> SqliteSaver:
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        saver = SqliteSaver(connection)
+        saver.setup()
+    except BaseException:
+        connection.close()
+        raise
+    return saver
+
+
+def _is_sound(path: Path) -> bool:
+    """Say whether every page is whole and every checkpoint can be read.
+
+    Raises:
+        sqlite3.OperationalError: The file cannot be opened or stays locked: that is no damage.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=30)) as connection:
+            if connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
+                return False
+        saver = _opened(path)
+        with closing(saver.conn):
+            # A flipped bit in a row breaks no page, and one in the list of free pages only what is written: read and
+            # write as the loop will.
+            prune(saver)
+            list(saver.list(None))
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        # A table or column is not where it was.
+        return False
+    except Exception:  # noqa: BLE001 - bytes that were no checkpoint may break any decoder
+        return False
+    return True
 
 
 def prune(saver: SqliteSaver) -> None:

@@ -6,6 +6,7 @@ The same call starts a campaign, resumes it after any crash, and reports one tha
 import contextlib
 import errno
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,8 +130,14 @@ def _disk_errors(paths: CampaignPaths) -> Iterator[None]:
     """Turn a full disk into one sentence; what was committed stays."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+    except (OSError, sqlite3.OperationalError) as error:
+        # The second is of the checkpoints: the store speaks for itself.
+        is_full = (
+            error.errno in {errno.ENOSPC, errno.EDQUOT}
+            if isinstance(error, OSError)
+            else error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        )
+        if not is_full:
             raise
         raise LimitExceededError(
             f"{paths.root}: the disk is full; free some space and run the same command again, nothing is lost.",
@@ -202,7 +209,6 @@ def _drive(session: Session, *, wait: bool) -> None:
         from langgraph.checkpoint.sqlite import SqliteSaver
 
         saver = SqliteSaver(connection)
-        prune(saver)
         graph = build(partial(knowing, session), partial(deciding, session), partial(doing, session), saver)
         config: Any = {"configurable": {"thread_id": session.goal.campaign}, "recursion_limit": 100_000}
         try:

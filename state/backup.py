@@ -142,7 +142,7 @@ def _writes(candidate: Path) -> int | None:
     connection = sqlite3.connect(f"{candidate.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
     try:
         return _verify_any_version(connection, candidate)
-    except (sqlite3.Error, CorruptError):
+    except (sqlite3.Error, UnicodeError, CorruptError):
         return None
     finally:
         connection.close()
@@ -155,7 +155,8 @@ def _last_seq(path: Path) -> int | None:
     connection = connect(path)
     try:
         return int(connection.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()[0])
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeError):
+        # Not UTF-8: SQLite names what is damaged, in its own bytes.
         return None
     finally:
         connection.close()

@@ -53,7 +53,7 @@ def last_request(paths: CampaignPaths) -> int:
     connection = connect(paths.db)
     try:
         return int(connection.execute("SELECT coalesce(max(number), 0) FROM request").fetchone()[0])
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeError):
         # A store that has no tables yet; a damaged one is told by whoever opens it.
         return 0
     finally:

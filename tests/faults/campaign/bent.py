@@ -19,7 +19,7 @@ from typing import Any
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
-from agent import effects, runner
+from agent import effects, graph, runner
 from agent.nodes import doing
 from state.clock import SystemClock
 from state.errors import VigilError
@@ -115,7 +115,7 @@ def pin(checkpoint: str) -> None:
         plain(session, graph, {**config, "configurable": address}, Command(resume={"again": True}))
 
     runner._steps = pinned
-    runner.prune = lambda saver: None  # type: ignore[attr-defined]
+    runner.prune = graph.prune = lambda saver: None  # type: ignore[attr-defined]
 
 
 def main() -> int:

@@ -188,6 +188,19 @@ def hours_later(asked: Asked, dice: random.Random) -> list[str]:
     return asked.wrong(*stands, asked.run(shift_s=later_s))
 
 
+def misremembered(asked: Asked, dice: random.Random) -> list[str]:
+    """Change one byte of the checkpoints, then answer: the position in the loop is lost at most, and no act with it."""
+    path = asked.home / "storm" / "graph.db"
+    data = bytearray(path.read_bytes())
+    data[dice.randrange(len(data))] ^= dice.randint(1, 255)
+    path.write_bytes(data)
+    for left in ("-wal", "-shm"):
+        path.with_name(path.name + left).unlink(missing_ok=True)
+    asked.answer("approve", "anna")
+    asked.run()
+    return asked.wrong("yes", "anna", asked.run())
+
+
 PARTS = (
     Part("answers_in_sequence", "two answers, one after the other: the first wins, one act", 100, _batch(in_sequence)),
     Part("answers_pinned", "two answers, the question's checkpoint resumed thrice: one act", 100, _batch(pinned)),
@@ -196,4 +209,5 @@ PARTS = (
         "answers_hours_later", "a second answer five hours later, or one after the deadline", 100,
         _batch(hours_later, deadline_h=2, unanswered="no"),
     ),
+    Part("flips_graph", "a byte of the checkpoints changed while a question waits", 100, _batch(misremembered)),
 )  # fmt: skip
