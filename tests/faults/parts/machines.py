@@ -236,6 +236,6 @@ def _cannot_mount() -> str:
 PARTS = (
     Part("disk_full", "the disk full at a random moment of a campaign, then not any more", 20, full, _cannot_mount),
     Part("frozen", "agent, supervisor or worker suspended for 35 s; a second agent is refused", 12, frozen),
-    Part("clock", "the wall clock of all processes set by an hour or a day either way, then the other way", 40, clock),
+    Part("clocks", "the wall clock of all processes set by an hour or a day either way, then the other way", 40, clock),
     Part("reboot", "every process gone at once and another boot", 40, reboot),
 )
