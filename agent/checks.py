@@ -5,6 +5,8 @@ grader that fails) is refused here only in a rehearsal (`vigil run --check`): in
 evidence on record. No weights are run, and without `online` nothing is asked of the network.
 """
 
+import os
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -45,6 +47,8 @@ def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
         *_check_adapter(loaded),
         *_check_probes(loaded),
+        *_check_notify(loaded),
+        *_check_export(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
     ]
 
@@ -207,6 +211,32 @@ def _check_probes(loaded: LoadedCampaign) -> Iterator[str]:
         yield f"Probe {written}: " + (
             f"refuted by {said}." if said else "names no `refuted_by`, so what it finds is not counted as evidence."
         )
+
+
+def _check_notify(loaded: LoadedCampaign) -> Iterator[str]:
+    """Refuse a command that is not there; it is not run, since nothing has happened yet."""
+    notify = loaded.goal.notify
+    if notify is None:
+        return
+    program = notify.command[0]
+    found = shutil.which(str(loaded.resolve(program)) if "/" in program else program)
+    if found is None:
+        said = f"`notify.command` names {program}, which is no program that can be run here; install it or correct it."
+        raise _refusal(loaded, said, "notify", "command")
+    yield f"Of {', '.join(notify.on)}, {program} is told."
+
+
+def _check_export(loaded: LoadedCampaign) -> Iterator[str]:
+    """Refuse a folder that cannot be written; it is not made before something is promoted."""
+    export = loaded.goal.export
+    if export is None:
+        return
+    folder = loaded.resolve(export.to)
+    nearest_there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest_there.is_dir() or not os.access(nearest_there, os.W_OK | os.X_OK):
+        said = f"`export.to` names {folder}, and {nearest_there} is not a folder that can be written; choose another."
+        raise _refusal(loaded, said, "export", "to")
+    yield f"What is promoted is also written to {folder}."
 
 
 def _flat(recipe: Any) -> dict[str, Any]:

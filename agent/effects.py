@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from agent import handout
 from agent.session import Session
 from state.files import fsync_folder, read_json, write_json
 from state.hashing import hash_tree
@@ -45,16 +46,23 @@ def store_artifact(session: Session, source: Path) -> str:
         shutil.rmtree(side)
         return digest
     # Synced before it is named: the store must not name an artifact that a power cut can tear.
-    for path in side.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-    fsync_folder(side)
+    sync_tree(side)
     if target.exists():
         shutil.rmtree(target)
     side.rename(target)
     fsync_folder(target.parent)
     return digest
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync every file below a folder and every folder, so that a rename of it names whole things only."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    fsync_folder(folder)
 
 
 def promote(session: Session, decision: Decision, action: Action) -> Action:
@@ -104,3 +112,60 @@ def end(session: Session, decision: Decision, action: Action) -> Action:
     with session.store.transaction():
         session.store.agent.set_campaign(state=state, sentence=decision.sentence, ended_at=session.clock.now())
         return session.store.doing.finish(action.key, result={"state": state}, side_effects=())
+
+
+def delete_saves(session: Session, decision: Decision, action: Action) -> Action:
+    """Delete saves of a training that has ended: out of the way in one rename each, then gone.
+
+    Done again after a kill it goes on where it was; only names that the decision lists are touched.
+    """
+    inputs = decision.action_inputs
+    paths = session.paths.job(str(inputs["job"]))
+    training = next((a for a in session.store.read.actions() if a.key == inputs["job"]), None)
+    if training is None or training.state == "intent" or not paths.exit.exists():
+        return _failed(session, action, f"The training of {decision.run} has no end on record, so its saves stay.")
+    trash = paths.folder / ".trash" / action.key
+    trash.mkdir(parents=True, exist_ok=True)
+    try:
+        for source in (paths.out / "saves" / name for name in inputs["names"]):
+            if source.is_dir():
+                source.rename(trash / source.name)
+        shutil.rmtree(trash.parent)
+    except OSError as error:
+        return _failed(session, action, f"The saves of {decision.run} cannot be deleted ({error.strerror}).")
+    told = f"{len(inputs['names'])} saves of {decision.run} deleted"
+    return session.store.doing.finish(action.key, result={"freed_bytes": inputs["bytes"]}, side_effects=(told,))
+
+
+def export(session: Session, decision: Decision, action: Action) -> Action:
+    """Write what was promoted to a fresh folder of the user's: beside its place, then renamed, never overwritten."""
+    inputs = decision.action_inputs
+    digest = str(inputs["adapter"])
+    place = session.loaded.resolve(str(inputs["to"]))
+    target = place / f"{session.goal.campaign}-{digest[:12]}"
+    side = place / f".{target.name}.{action.key}"
+    try:
+        if not target.exists():
+            shutil.rmtree(side, ignore_errors=True)
+            shutil.copytree(session.paths.artifact(digest), side / "adapter")
+            if hash_tree(side / "adapter") != digest:
+                shutil.rmtree(side)
+                return _failed(session, action, f"The adapter of {decision.run} is no longer as it was promoted.")
+            handout.write(session, decision, side)
+            sync_tree(side)
+            side.rename(target)
+            fsync_folder(place)
+        # Found there: by an earlier try under this key, or by an earlier promotion of the same adapter.
+        is_ours = hash_tree(target / "adapter") == digest
+    except OSError as error:
+        shutil.rmtree(side, ignore_errors=True)
+        return _failed(session, action, f"{target} cannot be written ({error.strerror}).")
+    if not is_ours:
+        return _failed(session, action, f"{target} holds another adapter than the promoted one; it is left as it is.")
+    return session.store.doing.finish(
+        action.key, result={"folder": str(target), "adapter": digest}, side_effects=(f"{target.name} written",)
+    )
+
+
+def _failed(session: Session, action: Action, reason: str) -> Action:
+    return session.store.doing.fail(action.key, result={"exit": {"reason": reason}})

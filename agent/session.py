@@ -21,6 +21,7 @@ WORKERS: Mapping[JobKind, str] = {
     "evaluation": "tools.evaluation.worker",
     "census": "tools.evaluation.census",
     "fuse": "tools.training.fuse",
+    "notice": "tools.jobs.notice",
 }
 """Which module does which kind of job, always in a child process."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.session import Session
+from agent.session import WORKERS, Session
 from agent.splits import all_split_inputs, split_inputs
 from policies.planning import CENSUS_PARTS
 from policies.recipes import BALANCE
@@ -19,6 +19,7 @@ _KINDS: dict[ActionKind, JobKind] = {
     "evaluate": "evaluation",
     "confirm": "evaluation",
     "train": "training",
+    "notify": "notice",
 }
 
 
@@ -103,6 +104,8 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         body = census_input(session, [part for part, name in CENSUS_PARTS.items() if name in inputs])
     elif kind == "training":
         body, steps = _training_input(session, decision)
+    elif kind == "notice":
+        body = _notice_input(session, inputs)
     else:
         body = evaluation_input(session, inputs["use"])
         body |= {
@@ -115,13 +118,34 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
     return JobSpec(
         key=decision.action_key,
         kind=kind,
-        module=session.workers[kind],
+        module=session.workers.get(kind) or WORKERS[kind],
         input=body,
         env=dict(session.environment),
         guards=tuple(Guard.model_validate(guard) for guard in inputs.get("guards", ())),
         steps=steps,
         created_at=decision.made_at,
     )
+
+
+def _notice_input(session: Session, inputs: Json) -> Json:
+    """Return what the user's command is told, and how it is run.
+
+    Raises:
+        NotFoundError: The campaign file names no command any more.
+    """
+    notify = session.goal.notify
+    if notify is None:
+        raise NotFoundError("The campaign file no longer has `notify`, so there is no command to run.")
+    told = {
+        "campaign": session.goal.campaign,
+        **{name: inputs[name] for name in ("event", "title", "sentence", "type")},
+    }
+    return {
+        "command": list(notify.command),
+        "cwd": str(session.loaded.folder),
+        "timeout_s": notify.timeout_s,
+        "line": told,
+    }
 
 
 def _adapter_of(session: Session, inputs: Json) -> str | None:

@@ -31,6 +31,9 @@ _BOOKS = ("action:", "identity:")
 
 _ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
+_EFFECTS = frozenset({"notify", "export", "delete"})
+"""Acts that the campaign does not wait for: one that fails is told, and the work goes on."""
+
 View = dict[str, Any]
 
 
@@ -183,6 +186,17 @@ def _warned(view: View) -> list[str]:
     return block("Warned", f"{shortened(found[0]['statement'], 200)}{others}", lines=3)
 
 
+def _failed_effects(view: View) -> list[str]:
+    """Say which notice, export or deletion failed: the campaign goes on without it."""
+    failed = [a for a in view.get("actions") or [] if a["kind"] in _EFFECTS and a["state"] == "failed"]
+    if not failed:
+        return []
+    told: View = failed[-1]["result"]
+    why = (told.get("error") or {}).get("sentence") or (told.get("exit") or {}).get("reason") or "no reason was left"
+    others = f" And {len(failed) - 1} more." if len(failed) > 1 else ""
+    return block("Warned", f"{failed[-1]['kind']} failed: {why}{others}", lines=2)
+
+
 def _next(view: View) -> list[str]:
     if view["campaign"]["state"] in _ENDED - {"stopped"}:
         return []
@@ -263,4 +277,6 @@ _TYPED: dict[str, Callable[[View], str]] = {
     "failed": lambda view: f"vigil jobs; {_last_decision(view)}then vigil run {_file(view)} again.",
 }
 
-_SECTIONS = (_head, _goal, _gate, _best, _live, _stopped, _night, _assumed, _warned, _next, _person, _type)
+_SECTIONS = (
+    _head, _goal, _gate, _best, _live, _stopped, _night, _assumed, _warned, _failed_effects, _next, _person, _type,
+)  # fmt: skip

@@ -1,9 +1,13 @@
 """The record as the planner looks at it."""
 
+from collections.abc import Iterable
+
 from agent.session import Session
 from policies.contamination import contamination
 from policies.view import View
+from state.records import Action
 from tools import numbers
+from tools.training.progress import sizes
 
 
 def view_of(session: Session) -> View:
@@ -27,5 +31,14 @@ def view_of(session: Session) -> View:
         commitments=tuple(read.commitments()),
         measurements=tuple(read.measurements()),
         void=contamination(read.beliefs(), decisions, actions),
+        saves=_saves(session, actions),
         suggest=numbers.suggest,
     )
+
+
+def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, int]]:
+    """Return the resumable saves of the trainings that have ended, where a rule may give them up."""
+    if session.goal.retention.saves is None:
+        return {}
+    ended = (action.key for action in actions if action.kind == "train" and action.state != "intent")
+    return {key: sizes(session.paths.job(key).out / "saves") for key in ended}

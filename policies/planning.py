@@ -8,6 +8,7 @@ answer can go on.
 from collections.abc import Callable, Sequence
 
 from policies import budget
+from policies.aftermath import before_end, drop_saves, tell_question
 from policies.buckets import BucketVerdict, judge_run
 from policies.cases import CaseTable
 from policies.confirmation import (
@@ -82,7 +83,7 @@ def standing(view: View) -> Decision | None:
             if action.state == "intent":
                 return decision
             continue
-        if view.is_withdrawn(decision) or (halted and decision.action != "halt"):
+        if view.is_withdrawn(decision) or (halted and decision.action not in _DESPITE_STOPS):
             continue
         if decision.needs is None:
             return decision
@@ -91,6 +92,9 @@ def standing(view: View) -> Decision | None:
             return decision
     return None
 
+
+_DESPITE_STOPS = frozenset({"halt", "notify"})
+"""What a hard stop does not hold back: the end itself, and the word about it."""
 
 _SPENDING = frozenset({"census", "evaluate", "train", "confirm"})
 
@@ -105,7 +109,8 @@ def plan(view: View) -> Draft | None:
     for rule in _RULES:
         found = rule(view)
         if found is not None:
-            return _limit_assumed(view, found)
+            found = _limit_assumed(view, found)
+            return before_end(view, found) or found
     return None
 
 
@@ -661,10 +666,12 @@ def _train(
 
 
 _RULES: tuple[Callable[[View], Draft | None], ...] = (
+    tell_question,
     repair_of_stops,
     _halt,
     _note_refuted,
     _give_up,
+    drop_saves,
     _promotion,
     _census,
     _baseline,

@@ -1,6 +1,7 @@
 """What the planner may look at: the rows of the record, the goal and the time, with the questions asked of them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from policies import budget
 from policies.contamination import Contamination
@@ -57,6 +58,8 @@ class View:
     measurements: tuple[Measurement, ...] = ()
     void: Contamination = _NOTHING
     """What stands on refuted beliefs and no longer counts."""
+    saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Key of an ended training -> name of a resumable save on disk -> bytes; empty without a rule of retention."""
     suggest: Suggest | None = None
     """Samples numbers from the runs so far; None: rules alone propose."""
 

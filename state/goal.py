@@ -32,6 +32,10 @@ TestKind = Literal["auto", "superiority", "non_inferiority", "plain"]
 superiority: the confidence bound must pass the threshold. non_inferiority: the bound must stay within the margin.
 plain: the bare number decides; needs a reason, and the verdict is labelled as not significant."""
 
+NotifyEvent = Literal["question", "stopped", "ended", "failed"]
+"""question: a person is asked; stopped: a hard stop halts the campaign; ended: its verdict is in; failed: a tool failed
+again and again."""
+
 ApprovalMode = Literal["wait", "auto", "reject"]
 """wait: ask a person; auto: the campaign file has said yes; reject: the campaign file has said no."""
 
@@ -377,6 +381,32 @@ class MachineLimits(_Part):
     """Most that the machine may have put into swap since the training began, 1e9 bytes: beyond it hours become days."""
 
 
+class Retention(_Part):
+    """What of the campaign's own files may be deleted; left out, nothing is."""
+
+    saves: int | None = Field(default=None, ge=0)
+    """How many of the newest resumable saves a training keeps once its run is judged and is neither the best, promoted,
+    nor what a run in the making starts from. Its adapter, figures and answers stay in any case."""
+
+
+class Notify(_Part):
+    """The user's own command that is told of events: one line of JSON on its standard input."""
+
+    command: tuple[str, ...] = Field(min_length=1)
+    """Program and arguments, run in the folder of the campaign file; no shell."""
+    on: tuple[NotifyEvent, ...] = Field(default=("question", "stopped", "ended", "failed"), min_length=1)
+    """Of what."""
+    timeout_s: float = Field(default=20.0, gt=0, le=120)
+    """Longest run of the command, seconds; the campaign waits no longer."""
+
+
+class Export(_Part):
+    """A folder that receives what is promoted."""
+
+    to: str = Field(min_length=1)
+    """Each promotion adds one folder of its own; none is ever overwritten."""
+
+
 class Goal(_Part):
     """A campaign file, validated."""
 
@@ -399,6 +429,9 @@ class Goal(_Part):
     baseline: Baseline = Baseline()
     search: Search = Search()
     machine: MachineLimits = MachineLimits()
+    retention: Retention = Retention()
+    notify: Notify | None = None
+    export: Export | None = None
     probes: tuple[ProbeFile, ...] = ()
     """Files of the user's own, each with `observe(context)`, that are asked like Vigil's probes."""
     privacy: Literal["keep", "redact"] = "keep"

@@ -10,6 +10,7 @@ from agent.reading import night
 from agent.session import Session
 from agent.specs import job_kind, job_spec
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
+from state.errors import JobNotStartedError, NotFoundError
 from state.files import read_json
 from state.goal import Goal
 from state.paths import JobPaths
@@ -73,6 +74,14 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
         return session.store.doing.fail(action.key, result={**ended, "error": told} if told else ended)
     kept = effects.keep(session, folder, result)
     return session.store.doing.finish(action.key, result={**ended, **result, **kept}, side_effects=tuple(kept.values()))
+
+
+def _notify(session: Session, decision: Decision, action: Action) -> Action:
+    """Have the user's command told, by a job of its own under the action's key; that it fails stops nothing."""
+    try:
+        return _run_job(session, decision, action)
+    except (JobNotStartedError, NotFoundError) as error:
+        return session.store.doing.fail(action.key, result={"exit": {"reason": error.sentence}})
 
 
 def _spec(session: Session, decision: Decision) -> JobSpec:
@@ -180,6 +189,9 @@ def _copy(session: Session, key: str, status: JobStatus) -> None:
 
 _PERFORM: dict[ActionKind, Callable[[Session, Decision, Action], Action]] = {
     "promote": effects.promote,
+    "notify": _notify,
+    "delete": effects.delete_saves,
+    "export": effects.export,
     "conclude": effects.end,
     "halt": effects.end,
 }

@@ -84,7 +84,7 @@ def stopped(view: View) -> list[str]:
 def figures(view: View) -> View:
     """Return the night's numbers: seconds by what they were, peak memory, swap and temperature, restarts, agent starts.
 
-    `held_back_s` are seconds under thermal pressure or a bounded clock.
+    `held_back_s` are seconds under thermal pressure or a bounded clock, `freed_gb` what a retention rule deleted.
     """
     exits = [job.get("exit") or {} for job in view.get("jobs") or []]
 
@@ -108,6 +108,7 @@ def figures(view: View) -> View:
         "peak_rss_gb": peak("peak_rss_gb"),
         "peak_swap_gb": peak("peak_swap_gb"),
         "restarts": sum(int(job.get("restarts") or 0) for job in view.get("jobs") or []),
+        "freed_gb": sum(a["result"].get("freed_bytes", 0) for a in view.get("actions") or []) / 1e9,
         "agent_starts": int(view["campaign"].get("agent_starts") or 0),
     }
 
@@ -123,8 +124,9 @@ def told(view: View) -> str:
     # Swap is the whole machine's: a Mac keeps some in use, so the figure is told and not judged here.
     swap = f"the machine's swap at most {number(row['peak_swap_gb'], 1)} GB" if row["peak_swap_gb"] else "no swap"
     failed = f", {row['failed']} failed" if row["failed"] else ""
+    freed = f" {row['freed_gb']:.3g} GB of saves were deleted by retention." if row["freed_gb"] else ""
     return (
         f"{count(row['jobs'], 'job')}{failed}, {duration(row['worked_s'])} of work; {slept}{frozen}{seen_s}; "
         f"peak memory {number(row['peak_rss_gb'], 2)} GB, {swap}; {count(row['restarts'], 'restart')} of jobs, "
-        f"{count(row['agent_starts'], 'start')} of the agent."
+        f"{count(row['agent_starts'], 'start')} of the agent.{freed}"
     )

@@ -40,7 +40,7 @@ class JobSpec(Record):
     @property
     def uses_accelerator(self) -> bool:
         """Whether it loads weights, so that it waits for its turn; a census reads tokens and grades texts only."""
-        return self.kind != "census"
+        return self.kind not in {"census", "notice"}
 
 
 class ExitRecord(Record):

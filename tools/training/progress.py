@@ -85,6 +85,12 @@ def newest(saves: Path) -> tuple[Path, Progress] | None:
     return next(reversed(whole_saves(saves)), None)
 
 
+def sizes(saves: Path) -> dict[str, int]:
+    """Return the bytes of each save by its folder's name, oldest first; torn ones count too."""
+    folders = sorted(path for path in saves.glob("[0-9]*") if path.is_dir())
+    return {folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders}
+
+
 def newest_healthy_folder(saves: Path) -> Path | None:
     """Return the newest save before generation collapsed, or None: what a run that was stopped is judged by."""
     for folder in sorted((path.parent for path in saves.glob("[0-9]*/state.json")), reverse=True):

@@ -131,14 +131,19 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row)
 
 
+def _save(out: Path, step: int) -> None:
+    """Leave what a resume would need."""
+    save = out / "saves" / f"{step:07d}"
+    write_json(save / "adapter_config.json", {"iters": step})
+    write_atomic(save / "adapters.safetensors", f"iters {step}".encode())
+    write_atomic(save / "optimizer.safetensors", b"large")
+    write_json(save / "state.json", {"step": step})
+
+
 def _diverge(context: WorkerContext, out: Path, step: int, iters: int) -> None:
     """Lose the loss, keep a save as the real trainer does, and wait for the guard."""
     if context.input["recipe"].get("save_every", iters) < step:
-        save = out / "saves" / f"{step:07d}"
-        write_json(save / "adapter_config.json", {"iters": step})
-        write_atomic(save / "adapters.safetensors", f"iters {step}".encode())
-        write_atomic(save / "optimizer.safetensors", b"large")
-        write_json(save / "state.json", {"step": step})
+        _save(out, step)
     context.emit({"step": step, "train_loss": float("nan")})
     while not context.should_stop:
         time.sleep(STEP_S)
@@ -158,6 +163,8 @@ def _train(context: WorkerContext, out: Path) -> None:
             os.close(os.open(steps / f"{step:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             append_jsonl(out / "violations.jsonl", {"what": "a step done twice", "step": step})
+        if step in {iters // 2, iters}:
+            _save(out, step)
         context.emit({"step": step, "train_loss": 1.0 / step})
         if context.should_stop:
             context.leave_stopped()

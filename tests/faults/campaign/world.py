@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from state.files import read_json, read_jsonl
+from state.hashing import hash_tree
 from state.paths import CampaignPaths
 from state.reading import open_reader
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = ROOT / "runbooks" / "quickstart" / "base"
 N_CASES = 40
+
+EFFECTS: dict[str, Any] = {
+    "retention": {"saves": 1},
+    "notify": {"command": ["sh", "-c", 'echo "$VIGIL_KEY $(cat)" >> told']},
+    "export": {"to": "exports"},
+}
+"""Keys that switch on every kind of effect; `assert_effects` looks at what came of them."""
 
 GRADER = '''"""Grades nothing for real: the quick worker brings its own scores."""
 
@@ -110,17 +118,19 @@ def words(home: Path) -> str:
     return home.with_suffix(".log").read_text()[-2000:]
 
 
-def wrong(home: Path, code: int, name: str = "storm") -> list[str]:
+def wrong(home: Path, code: int, name: str = "storm", *, jobs_died: bool = False) -> list[str]:
     """Return what is wrong with a campaign that ought to have reached its verdict, each action done once.
 
     Args:
         home: Folder of all campaigns.
         code: Exit code of its last agent: 0 promoted, 1 not promoted.
         name: The campaign.
+        jobs_died: More than the agent was killed, so that a notice may be lost.
     """
     found = [] if code in {0, 1} else [f"exit code {code}: {words(home)[-300:]}"]
     try:
         assert_exactly_once(home, name)
+        assert_effects(home, name, jobs_died=jobs_died)
     except AssertionError as error:
         found.append(" ".join(str(error).split())[:300])
     state = rows(home, name)["campaign"][0]["state"]
@@ -142,6 +152,7 @@ def rows(home: Path, name: str = "storm") -> dict[str, list[dict[str, Any]]]:
         "approvals": reader.approvals(),
         "beliefs": reader.beliefs(),
         "campaign": [reader.campaign()],
+        "goals": reader.goals(),
     }
 
 
@@ -158,13 +169,74 @@ def assert_exactly_once(home: Path, name: str = "storm") -> None:
     assert set(decided) == set(keys), set(decided) ^ set(keys)
     folders = sorted(folder.name for folder in CampaignPaths(home, name).jobs.iterdir())
     jobs = [
-        action["key"] for action in found["actions"] if action["kind"] in {"census", "evaluate", "train", "confirm"}
+        action["key"]
+        for action in found["actions"]
+        if action["kind"] in {"census", "evaluate", "train", "confirm", "notify"}
     ]
     assert folders == sorted(jobs)
     for key in jobs:
-        folder = CampaignPaths(home, name).jobs / key
+        folder = CampaignPaths(home, name).job(key).folder
         assert (read_json(folder / "exit.json") or {})["state"] == "finished"
         assert read_jsonl(folder / "out" / "violations.jsonl") == []
     # The same effects, stated by what they are: no evaluation of one side, use and run twice under one harness.
     seen = [(a["kind"], json.dumps(a["inputs"], sort_keys=True)) for a in found["actions"]]
     assert len(seen) == len(set(seen))
+
+
+def assert_effects(home: Path, name: str = "storm", *, jobs_died: bool = False) -> None:
+    """Assert that each notice, export and deletion of a campaign that has its verdict came once, and took nothing else.
+
+    Args:
+        home: Folder of all campaigns.
+        name: The campaign.
+        jobs_died: More than the agent was killed, so that a notice may be lost; never doubled.
+    """
+    found, paths = rows(home, name), CampaignPaths(home, name)
+    if not found["goals"][-1]["spec"]["notify"]:
+        return
+    of_kind: dict[str, list[dict[str, Any]]] = {}
+    for action in found["actions"]:
+        of_kind.setdefault(action["kind"], []).append(action)
+    notices = {action["key"]: action for action in of_kind["notify"]}
+    spec = read_json(paths.job(next(iter(notices))).spec) or {}
+    folder = Path(spec["input"]["cwd"])
+    told = [line.split()[0] for line in _lines(folder / "told")]
+    assert len(told) == len(set(told)), f"told twice: {told}"
+    assert set(told) <= set(notices)
+    if not jobs_died:
+        assert set(told) == set(notices), f"lost: {set(notices) - set(told)}"
+        assert {action["result"]["sent"] for action in notices.values()} == {"yes"}
+    assert [action["inputs"]["event"] for action in notices.values()].count("ended") == 1
+
+    is_promoted = found["campaign"][0]["state"] == "promoted"
+    exported = sorted(path.name for path in (folder / "exports").glob("*")) + sorted((folder / "exports").glob(".*"))
+    digests = [action["inputs"]["adapter"] for action in of_kind.get("export", [])]
+    assert exported == [f"{name}-{digest[:12]}" for digest in digests], exported
+    assert len(exported) == is_promoted
+    for entry, digest in zip(exported, digests, strict=True):
+        assert hash_tree(folder / "exports" / entry / "adapter") == digest
+        assert sorted(path.name for path in (folder / "exports" / entry).iterdir()) == [
+            "CARD.md", "adapter", "export.jsonl", "report.html",
+        ]  # fmt: skip
+
+    deleted = {action["inputs"]["job"]: action["inputs"]["names"] for action in of_kind.get("delete", [])}
+    assert len(deleted) == len(of_kind.get("delete", [])), "saves of one training were deleted twice"
+    runs = {run["id"]: run for run in found["runs"]}
+    for action in of_kind["train"]:
+        job, run = paths.job(action["key"]), runs[action["inputs"]["run"]]
+        iters = run["recipe"]["iters"]
+        made = {f"{iters // 2:07d}", f"{iters:07d}"}
+        left = {save.name for save in (job.out / "saves").iterdir()}
+        assert left == made - set(deleted.get(action["key"], [])), f"{run['id']}: {left}"
+        assert not (job.folder / ".trash").exists()
+        assert (action["key"] in deleted) == (is_promoted and run["bucket"] != "A"), f"{run['id']}: {deleted}"
+        assert job.metrics.exists()
+        assert job.result.exists()
+    for action in found["actions"]:
+        for kept in ("adapter", "cases"):
+            digest = action["result"].get(kept)
+            assert not isinstance(digest, str) or hash_tree(paths.artifact(digest)) == digest
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

@@ -66,7 +66,7 @@ def _holds(home: Path, agent: warm.Agent) -> bool:
 def campaign_of(seed: int, folder: Path) -> tuple[Path, Path]:
     """Write a campaign whose first run is enough, or one that needs more; return its file and its home."""
     recipe = {"batch_size": 4, "iters": 120 if seed % 2 else 60, "max_seq_length": 128, "learning_rate": 0.001}
-    return world.write_campaign(folder / "files", recipe=recipe), folder / "home"
+    return world.write_campaign(folder / "files", recipe=recipe, **world.EFFECTS), folder / "home"
 
 
 def random_kills(seed: int, folder: Path, most: int) -> Batch:

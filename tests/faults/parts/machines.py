@@ -107,7 +107,7 @@ def reboot(seed: int, folder: Path, most: int) -> Batch:
     is_hit = is_running and _ended(agent, dice.uniform(0, 6)) is None
     power_cut(home, agent)
     code = world.run(campaign, home, timeout_s=_LONGEST_S)
-    return Batch(int(is_hit), tuple(world.wrong(home, code)))
+    return Batch(int(is_hit), tuple(world.wrong(home, code, jobs_died=True)))
 
 
 # -- frozen processes ---------------------------------------------------------------------------------------------

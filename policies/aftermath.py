@@ -1,0 +1,141 @@
+"""What follows from the campaign's work and changes none of it: notices, what is handed out, saves that are given up.
+
+All of it is asked for by keys of the campaign file (`notify`, `export`, `retention`), planned at most once for each
+occasion whatever came of it, and never holds the campaign up. A notice is made of names and numbers of ours, no text
+of a case and no person's words: it leaves the machine.
+"""
+
+from policies.drafts import Draft, draft
+from policies.proposals import slack, verdict_of
+from policies.view import View
+from state.goal import NotifyEvent
+from state.hashing import hash_json
+from state.records import ActionKind, Approval, Decision, Json, Run
+
+_ENDS = frozenset({"conclude", "halt"})
+
+
+def tell_question(view: View) -> Draft | None:
+    """Tell a person of the oldest question that waits and was not told yet, before other work goes on."""
+    waiting = (row for row in view.approvals if row.answer is None)
+    return next((told for row in waiting if (told := _told(view, "question", row.id, *_asked(view, row)))), None)
+
+
+def before_end(view: View, end: Draft) -> Draft | None:
+    """Return what has to come before an end, so that a campaign that has ended is never taken up for it."""
+    decision = end.decision
+    if decision.action not in _ENDS:
+        return None
+    state = str(decision.action_inputs["state"])
+    if state == "promoted" and (handed := _export(view, decision)) is not None:
+        return handed
+    event: NotifyEvent = "stopped" if decision.action == "halt" else "failed" if state == "failed" else "ended"
+    ended_before = sum(action.kind in _ENDS for action in view.actions)
+    return _told(view, event, f"end {ended_before + 1}", _said(view, decision), f"vigil status {view.goal.campaign}")
+
+
+def _told(view: View, event: NotifyEvent, about: str, sentence: str, typed: str) -> Draft | None:
+    """Return the notice of one event, unless the campaign file does not ask for it or it was tried before."""
+    notify, occasion = view.goal.notify, {"event": event, "about": about}
+    if notify is None or event not in notify.on or _was_tried(view, "notify", occasion):
+        return None
+    title = f"{view.goal.campaign}: {_TITLES[event]}"
+    inputs: Json = {**occasion, "title": title, "sentence": sentence, "type": typed}
+    return draft(view, "notify", f"notify.{event}", f"Tell that {about}: {sentence}", inputs)
+
+
+_TITLES: dict[NotifyEvent, str] = {
+    "question": "a question waits",
+    "stopped": "hard stop",
+    "ended": "the end",
+    "failed": "a tool failed",
+}
+
+
+def _was_tried(view: View, kind: ActionKind, occasion: Json) -> bool:
+    """Say whether an act was begun for an occasion, whatever came of it."""
+    tried = (action.inputs for action in view.actions if action.kind == kind)
+    return any(all(inputs.get(name) == value for name, value in occasion.items()) for inputs in tried)
+
+
+def _asked(view: View, question: Approval) -> tuple[str, str]:
+    """Return a question in our own words, and what answers it."""
+    run = next((decision.run for decision in view.decisions if decision.id == question.decision), "")
+    what = {
+        "launch": f"May {run} be trained?",
+        "promotion": f"{run} meets the gate. May it be promoted?",
+        "override": f"May the campaign go on although {question.decision} is refuted?",
+        "edit": "May the edited campaign file be followed?",
+    }[question.kind]
+    name = f"{view.goal.campaign}:{question.id}"
+    return what, f"vigil approve {name}, or vigil reject {name} --reason WHY"
+
+
+def _said(view: View, end: Decision) -> str:
+    """Return an end in our own words: names and numbers."""
+    state = str(end.action_inputs["state"])
+    if state == "promoted":
+        return f"{end.run} is promoted."
+    if end.action == "halt":
+        stop = next((belief for belief in view.beliefs if belief.id == end.action_inputs["belief"]), None)
+        about = f" on {stop.subject} {stop.claim}" if stop is not None else ""
+        return f"Halted by {end.rule}{about}, before anything was spent on it."
+    judged = sum(run.bucket is not None for run in view.runs)
+    how = "Failed" if state == "failed" else "Not promoted"
+    return f"{how} ({end.rule}) after {judged} judged run{'' if judged == 1 else 's'}."
+
+
+def _export(view: View, end: Decision) -> Draft | None:
+    """Hand out what was promoted."""
+    wanted = view.goal.export
+    promotion = next((d for d in reversed(view.decisions) if d.action == "promote" and d.run == end.run), None)
+    if wanted is None or promotion is None:
+        return None
+    inputs: Json = {"promotion": promotion.id, "to": wanted.to, "adapter": promotion.action_inputs["adapter"]}
+    if _was_tried(view, "export", inputs):
+        return None
+    sentence = f"Export {end.run}, as promoted by {promotion.id}, to a folder of its own in {wanted.to}."
+    return draft(view, "export", "export.promotion", sentence, inputs, run_id=end.run)
+
+
+def drop_saves(view: View) -> Draft | None:
+    """Delete the resumable saves of a judged run beyond the newest that the campaign file keeps."""
+    keep = view.goal.retention.saves
+    if keep is None:
+        return None
+    needed = _needed(view)
+    for run in view.runs:
+        if run.bucket is None or run.id in needed:
+            continue
+        for action in view.actions:
+            is_its = action.kind == "train" and action.inputs.get("run") == run.id and action.state != "intent"
+            saves = view.saves.get(action.key, {}) if is_its else {}
+            names = sorted(saves)[: max(0, len(saves) - keep)]
+            inputs: Json = {"job": action.key, "names": names, "hash": hash_json(names)}
+            if not names or _was_tried(view, "delete", inputs):
+                continue
+            size = sum(saves[name] for name in names)
+            return draft(
+                view,
+                "delete",
+                "retention.saves",
+                f"Delete {len(names)} of {len(saves)} saves of {run.id} ({size / 1e9:.3g} GB): it is judged, it is not "
+                f"the best, and retention.saves keeps {keep}. Its adapter, figures and answers stay.",
+                {**inputs, "bytes": size},
+                run_id=run.id,
+            )
+    return None
+
+
+def _needed(view: View) -> frozenset[str]:
+    """Return the runs whose saves stay: in promotion or promoted, the best one, and what an open run starts from."""
+    judged = [run for run in view.runs if run.bucket is not None]
+    best = max(judged, key=lambda run: (_slack(view, run), -view.runs.index(run)), default=None)
+    parents = {run.parent for run in view.runs if run.bucket is None}
+    reached = {run.id for run in judged if run.bucket == "A"}
+    return frozenset({*parents, *reached, view.campaign.promoted, best.id if best is not None else ""})
+
+
+def _slack(view: View, run: Run) -> float:
+    verdict = verdict_of(view, run)
+    return slack(verdict) if verdict is not None else float("-inf")

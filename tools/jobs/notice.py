@@ -1,0 +1,72 @@
+"""The user's own command is told of one event: `python -m tools.jobs.notice JOB`.
+
+At most once: a mark is on disk before the command starts, and who finds the mark does not start it again. So a kill of
+this very process may lose a notice, and never doubles one.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any
+
+from state.files import fsync_folder
+from tools.jobs.worker import WorkerContext, begin
+
+KEY_VARIABLE = "VIGIL_KEY"
+"""Environment variable with the action's key, for receivers that know the same message by its key."""
+
+
+def main() -> int:
+    """Tell the command, once."""
+    context = begin(sys.argv[1])
+    if not _mark(context):
+        context.finish({"sent": "unknown"})
+        return 0
+    _tell(context)
+    context.finish({"sent": "yes"})
+    return 0
+
+
+def _mark(context: WorkerContext) -> bool:
+    """Leave the mark; false where it is there already, of a process that was killed."""
+    out = context.folder.out
+    out.mkdir(exist_ok=True)
+    try:
+        os.close(os.open(out / "sending", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    fsync_folder(out)
+    return True
+
+
+def _tell(context: WorkerContext) -> None:
+    """Run the command with its line; end as failed where it does not start, says no, or takes too long."""
+    given: dict[str, Any] = context.input
+    command, limit_s = given["command"], given["timeout_s"]
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=given["cwd"],
+            env={**os.environ, KEY_VARIABLE: context.key},
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+    except OSError as error:
+        context.fail(f"The command of `notify` does not start ({error.strerror}): {command[0]}.")
+    try:
+        process.communicate(json.dumps(given["line"], ensure_ascii=False) + "\n", timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        context.fail(f"The command of `notify` did not end within {limit_s:g} s; whether it told anyone is not known.")
+    if process.returncode:
+        context.fail(f"The command of `notify` ended with code {process.returncode}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
