@@ -1,9 +1,10 @@
 """The record as the planner looks at it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from agent.session import Session
-from policies.contamination import contamination
+from policies.contamination import contamination, uprooted
 from policies.view import View
 from state.records import Action
 from tools import numbers
@@ -15,7 +16,7 @@ def view_of(session: Session) -> View:
     read = session.store.read
     campaign = read.campaign()
     decisions, actions = tuple(read.decisions()), tuple(read.actions())
-    return View(
+    view = View(
         goal=session.goal,
         goal_version=session.goal_version,
         now=session.clock.now(),
@@ -34,6 +35,7 @@ def view_of(session: Session) -> View:
         saves=_saves(session, actions),
         suggest=numbers.suggest,
     )
+    return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
 
 
 def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, int]]:

@@ -7,7 +7,7 @@ is walked over these. What was measured and judged again on sound premises count
 from collections.abc import Iterable, Sequence
 
 from policies.staleness import contaminated
-from state.records import Action, Belief, Decision, Record
+from state.records import Action, Belief, Decision, Record, Run
 
 _GROUND_OF_TRAINING = ("data:", "model:")
 """Refuted, these make an adapter worthless; other premises of a launch only made it look worthwhile."""
@@ -68,6 +68,28 @@ def contamination(beliefs: Sequence[Belief], decisions: Iterable[Decision], acti
         trainings=frozenset(trainings),
         verdicts=frozenset(run for run, decision in newest.items() if decision in bad or run in trainings),
     )
+
+
+def uprooted(void: Contamination, runs: Sequence[Run], weights: str, start: str) -> Contamination:
+    """Return what no longer counts, with the runs whose adapter was trained on weights that were replaced since.
+
+    Args:
+        void: What fell with refuted beliefs.
+        runs: All of them.
+        weights: Hash of the base as it is, empty while that is not known.
+        start: Hash of what runs start from as it is; the base's where the campaign names no adapter.
+    """
+    if not weights:
+        return void
+    known = {run.id: run for run in runs}
+    gone = set()
+    for run in runs:
+        root = run
+        while root.parent in known:
+            root = known[root.parent]
+        if root.parent_hash != (weights if root.parent == "base" else start):
+            gone.add(run.id)
+    return void.model_copy(update={"trainings": void.trainings | gone, "verdicts": void.verdicts | gone})
 
 
 def _is_denied(belief: Belief) -> bool:

@@ -57,7 +57,7 @@ class View:
     commitments: tuple[Commitment, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     void: Contamination = _NOTHING
-    """What stands on refuted beliefs and no longer counts."""
+    """What stands on refuted beliefs, or on weights that are no longer there, and does not count."""
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Key of an ended training -> name of a resumable save on disk -> bytes; empty without a rule of retention."""
     suggest: Suggest | None = None
@@ -89,15 +89,20 @@ class View:
         return next((action for action in self.actions if action.key == key), None)
 
     def is_closed(self, decision: Decision) -> bool:
-        """Say whether the question about a decision was closed because it no longer fitted the world."""
+        """Say whether the question about a decision, or the yes to it, no longer fits the world."""
         question = self.answer_to(decision)
-        return question is not None and question.answered_by == WITHDRAWN
+        if question is None:
+            return False
+        is_late = question.answer != "no" and self._is_edited_since(decision)
+        return question.answered_by == WITHDRAWN or is_late
 
     def is_withdrawn(self, decision: Decision) -> bool:
         """Say whether a decision that never began no longer fits the world it was made for."""
         if self.action(decision.action_key) is not None:
             return False
-        if self.is_closed(decision):
+        if self.is_closed(decision) or self._is_edited_since(decision):
+            return True
+        if decision.run in self.void.trainings or (decision.action == "promote" and decision.id in self.void.decisions):
             return True
         if decision.action in {"halt", "conclude"}:
             return decision.id in self.earlier
@@ -112,6 +117,11 @@ class View:
         if not of_run:
             now["weights"] = self.identity("weights") if side == "base" else self.start
         return any(name in inputs and inputs[name] != value for name, value in now.items())
+
+    def _is_edited_since(self, decision: Decision) -> bool:
+        """Say whether a promotion that has not begun was decided before an edit, which may have raised the gate."""
+        is_asked = decision.action == "promote" and self.action(decision.action_key) is None
+        return is_asked and decision.goal_version < self.goal_version
 
     @property
     def _is_time_over(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from policies import planning
 from policies.cases import CaseTable
-from policies.contamination import contamination
+from policies.contamination import contamination, uprooted
 from policies.drafts import Draft
 from policies.findings import gate_beliefs
 from policies.repairs import is_repair, repaired
@@ -105,7 +105,7 @@ class Rehearsal:
 
     def view(self) -> View:
         """Return what the planner may look at now."""
-        return View(
+        view = View(
             goal=self.goal,
             goal_version=self.goal_version,
             now=self.now,
@@ -122,6 +122,7 @@ class Rehearsal:
             commitments=tuple(self.commitments),
             void=contamination([*self.beliefs, *self.superseded], self.decisions, self.actions),
         )
+        return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
 
     def believe(self, belief: Belief) -> None:
         """Put a belief in the place of the one that stood for its claim."""

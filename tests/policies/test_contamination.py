@@ -1,11 +1,15 @@
 """What falls with a refuted belief, and what the planner makes of it."""
 
-from policies.contamination import NOTED, Contamination, contamination
+from typing import Literal
+
+import pytest
+
+from policies.contamination import NOTED, Contamination, contamination, uprooted
 from policies.planning import has_fallen, must_verify
 from policies.premises import assumed, premises_of
 from policies.proposals import exhaustion_of
 from policies.view import WITHDRAWN
-from state.records import Action, Belief, Decision, Evidence, Premise
+from state.records import Action, Answer, Belief, Decision, Evidence, Premise
 from tests.policies.rehearsal import Rehearsal, goal, identity
 
 
@@ -178,3 +182,62 @@ def test_a_question_about_another_world_is_withdrawn_and_asked_anew() -> None:
     play.answer(f"Q{again[-1].id}", "yes", by="ada")
     play.run()
     assert play.campaign.state == "promoted"
+
+
+def waiting() -> tuple[Rehearsal, Decision]:
+    """Return a campaign of one run that waits for the answer to its promotion, and that decision."""
+    play = Rehearsal(goal=goal(budget={"runs": 4}), answers={"launch": "yes"})
+    assert play.run()[-1] == "asked"
+    return play, next(d for d in play.decisions if d.action == "promote")
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_promotion_whose_evidence_was_refuted_is_not_carried_out_whenever_the_answer_came(is_answered: bool) -> None:  # noqa: FBT001 - pytest
+    play, asked = waiting()
+    if is_answered:
+        play.answer(f"Q{asked.id}", "yes", by="ada")
+    play.refute("harness:main.selection", "ceiling")
+    assert play.view().is_withdrawn(asked)
+    play.run()
+    assert play.campaign.state != "promoted"
+    assert "promote" not in play.kinds()
+    assert [d.run for d in play.decisions if d.action == "promote"] == [asked.run] * 2, "measured and asked again"
+
+
+def test_runs_trained_on_weights_that_were_replaced_no_longer_count_and_are_not_promoted() -> None:
+    play, asked = waiting()
+    assert not play.view().void.trainings
+    play.answer(f"Q{asked.id}", "yes", by="ada")
+    play.believe(identity("weights", "weights-2"))
+    view = play.view()
+    assert view.is_withdrawn(asked)
+    assert view.void.trainings == view.void.verdicts == {run.id for run in play.runs}
+    play.run()
+    assert play.campaign.state == "not_promoted"
+    assert "promote" not in play.kinds()
+    first = play.runs[0]
+    grown = first.model_copy(update={"id": "R9", "parent": first.id, "parent_hash": "of a run"})
+    started = first.model_copy(update={"id": "R8", "parent": "start", "parent_hash": "with an adapter"})
+    runs = [first, grown, started]
+    assert not uprooted(Contamination(), runs, "weights-1", "with an adapter").trainings
+    assert uprooted(Contamination(), runs, "weights-2", "with an adapter").trainings == {first.id, "R9"}
+    assert uprooted(Contamination(), runs, "weights-1", "with another").trainings == {"R8"}
+    assert uprooted(Contamination(), runs, "", "") == Contamination()
+
+
+@pytest.mark.parametrize("answer", ["", "yes"])
+def test_an_edit_while_a_promotion_waits_or_was_just_allowed_has_it_judged_anew(answer: Answer | Literal[""]) -> None:
+    play, asked = waiting()
+    if answer:
+        play.answer(f"Q{asked.id}", answer, by="ada")
+    play.goal, play.goal_version = goal(budget={"runs": 4}, gate=raised(0.99)), 2
+    assert play.view().is_withdrawn(asked)
+    if not answer:
+        play.answer(f"Q{asked.id}", "no", by=WITHDRAWN)
+    play.run()
+    assert "promote" not in play.kinds()
+    assert next(run for run in play.runs if run.id == asked.run).bucket == "B", "the gate as it is now does not hold"
+
+
+def raised(least: float) -> dict[str, object]:
+    return {"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": least}]}
