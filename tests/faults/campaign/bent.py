@@ -9,6 +9,7 @@ is_deaf             take no notice that the campaign has ended
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -64,6 +65,17 @@ def _deadly(plain: Method, countdown: Countdown, *, is_before: bool) -> Method:
     return bent
 
 
+def _deadly_within(plain: Method, countdown: Countdown) -> Method:
+    """Die when an act is about to remove a folder; whatever else removes one is left alone."""
+
+    @wraps(plain)
+    def bent(*arguments: Any) -> Any:
+        shutil.rmtree = _deadly(shutil.rmtree, countdown, is_before=True)  # type: ignore[assignment]
+        return plain(*arguments)
+
+    return bent
+
+
 def kill_at(point: str, passage: int) -> None:
     """Arm one point: `before_intent`, `after_act`, `amid_promotion` and so on."""
     countdown = Countdown(passage)
@@ -71,6 +83,14 @@ def kill_at(point: str, passage: int) -> None:
     if name == "promotion":
         # The link points to the new adapter, and nothing says so yet.
         effects.write_json = _deadly(effects.write_json, countdown, is_before=True)  # type: ignore[attr-defined]
+        return
+    if name == "export":
+        # The folder is whole beside its place, and not there yet.
+        effects.handout.write = _deadly(effects.handout.write, countdown, is_before=False)  # type: ignore[attr-defined]
+        return
+    if name == "deletion":
+        # The saves are out of their place, and not gone yet.
+        doing._PERFORM["delete"] = _deadly_within(doing._PERFORM["delete"], countdown)
         return
     for owner, method in POINTS[name]:
         setattr(owner, method, _deadly(getattr(owner, method), countdown, is_before=when == "before"))
