@@ -24,6 +24,9 @@ _MAX_BYTES = 1_000_000
 _MAX_ALIASES = 20
 """Twenty aliases can multiply a file by about 1,500, no more; nobody needs more in a campaign file."""
 _MAX_DEPTH = 40
+_STANDARD = "tag:yaml.org,2002:"
+_TAGS = frozenset({"", "!", "str", "int", "float", "bool", "null", "map", "seq"})
+"""What a value may be tagged as; YAML libraries build anything else from code, or refuse it."""
 _MAX_NODES = 100_000
 _EXPONENT = re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 """A number such as `1e-5`, which YAML 1.1 readers and quotes turn into text."""
@@ -173,6 +176,12 @@ def _bound(path: Path, events: Iterator[Any]) -> None:
             raise _refusal(path, line, f"more than {_MAX_ALIASES} YAML aliases (`*name`); write the values out.")
         if depth > _MAX_DEPTH:
             raise _refusal(path, line, f"values are nested more than {_MAX_DEPTH} deep; a campaign file is flat.")
+        tag = str(getattr(event, "tag", None) or "")
+        if tag.removeprefix(_STANDARD) not in _TAGS:
+            said = tag.replace(_STANDARD, "!!")[:60]
+            raise _refusal(
+                path, line, f"`{said}` asks for more than plain values, which no reader here makes; drop it."
+            )
         if nodes > _MAX_NODES:
             raise _refusal(path, line, f"more than {_MAX_NODES:,} values; a campaign file is small.")
 

@@ -27,8 +27,10 @@ class Tensor:
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int
+    """First byte of its data, counted from the end of the header."""
     end: int
-    """Last byte of its data, counted from the end of the header."""
+    """One past its last byte."""
 
     @property
     def n_values(self) -> int:
@@ -54,8 +56,8 @@ def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file.
 
     Raises:
-        HeaderError: Too short, a length beyond the file or the format's bound, no JSON object, a tensor whose shape
-            and byte range disagree.
+        HeaderError: Too short, a length beyond the file or the format's bound, no JSON object, a tensor whose type,
+            shape and byte range disagree, two that share bytes.
         OSError: The file cannot be read.
     """
     size = path.stat().st_size
@@ -75,7 +77,11 @@ def read_header(path: Path) -> Header:
     if not isinstance(metadata, dict):
         raise HeaderError("its __metadata__ is not an object")
     tensors = {name: _tensor(name, row) for name, row in rows.items()}
-    end = max((tensor.end for tensor in tensors.values()), default=0)
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda each: (each[1].begin, each[1].end)):
+        if tensor.begin < end:
+            raise HeaderError(f"its header lays {name!r} over the bytes of another tensor")
+        end = tensor.end
     return Header(tensors, {str(k): str(v) for k, v in metadata.items()}, 8 + length + end)
 
 
@@ -99,6 +105,8 @@ def _tensor(name: str, row: Any) -> Tensor:
     if not all(isinstance(number, int) and number >= 0 for number in numbers) or end < begin:
         raise HeaderError(f"its header declares {name!r} with impossible sizes")
     width = _BYTES.get(dtype)
-    if width is not None and math.prod(shape) * width != end - begin:
+    if width is None:
+        raise HeaderError(f"its header declares {name!r} as {dtype[:20]}, which MLX does not know")
+    if math.prod(shape) * width != end - begin:
         raise HeaderError(f"its header declares {name!r} as {dtype}{list(shape)} in {end - begin} bytes")
-    return Tensor(dtype, shape, end)
+    return Tensor(dtype, shape, begin, end)

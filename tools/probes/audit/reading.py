@@ -6,6 +6,7 @@ not opened.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ MAX_LINE_BYTES = 16 << 20
 """A longer line is no row that anything trains on; its rest is passed over."""
 
 _CHUNK = 1 << 20
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""Halves of a pair that stand alone: bytes of a file name that are no text, or what a JSON file wrote with `\\u`."""
 
 
 class UnreadableError(Exception):
@@ -171,5 +174,5 @@ def iter_lines(path: Path, max_bytes: int) -> Iterator[Line]:
 
 def shown(name: str) -> str:
     """Return a name as it can be printed: no control characters, no bytes that are no text."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = _NO_TEXT.sub("\ufffd", name)
     return "".join(letter if letter.isprintable() else "?" for letter in text)

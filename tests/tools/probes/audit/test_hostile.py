@@ -167,7 +167,11 @@ def aliases(depth: int) -> str:
     [
         (aliases(30), "YAML aliases"),
         ("deep: " + "[" * 5_000, "nested more than"),
-        ("tag: !!python/object/apply:os.system ['touch pwned']", ""),
+        (
+            "tag: !!python/object/apply:os.system ['touch pwned']",
+            "`!!python/object/apply:os.system` asks for more than",
+        ),
+        ("tag: !own {}", "`!own` asks for more than plain values"),
         ("iters: 5", "written twice"),
         ("a: \0", "not valid YAML"),
     ],
@@ -235,6 +239,8 @@ def test_paths_of_the_settings_that_lead_outside_are_named_and_never_opened(
         lying(["no", "object"]),
         lying({"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}),
         lying({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}),
+        lying({n: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for n in "vw"}, data=b"\0" * 16),
+        lying({"w": {"dtype": "Q9", "shape": [4], "data_offsets": [0, 16]}}, data=b"\0" * 16),
         lying({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [16, 0]}}, data=b"1234"),
     ],
 )
@@ -294,6 +300,32 @@ def test_names_that_are_no_text_are_shown_without_harm(tmp_path: Path) -> None:
     report = found(folder)
     assert "\x1b" not in claims(report)
     assert any("a?b/train.jsonl" in row["claim"] for row in report["findings"])
+
+
+def test_text_that_no_encoding_writes_is_shown_without_harm(tmp_path: Path) -> None:
+    folder = data(tmp_path / "p", ROW.replace(b"an answer", b"\\ud800 alone") * 8)
+    config = '{"model": "\\ud800", "data": "\\udcff", "train": true, "iters": 2, "adapter_path": "\\udfff"}'
+    (folder / "lora.json").write_text(config)
+    said = claims(found(folder))
+    assert "lora.json names \ufffd as its model" in said
+
+
+def test_a_model_whose_files_cannot_be_read_to_an_end_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data(tmp_path / "p", ROW * 8)
+    model = tmp_path / "model"
+    model.mkdir()
+    os.mkfifo(model / "tokenizer.json")
+    seen = says(folder, "--model", str(model))
+    assert seen.exit_code == 2
+    assert "tokenizer.json is no regular file" in seen.stderr
+    monkeypatch.setattr("agent.audit.Path.iterdir", refused)
+    assert "it cannot be read (Permission denied)" in says(folder, "--model", str(model)).stderr
+
+
+def refused(_folder: Path) -> Any:
+    raise PermissionError(13, "Permission denied")
 
 
 def test_a_project_of_too_many_files_is_cut_off_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
