@@ -35,6 +35,22 @@ def rows(longest: int = 256) -> Belief:
     )  # fmt: skip
 
 
+def test_logits_are_counted_where_something_is_learned() -> None:
+    # One step of this model with 256, 128, 64 and 16 learned positions of 256 took 783, 521, 390 and 291 MB.
+    shape = MEASURED.model_copy(update={"intermediate": 704, "heads": 8, "vocab": 32_000, "weights_gb": 0.0517})
+    for answer, peak_mb in ((None, 783), (256, 783), (128, 521), (64, 390), (16, 291)):
+        found = estimate(shape, RECIPE, "sft", 256, answer)
+        assert found.total_gb * 1000 == pytest.approx(peak_mb, rel=0.12)
+    assert estimate(shape, {**RECIPE, "mask_prompt": False}, "sft", 256, 16) == estimate(shape, RECIPE, "sft", 256)
+
+
+def test_a_recipe_fits_that_would_not_with_logits_everywhere() -> None:
+    wide = MEASURED.model_copy(update={"vocab": 152_000, "weights_gb": 0.17})
+    counted = rows().model_copy(update={"value": {"max_tokens": 256, "max_answer": 24}})
+    assert "activations" in refusal([model(1.5, shape=wide.model_dump()), rows()], "sft", RECIPE)
+    assert refusal([model(1.5, shape=wide.model_dump()), counted], "sft", RECIPE) == ""
+
+
 @pytest.mark.parametrize(
     ("shape", "recipe", "peak_mb"),
     [

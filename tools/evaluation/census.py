@@ -239,16 +239,19 @@ def token_census(
     """Count training rows in tokens under the real template.
 
     Returns:
-        rows, max_tokens, p50, p95, truncated (rows longer than `max_seq_length`), prompt_longer_than_max (rows whose
-        whole answer would be cut), lines (first truncated lines), without_end (rows that no end token closes),
-        prompt_mismatch (rows whose beginning is not the prompt that evaluation renders).
+        rows, max_tokens, max_answer (tokens of the longest answer), p50, p95, truncated (rows longer than
+        `max_seq_length`), prompt_longer_than_max (rows whose whole answer would be cut), lines (first truncated lines),
+        without_end (rows that no end token closes), prompt_mismatch (rows whose beginning is not the prompt that
+        evaluation renders).
     """
     lengths: list[int] = []
+    answers: list[int] = []
     lines: list[int] = []
     lost = unended = mismatched = 0
     for row in rows:
         rendered = render_training(tokenizer, row.row, system)
         lengths.append(len(rendered.tokens))
+        answers.append(len(rendered.tokens) - rendered.prompt_length)
         mismatched += not rendered.is_prefix
         unended += not any(token in tokenizer.eos_token_ids for token in rendered.tokens[rendered.prompt_length :])
         if len(rendered.tokens) > max_seq_length:
@@ -259,6 +262,7 @@ def token_census(
     return {
         "rows": len(lengths),
         "max_tokens": ordered[-1],
+        "max_answer": max(answers),
         "p50": _percentile(ordered, 0.50),
         "p95": _percentile(ordered, 0.95),
         "truncated": len(lines),

@@ -69,6 +69,7 @@ def test_floor_echo_tokens_and_parity_are_counted(tmp_path: Path, model: Path) -
     assert found["train"] == {
         "rows": 6,
         "max_tokens": 65,
+        "max_answer": 2,
         "p50": 9,
         "p95": 65,
         "truncated": 2,
