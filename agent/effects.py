@@ -125,8 +125,8 @@ def delete_saves(session: Session, decision: Decision, action: Action) -> Action
     if training is None or training.state == "intent" or not paths.exit.exists():
         return _failed(session, action, f"The training of {decision.run} has no end on record, so its saves stay.")
     trash = paths.folder / ".trash" / action.key
-    trash.mkdir(parents=True, exist_ok=True)
     try:
+        trash.mkdir(parents=True, exist_ok=True)
         for source in (paths.out / "saves" / name for name in inputs["names"]):
             if source.is_dir():
                 source.rename(trash / source.name)

@@ -394,7 +394,7 @@ class Notify(_Part):
 
     command: tuple[str, ...] = Field(min_length=1)
     """Program and arguments, run in the folder of the campaign file; no shell."""
-    on: tuple[NotifyEvent, ...] = Field(default=("question", "stopped", "ended", "failed"), min_length=1)
+    on: tuple[NotifyEvent, ...] = ("question", "stopped", "ended", "failed")
     """Of what."""
     timeout_s: float = Field(default=20.0, gt=0, le=120)
     """Longest run of the command, seconds; the campaign waits no longer."""

@@ -26,6 +26,11 @@ def in_file(old: str, new: str) -> Break:
     return lambda folder: edit(folder / "campaign.yaml", old, new)
 
 
+def more(line: str) -> Break:
+    """Add a line at the end of the campaign file."""
+    return in_file("hours: 2", f"hours: 2\n{line}")
+
+
 def empty(name: str) -> Break:
     return lambda folder: (folder / name).write_text("")
 
@@ -128,6 +133,18 @@ BAD: dict[str, tuple[Break, list[str]]] = {
         grader("def grade(case, text):\n    return 1 / 0\n"),
         ["campaign.yaml:5", "'c0'", "division"],
     ),
+    "fewer saves than none": (more("retention: {saves: -1}"), ["campaign.yaml:22", "retention.saves", "-1"]),
+    "retention of something else": (more("retention: {logs: 1}"), ["campaign.yaml:22", "`logs`", "saves"]),
+    "notify without a command": (more("notify: {on: [ended]}"), ["campaign.yaml:22", "notify", "command"]),
+    "notify of no event": (
+        more("notify: {command: [cat], on: [done]}"),
+        ["campaign.yaml:22", "'done'", "stopped, ended"],
+    ),
+    "program to notify that is not there": (
+        more("notify: {command: [./tell, now]}"),
+        ["campaign.yaml:22", "./tell", "no program"],
+    ),
+    "export to a file": (more("export: {to: train.jsonl}"), ["campaign.yaml:22", "train.jsonl", "not a folder"]),
     "track that is not shipped": (in_file("grader: grade.py", "name: spreadsheet_claen"), ["campaign.yaml:5", "clean"]),
 }
 
@@ -164,6 +181,19 @@ def test_an_adapter_that_fits_is_where_runs_go_on_from(tmp_path: Path) -> None:
     result = vigil_says("run", "--check", file)
     assert result.exit_code == 0, result.output
     assert "Runs go on from the adapter mine." in result.output
+
+
+def test_a_command_and_a_folder_that_are_there_pass_and_neither_is_used(tmp_path: Path) -> None:
+    file = make(tmp_path)
+    more("notify: {command: [./tell.sh]}\nexport: {to: deep/out}\nretention: {saves: 0}")(tmp_path)
+    (tmp_path / "tell.sh").write_text("#!/bin/sh\ntouch told\n")
+    (tmp_path / "tell.sh").chmod(0o755)
+    result = vigil_says("run", "--check", file)
+    assert result.exit_code == 0, result.output
+    assert "Of question, stopped, ended, failed, ./tell.sh is told." in result.output
+    assert f"What is promoted is also written to {tmp_path / 'deep' / 'out'}." in result.output
+    assert not (tmp_path / "told").exists()
+    assert not (tmp_path / "deep").exists()
 
 
 def test_an_exponent_without_a_point_passes(tmp_path: Path) -> None:
