@@ -11,7 +11,7 @@ from state.records import Decision
 
 
 def write(session: Session, decision: Decision, folder: Path) -> None:
-    """Write `report.html`, `export.jsonl` and `CARD.md` beside the adapter.
+    """Write `report.html`, `export.jsonl` and `CARD.txt` beside the adapter.
 
     Args:
         session: This sitting.
@@ -21,7 +21,7 @@ def write(session: Session, decision: Decision, folder: Path) -> None:
     write_report(view.gather(session.paths, file=str(session.loaded.path)), folder / "report.html")
     with (folder / "export.jsonl").open("w", encoding="utf-8") as stream:
         export(session.paths, stream)
-    write_atomic(folder / "CARD.md", card(session, decision))
+    write_atomic(folder / "CARD.txt", card(session, decision))
 
 
 def card(session: Session, decision: Decision) -> str:

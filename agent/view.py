@@ -8,7 +8,7 @@ from policies.contamination import contamination, uprooted
 from policies.view import View
 from state.records import Action
 from tools import numbers
-from tools.training.progress import sizes
+from tools.training.progress import newest_healthy_folder, sizes
 
 
 def view_of(session: Session) -> View:
@@ -39,8 +39,17 @@ def view_of(session: Session) -> View:
 
 
 def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, int]]:
-    """Return the resumable saves of the trainings that have ended, where a rule may give them up."""
+    """Return the resumable saves of the trainings that have ended, where a rule may give them up.
+
+    Of a training that was stopped the save that it is judged by is left out: it has no other adapter of its own.
+    """
     if session.goal.retention.saves is None:
         return {}
-    ended = (action.key for action in actions if action.kind == "train" and action.state != "intent")
-    return {key: sizes(session.paths.job(key).out / "saves") for key in ended}
+    found = {}
+    for action in actions:
+        if action.kind == "train" and action.state != "intent":
+            job = session.paths.job(action.key)
+            judged_by = None if job.result.exists() else newest_healthy_folder(job.out / "saves")
+            found[action.key] = sizes(job.out / "saves")
+            found[action.key].pop(judged_by.name if judged_by is not None else "", None)
+    return found

@@ -12,6 +12,7 @@ import pytest
 from agent import effects, runner
 from agent.campaign import load_campaign
 from agent.session import Session
+from agent.view import view_of
 from state.clock import SystemClock
 from state.files import read_json, read_jsonl
 from state.hashing import hash_tree
@@ -118,6 +119,17 @@ def test_saves_that_cannot_be_moved_fail_the_deletion_in_a_sentence(folder: Path
     assert refused.result["exit"]["reason"].startswith("The saves of R1 cannot be deleted (")
 
 
+def test_of_a_training_that_was_stopped_the_save_that_it_is_judged_by_is_not_given_up(folder: Path) -> None:
+    with sitting(folder) as session:
+        job = training(session)
+        assert view_of(session).saves == {}, "no rule of retention"
+        edit(folder / "files" / "campaign.yaml", retention={"saves": 0})
+        session.loaded = load_campaign(folder / "files" / "campaign.yaml")
+        assert sorted(view_of(session).saves[job.name]) == ["0000030", "0000060"]
+        (job / "result.json").unlink()
+        assert sorted(view_of(session).saves[job.name]) == ["0000030"]
+
+
 def exporting(session: Session, to: str = "out") -> Json:
     promotion = next(d for d in session.store.read.decisions() if d.action == "promote")
     return {"promotion": promotion.id, "to": to, "adapter": promotion.action_inputs["adapter"]}
@@ -133,7 +145,7 @@ def test_an_export_holds_the_adapter_the_report_the_record_and_a_card(folder: Pa
     assert hash_tree(place / "adapter") == inputs["adapter"]
     assert "<title" in (place / "report.html").read_text()
     assert read_jsonl(place / "export.jsonl")[0]["export"] == "vigil"
-    card = (place / "CARD.md").read_text()
+    card = (place / "CARD.txt").read_text()
     assert "main.score at least 0.75: 0.79" in card
     assert "% interval" in card
     assert f"decision {inputs['promotion']}" in card
@@ -144,7 +156,7 @@ def test_an_export_done_again_finds_its_folder_and_leaves_it_as_it_is(folder: Pa
     with sitting(folder) as session:
         inputs = exporting(session)
         done = perform(session, effects.export, "export", inputs)
-        card = Path(done.result["folder"]) / "CARD.md"
+        card = Path(done.result["folder"]) / "CARD.txt"
         card.write_text("mine")
         again = perform(session, effects.export, "export", inputs, "k2")
     assert (again.state, again.result) == ("done", done.result)

@@ -216,7 +216,7 @@ def assert_effects(home: Path, name: str = "storm", *, jobs_died: bool = False) 
     for entry, digest in zip(exported, digests, strict=True):
         assert hash_tree(folder / "exports" / entry / "adapter") == digest
         assert sorted(path.name for path in (folder / "exports" / entry).iterdir()) == [
-            "CARD.md", "adapter", "export.jsonl", "report.html",
+            "CARD.txt", "adapter", "export.jsonl", "report.html",
         ]  # fmt: skip
 
     deleted = {action["inputs"]["job"]: action["inputs"]["names"] for action in of_kind.get("delete", [])}
