@@ -243,7 +243,8 @@ def _need(beliefs: list[Belief], instrument: Instrument, recipe: Json) -> _Need 
     most = int(recipe.get("max_seq_length", 2048))
     # Training rows are counted; pairs and rollouts may be as long as they are allowed to be.
     counted: Json = (rows.value or {}) if instrument == "sft" else {}
-    answer = counted.get("max_answer")
+    # What was sampled is at most the decode budget.
+    answer = recipe.get("max_completion_length", 512) if instrument == "grpo" else counted.get("max_answer")
     parts = estimate(shape, recipe, instrument, int(counted.get("max_tokens") or most), answer)
     return _Need(shape, parts, _correction(beliefs, instrument), float(model.value["limit_gb"]), (model, rows), answer)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from state.errors import ConfigError
 from tools.evaluation.prompts import Rendered, render_training
 from tools.tracks.formats import iter_data
-from tools.training.batching import Batch, Shape, fitting, shape_of
+from tools.training.batching import Batch, Shape, fitting
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,6 @@ def fitting_row(
             where=where,
         )
     return Row(tokens, start, len(rendered.tokens) > max_seq_length)
-
-
-def padded(rows: Sequence[Row]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return rows as one block and its exact mask.
-
-    Returns:
-        tokens: shape (rows, padded length), padding is 0.
-        mask: shape (rows, padded length - 1), 1 where the *next* token is learned; padding never is.
-    """
-    width = shape_of([len(row.tokens) for row in rows], [1]).width
-    tokens = np.zeros((len(rows), 1 + width), dtype=np.int32)
-    mask = np.zeros((len(rows), width), dtype=np.float32)
-    for place, row in enumerate(rows):
-        tokens[place, : len(row.tokens)] = row.tokens
-        mask[place, row.learned_from - 1 : len(row.tokens) - 1] = 1.0
-    return tokens, mask
 
 
 Answers = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]

@@ -103,17 +103,21 @@ ROLLOUT_COLUMNS = ("kl", "entropy", "clipped", "tokens", "logp")
 no more, tokens, log-probability."""
 
 
-def token_scores(model: Any, tokens: mx.array, temperature: float) -> tuple[mx.array, mx.array]:
-    """Return each next token's log-probability and the entropy before it, nats, shape (rows, length - 1).
+def token_scores(
+    model: Any, inputs: mx.array, places: mx.array, targets: mx.array, *, temperature: float
+) -> tuple[mx.array, mx.array]:
+    """Return each target's log-probability and the entropy before it, nats, shape (rows, answers).
 
     Args:
         model: Called with tokens, gives logits.
-        tokens: shape (rows, length).
+        inputs: See `data.answers`, as the next two.
+        places: Where something was sampled.
+        targets: The tokens after those places.
         temperature: Of the sampling: it belongs to the policy.
     """
-    logits = model(tokens[:, :-1]).astype(mx.float32) / temperature
+    logits = logits_at(model, inputs, places).astype(mx.float32) / temperature
     total = mx.logsumexp(logits, axis=-1)
-    logps = mx.take_along_axis(logits, tokens[:, 1:, None], axis=-1).squeeze(-1) - total
+    logps = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1) - total
     fixed, top = mx.stop_gradient(logits), mx.stop_gradient(total)
     entropy = top - (mx.exp(fixed - top[..., None]) * fixed).sum(axis=-1)
     return logps, entropy
@@ -140,9 +144,16 @@ def rollout_loss(
     low, high = clip
 
     def loss(  # noqa: PLR0917 - the arrays of a batch, in their order
-        model: Any, tokens: mx.array, mask: mx.array, advantages: mx.array, old: mx.array, parent: mx.array
+        model: Any,
+        inputs: mx.array,
+        places: mx.array,
+        targets: mx.array,
+        mask: mx.array,
+        advantages: mx.array,
+        old: mx.array,
+        parent: mx.array,
     ) -> tuple[mx.array, mx.array]:
-        logps, entropy = token_scores(model, tokens, temperature)
+        logps, entropy = token_scores(model, inputs, places, targets, temperature=temperature)
         # Padding has log-probabilities too, and exp() of their differences may overflow into 0 x inf.
         ratio = mx.exp((logps - (mx.stop_gradient(logps) if is_sampled_once else old)) * mask)
         gain = advantages[:, None]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from state.records import Json
 from tools.tracks.host import Grader
 from tools.training.batching import Batch, Cursor
-from tools.training.data import Row, collate, padded
+from tools.training.data import Row, answers, collate
 from tools.training.losses import ROLLOUT_COLUMNS, Loss, demonstration_loss, rollout_loss
 from tools.training.objective import Objective
 from tools.training.recipe import RolloutRecipe
@@ -268,15 +268,20 @@ class Reinforcement(Objective):
         )
 
     def _part(self, kept: Sequence[tuple[Rollout, float]]) -> tuple[NDArray[Any], ...]:
-        tokens, mask = padded([rollout.row for rollout, _ in kept])
+        *sampled, mask = answers([rollout.row for rollout, _ in kept])
         advantages = np.array([advantage for _, advantage in kept], dtype=np.float32)
-        parent = self._logps(tokens, self._parent)
+        parent = self._logps(sampled, self._parent)
         # Where rollouts serve one update the policy that sampled them is the one that learns from them.
-        old = self._logps(tokens, None) if self.stride > 1 else np.zeros_like(mask)
-        return tokens, mask, advantages, old, parent
+        old = self._logps(sampled, None) if self.stride > 1 else np.zeros_like(mask)
+        return *sampled, mask, advantages, old, parent
 
-    def _logps(self, tokens: NDArray[Any], parameters: Any) -> NDArray[Any]:
-        """Return each next token's log-probability, with other parameters put in place for it where they are given."""
+    def _logps(self, sampled: Sequence[NDArray[Any]], parameters: Any) -> NDArray[Any]:
+        """Return each sampled token's log-probability, with other parameters in place for it where they are given.
+
+        Args:
+            sampled: Inputs, places and targets of `data.answers`.
+            parameters: Trainable ones; None: as they are.
+        """
         import mlx.core as mx
 
         from tools.training.losses import token_scores
@@ -286,7 +291,9 @@ class Reinforcement(Objective):
         self._model.eval()
         if parameters is not None:
             self._model.update(parameters)
-        logps, _ = token_scores(self._model, mx.array(tokens), self._recipe.temperature)
+        logps, _ = token_scores(
+            self._model, *(mx.array(part) for part in sampled), temperature=self._recipe.temperature
+        )
         found = np.array(logps)
         self._model.update(now)
         self._model.train(was_training)

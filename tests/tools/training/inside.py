@@ -17,9 +17,10 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.tuner.trainer import default_loss
 
 from state.errors import ConfigError
+from tests.tools.training.blocks import padded
 from tests.tools.training.jobs import RECIPE
 from tools.models.load import load_model
-from tools.training.data import Row, collate, padded
+from tools.training.data import Row, collate
 from tools.training.losses import arrays, demonstration_loss, measure
 from tools.training.preparation import build_optimizer, prepare
 from tools.training.recipe import validate_recipe

@@ -16,7 +16,7 @@ from mlx.utils import tree_map
 
 from tests.tools.training.inside import fresh
 from tools.models.load import load_model
-from tools.training.data import padded
+from tools.training.data import answers
 from tools.training.instruments import Setting, build
 from tools.training.loop import Training
 from tools.training.losses import rollout_loss, token_scores
@@ -123,8 +123,8 @@ def exact(folder: Path, _out: Path) -> None:
     assert again is not None
     assert other is not None
     model.eval()
-    tokens, mask = padded([rollout.row for rollout in rollouts])
-    logps = np.array(token_scores(model, mx.array(tokens), 0.8)[0])
+    *sampled, mask = answers([rollout.row for rollout in rollouts])
+    logps = np.array(token_scores(model, *(mx.array(part) for part in sampled), temperature=0.8)[0])
     # Of each batch the sampler saw, every row's chosen log-probability is that of some rollout at that place.
     chosen = np.concatenate([np.array(mx.take_along_axis(p, t[:, None], axis=-1)).ravel() for p, t in seen])
     learned = logps[mask == 1]
@@ -165,14 +165,15 @@ def bandit(_folder: Path, _out: Path) -> None:
         "dr_grpo", beta=BANDIT_BETA, clip=(0.8, 1.2), temperature=1.0, most_tokens=1, is_sampled_once=True
     )
     step = nn.value_and_grad(policy, loss)
-    parent = np.array(token_scores(_Table(mx.array(first)), mx.array([[0, a] for a in range(len(REWARDS))]), 1.0)[0])
-    mask = mx.ones((GROUP, 1))
+    every, start = mx.arange(len(REWARDS))[:, None], mx.zeros((len(REWARDS), 1), mx.int32)
+    parent = np.array(token_scores(_Table(mx.array(first)), start, start, every, temperature=1.0)[0])
+    mask, start = mx.ones((GROUP, 1)), mx.zeros((GROUP, 1), mx.int32)
     for _ in range(BANDIT_UPDATES):
         shares = np.array(mx.softmax(policy.scores))
         drawn = chance.choice(len(REWARDS), GROUP, p=shares / shares.sum())
         advantages = group_advantages([REWARDS[a] for a in drawn], is_scaled=False) or [0.0] * GROUP
-        batch = [mx.array(np.stack([np.zeros_like(drawn), drawn], axis=1)), mask, mx.array(advantages)]
-        (_, _), gradient = step(policy, *batch, mask, mx.array(parent[drawn]))
+        batch = [start, start, mx.array(drawn[:, None]), mask, mx.array(advantages), mask, mx.array(parent[drawn])]
+        (_, _), gradient = step(policy, *batch)
         optimizer.update(policy, tree_map(lambda part: part / GROUP, gradient))
         mx.eval(policy.parameters(), optimizer.state)
     shares = np.array(mx.softmax(policy.scores)).astype(float)

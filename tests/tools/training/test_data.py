@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
+from tests.tools.training.blocks import padded
 from tools.training.batching import Shape
-from tools.training.data import Row, collate, padded, read_rows
+from tools.training.data import Row, collate, read_rows
 
 
 def read(folder: Path, *data: dict[str, Any], tokenizer: Any = None, **options: Any) -> list[Row]:

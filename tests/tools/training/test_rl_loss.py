@@ -24,7 +24,7 @@ BETA, LOW, HIGH, MOST_TOKENS = 0.3, 0.8, 1.3, 24
 ROWS: list[tuple[list[int], int]] = [
     ([3, 17, 29, 40, 51, 62, 1], 4),
     ([3, 17, 29, 40, 73, 1], 4),
-    ([3, 8, 9, *range(90, 104), 1], 3),
+    ([3, 8, 9, *range(30, 50), *range(90, 104), 1], 23),
     ([3, 99, 120, 121, 122, 123, 124], 2),
 ]
 ADVANTAGES = [1.2, -0.7, 0.4, -1.6]
@@ -68,8 +68,8 @@ def by_hand(llama: Llama, found: dict[str, Any], name: str, fixed: Llama | None 
     """
     kind, temperature, is_once = KINDS[name]
     total, figures = 0.0, []
-    for row, (tokens, start) in enumerate(ROWS):
-        place = slice(start - 1, len(tokens) - 1)
+    for row in range(len(ROWS)):
+        place = found["mask"][row] == 1
         logps, entropy = scores_of(llama, row, temperature)
         old = scores_of(fixed or llama, row, temperature)[0] if is_once else found[f"{name}.old"][row, place]
         ratio = np.exp(logps - old)
