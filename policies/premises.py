@@ -9,13 +9,13 @@ _STANDS_ON: Mapping[ActionKind, tuple[str, ...]] = {
     "census": ("model:base", "tool:", "data:"),
     "evaluate": _TASK,
     "confirm": _TASK,
-    "train": ("model:base", "tool:", "data:", "harness:", "gate:", "machine:", "score:base.", "score:parent."),
+    "train": ("model:base", "tool:", "data:", "harness:", "gate:", "machine:", "own:", "score:base.", "score:parent."),
     "judge": ("harness:", "gate:", "score:base.", "score:parent."),
     "promote": ("harness:", "gate:", "score:base.", "score:parent."),
 }
 """Subjects by their beginning. A verdict also stands on its run's own scores, which the planner names."""
 
-_DERIVED = frozenset({"floor", "echo", "decode_curve", "shows_progress"})
+_DERIVED = frozenset({"floor", "echo", "decode_curve", "shows_progress", "counts_as_evidence"})
 """Claims that are for people and for fixes; nothing is decided on them."""
 
 

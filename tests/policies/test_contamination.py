@@ -88,6 +88,17 @@ def test_an_act_records_what_it_stands_on_and_no_claim_that_nothing_is_decided_o
     assert premises_of("conclude", rows) == ()
 
 
+def test_a_training_stands_on_what_the_users_own_probes_found_and_an_assumed_finding_counts_as_one() -> None:
+    rows = [
+        belief("B1", "own:units"),
+        belief("B2", "own:units", claim="counts_as_evidence"),
+        belief("B3", "own:tone", tag="assumed"),
+    ]
+    assert [p.belief for p in premises_of("train", rows)] == ["B1", "B3"]
+    assert [p.belief for p in assumed(premises_of("train", rows))] == ["B3"]
+    assert premises_of("evaluate", rows) == ()
+
+
 def test_a_refuted_ceiling_after_a_promotion_is_noted_measured_again_and_asked_again() -> None:
     play = Rehearsal()
     play.run()
