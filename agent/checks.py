@@ -219,7 +219,7 @@ def _check_notify(loaded: LoadedCampaign) -> Iterator[str]:
     if notify is None:
         return
     program = notify.command[0]
-    found = shutil.which(str(loaded.resolve(program)) if "/" in program else program)
+    found = shutil.which(str(loaded.folder / program) if "/" in program else program)
     if found is None:
         said = f"`notify.command` names {program}, which is no program that can be run here; install it or correct it."
         raise _refusal(loaded, said, "notify", "command")

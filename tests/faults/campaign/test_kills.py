@@ -55,9 +55,32 @@ def test_an_agent_that_dies_amid_an_effect_has_done_it_once(tmp_path: Path, poin
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("step", [-1, -2, -3])
+def test_an_agent_that_dies_before_one_of_its_last_acts_ends_when_it_is_run_again(step: int, tmp_path: Path) -> None:
+    campaign, home = agents.campaign_of(1, tmp_path / "whole")
+    assert world.run(campaign, home) == 0
+    acts = len(world.rows(home)["actions"])
+    campaign, home = agents.campaign_of(1, tmp_path / "cut")
+    assert world.run(campaign, home, bend={"kill_at": "before_intent", "passage": acts + 1 + step}) == -signal.SIGKILL
+    code = world.run(campaign, home)
+    assert (code, world.wrong(home, code)) == (0, [])
+
+
+@pytest.mark.faults
 def test_the_harness_would_notice_an_act_done_twice(tmp_path: Path) -> None:
     campaign, home = agents.campaign_of(1, tmp_path)
     code = world.run(campaign, home)
+    assert world.wrong(home, code) == []
+    files = tmp_path / "files"
+    once = (files / "told").read_text()
+    (files / "told").write_text(once * 2)
+    assert "told twice" in world.wrong(home, code)[0]
+    (files / "told").unlink()
+    assert "lost" in world.wrong(home, code)[0]
+    (files / "told").write_text(once)
+    (files / "exports" / ".half").mkdir()
+    assert len(world.wrong(home, code)) == 1
+    (files / "exports" / ".half").rmdir()
     assert world.wrong(home, code) == []
     job = next(folder for folder in (home / "storm" / "jobs").iterdir() if (folder / "out" / "steps").exists())
     append_jsonl(job / "out" / "violations.jsonl", {"what": "a step done twice"})
