@@ -345,7 +345,7 @@ _UNJUDGED = frozenset({"planned", "trained", "evaluated"})
 
 
 def _open_run(view: View) -> Run | None:
-    abandoned = _abandoned(view)
+    abandoned = {*_abandoned(view), *view.void.trainings}
     is_open = (
         run
         for run in view.runs

@@ -215,6 +215,19 @@ def test_a_promotion_whose_evidence_was_refuted_is_not_carried_out_whenever_the_
     assert [d.run for d in play.decisions if d.action == "promote"] == [asked.run] * 2, "measured and asked again"
 
 
+def test_a_judged_run_whose_weights_were_replaced_is_set_aside_for_good_when_the_next_one_starts() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 1}))
+    play.run()
+    [first] = play.runs
+    assert first.bucket == "B"
+    play.goal = goal(budget={"runs": 2})
+    play.believe(identity("weights", "weights-2"))
+    again = play.later()
+    again.run()
+    assert [(run.state, run.parent_hash) for run in again.runs] == [("lost", "weights-1"), ("judged", "weights-2")]
+    assert not [d for d in again.decisions[len(play.decisions) :] if d.run == first.id], "nothing more is spent on it"
+
+
 def test_runs_trained_on_weights_that_were_replaced_no_longer_count_and_are_not_promoted() -> None:
     play, asked = waiting()
     assert not play.view().void.trainings
