@@ -178,7 +178,9 @@ def _rule(
     if missed := _contradicted(evidence):
         return "D", "D.prediction", f"{what} {missed}"
     if reading.moved:
-        return "B", "B.moved", f"{what} It moved beyond noise, and the gate does not hold yet."
+        is_open = selection.holds and evidence.confirmation is None
+        gate = "holds on the selection cases, unconfirmed" if is_open else "does not hold yet"
+        return "B", "B.moved", f"{what} It moved beyond noise, and the gate {gate}."
     return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and nothing was lost."
 
 

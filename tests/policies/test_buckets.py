@@ -190,6 +190,15 @@ def test_a_confirmation_that_failed_leaves_the_verdict_to_the_selection_cases() 
 
 
 @pytest.mark.parametrize(
+    ("after", "said"), [(24, "does not hold yet."), (40, "holds on the selection cases, unconfirmed.")]
+)
+def test_progress_says_what_the_gate_said_on_selection(after: int, said: str) -> None:
+    verdict = judge_run(evidence(VALUE, 8, after))
+    assert verdict.rule == "B.moved"
+    assert verdict.sentence.endswith(f"the gate {said}")
+
+
+@pytest.mark.parametrize(
     ("after", "low", "high", "rule"),
     [(24, 0.9, 1.0, "D.prediction"), (24, 0.5, 1.0, "B.moved"), (24, 0.2, 0.3, "B.moved")],
 )
