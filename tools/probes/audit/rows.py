@@ -4,6 +4,8 @@ Unlike `tools.tracks.formats`, which refuses a file at its first fault, this goe
 themselves refuse, or train on wrongly, is fatal; what is merely strange is not.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 from state.records import Json
 from tools.models.headers import LFS_POINTER, NOT_FETCHED
 from tools.probes.audit.reading import UnreadableError, iter_lines, parse_json
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Form = Literal["chat", "completions", "text", "pairs", "prompts", "other"]
 """chat, completions and text as mlx-lm has them; pairs: chosen and rejected; prompts: a prompt alone, for rollouts."""
@@ -286,7 +290,22 @@ def _parsed(raw: bytes) -> tuple[bytes | str, Json | None]:
         value = parse_json(raw)
     except UnreadableError as error:
         return (raw if raw.startswith(_BYTE_ORDER_MARK) or not raw.strip() else str(error)), None
-    return ("", value) if isinstance(value, dict) else (f"the row is {_kind(value)}, not an object", None)
+    if not isinstance(value, dict):
+        return f"the row is {_kind(value)}, not an object", None
+    if _is_half(raw, value):
+        return "it holds half of a pair of characters, such as `\\ud800` alone, which no tokenizer takes", None
+    return "", value
+
+
+def _is_half(raw: bytes, value: Json) -> bool:
+    """Say whether a row's text cannot be encoded: JSON may write one half of a pair without the other."""
+    if _HALF.search(raw) is None:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _fault_of_line(number: int, said: bytes | str) -> tuple[str, bool]:

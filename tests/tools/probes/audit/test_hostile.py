@@ -54,6 +54,7 @@ ROW = b'{"prompt": "a question", "completion": "an answer"}\n'
         (ROW + b"\n" + ROW, "line 2: the line is empty"),
         (ROW + b"[" * 100_000 + b"\n", "nested too deeply"),
         (ROW + b'{"prompt": ' + b"9" * 10_000 + b', "completion": "x"}\n', "line 2: not JSON"),
+        (ROW + b'{"prompt": "\\ud800 a", "completion": "x"}\n', "line 2: it holds half of a pair of characters"),
         (ROW + b'"text"\n', "the row is a string, not an object"),
         (ROW + b"null\n", "the row is null, not an object"),
         (ROW + b'{"prompt": {"a": 1}, "completion": "x"}\n', "`prompt` is an object, not a string"),
@@ -64,6 +65,11 @@ def test_a_data_file_that_no_trainer_reads_is_told_with_its_line(tmp_path: Path,
     report = found(data(tmp_path / "p", content))
     assert [row["id"] for row in report["findings"] if row["severity"] == "hard_stop"] == ["8"]
     assert said in claims(report)
+
+
+def test_characters_written_as_whole_pairs_are_no_fault(tmp_path: Path) -> None:
+    rows = b'{"prompt": "\\ud83d\\ude00 a", "completion": "x"}\n{"prompt": "the text \\\\ud800", "completion": "x"}\n'
+    assert found(data(tmp_path / "p", rows))["findings"] == []
 
 
 def test_a_line_of_gigabytes_is_passed_over_in_little_memory(tmp_path: Path) -> None:
