@@ -75,9 +75,8 @@ def _goal(view: View) -> list[str]:
     spec = goal["spec"]
     budget = spec.get("budget") or {}
     limits = [f"until {budget['until']}"] if budget.get("until") else []
-    limits += [
-        f"{number(budget[key], 1)} {unit}" for key, unit in (("hours", "h"), ("disk_gb", "GB")) if budget.get(key)
-    ]
+    limits += [duration(budget["hours"] * 3600)] if budget.get("hours") else []
+    limits += [f"{number(budget['disk_gb'], 1)} GB"] if budget.get("disk_gb") else []
     limits += [count(budget["runs"], "run")] if budget.get("runs") else []
     track = spec["track"]
     task = track.get("name") or track.get("grader") or " ".join(track.get("command") or ())
@@ -217,6 +216,9 @@ def _person(view: View) -> list[str]:
         deadline = (
             f" Unanswered at {clock(row['deadline_at'])} means {row['unanswered']}." if row.get("deadline_at") else ""
         )
+        if said := row.get("unapplied"):
+            deadline = ""
+            row = {**row, "question": f"{said['answer']} by {said['by']}, not yet applied. {row['question']}"}  # noqa: PLW2901
         lines += block("" if lines else "Person", f"{row['id']} ({row['kind']}): {row['question']}{deadline}", lines=3)
     if lines:
         return lines
@@ -243,7 +245,8 @@ def _file(view: View) -> str:
 
 
 def _typed_running(view: View) -> str:
-    question = next((row for row in view.get("approvals") or [] if row["answer"] is None), None)
+    waiting = (row for row in view.get("approvals") or [] if row["answer"] is None and not row.get("unapplied"))
+    question = next(waiting, None)
     asked = f"vigil approve {question['id']}, or vigil reject {question['id']} --reason WHY; " if question else ""
     if view.get("holder") is None and "holder" in view:
         return f"{asked}vigil run {_file(view)} to go on."

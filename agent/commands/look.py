@@ -194,6 +194,9 @@ def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noq
     for row in waiting:
         show(block(f"{name}:{row['id']}", f"{row['kind']}: {row['question']}", indent=len(name) + 6, lines=6))
         deadline = f", at {clock(row['deadline_at'])} it becomes {row['unanswered']}" if row["deadline_at"] else ""
+        if said := row["unapplied"]:
+            click.echo(f"  {said['answer']} by {said['by']}, not yet applied; a running agent does, or vigil run")
+            continue
         click.echo(
             f"  asked {clock(row['asked_at'])}{deadline}; vigil approve {row['id']}, or"
             f" vigil reject {row['id']} --reason WHY"

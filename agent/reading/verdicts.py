@@ -48,22 +48,33 @@ def newest(view: View) -> View | None:
 
 
 def best(view: View) -> View | None:
-    """Return the best run's verdict with its target row (None where the verdict compared nothing)."""
+    """Return the best run's verdict with its target row (None where the verdict compared nothing).
+
+    Within a bucket it is the one that the planner would train on: with the most slack, the later of equals.
+    """
     rows = judged(view)
     if not rows:
         return None
-    chosen = min(
-        rows,
-        key=lambda row: (_RANK.index(row["bucket"]), -sum(c["holds"] for c in row["gate"]["conditions"]), -_moved(row)),
-    )
+    # The first of equals is taken, so they are looked at from the newest on.
+    chosen = min(reversed(rows), key=lambda row: (_RANK.index(row["bucket"]), -slack(row)))
     return {**chosen, "target": target_row(chosen)}
 
 
-def _moved(row: View) -> float:
-    target = target_row(row)
-    if target is None or target["value"] is None or target["reference"] is None:
+def slack(verdict: View) -> float:
+    """Return by how much the selection cases clear the gate's worst condition, negative where they do not.
+
+    The same figure as `policies.proposals.slack`, from the plain values of the record.
+    """
+    gate = verdict["detail"].get("gate") or verdict["gate"]
+    return min((_slack(row) for row in gate["conditions"]), default=float("-inf"))
+
+
+def _slack(row: View) -> float:
+    sign, unit = row.get("sign", 1), 1 if row["statistic"] == "mean" else max(1, row["n"])
+    near = row["low"] if sign > 0 else row["high"]
+    if near is None or row.get("bound") is None:
         return float("-inf")
-    return float(target["value"] - target["reference"]) * float(target["sign"])
+    return float(sign * (near - row["bound"]) / unit)
 
 
 def target_row(verdict: View) -> View | None:

@@ -35,7 +35,8 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
 
     Returns:
         `campaign`, `goal` (newest version), `goals`, `beliefs` (not the superseded ones), `decisions`, `runs`, `jobs`
-        (each with `last`, its last metrics row, `waits_for` while others have the accelerator, `power`), `approvals`,
+        (each with `last`, its last metrics row, `waits_for` while others have the accelerator, `power`), `approvals`
+        (an open one with `unapplied`, the first answer that waits for the holder, or None),
         `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no agent runs), `promoted`
         (folder), `model` (folder that the promoted adapter belongs on), `here`, `activate` (script to source where our
         commands are not on the path), `elsewhere` (the home, where commands must be told of it), `root`, `file`, `now`.
@@ -54,7 +55,7 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
             "runs": reader.runs(),
             "actions": reader.actions(),
             "jobs": [with_folder(paths, job) for job in reader.jobs()],
-            "approvals": reader.approvals(),
+            "approvals": _with_answers(reader.approvals(), reader.requests()),
             "commitments": reader.commitments(),
             "measurements": reader.measurements() if with_cases else [],
         }
@@ -72,6 +73,16 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
         "file": file,
         "now": time.time(),
     }
+
+
+def _with_answers(questions: list[View], requests: list[View]) -> list[View]:
+    """Return the questions, each open one with the first answer to it that was not applied yet."""
+    given: dict[str, View] = {}
+    for row in requests:
+        if row["kind"] in {"approve", "reject"} and row["applied_at"] is None:
+            said = "yes" if row["kind"] == "approve" else "no"
+            given.setdefault(row["target"], {"answer": said, "by": row["by"]})
+    return [row if row["answer"] is not None else {**row, "unapplied": given.get(row["id"])} for row in questions]
 
 
 def _activation() -> str:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,24 @@ def test_a_second_answer_says_what_stands_and_adds_nothing(home: Path) -> None:
         assert "already answered yes" in result.stdout
         assert "first answer stands" in result.stdout
     assert len(requests(home)) == 1
+
+
+@pytest.mark.parametrize(("command", "said"), [(("approve", "Q1"), "yes"), (("reject", "Q1", "--reason", "no"), "no")])
+def test_an_answer_that_waits_for_the_agent_is_told_where_the_question_stands(
+    home: Path, command: tuple[str, ...], said: str
+) -> None:
+    for place in ("inbox", "status"):
+        before = " ".join(says(home, place).stdout.split())
+        assert "not yet applied" not in before
+        assert "vigil approve Q1" in before
+    says(home, *command)
+    [row] = requests(home)
+    for place in ("inbox", "status"):
+        after = " ".join(says(home, place).stdout.split())
+        assert f"{said} by {row['by']}, not yet applied" in after
+        assert "vigil approve Q1" not in after
+    [question] = json.loads(says(home, "inbox", "--json").stdout)
+    assert (question["answer"], question["unapplied"]) == (None, {"answer": said, "by": row["by"]})
 
 
 def test_an_answer_that_was_applied_stands(tmp_path: Path) -> None:

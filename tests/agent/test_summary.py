@@ -5,10 +5,12 @@ import pytest
 
 from agent import curves
 from agent.reading import night, verdicts
-from agent.reading.view import with_folder
+from agent.reading.view import gather, with_folder
 from agent.reading.words import WIDTH, block, count, duration, listed, number, shortened, table
 from agent.summary import MAX_LINES, summarize
+from policies.gate import GateVerdict
 from state.paths import CampaignPaths
+from tests.agent.recorded import record
 
 CAMPAIGN = {
     "name": "big",
@@ -225,3 +227,42 @@ def test_a_best_run_without_scores_is_said_to_have_none() -> None:
     view["decisions"][0]["bucket"] = "U"
     [line] = [line for line in summarize(view) if line.startswith("Best run")]
     assert line == "Best run  R1 (U): s.m was not measured."
+
+
+@pytest.mark.parametrize(("hours", "said"), [(0.02, "budget 72 s."), (0.5, "budget 30 min."), (2, "budget 2 h.")])
+def test_a_budget_under_an_hour_is_told_in_minutes(hours: float, said: str) -> None:
+    view = overfull()
+    view["goal"]["version"] = 1
+    view["goal"]["spec"] = {**view["goal"]["spec"], "model": {"path": "m"}, "budget": {"hours": hours}}
+    assert said in " ".join(" ".join(summarize(view)).split())
+
+
+def test_the_best_run_is_the_one_that_the_planner_would_train_on() -> None:
+    def verdict(run: str, bucket: str, *lows: float, holds: bool = False) -> dict[str, Any]:
+        rows = [{**condition(1), "sign": 1, "bound": 0.5, "low": low, "holds": holds} for low in lows]
+        return {
+            "id": f"D{run}", "run": run, "rule": "r", "bucket": bucket,
+            "verdict": {"gate": {"use": "selection", "conditions": rows}, "bucket": {"gate": {"conditions": rows}}},
+        }  # fmt: skip
+
+    def best(*decisions: dict[str, Any]) -> str:
+        found = verdicts.best({"decisions": list(decisions)})
+        assert found is not None
+        return str(found["run"])
+
+    # More conditions held, and yet further from the worst one.
+    assert best(verdict("R1", "B", 0.1, 0.9, holds=True), verdict("R2", "B", 0.4, 0.4)) == "R2"
+    assert best(verdict("R1", "A", 0.1), verdict("R2", "B", 0.4)) == "R1"
+    assert best(verdict("R1", "B", 0.4), verdict("R2", "B", 0.4)) == "R2"
+    assert verdicts.best({"decisions": []}) is None
+
+
+def test_slack_is_what_the_policies_say_it_is(tmp_path: Path) -> None:
+    record(tmp_path, "promoted")
+    rows = verdicts.judged(gather(CampaignPaths(tmp_path, "quick")))
+    assert rows
+    for row in rows:
+        gate = GateVerdict.model_validate(row["detail"].get("gate") or row["gate"])
+        assert verdicts.slack(row) == min(each.slack for each in gate.conditions)
+    unread = {**condition(1), "low": None, "sign": 1, "bound": 0.5}
+    assert verdicts.slack({"detail": {}, "gate": {"conditions": [unread]}}) == float("-inf")
