@@ -56,6 +56,8 @@ class RunEvidence(Record):
     """`split.metric` -> a denser metric of the same outputs, on which progress is read."""
     use: SplitUse = "selection"
     seed: int = 0
+    stopped: str = ""
+    """Word of the guard that ended the training before its first save: there is no adapter to measure."""
 
 
 class BucketVerdict(Record):
@@ -153,7 +155,10 @@ def _rule(
 ) -> tuple[Bucket, str, str]:
     """Return bucket, rule and sentence, in the order of precedence."""
     if target is None or found is None or found.estimate is None:
-        return "U", "U.unmeasured", f"{evidence.run}: the target has no scores on both sides, so nothing can be told."
+        why = "the target has no scores on both sides, so nothing can be told."
+        if evidence.stopped:
+            why = f"a guard ended its training before the first save ({evidence.stopped}): no adapter to measure."
+        return "U", "U.unmeasured", f"{evidence.run}: {why}"
     what = f"{evidence.run}: {_shown(target, found)}"
     if (capped := _capped(target, evidence.ceilings)) is not None:
         return "U", "U.capped", f"{what} {capped}"

@@ -64,7 +64,15 @@ def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdic
         noise_floor=view.goal.evaluation.noise_floor,
         dense=view.goal.evaluation.dense,
         seed=view.goal.seed,
+        stopped=_stopped_unsaved(view, run),
     )
+
+
+def _stopped_unsaved(view: View, run: Run) -> str:
+    """Return the word of the guard that left a run without an adapter, or an empty text."""
+    ended = [a for a in view.actions if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash]
+    failed = ended[-1].result if ended and ended[-1].state == "failed" else {}
+    return str((failed.get("exit") or {}).get("verdict") or "")
 
 
 class Parent(NamedTuple):

@@ -94,6 +94,14 @@ def test_a_target_that_holds_already_has_one_case_as_its_meaningful_delta() -> N
 def test_no_measurement_is_no_information() -> None:
     verdict = judge_run(RunEvidence(gate=VALUE, cases=CaseTable()))
     assert (verdict.bucket, verdict.rule, verdict.comparisons) == ("U", "U.unmeasured", ())
+    assert verdict.sentence == "the run: the target has no scores on both sides, so nothing can be told."
+
+
+def test_a_training_that_left_no_adapter_is_not_blamed_on_the_measurement() -> None:
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=CaseTable(), stopped="collapsed"))
+    assert (verdict.bucket, verdict.rule) == ("U", "U.unmeasured")
+    assert "a guard ended its training before the first save (collapsed): no adapter" in verdict.sentence
+    assert "scores" not in verdict.sentence
 
 
 def test_a_target_that_moved_is_progress() -> None:

@@ -311,6 +311,8 @@ def test_a_run_that_a_guard_ended_before_its_first_save_is_judged_uninformative_
     play = Rehearsal(fails={"train": 1}, exit={"verdict": "diverged", "guard": {"signal": "train_loss"}})
     play.run()
     assert play.runs[0].bucket == "U"
+    first = next(d for d in play.decisions if d.run == play.runs[0].id and d.bucket is not None)
+    assert "a guard ended its training before the first save (diverged): no adapter to measure" in first.sentence
     assert play.runs[1].recipe["learning_rate"] < play.runs[0].recipe["learning_rate"]
 
 
