@@ -76,6 +76,8 @@ def _record(session: Session, draft: Draft) -> None:
             list(draft.commitments),
             draft.run,
         )
+        # One that an earlier sitting made and never began, and that is chosen again as it stands.
+        session.earlier -= {decision.id}
         if draft.bucket is not None:
             store.deciding.judge(decision.run, draft.bucket, "judged")
         _ask(session, decision)

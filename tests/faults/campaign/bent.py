@@ -21,7 +21,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
 from agent import effects, graph, runner
-from agent.nodes import doing
+from agent.nodes import deciding, doing
 from state.clock import SystemClock
 from state.errors import VigilError
 from state.handles import Doing
@@ -91,6 +91,17 @@ def kill_at(point: str, passage: int) -> None:
     if name == "deletion":
         # The saves are out of their place, and not gone yet.
         doing._PERFORM["delete"] = _deadly_within(doing._PERFORM["delete"], countdown)
+        return
+    if name == "conclusion":
+        # It is on record, and the loop's position still says that it is to be made.
+        record = deciding._record
+
+        def recorded(session: Any, draft: Any) -> None:
+            record(session, draft)
+            if draft.decision.action == "conclude":
+                countdown.pass_by()
+
+        deciding._record = recorded
         return
     for owner, method in POINTS[name]:
         setattr(owner, method, _deadly(getattr(owner, method), countdown, is_before=when == "before"))

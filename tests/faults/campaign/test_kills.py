@@ -55,15 +55,9 @@ def test_an_agent_that_dies_amid_an_effect_has_done_it_once(tmp_path: Path, poin
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("step", [-1, -2, -3])
-def test_an_agent_that_dies_before_one_of_its_last_acts_ends_when_it_is_run_again(step: int, tmp_path: Path) -> None:
-    campaign, home = agents.campaign_of(1, tmp_path / "whole")
-    assert world.run(campaign, home) == 0
-    acts = len(world.rows(home)["actions"])
-    campaign, home = agents.campaign_of(1, tmp_path / "cut")
-    assert world.run(campaign, home, bend={"kill_at": "before_intent", "passage": acts + 1 + step}) == -signal.SIGKILL
-    code = world.run(campaign, home)
-    assert (code, world.wrong(home, code)) == (0, [])
+def test_an_agent_that_dies_with_its_last_decision_ends_when_it_is_run_again(tmp_path: Path) -> None:
+    batch = agents.kills_at(("amid_conclusion",), 1, tmp_path, 1)
+    assert (batch.violations, batch.faults, batch.figures["promoted"]) == ((), 1, 1)
 
 
 @pytest.mark.faults

@@ -16,6 +16,7 @@ LEAST_PER_CAMPAIGN = 20
 POINTS = (
     "before_intent", "after_intent", "before_act", "after_act", "before_done", "after_done", "before_checkpoint",
     "after_checkpoint", "amid_promotion", "amid_deletion", "amid_export",
+    "amid_conclusion",
 )  # fmt: skip
 _LONGEST_S = 240.0
 _AT_WORK = 0.8
