@@ -12,6 +12,9 @@ from state.goal import NotifyEvent
 from state.hashing import hash_json
 from state.records import ActionKind, Approval, Decision, Json, Run
 
+_RANK = "ABCUD"
+"""Buckets, best first."""
+
 _ENDS = frozenset({"conclude", "halt"})
 
 
@@ -130,10 +133,12 @@ def drop_saves(view: View) -> Draft | None:
 def _needed(view: View) -> frozenset[str]:
     """Return the runs whose saves stay: in promotion or promoted, the best one, and what an open run starts from."""
     judged = [run for run in view.runs if run.bucket is not None]
-    best = max(judged, key=lambda run: (_slack(view, run), -view.runs.index(run)), default=None)
+    # The best is the last: by bucket, then by slack, the later of equals, as `vigil status` names it.
+    place = {run.id: (-_RANK.index(run.bucket or "D"), _slack(view, run), index) for index, run in enumerate(judged)}
+    best = sorted(place, key=lambda name: place[name])[-1:]
     parents = {run.parent for run in view.runs if run.bucket is None}
     reached = {run.id for run in judged if run.bucket == "A"}
-    return frozenset({*parents, *reached, view.campaign.promoted, best.id if best is not None else ""})
+    return frozenset({*parents, *reached, view.campaign.promoted, *best})
 
 
 def _slack(view: View, run: Run) -> float:

@@ -216,7 +216,7 @@ def test_a_run_without_a_verdict_on_record_is_not_the_best() -> None:
     play.decisions = [row for row in play.decisions if row.bucket is None and "bucket" not in row.verdict]
     found = drop_saves(with_saves(play, 0))
     assert found is not None
-    assert found.decision.run == "R2", "all are equal, and the first stays"
+    assert found.decision.run == "R1", "the bucket counts first"
 
 
 def test_a_deletion_that_failed_is_not_tried_again() -> None:
