@@ -216,10 +216,10 @@ def _person(view: View) -> list[str]:
         deadline = (
             f" Unanswered at {clock(row['deadline_at'])} means {row['unanswered']}." if row.get("deadline_at") else ""
         )
+        question = f"{row['question']}{deadline}"
         if said := row.get("unapplied"):
-            deadline = ""
-            row = {**row, "question": f"{said['answer']} by {said['by']}, not yet applied. {row['question']}"}  # noqa: PLW2901
-        lines += block("" if lines else "Person", f"{row['id']} ({row['kind']}): {row['question']}{deadline}", lines=3)
+            question = f"{said['answer']} by {said['by']}, not yet applied. {row['question']}"
+        lines += block("" if lines else "Person", f"{row['id']} ({row['kind']}): {question}", lines=3)
     if lines:
         return lines
     answered = [row for row in view.get("approvals") or [] if row["kind"] == "promotion" and row["answer"]]
@@ -267,7 +267,9 @@ def _last_decision(view: View) -> str:
 
 def _typed_halted(view: View) -> str:
     stops = [row for row in view.get("decisions") or [] if row["action"] == "halt"]
-    belief = stops[-1]["action_inputs"].get("belief") if stops else None
+    # What is only assumed can be settled, and not be overridden.
+    is_refuted = bool(stops) and stops[-1]["rule"] == "hard_stop"
+    belief = stops[-1]["action_inputs"].get("belief") if is_refuted else None
     against = f" To go on regardless, on record: vigil approve {belief} --reason WHY." if belief else ""
     return f"{_last_decision(view)}apply the fix above, then vigil run {_file(view)}.{against}"
 

@@ -157,6 +157,8 @@ def test_a_halted_campaign_says_how_to_go_on_regardless() -> None:
     halt = {"id": "D3", "action": "halt", "rule": "hard_stop", "action_inputs": {"belief": "B29"}, "bucket": None}
     view = {"campaign": {**CAMPAIGN, "state": "halted"}, "goal": None, "now": 10.0, "decisions": [halt]}
     assert "vigil approve B29 --reason WHY" in " ".join(summarize(view)[-2:])
+    assumed = {**view, "decisions": [{**halt, "rule": "assumed.limit"}]}
+    assert "vigil approve" not in " ".join(summarize(assumed)[-2:]), "what is assumed is settled, not overridden"
 
 
 def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:
