@@ -9,6 +9,7 @@ from agent.session import Session
 from state.files import fsync_folder, read_json, write_json
 from state.hashing import hash_tree
 from state.records import Action, Decision, Json
+from tools.models.identity import weights_hash
 from tools.training.progress import newest_healthy_folder
 
 _RESUME_ONLY = shutil.ignore_patterns("optimizer.safetensors", "state.json")
@@ -142,7 +143,8 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
     inputs = decision.action_inputs
     digest = str(inputs["adapter"])
     place = session.loaded.resolve(str(inputs["to"]))
-    target = place / f"{session.goal.campaign}-{digest[:12]}"
+    key = str(inputs.get("fused", ""))
+    target = place / f"{session.goal.campaign}-{digest[:12]}{'-fused' if key else ''}"
     side = place / f".{target.name}.{action.key}"
     try:
         if not target.exists():
@@ -151,6 +153,9 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
             if hash_tree(side / "adapter") != digest:
                 shutil.rmtree(side)
                 return _failed(session, action, f"The adapter of {decision.run} is no longer as it was promoted.")
+            if not _add_fused(session, key, side):
+                shutil.rmtree(side)
+                return _failed(session, action, f"The fused model of {decision.run} is no longer as it was made.")
             handout.write(session, decision, side)
             sync_tree(side)
             side.rename(target)
@@ -165,6 +170,24 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
     return session.store.doing.finish(
         action.key, result={"folder": str(target), "adapter": digest}, side_effects=(f"{target.name} written",)
     )
+
+
+def _add_fused(session: Session, key: str, side: Path) -> bool:
+    """Put the model that a fusion made beside the adapter; false where it is no longer what that made."""
+    if not key:
+        return True
+    made = next(a for a in session.store.read.actions() if a.key == key)
+    source = session.paths.job(key).folder / str(made.result["fused"])
+    # As links where that can be: two copies of the weights on one disk are one too many.
+    shutil.copytree(source, side / "fused", copy_function=_link)
+    return weights_hash(side / "fused") == str(made.result["weights"])
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _failed(session: Session, action: Action, reason: str) -> Action:

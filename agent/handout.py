@@ -11,7 +11,7 @@ from state.records import Decision
 
 
 def write(session: Session, decision: Decision, folder: Path) -> None:
-    """Write `report.html`, `export.jsonl` and `CARD.txt` beside the adapter.
+    """Write `report.html`, `export.jsonl` and `CARD.txt` beside the adapter, and the fused model where there is one.
 
     Args:
         session: This sitting.
@@ -42,6 +42,7 @@ def card(session: Session, decision: Decision) -> str:
         f"- Trained by {run.instrument}, seed {run.seed}, on data with hash {run.data_hash}.",
         f"- Promoted by decision {promotion.id} ({promotion.rule}) of the campaign {session.goal.campaign}.",
         f"- Use: `mlx_lm.generate --model {spec.path} --adapter-path adapter --prompt ...`",
+        *_fused(session, str(decision.action_inputs.get("fused", ""))),
         "",
         "## What was shown, on cases that no tuning has seen",
         "",
@@ -51,3 +52,16 @@ def card(session: Session, decision: Decision) -> str:
         "before the campaign's own end was written.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _fused(session: Session, key: str) -> list[str]:
+    """Return what is to be said of the fused model: how far it is from what was judged, since it was not judged."""
+    if not key:
+        return []
+    result = next(action.result for action in session.store.read.actions() if action.key == key)
+    said = (
+        f"- `fused/` is base and adapter as one model, dequantized: on {result['positions']} positions of training rows"
+        f" {result['same']} have the same likeliest token; it is {result['kl']:.2g} nats away, the base alone"
+        f" {result['kl_base']:.2g}. The gate was judged with the adapter beside its base."
+    )
+    return [said]

@@ -20,6 +20,7 @@ _KINDS: dict[ActionKind, JobKind] = {
     "confirm": "evaluation",
     "train": "training",
     "notify": "notice",
+    "fuse": "fuse",
 }
 
 
@@ -106,6 +107,14 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         body, steps = _training_input(session, decision)
     elif kind == "notice":
         body = _notice_input(session, inputs)
+    elif kind == "fuse":
+        body = {
+            "model": str(session.model),
+            "adapter": str(session.paths.artifact(str(inputs["adapter"]))),
+            "dtype": session.goal.model.dtype,
+            "data": data_input(session.goal, session),
+            "system": session.goal.track.system,
+        }
     else:
         body = evaluation_input(session, inputs["use"])
         body |= {

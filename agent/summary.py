@@ -31,7 +31,7 @@ _BOOKS = ("action:", "identity:")
 
 _ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
-_EFFECTS = frozenset({"notify", "export", "delete"})
+_EFFECTS = frozenset({"notify", "export", "delete", "fuse"})
 """Acts that the campaign does not wait for: one that fails is told, and the work goes on."""
 
 View = dict[str, Any]

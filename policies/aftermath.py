@@ -6,6 +6,8 @@ of a case and no person's words: it leaves the machine.
 """
 
 from policies.drafts import Draft, draft
+from policies.guards import evaluation_guards
+from policies.memory import limit_gb
 from policies.proposals import slack, verdict_of
 from policies.view import View
 from state.goal import NotifyEvent
@@ -14,6 +16,9 @@ from state.records import ActionKind, Approval, Decision, Json, Run
 
 _RANK = "ABCUD"
 """Buckets, best first."""
+
+_FUSE_S = 1800.0
+"""Three times as long and a fusion is stopped: it reads and writes the weights, and answers a few rows three times."""
 
 _ENDS = frozenset({"conclude", "halt"})
 
@@ -30,7 +35,7 @@ def before_end(view: View, end: Draft) -> Draft | None:
     if decision.action not in _ENDS:
         return None
     state = str(decision.action_inputs["state"])
-    if state == "promoted" and (handed := _export(view, decision)) is not None:
+    if state == "promoted" and (handed := _fuse(view, decision) or _export(view, decision)) is not None:
         return handed
     event: NotifyEvent = "stopped" if decision.action == "halt" else "failed" if state == "failed" else "ended"
     ended_before = sum(action.kind in _ENDS for action in view.actions)
@@ -88,13 +93,33 @@ def _said(view: View, end: Decision) -> str:
     return f"{how} ({end.rule}) after {judged} judged run{'' if judged == 1 else 's'}."
 
 
+def _promotion(view: View, end: Decision) -> Decision | None:
+    return next((d for d in reversed(view.decisions) if d.action == "promote" and d.run == end.run), None)
+
+
+def _fuse(view: View, end: Decision) -> Draft | None:
+    """Make one model of base and promoted adapter, where the export is to have it."""
+    wanted, promotion = view.goal.export, _promotion(view, end)
+    if wanted is None or not wanted.fused or promotion is None:
+        return None
+    inputs: Json = {"promotion": promotion.id, "adapter": promotion.action_inputs["adapter"]}
+    if _was_tried(view, "fuse", inputs):
+        return None
+    guards = evaluation_guards(wall_s=_FUSE_S, memory_gb=limit_gb(view.beliefs))
+    inputs["guards"] = [guard.model_dump(mode="json") for guard in guards]
+    sentence = f"Fuse {end.run} into its base, dequantized, in a fresh folder; it has to answer as base and adapter do."
+    return draft(view, "fuse", "export.fuse", sentence, inputs, run_id=end.run)
+
+
 def _export(view: View, end: Decision) -> Draft | None:
-    """Hand out what was promoted."""
-    wanted = view.goal.export
-    promotion = next((d for d in reversed(view.decisions) if d.action == "promote" and d.run == end.run), None)
+    """Hand out what was promoted; without the fused model where that could not be made."""
+    wanted, promotion = view.goal.export, _promotion(view, end)
     if wanted is None or promotion is None:
         return None
     inputs: Json = {"promotion": promotion.id, "to": wanted.to, "adapter": promotion.action_inputs["adapter"]}
+    fused = (a for a in view.actions if a.kind == "fuse" and a.inputs["promotion"] == promotion.id)
+    if wanted.fused and (made := next((a.key for a in fused if a.state == "done"), "")):
+        inputs["fused"] = made
     if _was_tried(view, "export", inputs):
         return None
     sentence = f"Export {end.run}, as promoted by {promotion.id}, to a folder of its own in {wanted.to}."

@@ -405,6 +405,8 @@ class Export(_Part):
 
     to: str = Field(min_length=1)
     """Each promotion adds one folder of its own; none is ever overwritten."""
+    fused: bool = False
+    """Also hand out base and adapter as one model, dequantized, once it was seen to answer as the two do."""
 
 
 class Goal(_Part):

@@ -76,8 +76,8 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     return session.store.doing.finish(action.key, result={**ended, **result, **kept}, side_effects=tuple(kept.values()))
 
 
-def _notify(session: Session, decision: Decision, action: Action) -> Action:
-    """Have the user's command told, by a job of its own under the action's key; that it fails stops nothing."""
+def _run_side_job(session: Session, decision: Decision, action: Action) -> Action:
+    """Run a job that the campaign's verdict does not need, a notice or a fusion; that it fails stops nothing."""
     try:
         return _run_job(session, decision, action)
     except (JobNotStartedError, NotFoundError) as error:
@@ -189,7 +189,8 @@ def _copy(session: Session, key: str, status: JobStatus) -> None:
 
 _PERFORM: dict[ActionKind, Callable[[Session, Decision, Action], Action]] = {
     "promote": effects.promote,
-    "notify": _notify,
+    "notify": _run_side_job,
+    "fuse": _run_side_job,
     "delete": effects.delete_saves,
     "export": effects.export,
     "conclude": effects.end,

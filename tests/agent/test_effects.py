@@ -23,6 +23,7 @@ from state.store import Store
 from tests.agent.test_run_flow import edit, vigil
 from tests.faults.campaign import world
 from tools.jobs.local import LocalBackend
+from tools.models.identity import weights_hash
 
 RECIPE = {"batch_size": 4, "iters": 60, "max_seq_length": 128, "learning_rate": 0.001}
 
@@ -152,6 +153,30 @@ def test_an_export_holds_the_adapter_the_report_the_record_and_a_card(folder: Pa
     assert inputs["adapter"] in card
 
 
+def test_an_export_with_the_fused_model_says_how_alike_it_is(folder: Path) -> None:
+    with sitting(folder) as session:
+        made = session.paths.job("fusion").folder / "out" / "fused"
+        made.mkdir(parents=True)
+        (made / "model.safetensors").write_bytes(b"one model")
+        (made / "config.json").write_text("{}")
+        alike = {"positions": 90, "same": 89, "kl": 1e-4, "kl_base": 0.5}
+        result = {"fused": "out/fused", "weights": weights_hash(made), **alike}
+        perform(session, lambda at, _, act: at.store.doing.finish(act.key, result=result), "fuse", {}, "fusion")
+        inputs = {**exporting(session), "fused": "fusion"}
+        done = perform(session, effects.export, "export", inputs)
+        place = Path(done.result["folder"])
+        assert place.name == f"storm-{inputs['adapter'][:12]}-fused"
+        assert (place / "fused" / "model.safetensors").read_bytes() == b"one model"
+        card = (place / "CARD.txt").read_text()
+        assert "on 90 positions of training rows 89 have the same likeliest token" in card
+        (made / "model.safetensors").unlink()
+        (made / "model.safetensors").write_bytes(b"another")
+        refused = perform(session, effects.export, "export", {**inputs, "to": "elsewhere"}, "k2")
+    assert refused.state == "failed"
+    assert refused.result["exit"]["reason"] == "The fused model of R1 is no longer as it was made."
+    assert list((folder / "files" / "elsewhere").iterdir()) == []
+
+
 def test_an_export_done_again_finds_its_folder_and_leaves_it_as_it_is(folder: Path) -> None:
     with sitting(folder) as session:
         inputs = exporting(session)
@@ -246,7 +271,7 @@ def test_a_notice_whose_command_was_taken_out_of_the_file_fails_and_stops_nothin
 
     inputs = {"event": "ended", "about": "end 1", "title": "t", "sentence": "s", "type": "vigil status"}
     with sitting(folder) as session:
-        failed = perform(session, doing._notify, "notify", inputs)
+        failed = perform(session, doing._run_side_job, "notify", inputs)
     assert failed.state == "failed"
     assert "no longer has `notify`" in failed.result["exit"]["reason"]
 

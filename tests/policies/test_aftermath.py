@@ -133,6 +133,29 @@ def test_a_promotion_is_exported_once_before_the_end_and_again_only_for_another_
     assert again.run() == ["export.promotion", "goal.reached", "ended"]
 
 
+def test_a_fused_model_is_made_before_it_is_handed_out_and_once() -> None:
+    play = Rehearsal(goal=goal(export={"to": "out", "fused": True}))
+    assert play.run()[-4:] == ["export.fuse", "export.promotion", "goal.reached", "ended"]
+    fused, exported = play.actions[-3:-1]
+    assert (fused.kind, exported.inputs["fused"]) == ("fuse", fused.key)
+    assert {guard["verdict"] for guard in fused.inputs["guards"]} >= {"stalled", "out_of_time", "out_of_disk"}
+
+
+def test_a_fusion_that_failed_leaves_the_export_without_it() -> None:
+    play = Rehearsal(goal=goal(export={"to": "out", "fused": True}), fails={"fuse": 1})
+    assert play.run()[-4:] == ["export.fuse", "export.promotion", "goal.reached", "ended"]
+    assert "fused" not in play.actions[-2].inputs
+    assert play.campaign.state == "promoted"
+
+
+def test_a_fused_model_that_is_asked_for_later_is_an_export_of_its_own() -> None:
+    play = Rehearsal(goal=goal(export={"to": "out"}))
+    play.run()
+    again = play.later()
+    again.goal_version, again.goal = 2, goal(export={"to": "out", "fused": True})
+    assert again.run() == ["export.fuse", "export.promotion", "goal.reached", "ended"]
+
+
 def test_an_export_that_failed_leaves_the_promotion() -> None:
     play = Rehearsal(goal=goal(export={"to": "out"}), fails={"export": 1})
     assert play.run()[-3:] == ["export.promotion", "goal.reached", "ended"]

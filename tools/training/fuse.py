@@ -1,17 +1,29 @@
 """The fuse worker: `python -m tools.training.fuse JOB`; an adapter into its base, in a fresh folder, never in place.
 
-A quantized base is dequantized: re-quantizing destroys small deltas (facts/mlx_training.md 2a). The input is
-`{"model", "adapter", "dtype", "expect_weights"}`.
+A quantized base is dequantized: re-quantizing destroys small deltas (facts/mlx_training.md 2a). What was saved is
+loaded again and has to answer as base and adapter do. The input is `{"model", "adapter", "dtype", "expect_weights",
+"data", "system"}`, data as training has it.
 """
 
 import sys
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from state.errors import ConfigError, VigilError
 from state.files import read_json, write_json
 from state.records import Json
+from tools.evaluation.prompts import render_training
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
+from tools.tracks.formats import iter_data
+
+_ROWS, _TOKENS = 8, 256
+"""Training rows that are compared, and tokens of each."""
+_MOST_LOST = 0.1
+"""Divergence from base and adapter, over that of the base alone: what re-quantizing loses is several times this."""
+_ROUNDING = 1e-3
+"""Divergence, nats, that rounding to half precision may leave."""
 
 
 def fuse(context: WorkerContext) -> None:
@@ -55,9 +67,62 @@ def fuse(context: WorkerContext) -> None:
         config.pop("quantization", None)
         config.pop("quantization_config", None)
     save(side, str(model_folder), model, tokenizer, config)
-    write_json(side / "run.json", {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True})
+    del model, fused
+    likeness = _likeness(inputs, side)
+    told = {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True, "likeness": likeness}
+    write_json(side / "run.json", told)
     side.rename(target)
     context.finish(_result(target, weights))
+
+
+def _likeness(inputs: Json, fused: Path) -> Json:
+    """Hold the saved model against base and adapter on the first training rows.
+
+    Returns:
+        positions, same (whose likeliest next token is the same), kl (mean divergence from base and adapter, nats),
+        kl_base (the base's alone).
+
+    Raises:
+        ConfigError: It lost more of the adapter than rounding takes.
+    """
+    import numpy as np
+
+    from tools.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(Path(inputs["model"]))
+    rendered = (
+        render_training(tokenizer, row.row, inputs.get("system")) for row in iter_data(Path(inputs["data"]["train"]))
+    )
+    rows = [row.tokens[:_TOKENS] for row in islice(rendered, _ROWS)]
+    base, adapter, dtype = Path(inputs["model"]), Path(inputs["adapter"]), inputs.get("dtype")
+    sides = ((base, adapter), (base, None), (fused, None))
+    wanted, plain, made = (_told(folder, beside, dtype, rows) for folder, beside in sides)
+    kl, kl_base = (float((np.exp(wanted) * (wanted - other)).sum(axis=-1).mean()) for other in (made, plain))
+    if kl > max(_ROUNDING, _MOST_LOST * kl_base):
+        raise ConfigError(
+            f"The fused model is {kl:.2g} nats from base and adapter, and the base alone {kl_base:.2g}: it lost "
+            f"{min(1.0, kl / max(kl_base, 1e-12)):.0%} of what was learned, so it is not handed out.",
+            what="fused",
+            where=str(fused),
+        )
+    same = int((wanted.argmax(axis=-1) == made.argmax(axis=-1)).sum())
+    return {"positions": len(wanted), "same": same, "kl": kl, "kl_base": kl_base}
+
+
+def _told(model_folder: Path, adapter: Path | None, dtype: str | None, rows: list[list[int]]) -> Any:
+    """Return log-probabilities of the next token at every position, shape (positions, vocabulary)."""
+    import mlx.core as mx
+    import numpy as np
+
+    from tools.models.load import load_model
+
+    model, _ = load_model(model_folder, adapter, dtype)
+    model.eval()
+    found = []
+    for row in rows:
+        logits = model(mx.array([row]))[0].astype(mx.float32)
+        found.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True)))
+    return np.concatenate(found)
 
 
 def _is_done(target: Path, weights: str) -> bool:
@@ -67,7 +132,8 @@ def _is_done(target: Path, weights: str) -> bool:
 
 
 def _result(target: Path, weights: str) -> Json:
-    return {"fused": "out/fused", "weights": weights_hash(target), "fused_from": weights}
+    likeness: Json = (read_json(target / "run.json") or {}).get("likeness") or {}
+    return {"fused": "out/fused", "weights": weights_hash(target), "fused_from": weights, **likeness}
 
 
 def main() -> int:

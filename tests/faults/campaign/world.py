@@ -20,7 +20,7 @@ N_CASES = 40
 EFFECTS: dict[str, Any] = {
     "retention": {"saves": 1},
     "notify": {"command": ["sh", "-c", 'echo "$VIGIL_KEY $(cat)" >> told']},
-    "export": {"to": "exports"},
+    "export": {"to": "exports", "fused": True},
 }
 """Keys that switch on every kind of effect; `assert_effects` looks at what came of them."""
 
@@ -171,7 +171,7 @@ def assert_exactly_once(home: Path, name: str = "storm") -> None:
     jobs = [
         action["key"]
         for action in found["actions"]
-        if action["kind"] in {"census", "evaluate", "train", "confirm", "notify"}
+        if action["kind"] in {"census", "evaluate", "train", "confirm", "notify", "fuse"}
     ]
     assert folders == sorted(jobs)
     for key in jobs:
@@ -211,12 +211,12 @@ def assert_effects(home: Path, name: str = "storm", *, jobs_died: bool = False) 
     is_promoted = found["campaign"][0]["state"] == "promoted"
     exported = sorted(path.name for path in (folder / "exports").glob("*")) + sorted((folder / "exports").glob(".*"))
     digests = [action["inputs"]["adapter"] for action in of_kind.get("export", [])]
-    assert exported == [f"{name}-{digest[:12]}" for digest in digests], exported
-    assert len(exported) == is_promoted
+    assert exported == [f"{name}-{digest[:12]}-fused" for digest in digests], exported
+    assert len(exported) == len(of_kind.get("fuse", [])) == is_promoted
     for entry, digest in zip(exported, digests, strict=True):
         assert hash_tree(folder / "exports" / entry / "adapter") == digest
         assert sorted(path.name for path in (folder / "exports" / entry).iterdir()) == [
-            "CARD.txt", "adapter", "export.jsonl", "report.html",
+            "CARD.txt", "adapter", "export.jsonl", "fused", "report.html",
         ]  # fmt: skip
 
     deleted = {action["inputs"]["job"]: action["inputs"]["names"] for action in of_kind.get("delete", [])}

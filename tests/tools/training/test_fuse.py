@@ -70,3 +70,20 @@ def test_whole_layers_that_were_trained_are_fused_too_and_a_second_start_finds_i
     assert outcome(fuse) == first
     assert (fuse / "out" / "fused" / "model.safetensors").stat().st_mtime_ns == written
     assert "the model or the adapter changed since" in outcome(changed)["sentence"]
+
+
+def test_what_was_saved_is_held_against_base_and_adapter_and_a_model_that_lost_it_is_refused(
+    folder: Path, model: Path, train: Path
+) -> None:
+    job = training_job(folder / "train-like", model, train, recipe={"iters": 12, "learning_rate": 0.02})
+    adapter = job / "out" / "adapter"
+    alike = training_job(folder / "fuse-alike", model, train, adapter=adapter)
+    lost = training_job(folder / "fuse-lost", model, train, adapter=adapter)
+    assert drive({"job": job}, {"job": alike, "module": FUSE}) == [0, 0]
+    found = outcome(alike)
+    assert found["positions"] > 20
+    assert found["same"] == found["positions"]
+    assert found["kl"] < 0.01 * found["kl_base"]
+    assert drive({"job": lost, "module": "tests.tools.training.fuse_nothing"}) == [2]
+    assert "it lost 100% of what was learned, so it is not handed out" in outcome(lost)["sentence"]
+    assert not (lost / "out" / "fused").exists()
