@@ -154,6 +154,8 @@ def _diverge(context: WorkerContext, out: Path, step: int, iters: int) -> None:
 def _train(context: WorkerContext, out: Path) -> None:
     """Do the steps that are left; each commits one file that can be made only once."""
     iters = int(context.input["recipe"]["iters"])
+    # Two saves, or none where the first would come after the end.
+    saved = {iters // 2, iters} if context.input["recipe"].get("save_every", iters) <= iters else set()
     steps = out / "steps"
     steps.mkdir(exist_ok=True)
     for step in range(len(list(steps.iterdir())) + 1, iters + 1):
@@ -164,7 +166,7 @@ def _train(context: WorkerContext, out: Path) -> None:
             os.close(os.open(steps / f"{step:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             append_jsonl(out / "violations.jsonl", {"what": "a step done twice", "step": step})
-        if step in {iters // 2, iters}:
+        if step in saved:
             _save(out, step)
         context.emit({"step": step, "train_loss": 1.0 / step})
         if context.should_stop:
