@@ -554,9 +554,8 @@ def _next_run(view: View) -> Draft | None:
         if stop is None and choice.proposal is not None:
             look = last_look(view, keep=1) if ends and is_first_of(view, instrument) else None
             return look or _train(view, choice.proposal, choice, ends)
-        if stop is not None:
-            ends.append(stop)
-            told.setdefault(stop.sentence, []).append(instrument)
+        ends += [stop] if stop is not None else []
+        told |= {stop.sentence: [*told.get(stop.sentence, []), instrument]} if stop is not None else {}
         if stop is not None and (stop.rule in _OF_ALL_CLASSES or choice.left.limit in {"runs", "disk_gb"}):
             break
     look = last_look(view, keep=0)
