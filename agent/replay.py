@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.mistakes import dotted, mistake
-from agent.reading.words import WIDTH, block, count, shortened, signed, table
+from agent.reading.words import WIDTH, block, count, signed, table
 from policies.replay.exported import TABLES, exported_trajectory
 from policies.replay.published import PublishedCycle, PublishedHarness, published_trajectory
 from policies.replay.records import Replay, ReplayedCondition, ReplayedCycle, Trajectory
@@ -25,6 +25,7 @@ MAX_BYTES = 1 << 30
 """No trajectory is larger; an export has about 500 bytes per measured case."""
 
 _MAX_FINDINGS = 7
+_ASKED_COLUMNS = 46
 
 _MARKS = {"holds": "holds", "fails": "fails", "undecided": "open"}
 
@@ -171,7 +172,7 @@ def _told(cycle: ReplayedCycle) -> list[str]:
     track = f", track {cycle.track}" if cycle.track else ""
     lines = [f"{cycle.id}  {cycle.instrument or 'no training'}{track}: {bucket}"[:WIDTH]]
     if cycle.gate:
-        rows = [_row(row) for row in cycle.gate]
+        rows = [line for row in cycle.gate for line in _rows(row)]
         head = ("", "asked", "value", "95 % interval" if _is_plain(cycle) else "interval", "cases", "recorded")
         lines += [f"  {line}"[:WIDTH].rstrip() for line in table(head, rows)]
         lines += _methods(cycle.gate)
@@ -189,12 +190,15 @@ def _is_plain(cycle: ReplayedCycle) -> bool:
     return all(row.is_plain for row in cycle.gate)
 
 
-def _row(row: ReplayedCondition) -> Sequence[str]:
+def _rows(row: ReplayedCondition) -> list[Sequence[str]]:
+    """Return the lines of one condition: what is asked stands in full, below itself where it is long."""
     interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
     value = "not measured" if row.value is None else signed(row.value) if row.is_difference else f"{row.value:.3f}"
     recorded = {None: "", True: "holds", False: "fails"}[row.recorded]
     mark = _MARKS[row.decided]
-    return (mark, shortened(row.asked, 46), value, interval, str(row.n or ""), recorded)
+    asked, *more = textwrap.wrap(row.asked, _ASKED_COLUMNS, break_on_hyphens=False) or [row.id]
+    first = (mark, asked, value, interval, str(row.n or ""), recorded)
+    return [first, *(("", f"  {line}", "", "", "", "") for line in more)]
 
 
 def _methods(gate: Sequence[ReplayedCondition]) -> list[str]:

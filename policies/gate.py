@@ -340,7 +340,6 @@ def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
     shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {verdict.n} cases)"
     words = {"holds": "It holds", "fails": "It fails", "undecided": "The cases cannot tell"}[verdict.decided]
     extra = f", {verdict.label}" if verdict.label else ""
-    margin = f" Margin {abs(verdict.bound):g}." if verdict.test == "non_inferiority" else ""
     needed = f" {verdict.cases_needed} cases would tell if this went on." if verdict.cases_needed else ""
     gone = f" {verdict.excluded} cases had no score." if verdict.excluded else ""
-    return f"Asked: {asked}. Measured {shown}. {words}{extra}.{margin}{needed}{gone}"
+    return f"Asked: {asked}. Measured {shown}. {words}{extra}.{needed}{gone}"

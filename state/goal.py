@@ -91,6 +91,11 @@ class Condition(_Part):
             raise ValueError("`statistic: new_failures` needs `max` and `against: parent` or `against: base`")
         if self.kind == "non_inferiority" and self.against == "value":
             raise ValueError("`test: non_inferiority` compares with `against: parent` or `against: base`")
+        if self.kind == "non_inferiority" and self.sign * self.threshold > 0:
+            raise ValueError(
+                f"`test: non_inferiority` is met by no change, and {self.threshold:g} asks for an improvement; leave"
+                " `test` out, or write the loss that is granted as the bound"
+            )
         return self
 
     @property
@@ -131,13 +136,15 @@ class Condition(_Part):
 
     @property
     def sentence(self) -> str:
-        """The condition as a person would say it."""
+        """The condition as a person would say it, with the margin where it grants another bound than it names."""
         what = self.metrics[0] if self.metric is not None else "the best of " + ", ".join(self.metrics)
         how = f"{what} as a count" if self.statistic == "count" else what
         compared = "" if self.against == "value" else f" minus the {self.against}'s"
         if self.statistic == "new_failures":
             how, compared = f"new failures of {what}", f" against the {self.against}"
-        return f"{how}{compared} {'at least' if self.sign > 0 else 'at most'} {self.threshold:g}"
+        word = "at least" if self.sign > 0 else "at most"
+        granted = "" if self.bound == self.threshold else f" (with its margin: {word} {self.bound:g})"
+        return f"{how}{compared} {word} {self.threshold:g}{granted}"
 
 
 def _derived_id(data: dict[str, Any]) -> str:

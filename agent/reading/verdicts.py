@@ -109,8 +109,14 @@ def asked(condition: View) -> str:
         what = f"new failures of {what} against the {against}"
     elif against != "value":
         what += f" minus the {against}'s"
-    bound = f"at least {condition['min']:g}" if condition.get("min") is not None else f"at most {condition['max']:g}"
-    return f"{what} {bound}"
+    word, sign, threshold = ("at least", 1, condition.get("min"))
+    if threshold is None:
+        word, sign, threshold = "at most", -1, condition["max"]
+    # A margin stands only where no change is asked for, and then it is what the verdict uses.
+    margin = condition.get("margin")
+    bound = threshold if margin is None else -sign * margin + 0.0
+    granted = "" if bound == threshold else f" (with its margin: {word} {bound:g})"
+    return f"{what} {word} {threshold:g}{granted}"
 
 
 def said(row: View) -> str:

@@ -1,3 +1,4 @@
+import html
 import json
 import subprocess
 import sys
@@ -351,6 +352,36 @@ def test_run_prints_the_summary_writes_the_report_and_ends_with_the_campaign_s_c
     assert seen == {"path": file, "home": tmp_path / "home", "wait": False}
     assert "quick waits for a person" in result.stdout
     assert (tmp_path / "home" / "quick" / "report.html").is_file()
+
+
+WITH_MARGIN: dict[str, Any] = {
+    "conditions": [
+        {"metric": "stress.rows_kept", "min": 0.8},
+        {"metric": "regular.rows_kept", "against": "parent", "min": 0, "margin": 0.1},
+    ]
+}
+
+
+def test_a_condition_is_told_with_the_margin_that_its_verdict_used_wherever_it_is_told(tmp_path: Path) -> None:
+    asked = "regular.rows_kept minus the parent's at least 0 (with its margin: at least -0.1)"
+    paths = record(tmp_path, "promoted", gate=WITH_MARGIN)
+    export = tmp_path / "export.jsonl"
+    assert says(tmp_path, "export", "--out", str(export)).exit_code == 0
+    told = {
+        "status": says(tmp_path, "status").stdout,
+        "report": says(tmp_path, "report").stdout,
+        "why": says(tmp_path, "why", "R3").stdout,
+        "replay": CliRunner().invoke(vigil, ["replay", str(export)]).stdout,
+        "html": html.unescape(paths.report.read_text()),
+    }
+    assert {name: asked in " ".join(text.split()) for name, text in told.items()} == dict.fromkeys(told, True)
+
+
+def test_before_any_verdict_a_condition_is_told_with_its_margin(tmp_path: Path) -> None:
+    with opened(tmp_path, FakeClock()) as store:
+        begin(store, gate=WITH_MARGIN)
+    told = " ".join(says(tmp_path, "status").stdout.split())
+    assert "regular.rows_kept minus the parent's at least 0 (with its margin: at least -0.1); not measured yet" in told
 
 
 def test_the_home_may_come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from agent.reading.view import gather, with_folder
 from agent.reading.words import WIDTH, block, count, duration, listed, number, shortened, table
 from agent.summary import MAX_LINES, summarize
 from policies.gate import GateVerdict
+from state.goal import Condition
 from state.paths import CampaignPaths
 from tests.agent.recorded import record
 
@@ -165,6 +166,8 @@ def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:
     asked = {"metric": "s.ok", "statistic": "new_failures", "against": "parent", "min": None, "max": 2}
     assert verdicts.asked(asked) == "new failures of s.ok against the parent at most 2"
     assert verdicts.asked({**asked, "statistic": "count"}) == "s.ok as a count minus the parent's at most 2"
+    written = Condition(metric="s.ok", against="parent", max=0, margin=0.1)
+    assert verdicts.asked(written.model_dump(mode="json")) == written.sentence, "said twice, and the same"
     row = {**condition(1), "statistic": "new_failures", "against": "parent", "estimate": 3.0, "low": 1.0, "high": 7.0}
     assert ": 3.0 (90 % interval 1.0 to 7.0, 40 cases)" in verdicts.said(row)
     assert ": +0.500 (" in verdicts.said({**condition(1), "against": "parent"})

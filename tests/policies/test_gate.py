@@ -112,7 +112,7 @@ def test_a_dense_score_shows_no_worse_on_the_same_cases() -> None:
     verdict = judge_condition(condition, table(parent={"s.dense": base}, candidate={"s.dense": moved}), 0.05)
     assert verdict.decided == "holds"
     assert verdict.method == "paired percentile bootstrap"
-    assert "Margin 0.02." in verdict.sentence
+    assert "at least 0 (with its margin: at least -0.02). Measured" in verdict.sentence
 
 
 def test_an_improvement_of_a_dense_score_is_shown_beyond_its_threshold() -> None:

@@ -61,6 +61,7 @@ def test_a_condition_resolves_its_test_and_its_bound(
         ({"metric": "s.a", "min": 0.1, "test": "plain", "reason": " "}, "needs a `reason`"),
         ({"metric": "s.a", "min": 0.1, "margin": 0.1}, "belongs to a non-inferiority"),
         ({"metric": "s.a", "min": 0.1, "test": "non_inferiority"}, "against: parent"),
+        ({"metric": "s.a", "against": "base", "min": 0.1, "test": "non_inferiority"}, "0.1 asks for an improvement"),
         ({"metric": "s.a", "statistic": "new_failures", "max": 1}, "new_failures` needs `max`"),
         ({"metric": "s.a", "statistic": "new_failures", "against": "base", "min": 1}, "new_failures` needs `max`"),
         ({"metric": "no_split", "min": 0.1}, "pattern"),
@@ -80,6 +81,14 @@ def test_conditions_read_as_sentences() -> None:
     broken = Condition(metric="s.a", statistic="new_failures", against="base", max=2)
     assert broken.sentence == "new failures of s.a against the base at most 2"
     assert "best of s.a, s.b" in Condition(any_of=("s.a", "s.b"), min=0.1).sentence
+
+
+def test_a_condition_says_the_margin_by_which_it_is_judged() -> None:
+    kept = Condition(metric="s.a", against="parent", min=0, margin=0.1)
+    assert kept.sentence == "s.a minus the parent's at least 0 (with its margin: at least -0.1)"
+    few = Condition(metric="s.a", against="base", max=0, margin=0.02)
+    assert few.sentence == "s.a minus the base's at most 0 (with its margin: at most 0.02)"
+    assert "margin" not in Condition(metric="s.a", against="parent", min=-0.005).sentence
 
 
 def test_confirmation_is_opened_at_a_divided_level() -> None:
