@@ -367,14 +367,17 @@ def test_a_condition_is_told_with_the_margin_that_its_verdict_used_wherever_it_i
     paths = record(tmp_path, "promoted", gate=WITH_MARGIN)
     export = tmp_path / "export.jsonl"
     assert says(tmp_path, "export", "--out", str(export)).exit_code == 0
+    says(tmp_path, "report")
     told = {
         "status": says(tmp_path, "status").stdout,
-        "report": says(tmp_path, "report").stdout,
+        "page": says(tmp_path, "report", "--page").stdout,
         "why": says(tmp_path, "why", "R3").stdout,
-        "replay": CliRunner().invoke(vigil, ["replay", str(export)]).stdout,
         "html": html.unescape(paths.report.read_text()),
     }
     assert {name: asked in " ".join(text.split()) for name, text in told.items()} == dict.fromkeys(told, True)
+    replayed = CliRunner().invoke(vigil, ["replay", str(export)]).stdout.splitlines()
+    place = next(n for n, line in enumerate(replayed) if "regular.rows_kept minus the parent's at least  " in line)
+    assert replayed[place + 1].strip() == "0 (with its margin: at least -0.1)", "a long question stands in full"
 
 
 def test_before_any_verdict_a_condition_is_told_with_its_margin(tmp_path: Path) -> None:
