@@ -167,7 +167,8 @@ def _rule(
     is_noise = evidence.noise_floor > 0 and target.sign * found.estimate - evidence.noise_floor <= _EPSILON
     holds = evidence.confirmation is not None and confirmed and evidence.confirmation.holds and not is_noise
     if not (reading.moved or reading.lost or holds):
-        if found.step > target.delta:
+        # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
+        if found.step > target.delta and (found.method != "bootstrap" or reading.flat):
             wanted = (
                 f"δ is {target.delta:.4g} and one case is {found.step:.4g}: the ruler is coarser than the question."
             )

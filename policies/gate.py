@@ -159,7 +159,9 @@ def _by_luck(verdicts: Sequence[ConditionVerdict], use: SplitUse) -> str:
 def _more_cases(verdicts: Sequence[ConditionVerdict]) -> str:
     """Return how many cases the margins that were asked would need, where the cases could not tell."""
     needed = {verdict.id: verdict.cases_for_margin for verdict in verdicts if verdict.decided == "undecided"}
-    shown = ", ".join(f"{name} {cases}" for name, cases in needed.items() if cases)
+    at_hand = {verdict.id: verdict.n for verdict in verdicts}
+    # As many as that are at hand where the truth lies nearer to the bound than the margin.
+    shown = ", ".join(f"{name} {cases}" for name, cases in needed.items() if cases and cases > at_hand[name])
     return f" To tell the margins asked, take about this many cases: {shown}." if shown else ""
 
 

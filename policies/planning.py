@@ -37,7 +37,7 @@ from policies.proposals import (
     planned_s,
 )
 from policies.recipes import RecipeProposal
-from policies.repairs import CANNOT_TELL, repair_of_runs, repair_of_stops
+from policies.repairs import repair_of_runs, repair_of_stops
 from policies.search import Choice, choose, class_end, in_order, is_first_of, postponed
 from policies.stopping import StopVerdict
 from policies.view import View, hard_stops
@@ -567,7 +567,7 @@ def _next_run(view: View) -> Draft | None:
     said = " ".join(
         f"{' and '.join(names)}: {sentence}" if len(told) > 1 else sentence for sentence, names in told.items()
     )
-    if {end.rule for end in ends} & CANNOT_TELL and (mended := repair_of_runs(view, said)) is not None:
+    if (mended := repair_of_runs(view, {end.rule for end in ends}, said)) is not None:
         return mended
     rule = "measurement.first" if last.rule == "runs.unclear" else last.rule
     return conclude(view, "not_promoted", rule, f"Not promoted: {said}", "")

@@ -366,10 +366,8 @@ def next_recipes(
             skipped.append(Alternative(action=remedy.rule, reason="as much or more did not even move the control"))
             continue
         used.add(digest)
-        why = f"{last.run} {_SEEN[diagnosis]}; {remedy.why}: {_difference(before, offered)}."
-        if base is not last:
-            why = f"{last.run} {_SEEN[diagnosis]}, so from {base.run}'s recipe; {remedy.why}: "
-            why += f"{_difference(before, offered)}."
+        origin = "" if base is last else f", so from {base.run}'s recipe"
+        why = f"{last.run} {_seen(last, diagnosis)}{origin}; {remedy.why}: {_difference(before, offered)}."
         found.append(
             RecipeProposal(
                 instrument=last.instrument,
@@ -460,6 +458,11 @@ _SEEN: Mapping[Diagnosis, str] = {
     "unclear": "ended within the noise of its cases",
     "unmeasurable": "could not be measured",
 }
+
+
+def _seen(run: Tried, diagnosis: Diagnosis) -> str:
+    """Return what was seen of a run; of a control only where one was measured."""
+    return "left the target flat" if diagnosis == "flat" and run.control_moved is None else _SEEN[diagnosis]
 
 
 def _times(key: str, factor: float) -> Callable[[Json], Json]:

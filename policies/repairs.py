@@ -5,7 +5,7 @@ repair is a decision without an act: from then on the goal is the file's with th
 is another one, and everything is measured again under it. The gate stays as it was written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from policies.cases import CaseTable
 from policies.drafts import Draft, draft
@@ -19,7 +19,7 @@ from state.records import Alternative, Belief, Decision, Json
 RULE = "repair."
 """How the rules of repairs begin."""
 
-CANNOT_TELL = frozenset({"measurement.first", "runs.unclear"})
+_CANNOT_TELL = frozenset({"measurement.first", "runs.unclear"})
 """Ends of a class that more cases or a denser metric might not have come to."""
 
 
@@ -118,24 +118,25 @@ def _more_cases(view: View, names: list[str], why: str, premises: list[Belief]) 
     )
 
 
-def repair_of_runs(view: View, why: str) -> Draft | None:
+def repair_of_runs(view: View, ends: Collection[str], why: str) -> Draft | None:
     """Return what lets runs that told nothing be judged again: more cases where there are, else a denser metric.
 
     Args:
         view: The record.
+        ends: Rules by which the classes have ended. Whatever they are, runs that all told nothing are judged again.
         why: What the campaign would end with.
     """
     judged = [run for run in view.runs if run.bucket is not None]
-    seconds = evaluation_s(view) * (1 + len(judged))
-    if not affords(view, seconds, runs=0).is_affordable:
+    if not _CANNOT_TELL & set(ends) and any(run.bucket != "U" for run in judged):
         return None
-    found = [verdict for run in judged if (verdict := verdict_of(view, run)) is not None and verdict.target is not None]
+    found = [verdict for run in judged if (verdict := verdict_of(view, run)) is not None and not verdict.is_capped]
     metrics = list(dict.fromkeys(verdict.target.metric for verdict in found if verdict.target is not None))
     names = [name for name in _larger(view) if any(metric.startswith(f"{name}.") for metric in metrics)]
-    if names:
+    why += "" if _CANNOT_TELL & set(ends) else " And no run could be told from its parent (U)."
+    if names and affords(view, evaluation_s(view) * (1 + len(judged)), runs=0).is_affordable:
         return _more_cases(view, names, why, [])
-    offered = view.goal.evaluation.repairs.dense
-    table = case_table(view, "")
+    spec, table = view.goal.evaluation, case_table(view, "")
+    offered = {metric: other for metric, other in spec.repairs.dense.items() if metric not in spec.dense}
     dense = {metric: offered[metric] for metric in metrics if _is_measured(table, offered.get(metric, ""))}
     if not dense:
         return None

@@ -300,7 +300,7 @@ class Rehearsal:
                     split="main",
                     use=inputs["use"],
                     case=f"{inputs['use']}-{number}",
-                    metrics={"score": score, "control": score},
+                    metrics={"score": score, "control": score, "full": 1.0},
                     finish_reason="stop",
                     prompt_tokens=1,
                     output_tokens=1,

@@ -128,6 +128,16 @@ def test_a_ruler_coarser_than_the_question_is_uninformative() -> None:
     assert judge_run(evidence(gate, 8, 9)).rule == "U.coarse"
 
 
+@pytest.mark.parametrize(("rise", "rule"), [(0.02, "U.power"), (0.0, "U.coarse")])
+def test_a_dense_score_moves_by_less_than_a_case_and_shows_absence_by_whole_ones(rise: float, rule: str) -> None:
+    parent = [0.1 + 0.02 * (case % 3) for case in range(18)]
+    candidate = [score + rise * (case % 7) for case, score in enumerate(parent)]
+    gate = VALUE.model_copy(update={"meaningful_delta": 0.05})
+    cases = table(parent={"s.ok": parent}, candidate={"s.ok": candidate})
+    verdict = judge_run(RunEvidence(gate=gate, cases=cases, noise_floor=0.2))
+    assert (verdict.rule, verdict.had_power) == (rule, False)
+
+
 def test_a_clear_movement_below_the_noise_floor_is_no_movement() -> None:
     assert judge_run(evidence(VALUE, 8, 24, noise_floor=0.5)).movement == "unclear"
 

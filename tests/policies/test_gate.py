@@ -277,6 +277,10 @@ def test_an_undecided_gate_says_how_many_cases_its_margins_would_need() -> None:
     assert condition.cases_for_margin is not None
     assert condition.cases_for_margin > 40
     assert verdict.sentence.endswith(f"take about this many cases: no_worse {condition.cases_for_margin}.")
+    near = table(parent={"s.ok": ones(0, 40)}, candidate={"s.ok": ones(30, 40)})
+    value = Gate(conditions=(Condition(metric="s.ok", min=0.7),))
+    assert judge_gate(value, near, 0.05).decided == "undecided"
+    assert "take about" not in judge_gate(value, near, 0.05).sentence, "as many are at hand"
     zero = Gate(conditions=(Condition(metric="s.ok", against="parent", min=0.0, test="superiority"),))
     assert judge_gate(zero, cases, 0.05).sentence.endswith("0.0.")
 

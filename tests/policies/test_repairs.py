@@ -137,11 +137,38 @@ def test_a_repair_that_the_time_left_does_not_allow_is_left() -> None:
     campaign = unclear(cases={"main": "more.jsonl"})
     while not any(run.bucket for run in campaign.runs):
         campaign.step()
-    assert repair_of_runs(campaign.view(), "It ends.") is not None
+    assert repair_of_runs(campaign.view(), ["runs.unclear"], "It ends.") is not None
     campaign.goal = campaign.goal.model_copy(
         update={"budget": campaign.goal.budget.model_copy(update={"hours": 0.001})}
     )
-    assert repair_of_runs(campaign.view(), "It ends.") is None
+    assert repair_of_runs(campaign.view(), ["runs.unclear"], "It ends.") is None
+
+
+@pytest.mark.parametrize("repairs", [{"cases": {"main": "more.jsonl"}}, {"dense": {"main.score": "main.control"}}])
+def test_when_no_run_is_left_and_all_told_nothing_they_are_judged_again_before_the_end(repairs: Json) -> None:
+    campaign = unclear(**repairs)
+    campaign.goal = campaign.goal.model_copy(update={"budget": campaign.goal.budget.model_copy(update={"runs": 1})})
+    rules = campaign.run()
+    assert campaign.kinds().count("train") == 1
+    [repair] = mended(campaign)
+    assert repair.sentence.startswith("The budget does not allow another run.")
+    assert "no run could be told from its parent (U)" in repair.sentence
+    assert len([d for d in campaign.decisions if d.bucket is not None]) == 2, "judged, and judged again"
+    assert rules[-2] == "budget.gone"
+
+
+def test_a_run_that_showed_something_is_no_reason_to_mend_the_measurement_at_the_end_of_a_budget() -> None:
+    campaign = Rehearsal(goal=asking(repairs={"cases": {"main": "more.jsonl"}}), score=lambda *_: 0.5)
+    campaign.goal = campaign.goal.model_copy(update={"budget": campaign.goal.budget.model_copy(update={"runs": 1})})
+    assert campaign.run()[-3:] == ["C.flat", "budget.gone", "ended"]
+
+
+def test_a_denser_metric_with_nothing_left_to_show_is_taken_once_and_the_campaign_ends() -> None:
+    campaign = unclear(dense={"main.score": "main.full"})
+    assert repair_of_runs(campaign.view(), [], "It ends.") is None, "nothing was measured yet"
+    rules = campaign.run()
+    assert rules.count("repair.dense_metric") == 1
+    assert rules[-2] == "measurement.first"
 
 
 def test_what_the_campaign_file_no_longer_allows_is_undone() -> None:
