@@ -137,10 +137,13 @@ class Night:
         try:
             return agent.wait(timeout=kill_after_s)
         except subprocess.TimeoutExpired:
-            os.killpg(agent.pid, signal.SIGKILL)
-            agent.wait()
-            self.say(f"kill -9 of the agent, process {agent.pid}")
             return None
+        finally:
+            # Also where this script is ended: an agent left behind would hold the campaign against the next start.
+            if agent.poll() is None:
+                os.killpg(agent.pid, signal.SIGKILL)
+                agent.wait()
+                self.say(f"kill -9 of the agent, process {agent.pid}")
 
     def kill_worker(self) -> None:
         """Kill the worker of a job that runs now."""
@@ -162,6 +165,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="share of the cases, to try it out (default 1)")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change the campaign file")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     out: Path = asked.out.resolve()
     given = dict(each.split("=", 1) for each in asked.set)
     campaign = out / "campaign.yaml"
