@@ -174,7 +174,7 @@ def _rule(
             )
             return "U", "U.coarse", f"{what} {wanted}"
         if not reading.flat:
-            return "U", "U.power", f"{what} The interval shows neither movement nor absence within ±{target.delta:.4g}."
+            return "U", "U.power", f"{what} {_unclear(target, found, evidence.noise_floor)}"
     if holds and evidence.confirmation is not None:
         return "A", "A.confirmed", f"{what} {evidence.confirmation.sentence}"
     if reading.lost:
@@ -188,6 +188,13 @@ def _rule(
         gate = "holds on the selection cases, unconfirmed" if is_open else "does not hold yet"
         return "B", "B.moved", f"{what} It moved beyond noise, and the gate {gate}."
     return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and nothing was lost."
+
+
+def _unclear(target: Target, found: Comparison, noise_floor: float) -> str:
+    """Return why an interval tells nothing: it is too wide, or what it shows is no more than the noise floor."""
+    if found.interval is not None and found.interval.excludes(0.0):
+        return f"That is within the noise floor of {noise_floor:.4g}, and not within ±{target.delta:.4g} either."
+    return f"The interval shows neither movement nor absence within ±{target.delta:.4g}."
 
 
 def _shown(target: Target, found: Comparison) -> str:

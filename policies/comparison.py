@@ -193,6 +193,8 @@ def _single(blank: Comparison, asked: _Question) -> Comparison:
     known, unknown = asked.cases.values(asked.side, asked.metric, asked.use)
     values = list(known.values())
     n = len(values)
+    split = asked.metric.partition(".")[0]
+    ours, theirs = (asked.cases.cases(side, split, asked.use) for side in (asked.side, asked.other))
     unit = asked.unit(n)
     bounds, _ = significance.mean_interval(values, asked.alpha, asked.seed)
     mean = sum(values) / n * unit
@@ -203,7 +205,7 @@ def _single(blank: Comparison, asked: _Question) -> Comparison:
             "estimate": mean,
             **bounds.scaled(unit).model_dump(),
             "n": n,
-            "excluded": unknown,
+            "excluded": unknown + len(theirs.keys() - ours.keys()),
             "step": unit / n,
             "spread": _deviation(values),
             "is_binary": binary,

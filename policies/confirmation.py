@@ -2,7 +2,7 @@
 
 from policies.buckets import judge_run
 from policies.cases import CaseTable
-from policies.drafts import Draft, done, draft
+from policies.drafts import Draft, done, draft, is_same
 from policies.proposals import counts, evaluation_s, evidence_of, parent_of, slack, verdict_of
 from policies.search import affords
 from policies.view import View
@@ -102,7 +102,8 @@ def training_of(view: View, run: Run) -> Action | None:
 def was_opened_late(view: View, run: Run) -> bool:
     """Say whether confirmation was opened for a run after its verdict, which then has to be given again."""
     newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
-    opened = any(a.inputs.get("run") == run.id and a.key not in view.void.evaluations for a in openings(view))
+    asked = {"run": run.id, "harness": view.identity("harness")}
+    opened = any(is_same(a.inputs, asked) and a.key not in view.void.evaluations for a in openings(view))
     return opened and newest is not None and "selection" not in newest.verdict
 
 

@@ -33,12 +33,14 @@ from policies.premises import assumed
 from policies.proposals import (
     case_table,
     counts,
+    estimate_of,
+    evaluation_s,
     evidence_of,
     planned_s,
 )
 from policies.recipes import RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
-from policies.search import Choice, choose, class_end, in_order, is_first_of, postponed
+from policies.search import Choice, affords, choose, class_end, in_order, is_first_of, postponed
 from policies.stopping import StopVerdict
 from policies.view import View, hard_stops
 from state.hashing import hash_json
@@ -426,13 +428,20 @@ def _refused_launch(view: View, run: Run) -> Draft | None:
     )
 
 
-def _lost_run(view: View, run: Run, trained: Action) -> Draft:
-    """Set aside a run that was lost: no bucket; the same recipe again, unless the campaign file was edited since."""
+def _why_not_again(view: View, run: Run) -> str:
+    """Return why a run that was lost is not trained again: the file was edited since, or the time left is too short."""
     decided = next((d for d in view.decisions if d.id == run.decision), None)
     if decided is not None and decided.goal_version < view.goal_version:
-        sentence = (
-            f"{run.id} was lost before the campaign file was edited; what follows is planned from the file as it is."
-        )
+        return f"{run.id} was lost before the campaign file was edited; what follows is planned from the file as it is."
+    seconds = estimate_of(view, run.recipe, run.instrument).plan_s + 2 * evaluation_s(view)
+    left = affords(view, seconds, runs=0, instrument=run.instrument)
+    said = f"{run.id} was lost to the machine, and the budget does not allow it again. {left.sentence}"
+    return "" if left.is_affordable else said
+
+
+def _lost_run(view: View, run: Run, trained: Action) -> Draft:
+    """Set aside a run that was lost: no bucket; the same recipe again, unless something speaks against it."""
+    if sentence := _why_not_again(view, run):
         return draft(
             view, "judge", "run.set_aside", sentence, {}, run_id=run.id, run_updates={run.id: {"state": "lost"}}
         )

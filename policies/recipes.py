@@ -213,8 +213,17 @@ def _gain(verdict: BucketVerdict | None) -> float | None:
 
 
 def recipe_hash(instrument: Instrument, parent_hash: str, recipe: Json, data_hash: str, seed: int) -> str:
-    """Return the identity of a configuration; a campaign runs each one once."""
-    return hash_json([instrument, parent_hash, recipe, data_hash, seed])
+    """Return the identity of a configuration, 2 and 2.0 being one number; a campaign runs each one once."""
+    return hash_json([instrument, parent_hash, _plain(recipe), data_hash, seed])
+
+
+def _plain(value: Any) -> Any:
+    """Return settings with whole numbers as integers: a file may say 20 where a rule says 20.0."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def axis_of(before: Json, after: Json) -> Axis:

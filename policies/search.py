@@ -62,6 +62,9 @@ def choose(view: View, instrument: Instrument) -> Choice:
         found = proposal if left.is_affordable else None
         if found is None and left.nearest_s is not None and left.limit in {"until", "hours", "class_hours"}:
             found = _cut(view, proposal, estimate, left.nearest_s - measuring_s)
+            if found is not None and any(found.recipe_hash == run.recipe_hash for run in view.runs):
+                skipped.append(Alternative(action=proposal.rule, reason="cut to the time left it was run already"))
+                continue
             estimate = estimate_of(view, found.recipe, instrument) if found is not None else estimate  # noqa: PLW2901 - the cut one's
         if found is None:
             skipped.append(Alternative(action=proposal.rule, reason=left.sentence))

@@ -254,6 +254,14 @@ def test_one_more_case_passed_never_adds_a_new_failure(cases: list[tuple[bool, b
     assert order.index(after.decided) >= order.index(before.decided)
 
 
+def test_cases_that_only_the_other_side_has_are_missing_and_not_passed() -> None:
+    whole = table(parent={"s.ok": ones(30, 40)}, candidate={"s.ok": ones(20, 20)})
+    for condition in (Condition(metric="s.ok", min=0.8), Condition(metric="s.ok", against="parent", min=0.02)):
+        verdict = judge_condition(condition, whole, 0.05)
+        assert (verdict.decided, verdict.excluded) == ("undecided", 20)
+    assert judge_condition(Condition(metric="s.ok", min=0.8), table(candidate={"s.ok": ones(20, 20)}), 0.05).holds
+
+
 def test_a_gate_met_by_bare_numbers_says_so_with_the_cases_that_would_settle_it() -> None:
     gate = Gate(conditions=(Condition(id="ok", metric="trace.ok", min=0.75, test="plain", reason=REASON),))
     cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})

@@ -393,6 +393,17 @@ def test_whatever_happens_a_campaign_ends_or_asks_within_its_budget_and_never_ac
         assert play.now > START
 
 
+def test_a_run_lost_near_the_end_of_the_night_is_not_begun_again() -> None:
+    play = Rehearsal(goal=goal(budget={"hours": 1, "runs": 5}), fails={"train": 1})
+    while "train" not in play.kinds():
+        play.step()
+    play.now = START + 3599
+    assert play.run()[-3:] == ["run.set_aside", "budget.gone", "ended"]
+    assert play.kinds().count("train") == 1
+    [aside] = [decision for decision in play.decisions if decision.rule == "run.set_aside"]
+    assert "R1 was lost to the machine, and the budget does not allow it again." in aside.sentence
+
+
 LADDER = {"instruments": ["sft", "dpo"], "data": {"train": "train.jsonl", "pairs": "pairs.jsonl"}}
 
 

@@ -13,6 +13,7 @@ from policies.recipes import (
     first_recipe,
     next_recipe,
     next_recipes,
+    recipe_hash,
     tried,
     with_recipe,
 )
@@ -426,3 +427,11 @@ def test_rows_are_rebalanced_once() -> None:
     rules = [each.rule for each in next_recipes(history, rows=240, target=target(), groups=UNLIKE)]
     assert rules
     assert "flat.rebalanced" not in rules
+
+
+def test_a_whole_number_is_one_configuration_however_it_is_written() -> None:
+    written: Json = {"iters": 20, "lora_parameters": {"scale": 20}, "lr_schedule": {"arguments": [1, 2]}}
+    ruled: Json = {"iters": 20.0, "lora_parameters": {"scale": 20.0}, "lr_schedule": {"arguments": (1.0, 2)}}
+    assert recipe_hash("sft", "w", written, "d", 0) == recipe_hash("sft", "w", ruled, "d", 0)
+    other: Json = {**ruled, "lora_parameters": {"scale": 20.5}}
+    assert recipe_hash("sft", "w", written, "d", 0) != recipe_hash("sft", "w", other, "d", 0)

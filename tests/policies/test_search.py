@@ -1,6 +1,6 @@
 """Which run comes next: what fits the time left, which class, and when confirmation is opened."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -238,3 +238,16 @@ _RECIPE = {"batch_size": 4, "iters": 20, "max_seq_length": 256, "group_size": 1}
 
 def _belief(subject: str, claim: str, value: object) -> Belief:
     return Belief(subject=subject, claim=claim, statement="counted", value=value, tag="confirmed")
+
+
+def test_a_recipe_cut_to_the_time_left_is_never_one_that_was_run() -> None:
+    play = until_trained(Timed(goal=goal(), step_s=10.0))
+    hours = (play.now - START + 400) / 3600
+    view = replace(play.view(), goal=goal(budget={"hours": hours}))
+    cut = choose(view, "sft").proposal
+    assert cut is not None
+    assert "Cut from" in cut.hypothesis
+    same = play.runs[0].model_copy(update={"id": "R2", "recipe": cut.recipe, "recipe_hash": cut.recipe_hash})
+    again = choose(replace(view, runs=(*view.runs, same)), "sft")
+    assert again.proposal is None or again.proposal.recipe_hash != cut.recipe_hash
+    assert "cut to the time left it was run already" in {other.reason for other in again.skipped}
