@@ -81,6 +81,8 @@ class BucketVerdict(Record):
     """The comparison could tell meaningful progress from none."""
     is_promising: bool
     """Every condition is met by its estimate on the selection cases: worth an opening of confirmation."""
+    is_win: bool = True
+    """The target rose by more than the noise floor, or nothing asks that it should: worth a promotion."""
 
 
 class _Reading(NamedTuple):
@@ -125,6 +127,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         is_capped=is_capped,
         had_power=not is_capped and (reading.moved or reading.lost or reading.flat) and rule != "U.coarse",
         is_promising=not is_capped and is_promising(selection),
+        is_win=_is_win(evidence, target, found),
     )
 
 
@@ -162,10 +165,12 @@ def _rule(
     what = f"{evidence.run}: {_shown(target, found)}"
     if (capped := _capped(target, evidence.ceilings)) is not None:
         return "U", "U.capped", f"{what} {capped}"
-    confirmed = evidence.confirmation is not None and evidence.confirmation.use == "confirmation"
-    # What a change within the noise floor meets, the parent meets by luck as well: it is no win.
-    is_noise = evidence.noise_floor > 0 and target.sign * found.estimate - evidence.noise_floor <= _EPSILON
-    holds = evidence.confirmation is not None and confirmed and evidence.confirmation.holds and not is_noise
+    holds = (
+        evidence.confirmation is not None
+        and evidence.confirmation.use == "confirmation"
+        and evidence.confirmation.holds
+        and _is_win(evidence, target, found)
+    )
     if not (reading.moved or reading.lost or holds):
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
         if found.step > target.delta and (found.method != "bootstrap" or reading.flat):
@@ -188,6 +193,20 @@ def _rule(
         gate = "holds on the selection cases, unconfirmed" if is_open else "does not hold yet"
         return "B", "B.moved", f"{what} It moved beyond noise, and the gate {gate}."
     return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and nothing was lost."
+
+
+def _is_win(evidence: RunEvidence, target: Target | None, found: Comparison | None) -> bool:
+    """Return whether what happened to the target could be called a win, were the gate confirmed.
+
+    What a change within the noise floor meets, the parent meets by luck as well, or met before. Without a floor, no
+    change at all will do only where the condition furthest from holding asks for no more than that.
+    """
+    if target is None or found is None or found.estimate is None:
+        return False
+    if target.sign * found.estimate - evidence.noise_floor > _EPSILON:
+        return True
+    asked = next(each for each in evidence.gate.conditions if each.id == target.condition)
+    return not evidence.noise_floor and asks_no_worse(asked)
 
 
 def _unclear(target: Target, found: Comparison, noise_floor: float) -> str:

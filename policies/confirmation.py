@@ -70,7 +70,7 @@ def open_for(view: View, run: Run, inputs: Json, rule: str, why: str) -> Draft:
 
 
 def is_furthest(view: View, run: Run, table: CaseTable) -> bool:
-    """Say whether a run is further than those that confirmation refused; the same again would fail again."""
+    """Say whether a run won something, and more than those that confirmation refused; the same would fail again."""
     refused = [
         verdict
         for action in openings(view)
@@ -78,7 +78,7 @@ def is_furthest(view: View, run: Run, table: CaseTable) -> bool:
         if other.id == action.inputs.get("run") != run.id and (verdict := verdict_of(view, other)) is not None
     ]
     ours = judge_run(evidence_of(view, run, table, None))
-    return all(slack(ours) > slack(verdict) for verdict in refused)
+    return ours.is_win and all(slack(ours) > slack(verdict) for verdict in refused)
 
 
 def candidate_inputs(view: View, run: Run, trained: Action) -> Json:

@@ -142,6 +142,22 @@ def test_a_clear_movement_below_the_noise_floor_is_no_movement() -> None:
     assert judge_run(evidence(VALUE, 8, 24, noise_floor=0.5)).movement == "unclear"
 
 
+def test_a_movement_within_the_noise_floor_is_told_as_one() -> None:
+    assert "That is within the noise floor of 0.5" in judge_run(evidence(VALUE, 8, 24, noise_floor=0.5)).sentence
+
+
+@pytest.mark.parametrize(("after", "rule"), [(40, "C.flat"), (32, "D.target_lost")])
+def test_a_parent_that_meets_the_gate_is_not_replaced_by_what_is_no_better(after: int, rule: str) -> None:
+    met = Gate(conditions=(Condition(metric="s.ok", min=0.5),), meaningful_delta=0.2)
+    given = evidence(met, 40, after)
+    verdict = judge_run(given.model_copy(update={"confirmation": judge_gate(met, given.cases)}))
+    assert (verdict.rule, verdict.is_win, verdict.gate.holds) == (rule, False, True)
+    kept = Gate(conditions=(Condition(metric="s.ok", against="parent", min=0, margin=0.5),))
+    given = evidence(kept, 40, after)
+    verdict = judge_run(given.model_copy(update={"confirmation": judge_gate(kept, given.cases)}))
+    assert (verdict.rule, verdict.is_win) == ("A.confirmed", True), "no more is asked than that"
+
+
 def test_a_ceiling_that_leaves_less_room_than_meaningful_progress_is_a_cap() -> None:
     gate = VALUE.model_copy(update={"meaningful_delta": 0.7})
     verdict = judge_run(evidence(gate, 8, 24, ceilings={"s.ok": 0.85}))

@@ -164,16 +164,13 @@ def test_a_run_that_showed_something_is_no_reason_to_mend_the_measurement_at_the
 
 
 def good_on_the_first(weights: str, case: int) -> float:
-    """Gain with training on the first forty cases alone."""
-    return 0.9 if ":" in weights and case <= 40 else 0.5
+    """Pass 35 of the first forty cases once trained: enough for the selection's level, not for confirmation's."""
+    return float(case % 8 != 3 and case <= 40 if ":" in weights else case % 2)
 
 
 def test_a_run_that_was_put_to_confirmation_before_a_repair_is_judged_once_after_it() -> None:
-    asked = asking(repairs={"cases": {"main": "more.jsonl"}}, noise_floor=0.6)
-    campaign = Rehearsal(goal=asked, score=good_on_the_first)
-    while "confirm" not in campaign.kinds():
-        campaign.step()
-    campaign.step()
+    campaign = Rehearsal(goal=asking(repairs={"cases": {"main": "more.jsonl"}}), score=good_on_the_first)
+    assert [campaign.step() for _ in range(7)][-2:] == ["confirm.open", "B.moved"]
     undecidable = {"subject": "gate:score", "claim": "decidable", "status": "refuted", "severity": "hard_stop"}
     campaign.believe(identity("gate", "x").model_copy(update=undecidable))
     rules = campaign.run()
@@ -181,7 +178,6 @@ def test_a_run_that_was_put_to_confirmation_before_a_repair_is_judged_once_after
     assert "confirm.open" not in rules, "on more cases the gate does not hold"
     again = [d for d in campaign.decisions if d.run == "R1" and d.bucket and d.goal_version == 2]
     assert len(again) == 1
-    assert "within the noise floor of 0.6" in again[0].sentence
 
 
 def test_a_denser_metric_with_nothing_left_to_show_is_taken_once_and_the_campaign_ends() -> None:
