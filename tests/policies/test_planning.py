@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from policies import planning
 from policies.proposals import estimate_of, planned_s
 from state.hashing import hash_json
-from state.records import Action, Answer, Approval, Belief, Evidence
+from state.records import Action, Answer, Approval, Belief, Evidence, Json
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
 
 
@@ -391,6 +391,63 @@ def test_whatever_happens_a_campaign_ends_or_asks_within_its_budget_and_never_ac
     if play.campaign.state == "promoted":
         assert any(row.kind == "promotion" and row.answer == "yes" for row in play.approvals)
         assert play.now > START
+
+
+REPAIRS: list[Json] = [{}, {"cases": {"main": "more.jsonl"}}, {"dense": {"main.score": "main.control"}}]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gain=st.floats(-0.003, 0.006),
+    noise=st.sampled_from([0.0, 0.1, 0.6]),
+    floor=st.sampled_from([0.0, 0.05, 0.1]),
+    hours=st.sampled_from([0.1, 0.2, 0.3, 0.5]),
+    repairs=st.sampled_from(REPAIRS),
+    cases=st.sampled_from([5, 12, 40]),
+    instruments=st.sampled_from([["sft"], ["sft", "dpo", "grpo"]]),
+    fails=st.integers(0, 1),
+)
+def test_no_plan_exceeds_the_night_no_configuration_is_run_twice_and_no_noise_is_promoted(  # noqa: PLR0917 - one per drawn value
+    gain: float,
+    noise: float,
+    floor: float,
+    hours: float,
+    repairs: Json,
+    cases: int,
+    instruments: list[str],
+    fails: int,
+) -> None:
+    def score(weights: str, case: int) -> float:
+        iters = int(weights.rpartition(":")[2]) if ":" in weights else 0
+        return 0.5 + gain * min(iters, 60) + noise * (int(hash_json([weights, case])[:4], 16) / 65536 - 0.5)
+
+    spec = goal().evaluation.model_dump(mode="json")
+    files = {"train": "t.jsonl", "pairs": "p.jsonl", "rollouts": "r.jsonl"}
+    play = Rehearsal(
+        goal=goal(
+            budget={"hours": hours},
+            evaluation={**spec, "noise_floor": floor, "repairs": repairs},
+            gate={"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.6}]},
+            instruments=instruments,
+            data=files,
+        ),
+        score=score,
+        cases=cases,
+        fails={"train": fails},
+    )
+    ends_at = START + 3600 * hours
+    while play.step() not in {"ended", "asked"}:
+        assert len(play.decisions) < 200, "it goes round and round"
+        decision = play.decisions[-1]
+        if decision.action == "train" and decision.verdict:
+            assert decision.made_at + decision.verdict["estimate"]["seconds"] <= ends_at
+    again = {decision.run for decision in play.decisions if decision.rule == "run.again"}
+    ran = [(run.parent_hash, run.seed, hash_json(run.recipe)) for run in play.runs if run.id not in again]
+    assert len(ran) == len(set(ran))
+    for promotion in (decision for decision in play.decisions if decision.action == "promote"):
+        found = promotion.verdict["bucket"]["comparisons"][0]
+        assert found["estimate"] > floor
+        assert promotion.verdict["gate"]["holds"]
 
 
 def test_a_run_lost_near_the_end_of_the_night_is_not_begun_again() -> None:
