@@ -167,13 +167,22 @@ def note_failure(  # noqa: PLR0917 - one parameter per option
 
     Raises:
         NotFoundError: There is no such campaign.
-        ConfigError: There is no text, or the evidence cannot be read.
+        ConfigError: There is no text, the catalogue has no such row, or the evidence cannot be read.
     """
+    from agent.reading.tally import DOMAINS
     from state.hashing import hash_file
 
     said = " ".join(text.split())
     if not said:
         raise ConfigError("A note needs a text: what was seen, in a sentence.", what="text")
+    row = mode.strip().upper()
+    if row.removeprefix("P").isdecimal() and row not in DOMAINS:
+        raise ConfigError(
+            f"The failure catalogue has no row {row}; it has {', '.join(DOMAINS)}. Any other word names a mode of your"
+            " own.",
+            what="mode",
+            value=row,
+        )
     paths = find_campaign(home, campaign)
     payload: View = {"mode": mode.strip(), "domain": domain}
     if evidence is not None:

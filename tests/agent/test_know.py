@@ -161,6 +161,14 @@ def test_a_mode_that_the_table_lacks_becomes_a_row_of_the_campaign_s_own(session
     assert [row["mode"] for row in tally["findings"]] == ["N1", "N1", "N1", "N2", "P8"]
 
 
+@pytest.mark.parametrize("row", ["P99", "p0", "16"])
+def test_a_row_that_the_catalogue_lacks_is_refused_with_those_it_has(session: Session, row: str) -> None:
+    result = says(session, "note", "It hung.", "--mode", row)
+    assert result.exit_code == 2
+    assert f"The failure catalogue has no row {row.upper()}; it has 1, 2, 3" in " ".join(result.output.split())
+    assert applied(session) == []
+
+
 def test_an_imported_table_and_adapter_stand_as_assumed_and_say_what_would_confirm_them(
     session: Session, tmp_path: Path
 ) -> None:
