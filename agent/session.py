@@ -22,6 +22,7 @@ WORKERS: Mapping[JobKind, str] = {
     "census": "tools.evaluation.census",
     "fuse": "tools.training.fuse",
     "notice": "tools.jobs.notice",
+    "pace": "tools.training.pace",
 }
 """Which module does which kind of job, always in a child process."""
 

@@ -9,7 +9,7 @@ from policies.planning import CENSUS_PARTS
 from policies.recipes import BALANCE
 from state.errors import NotFoundError
 from state.goal import Goal
-from state.records import ActionKind, Decision, Guard, JobKind, Json, Run, SplitUse
+from state.records import ActionKind, Decision, Guard, Instrument, JobKind, Json, Run, SplitUse
 from tools.jobs.spec import JobSpec
 from tools.tracks.balance import write_balanced
 from tools.tracks.formats import iter_split
@@ -21,6 +21,7 @@ _KINDS: dict[ActionKind, JobKind] = {
     "train": "training",
     "notify": "notice",
     "fuse": "fuse",
+    "pace": "pace",
 }
 
 
@@ -105,6 +106,8 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         body = census_input(session, [part for part, name in CENSUS_PARTS.items() if name in inputs])
     elif kind == "training":
         body, steps = _training_input(session, decision)
+    elif kind == "pace":
+        body = _pace_input(session, inputs)
     elif kind == "notice":
         body = _notice_input(session, inputs)
     elif kind == "fuse":
@@ -134,6 +137,26 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         steps=steps,
         created_at=decision.made_at,
     )
+
+
+def _pace_input(session: Session, inputs: Json) -> Json:
+    """Return what the timing worker trains on for a few steps: what the run would be given, but nothing to look at."""
+    instrument: Instrument = inputs["instrument"]
+    adapter = str(inputs.get("adapter") or "")
+    start = str(session.adapter) if inputs["parent"] == "start" else None
+    return {
+        "model": str(session.model),
+        "dtype": session.goal.model.dtype,
+        "parent_adapter": str(session.paths.artifact(adapter)) if adapter else start,
+        "expect_weights": inputs["weights"],
+        "instrument": instrument,
+        "recipe": {key: value for key, value in inputs["recipe"].items() if key != BALANCE},
+        "data": data_input(session.goal, session),
+        "system": session.goal.track.system,
+        "privacy": session.goal.privacy,
+        **(rollout_input(session, inputs["recipe"]) if instrument == "grpo" else {}),
+        "held_out": None,
+    }
 
 
 def _notice_input(session: Session, inputs: Json) -> Json:

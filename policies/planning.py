@@ -29,6 +29,7 @@ from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.machine import machine_guards
 from policies.memory import limit_gb
+from policies.pace import time_first
 from policies.premises import assumed
 from policies.proposals import (
     case_table,
@@ -559,6 +560,8 @@ def _next_run(view: View) -> Draft | None:
     told: dict[str, list[str]] = {}
     for instrument in in_order(view):
         choice = choose(view, instrument)
+        if (timing := time_first(view, instrument, choice)) is not None:
+            return timing
         stop = class_end(view, instrument, choice) or postponed(view, instrument, choice)
         if stop is None and choice.proposal is not None:
             look = last_look(view, keep=1) if ends and is_first_of(view, instrument) else None

@@ -22,7 +22,7 @@ from policies.walltime import (
     rows_at_once,
     step_time,
 )
-from state.records import Instrument, Json, Run, Side
+from state.records import Action, Instrument, Json, Run, Side
 
 INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
 
@@ -307,7 +307,7 @@ def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
 
 
 def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) -> RunEstimate:
-    """Return how long a recipe takes here: from this campaign's own runs once there is one.
+    """Return how long a recipe takes here: from this campaign's own runs once there is one, else from timed steps.
 
     Args:
         view: The record.
@@ -317,16 +317,15 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
     """
     chosen = instrument or view.goal.instruments[0]
     samples: dict[Instrument, list[StepSample]] = {}
+    timed: dict[Instrument, list[StepSample]] = {}
     fixed_s = 0.0
     for action in view.actions:
-        run = next(
-            (r for r in view.runs if action.kind == "train" and r.recipe_hash == action.inputs.get("recipe_hash")), None
-        )
+        steps = _steps_of(view, action)
         tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
-        if run is not None and tokens and steps_s and iters:
-            size = rows_at_once(run.recipe, run.instrument)
+        if steps is not None and tokens and steps_s and iters:
+            trained, size = steps
             sample = StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters)
-            samples.setdefault(run.instrument, []).append(sample)
+            (timed if action.kind == "pace" else samples).setdefault(trained, []).append(sample)
             fixed_s = max(0.0, float(action.result.get("wall_s") or 0.0) - steps_s)
     row = _rows(view, chosen)
     longest = float(row.get("max_tokens") or 512)
@@ -335,8 +334,19 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
     full["batch_size"] = rows_at_once(full, chosen)
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
     return estimate_run_s(
-        step_time(samples, chosen, _remembered(view)), lengths * int(full["batch_size"]), full, fixed_s
+        step_time(samples, chosen, _remembered(view), timed), lengths * int(full["batch_size"]), full, fixed_s
     )
+
+
+def _steps_of(view: View, action: Action) -> tuple[Instrument, int] | None:
+    """Return the instrument of the steps that an action trained and the rows of each, None where it trained none."""
+    if action.kind == "pace":
+        instrument: Instrument = action.inputs["instrument"]
+        return instrument, rows_at_once(action.inputs["recipe"], instrument)
+    run = next(
+        (r for r in view.runs if action.kind == "train" and r.recipe_hash == action.inputs.get("recipe_hash")), None
+    )
+    return None if run is None else (run.instrument, rows_at_once(run.recipe, run.instrument))
 
 
 def _remembered(view: View) -> dict[Instrument, list[StepSample]]:

@@ -34,12 +34,12 @@ def rows_at_once(recipe: Mapping[str, Any], instrument: Instrument) -> int:
     return int(recipe["batch_size"]) * each
 
 
-Source = Literal["measured", "remembered", "assumed"]
-"""measured: on this campaign's own steps. remembered: on steps of earlier campaigns with the same weights on this
-machine. assumed: neither."""
+Source = Literal["measured", "remembered", "timed", "assumed"]
+"""measured: on this campaign's own runs. remembered: on those of earlier campaigns with the same weights on this
+machine. timed: on a few steps that were trained for nothing else. assumed: none of these."""
 
 REMEMBERED_ERROR = 1.5
-"""Factor by which a remembered estimate may be off: other data, another load, another adapter."""
+"""Factor by which a remembered or timed estimate may be off: other rows, another load, another adapter."""
 
 
 class StepSample(Record):
@@ -126,21 +126,28 @@ def step_time(
     samples: Mapping[Instrument, Sequence[StepSample]],
     instrument: Instrument,
     remembered: Mapping[Instrument, Sequence[StepSample]] | None = None,
+    timed: Mapping[Instrument, Sequence[StepSample]] | None = None,
 ) -> StepTime:
-    """Return the step time of an instrument: fitted on its own steps, else on remembered ones, else on another's.
+    """Return the step time of an instrument: fitted on its own runs, else remembered or timed ones, else on another's.
 
     Args:
         samples: Timed steps of each instrument in this campaign.
         instrument: Whose time is asked for.
         remembered: The same of earlier campaigns on this machine.
+        timed: The same of steps that were trained to be timed.
     """
     if samples.get(instrument):
         return fit(samples[instrument])
-    if remembered and remembered.get(instrument):
-        known = fit(remembered[instrument])
-        return known.model_copy(update={"error": max(REMEMBERED_ERROR, known.error), "source": "remembered"})
-    name, timed = next(((name, found) for name, found in samples.items() if found), ("sft", ()))
-    other = fit(timed)
+    others: dict[Source, Mapping[Instrument, Sequence[StepSample]]] = {
+        "remembered": remembered or {},
+        "timed": timed or {},
+    }
+    for source, found in others.items():
+        if found.get(instrument):
+            known = fit(found[instrument])
+            return known.model_copy(update={"error": max(REMEMBERED_ERROR, known.error), "source": source})
+    name, own = next(((name, own) for name, own in {**(timed or {}), **samples}.items() if own), ("sft", ()))
+    other = fit(own)
     ratio = STEP_COST[instrument] / STEP_COST[name]
     terms = {key: getattr(other, key) * ratio for key in ("constant_s", "linear_s", "quadratic_s")}
     return other.model_copy(update={**terms, "error": ASSUMED_ERROR, "samples": 0, "source": "assumed"})
@@ -192,6 +199,7 @@ def estimate_run_s(
     known = {
         "measured": f"measured on {runs}",
         "remembered": f"remembered from {runs} of earlier campaigns on this machine",
+        "timed": "timed in a few steps on this machine",
         "assumed": "assumed, no step was timed here",
     }[step.source]
     sentence = f"{iters} iterations of {step_s:.2f} s, {seconds:.0f} s in all ({low:.0f} to {high:.0f}); {known}."

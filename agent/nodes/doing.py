@@ -77,7 +77,7 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
 
 
 def _run_side_job(session: Session, decision: Decision, action: Action) -> Action:
-    """Run a job that the campaign's verdict does not need, a notice or a fusion; that it fails stops nothing."""
+    """Run a job that the campaign's verdict does not need, like a notice; that it fails stops nothing."""
     try:
         return _run_job(session, decision, action)
     except (JobNotStartedError, NotFoundError) as error:
@@ -191,6 +191,7 @@ _PERFORM: dict[ActionKind, Callable[[Session, Decision, Action], Action]] = {
     "promote": effects.promote,
     "notify": _run_side_job,
     "fuse": _run_side_job,
+    "pace": _run_side_job,
     "delete": effects.delete_saves,
     "export": effects.export,
     "conclude": effects.end,

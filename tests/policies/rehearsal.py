@@ -86,6 +86,8 @@ class Rehearsal:
     cases: int = CASES
     more_cases: int = 4 * CASES
     """Cases once the measurement was mended with more."""
+    step_s: float = 0.1
+    """Time of a training step that is only timed."""
     now: float = START
     earlier: frozenset[str] = frozenset()
     goal_version: int = 1
@@ -240,6 +242,13 @@ class Rehearsal:
             self._measure(decision)
         elif decision.action == "train":
             result = self._train(decision)
+        elif decision.action == "pace":
+            result = {
+                "iters": 3,
+                "steps_s": 3 * self.step_s,
+                "padded_tokens": 3 * 4 * 96,
+                "wall_s": 3 * self.step_s + 5,
+            }
         elif decision.action in {"conclude", "halt"}:
             self.campaign = self.campaign.model_copy(
                 update={"state": decision.action_inputs["state"], "sentence": decision.sentence}

@@ -11,10 +11,11 @@ or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from state.errors import ConfigError, VigilError
 from state.files import write_json
@@ -28,6 +29,10 @@ from tools.training.lineage import require_same_adapter
 from tools.training.progress import newest_healthy_folder
 from tools.training.recipe import Recipe, validate_recipe
 
+if TYPE_CHECKING:
+    from tools.training.instruments import Built
+    from tools.training.loop import Training
+
 
 def train(context: WorkerContext) -> int:
     """Do the whole job and return the exit status.
@@ -39,10 +44,33 @@ def train(context: WorkerContext) -> int:
         return _train(context, resources)
 
 
-def _train(context: WorkerContext, resources: ExitStack) -> int:
-    started = time.monotonic()
+class Assembled(NamedTuple):
+    """A training that is ready to run."""
+
+    training: "Training"
+    built: "Built"
+    model: Any
+    weights: str
+    """Hash of what it starts from."""
+    data: str
+    """Hash of the training file."""
+
+
+def assemble(
+    context: WorkerContext, resources: ExitStack, recipe: Recipe, emit: Callable[[Json], None] | None = None
+) -> Assembled:
+    """Load the model and its data, and put the loop around them.
+
+    Args:
+        context: Of the job.
+        resources: Ended with the job, like the grader's processes.
+        recipe: What is trained.
+        emit: Takes the report rows; the job's own metrics where left out.
+
+    Raises:
+        ConfigError: The recipe, the data or the weights cannot be trained as asked.
+    """
     inputs = context.input
-    recipe = validate_recipe(inputs["recipe"], inputs["instrument"])
     parent = Path(inputs["parent_adapter"]) if inputs.get("parent_adapter") else None
     weights = _checked_weights(inputs)
     if parent is not None:
@@ -78,12 +106,20 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
         recipe=recipe,
         objective=built.objective,
         folder=out / "saves",
-        emit=context.emit,
+        emit=emit or context.emit,
         should_stop=lambda: context.should_stop,
         data=data,
         sampler=sampler,
     )
     training.saves.mkdir(parents=True, exist_ok=True)
+    return Assembled(training, built, model, weights, data)
+
+
+def _train(context: WorkerContext, resources: ExitStack) -> int:
+    started = time.monotonic()
+    inputs, out = context.input, context.folder.out
+    recipe = validate_recipe(inputs["recipe"], inputs["instrument"])
+    training, built, model, weights, data = assemble(context, resources, recipe)
     outcome = training.run()
     if outcome.is_stopped:
         context.leave_stopped()
@@ -91,7 +127,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
     adapter = out / "adapter"
     lineage = {
         "parent_weights": weights,
-        "model_weights": weights if parent is None else weights_hash(inputs["model"]),
+        "model_weights": weights_hash(inputs["model"]) if inputs.get("parent_adapter") else weights,
         "instrument": inputs["instrument"],
         "recipe": recipe.model_dump(mode="json"),
         "data": data,
@@ -114,7 +150,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
             "val_loss": progress.val_losses[-1][1] if progress.val_losses else None,
             "val_losses": [loss for _, loss in progress.val_losses],
             "tokens_per_s": outcome.tokens_per_s,
-            "peak_memory_gb": _peak_memory_gb(),
+            "peak_memory_gb": peak_memory_gb(),
             "padding_share": 1 - progress.real_tokens / max(1, progress.padded_tokens),
             "rows": built.rows,
             **built.facts,
@@ -178,7 +214,8 @@ def _deliver(training: Any, outcome: Any) -> tuple[str, int]:
     return verdict, progress.step
 
 
-def _peak_memory_gb() -> float:
+def peak_memory_gb() -> float:
+    """Return the most that MLX held at once so far, 1e9 bytes."""
     import mlx.core as mx
 
     return float(mx.get_peak_memory() / 1e9)

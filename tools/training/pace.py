@@ -1,0 +1,106 @@
+"""The timing worker: `python -m tools.training.pace JOB`; a few steps of a recipe, timed and thrown away.
+
+Input: as the training worker's, without `samples` and `held_out`. It trains on one batch of the data, taken evenly from
+its shortest to its longest rows, so that a file of any size costs the same. The first step does not count: kernels and
+traces are made in it. Nothing that was learned is kept.
+
+Result, as a training's: `iters` and `steps_s` (steps that count, and their seconds), `padded_tokens` (positions in
+them), `wall_s` (all of it, loading included) and `peak_memory_gb`.
+"""
+
+import json
+import shutil
+import sys
+import time
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+from state.errors import ConfigError, VigilError
+from state.files import write_atomic
+from state.records import Json
+from tools.jobs.worker import WorkerContext, begin
+from tools.tracks.formats import iter_rows
+from tools.training.recipe import validate_recipe
+from tools.training.worker import assemble, peak_memory_gb
+
+STEPS = 4
+"""Steps, the first of which does not count."""
+
+_LOOKED_AT = 2048
+"""Rows of the data that the batch is taken from."""
+
+_FILES = {"sft": "train", "dpo": "pairs", "grpo": "rollouts"}
+
+
+def pace(context: WorkerContext) -> None:
+    """Do the whole job.
+
+    Raises:
+        ConfigError: The recipe, the data or the weights cannot be trained as asked.
+    """
+    started = time.monotonic()
+    asked = {key: value for key, value in context.input["recipe"].items() if key != "lr_schedule"}
+    often = {"iters": STEPS, "steps_per_report": 1, "steps_per_eval": STEPS + 1, "save_every": STEPS + 1}
+    instrument = str(context.input["instrument"])
+    recipe = validate_recipe({**asked, **often}, instrument)
+    name = _FILES[instrument]
+    batch = _one_batch(Path(context.input["data"][name]), context.folder.out / "batch.jsonl", recipe.batch_size)
+    context.input["data"] = {name: str(batch)}
+    landed: dict[int, tuple[float, int]] = {0: (0.0, 0)}
+    saves = context.folder.out / "saves"
+    # What an earlier start saved at its last step would leave this one nothing to time.
+    shutil.rmtree(saves, ignore_errors=True)
+
+    with ExitStack() as resources:
+
+        def note(row: Json) -> None:
+            progress = training.progress
+            landed[progress.step] = (progress.steps_s, progress.padded_tokens)
+            context.emit(row)
+
+        training = assemble(context, resources, recipe, note).training
+        outcome = training.run()
+    shutil.rmtree(saves)
+    if outcome.is_stopped:
+        context.leave_stopped()
+    steps = max(landed) - 1
+    if steps < 1:
+        raise ConfigError("The loss was not finite at the second step, so no step could be timed.", what="recipe")
+    (warm_s, warm_tokens), (end_s, end_tokens) = landed[1], landed[steps + 1]
+    context.finish(
+        {
+            "iters": steps,
+            "steps_s": end_s - warm_s,
+            "padded_tokens": end_tokens - warm_tokens,
+            "wall_s": time.monotonic() - started,
+            "peak_memory_gb": peak_memory_gb(),
+        }
+    )
+
+
+def _one_batch(source: Path, target: Path, size: int) -> Path:
+    """Write one batch of a file, evenly from its shortest to its longest rows, and return it.
+
+    Raises:
+        ConfigError: As `iter_rows`.
+    """
+    rows = sorted((json.dumps(row, ensure_ascii=False) for _, row in islice(iter_rows(source), _LOOKED_AT)), key=len)
+    chosen = [rows[round(place * (len(rows) - 1) / max(1, size - 1))] for place in range(size)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, "".join(f"{row}\n" for row in chosen))
+    return target
+
+
+def main() -> int:
+    """Run the worker on the job folder named on the command line."""
+    context = begin(sys.argv[1])
+    try:
+        pace(context)
+    except VigilError as error:
+        context.fail(error.sentence, what=error.what, where=error.where)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
