@@ -99,7 +99,7 @@ def standing(view: View) -> Decision | None:
 _DESPITE_STOPS = frozenset({"halt", "notify"})
 """What a hard stop does not hold back: the end itself, and the word about it."""
 
-_SPENDING = frozenset({"census", "evaluate", "train", "confirm"})
+_SPENDING = frozenset({"census", "evaluate", "train", "confirm", "pace"})
 
 
 def must_verify(view: View, action: ActionKind, key: str, verified: str) -> bool:

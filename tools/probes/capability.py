@@ -199,6 +199,6 @@ PROBES = (
         _prints,
         _observe,
         staleness="capability",
-        before=frozenset({"train"}),
+        before=frozenset({"train", "pace"}),
     ),
 )

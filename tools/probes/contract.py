@@ -13,7 +13,7 @@ from state.goal import Goal
 from state.hashing import HashCache
 from state.records import ActionKind, Evidence, Fingerprint, Severity, Staleness, Tag
 
-SPENDING: frozenset[ActionKind] = frozenset({"census", "evaluate", "train", "confirm"})
+SPENDING: frozenset[ActionKind] = frozenset({"census", "evaluate", "train", "confirm", "pace"})
 """Acts that cost time."""
 
 RUNNING: frozenset[ActionKind] = SPENDING - {"census"}

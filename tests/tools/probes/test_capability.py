@@ -144,4 +144,4 @@ def test_it_stands_on_versions_on_the_training_code_and_on_the_instruments(
     monkeypatch.setattr(machine, "version", lambda _name: "9.9")
     assert PROBE.stands_on(context(tmp_path)) != before
     assert PROBE.staleness == "capability"
-    assert PROBE.before == frozenset({"train"})
+    assert PROBE.before == frozenset({"train", "pace"})
