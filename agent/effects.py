@@ -6,6 +6,7 @@ from pathlib import Path
 
 from agent import handout
 from agent.session import Session
+from agent.specs import model_of
 from state.files import fsync_folder, read_json, write_json
 from state.hashing import hash_tree
 from state.records import Action, Decision, Json
@@ -83,7 +84,12 @@ def promote(session: Session, decision: Decision, action: Action) -> Action:
     side.replace(link)
     write_json(
         session.paths.root / "promoted.json",
-        {"run": decision.run, "adapter": digest, "decision": decision.id, "model": str(session.model)},
+        {
+            "run": decision.run,
+            "adapter": digest,
+            "decision": decision.id,
+            "model": str(model_of(session, run=str(decision.run))),
+        },
     )
     with session.store.transaction():
         session.store.agent.set_campaign(promoted=decision.run)
@@ -153,7 +159,10 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
             if hash_tree(side / "adapter") != digest:
                 shutil.rmtree(side)
                 return _failed(session, action, f"The adapter of {decision.run} is no longer as it was promoted.")
-            if not _add_fused(session, key, side):
+            if not (
+                _add_fused(session, key, side, "fused")
+                and _add_fused(session, _under(session, decision), side, "model")
+            ):
                 shutil.rmtree(side)
                 return _failed(session, action, f"The fused model of {decision.run} is no longer as it was made.")
             handout.write(session, decision, side)
@@ -172,15 +181,22 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
     )
 
 
-def _add_fused(session: Session, key: str, side: Path) -> bool:
+def _under(session: Session, decision: Decision) -> str:
+    """Return the key of the fusion that made the model under an adapter; empty where that is the base."""
+    folder = model_of(session, run=str(decision.run))
+    made = (a.key for a in session.store.read.actions() if a.kind == "fuse")
+    return next((key for key in made if session.paths.job(key).folder in folder.parents), "")
+
+
+def _add_fused(session: Session, key: str, side: Path, name: str) -> bool:
     """Put the model that a fusion made beside the adapter; false where it is no longer what that made."""
     if not key:
         return True
     made = next(a for a in session.store.read.actions() if a.key == key)
     source = session.paths.job(key).folder / str(made.result["fused"])
     # As links where that can be: two copies of the weights on one disk are one too many.
-    shutil.copytree(source, side / "fused", copy_function=_link)
-    return weights_hash(side / "fused") == str(made.result["weights"])
+    shutil.copytree(source, side / name, copy_function=_link)
+    return weights_hash(side / name) == str(made.result["weights"])
 
 
 def _link(source: str, target: str) -> None:

@@ -11,7 +11,7 @@ from state.records import Decision
 
 
 def write(session: Session, decision: Decision, folder: Path) -> None:
-    """Write `report.html`, `export.jsonl` and `CARD.txt` beside the adapter, and the fused model where there is one.
+    """Write `report.html`, `export.jsonl` and `CARD.txt` beside the adapter and the models that go with it.
 
     Args:
         session: This sitting.
@@ -21,10 +21,10 @@ def write(session: Session, decision: Decision, folder: Path) -> None:
     write_report(view.gather(session.paths, file=str(session.loaded.path)), folder / "report.html")
     with (folder / "export.jsonl").open("w", encoding="utf-8") as stream:
         export(session.paths, stream)
-    write_atomic(folder / "CARD.txt", card(session, decision))
+    write_atomic(folder / "CARD.txt", card(session, decision, folder))
 
 
-def card(session: Session, decision: Decision) -> str:
+def card(session: Session, decision: Decision, folder: Path) -> str:
     """Return the card as Markdown: what it is, on which model, and each condition of the gate with its interval."""
     promotion = session.store.read.decision(str(decision.action_inputs["promotion"]))
     run = next(run for run in session.store.read.runs() if run.id == promotion.run)
@@ -32,6 +32,8 @@ def card(session: Session, decision: Decision) -> str:
     weights = next((b.value for b in session.standing() if b.subject == "identity:weights"), "unknown")
     revision = f"revision {session.revision}" if session.revision else "a local folder"
     start = "" if run.parent == "base" else f", trained on from {run.parent}"
+    under = (folder / "model").is_dir()
+    start += ": `model/`, that run and its base fused" if under else ""
     gate = promotion.verdict["gate"]
     conditions = [f"- {verdicts.said(row)}" for row in gate["conditions"]]
     lines = [
@@ -41,7 +43,7 @@ def card(session: Session, decision: Decision) -> str:
         f"- Adapter: `adapter/`, hash {decision.action_inputs['adapter']}.",
         f"- Trained by {run.instrument}, seed {run.seed}, on data with hash {run.data_hash}.",
         f"- Promoted by decision {promotion.id} ({promotion.rule}) of the campaign {session.goal.campaign}.",
-        f"- Use: `mlx_lm.generate --model {spec.path} --adapter-path adapter --prompt ...`",
+        f"- Use: `mlx_lm.generate --model {'model' if under else spec.path} --adapter-path adapter --prompt ...`",
         *_fused(session, str(decision.action_inputs.get("fused", ""))),
         "",
         "## What was shown, on cases that no tuning has seen",

@@ -112,8 +112,9 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         body = _notice_input(session, inputs)
     elif kind == "fuse":
         body = {
-            "model": str(session.model),
+            "model": str(model_of(session, run=decision.run)),
             "adapter": str(session.paths.artifact(str(inputs["adapter"]))),
+            "expect_weights": inputs.get("weights"),
             "dtype": session.goal.model.dtype,
             "data": data_input(session.goal, session),
             "system": session.goal.track.system,
@@ -121,6 +122,7 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
     else:
         body = evaluation_input(session, inputs["use"])
         body |= {
+            "model": str(model_of(session, inputs["weights"], inputs.get("adapter", ""), decision.run)),
             "adapter": _adapter_of(session, inputs),
             "expect_weights": inputs["weights"],
             "side": inputs["side"],
@@ -145,7 +147,7 @@ def _pace_input(session: Session, inputs: Json) -> Json:
     adapter = str(inputs.get("adapter") or "")
     start = str(session.adapter) if inputs["parent"] == "start" else None
     return {
-        "model": str(session.model),
+        "model": str(model_of(session, inputs["weights"], adapter)),
         "dtype": session.goal.model.dtype,
         "parent_adapter": str(session.paths.artifact(adapter)) if adapter else start,
         "expect_weights": inputs["weights"],
@@ -184,7 +186,33 @@ def _adapter_of(session: Session, inputs: Json) -> str | None:
     """Return the adapter folder that an evaluation puts on the base: the campaign's own, a run's, or none."""
     if inputs.get("adapter"):
         return str(session.paths.artifact(str(inputs["adapter"])))
-    return str(session.adapter) if inputs["side"] == "parent" else None
+    return str(session.adapter) if inputs["side"] == "parent" and inputs["weights"] not in _fused(session) else None
+
+
+def _fused(session: Session) -> dict[str, Path]:
+    """Return the fused models that were made: hash of the weights -> folder."""
+    made = (a for a in session.store.read.actions() if a.kind == "fuse" and a.state == "done")
+    return {str(a.result["weights"]): session.paths.job(a.key).folder / str(a.result["fused"]) for a in made}
+
+
+def model_of(session: Session, weights: str = "", adapter: str = "", run: str = "") -> Path:
+    """Return the model folder under some weights: the base, or a fused model that they are or go back to.
+
+    Args:
+        session: This sitting.
+        weights: Hash of what is loaded.
+        adapter: Artifact hash of the adapter on it, where it has one.
+        run: Id of the run that it belongs to; the one that made the adapter where left out.
+    """
+    fused, runs = _fused(session), {run.id: run for run in session.store.read.runs()}
+    if weights in fused:
+        return fused[weights]
+    name = run or next((found.id for found in runs.values() if adapter and found.adapter == adapter), "")
+    while name in runs:
+        if runs[name].parent_hash in fused:
+            return fused[runs[name].parent_hash]
+        name = runs[name].parent
+    return session.model
 
 
 def _cases(splits: list[Json]) -> int:
@@ -199,7 +227,7 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
     if run is None:
         raise NotFoundError(f"Decision {decision.id} trains run {decision.run}, which the store does not have.")
     body = {
-        "model": str(session.model),
+        "model": str(model_of(session, run=run.id)),
         "dtype": session.goal.model.dtype,
         "parent_adapter": _parent_adapter(session, run),
         "expect_weights": run.parent_hash,
@@ -287,6 +315,8 @@ def _parent_adapter(session: Session, run: Run) -> str | None:
     """Return the adapter that a run goes on from: the campaign's own, another run's, or none."""
     if run.parent == "start":
         return str(session.adapter)
+    if run.parent_hash in _fused(session):
+        return None
     adapter = next((row.adapter for row in session.store.read.runs() if row.id == run.parent), "")
     return str(session.paths.artifact(adapter)) if adapter else None
 

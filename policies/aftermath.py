@@ -8,7 +8,7 @@ of a case and no person's words: it leaves the machine.
 from policies.drafts import Draft, draft
 from policies.guards import evaluation_guards
 from policies.memory import limit_gb
-from policies.proposals import slack, verdict_of
+from policies.proposals import fusion, slack, verdict_of
 from policies.view import View
 from state.goal import NotifyEvent
 from state.hashing import hash_json
@@ -17,7 +17,7 @@ from state.records import ActionKind, Approval, Decision, Json, Run
 _RANK = "ABCUD"
 """Buckets, best first."""
 
-_FUSE_S = 1800.0
+FUSE_S = 1800.0
 """Three times as long and a fusion is stopped: it reads and writes the weights, and answers a few rows three times."""
 
 _ENDS = frozenset({"conclude", "halt"})
@@ -103,9 +103,9 @@ def _fuse(view: View, end: Decision) -> Draft | None:
     if wanted is None or not wanted.fused or promotion is None:
         return None
     inputs: Json = {"promotion": promotion.id, "adapter": promotion.action_inputs["adapter"]}
-    if _was_tried(view, "fuse", inputs):
+    if fusion(view, inputs["adapter"]) is not None:
         return None
-    guards = evaluation_guards(wall_s=_FUSE_S, memory_gb=limit_gb(view.beliefs))
+    guards = evaluation_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
     inputs["guards"] = [guard.model_dump(mode="json") for guard in guards]
     sentence = f"Fuse {end.run} into its base, dequantized, in a fresh folder; it has to answer as base and adapter do."
     return draft(view, "fuse", "export.fuse", sentence, inputs, run_id=end.run)
@@ -117,9 +117,9 @@ def _export(view: View, end: Decision) -> Draft | None:
     if wanted is None or promotion is None:
         return None
     inputs: Json = {"promotion": promotion.id, "to": wanted.to, "adapter": promotion.action_inputs["adapter"]}
-    fused = (a for a in view.actions if a.kind == "fuse" and a.inputs["promotion"] == promotion.id)
-    if wanted.fused and (made := next((a.key for a in fused if a.state == "done"), "")):
-        inputs["fused"] = made
+    made = fusion(view, inputs["adapter"]) if wanted.fused else None
+    if made is not None and made.state == "done":
+        inputs["fused"] = made.key
     if _was_tried(view, "export", inputs):
         return None
     sentence = f"Export {end.run}, as promoted by {promotion.id}, to a folder of its own in {wanted.to}."

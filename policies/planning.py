@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from policies import budget
 from policies.aftermath import before_end, drop_saves, tell_question
 from policies.buckets import BucketVerdict, judge_run
+from policies.carry import fuse_first, not_fused
 from policies.cases import CaseTable
 from policies.confirmation import (
     candidate_inputs,
@@ -37,6 +38,7 @@ from policies.proposals import (
     estimate_of,
     evaluation_s,
     evidence_of,
+    parent_of,
     planned_s,
 )
 from policies.recipes import RecipeProposal
@@ -565,7 +567,7 @@ def _next_run(view: View) -> Draft | None:
         stop = class_end(view, instrument, choice) or postponed(view, instrument, choice)
         if stop is None and choice.proposal is not None:
             look = last_look(view, keep=1) if ends and is_first_of(view, instrument) else None
-            return look or _train(view, choice.proposal, choice, ends)
+            return look or fuse_first(view, instrument) or _train(view, choice.proposal, choice, ends)
         ends += [stop] if stop is not None else []
         told |= {stop.sentence: [*told.get(stop.sentence, []), instrument]} if stop is not None else {}
         if stop is not None and (stop.rule in _OF_ALL_CLASSES or choice.left.limit in {"runs", "disk_gb"}):
@@ -608,6 +610,7 @@ def _train(
         ends: Why earlier classes are not gone on with.
     """
     estimate, left = choice.estimate, choice.left
+    start = f", from {proposal.parent} fused" if parent_of(view, proposal.instrument).is_fused else ""
     run = Run(
         id=_next_run_id(view),
         instrument=proposal.instrument,
@@ -645,7 +648,7 @@ def _train(
         view,
         "train",
         proposal.rule,
-        f"Train {run.id} ({proposal.instrument}): {proposal.hypothesis} Expected {estimate.sentence}",
+        f"Train {run.id} ({proposal.instrument}{start}): {proposal.hypothesis} Expected {estimate.sentence}",
         inputs,
         run=run,
         run_id=run.id,
@@ -656,6 +659,7 @@ def _train(
             *(Alternative(action="train", reason=e.sentence) for e in ends),
             *proposal.alternatives,
             *choice.skipped,
+            *not_fused(view, proposal.instrument),
         ),
         verdict={"estimate": estimate.model_dump(mode="json")},
         commitments=(

@@ -85,14 +85,63 @@ class Parent(NamedTuple):
     """Artifact hash of a run's adapter; empty for the others."""
     fixed: Json
     """Recipe keys that its adapter has decided."""
+    is_fused: bool = False
+    """It is a model of its own: a run's adapter and base made one."""
 
 
 def parent_of(view: View, instrument: Instrument) -> Parent:
     """Return what a class starts from: the best run of an earlier class that made progress, or the campaign's start."""
+    run = best_before(view, instrument)
+    if run is not None:
+        trained = next(
+            a
+            for a in view.actions
+            if a.kind == "train" and a.state == "done" and a.inputs.get("recipe_hash") == run.recipe_hash
+        )
+        own = Parent(run.id, str(trained.result.get("weights")), run.adapter, _shape_of(run))
+        made = fusion(view, run.adapter) if view.goal.search.carry == "fused" else None
+        if made is None or made.state != "done" or loss_of(view, own.weights, str(made.result["weights"])):
+            return own
+        return Parent(run.id, str(made.result["weights"]), "", {}, is_fused=True)
+    if view.start == view.identity("weights"):
+        return Parent("base", view.start, "", {})
+    return Parent("start", view.start, "", _fixed_keys(view))
+
+
+def _shape_of(run: Run) -> Json:
+    return {key: run.recipe[key] for key in _SHAPE if key in run.recipe}
+
+
+def fusion(view: View, adapter: str) -> Action | None:
+    """Return the newest fusion of an adapter with its base, whatever came of it."""
+    return next((a for a in reversed(view.actions) if a.kind == "fuse" and a.inputs["adapter"] == adapter), None)
+
+
+def loss_of(view: View, weights: str, fused: str) -> str:
+    """Return by what a fused model misses the selection scores of adapter and base, empty where by no more than noise.
+
+    Args:
+        view: The record.
+        weights: Hash of adapter and base.
+        fused: Hash of the fused model; one that was not measured yet has missed nothing.
+    """
+    table = case_table(view, fused, weights)
+    for condition in view.goal.gate.conditions:
+        for metric in condition.metrics:
+            ours, theirs = (table.mean(side, metric, "selection") for side in ("candidate", "parent"))
+            if ours is None or theirs is None:
+                continue
+            if abs(ours.mean - theirs.mean) > view.goal.baseline.tolerance_for(metric):
+                return f"fused it scores {ours.mean:.4g} on {metric}, as adapter and base {theirs.mean:.4g}"
+    return ""
+
+
+def best_before(view: View, instrument: Instrument) -> Run | None:
+    """Return the best run of the classes before one, if one made progress: by verdict, by slack, the later of equals."""
     order = view.goal.instruments
     earlier = order[: order.index(instrument)] if instrument in order else ()
-    trained = {a.inputs.get("recipe_hash"): a.result for a in view.actions if a.kind == "train" and a.state == "done"}
-    best = [
+    trained = {a.inputs.get("recipe_hash") for a in view.actions if a.kind == "train" and a.state == "done"}
+    found = [
         run
         for run in view.runs
         if run.instrument in earlier
@@ -101,13 +150,7 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
         and run.recipe_hash in trained
         and counts(view, run)
     ]
-    if best:
-        run = max(best, key=lambda run: (run.bucket == "A", _slack_of(view, run), view.runs.index(run)))
-        shape = {key: run.recipe[key] for key in _SHAPE if key in run.recipe}
-        return Parent(run.id, str(trained[run.recipe_hash].get("weights")), run.adapter, shape)
-    if view.start == view.identity("weights"):
-        return Parent("base", view.start, "", {})
-    return Parent("start", view.start, "", _fixed_keys(view))
+    return max(found, key=lambda run: (run.bucket == "A", _slack_of(view, run), view.runs.index(run)), default=None)
 
 
 def slack(verdict: BucketVerdict) -> float:

@@ -364,6 +364,9 @@ class Search(_Part):
 
     max_runs_without_progress: int = Field(default=3, ge=1)
     """Judged runs in a row without bucket A or B before the campaign concludes."""
+    carry: Literal["adapter", "fused"] = "adapter"
+    """How a class goes on from the best run before it: adapter, that run's own is trained on beside its base; fused,
+    the two are made one model, verified and measured, and a new adapter of the class's own shape is trained on it."""
     max_runs: int | None = Field(default=None, ge=1)
     """Training runs over the whole campaign."""
     max_assumed: int | None = Field(default=None, ge=0)

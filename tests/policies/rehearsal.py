@@ -242,6 +242,13 @@ class Rehearsal:
             self._measure(decision)
         elif decision.action == "train":
             result = self._train(decision)
+        elif decision.action == "fuse":
+            weights = next(
+                a.result["weights"]
+                for a in self.actions
+                if a.result.get("adapter") == decision.action_inputs["adapter"]
+            )
+            result = {"weights": f"fused-{weights}", "fused": "out/fused"}
         elif decision.action == "pace":
             result = {
                 "iters": 3,

@@ -1,0 +1,103 @@
+from collections.abc import Callable
+
+import pytest
+
+from policies.proposals import parent_of
+from tests.policies.rehearsal import Rehearsal, goal
+
+Score = Callable[[str, int], float]
+
+
+def climbing(carry: str = "fused", score: Score | None = None, **changes: object) -> Rehearsal:
+    """Return a campaign whose demonstrations move the target and do not reach it, and then come preferences."""
+    spec = goal(
+        instruments=["sft", "dpo"],
+        data={"train": "train.jsonl", "pairs": "pairs.jsonl"},
+        search={"carry": carry, "max_runs_without_progress": 1},
+        recipes={"dpo": {"batch_size": 2, "iters": 20, "lora_parameters": {"rank": 4, "scale": 1.0, "dropout": 0.0}}},
+    )
+    return Rehearsal(goal=spec, score=score or moved, **changes)  # type: ignore[arg-type]  # fields of the rehearsal
+
+
+def moved(weights: str, case: int) -> float:
+    """Every trained model scores 0.6, the base 0.5."""
+    return (0.6 if ":" in weights else 0.5) + 0.001 * (case % 7 - 3)
+
+
+def until(play: Rehearsal, instrument: str) -> Rehearsal:
+    """Go on until a run of a class is planned, or to the end."""
+    while all(run.instrument != instrument for run in play.runs) and play.step() != "ended":
+        pass
+    return play
+
+
+def test_the_best_run_is_fused_and_measured_before_the_next_class_trains_on_it() -> None:
+    play = until(climbing(), "dpo")
+    assert play.kinds()[-3:] == ["fuse", "evaluate", "train"]
+    run = play.runs[-1]
+    assert run.parent == "R2"
+    assert run.parent_hash.startswith("fused-")
+    assert run.recipe["lora_parameters"]["rank"] == 4, "a fresh adapter has the class's own shape"
+    assert play.decisions[-1].sentence.startswith(f"Train {run.id} (dpo, from R2 fused): ")
+
+
+def test_by_default_the_adapter_itself_is_trained_on() -> None:
+    play = until(climbing("adapter"), "dpo")
+    assert "fuse" not in play.kinds()
+    assert not play.runs[-1].parent_hash.startswith("fused-")
+    assert " fused" not in play.decisions[-1].sentence
+
+
+def test_nothing_is_fused_for_a_class_that_starts_from_the_base() -> None:
+    play = until(climbing(score=lambda _weights, case: 0.5 + 0.001 * (case % 7 - 3)), "dpo")
+    assert "fuse" not in play.kinds()
+    assert play.runs[-1].parent == "base"
+
+
+def test_what_could_not_be_fused_is_carried_as_an_adapter_and_said() -> None:
+    play = climbing()
+    play.fails = {"fuse": 1}
+    until(play, "dpo")
+    assert play.kinds().count("fuse") == 1
+    assert not play.runs[-1].parent_hash.startswith("fused-")
+    reasons = [other.reason for other in play.decisions[-1].alternatives]
+    assert "R2 is carried as an adapter: it could not be fused" in reasons
+
+
+def test_a_fused_model_that_scores_otherwise_is_not_trained_on_and_said() -> None:
+    play = until(climbing(score=lambda w, case: 0.5 if w.startswith("fused") else moved(w, case)), "dpo")
+    assert "fuse" in play.kinds()
+    assert not play.runs[-1].parent_hash.startswith("fused-")
+    reasons = [other.reason for other in play.decisions[-1].alternatives]
+    assert "R2 is carried as an adapter: fused it scores 0.5 on main.score, as adapter and base 0.5999" in reasons
+
+
+def test_a_run_on_a_fused_model_is_judged_beside_that_model() -> None:
+    play = climbing()
+    rules = play.run()
+    assert "carry.fuse" in rules
+    second = next(run for run in play.runs if run.instrument == "dpo")
+    assert second.bucket == "C", "it stands where its parent stands, which is no progress although the base is lower"
+
+
+def test_one_that_meets_the_gate_is_confirmed_beside_the_fused_model() -> None:
+    play = climbing(score=lambda w, case: min(1.0, moved(w, case) + 0.35 * (w.count(":") and not_sft(play, w))))
+    rules = play.run()
+    assert "confirm.parent" in rules
+    measured = [a.inputs for a in play.actions if a.kind == "evaluate" and a.inputs["side"] == "parent"]
+    assert {(row["use"], "adapter" in row) for row in measured} == {("selection", False), ("confirmation", False)}
+    assert play.campaign.state == "promoted"
+
+
+def not_sft(play: Rehearsal, weights: str) -> bool:
+    """Say whether weights are of a class after the first."""
+    hashes = {run.recipe_hash[:8] for run in play.runs if run.instrument == "dpo"}
+    return weights.partition(":")[0] in hashes
+
+
+@pytest.mark.parametrize("carry", ["adapter", "fused"])
+def test_what_a_class_starts_from_does_not_change_while_it_goes_on(carry: str) -> None:
+    play = climbing(carry)
+    play.run()
+    starts = {run.parent_hash for run in play.runs if run.instrument == "dpo"}
+    assert starts == {parent_of(play.view(), "dpo").weights}
