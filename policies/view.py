@@ -114,9 +114,15 @@ class View:
         # A candidate's weights are its own; the base's, and those that runs start from, are files that may change.
         side = inputs.get("side", "parent")
         of_run = side == "candidate" or inputs.get("adapter") or inputs.get("parent", "base") not in {"base", "start"}
+        of_run = of_run or inputs.get("weights") in self.fused
         if not of_run:
             now["weights"] = self.identity("weights") if side == "base" else self.start
         return any(name in inputs and inputs[name] != value for name, value in now.items())
+
+    @property
+    def fused(self) -> frozenset[str]:
+        """Hashes of the models that fusions made."""
+        return frozenset(str(a.result["weights"]) for a in self.actions if a.kind == "fuse" and a.state == "done")
 
     def _is_edited_since(self, decision: Decision) -> bool:
         """Say whether a promotion that has not begun was decided before an edit, which may have raised the gate."""

@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
+from policies import planning
 from policies.proposals import parent_of
 from tests.policies.rehearsal import Rehearsal, goal
 
@@ -39,6 +40,17 @@ def test_the_best_run_is_fused_and_measured_before_the_next_class_trains_on_it()
     assert run.parent_hash.startswith("fused-")
     assert run.recipe["lora_parameters"]["rank"] == 4, "a fresh adapter has the class's own shape"
     assert play.decisions[-1].sentence.startswith(f"Train {run.id} (dpo, from R2 fused): ")
+
+
+def test_measuring_the_fused_model_is_no_measurement_of_a_start_that_was_replaced() -> None:
+    play = climbing()
+    while "fuse" not in play.kinds():
+        play.step()
+    found = planning.plan(play.view())
+    assert found is not None
+    decision = play.record(found)
+    assert decision.rule == "carry.measure"
+    assert planning.standing(play.view()) == decision
 
 
 def test_by_default_the_adapter_itself_is_trained_on() -> None:
