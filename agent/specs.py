@@ -209,7 +209,7 @@ def model_of(session: Session, weights: str = "", adapter: str = "", run: str = 
         return fused[weights]
     name = run or next((found.id for found in runs.values() if adapter and found.adapter == adapter), "")
     while name in runs:
-        if runs[name].parent_hash in fused:
+        if runs[name].parent in runs and runs[name].parent_hash in fused:
             return fused[runs[name].parent_hash]
         name = runs[name].parent
     return session.model

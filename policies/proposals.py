@@ -137,7 +137,7 @@ def loss_of(view: View, weights: str, fused: str) -> str:
 
 
 def best_before(view: View, instrument: Instrument) -> Run | None:
-    """Return the best run of the classes before one, if one made progress: by verdict, by slack, the later of equals."""
+    """Return the best run of the classes before one that made progress: by verdict, slack, the later of equals."""
     order = view.goal.instruments
     earlier = order[: order.index(instrument)] if instrument in order else ()
     trained = {a.inputs.get("recipe_hash") for a in view.actions if a.kind == "train" and a.state == "done"}

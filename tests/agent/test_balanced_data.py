@@ -24,8 +24,8 @@ def spec_of(folder: Path, recipe: dict[str, Any], **data: Any) -> dict[str, Any]
     loaded = load_campaign(campaign)
     session: Any = SimpleNamespace(
         loaded=loaded, goal=loaded.goal, paths=CampaignPaths(folder / "home", "storm"), model=folder / "base",
-        store=SimpleNamespace(read=SimpleNamespace(runs=lambda: [run])), workers={"training": "worker"}, environment={},
-        adapter=None,
+        store=SimpleNamespace(read=SimpleNamespace(runs=lambda: [run], actions=list)), workers={"training": "worker"},
+        environment={}, adapter=None,
     )  # fmt: skip
     decision = Decision(rule="r", sentence="s", action="train", action_key="k", run="R1")
     return job_spec(session, decision).input

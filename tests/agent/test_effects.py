@@ -177,6 +177,23 @@ def test_an_export_with_the_fused_model_says_how_alike_it_is(folder: Path) -> No
     assert list((folder / "files" / "elsewhere").iterdir()) == []
 
 
+def test_an_adapter_on_a_fused_model_is_exported_with_that_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sitting(folder) as session:
+        run = session.store.read.runs()[0]
+        made = session.paths.job("fusion").folder / "out" / "fused"
+        shutil.copytree(session.model, made)
+        result = {"fused": "out/fused", "weights": weights_hash(made)}
+        assert result["weights"] == run.parent_hash, "what the run started from"
+        monkeypatch.setattr(effects, "model_of", lambda *_, **__: made)
+        perform(session, lambda at, _, act: at.store.doing.finish(act.key, result=result), "fuse", {}, "fusion")
+        done = perform(session, effects.export, "export", exporting(session))
+        place = Path(done.result["folder"])
+        assert weights_hash(place / "model") == run.parent_hash
+        card = " ".join((place / "CARD.txt").read_text().split())
+        assert "`model/`, that run and its base fused" in card
+        assert "mlx_lm.generate --model model --adapter-path adapter" in card
+
+
 def test_an_export_done_again_finds_its_folder_and_leaves_it_as_it_is(folder: Path) -> None:
     with sitting(folder) as session:
         inputs = exporting(session)

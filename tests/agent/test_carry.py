@@ -1,0 +1,79 @@
+"""A real campaign that climbs from demonstrations to preferences over a fused model, read from outside."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.agent.test_mended_measurement import DATA, campaign, tables, vigil, write
+from tests.faults.campaign import world
+from tools.models.identity import weights_hash
+
+pytestmark = [pytest.mark.mlx, pytest.mark.timeout(300)]
+
+PAIRS = world.ROOT / "runbooks" / "ladder" / "data" / "pairs.jsonl"
+SMALL = {"rank": 2, "scale": 2.0, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the home of a campaign of one SFT run and one DPO run on what that made, ended."""
+    folder = tmp_path_factory.mktemp("carry")
+    write(folder / "train.jsonl", tables("train.jsonl", 9, 12, 100))
+    write(folder / "selection.jsonl", tables("stress_selection.jsonl", 12, 12, 6))
+    write(folder / "confirmation.jsonl", tables("stress_confirmation.jsonl", 12, 12, 4))
+    write(folder / "pairs.jsonl", [json.loads(line) for line in PAIRS.read_text().splitlines()[:8]])
+    file = campaign(
+        folder,
+        {"id": "rows", "metric": "stress.rows_kept", "min": 1.0, "test": "plain", "reason": "few cases"},
+        {"batch_size": 4, "iters": 8, "learning_rate": 0.003, "steps_per_eval": 8, "save_every": 8},
+        data={"train": "train.jsonl", "pairs": "pairs.jsonl"},
+        instruments=["sft", "dpo"],
+        recipes={"dpo": {"batch_size": 2, "iters": 2, "max_seq_length": 1088, "lora_parameters": SMALL}},
+        search={"carry": "fused", "max_runs_without_progress": 1},
+        budget={"runs": 1, "hours": 1},
+    )
+    home = folder / "home"
+    vigil(home, "run", str(file))
+    # However quick the machine: nothing is left for a second run of the first class.
+    spec = json.loads(file.read_text())
+    spec["budget"] = {"runs": 2, "hours": 1, "class_hours": {"sft": 0.0001}}
+    file.write_text(json.dumps(spec, indent=1))
+    vigil(home, "run", str(file))
+    return home
+
+
+def test_the_next_class_trains_a_new_adapter_on_the_fused_and_measured_model(home: Path) -> None:
+    rows = world.rows(home, "mended")
+    assert [run["instrument"] for run in rows["runs"]] == ["sft", "dpo"]
+    first, second = rows["runs"]
+    done = [row for row in rows["actions"] if row["state"] == "done"]
+    kinds = [row["kind"] for row in done]
+    assert kinds[kinds.index("fuse") :][:3] == ["fuse", "evaluate", "train"]
+    fuse = next(row for row in done if row["kind"] == "fuse")
+    assert (fuse["inputs"]["adapter"], second["parent"]) == (first["adapter"], first["id"])
+    assert second["parent_hash"] == fuse["result"]["weights"]
+    assert second["recipe"]["lora_parameters"] == SMALL, "the class's own shape, not its parent's"
+
+
+def test_the_adapter_belongs_to_the_fused_model_and_to_no_other(home: Path) -> None:
+    rows = world.rows(home, "mended")
+    run = rows["runs"][1]
+    fuse = next(row for row in rows["actions"] if row["kind"] == "fuse")
+    model = home / "mended" / "jobs" / fuse["key"] / "out" / "fused"
+    [adapter] = (home / "mended" / "artifacts").glob(f"{run['adapter'][:16]}*")
+    lineage = json.loads((adapter / "run.json").read_text())
+    assert lineage["model_weights"] == weights_hash(model) == run["parent_hash"]
+    measured = {
+        row["inputs"]["weights"]
+        for row in rows["actions"]
+        if row["kind"] == "evaluate" and row["inputs"]["run"] == run["id"]
+    }
+    assert measured == {weights_hash(model, adapter)}
+    assert measured != {weights_hash(DATA.parent / "base", adapter)}
+
+
+def test_a_person_reads_from_what_it_started(home: Path) -> None:
+    why = vigil(home, "report", "mended", "--text")
+    assert "(dpo, from R1 fused): Preferences move" in why
+    assert "it has to answer as base and adapter do" in why
