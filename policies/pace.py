@@ -19,12 +19,13 @@ def time_first(view: View, instrument: Instrument, choice: Choice) -> Draft | No
         instrument: The class's.
         choice: What it would run, as the time left allows it.
     """
-    proposal = next_proposal(view, instrument)
+    is_guess = choice.estimate.source == "assumed" and choice.left.nearest_s is not None
+    proposal = next_proposal(view, instrument) if is_guess else None
     if proposal is None or choice.left.nearest_s is None:
         return None
     whole = estimate_of(view, proposal.recipe, instrument)
     left_s = choice.left.nearest_s - 2 * evaluation_s(view)
-    if whole.source != "assumed" or not whole.low_s <= left_s < whole.high_s:
+    if not whole.low_s <= left_s < whole.high_s:
         return None
     parent = parent_of(view, instrument)
     if any(

@@ -95,7 +95,7 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
     if run is not None:
         trained = next(
             a
-            for a in view.actions
+            for a in reversed(view.actions)
             if a.kind == "train" and a.state == "done" and a.inputs.get("recipe_hash") == run.recipe_hash
         )
         own = Parent(run.id, str(trained.result.get("weights")), run.adapter, _shape_of(run))

@@ -13,10 +13,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from state.errors import VigilError
 from state.records import Json
+from tools.models.likeness import agreeing, divergence, told
 from tools.probes.audit.rows import DataFile, Features
 
 _ROWS, _TOKENS = 8, 48
@@ -40,18 +40,20 @@ def answer(request: Json) -> Json:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if any(key in config for key in _RUNS_CODE):
             return {"why": f"{folder.name} brings code of its own, which is not run"}
-    wanted, tokens = _told(base, adapter, list(_texts(request["taught"])), None)
-    plain, _ = _told(base, None, [], tokens)
-    made, _ = _told(fused, None, [], tokens)
+    from tools.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(base)
+    rows = [ids for text in _texts(request["taught"]) if (ids := tokenizer.encode(text)[:_TOKENS])]
+    sides = ((base, adapter), (base, None), (fused, None))
+    wanted, plain, made = (told(folder, beside, None, rows) for folder, beside in sides)
     if not wanted.shape == plain.shape == made.shape:
         return {"why": "the fused model has another vocabulary than its base"}
-    best = wanted.argmax(axis=1)
     return {
-        "positions": len(best),
-        "same_base": int((plain.argmax(axis=1) == best).sum()),
-        "same_fused": int((made.argmax(axis=1) == best).sum()),
-        "kl_base": _divergence(wanted, plain),
-        "kl_fused": _divergence(wanted, made),
+        "positions": len(wanted),
+        "same_base": agreeing(wanted, plain),
+        "same_fused": agreeing(wanted, made),
+        "kl_base": divergence(wanted, plain),
+        "kl_fused": divergence(wanted, made),
     }
 
 
@@ -60,32 +62,6 @@ def _texts(taught: list[Json]) -> Iterator[str]:
     files = [DataFile(Path(row["file"]), Features(**row["features"])) for row in taught]
     found = [f"{row.prompt}\n{row.answer or ''}" for file in files for row in file.rows(_ROWS)]
     yield from found[:_ROWS] or _PLAIN
-
-
-def _told(folder: Path, adapter: Path | None, texts: list[str], tokens: list[list[int]] | None) -> tuple[Any, Any]:
-    """Return (log-probabilities of the next token, shape (positions, vocabulary), tokens); texts become tokens once."""
-    import mlx.core as mx
-    import numpy as np
-
-    from tools.models.load import load_model
-
-    model, tokenizer = load_model(folder, adapter)
-    model.eval()
-    if tokens is None:
-        tokens = [ids for text in texts if (ids := tokenizer.encode(text)[:_TOKENS])]
-    rows = []
-    for ids in tokens:
-        logits = model(mx.array([ids]))[0].astype(mx.float32)
-        rows.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), dtype=np.float32))
-    return np.concatenate(rows), tokens
-
-
-def _divergence(wanted: Any, seen: Any) -> float:
-    """Return the mean divergence of what is seen from what was wanted, nats."""
-    import numpy as np
-
-    each = (np.exp(wanted) * (wanted - seen)).sum(axis=1, dtype=np.float64)
-    return float(np.maximum(each, 0.0).mean())
 
 
 def main() -> int:

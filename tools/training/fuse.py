@@ -8,7 +8,6 @@ loaded again and has to answer as base and adapter do. The input is `{"model", "
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from state.errors import ConfigError, VigilError
 from state.files import read_json, write_json
@@ -16,6 +15,7 @@ from state.records import Json
 from tools.evaluation.prompts import render_training
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
+from tools.models.likeness import agreeing, divergence, told
 from tools.tracks.formats import iter_data
 
 _ROWS, _TOKENS = 8, 256
@@ -85,8 +85,6 @@ def _likeness(inputs: Json, fused: Path) -> Json:
     Raises:
         ConfigError: It lost more of the adapter than rounding takes.
     """
-    import numpy as np
-
     from tools.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(Path(inputs["model"]))
@@ -96,8 +94,8 @@ def _likeness(inputs: Json, fused: Path) -> Json:
     rows = [row.tokens[:_TOKENS] for row in islice(rendered, _ROWS)]
     base, adapter, dtype = Path(inputs["model"]), Path(inputs["adapter"]), inputs.get("dtype")
     sides = ((base, adapter), (base, None), (fused, None))
-    wanted, plain, made = (_told(folder, beside, dtype, rows) for folder, beside in sides)
-    kl, kl_base = (float((np.exp(wanted) * (wanted - other)).sum(axis=-1).mean()) for other in (made, plain))
+    wanted, plain, made = (told(folder, beside, dtype, rows) for folder, beside in sides)
+    kl, kl_base = divergence(wanted, made), divergence(wanted, plain)
     if kl > max(_ROUNDING, _MOST_LOST * kl_base):
         raise ConfigError(
             f"The fused model is {kl:.2g} nats from base and adapter, and the base alone {kl_base:.2g}: it lost "
@@ -105,24 +103,7 @@ def _likeness(inputs: Json, fused: Path) -> Json:
             what="fused",
             where=str(fused),
         )
-    same = int((wanted.argmax(axis=-1) == made.argmax(axis=-1)).sum())
-    return {"positions": len(wanted), "same": same, "kl": kl, "kl_base": kl_base}
-
-
-def _told(model_folder: Path, adapter: Path | None, dtype: str | None, rows: list[list[int]]) -> Any:
-    """Return log-probabilities of the next token at every position, shape (positions, vocabulary)."""
-    import mlx.core as mx
-    import numpy as np
-
-    from tools.models.load import load_model
-
-    model, _ = load_model(model_folder, adapter, dtype)
-    model.eval()
-    found = []
-    for row in rows:
-        logits = model(mx.array([row]))[0].astype(mx.float32)
-        found.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True)))
-    return np.concatenate(found)
+    return {"positions": len(wanted), "same": agreeing(wanted, made), "kl": kl, "kl_base": kl_base}
 
 
 def _is_done(target: Path, weights: str) -> bool:
