@@ -8,11 +8,11 @@ of a case and no person's words: it leaves the machine.
 from policies.drafts import Draft, draft
 from policies.guards import evaluation_guards
 from policies.memory import limit_gb
-from policies.proposals import fusion, slack, verdict_of
+from policies.proposals import fusion, slack_of
 from policies.view import View
 from state.goal import NotifyEvent
 from state.hashing import hash_json
-from state.records import ActionKind, Approval, Decision, Json, Run
+from state.records import ActionKind, Approval, Decision, Json
 
 _RANK = "ABCUD"
 """Buckets, best first."""
@@ -159,13 +159,8 @@ def _needed(view: View) -> frozenset[str]:
     """Return the runs whose saves stay: in promotion or promoted, the best one, and what an open run starts from."""
     judged = [run for run in view.runs if run.bucket is not None]
     # The best is the last: by bucket, then by slack, the later of equals, as `vigil status` names it.
-    place = {run.id: (-_RANK.index(run.bucket or "D"), _slack(view, run), index) for index, run in enumerate(judged)}
+    place = {run.id: (-_RANK.index(run.bucket or "D"), slack_of(view, run), index) for index, run in enumerate(judged)}
     best = sorted(place, key=lambda name: place[name])[-1:]
     parents = {run.parent for run in view.runs if run.bucket is None}
     reached = {run.id for run in judged if run.bucket == "A"}
     return frozenset({*parents, *reached, view.campaign.promoted, *best})
-
-
-def _slack(view: View, run: Run) -> float:
-    verdict = verdict_of(view, run)
-    return slack(verdict) if verdict is not None else float("-inf")

@@ -150,7 +150,7 @@ def best_before(view: View, instrument: Instrument) -> Run | None:
         and run.recipe_hash in trained
         and counts(view, run)
     ]
-    return max(found, key=lambda run: (run.bucket == "A", _slack_of(view, run), view.runs.index(run)), default=None)
+    return max(found, key=lambda run: (run.bucket == "A", slack_of(view, run), view.runs.index(run)), default=None)
 
 
 def slack(verdict: BucketVerdict) -> float:
@@ -158,7 +158,8 @@ def slack(verdict: BucketVerdict) -> float:
     return min(condition.slack for condition in verdict.gate.conditions)
 
 
-def _slack_of(view: View, run: Run) -> float:
+def slack_of(view: View, run: Run) -> float:
+    """Return the slack of a run by its newest verdict, minus infinity without one."""
     verdict = verdict_of(view, run)
     return slack(verdict) if verdict is not None else float("-inf")
 
