@@ -62,6 +62,8 @@ def pace(context: WorkerContext) -> None:
         training = assemble(context, resources, recipe, note).training
         outcome = training.run()
     shutil.rmtree(saves)
+    if context.is_private:
+        batch.unlink()
     if outcome.is_stopped:
         context.leave_stopped()
     steps = max(landed) - 1

@@ -60,6 +60,14 @@ def test_one_batch_from_the_shortest_to_the_longest_rows_is_trained_on(tmp_path:
     assert [row["step"] for row in metrics(job) if "train_loss" in row] == [1, 2, 3, 4]
 
 
+def test_of_private_rows_no_copy_is_left(tmp_path: Path, model: Path) -> None:
+    train = write_lines(tmp_path / "train.jsonl", rows(10))
+    job = training_job(tmp_path / "job", model, train, privacy="redact")
+    assert drive({"job": job, "module": PACE}) == [0]
+    assert outcome(job)["iters"] == STEPS - 1
+    assert not (job / "out" / "batch.jsonl").exists()
+
+
 def test_what_cannot_be_trained_is_refused_in_the_trainers_words(tmp_path: Path, model: Path) -> None:
     train = write_lines(tmp_path / "train.jsonl", rows(10, longest=300))
     job = training_job(tmp_path / "job", model, train, recipe={"batch_size": 10})
