@@ -6,8 +6,10 @@ from dataclasses import replace
 from agent.session import Session
 from policies.contamination import contamination, uprooted
 from policies.view import View
+from state.errors import VigilError
 from state.records import Action
 from tools import numbers
+from tools.models.identity import weights_hash
 from tools.training.progress import newest_healthy_folder, sizes
 
 
@@ -32,10 +34,25 @@ def view_of(session: Session) -> View:
         commitments=tuple(read.commitments()),
         measurements=tuple(read.measurements()),
         void=contamination(read.beliefs(), decisions, actions),
+        torn=_torn(session, actions),
         saves=_saves(session, actions),
         suggest=numbers.suggest,
     )
     return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
+
+
+def _torn(session: Session, actions: Iterable[Action]) -> frozenset[str]:
+    """Return the adapters whose newest fused model that a class starts from is not in its folder as it was made."""
+    made = {a.inputs["adapter"]: a for a in actions if a.kind == "fuse" and a.state == "done" and "weights" in a.inputs}
+    return frozenset(adapter for adapter, action in made.items() if not _is_whole(session, action))
+
+
+def _is_whole(session: Session, action: Action) -> bool:
+    folder = session.paths.job(action.key).folder / str(action.result["fused"])
+    try:
+        return weights_hash(folder, None, session.cache) == str(action.result["weights"])
+    except (OSError, VigilError):
+        return False
 
 
 def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, int]]:

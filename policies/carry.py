@@ -7,7 +7,32 @@ from policies.guards import evaluation_guards
 from policies.memory import limit_gb
 from policies.proposals import best_before, fusion, loss_of, parent_of
 from policies.view import View
-from state.records import Alternative, Instrument
+from state.records import Alternative, Instrument, Json, Run
+
+
+def fuse_again(view: View) -> Draft | None:
+    """Make a fused model again that is gone or changed, before anything else is spent; give up where that fails."""
+    for adapter in sorted(view.torn):
+        run = next(run for run in view.runs if run.adapter == adapter)
+        tried = fusion(view, adapter)
+        what = f"The fused model of {run.id} is gone or no longer as it was made"
+        if tried is not None and tried.state == "failed" and tried.key not in view.earlier:
+            why = (tried.result.get("exit") or {}).get("reason") or "no reason was left"
+            inputs = {"state": "failed", "after": len(view.earlier)}
+            return draft(view, "conclude", "tool.failed", f"{what}, and it could not be made again: {why}", inputs)
+        return _fuse(view, run, "carry.again", f"{what}; it is made again from adapter and base, in a fresh folder.")
+    return None
+
+
+def _fuse(view: View, run: Run, rule: str, sentence: str) -> Draft:
+    trained = next(a for a in view.actions if a.kind == "train" and a.result.get("adapter") == run.adapter)
+    guards = evaluation_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
+    inputs: Json = {
+        "adapter": run.adapter,
+        "weights": str(trained.result.get("weights")),
+        "guards": [guard.model_dump(mode="json") for guard in guards],
+    }
+    return draft(view, "fuse", rule, sentence, inputs, run_id=run.id)
 
 
 def fuse_first(view: View, instrument: Instrument) -> Draft | None:
@@ -20,17 +45,11 @@ def fuse_first(view: View, instrument: Instrument) -> Draft | None:
         return None
     made = fusion(view, run.adapter)
     if made is None:
-        guards = evaluation_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
-        inputs = {
-            "adapter": run.adapter,
-            "weights": parent_of(view, instrument).weights,
-            "guards": [guard.model_dump(mode="json") for guard in guards],
-        }
         sentence = (
             f"Fuse {run.id} into its base, dequantized, in a fresh folder, for {instrument} to start from; it has to "
             "answer as base and adapter do."
         )
-        return draft(view, "fuse", "carry.fuse", sentence, inputs, run_id=run.id)
+        return _fuse(view, run, "carry.fuse", sentence)
     if made.state != "done":
         return None
     sentence = f"Measure {run.id} fused: it has to score what adapter and base did before {instrument} starts from it."

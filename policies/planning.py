@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from policies import budget
 from policies.aftermath import before_end, drop_saves, tell_question
 from policies.buckets import BucketVerdict, judge_run
-from policies.carry import fuse_first, not_fused
+from policies.carry import fuse_again, fuse_first, not_fused
 from policies.cases import CaseTable
 from policies.confirmation import (
     candidate_inputs,
@@ -89,6 +89,8 @@ def standing(view: View) -> Decision | None:
                 return decision
             continue
         if view.is_withdrawn(decision) or (halted and decision.action not in _DESPITE_STOPS):
+            continue
+        if view.torn and decision.action in _SPENDING:
             continue
         if decision.needs is None:
             return decision
@@ -406,12 +408,16 @@ def _follow_run(view: View) -> Draft | None:
             view,
             "evaluate",
             "run.measure",
-            f"Measure {run.id} on the selection splits, beside the base under the same harness.",
+            f"Measure {run.id} on the selection splits, beside {_start_of(run)} under the same harness.",
             inputs,
             run_id=run.id,
             run_updates={run.id: update},
         )
     return _after_selection(view, run, inputs)
+
+
+def _start_of(run: Run) -> str:
+    return {"base": "the base", "start": "the adapter that runs start from"}.get(run.parent, run.parent)
 
 
 def _refused_launch(view: View, run: Run) -> Draft | None:
@@ -688,6 +694,7 @@ _RULES: tuple[Callable[[View], Draft | None], ...] = (
     _give_up,
     drop_saves,
     _promotion,
+    fuse_again,
     _census,
     _baseline,
     _start,

@@ -19,7 +19,7 @@ from policies.recipes import RecipeProposal, with_recipe
 from policies.stopping import StopVerdict, conclusion
 from policies.view import View
 from policies.walltime import RunEstimate, cut_to_time, least_iters
-from state.records import Alternative, Instrument, Run
+from state.records import Action, Alternative, Instrument, Run
 
 FOLLOW_UPS = 2
 """Runs that each class not tried yet is left time for: its first, and one that follows from it."""
@@ -114,7 +114,7 @@ def affords(
     found = budget.affordable(
         view.goal.budget,
         budget.Spent(
-            runs=sum(action.kind == "train" for action in view.actions),
+            runs=sum(action.kind == "train" and not _was_lost(view, action) for action in view.actions),
             disk_gb=view.used_gb,
             queued_s=budget.queued_s(view.actions),
         ),
@@ -128,6 +128,12 @@ def affords(
         return found
     hours = view.goal.budget.class_hours[instrument]
     return budget.within_class(found, instrument, hours, _spent_s(view, instrument), seconds)
+
+
+def _was_lost(view: View, action: Action) -> bool:
+    """Say whether a training failed and its run was set aside: one begun again in its place counts for both."""
+    lost = {run.id for run in view.runs if run.state == "lost"}
+    return action.state == "failed" and action.inputs.get("run") in lost
 
 
 def _spent_s(view: View, instrument: Instrument) -> float:

@@ -58,6 +58,8 @@ class View:
     measurements: tuple[Measurement, ...] = ()
     void: Contamination = _NOTHING
     """What stands on refuted beliefs, or on weights that are no longer there, and does not count."""
+    torn: frozenset[str] = frozenset()
+    """Adapters whose fused model, made for a class to start from, is gone or no longer as it was made."""
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Key of an ended training -> name of a resumable save on disk -> bytes; empty without a rule of retention."""
     suggest: Suggest | None = None

@@ -86,6 +86,8 @@ class Rehearsal:
     cases: int = CASES
     more_cases: int = 4 * CASES
     """Cases once the measurement was mended with more."""
+    torn: frozenset[str] = frozenset()
+    """Adapters whose fused model is gone; made again it is there."""
     step_s: float = 0.1
     """Time of a training step that is only timed."""
     now: float = START
@@ -115,6 +117,7 @@ class Rehearsal:
             earlier=self.earlier,
             utc_offset_s=0.0,
             used_gb=0.0,
+            torn=self.torn,
             beliefs=tuple(self.beliefs),
             runs=tuple(self.runs),
             actions=tuple(self.actions),
@@ -248,6 +251,7 @@ class Rehearsal:
                 for a in self.actions
                 if a.result.get("adapter") == decision.action_inputs["adapter"]
             )
+            self.torn -= {decision.action_inputs["adapter"]}
             result = {"weights": f"fused-{weights}", "fused": "out/fused"}
         elif decision.action == "pace":
             result = {
