@@ -32,6 +32,9 @@ def _fuse(view: View, run: Run, rule: str, sentence: str) -> Draft:
         "weights": str(trained.result.get("weights")),
         "guards": [guard.model_dump(mode="json") for guard in guards],
     }
+    made = sum(a.kind == "fuse" and a.state == "done" and a.inputs["adapter"] == run.adapter for a in view.actions)
+    # One that was made is another act than one that is made again: its folder is a fresh one.
+    inputs |= {"attempt": made + 1} if made else {}
     return draft(view, "fuse", rule, sentence, inputs, run_id=run.id)
 
 

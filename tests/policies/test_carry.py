@@ -130,6 +130,8 @@ def test_a_fused_model_that_is_gone_is_made_again_before_anything_is_spent() -> 
     assert play.decisions[-1].sentence.startswith("The fused model of R2 is gone or no longer as it was made; it is")
     until(play, "dpo")
     assert play.kinds()[-2:] == ["fuse", "train"]
+    keys = [action.key for action in play.actions]
+    assert len(set(keys)) == len(keys), "an act of its own, with a folder of its own"
 
 
 def test_a_training_that_waits_on_a_model_that_goes_is_not_begun() -> None:
