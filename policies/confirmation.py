@@ -1,6 +1,6 @@
 """Confirmation: when its cases are opened for a candidate and beside what, and the last look before an end."""
 
-from policies.buckets import judge_run
+from policies.buckets import BucketVerdict, judge_run
 from policies.cases import CaseTable
 from policies.drafts import Draft, done, draft, is_same
 from policies.proposals import counts, evaluation_s, evidence_of, parent_of, slack, verdict_of
@@ -107,6 +107,17 @@ def was_opened_late(view: View, run: Run) -> bool:
     return opened and newest is not None and "selection" not in newest.verdict
 
 
+def _is_worth_a_look(run: Run, verdict: BucketVerdict) -> bool:
+    """Say whether a run that was never opened may be: progress by its numbers, or a gate that holds on selection.
+
+    The second is what opens confirmation at once while more than the last opening is left. Its target may have stood
+    still, as where the run it started from met the target's bound by luck and this one meets another's beyond it.
+    """
+    if run.bucket == "B":
+        return verdict.is_promising
+    return run.bucket in {"C", "U"} and verdict.is_promising and verdict.gate.holds and verdict.is_win
+
+
 def last_look(view: View, keep: int) -> Draft | None:
     """Open confirmation for the furthest run that meets the gate by its numbers and was never put to it.
 
@@ -125,8 +136,8 @@ def last_look(view: View, keep: int) -> Draft | None:
     found = [
         (verdict, run, trained)
         for run in view.runs
-        if run.bucket == "B" and run.id not in seen and counts(view, run)
-        if (verdict := verdict_of(view, run)) is not None and verdict.is_promising
+        if run.id not in seen and counts(view, run)
+        if (verdict := verdict_of(view, run)) is not None and _is_worth_a_look(run, verdict)
         if (trained := training_of(view, run)) is not None
     ]
     if not found:

@@ -52,14 +52,15 @@ def find_target(
     with the most room below its ceiling stands for the condition. Ties go to the condition written first. New failures
     are a limit, never a target.
     """
-    targets = [
-        _target(condition, metric, gate, cases, use, noise_floor)
+    known = [
+        (target.gap - _granted(condition, target), target)
         for condition in gate.conditions
         if condition.statistic != "new_failures"
         for metric in [_roomiest(condition, cases, ceilings or {}, use)]
+        if (target := _target(condition, metric, gate, cases, use, noise_floor)) is not None
     ]
-    known = [target for target in targets if target is not None]
-    found = max(known, key=lambda target: target.gap, default=None)
+    # A loss that is granted is no distance: else what a parent meets by definition hides what it meets by luck alone.
+    _, found = max(known, key=lambda each: each[0], default=(0.0, None))
     companion = (dense or {}).get(found.metric) if found is not None else None
     if found is None or companion is None:
         return found
@@ -120,6 +121,12 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
         n=parent.n,
         sentence=sentence,
     )
+
+
+def _granted(condition: Condition, target: Target) -> float:
+    """Return the loss that a condition's margin grants beyond its bound as written, per case."""
+    unit = target.n if condition.statistic == "count" else 1
+    return condition.sign * (condition.threshold - condition.bound) / unit
 
 
 def _origin(condition: Condition, cases: CaseTable, metric: str, use: SplitUse) -> float | None:

@@ -91,6 +91,22 @@ def test_a_target_that_holds_already_has_one_case_as_its_meaningful_delta() -> N
     assert "beyond" in target.sentence
 
 
+def test_a_loss_that_is_granted_is_no_distance_from_holding() -> None:
+    def found(parent: int, **limit: object) -> str:
+        safe = Condition.model_validate({"metric": "s.safe", "against": "parent", "min": 0.0, **limit})
+        gate = Gate(conditions=(safe, Condition(metric="s.ok", min=0.8)))
+        cases = table(parent={"s.ok": ones(parent, 40), "s.safe": ones(40, 40)})
+        target = find_target(gate, cases)
+        assert target is not None
+        return target.metric
+
+    assert found(33, margin=0.1) == "s.ok", "0.025 beyond its bound, against the 0.1 that is granted"
+    assert found(37, margin=0.1) == "s.safe", "0.125 beyond"
+    assert found(33) == "s.safe", "no loss is granted: the parent is at its bound"
+    assert found(33, statistic="count", margin=4) == "s.ok", "a count's margin is one per case"
+    assert found(31) == "s.ok"
+
+
 def test_no_measurement_is_no_information() -> None:
     verdict = judge_run(RunEvidence(gate=VALUE, cases=CaseTable()))
     assert (verdict.bucket, verdict.rule, verdict.comparisons) == ("U", "U.unmeasured", ())

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from policies.confirmation import last_look
-from policies.proposals import INSTRUMENTS, estimate_of, evaluation_s, next_proposals
+from policies.proposals import INSTRUMENTS, estimate_of, evaluation_s, next_proposals, verdict_of
 from policies.search import choose
-from state.records import Belief, Decision, Json
+from state.records import Belief, Bucket, Decision, Json
 from tests.policies.rehearsal import START, Rehearsal, goal
 from tests.policies.test_planning import LADDER
 
@@ -177,6 +177,56 @@ def test_of_several_openings_the_last_is_kept_for_the_furthest_run_of_all() -> N
     ]
     assert opened == [("confirm.open", "R1"), ("confirm.last", "R4")]
     assert play.campaign.state == "not_promoted"
+
+
+@dataclass(kw_only=True)
+class Lucky(Rehearsal):
+    """Demonstrations meet the target's bound by the number only, preferences meet it; what may not fall stays."""
+
+    def _measure(self, decision: Decision) -> None:
+        weights = decision.action_inputs["weights"]
+        recipes = {run.recipe_hash[:8]: run.instrument for run in self.runs}
+        instrument = recipes.get(weights.partition(":")[0], "")
+        share = {"": 0.5, "sft": 0.756, "dpo": 0.82}[instrument]
+        self.score = lambda _weights, case: share + 0.02 * (case % 7 - 3)
+        super()._measure(decision)
+        phase = 2 if instrument == "dpo" else 0
+        for number, row in enumerate(self.measurements):
+            if row.evaluation == decision.action_key:
+                case = int(row.case.rpartition("-")[2])
+                metrics = {**row.metrics, "control": 0.9 + 0.02 * ((case + phase) % 5 - 2)}
+                self.measurements[number] = row.model_copy(update={"metrics": metrics})
+
+
+LIMITED: Json = {
+    "max_confirmations": 2,
+    "conditions": [
+        {"id": "kept", "metric": "main.control", "against": "parent", "min": 0, "margin": 0.1},
+        {"id": "score", "metric": "main.score", "min": 0.75},
+    ],
+}
+
+
+def test_a_parent_that_met_the_target_by_luck_hands_the_target_on_and_the_last_opening_goes_to_what_meets_it() -> None:
+    play = Lucky(goal=goal(**LADDER, gate=LIMITED, budget={"runs": 6}))
+    play.run()
+    classes = {run.id: run.instrument for run in play.runs}
+    confirmed = [d.run for d in play.decisions if d.action == "confirm" and d.action_inputs["side"] == "candidate"]
+    assert [classes[run] for run in confirmed] == ["sft", "dpo"]
+    [found] = [verdict for run in play.runs if run.id == confirmed[1] if (verdict := verdict_of(play.view(), run))]
+    assert found.target is not None
+    assert found.target.condition == "score"
+    assert (found.bucket, play.campaign.state) == ("A", "promoted")
+
+
+@pytest.mark.parametrize(("bucket", "opened"), [("B", "R3"), ("C", "R3"), ("U", "R3"), ("D", None)])
+def test_a_gate_that_holds_on_selection_is_worth_the_last_opening_whatever_the_target_did(
+    bucket: Bucket, opened: str | None
+) -> None:
+    play = until_trained(Refused(goal=goal(budget={"runs": 4})), runs=3)
+    play.runs = [run if run.id == "R1" else run.model_copy(update={"bucket": bucket}) for run in play.runs]
+    found = last_look(play.view(), keep=0)
+    assert (found and found.decision.run) == opened
 
 
 def test_an_end_without_time_for_a_confirmation_opens_none() -> None:
