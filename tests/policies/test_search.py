@@ -181,14 +181,17 @@ def test_of_several_openings_the_last_is_kept_for_the_furthest_run_of_all() -> N
 
 @dataclass(kw_only=True)
 class Lucky(Rehearsal):
-    """Demonstrations meet the target's bound by the number only, preferences meet it; what may not fall stays."""
+    """Demonstrations meet the target's bound by the number only, a later class meets it; what may not fall stays."""
+
+    meets: str = "dpo"
 
     def _measure(self, decision: Decision) -> None:
         weights = decision.action_inputs["weights"]
         recipes = {run.recipe_hash[:8]: run.instrument for run in self.runs}
         instrument = recipes.get(weights.partition(":")[0], "")
-        share = {"": 0.5, "sft": 0.756, "dpo": 0.82}[instrument]
-        self.score = lambda _weights, case: share + 0.02 * (case % 7 - 3)
+        share = 0.82 if instrument == self.meets else 0.756 if instrument else 0.5
+        spread = 0.05 if instrument == "dpo" != self.meets else 0.02
+        self.score = lambda _weights, case: share + spread * (case * (3 if spread > 0.02 else 1) % 7 - 3)
         super()._measure(decision)
         phase = 2 if instrument == "dpo" else 0
         for number, row in enumerate(self.measurements):
@@ -217,6 +220,19 @@ def test_a_parent_that_met_the_target_by_luck_hands_the_target_on_and_the_last_o
     assert found.target is not None
     assert found.target.condition == "score"
     assert (found.bucket, play.campaign.state) == ("A", "promoted")
+
+
+def test_a_class_that_told_nothing_from_a_parent_that_met_the_target_by_luck_keeps_no_other_from_its_turn() -> None:
+    ladder = {
+        "instruments": ["sft", "dpo", "grpo"],
+        "data": {"train": "train.jsonl", "pairs": "pairs.jsonl", "rollouts": "rollouts.jsonl"},
+        "recipes": {"grpo": {"reward_weights": {"score": 1.0}}},
+    }
+    play = Lucky(goal=goal(**ladder, gate=LIMITED, budget={"runs": 12}), meets="grpo")
+    play.run()
+    assert {run.bucket for run in play.runs if run.instrument == "dpo"} == {"U"}
+    assert "A" in {run.bucket for run in play.runs if run.instrument == "grpo"}
+    assert play.campaign.state == "promoted"
 
 
 @pytest.mark.parametrize(("bucket", "opened"), [("B", "R3"), ("C", "R3"), ("U", "R3"), ("D", None)])
