@@ -5,7 +5,8 @@ weights sample the same tokens again, so a run that was interrupted needs no rol
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,16 +126,17 @@ def roll_out(
     }
     was_training = model.training
     model.eval()
-    outputs = generate(
-        model,
-        tokenizer,
-        [Prompt(name, tasks[place].prompt) for name, (place, _) in places.items()],
-        Decoding(max_tokens, temperature),
-        batch_size=concurrency,
-        should_stop=should_stop,
-        sampler=_sampler(temperature, seed, update) if temperature else None,
-    )
-    found = sorted(outputs, key=lambda output: output.name)
+    with lean_adapters(model):
+        outputs = generate(
+            model,
+            tokenizer,
+            [Prompt(name, tasks[place].prompt) for name, (place, _) in places.items()],
+            Decoding(max_tokens, temperature),
+            batch_size=concurrency,
+            should_stop=should_stop,
+            sampler=_sampler(temperature, seed, update) if temperature else None,
+        )
+        found = sorted(outputs, key=lambda output: output.name)
     model.train(was_training)
     if len(found) != len(places):
         return None
@@ -146,6 +148,40 @@ def roll_out(
         row = Row([*task.prompt, *output.tokens, *end], len(task.prompt))
         rollouts.append(Rollout(task, sample, row, output.text, output.finish_reason == "length"))
     return rollouts
+
+
+@contextmanager
+def lean_adapters(model: Any) -> Iterator[None]:
+    """Have LoRA layers decode in three operations instead of up to seven, while it holds.
+
+    A decoding step's time is the number of its operations where the GPU waits for the next one, and adapters double
+    it: they are in float32 beside half-precision weights, and cast at both ends. Here both factors are cast once, the
+    scale in the second. Unlike a fused model this loses no small delta: what is rounded is the delta, not weight and
+    delta together. Layers of other kinds stay as they are.
+    """
+    import mlx.core as mx
+    from mlx import nn
+    from mlx.utils import tree_unflatten
+    from mlx_lm.tuner.lora import LoRALinear
+
+    class Lean(nn.Module):  # type: ignore[misc]  # MLX has no types for its modules
+        def __init__(self, adapted: Any) -> None:
+            super().__init__()
+            kind = adapted.linear.get("scales", adapted.linear.weight).dtype
+            self.linear = adapted.linear
+            self.down = adapted.lora_a.astype(kind)
+            self.up = (adapted.scale * adapted.lora_b).astype(kind)
+
+        def __call__(self, inputs: mx.array) -> mx.array:
+            found: mx.array = mx.addmm(self.linear(inputs), inputs @ self.down, self.up)
+            return found
+
+    layers = [(name, part) for name, part in model.named_modules() if type(part) is LoRALinear]
+    model.update_modules(tree_unflatten([(name, Lean(part)) for name, part in layers]))
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(layers))
 
 
 def _sampler(temperature: float, seed: int, update: int) -> Callable[[Any], Any]:

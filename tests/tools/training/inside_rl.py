@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 from mlx import nn
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 from tests.tools.training.inside import fresh
+from tests.tools.training.jobs import RECIPE
 from tools.models.load import load_model
 from tools.training.data import answers
 from tools.training.instruments import Setting, build
@@ -23,7 +24,7 @@ from tools.training.losses import rollout_loss, token_scores
 from tools.training.preparation import build_optimizer, prepare
 from tools.training.recipe import validate_recipe
 from tools.training.rewards import group_advantages
-from tools.training.rollouts import Task, roll_out
+from tools.training.rollouts import Task, lean_adapters, roll_out
 
 # As in the test.
 REWARDS = (1.0, 0.8, 0.5, 0.2, 0.0, 0.0)
@@ -144,6 +145,56 @@ def exact(folder: Path, _out: Path) -> None:
     )
 
 
+def lean(folder: Path, _out: Path) -> None:
+    """Compare what adapters give while rollouts are decoded with what they give while it is learned."""
+    found: dict[str, Any] = {}
+    tokens = mx.array([[3, 70, 71, 4, 80, 81, 82, 4]])
+    for name, kind, dtype in (
+        ("float32", "lora", mx.float32),
+        ("bfloat16", "lora", mx.bfloat16),
+        ("quantized", "lora", mx.float32),
+        ("dora", "dora", mx.float32),
+    ):
+        model, _ = load_model(folder, None, "float32")
+        model.set_dtype(dtype)
+        if name == "quantized":
+            nn.quantize(model, group_size=32, bits=4)
+        prepare(
+            model,
+            validate_recipe(RECIPE | {"fine_tune_type": kind, "lora_parameters": {"rank": 2, "scale": 3.0}}),
+            None,
+        )
+        bare = model(tokens).astype(mx.float32)
+        # So small that a model fused in half precision would round most of it away.
+        small = 1e-3 if dtype == mx.bfloat16 else 0.1
+        model.update(
+            tree_map_with_path(
+                lambda path, part, by=small: (
+                    by * mx.random.normal(part.shape, key=mx.random.key(1)) if "lora_b" in path else part
+                ),
+                model.trainable_parameters(),
+            )
+        )
+        model.eval()
+        before = dict(model.named_modules())
+        learned = model(tokens)
+        with lean_adapters(model):
+            kinds = {type(part).__name__ for part in model.modules()}
+            decoded = model(tokens)
+        with suppress(ZeroDivisionError), lean_adapters(model):
+            _ = 1 / 0
+        same, moved = ((learned - other).astype(mx.float32) for other in (decoded, bare))
+        found[name] = {
+            "is_lean": "Lean" in kinds,
+            "dtype": str(decoded.dtype),
+            "difference": float(mx.abs(same).max()),
+            "moved": float(mx.abs(moved).max()),
+            "is_put_back": all(part is before[path] for path, part in model.named_modules()),
+            "trainable": len(tree_flatten(model.trainable_parameters())),
+        }
+    print(json.dumps(found))
+
+
 class _Table(nn.Module):  # type: ignore[misc]
     """A policy of one token: its scores, whatever came before."""
 
@@ -185,5 +236,7 @@ if __name__ == "__main__":
         exact(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1] == "bandit":
         bandit(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] == "lean":
+        lean(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         stops(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -204,6 +204,24 @@ def test_the_sampled_tokens_are_learned_with_their_end_and_their_log_probabiliti
     assert not found["other"], "another update samples others"
 
 
+def test_adapters_decode_in_fewer_operations_and_say_the_same(tmp_path: Path, model: Path) -> None:
+    done = run("tests.tools.training.inside_rl", "lean", str(model), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name in ("float32", "quantized"):
+        assert found[name]["is_lean"]
+        assert found[name]["moved"] > 1e-2
+        assert found[name]["difference"] < 1e-5, name
+    half = found["bfloat16"]
+    assert half["is_lean"]
+    assert half["dtype"] == "mlx.core.bfloat16", "adapters in float32 do not make the layers after them so"
+    assert not found["dora"]["is_lean"], "layers of other kinds stay as they are"
+    assert found["dora"]["difference"] == 0
+    for each in found.values():
+        assert each["is_put_back"]
+        assert each["trainable"] > 0
+
+
 def test_the_parent_of_a_run_that_goes_on_from_an_adapter_is_that_adapter(tmp_path: Path, model: Path) -> None:
     adapter = make_adapter(tmp_path / "parent", scale=2.0)
     shape = {"rank": 2, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "self_attn.v_proj"]}
