@@ -129,6 +129,10 @@ class Tried(Record):
     """Mean answer length over the parent's on the same cases."""
     has_overshot: bool = False
     """The target meets its bound by the bare number; a no-worse condition that lost something is nearer to failing."""
+    failing: tuple[str, ...] = ()
+    """Gate conditions that the selection cases do not show to hold."""
+    is_far_enough: bool = False
+    """The target's own condition is none of them."""
 
 
 class RecipeProposal(Record):
@@ -175,6 +179,8 @@ def tried(
     """
     losses = [float(row["val_loss"]) for row in rows if row.get("val_loss") is not None]
     given = result or {}
+    failing = tuple(condition.id for condition in verdict.gate.failing) if verdict is not None else ()
+    wanted = verdict.target.condition if verdict is not None and verdict.target is not None else ""
     return Tried(
         run=run.id,
         instrument=run.instrument,
@@ -192,6 +198,8 @@ def tried(
         gain=_gain(verdict),
         length_ratio=length_ratio,
         has_overshot=verdict is not None and _has_overshot(verdict),
+        failing=failing,
+        is_far_enough=bool(wanted) and wanted not in failing,
     )
 
 
@@ -470,8 +478,13 @@ _SEEN: Mapping[Diagnosis, str] = {
 
 
 def _seen(run: Tried, diagnosis: Diagnosis) -> str:
-    """Return what was seen of a run; of a control only where one was measured."""
-    return "left the target flat" if diagnosis == "flat" and run.control_moved is None else _SEEN[diagnosis]
+    """Return what was seen of a run; of a control only where one was measured, of a gate what it lacks."""
+    if diagnosis == "flat" and run.control_moved is None:
+        return "left the target flat"
+    if diagnosis == "progress" and run.is_far_enough:
+        short = f"is short of {' and '.join(run.failing)}" if run.failing else "meets the gate, not confirmed yet"
+        return f"moved the target far enough and {short}"
+    return _SEEN[diagnosis]
 
 
 def _times(key: str, factor: float) -> Callable[[Json], Json]:

@@ -368,6 +368,28 @@ def test_a_run_is_remembered_with_its_verdict_and_its_best_validation_loss() -> 
     assert (lost.bucket, lost.stopped, lost.best_val_loss) == (None, "diverged", None)
 
 
+@pytest.mark.parametrize(
+    ("kept", "extra", "said"),
+    [
+        (28, 0, "moved the target but not far enough"),
+        (40, 8, "moved the target far enough and is short of few"),
+        (40, 0, "moved the target far enough and meets the gate, not confirmed yet"),
+    ],
+)
+def test_what_a_run_that_moved_the_target_lacks_is_told(kept: int, extra: int, said: str) -> None:
+    conditions = [{"metric": "s.ok", "min": 0.85}, {"id": "few", "metric": "s.extra", "max": 0.1}]
+    sides = {
+        "parent": {"s.ok": ones(8, 40), "s.extra": ones(0, 40)},
+        "candidate": {"s.ok": ones(kept, 40), "s.extra": ones(extra, 40)},
+    }
+    gate = GATE.model_validate({"conditions": conditions})
+    run = tried(_run(), judge_run(RunEvidence(gate=gate, cases=table(**sides))))
+    assert diagnose(run) == "progress"
+    proposal = next_recipe([run], parent_hash="w", data_hash="d", rows=240)
+    assert proposal is not None
+    assert proposal.hypothesis.startswith(f"R1 {said}; ")
+
+
 outcomes = st.fixed_dictionaries(
     {
         "bucket": st.sampled_from(["B", "C", "D", "U", None]),
