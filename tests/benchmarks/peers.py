@@ -35,13 +35,33 @@ QWEN = {
     "rope_theta": 1_000_000.0, "tie_word_embeddings": True, "max_position_embeddings": 32_768,
 }  # fmt: skip
 
-GRADE = '''"""A cheap reward that differs between answers: what is timed is the training around it."""
+GRADE = '''"""A cheap reward: what is timed is the training around it."""
+
+from itertools import count
+
+GOLDEN = 0.6180339887498949
+calls = count(1)
 
 
 def grade(case: dict, text: str) -> dict[str, float | None]:
-    """Pay for digits."""
-    return {"score": min(1.0, sum(letter.isdigit() for letter in text) / 50)}
+    """Pay each answer differently, whatever it says: random weights say nothing that a grader could tell apart."""
+    return {"score": next(calls) * GOLDEN % 1.0}
 '''
+
+
+class Rewards:
+    """The rewards of `GRADE` for the peers: equal ones would teach nothing, and ours skips what teaches nothing."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def __call__(self, completions: Sequence[Any]) -> list[float]:
+        """Return a reward for each."""
+        first, self._calls = self._calls + 1, self._calls + len(completions)
+        return [number * GOLDEN % 1.0 for number in range(first, self._calls + 1)]
+
+
+GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
@@ -181,20 +201,31 @@ def _trained(world: World, recipe: Any, build: Callable[[Any], Any], warm: int =
     prepare(model, recipe, None)
     objective = build(model)
     began: list[float] = []
+    is_learning = False
+
+    def emit(row: dict[str, Any]) -> None:
+        nonlocal is_learning
+        is_learning |= bool(row.get("grad_norm"))
+        if row["step"] == warm:
+            began.append(time.perf_counter())
+
     training = Training(
         model=model,
         optimizer=build_optimizer(recipe),
         recipe=recipe,
         objective=objective,
         folder=world.out(),
-        emit=lambda row: began.append(time.perf_counter()) if row["step"] == warm else None,
+        emit=emit,
         should_stop=lambda: False,
     )
     # A save is no step; the peers write theirs outside what is timed too.
     training._save = lambda: None  # type: ignore[method-assign]
     began.append(time.perf_counter())
     training.run()
-    return time.perf_counter() - began[-1]
+    seconds = time.perf_counter() - began[-1]
+    if not is_learning:
+        raise RuntimeError("Nothing was learned, so this is no time of a training.")
+    return seconds
 
 
 def _peer_model(world: World, recipe: Any) -> Any:
@@ -497,8 +528,10 @@ def _grpo_peer(world: World, batch_size: int, updates: int) -> Timed:
         adapter_file=str(world.out() / "adapters.safetensors"),
     )
 
-    def pays_for_digits(prompts: Any, completions: Any, answer: Any, types: Any = None) -> list[float]:
-        return [min(1.0, sum(letter.isdigit() for letter in text) / 50) for text in completions]
+    rewards = Rewards()
+
+    def pays(prompts: Any, completions: Any, answer: Any, types: Any = None) -> list[float]:
+        return rewards(completions)
 
     optimizer = optim.AdamW(learning_rate=1e-5)
     mx.random.seed(0)
@@ -509,7 +542,7 @@ def _grpo_peer(world: World, batch_size: int, updates: int) -> Timed:
             tokenizer=world.tokenizer,
             optimizer=optimizer,
             train_dataset=dataset,
-            reward_funcs=[pays_for_digits],
+            reward_funcs=[pays],
             args=arguments,
             end_answer_token="",
         )

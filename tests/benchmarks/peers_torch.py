@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.benchmarks.peers import MAX_SEQ_LENGTH, QUICKSTART, QWEN, SIZES, UNITS, Size, Timed
+from tests.benchmarks.peers import MAX_SEQ_LENGTH, QUICKSTART, QWEN, SIZES, UNITS, Rewards, Size, Timed
 
 LEARNING: dict[str, Any] = {"learning_rate": 1e-5, "lr_scheduler_type": "constant", "seed": 0}
 
@@ -179,13 +179,14 @@ def grpo(world: _World) -> Timed:
         temperature=1.0,
     )
 
-    def pays_for_digits(completions: Any, **_: Any) -> list[float]:
-        texts = [each[0]["content"] for each in completions]
-        return [min(1.0, sum(letter.isdigit() for letter in text) / 50) for text in texts]
+    rewards = Rewards()
+
+    def pays(completions: Any, **_: Any) -> list[float]:
+        return rewards(completions)
 
     trainer = GRPOTrainer(
         model=world.model(),
-        reward_funcs=[pays_for_digits],
+        reward_funcs=[pays],
         args=args,
         train_dataset=Dataset.from_list([{"prompt": row[:-1]} for row in world.rows[: size.prompts * updates]]),
         processing_class=world.tokenizer,
