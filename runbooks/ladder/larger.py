@@ -2,9 +2,10 @@
 
     python runbooks/ladder/larger.py --out FOLDER [--kills 3] [--every 30] [--set recipes.grpo.iters=20 ...]
 
-Ten times the cases to judge by, and 128 rollouts an update instead of 32. Meant for a GPU. `FOLDER/log.txt` holds what
-every start of the agent printed and what was killed when, `FOLDER/report.txt` the report, `FOLDER/campaign.yaml` what
-was run. The same command goes on after any interruption.
+Ten times the cases to judge by, and 128 rollouts an update instead of 32. Meant for a GPU. The agent is killed amid a
+training, every other time together with the training's worker. `FOLDER/log.txt` holds what every start of the agent
+printed and what was killed when, `FOLDER/report.txt` the report, `FOLDER/campaign.yaml` what was run. The same command
+goes on after any interruption.
 """
 
 import argparse
@@ -52,6 +53,7 @@ CHANGES: dict[str, Any] = {
     "recipes.grpo.batch_size": 16,
     "recipes.grpo.iters": 60,
     "recipes.grpo.rollout_concurrency": 128,
+    "recipes.grpo.update_microbatch": 64,
 }
 """Path in the campaign file -> what stands there at the larger size."""
 
@@ -120,7 +122,11 @@ class Night:
         return done.stdout
 
     def sit(self, campaign: Path, kill_after_s: float | None) -> int | None:
-        """Start the agent; kill it, and every other time its worker too, once it has run so long.
+        """Start the agent, and kill it amid the first training that runs when it has run so long itself.
+
+        Args:
+            campaign: Its file.
+            kill_after_s: None: to its end.
 
         Returns:
             Its exit code, or None where it was killed.
@@ -134,10 +140,14 @@ class Night:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        began = time.monotonic()
         try:
-            return agent.wait(timeout=kill_after_s)
-        except subprocess.TimeoutExpired:
-            return None
+            while agent.poll() is None:
+                is_due = kill_after_s is not None and time.monotonic() - began >= kill_after_s
+                if is_due and self._trainings():
+                    return None
+                time.sleep(0.5)
+            return agent.returncode
         finally:
             # Also where this script is ended: an agent left behind would hold the campaign against the next start.
             if agent.poll() is None:
@@ -145,15 +155,22 @@ class Night:
                 agent.wait()
                 self.say(f"kill -9 of the agent, process {agent.pid}")
 
+    def _trainings(self) -> list[Path]:
+        """Return the folders of the trainings that have done a step and not ended."""
+        found = [path.parent for path in self._home.glob("*/jobs/*/metrics.jsonl")]
+        return [
+            folder
+            for folder in found
+            if not (folder / "exit.json").exists() and json.loads((folder / "job.json").read_text())["kind"] == "training"
+        ]
+
     def kill_worker(self) -> None:
-        """Kill the worker of a job that runs now."""
-        for found in self._home.glob("*/jobs/*/worker.json"):
-            if (found.parent / "exit.json").exists():
-                continue
-            pid = int(json.loads(found.read_text())["pid"])
+        """Kill the worker of a training that runs now."""
+        for folder in self._trainings():
+            pid = int(json.loads((folder / "worker.json").read_text())["pid"])
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                self.say(f"kill -9 of a worker, process {pid}, job {found.parent.name[:8]}")
+                self.say(f"kill -9 of a worker, process {pid}, job {folder.name[:8]}")
 
 
 def main() -> int:
