@@ -4,7 +4,8 @@ from policies.budget import minutes
 from state.records import Guard, Json
 
 RUNAWAY_LOSS = 20.0
-"""Nats per token; guessing among 150,000 tokens costs 11.9."""
+"""Nats per token; guessing among 150,000 tokens costs 11.9. Losses over pairs and rollouts begin below it, but for IPO.
+"""
 
 EARLY_MOVED = 0.5
 """Share of the sampled prompts that a preference run must answer anew once its pairs are separated.
@@ -42,7 +43,7 @@ def training_guards(
     report_s = step_s * float(recipe.get("steps_per_report", 10))
     guards = [
         Guard(signal="train_loss", op="non_finite", verdict="diverged"),
-        Guard(signal="train_loss", op=">", threshold=RUNAWAY_LOSS, patience=2, verdict="diverged"),
+        Guard(signal="train_loss", op=">", threshold=_runaway_loss(recipe), patience=2, verdict="diverged"),
         Guard(signal="val_loss", op="non_finite", verdict="diverged"),
         # 1 when generations at a saved step loop or drift where the parent's do not; the trainer holds the same
         # thresholds against its saves, so that the run is judged at its last healthy one (failure mode 1).
@@ -53,6 +54,17 @@ def training_guards(
     if first_val_loss is not None:
         guards.append(Guard(signal="val_loss", op=">", threshold=1.5 * first_val_loss, patience=2, verdict="overfit"))
     return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, wall_s, memory_gb, left_s))
+
+
+def _runaway_loss(recipe: Json) -> float:
+    """Return the loss above which a run has diverged.
+
+    IPO's begins at (1 / (2 beta))^2, 25 by default: it ran away where the margin is as far the wrong way as it was to
+    go the right way.
+    """
+    if "ipo" not in {recipe.get("loss_type"), recipe.get("dpo_cpo_loss_type")}:
+        return RUNAWAY_LOSS
+    return max(RUNAWAY_LOSS, float(recipe.get("beta", 0.1)) ** -2)
 
 
 def _rollout_guards(recipe: Json) -> list[Guard]:

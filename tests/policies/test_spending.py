@@ -8,7 +8,7 @@ from policies import approval, budget, guards, walltime
 from policies.budget import Estimate, Spent, affordable, minutes
 from policies.walltime import StepSample, cut_to_time, estimate_run_s, fit, padded_batches
 from state.goal import ApprovalRule, Approvals, Budget
-from state.records import Action, Approval, Guard
+from state.records import Action, Approval, Guard, Json
 
 HOUR = 3600.0
 MIDNIGHT = 1_700_006_400.0
@@ -209,6 +209,23 @@ def test_training_is_guarded_against_generations_that_collapse_and_a_loss_that_t
     found = {guard.verdict: guard for guard in guards.training_guards(RECIPE, step_s=0.5, wall_s=1000.0)}
     assert guards.sentence_of(found["collapsed"]) == "Stop when sample_collapsed > 0.5: collapsed."
     assert guards.sentence_of(found["loss_collapsed"]) == "Stop when early_moved < 0.5: loss_collapsed."
+
+
+@pytest.mark.parametrize(
+    ("recipe", "threshold"),
+    [
+        ({"loss_type": "sigmoid", "beta": 0.01}, guards.RUNAWAY_LOSS),
+        ({"loss_type": "ipo"}, 100.0),
+        ({"dpo_cpo_loss_type": "ipo", "beta": 0.05}, 400.0),
+        ({"loss_type": "ipo", "beta": 1.0}, guards.RUNAWAY_LOSS),
+    ],
+)
+def test_a_loss_that_begins_high_has_not_run_away(recipe: Json, threshold: float) -> None:
+    found = guards.training_guards({**RECIPE, **recipe}, step_s=0.5, wall_s=1000.0)
+    (runaway,) = (guard for guard in found if guard.signal == "train_loss" and guard.op == ">")
+    assert runaway.threshold == pytest.approx(threshold)
+    start = (1 / (2 * recipe.get("beta", 0.1))) ** 2
+    assert runaway.threshold > 3.9 * start or recipe.get("loss_type") == "sigmoid"
 
 
 def test_what_is_known_beforehand_adds_guards() -> None:
