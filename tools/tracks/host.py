@@ -148,6 +148,10 @@ class Grader:
         """Names of the metrics: as specified, else those seen in grades so far, in order of appearance."""
         return tuple(self._names)
 
+    def forget_hangs(self) -> None:
+        """Send cases again after it hung on several in a row: what comes now are other answers."""
+        self._hangs_in_a_row = 0
+
     def grade(self, items: Iterable[Item]) -> list[Grade]:
         """Grade answers one by one; one Grade per item, in order.
 

@@ -13,7 +13,7 @@ from typing import Any
 from state.files import read_jsonl, write_atomic
 from state.records import Json
 from tools.tracks.host import Grader
-from tools.training.rewards import Scheme, Scored
+from tools.training.rewards import Scheme, Scored, grade_rollouts
 from tools.training.rollouts import Rollout, Task, roll_out
 
 
@@ -33,10 +33,9 @@ class RolloutLog:
         """Forget rollouts of later updates than one: they will be sampled again."""
         if not self._path.exists():
             return
-        # A kill may have torn the last line.
-        whole = (line for line in self._path.read_text(encoding="ascii").splitlines() if line.endswith("}"))
-        lines = [line + "\n" for line in whole if json.loads(line)["update"] <= update]
-        write_atomic(self._path, "".join(lines))
+        # A kill may have torn the last line, also where it looks whole: behind the brace that closes its metrics.
+        rows = [row for row in read_jsonl(self._path) if row["update"] <= update]
+        write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def add(
         self, update: int, rollouts: Sequence[Rollout], scored: Sequence[Scored], advantages: Sequence[float]
@@ -152,7 +151,7 @@ class HeldOut:
         )
         if rollouts is None:
             return None
-        grades = self._grader.grade((each.task.case, each.text, each.finish_reason) for each in rollouts)
+        grades = grade_rollouts(self._grader, rollouts)
         return [
             {
                 "step": step,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from state.errors import ConfigError
 from state.records import Json
+from tools.tracks.contract import Grade
 from tools.tracks.host import Grader
 from tools.training.rollouts import Rollout
 
@@ -71,7 +72,7 @@ def score(grader: Grader, scheme: Scheme, rollouts: Sequence[Rollout]) -> list[S
     Raises:
         ConfigError: The grader does not have a metric that the reward is made of.
     """
-    grades = grader.grade((rollout.task.case, rollout.text, rollout.finish_reason) for rollout in rollouts)
+    grades = grade_rollouts(grader, rollouts)
     found = [
         Scored(scheme.reward(grade.metrics, is_cut=rollout.is_cut), grade.metrics, grade.error)
         for grade, rollout in zip(grades, rollouts, strict=True)
@@ -80,19 +81,37 @@ def score(grader: Grader, scheme: Scheme, rollouts: Sequence[Rollout]) -> list[S
     return found
 
 
+def grade_rollouts(grader: Grader, rollouts: Sequence[Rollout]) -> list[Grade]:
+    """Ask the grader about rollouts; return its grades in their order.
+
+    One of each group after the other: a group's answers are to one case, and a grader that hangs on that case would
+    otherwise count as one that hangs on several, and not be asked again.
+    """
+    grader.forget_hangs()
+    order = sorted(range(len(rollouts)), key=lambda place: rollouts[place].sample)
+    asked = ((rollout.task.case, rollout.text, rollout.finish_reason) for rollout in map(rollouts.__getitem__, order))
+    grades = dict(zip(order, grader.grade(asked), strict=True))
+    return [grades[place] for place in range(len(rollouts))]
+
+
 def require_told(scored: Sequence[Sequence[Scored]]) -> None:
-    """Refuse to go on where the grader could tell nothing of any rollout of several updates: nothing is learned.
+    """Refuse to go on where no rollout of several updates has a reward: nothing is learned.
 
     Raises:
-        ConfigError: It could not.
+        ConfigError: None has one.
     """
     latest = [each for update in scored[-UNTOLD_UPDATES:] for each in update]
-    if len(scored) >= UNTOLD_UPDATES and all(each.error for each in latest):
-        raise ConfigError(
-            f"The grader could tell nothing of any of {len(latest)} rollouts in {UNTOLD_UPDATES} updates: "
-            f"{latest[0].error.rstrip('.')}; repair it, there is no reward to learn from.",
-            what="grader",
-        )
+    if len(scored) < UNTOLD_UPDATES or any(each.reward is not None for each in latest):
+        return
+    said = next((each.error.rstrip(".") for each in latest if each.error), "")
+    why = (
+        f"The grader could tell nothing of any of {len(latest)} rollouts in {UNTOLD_UPDATES} updates: {said}; repair it"
+        if said
+        else f"None of {len(latest)} rollouts in {UNTOLD_UPDATES} updates has a reward: the decode budget cut them and "
+        "`truncated: mask` leaves such out, or the grader answers None to a metric that the reward is made of; raise "
+        "recipe.max_completion_length or repair the grader"
+    )
+    raise ConfigError(f"{why}, there is no reward to learn from.", what="grader")
 
 
 def _require_metrics(grader: Grader, scheme: Scheme, found: Sequence[Scored]) -> None:

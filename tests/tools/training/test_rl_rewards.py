@@ -118,6 +118,8 @@ def test_a_grader_that_can_tell_nothing_is_endured_for_a_few_updates() -> None:
     require_told([lost, found, *[lost] * (UNTOLD_UPDATES - 1)])
     with pytest.raises(ConfigError, match="nothing of any of 12 rollouts in 3 updates: it raised; repair it"):
         require_told([found, *[lost] * UNTOLD_UPDATES])
+    with pytest.raises(ConfigError, match="None of 3 rollouts in 3 updates has a reward: the decode budget cut them"):
+        require_told([[Scored(None, {"kept": 1.0})]] * UNTOLD_UPDATES)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_the_log_forgets_later_updates_and_a_torn_line_and_is_one_line_per_rollo
     for update in (1, 2):
         log.add(update, rollouts, [Scored(1.0, {"kept": 1.0}), Scored(None, {}, "why")], [0.5, 0.0])
     with path.open("a") as stream:
-        stream.write('{"update": 3')
+        stream.write('{"update": 3, "metrics": {"kept": 1.0}')
     log.rewind(1)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["update"], row["sample"]) for row in rows] == [(1, 0), (1, 1)]

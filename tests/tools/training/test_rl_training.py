@@ -239,6 +239,7 @@ BROKEN = {
     "raises": ("    raise ValueError('no')", {}, "grade raised ValueError: no"),
     "hangs": ("    import time\n    time.sleep(600)", {"timeout_s": 0.2}, "no answer within 0.2 s"),
     "lacks": ("    return {'other': 1.0}", {}, "The reward is made of honest, and the grader answers with other; "),
+    "says None": ("    return {'honest': None}", {}, "None of 24 rollouts in 3 updates has a reward: "),
 }
 
 
@@ -249,6 +250,30 @@ def test_a_grader_that_can_tell_nothing_ends_the_run_in_one_sentence(tmp_path: P
     job = rollout_job(tmp_path / "job", model, {"iters": 3}, grader_source=source, grader=options)
     assert said in work(job, expected=2)["sentence"]
     assert "\n" not in outcome(job)["sentence"]
+
+
+def test_a_case_that_the_grader_hangs_on_costs_its_own_group_alone(tmp_path: Path, model: Path) -> None:
+    source = (
+        GRADER
+        + """
+whole = grade
+
+def grade(case, text):
+    if case["id"] in ("one", "two"):
+        import time
+        time.sleep(600)
+    return whole(case, text)
+"""
+    )
+    recipe = {"iters": 3, "group_size": 6, "steps_per_eval": 3}
+    job = rollout_job(
+        tmp_path / "job", model, recipe, grader_source=source, grader={"timeout_s": 0.2}, held_out=["three"]
+    )
+    work(job)
+    rows = rolled(job)
+    assert {row["case"] for row in rows} >= {"one", "three"}
+    assert all(bool(row["grader_error"]) == (row["case"] in {"one", "two"}) for row in rows)
+    assert all("held_out_honest" in row for row in metrics(job) if "held_out_tokens" in row)
 
 
 def test_a_rollout_that_the_grader_cannot_tell_is_counted_and_left_out(tmp_path: Path, model: Path) -> None:
