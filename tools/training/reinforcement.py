@@ -183,9 +183,13 @@ class Reinforcement(Objective):
         found: Json = {"learned_rollouts": len(figures)}
         if len(figures):
             found |= dict(zip(("kl", "entropy", "clip_share"), _per_token(figures), strict=True))
-        found |= self._bounds.row()
         tally, self._tally = self._tally, _Tally()
-        return found | _sampling_facts(self._scheme, tally) if tally.rollouts else found
+        said = self._bounds.row()
+        if tally.rollouts:
+            return found | said | _sampling_facts(self._scheme, tally)
+        # The same rollouts again are no second observation of their lengths: a guard would count them as one.
+        said.pop("length_ratio", None)
+        return found | said
 
     def _look(self, step: int) -> list[Json] | None:
         if self._held_out is None:

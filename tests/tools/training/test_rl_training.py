@@ -276,6 +276,13 @@ def grade(case, text):
     assert all("held_out_honest" in row for row in metrics(job) if "held_out_tokens" in row)
 
 
+def test_rollouts_that_serve_several_updates_are_one_observation_of_their_length(tmp_path: Path, model: Path) -> None:
+    job = rollout_job(tmp_path / "job", model, {"updates_per_batch": 3})
+    work(job)
+    assert [row["step"] for row in metrics(job) if "length_ratio" in row] == [1, 4]
+    assert [row["step"] for row in metrics(job) if "learned_rollouts" in row] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_rollout_that_the_grader_cannot_tell_is_counted_and_left_out(tmp_path: Path, model: Path) -> None:
     source = (
         GRADER
