@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
+from tools.tracks.contract import Grade
+from tools.tracks.host import Item
 from tools.training.data import Row
 from tools.training.recipe import RolloutRecipe, validate_recipe
-from tools.training.reinforcement_watch import RolloutLog
+from tools.training.reinforcement_watch import HeldOut, RolloutLog
 from tools.training.rewards import (
     UNTOLD_UPDATES,
     Scheme,
@@ -173,6 +176,51 @@ def test_lengths_are_compared_with_the_reference_or_the_prompt(tmp_path: Path) -
 
 def rollout(case: str, sample: int, text: str) -> Rollout:
     return Rollout(Task({"id": case}, [1, 2], 2), sample, Row([1, 2, 3, 4], 2), text, is_cut=sample == 1)
+
+
+class _Length:
+    """Grades by length."""
+
+    def forget_hangs(self) -> None:
+        """Have nothing to forget."""
+
+    def grade(self, items: Iterable[Item]) -> list[Grade]:
+        return [Grade(str(case["id"]), {"kept": float(len(text))}) for case, text, _ in items]
+
+
+def test_held_out_cases_are_answered_as_rollouts_are_and_always_by_the_same_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answered(_model: Any, _tokenizer: Any, tasks: Any, **how: Any) -> list[Rollout]:
+        asked.append(how)
+        return [rollout(str(task.case["id"]), 0, "four") for task in tasks]
+
+    monkeypatch.setattr("tools.training.reinforcement_watch.roll_out", answered)
+    grader: Any = _Length()
+    held_out = HeldOut(
+        model=None,
+        tokenizer=None,
+        tasks=[Task({"id": "a"}, [1, 2], 2)],
+        grader=grader,
+        scheme=SCHEME,
+        signs={"kept": 1},
+        max_tokens=77,
+        temperature=0.7,
+        seed=5,
+        batch_size=9,
+        path=tmp_path / "held_out.jsonl",
+        should_stop=lambda: False,
+    )
+    for step in (0, 8, 8):
+        taken = held_out.take(step)
+        assert taken is not None
+        assert taken[1] == {"a": 4.0}
+    assert len(asked) == 2, "what was measured is read again"
+    assert asked[0].pop("should_stop") is asked[1].pop("should_stop")
+    how = {"group_size": 1, "max_tokens": 77, "temperature": 0.7, "seed": 5, "update": 0, "concurrency": 9}
+    assert asked == [how, how]
 
 
 def test_the_log_forgets_later_updates_and_a_torn_line_and_is_one_line_per_rollout(tmp_path: Path) -> None:

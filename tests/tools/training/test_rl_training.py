@@ -136,6 +136,33 @@ def test_whenever_a_stop_is_asked_for_the_run_goes_on_to_the_same_bytes(tmp_path
     assert {row["at"] for row in found["stopped"]} >= {0, 1, 2}, "stops at every step of the run"
 
 
+def first_loss(job: Path) -> tuple[float, float]:
+    """Return the loss told of the first update that learned, and the papers' by the log: ratios are 1, divergence 0."""
+    row = next(row for row in metrics(job) if "train_loss" in row)
+    kept = [line for line in rolled(job) if line["update"] == row["step"] and line["reward"] is not None]
+    cases = {line["case"]: {other["reward"] for other in kept if other["case"] == line["case"]} for line in kept}
+    learned = [line for line in kept if len(cases[line["case"]]) > 1]
+    assert row["learned_rollouts"] == len(learned) > 0
+    recipe = json.loads((job / "job.json").read_text())["input"]["recipe"]
+    kind, budget = recipe.get("loss_type", "dr_grpo"), recipe["max_completion_length"]
+    size = {"dr_grpo": len(learned) * budget, "bnpo": sum(line["output_tokens"] for line in learned)}[kind]
+    return row["train_loss"], -sum(line["advantage"] * line["output_tokens"] for line in learned) / size
+
+
+@pytest.mark.parametrize("kind", ["dr_grpo", "bnpo"])
+def test_the_loss_of_an_update_is_the_mean_over_the_rollouts_that_have_a_reward(
+    tmp_path: Path, model: Path, kind: str
+) -> None:
+    source = 'def grade(case, text):\n    return {"honest": None if len(text) % 3 == 0 else len(text) / 40}\n'
+    recipe = {"loss_type": kind, "iters": 4, "max_completion_length": 40, "group_size": 8, "scale_rewards": False}
+    job = rollout_job(tmp_path / "job", model, recipe, grader_source=source)
+    work(job)
+    told, by_hand = first_loss(job)
+    assert any(line["reward"] is None for line in rolled(job) if line["update"] == 1)
+    assert abs(by_hand) > 1e-4, "lengths differ, or any number of rollouts gives 0"
+    assert told == pytest.approx(by_hand, rel=1e-4)
+
+
 def test_micro_batches_and_concurrency_change_memory_and_not_the_update(tmp_path: Path, model: Path) -> None:
     one, many = (
         rollout_job(tmp_path / str(size), model, {"iters": 1, "update_microbatch": size, "optimizer": "sgd"})
