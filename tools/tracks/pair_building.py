@@ -1,23 +1,28 @@
 """Preference pairs from a model's own graded outputs: best against worst, or the reference against what was wrong.
 
-The outputs are rows of evaluation's `cases.jsonl` on *training* prompts (`training_cases`), never on the splits that
-judge. Pairs are held to the artefact check before they are written: a difference beside the point would be all that a
-preference loss learns.
+    python -m tools.tracks.pair_building --cases data/rollouts.jsonl --outputs JOB/out/rollouts.jsonl --metric rows_kept
+        --out data/pairs.jsonl
+
+The outputs are rows of evaluation's `cases.jsonl` on *training* prompts (`training_cases`), or the completion log of a
+run of rollouts; never outputs on the splits that judge. Pairs are held to the artefact check before they are written: a
+difference beside the point would be all that a preference loss learns.
 """
 
+import argparse
 import json
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from state.errors import ConfigError, HardStop
-from state.files import write_atomic
+from state.errors import ConfigError, HardStop, VigilError
+from state.files import read_jsonl, write_atomic
 from state.records import Json
 from tools.probes.rows.finding import RowFinding
 from tools.probes.rows.pairs import check_pairs
-from tools.tracks.formats import case_messages, iter_data, user_prompt
+from tools.tracks.formats import case_messages, iter_data, iter_split, user_prompt
 
 Source = Literal["best_worst", "reference"]
 """best_worst: two outputs for one prompt, graded apart. reference: the case's own answer against a wrong output."""
@@ -165,3 +170,43 @@ def write_pairs(path: Path, built: Built) -> None:
         )
     # All ASCII: a model may write any character, also the ones that readers take for line ends.
     write_atomic(path, "".join(json.dumps(pair) + "\n" for pair in built.pairs))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.tracks.pair_building", description=__doc__)
+    cases = parser.add_mutually_exclusive_group(required=True)
+    cases.add_argument("--cases", type=Path, help="what was answered, in the form of evaluation cases")
+    cases.add_argument("--train", type=Path, help="what was answered, as training rows; their answers are references")
+    parser.add_argument("--outputs", type=Path, nargs="+", required=True, help="graded outputs, JSON lines")
+    parser.add_argument("--metric", required=True, help="what tells better from worse; more is better")
+    parser.add_argument("--source", choices=get_args(Source), default="best_worst")
+    parser.add_argument("--least-margin", type=float, default=0.1, help="scores this close give no pair")
+    parser.add_argument("--reference-score", type=float, default=1.0, help="the metric of a reference answer")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a pairs file and say what became of the prompts; return the exit code."""
+    asked = _parser().parse_args(argv)
+    try:
+        built = build_pairs(
+            iter_split(asked.cases) if asked.cases else training_cases(asked.train),
+            [row for path in asked.outputs for row in read_jsonl(path)],
+            metric=asked.metric,
+            source=asked.source,
+            least_margin=asked.least_margin,
+            reference_score=asked.reference_score,
+        )
+        write_pairs(asked.out, built)
+    except VigilError as error:
+        sys.stderr.write(f"{error.sentence}\n")
+        return error.exit_code
+    left_out = "".join(f"; {count} {reason}" for reason, count in built.left_out.items())
+    sys.stdout.write(f"{len(built.pairs)} pairs in {asked.out}{left_out}.\n")
+    sys.stdout.writelines(f"{finding.severity}: {finding.sentence}\n" for finding in built.findings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@ import pytest
 
 from state.errors import ConfigError, HardStop
 from tests.tools.evaluation.worlds import write_lines
-from tools.tracks.pair_building import Built, Source, build_pairs, training_cases, write_pairs
+from tools.tracks.pair_building import Built, Source, build_pairs, main, training_cases, write_pairs
 from tools.tracks.pairs import iter_pairs
 
 WORDS = [
@@ -106,3 +106,29 @@ def test_training_rows_become_cases_with_their_answer_as_reference(tmp_path: Pat
     assert built.pairs[0]["tools"] == tools
     with pytest.raises(ConfigError, match=r":1: the row has no prompt with an answer"):
         list(training_cases(write_lines(tmp_path / "text.jsonl", [{"text": "only this"}])))
+
+
+def test_the_command_builds_pairs_from_a_completion_log_and_refuses_what_teaches_beside_the_point(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = write_lines(tmp_path / "cases.jsonl", CASES)
+    # As a run of rollouts leaves it.
+    log = [row | {"update": 1, "sample": 0, "reward": row["metrics"]["share"]} for row in varied()]
+    outputs = write_lines(tmp_path / "rollouts.jsonl", log)
+    out = tmp_path / "pairs.jsonl"
+    given = ["--cases", str(cases), "--outputs", str(outputs), "--metric", "share", "--out", str(out)]
+    assert main(given) == 0
+    rows = list(iter_pairs(out))
+    assert len(rows) > 10
+    assert capsys.readouterr().out.startswith(f"{len(rows)} pairs in {out}")
+    crlf = [row | {"text": f"{row['text']}\r\n"} if row["metrics"]["share"] == 0 else row for row in varied()]
+    write_lines(outputs, crlf)
+    out.unlink()
+    assert main(given) == 3
+    assert not out.exists()
+    assert "teach the difference" in capsys.readouterr().err
+    train = write_lines(tmp_path / "train.jsonl", [{"prompt": "ask", "completion": "good"}])
+    write_lines(outputs, [output("line-1", "bad", 0.0)])
+    of_rows = ["--train", str(train), "--source", "reference", *given[2:]]
+    assert main(of_rows) == 0
+    assert [(row.chosen, row.rejected) for row in iter_pairs(out)] == [("good", "bad")]
