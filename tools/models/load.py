@@ -34,7 +34,8 @@ def load_model(folder: Path, adapter: Path | None = None, dtype: str | None = No
     Args:
         folder: Model folder.
         adapter: Adapter folder to put on top.
-        dtype: `float32`, `float16` or `bfloat16` for all floating parameters; as stored when None.
+        dtype: `float32`, `float16` or `bfloat16` for the model's floating parameters; as stored when None. An adapter's
+            stay as stored: in half precision a small update of them would be rounded away.
 
     Raises:
         ConfigError: The folder cannot be loaded, or the adapter does not fit it.
@@ -51,5 +52,13 @@ def load_model(folder: Path, adapter: Path | None = None, dtype: str | None = No
             f"mlx-lm cannot load {folder}{on_top}: {str(error)[:200]}.", what="model", where=str(folder)
         ) from error
     if dtype is not None:
+        adapters = [(part, _factors(part)) for part in model.modules()]
         model.set_dtype(getattr(mx, dtype))
+        for part, factors in adapters:
+            part.update(factors)
     return model, tokenizer
+
+
+def _factors(part: Any) -> dict[str, Any]:
+    """Return an adapted layer's own parameters; of any other layer none."""
+    return {name: part[name] for name in ("lora_a", "lora_b", "m") if name in part} if "lora_a" in part else {}

@@ -133,6 +133,24 @@ def test_a_child_continues_from_its_parents_weights_and_refuses_another_shape(
     assert f"but the recipe changes {changes}; keep the parent's values, or " in outcome(other)["sentence"]
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_child_in_half_precision_still_learns_by_small_steps(
+    tmp_path: Path, model: Path, train: Path, kind: str
+) -> None:
+    # A step of 1e-6 is less than half precision can tell beside the factors' size.
+    plain: dict[str, Any] = {"fine_tune_type": kind, "iters": 1}
+    parent = training_job(tmp_path / "parent", model, train, recipe=plain | {"iters": 4})
+    adapter = parent / "out" / "adapter"
+    small = plain | {"learning_rate": 1e-6, "optimizer": "adam"}
+    child = training_job(tmp_path / "child", model, train, parent_adapter=adapter, dtype="bfloat16", recipe=small)
+    assert drive({"job": parent}, {"job": child}) == [0, 0]
+    before, after = (load_file(job / "out/adapter/adapters.safetensors") for job in (parent, child))
+    for name, value in before.items():
+        moved = np.abs(after[name] - value)
+        assert value.dtype == after[name].dtype == np.float32, name
+        assert 0 < moved.max() < 2e-6, name
+
+
 def test_what_cannot_be_trained_is_refused_in_one_sentence_and_not_tried_again(
     tmp_path: Path, model: Path, train: Path
 ) -> None:
