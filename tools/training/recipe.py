@@ -190,7 +190,8 @@ class RolloutRecipe(Recipe):
     """How far above; `epsilon` when left out."""
     loss_type: Literal["grpo", "bnpo", "dr_grpo"] = "dr_grpo"
     """What a token weighs: grpo, its share of its rollout, so that long answers are paid less per token; bnpo, its
-    share of all tokens; dr_grpo, the same in every rollout and every update (no bias by length). mlx-lm-lora spells it
+    share of all tokens; dr_grpo, its share of the decode budget, the same in every rollout (no bias by length). Only
+    rollouts that are learned from count: of a group whose rewards are all the same, none. mlx-lm-lora spells it
     `grpo_loss_type`."""
     scale_rewards: bool = True
     """Divide a group's advantages by their standard deviation."""

@@ -75,11 +75,11 @@ def losses(model: Any) -> dict[str, Any]:
     return found
 
 
-def gradients(model: Any) -> dict[str, float]:
+def gradients(model: Any, rows: list[Row], shorter_by: int) -> dict[str, float]:
     """Return the largest difference of ours from stock's gradient, and the largest entry of either."""
-    ours = nn.value_and_grad(model, demonstration_loss)(model, *arrays(collate(WHOLE)))[1]
-    theirs = nn.value_and_grad(model, default_loss)(model, *stock(WHOLE, 0))[1]
-    targets = collate(WHOLE).weight
+    ours = nn.value_and_grad(model, demonstration_loss)(model, *arrays(collate(rows)))[1]
+    theirs = nn.value_and_grad(model, default_loss)(model, *stock(rows, shorter_by))[1]
+    targets = collate(rows).weight
     pairs = list(zip(tree_flatten(ours), tree_flatten(theirs), strict=True))
     return {
         "parameters": len(pairs),
@@ -178,7 +178,7 @@ def main(folder: Path) -> None:
     model = fresh(folder)
     found = {
         "losses": losses(model),
-        "gradients": gradients(model),
+        "gradients": {"whole": gradients(model, WHOLE, 0), "padded": gradients(model, PADDED, 1)},
         "options": options(),
         "first_steps": first_steps(),
         "refusals": refusals(folder),

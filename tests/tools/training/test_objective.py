@@ -43,8 +43,11 @@ def test_the_loss_is_that_of_stock_mlx_lm_but_for_the_position_after_the_end(fou
     assert not math.isclose(padded["stock"], padded["ours"], rel_tol=1e-3)
 
 
-def test_gradients_are_those_of_stock_mlx_lm_where_nothing_is_padded(found: dict[str, Any]) -> None:
-    gradients = found["gradients"]
+@pytest.mark.parametrize("batch", ["whole", "padded"])
+def test_gradients_are_those_of_stock_mlx_lm_but_for_the_position_after_the_end(
+    found: dict[str, Any], batch: str
+) -> None:
+    gradients = found["gradients"][batch]
     assert gradients["parameters"] == 28, "two layers, seven matrices each, two factors"
     assert gradients["names_differ"] == 0
     assert gradients["largest"] > 0.01
