@@ -1,5 +1,7 @@
 """The stop conditions a job starts with: data that its supervisor evaluates."""
 
+import math
+
 from policies.budget import minutes
 from state.records import Guard, Json
 
@@ -41,9 +43,9 @@ def training_guards(
         left_s: Seconds left in the budget.
     """
     report_s = step_s * float(recipe.get("steps_per_report", 10))
+    runaway = _runaway_loss(recipe)
     guards = [
         Guard(signal="train_loss", op="non_finite", verdict="diverged"),
-        Guard(signal="train_loss", op=">", threshold=_runaway_loss(recipe), patience=2, verdict="diverged"),
         Guard(signal="val_loss", op="non_finite", verdict="diverged"),
         # 1 when generations at a saved step loop or drift where the parent's do not; the trainer holds the same
         # thresholds against its saves, so that the run is judged at its last healthy one (failure mode 1).
@@ -51,6 +53,8 @@ def training_guards(
         # Reported once, when a loss that leaves nothing to learn comes within a fifth of the steps (failure mode 14).
         Guard(signal="early_moved", op="<", threshold=EARLY_MOVED, verdict="loss_collapsed"),
     ]
+    if math.isfinite(runaway):
+        guards.append(Guard(signal="train_loss", op=">", threshold=runaway, patience=2, verdict="diverged"))
     if first_val_loss is not None:
         guards.append(Guard(signal="val_loss", op=">", threshold=1.5 * first_val_loss, patience=2, verdict="overfit"))
     return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, wall_s, memory_gb, left_s))
@@ -62,6 +66,9 @@ def _runaway_loss(recipe: Json) -> float:
     IPO's begins at (1 / (2 beta))^2, 25 by default: it ran away where the margin is as far the wrong way as it was to
     go the right way.
     """
+    if recipe.get("scale_rewards") is False:
+        # As large as the rewards are, whatever the policy does; its divergence from the parent is bounded instead.
+        return math.inf
     if "ipo" not in {recipe.get("loss_type"), recipe.get("dpo_cpo_loss_type")}:
         return RUNAWAY_LOSS
     return max(RUNAWAY_LOSS, float(recipe.get("beta", 0.1)) ** -2)

@@ -228,6 +228,17 @@ def test_a_loss_that_begins_high_has_not_run_away(recipe: Json, threshold: float
     assert runaway.threshold > 3.9 * start or recipe.get("loss_type") == "sigmoid"
 
 
+def test_a_loss_that_is_as_large_as_its_rewards_is_held_to_no_bound_but_being_finite() -> None:
+    rollouts = {**RECIPE, "group_size": 8, "kl_ceiling": 0.5}
+    unscaled, scaled = (
+        guards.training_guards({**rollouts, "scale_rewards": is_scaled}, step_s=0.5, wall_s=1000.0)
+        for is_scaled in (False, True)
+    )
+    assert [guard.op for guard in unscaled if guard.signal == "train_loss"] == ["non_finite"]
+    assert [guard.op for guard in scaled if guard.signal == "train_loss"] == ["non_finite", ">"]
+    assert "kl_runaway" in {guard.verdict for guard in unscaled}
+
+
 def test_what_is_known_beforehand_adds_guards() -> None:
     found = guards.training_guards(RECIPE, step_s=0.5, wall_s=1000.0, first_val_loss=2.0, memory_gb=8.0, left_s=600.0)
     by_verdict = {guard.verdict: guard for guard in found}
