@@ -144,7 +144,7 @@ def _read(target: Target | None, found: Comparison | None, noise_floor: float) -
     interval = None if found is None else found.interval
     if target is None or found is None or interval is None or found.estimate is None:
         return _Reading(moved=False, lost=False, flat=False)
-    shows = interval.excludes(0.0) and abs(found.estimate) > noise_floor
+    shows = interval.excludes(0.0) and abs(found.estimate) - noise_floor > _EPSILON
     gains = target.sign * found.estimate > 0
     return _Reading(moved=shows and gains, lost=shows and not gains, flat=interval.within(target.delta))
 
@@ -173,7 +173,7 @@ def _rule(
     )
     if not (reading.moved or reading.lost or holds):
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
-        if found.step > target.delta and (found.method != "bootstrap" or reading.flat):
+        if found.step - target.delta > _EPSILON and (found.method != "bootstrap" or reading.flat):
             wanted = (
                 f"δ is {target.delta:.4g} and one case is {found.step:.4g}: the ruler is coarser than the question."
             )
@@ -230,10 +230,10 @@ def _capped(target: Target, ceilings: Mapping[str, float]) -> str | None:
     ceiling = ceilings.get(target.metric)
     if ceiling is None or target.gap <= 0:
         return None
-    if target.sign * (target.threshold - ceiling) > 0:
+    if target.sign * (target.threshold - ceiling) > _EPSILON:
         return f"The gold itself scores {ceiling:.4g} through this harness: no adapter can show {target.threshold:.4g}."
     room = target.sign * (ceiling - target.parent)
-    if room < target.delta:
+    if target.delta - room > _EPSILON:
         return f"The gold scores {ceiling:.4g}: room for {room:.4g}, less than δ {target.delta:.4g}."
     return None
 

@@ -226,6 +226,30 @@ def test_a_gate_met_by_a_change_within_the_noise_floor_is_no_promotion() -> None
     assert judge_run(told.model_copy(update={"noise_floor": 0.05})).bucket != "A"
 
 
+@pytest.mark.parametrize(
+    ("gate", "before", "after", "cases", "ceiling", "rule"),
+    [
+        (Gate(conditions=(Condition(metric="s.ok", against="parent", min=0.2),)), 4, 12, 40, 0.3, "B.moved"),
+        (Gate(conditions=(Condition(metric="s.ok", min=0.9),), meaningful_delta=0.2), 8, 8, 10, 1.0, "U.power"),
+        (Gate(conditions=(Condition(metric="s.ok", min=0.25),)), 8, 8, 40, 1.0, "U.power"),
+    ],
+    ids=["as much as the gold scores", "as much room as progress needs", "as fine as progress needs"],
+)
+def test_sums_that_are_equal_on_paper_cap_nothing_and_are_fine_enough(  # noqa: PLR0917 - columns of a table
+    gate: Gate, before: int, after: int, cases: int, ceiling: float, rule: str
+) -> None:
+    measured = table(parent={"s.ok": ones(before, cases)}, candidate={"s.ok": ones(after, cases)})
+    verdict = judge_run(RunEvidence(gate=gate, cases=measured, ceilings={"s.ok": ceiling}))
+    assert verdict.rule == rule, verdict.sentence
+
+
+def test_a_change_of_a_dense_score_as_large_as_the_noise_floor_on_paper_is_noise() -> None:
+    measured = table(parent={"s.kept": [0.1] * 40}, candidate={"s.kept": [0.4] * 40})
+    gate = Gate(conditions=(Condition(metric="s.kept", min=0.8),), meaningful_delta=0.35)
+    verdict = judge_run(RunEvidence(gate=gate, cases=measured, noise_floor=0.3))
+    assert (verdict.movement, verdict.rule) == ("flat", "C.flat"), verdict.sentence
+
+
 def test_track_a_is_promoted_by_its_plain_gate() -> None:
     gate = Gate(conditions=(Condition(metric="trace.ok", min=0.75, test="plain", reason=REASON),))
     cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})
