@@ -182,7 +182,7 @@ def _too_coarse(condition: Condition, baseline: Mapping[str, Mean]) -> Finding |
     if margin >= step - _EPSILON:
         return None
     what = "a no-worse margin" if condition.kind == "non_inferiority" else "an improvement"
-    needed = math.ceil(1 / margin) if margin and condition.statistic == "mean" else None
+    needed = math.ceil(1 / margin) if margin > _EPSILON and condition.statistic == "mean" else None
     cases = f" or {needed} cases" if needed else ""
     return Finding(
         mode="P5",

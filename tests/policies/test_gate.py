@@ -370,3 +370,12 @@ def test_a_lower_bound_on_failures_is_the_mirror_of_an_upper_bound_on_passes(cas
     high = judge_condition(Condition(metric="s.ok", max=0.4), table(**flipped), 0.05)
     assert low.decided == high.decided
     assert low.rescued == high.rescued
+
+
+def test_an_estimate_that_lies_on_its_bound_on_paper_names_no_number_of_cases() -> None:
+    condition = Condition(metric="s.kept", min=0.1)
+    verdict = judge_condition(condition, table(candidate={"s.kept": [0.1] * 30}), 0.05)
+    assert verdict.estimate is not None
+    assert verdict.estimate > 0.1, "by the rounding of thirty sums"
+    assert (verdict.decided, verdict.cases_needed) == ("undecided", None)
+    assert "would tell" not in verdict.sentence

@@ -71,6 +71,8 @@ def test_a_margin_of_nothing_asks_for_more_than_any_number_of_cases() -> None:
     none = gate(Condition(metric="s.rh", statistic="count", against="parent", max=0))
     findings = reachability(none, {}, {"s.rh": Mean(mean=0.1, n=40)})
     assert findings[0].value["cases_needed"] is None
+    tiny = gate(Condition(metric="s.ok", against="parent", min=-1e-320))
+    assert reachability(tiny, {}, {"s.ok": Mean(mean=0.1, n=40)})[0].value["cases_needed"] is None
 
 
 def test_twelve_perfect_cases_cannot_show_the_labs_threshold() -> None:

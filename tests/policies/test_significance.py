@@ -73,6 +73,8 @@ def test_cases_grow_with_spread_and_shrink_with_distance() -> None:
     assert far is not None
     assert near > far
     assert s.cases_for_significance(0.2, 0.0, 0.05) is None
+    assert s.cases_for_significance(0.2, 1e-17, 0.05) is None
+    assert s.cases_for_significance(0.2, 1e-320, 0.05) is None
 
 
 def test_a_perfect_score_above_the_labs_threshold_needs_nineteen_cases() -> None:
