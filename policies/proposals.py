@@ -11,7 +11,7 @@ from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
 from policies.findings import ceilings
 from policies.gate import GateVerdict
 from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
-from policies.target import find_target
+from policies.target import find_target, is_ceiling_above
 from policies.view import View
 from policies.walltime import (
     LEAST_ITERS,
@@ -344,10 +344,11 @@ def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
     judged = ((run, verdict_of(view, run)) for run in view.runs if counts(view, run))
     facts = [run_fact(run, verdict) for run, verdict in judged if verdict is not None]
     known = ceilings(view.beliefs, "selection")
-    metrics = [(c, m) for c in view.goal.gate.conditions if c.against == "value" for m in c.metrics]
-    above = all(c.sign * (known[m] - c.threshold) >= 0 for c, m in metrics if m in known)
-    is_above = above if all(m in known for _, m in metrics) else None
-    return [judge_exhaustion(name, facts, is_ceiling_above_gate=is_above) for name in view.goal.instruments]
+    found = []
+    for name in view.goal.instruments:
+        is_above = is_ceiling_above(view.goal.gate, case_table(view, "", parent_of(view, name).weights), known)
+        found.append(judge_exhaustion(name, facts, is_ceiling_above_gate=is_above))
+    return found
 
 
 def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) -> RunEstimate:

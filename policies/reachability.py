@@ -59,9 +59,7 @@ def reachability(
     for condition in gate.conditions:
         side: Side = "parent" if condition.against == "parent" and parent else "base"
         known = _Known(ceilings, parent if side == "parent" and parent else baseline, cases, use, side)
-        out_of_reach = _above_ceiling(condition, ceilings, budgets or {}) or _out_of_room(
-            condition, known, budgets or {}
-        )
+        out_of_reach = _above_ceiling(condition, known, budgets or {}) or _out_of_room(condition, known, budgets or {})
         found.append(out_of_reach)
         if out_of_reach is None:
             found += [_too_coarse(condition, known.baseline), _undecidable(condition, known, level)]
@@ -80,22 +78,28 @@ def ceilings_from_census(census: Mapping[str, Any], use: SplitUse) -> dict[str, 
 
 
 def _above_ceiling(
-    condition: Condition, ceilings: Mapping[str, float], budgets: Mapping[str, Sequence[tuple[int, float]]]
+    condition: Condition, known: "_Known", budgets: Mapping[str, Sequence[tuple[int, float]]]
 ) -> Finding | None:
-    """P1: the evaluator cannot show the answer. Every metric of an any-of must be out of reach."""
-    if condition.against != "value" or condition.statistic == "count":
+    """P1: the evaluator cannot show the answer. Every metric of an any-of must be out of reach.
+
+    A count is held against the ceiling per case, once the base says how many cases there are.
+    """
+    ceilings, is_count = known.ceilings, condition.statistic == "count"
+    measured = known.baseline if is_count else ceilings
+    if condition.against != "value" or not all(name in ceilings and name in measured for name in condition.metrics):
         return None
-    if not all(metric in ceilings for metric in condition.metrics):
+    sizes = {name: known.baseline[name].n if is_count else 1 for name in condition.metrics}
+    short = {name: condition.sign * (condition.threshold / sizes[name] - ceilings[name]) for name in condition.metrics}
+    metric = min(short, key=lambda name: short[name])
+    if short[metric] <= _EPSILON:
         return None
-    metric = max(condition.metrics, key=lambda name: condition.sign * ceilings[name])
-    ceiling = ceilings[metric]
-    if condition.sign * (condition.threshold - ceiling) <= _EPSILON:
-        return None
-    enough = _budget_for(budgets.get(metric, ()), condition.threshold, condition.sign)
+    ceiling, asked = ceilings[metric], condition.threshold / sizes[metric]
+    enough = _budget_for(budgets.get(metric, ()), asked, condition.sign)
+    counted = f" ({condition.threshold:g} of {sizes[metric]} cases)" if is_count else ""
     fix = (
         _larger_budget(budgets[metric], enough)
         if enough
-        else f"Raise evaluation.max_tokens until the gold scores {condition.threshold:.4g}, or lower the threshold."
+        else f"Raise evaluation.max_tokens until the gold scores {asked:.4g}, or lower the threshold."
     )
     word = "above" if condition.sign > 0 else "below"
     return Finding(
@@ -104,12 +108,12 @@ def _above_ceiling(
         subject=f"gate:{condition.id}",
         claim="below_ceiling",
         sentence=(
-            f"The gate asks for {metric} {'at least' if condition.sign > 0 else 'at most'} {condition.threshold:.4g}, "
+            f"The gate asks for {metric} {'at least' if condition.sign > 0 else 'at most'} {asked:.4g}{counted}, "
             f"{word} what the gold answers score through this harness: {ceiling:.4g}. No training can meet it."
         ),
         value={
             "metric": metric,
-            "threshold": condition.threshold,
+            "threshold": asked,
             "ceiling": ceiling,
             "max_tokens": enough[0] if enough else None,
         },

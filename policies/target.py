@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 
 from policies.cases import CaseTable
+from policies.gate import asks_no_worse
 from state.goal import Condition, Gate
 from state.records import Record, Side, SplitUse
+
+_EPSILON = 1e-9
+"""Sums of floats that are equal on paper are equal here."""
 
 
 class Target(Record):
@@ -102,10 +106,9 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
     condition: Condition, metric: str, gate: Gate, cases: CaseTable, use: SplitUse, noise_floor: float
 ) -> Target | None:
     parent = cases.mean(_parent_side(cases, metric, use), metric, use)
-    origin = _origin(condition, cases, metric, use)
-    if parent is None or origin is None:
+    threshold = _asked(condition, cases, metric, use)
+    if parent is None or threshold is None:
         return None
-    threshold = origin + condition.threshold / (parent.n if condition.statistic == "count" else 1)
     gap = condition.sign * (threshold - parent.mean)
     delta = gate.meaningful_delta or (gap / 2 if gap > 0 else max(noise_floor, 1 / parent.n))
     far = f"{gap:.4g} short of" if gap > 0 else f"{-gap:.4g} beyond"
@@ -127,6 +130,42 @@ def _granted(condition: Condition, target: Target) -> float:
     """Return the loss that a condition's margin grants beyond its bound as written, per case."""
     unit = target.n if condition.statistic == "count" else 1
     return condition.sign * (condition.threshold - condition.bound) / unit
+
+
+def is_ceiling_above(
+    gate: Gate, cases: CaseTable, ceilings: Mapping[str, float], *, use: SplitUse = "selection"
+) -> bool | None:
+    """Return whether the gold scores what the gate asks; None where that is not known.
+
+    Of an any-of, one metric is enough. What no change meets asks for nothing that a ceiling could deny.
+
+    Args:
+        gate: The conditions.
+        cases: The parent as measured, and the base.
+        ceilings: `split.metric` -> what the gold scores.
+        use: Which part of the splits.
+    """
+    found = [_can_show(each, cases, ceilings, use) for each in gate.conditions if not asks_no_worse(each)]
+    return False if False in found else None if None in found else True
+
+
+def _can_show(condition: Condition, cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse) -> bool | None:
+    asked = {metric: _asked(condition, cases, metric, use) for metric in condition.metrics}
+    known = [
+        condition.sign * (ceilings[metric] - wanted) >= -_EPSILON
+        for metric, wanted in asked.items()
+        if wanted is not None and metric in ceilings
+    ]
+    return any(known) if any(known) or len(known) == len(asked) else None
+
+
+def _asked(condition: Condition, cases: CaseTable, metric: str, use: SplitUse) -> float | None:
+    """Return the mean that meets a condition, None where what it is relative to was not measured."""
+    origin = _origin(condition, cases, metric, use)
+    if origin is None or condition.statistic != "count":
+        return None if origin is None else origin + condition.threshold
+    parent = cases.mean(_parent_side(cases, metric, use), metric, use)
+    return None if parent is None else origin + condition.threshold / parent.n
 
 
 def _origin(condition: Condition, cases: CaseTable, metric: str, use: SplitUse) -> float | None:

@@ -27,6 +27,7 @@ from policies.replay.records import (
     Trajectory,
 )
 from policies.stopping import conclusion
+from policies.target import is_ceiling_above
 from state.goal import Budget, Gate
 from state.hashing import hash_json
 from state.records import Bucket, Instrument, Json, SplitUse
@@ -301,16 +302,7 @@ def _step(action: str, rule: str, sentence: str) -> NextStep:
 
 def _exhaustion(judged: _Judged, history: Sequence[_Judged]) -> ExhaustionVerdict:
     """Return the verdict on the cycle's instrument class, from the cycles of its track so far."""
-    gate, ceilings = judged.gate, judged.cycle.ceilings
-    metrics = [
-        (condition, metric)
-        for condition in gate.conditions
-        if condition.against == "value"
-        for metric in condition.metrics
-    ]
-    above: bool | None = None
-    if metrics and all(metric in ceilings for _, metric in metrics):
-        above = all(condition.sign * (ceilings[metric] - condition.threshold) >= 0 for condition, metric in metrics)
+    above = is_ceiling_above(judged.gate, judged.cycle.cases, judged.cycle.ceilings)
     facts = [_fact(other, history[:place]) for place, other in enumerate(history)]
     return judge_exhaustion(judged.instrument, facts, is_ceiling_above_gate=above)
 

@@ -1,4 +1,6 @@
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,11 +8,14 @@ from hypothesis import strategies as st
 
 from policies.buckets import RunEvidence, judge_run
 from policies.budget import Estimate, Spent, affordable
-from policies.exhaustion import ExhaustionVerdict, RunFact, judge_exhaustion, run_fact
+from policies.exhaustion import LEAST_RUNS, ExhaustionVerdict, RunFact, judge_exhaustion, run_fact
+from policies.proposals import exhaustion_of
 from policies.stopping import conclusion, runs_without_progress
-from state.goal import Budget, Search
+from policies.target import is_ceiling_above
+from state.goal import Budget, Condition, Gate, Search
 from state.records import Bucket, Run
-from tests.policies.lab import GATE, lab_table
+from tests.policies.lab import GATE, lab_table, ones, table
+from tests.policies.rehearsal import Rehearsal, goal
 
 RICH = affordable(Budget(), Spent(), Estimate(), 0.0, 0.0)
 POOR = affordable(Budget(runs=1), Spent(runs=1), Estimate(runs=1), 0.0, 0.0)
@@ -195,3 +200,59 @@ def test_only_reaching_the_goal_is_a_promotion() -> None:
 def test_idle_runs_are_counted_from_the_last_progress() -> None:
     assert runs_without_progress(["C", "B", "C", "U"]) == 2
     assert runs_without_progress([]) == 0
+
+
+HALF = table(parent={"s.a": ones(20, 40), "s.b": ones(4, 40)}, base={"s.a": ones(10, 40), "s.b": ones(4, 40)})
+
+
+@pytest.mark.parametrize(
+    ("condition", "ceilings", "is_above"),
+    [
+        ({"metric": "s.a", "min": 0.8}, {"s.a": 0.8}, True),
+        ({"metric": "s.a", "min": 0.8}, {"s.a": 0.7}, False),
+        ({"metric": "s.a", "min": 0.8}, {}, None),
+        ({"metric": "s.a", "min": 32, "statistic": "count"}, {"s.a": 0.8}, True),
+        ({"metric": "s.a", "min": 32, "statistic": "count"}, {"s.a": 0.7}, False),
+        ({"metric": "s.b", "max": 2, "statistic": "count"}, {"s.b": 0.1}, False),
+        ({"metric": "s.c", "min": 2, "statistic": "count"}, {"s.c": 0.1}, None),
+        ({"metric": "s.a", "min": 0.3, "against": "parent"}, {"s.a": 0.8}, True),
+        ({"metric": "s.a", "min": 0.3, "against": "base"}, {"s.a": 0.5}, False),
+        ({"metric": "s.a", "min": 0.3, "against": "parent"}, {}, None),
+        ({"metric": "s.c", "min": 0.3, "against": "parent"}, {"s.c": 1.0}, None),
+        ({"metric": "s.a", "min": -0.1, "against": "parent"}, {}, True),
+        ({"any_of": ("s.a", "s.b"), "min": 0.8}, {"s.a": 0.7, "s.b": 0.9}, True),
+        ({"any_of": ("s.a", "s.b"), "min": 0.8}, {"s.a": 0.7}, None),
+        ({"any_of": ("s.a", "s.b"), "min": 0.8}, {"s.a": 0.7, "s.b": 0.1}, False),
+    ],
+)
+def test_the_ceiling_is_above_the_gate_where_the_gold_meets_it_as_it_is_asked(
+    condition: dict[str, Any],
+    ceilings: dict[str, float],
+    is_above: bool | None,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    gate = Gate(conditions=(Condition(**condition),))
+    assert is_ceiling_above(gate, HALF, ceilings) is is_above
+
+
+def test_a_ceiling_that_is_below_one_condition_or_unknown_for_another_is_not_above_the_gate() -> None:
+    first, second = Condition(metric="s.a", min=0.8), Condition(metric="s.b", min=0.5)
+    gate = Gate(conditions=(first, second))
+    assert is_ceiling_above(gate, HALF, {"s.a": 0.9}) is None
+    assert is_ceiling_above(gate, HALF, {"s.b": 0.4}) is False
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"id": "score", "metric": "main.score", "statistic": "count", "min": 30},
+        {"id": "score", "metric": "main.score", "against": "base", "min": 0.25},
+    ],
+)
+def test_a_campaign_holds_counts_and_differences_against_the_ceiling_too(asked: dict[str, Any]) -> None:
+    play = Rehearsal(goal=goal(gate={"conditions": [asked]}), score=lambda weights, case: float(case % 2))
+    while len([run for run in play.runs if run.bucket is not None]) < LEAST_RUNS:
+        play.step()
+    view = play.view()
+    assert not [phrase for phrase in exhaustion_of(view)[0].missing if "ceiling" in phrase]
+    unknown = replace(view, beliefs=tuple(belief for belief in view.beliefs if belief.claim != "ceiling"))
+    assert "the ceiling was not measured" in exhaustion_of(unknown)[0].missing

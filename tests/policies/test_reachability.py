@@ -2,7 +2,7 @@ import pytest
 
 from policies.cases import CaseTable, Mean
 from policies.reachability import Finding, ceilings_from_census, is_one_measurement, reachability
-from state.goal import Condition, Gate
+from state.goal import Condition, Gate, TestKind
 from tests.policies.lab import BASE, CYCLES, GATE, REASON, ones, table
 
 
@@ -50,6 +50,20 @@ def test_a_fall_can_be_out_of_reach_too() -> None:
     low = gate(Condition(metric="s.rh", max=0.1))
     assert "below" in reachability(low, {"s.rh": 0.2}, {})[0].sentence
     assert reachability(low, {"s.rh": 0.05}, {}) == []
+
+
+@pytest.mark.parametrize("test", ["auto", "plain"])
+def test_a_count_is_held_against_the_ceiling_once_its_cases_are_known(test: TestKind) -> None:
+    counted = gate(Condition(metric="s.ok", statistic="count", min=34, test=test, reason=REASON))
+    base = {"s.ok": Mean(mean=0.2, n=40)}
+    found = reachability(counted, {"s.ok": 0.25}, base, budgets={"s.ok": [(512, 0.25), (640, 0.9)]})
+    assert modes(found) == [("P1", "hard_stop")]
+    assert "at least 0.85 (34 of 40 cases)" in found[0].sentence
+    assert found[0].value["max_tokens"] == 640
+    assert "P1" not in dict(modes(reachability(counted, {"s.ok": 0.85}, base)))
+    assert reachability(counted, {"s.ok": 0.25}, {}) == []
+    few = gate(Condition(metric="s.rh", statistic="count", max=2, test=test, reason=REASON))
+    assert modes(reachability(few, {"s.rh": 0.1}, {"s.rh": Mean(mean=0.5, n=40)})) == [("P1", "hard_stop")]
 
 
 def test_an_any_of_is_out_of_reach_only_when_all_of_it_is() -> None:
