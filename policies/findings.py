@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from policies.cases import CaseTable, Mean
 from policies.reachability import Finding, reachability
-from state.goal import Goal
+from state.goal import Condition, Goal
 from state.records import Belief, Evidence, Measurement, Side, SplitUse, runbook_of
 
 
@@ -104,7 +104,6 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
     premises = tuple(sorted(b.id for b in known))
     refuted = [_belief(finding, premises) for finding in found.values()]
     stopped = {finding.subject for finding in found.values() if finding.severity == "hard_stop"}
-    checked = "ceiling and base" if baseline else "ceiling"
     met = [
         Belief(
             subject=f"gate:{condition.id}",
@@ -121,9 +120,20 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
         for condition in goal.gate.conditions
         if f"gate:{condition.id}" not in stopped
         for claim, mode in (("below_ceiling", "P1"), ("reachable_from_base", "4"))
-        if (f"gate:{condition.id}", claim) not in found and (claim == "below_ceiling" or baseline)
+        if (f"gate:{condition.id}", claim) not in found
+        if (checked := _held_against(condition, claim, ceilings(beliefs, "selection"), baseline))
     ]
     return [*refuted, *met, *baseline_beliefs(goal, baseline)]
+
+
+def _held_against(condition: Condition, claim: str, known: Mapping[str, float], baseline: Mapping[str, Mean]) -> str:
+    """Return what a condition was held against, empty where what a claim needs was not measured."""
+    has_base = all(metric in baseline for metric in condition.metrics)
+    has_ceiling = all(metric in known for metric in condition.metrics)
+    has_ceiling = has_ceiling and (has_base or condition.statistic != "count")
+    if not (has_base if claim == "reachable_from_base" else has_ceiling):
+        return ""
+    return " and ".join(name for name, is_known in (("ceiling", has_ceiling), ("base", has_base)) if is_known)
 
 
 def _means(goal: Goal, table: CaseTable, side: Side) -> dict[str, Mean]:

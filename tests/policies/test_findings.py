@@ -44,6 +44,20 @@ def test_a_gate_below_the_ceiling_is_believed_reachable_and_stands_on_the_census
     assert found[0].premises == ("B-selection",)
 
 
+def test_what_no_gold_was_measured_for_is_not_said_to_be_below_its_ceiling() -> None:
+    table = base_table(measured(0.5), "w", frozenset({"E1"}))
+    assert gate_beliefs(goal(), [ceiling(None)], CaseTable()) == []
+    found = gate_beliefs(goal(), [ceiling(None)], table)
+    assert [(b.claim, b.status) for b in found] == [("reachable_from_base", "fresh")]
+    assert found[0].statement.startswith("Within reach of the base: ")
+    either = {"conditions": [{"id": "either", "any_of": ["main.score", "main.control"], "min": 0.75}]}
+    assert gate_beliefs(goal(gate=either), [ceiling(None)], CaseTable()) == []
+    counted = goal(gate={"conditions": [{"id": "n", "metric": "main.score", "statistic": "count", "min": 30}]})
+    assert gate_beliefs(counted, [ceiling(1.0)], CaseTable()) == [], "how many cases there are is not known yet"
+    said = {b.claim: b.statement for b in gate_beliefs(counted, [ceiling(1.0)], table)}
+    assert said["below_ceiling"].startswith("Within reach of the ceiling and base: ")
+
+
 def test_a_gate_above_the_ceiling_is_refuted_with_the_number_and_the_budget_that_would_do() -> None:
     curve = Belief(
         subject="harness:main.selection",
