@@ -5,6 +5,8 @@ lines). Every refusal names the file and the place in it.
 """
 
 import json
+import math
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.mistakes import dotted, mistake
-from agent.reading.words import WIDTH, block, count, signed, table
+from agent.reading.words import WIDTH, block, count, shortened, signed, table
 from policies.replay.exported import TABLES, exported_trajectory
 from policies.replay.published import PublishedCycle, PublishedHarness, published_trajectory
 from policies.replay.records import Replay, ReplayedCondition, ReplayedCycle, Trajectory
@@ -23,6 +25,12 @@ from state.records import Record
 
 MAX_BYTES = 1 << 30
 """No trajectory is larger; an export has about 500 bytes per measured case."""
+
+MOST = 1e30
+"""No figure, time or size of a trajectory is larger; what is would overflow in sums and squares."""
+
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells one half of a character beyond the basic plane; alone it is no text."""
 
 _MAX_FINDINGS = 7
 _ASKED_COLUMNS = 46
@@ -79,14 +87,29 @@ def _read(path: Path) -> str:
 
 
 def _parsed(text: str, where: str, first_line: int = 1) -> Any:
-    """Return a JSON value; NaN and infinities are refused, since JSON has none."""
+    """Return a JSON value; NaN and infinities are refused, since JSON has none, and numbers that overflow with them."""
+
+    def refused(word: str) -> NoReturn:
+        _refuse(where, f"{word} is no number of JSON")
+
+    def number(word: str) -> Any:
+        value = float(word)
+        if not math.isfinite(value) or abs(value) > MOST:
+            _refuse(where, f"{shortened(word, 20)} is too large to be a figure of a trajectory")
+        return int(word) if word.lstrip("-").isdigit() else value
+
     try:
-        return json.loads(text, parse_constant=lambda word: _refuse(where, f"{word} is no number of JSON"))
+        value = json.loads(text, parse_constant=refused, parse_int=number, parse_float=number)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where}: it holds half a character, which is no text.", where=where) from error
     except json.JSONDecodeError as error:
         line = f"{where}:{first_line + error.lineno - 1}" if first_line == 1 else where
         raise ConfigError(f"{line}: this is not JSON ({error.msg}).", where=line) from error
     except RecursionError as error:
         raise ConfigError(f"{where}: it is nested too deeply to be a trajectory.", where=where) from error
+    return value
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -146,7 +169,8 @@ def _exported(path: Path, text: str) -> Trajectory:
     except ValidationError as error:
         first = error.errors()[0]
         sentence = mistake(first, tuple(first["loc"])).rstrip(".")
-        raise ConfigError(f"{path}: its goal is another Vigil's; {sentence}.", where=str(path)) from error
+        what = "its goal is another Vigil's" if error.title == "Goal" else "it is not as Vigil writes it"
+        raise ConfigError(f"{path}: {what}; {sentence}.", where=str(path)) from error
     if not trajectory.cycles and trajectory.halt is None:
         _refuse(str(path), "the export holds no run yet, so there is nothing to replay")
     return trajectory

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from policies.buckets import Prediction
 from policies.cases import CaseTable
+from policies.replay.probes import number, part
 from policies.replay.records import Cycle, Halt, RecordedCondition, Trajectory
 from state.goal import Condition, Gate, Goal
 from state.records import Action, Belief, Decision, GoalVersion, Json, Measurement, Record, Run, Side
@@ -73,7 +74,7 @@ def _halt(export: _Export, decision: Decision) -> Halt:
         fix=belief.fix if belief is not None else "",
         mode=belief.mode if belief is not None else "",
         claim=belief.claim if belief is not None else "",
-        saved_s=float(decision.action_inputs.get("saved_s") or 0.0),
+        saved_s=number(decision.action_inputs.get("saved_s")) or 0.0,
     )
 
 
@@ -81,7 +82,7 @@ def _cycle(export: _Export, run: Run) -> Cycle:
     verdict = export.verdict_on(run)
     goal = export.goal_of(verdict)
     cases, is_measured, is_confirmed = _cases(export, run)
-    recorded: Json = {} if verdict is None else verdict.verdict.get("gate") or {}
+    recorded = {} if verdict is None else part(verdict.verdict, "gate")
     cycle = Cycle(
         id=run.id,
         track=export.track,
@@ -138,13 +139,15 @@ def _ceilings(beliefs: Sequence[Belief], before: float) -> dict[str, float]:
     for belief in beliefs:
         split = belief.subject.removeprefix("harness:").removesuffix(".selection")
         if belief.claim == "ceiling" and belief.subject.endswith(".selection") and belief.formed_at <= before:
-            means: dict[str, Any] = {name: row.get("mean") for name, row in (belief.value or {}).items()}
-            found |= {f"{split}.{name}": float(mean) for name, mean in means.items() if mean is not None}
+            value: Json = belief.value if isinstance(belief.value, dict) else {}
+            means = {name: number(part(value, name).get("mean")) for name in value}
+            found |= {f"{split}.{name}": mean for name, mean in means.items() if mean is not None}
     return found
 
 
 def _conditions(gate: Gate, recorded: Json) -> tuple[RecordedCondition, ...]:
-    said = {row.get("id"): row for row in recorded.get("conditions") or ()}
+    rows = recorded.get("conditions")
+    said = {str(row.get("id")): row for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict)}
     return tuple(_recorded(condition, said.get(condition.id) or {}) for condition in gate.conditions)
 
 

@@ -75,6 +75,11 @@ def test_each_cycle_fits_a_screen_and_the_end_says_what_to_take_away(files: tupl
     assert "Saved: 6 of 8 training cycles" in last
 
 
+def test_both_halves_of_a_character_are_text(tmp_path: Path) -> None:
+    path = written(tmp_path, '[{"id": "\\ud83d\\ude00"}]')
+    assert [cycle["id"] for cycle in read(path)["cycles"]] == ["\U0001f600"]
+
+
 def test_a_log_may_be_an_object_with_cycles(tmp_path: Path) -> None:
     assert len(read(written(tmp_path, {"about": "mine", "cycles": LOG[:2]}))["cycles"]) == 2
 
@@ -104,6 +109,21 @@ def export_lines(*rows: Any) -> str:
     return "".join(json.dumps(row) + "\n" for row in ({"export": "vigil", "campaign": "c"}, *rows))
 
 
+RUN = {
+    "id": "R1",
+    "instrument": "sft",
+    "parent": "base",
+    "parent_hash": "w",
+    "recipe": {},
+    "recipe_hash": "r",
+    "data_hash": "d",
+    "seed": 0,
+    "axis": "start",
+    "hypothesis": "It helps.",
+    "created_at": 1.0,
+}
+
+
 BAD: dict[str, tuple[Any, list[str]]] = {
     "empty": ("", ["log.json:1", "not JSON"]),
     "not JSON": ('[\n{"id": 1,\n', ["log.json:3", "not JSON"]),
@@ -124,6 +144,17 @@ BAD: dict[str, tuple[Any, list[str]]] = {
     "unknown bucket": ([{"id": "x", "bucket": "E"}], ["`bucket`", "'E'"]),
     "two of one name": ([{"id": "x"}, {"id": "x"}], ["two cycles are called x"]),
     "NaN": ('[{"id": "x", "regular": {"n": NaN}}]', ["NaN", "no number of JSON"]),
+    "half a character": ('[{"id": "x", "recipe": {"a": "\\ud83d"}}]', ["half a character"]),
+    "too large for a float": ('[{"id": "x", "regular": {"n": 1e999}}]', ["1e999", "too large"]),
+    "too large to add up": ('[{"id": "x", "train": {"wall_minutes": -1e308}}]', ["-1e308", "too large"]),
+    "thousands of digits": (
+        f'[{{"id": "x", "recipe": {{"iters": {"1" * 5000}}}}}]',
+        ["1111111111111111111…", "too large"],
+    ),
+    "a prediction without bounds": (
+        export_lines({"table": "run", "row": {**RUN, "predicted": {"metric": "main.score"}}}),
+        ["not as Vigil writes it", "missing"],
+    ),
     "deep": ("[" * 100_000, ["nested too deeply"]),
     "line of an export that is cut": (export_lines() + '{"table": "ru', ["log.json:2", "not JSON"]),
     "line of an export of another shape": (export_lines({"rows": 1}), ["log.json:2", "`table` and `row`"]),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,3 +152,27 @@ def test_every_campaign_is_judged_the_same_from_its_export(world: dict[str, Any]
         assert row.agrees
         if row.bucket == "A":
             assert row.passed
+
+
+ODD: tuple[Any, ...] = ("x", 7, ["x"], {"x": 7}, None)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_parts_of_an_export_that_are_not_as_written_are_left_out(odd: Any) -> None:
+    def spoilt(row: Record) -> Record:
+        if isinstance(row, Belief) and row.claim == "ceiling":
+            return row.model_copy(update={"value": odd})
+        if isinstance(row, Decision) and row.verdict:
+            return row.model_copy(update={"verdict": {**row.verdict, "gate": {"holds": None, "conditions": odd}}})
+        return row
+
+    found = replay(exported_trajectory([spoilt(row) for row in exported(ended())]))
+    assert [row.bucket for row in found.cycles] == ["B", "B", "B", "A"]
+    assert all(condition.agrees is None for row in found.cycles for condition in row.gate)
+    halted = [
+        row.model_copy(update={"action_inputs": {**row.action_inputs, "saved_s": odd, "belief": odd}})
+        if isinstance(row, Decision) and row.action == "halt"
+        else row
+        for row in exported(ended(ceiling=0.5))
+    ]
+    assert replay(exported_trajectory(halted)).saved.hours == (7 / 3600 if odd == 7 else 0)
