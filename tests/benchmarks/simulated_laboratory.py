@@ -1,11 +1,13 @@
 """Campaigns whose truth is known: Vigil's policies against a keep-if-better loop, random search and Optuna's TPE.
 
 python -m tests.benchmarks.simulated_laboratory [--campaigns N] [--from SEED] [--kinds KIND …] [--players NAME …]
+    [--patience N]
 
 The policies are the real ones, asked decision by decision; only the world is simulated (tests/simulation/priors.py
 says how). Hours count training and evaluation; a wrong or a missing verdict costs the whole budget. In campaigns where
 nothing can meet the gate every end without a promotion counts as right, which is generous to the baselines: they never
-say why. The baselines play twice, promoting by the number and by Vigil's own gate.
+say why. The baselines play twice, promoting by the number and by Vigil's own gate, each with the patience that costs
+it the fewest hours; `--patience 100` lets them search until the budget is gone, which misses less and takes longer.
 """
 
 import argparse
@@ -38,12 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--from", type=int, default=REPORTED_FROM, metavar="SEED", dest="first")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--players", nargs="*", choices=players(), default=players())
+    parser.add_argument(
+        "--patience", type=int, default=None, metavar="N", help="of the baselines, instead of their own"
+    )
     parser.add_argument("--processes", type=int, default=None)
     given = parser.parse_args(arguments)
     kinds = cast("list[Kind]", list(given.kinds))
     seeds = range(given.first, given.first + given.campaigns)
     started = time.monotonic()
-    tallies = [tally(player, run(player, seeds, kinds, given.processes)) for player in given.players]
+    tallies = [tally(player, run(player, seeds, kinds, given.processes, given.patience)) for player in given.players]
     took_s = time.monotonic() - started
     head = ("player", "wrong", "95 %", "missed", "to the verdict", *kinds)
     print("\n".join(table(head, [_row(found) for found in tallies])))

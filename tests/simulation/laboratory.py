@@ -25,13 +25,13 @@ def players() -> list[str]:
     return [VIGIL, *judged]
 
 
-def play(player: str, kind: Kind, seed: int) -> Outcome:
-    """Return how one player's campaign ended."""
+def play(player: str, kind: Kind, seed: int, patience: int | None = None) -> Outcome:
+    """Return how one player's campaign ended; the patience is a baseline's, its own when left out."""
     truth = draw(kind, seed)
     if player == VIGIL:
         return vigil.play(truth)
     name, _, judge = player.partition(", ")
-    return baselines.play(truth, name, "gate" if judge == "gate" else "number")
+    return baselines.play(truth, name, "gate" if judge == "gate" else "number", patience)
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,19 @@ def _hours(outcomes: Sequence[Outcome]) -> float:
 
 
 def run(
-    player: str, seeds: Sequence[int], kinds: Sequence[Kind] = KINDS, processes: int | None = None
+    player: str,
+    seeds: Sequence[int],
+    kinds: Sequence[Kind] = KINDS,
+    processes: int | None = None,
+    patience: int | None = None,
 ) -> list[Outcome]:
     """Play each seed of each kind, on as many processes as asked."""
     games = [(kind, seed) for kind in kinds for seed in seeds]
     if processes == 1:
-        return [play(player, kind, seed) for kind, seed in games]
+        return [play(player, kind, seed, patience) for kind, seed in games]
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        return list(pool.map(partial(_game, player), games, chunksize=8))
+        return list(pool.map(partial(_game, player, patience), games, chunksize=8))
 
 
-def _game(player: str, game: tuple[Kind, int]) -> Outcome:
-    return play(player, *game)
+def _game(player: str, patience: int | None, game: tuple[Kind, int]) -> Outcome:
+    return play(player, *game, patience)

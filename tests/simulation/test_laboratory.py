@@ -4,7 +4,7 @@ import pytest
 
 from tests.benchmarks import simulated_laboratory
 from tests.simulation import baselines
-from tests.simulation.laboratory import VIGIL, play, run, tally
+from tests.simulation.laboratory import VIGIL, play, players, run, tally
 from tests.simulation.priors import KINDS, Kind, draw
 from tests.simulation.world import World
 
@@ -13,6 +13,7 @@ def test_a_seed_is_one_truth_and_a_truth_is_one_campaign_for_every_player() -> N
     assert draw("sft", 3) == draw("sft", 3) != draw("sft", 4)
     assert play(VIGIL, "sft", 3) == play(VIGIL, "sft", 3)
     assert play("random search, gate", "noisy", 3) == play("random search, gate", "noisy", 3)
+    assert play("random search, gate", "nothing", 3, 5).runs > play("random search, gate", "nothing", 3, 1).runs
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,10 +48,20 @@ def test_vigil_spends_nothing_where_the_harness_cannot_show_the_answer() -> None
 
 
 def test_a_loop_that_promotes_by_the_number_is_fooled_where_the_metric_is_coarse_and_the_gate_is_not() -> None:
-    by_number = tally("keep if better, number", run("keep if better, number", range(12), ["coarse"], processes=1))
-    by_gate = tally("keep if better, gate", run("keep if better, gate", range(12), ["coarse"], processes=1))
+    by_number, by_gate = (
+        tally(player, run(player, range(12), ["coarse"], processes=1, patience=100))
+        for player in ("keep if better, number", "keep if better, gate")
+    )
     assert by_number.wrong > 4 > by_gate.wrong
     assert by_number.hours == 24.0, "a wrong verdict costs the whole budget"
+
+
+@pytest.mark.parametrize("player", [player for player in players() if player != VIGIL])
+def test_the_patience_of_a_baseline_costs_it_fewer_hours_than_a_longer_one(player: str) -> None:
+    own, longer, endless = (
+        tally(player, run(player, range(8), processes=1, patience=patience)).hours for patience in (None, 8, 100)
+    )
+    assert own < longer < endless
 
 
 def test_the_benchmark_prints_a_row_for_each_player_and_says_how_each_ended(capsys: pytest.CaptureFixture[str]) -> None:
