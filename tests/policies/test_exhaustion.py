@@ -256,3 +256,8 @@ def test_a_campaign_holds_counts_and_differences_against_the_ceiling_too(asked: 
     assert not [phrase for phrase in exhaustion_of(view)[0].missing if "ceiling" in phrase]
     unknown = replace(view, beliefs=tuple(belief for belief in view.beliefs if belief.claim != "ceiling"))
     assert "the ceiling was not measured" in exhaustion_of(unknown)[0].missing
+
+
+@pytest.mark.parametrize("weakness", [{"bucket": "U"}, {"had_power": False}, {"is_capped": True}])
+def test_a_run_that_could_not_have_shown_it_is_not_counted(weakness: dict[str, object]) -> None:
+    assert judged([*THREE, flat("R4", "order", **weakness)]).counted == ("R1", "R2", "R3")
