@@ -76,6 +76,8 @@ class BucketVerdict(Record):
     movement: Movement
     control_moved: bool | None
     """None: no control was declared or measured."""
+    control_lost: bool = False
+    """The control was measured and fell beyond noise."""
     is_capped: bool
     had_power: bool
     """The comparison could tell meaningful progress from none."""
@@ -115,6 +117,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
     reading = _read(target, found, evidence.noise_floor)
     bucket, rule, sentence = _rule(evidence, selection, target, found, reading)
     is_capped = rule == "U.capped"
+    control = _control(evidence)
     return BucketVerdict(
         bucket=bucket,
         rule=rule,
@@ -123,7 +126,8 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         comparisons=_comparisons(evidence, found),
         gate=selection,
         movement=reading.word,
-        control_moved=_control_moved(evidence),
+        control_moved=None if control is None else control > 0,
+        control_lost=control is not None and control < 0,
         is_capped=is_capped,
         had_power=not is_capped and (reading.moved or reading.lost or reading.flat) and rule != "U.coarse",
         is_promising=not is_capped and is_promising(selection),
@@ -283,10 +287,12 @@ def _comparisons(evidence: RunEvidence, found: Comparison | None) -> tuple[Compa
     return (found, *(_compared(evidence, metric) for metric in others if metric != found.metric))
 
 
-def _control_moved(evidence: RunEvidence) -> bool | None:
+def _control(evidence: RunEvidence) -> int | None:
+    """Return whether the control rose (1) or fell (-1) beyond noise; None where none was declared or measured."""
     if evidence.control is None:
         return None
     found = _compared(evidence, evidence.control)
     if found.interval is None or found.estimate is None:
         return None
-    return found.interval.excludes(0.0) and _sign_of(evidence.gate, evidence.control) * found.estimate > 0
+    wanted = _sign_of(evidence.gate, evidence.control) * (1 if found.estimate > 0 else -1)
+    return wanted if found.interval.excludes(0.0) else 0

@@ -119,6 +119,7 @@ class Tried(Record):
     """The bucket's rule."""
     movement: Movement | None = None
     control_moved: bool | None = None
+    control_lost: bool = False
     stopped: str = ""
     """The guard's verdict, if one ended it."""
     val_loss: float | None = None
@@ -192,6 +193,7 @@ def tried(
         rule=verdict.rule if verdict is not None else "",
         movement=verdict.movement if verdict is not None else None,
         control_moved=verdict.control_moved if verdict is not None else None,
+        control_lost=verdict is not None and verdict.control_lost,
         stopped=str(given.get("verdict") or ""),
         val_loss=given.get("val_loss"),
         best_val_loss=min(losses, default=None),
@@ -432,7 +434,9 @@ def diagnose(run: Tried) -> Diagnosis:
     if run.bucket != "A" and ratio is not None and not 1 / LENGTH_DRIFT <= ratio <= LENGTH_DRIFT:
         return "drifted"
     if run.bucket == "D":
-        return "regressed"
+        # Where the control stood still, nothing was trained that could have lost the target: luck of the cases.
+        is_idle = run.rule == "D.target_lost" and run.control_moved is False and not run.control_lost
+        return "idle" if is_idle else "regressed"
     rose = (
         run.val_loss is not None and run.best_val_loss is not None and run.val_loss > OVERFIT_RISE * run.best_val_loss
     )
@@ -572,8 +576,9 @@ def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same argument
             "rebalanced", lambda _: {BALANCE: times}, f"rows of rare groups are seen more often ({said})"
         )
         remedies = (balanced, *remedies)
-    if diagnosis in _UNMOVED and rows and best.recipe["iters"] * best.recipe["batch_size"] < rows:
-        # Rows that were never seen come before any other reason.
+    seen = best.recipe["iters"] * best.recipe["batch_size"]
+    if diagnosis in _UNMOVED and rows and seen < rows and last.instrument != "grpo":
+        # Rows that were never seen come before any other reason; of rollouts it is answers that are learned, not rows.
         remedies = (_LONGER, *remedies)
     if diagnosis in _HARMED and best is not last:
         middle = _Remedy("between", partial(_middle, last.recipe), f"half way to {last.run} is left to try")

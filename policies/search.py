@@ -53,6 +53,7 @@ def choose(view: View, instrument: Instrument) -> Choice:
     measuring_s = 2 * evaluation_s(view)
     priced = [(each, estimate_of(view, each.recipe, instrument)) for each in proposals]
     fitting: list[Choice] = []
+    cut: list[Choice] = []
     skipped: list[Alternative] = []
     for proposal, estimate in priced:
         if refused := refusal(view.beliefs, instrument, proposal.recipe):
@@ -69,7 +70,12 @@ def choose(view: View, instrument: Instrument) -> Choice:
         if found is None:
             skipped.append(Alternative(action=proposal.rule, reason=left.sentence))
         else:
-            fitting.append(Choice(found, estimate, left, was_proposed=True))
+            (fitting if found is proposal else cut).append(Choice(found, estimate, left, was_proposed=True))
+    # What is left of a remedy that is cut may be hardly another recipe than the last: whole ones come first.
+    if fitting:
+        skipped += [Alternative(action=each.rule, reason="it would have to be cut to fit") for each in _proposals(cut)]
+    else:
+        fitting = cut
     if not fitting:
         recipe = proposals[0].recipe if proposals else view.goal.recipe
         estimate = estimate_of(view, recipe, instrument)
@@ -79,11 +85,15 @@ def choose(view: View, instrument: Instrument) -> Choice:
     chosen = cheap[0] if cheap else fitting[0]
     before = fitting[: fitting.index(chosen)]
     skipped += [
-        Alternative(action=each.proposal.rule, reason=f"it costs much of the time left: {each.left.sentence}")
-        for each in before
-        if each.proposal is not None
+        Alternative(action=each.rule, reason=f"it costs much of the time left: {choice.left.sentence}")
+        for choice in before
+        for each in _proposals([choice])
     ]
     return replace(chosen, skipped=tuple(skipped))
+
+
+def _proposals(choices: Sequence[Choice]) -> list[RecipeProposal]:
+    return [choice.proposal for choice in choices if choice.proposal is not None]
 
 
 def _is_dear(choice: Choice) -> bool:

@@ -302,6 +302,12 @@ def test_the_control_says_whether_training_did_anything() -> None:
     assert judge_run(RunEvidence(gate=VALUE, cases=cases, control="s.d")).control_moved is False
     assert judge_run(RunEvidence(gate=VALUE, cases=cases, control="s.none")).control_moved is None
     assert judge_run(RunEvidence(gate=VALUE, cases=cases)).control_moved is None
+    assert not moved.control_lost
+    lower = table(
+        parent={"s.ok": ones(8, 40), "s.c": ones(30, 40)}, candidate={"s.ok": ones(8, 40), "s.c": ones(5, 40)}
+    )
+    fallen = judge_run(RunEvidence(gate=VALUE, cases=lower, control="s.c"))
+    assert (fallen.control_moved, fallen.control_lost) == (False, True)
 
 
 def test_a_verdict_survives_json() -> None:

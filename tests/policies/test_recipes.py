@@ -306,6 +306,14 @@ def test_what_is_weaker_than_a_run_that_moved_nothing_is_not_tried() -> None:
         ({"stopped": "reward_hacking"}, "hacking", "hacking.stronger_anchor"),
         ({"stopped": "entropy_collapsed"}, "collapsed", "collapsed.lower_scale"),
         ({"bucket": "B", "has_overshot": True}, "overshot", "overshot.gentler_lr"),
+        ({"bucket": "D", "rule": "D.target_lost"}, "regressed", "regressed.lower_lr"),
+        ({"bucket": "D", "rule": "D.target_lost", "control_moved": False}, "idle", "idle.higher_lr"),
+        (
+            {"bucket": "D", "rule": "D.target_lost", "control_moved": False, "control_lost": True},
+            "regressed",
+            "regressed.lower_lr",
+        ),
+        ({"bucket": "D", "rule": "D.no_worse_broken", "control_moved": False}, "regressed", "regressed.lower_lr"),
     ],
 )
 def test_what_preferences_and_rollouts_do_wrong_has_its_remedy(
@@ -319,6 +327,15 @@ def test_what_preferences_and_rollouts_do_wrong_has_its_remedy(
     assert proposal.rule == first
     if first.endswith("stronger_anchor"):
         assert proposal.recipe["beta"] == 0.2
+
+
+def test_rows_that_were_never_seen_come_first_but_of_rollouts_it_is_answers_that_are_learned() -> None:
+    few = {**FIRST.recipe, "iters": 20, "beta": 0.1}
+    rules = [
+        next_recipes([as_tried(FIRST, instrument=name, recipe=few)], parent_hash="w", data_hash="d", rows=240)[0].rule
+        for name in ("sft", "dpo", "grpo")
+    ]
+    assert rules == ["flat.longer", "flat.longer", "flat.higher_lr"]
 
 
 def test_demonstrations_have_no_anchor_and_go_on_to_the_next_remedy() -> None:
