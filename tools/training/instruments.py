@@ -99,6 +99,7 @@ def _demonstrations(setting: Setting) -> Built:
             mask_prompt=recipe.mask_prompt,
             system=setting.inputs.get("system"),
             truncate=recipe.truncate,
+            exact_mask=recipe.exact_mask,
         )
         if files.get(name)
         else []

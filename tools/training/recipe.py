@@ -1,7 +1,8 @@
-"""A recipe: mlx-lm's YAML keys with their meaning, and three of ours, validated before anything is loaded.
+"""A recipe: mlx-lm's YAML keys with their meaning, and a few of ours, validated before anything is loaded.
 
 No MLX here: the command line and the agent read recipes too. Where the stock trainer has a known defect
-(facts/mlx_training.md, section 2), the mended behaviour is the default and the key that switches it back is named.
+(facts/mlx_training.md, section 2), the mended behaviour is the default. Each mend with the key that switches it back,
+and those that have none with the reason: runbooks/campaign_file.md, "What is mended in mlx-lm's trainer".
 """
 
 from collections.abc import Mapping
@@ -111,7 +112,10 @@ class Recipe(_Part):
     truncate: bool = False
     """Ours: cut rows longer than max_seq_length instead of refusing them."""
     length_bucketing: bool = True
-    """Ours: rows of like length share a batch; false keeps the file's order in shuffled batches."""
+    """Ours: rows of like length share a batch; false draws batches from all rows."""
+    exact_mask: bool = True
+    """Ours: nothing is learned after a row's last token; false learns the padding token (id 0) that follows it too, as
+    the stock trainer does."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -156,6 +160,10 @@ class PreferenceRecipe(Recipe):
             raise ValueError(f"`label_smoothing` belongs to the sigmoid loss; {self.loss_type} has none")
         if not self.mask_prompt:
             raise ValueError("`mask_prompt: false` has no meaning for pairs: their prompt is the same on both sides")
+        if not self.exact_mask:
+            raise ValueError(
+                "`exact_mask: false` has no meaning for pairs: it is how mlx_lm.lora learns demonstrations"
+            )
         return self
 
 
@@ -219,6 +227,8 @@ class RolloutRecipe(Recipe):
             )
         if not self.mask_prompt:
             raise ValueError("`mask_prompt: false` has no meaning for rollouts: only what was sampled is learned")
+        if not self.exact_mask:
+            raise ValueError("`exact_mask: false` has no meaning for rollouts: only what was sampled is learned")
         if both := sorted(set(self.reward_weights or ()) & set(self.reward_penalties)):
             raise ValueError(f"`reward_weights` and `reward_penalties` both name {', '.join(both)}")
         if self.reward_weights is not None and not any(self.reward_weights.values()):

@@ -6,6 +6,7 @@ The random model's answers are compared with mlx-lm's own loss and with the form
 import inspect
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
-from mlx_lm.tuner.trainer import default_loss
+from mlx_lm.tuner.datasets import CacheDataset, CompletionsDataset
+from mlx_lm.tuner.trainer import default_loss, iterate_batches
 
 from state.errors import ConfigError
+from tests.tools.evaluation.worlds import write_lines
 from tests.tools.training.blocks import padded
 from tests.tools.training.jobs import RECIPE
 from tools.models.load import load_model
+from tools.training.batching import Batch, Cursor
 from tools.training.data import Row, collate
+from tools.training.instruments import Setting, build
 from tools.training.losses import arrays, demonstration_loss, measure
 from tools.training.preparation import build_optimizer, prepare
 from tools.training.recipe import validate_recipe
@@ -28,6 +33,16 @@ from tools.training.recipe import validate_recipe
 PADDED = [Row([5, 17, 29, 40, 1], 3), Row([7, 8, 9, 10, 11, 12, 13, 14, 1], 4), Row([90, 91, 1], 1)]
 WHOLE = [Row([*range(30, 62), 1], 20), Row([*range(60, 92), 1], 24)]
 """As long as the batch is wide: there is no padding that stock's mask could count; and longer than their answers."""
+
+LONGEST = 40
+"""`max_seq_length` of `FILES`; the template takes four tokens of a row, each letter one."""
+FILES: dict[str, list[tuple[str, str]]] = {
+    "padded": [("abcdefgh", "xyz"), ("a", "xyzxyzxyz"), ("abc", "x" * 25)],
+    "whole": [("abcdef", "x" * 30), ("abcdefghij", "y" * 26)],
+    "mixed": [("abcdef", "x" * 30), ("abcdef", "x" * 29), ("abc", "y" * 50), ("ab", "z")],
+}
+"""Prompts and completions; `whole` has no padding, and `mixed` a row of 40 tokens, one of 39, one to cut, a short one.
+"""
 
 
 def fresh(model: Path, **recipe: Any) -> Any:
@@ -79,7 +94,11 @@ def gradients(model: Any, rows: list[Row], shorter_by: int) -> dict[str, float]:
     """Return the largest difference of ours from stock's gradient, and the largest entry of either."""
     ours = nn.value_and_grad(model, demonstration_loss)(model, *arrays(collate(rows)))[1]
     theirs = nn.value_and_grad(model, default_loss)(model, *stock(rows, shorter_by))[1]
-    targets = collate(rows).weight
+    return apart(ours, theirs, collate(rows).weight)
+
+
+def apart(ours: Any, theirs: Any, targets: int) -> dict[str, float]:
+    """Return how far our summed gradient is from stock's mean over as many targets."""
     pairs = list(zip(tree_flatten(ours), tree_flatten(theirs), strict=True))
     return {
         "parameters": len(pairs),
@@ -87,6 +106,41 @@ def gradients(model: Any, rows: list[Row], shorter_by: int) -> dict[str, float]:
         "difference": max(float(mx.abs(one / targets - two).max()) for (_, one), (_, two) in pairs),
         "names_differ": sum(first != second for (first, _), (second, _) in pairs),
     }
+
+
+def switched(folder: Path, model: Any, *, exact_mask: bool) -> dict[str, Any]:
+    """Compare with stock from the file to the gradients: its own data set, batches and loss against a recipe's."""
+    _, tokenizer = load_model(folder, None, "float32")
+    found: dict[str, Any] = {}
+    for name, pairs in FILES.items():
+        data = [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]
+        path = write_lines(folder.parent / f"{name}.jsonl", data)
+        for masks in (True, False):
+            keys = {"max_seq_length": LONGEST, "batch_size": len(data), "truncate": True, "mask_prompt": masks}
+            batch, loss = of_recipe(path, model, tokenizer, keys | {"exact_mask": exact_mask})
+            rows = CacheDataset(CompletionsDataset(data, tokenizer, "prompt", "completion", mask_prompt=masks))
+            with redirect_stdout(sys.stderr):
+                # It warns of the row that it cuts.
+                theirs = next(iter(iterate_batches(rows, len(data), LONGEST)))
+            (value, targets), gradient = nn.value_and_grad(model, default_loss)(model, *theirs)
+            (total, _), summed = nn.value_and_grad(model, loss)(model, *arrays(batch))
+            found[f"{name} {'answers' if masks else 'all'}"] = {
+                "stock": float(value),
+                "stock_targets": int(targets),
+                "followed_by_padding": int((theirs[1][:, 1] < theirs[0].shape[1]).sum()),
+                "ours": float(total) / batch.weight,
+                "targets": batch.weight,
+                "gradients": apart(summed, gradient, batch.weight),
+            }
+    return found
+
+
+def of_recipe(path: Path, model: Any, tokenizer: Any, keys: dict[str, Any]) -> tuple[Batch, Any]:
+    """Return the first batch of a file as a job would learn it, and its loss."""
+    inputs = {"instrument": "sft", "data": {"train": str(path)}}
+    setting = Setting(inputs, validate_recipe(RECIPE | keys), model, tokenizer, "", path.parent, print)
+    objective = build(setting).objective
+    return next(objective.batches(Cursor()))[0], objective.loss
 
 
 def checkpointing(model: Path) -> dict[str, float]:
@@ -179,6 +233,10 @@ def main(folder: Path) -> None:
     found = {
         "losses": losses(model),
         "gradients": {"whole": gradients(model, WHOLE, 0), "padded": gradients(model, PADDED, 1)},
+        "exact_mask": {
+            "off": switched(folder, model, exact_mask=False),
+            "on": switched(folder, model, exact_mask=True),
+        },
         "options": options(),
         "first_steps": first_steps(),
         "refusals": refusals(folder),

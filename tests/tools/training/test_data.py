@@ -70,6 +70,22 @@ def test_padding_is_never_a_target_and_every_answer_token_is(
     assert batch.learned_tokens == batch.weight == sum(row.targets for row in rows)
 
 
+def test_without_the_exact_mask_the_padding_after_a_row_is_learned_where_there_is_room_for_it(tmp_path: Path) -> None:
+    longer = {"prompt": "ask", "completion": "xy"}
+    exact = read(tmp_path, ROW, longer, max_seq_length=9, exact_mask=True)
+    assert exact == read(tmp_path, ROW, longer, max_seq_length=9), "what is left out"
+    loose = read(tmp_path, ROW, longer, max_seq_length=9, exact_mask=False)
+    assert loose == [Row([*exact[0].tokens, 0], exact[0].learned_from), exact[1]]
+    assert [row.targets for row in loose] == [3, 3]
+
+
+def test_the_padding_that_may_be_learned_makes_no_row_too_long_and_no_empty_one_learnable(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, ROW, max_seq_length=8, exact_mask=False)
+    assert (len(row.tokens), row.is_cut) == (8, False)
+    with pytest.raises(ConfigError, match="nothing is left to learn"):
+        read(tmp_path, {"prompt": "a" * 20, "completion": "b"}, max_seq_length=16, truncate=True, exact_mask=False)
+
+
 def test_a_prompt_that_fills_the_window_is_refused_even_where_rows_may_be_cut(tmp_path: Path) -> None:
     for truncate in (False, True):
         with pytest.raises(ConfigError) as caught:

@@ -54,6 +54,35 @@ def test_gradients_are_those_of_stock_mlx_lm_but_for_the_position_after_the_end(
     assert gradients["difference"] < 1e-5 * gradients["largest"]
 
 
+BATCHES = [f"{name} {learned}" for name in ("padded", "whole", "mixed") for learned in ("answers", "all")]
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_without_the_exact_mask_values_targets_and_gradients_are_those_of_stock_mlx_lm(
+    found: dict[str, Any], batch: str
+) -> None:
+    values = found["exact_mask"]["off"][batch]
+    assert values["targets"] == values["stock_targets"]
+    assert values["ours"] == pytest.approx(values["stock"], rel=1e-5)
+    gradients = values["gradients"]
+    assert (gradients["parameters"], gradients["names_differ"]) == (28, 0)
+    assert gradients["largest"] > 0.01
+    assert gradients["difference"] < 1e-5 * gradients["largest"]
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_the_exact_mask_differs_from_stock_by_the_padding_it_does_not_learn_and_by_nothing_else(
+    found: dict[str, Any], batch: str
+) -> None:
+    values, off = found["exact_mask"]["on"][batch], found["exact_mask"]["off"][batch]
+    extra = values["followed_by_padding"]
+    assert extra == {"padded": 3, "whole": 0, "mixed": 2}[batch.partition(" ")[0]], "a full row and a cut one have none"
+    assert values["targets"] == values["stock_targets"] - extra == off["targets"] - extra
+    is_stock = math.isclose(values["ours"], values["stock"], rel_tol=1e-5)
+    has_its_gradient = values["gradients"]["difference"] < 1e-5 * values["gradients"]["largest"]
+    assert is_stock == has_its_gradient == (not extra)
+
+
 @pytest.mark.parametrize("way", ["plain", "checkpointed"])
 def test_the_gradient_is_the_slope_of_the_loss_with_dropout(found: dict[str, Any], way: str) -> None:
     # mlx-lm's own checkpointing draws another dropout mask for the gradient than for the loss.

@@ -150,6 +150,11 @@ def test_a_recipe_for_pairs_has_keys_of_its_own_in_either_spelling() -> None:
             "`recipe`: `mask_prompt: false` has no meaning for pairs: their prompt is the same on both sides.",
         ),
         (
+            {"exact_mask": False},
+            "dpo",
+            "`recipe`: `exact_mask: false` has no meaning for pairs: it is how mlx_lm.lora learns demonstrations.",
+        ),
+        (
             {"loss_type": "ipo", "dpo_cpo_loss_type": "ipo"},
             "dpo",
             "`recipe.dpo_cpo_loss_type` and `recipe.loss_type` are one key; keep one.",

@@ -131,6 +131,10 @@ def test_a_grader_that_can_tell_nothing_is_endured_for_a_few_updates() -> None:
         ({"group_size": 1}, "`recipe.group_size`: input should be greater than or equal to 2."),
         ({"grad_accumulation_steps": 2}, "`recipe`: `grad_accumulation_steps` has no meaning for rollouts"),
         ({"mask_prompt": False}, "`recipe`: `mask_prompt: false` has no meaning for rollouts"),
+        (
+            {"exact_mask": False},
+            "`recipe`: `exact_mask: false` has no meaning for rollouts: only what was sampled is learned.",
+        ),
         ({"reward_weights": {}}, "`recipe.reward_weights`: dictionary should have at least 1 item"),
         ({"reward_weights": {"kept": 0.0}}, "`recipe`: `reward_weights` are all zero"),
         (
