@@ -16,6 +16,17 @@ Measured on the tiny base: pairs told apart by a line end had changed one answer
 answers all of them.
 """
 
+EQUAL_ROLLOUTS = (256, 1024)
+"""Least and most rollouts in a row, equal in every group, that stop a run; between them, half of what it samples.
+
+Where an answer earns something else with chance p, n rollouts are equal by luck with a chance of exp(-n p (1 - p)) at
+most, whatever the groups' size: at one answer in twenty, 256 of them once in 190,000 times; at one in a hundred, 1024
+once in 25,000.
+"""
+
+EQUAL_SHARE = 0.999
+"""Share of a report's groups above which they count as all; no report holds a thousand groups but a very long one."""
+
 STALL_FLOOR_S = 300.0
 """No job counts as stalled sooner: loading and compiling take minutes on a slow disk."""
 
@@ -79,7 +90,16 @@ def _rollout_guards(recipe: Json) -> list[Guard]:
     if "group_size" not in recipe:
         return []
     # 1 when the reward rose for certain and the held-out score shows less than a quarter of it, at two looks.
-    guards = [Guard(signal="reward_gap", op=">", threshold=0.5, patience=2, verdict="reward_hacking")]
+    guards = [
+        Guard(signal="reward_gap", op=">", threshold=0.5, patience=2, verdict="reward_hacking"),
+        Guard(
+            signal="zero_variance_share",
+            op=">",
+            threshold=EQUAL_SHARE,
+            patience=_equal_reports(recipe),
+            verdict="rewards_equal",
+        ),
+    ]
     ceiling, floor, jump = (recipe.get(key) for key in ("kl_ceiling", "entropy_floor", "length_jump"))
     if ceiling is not None:
         guards.append(Guard(signal="kl", op=">", threshold=ceiling, patience=2, verdict="kl_runaway"))
@@ -91,6 +111,19 @@ def _rollout_guards(recipe: Json) -> list[Guard]:
             Guard(signal="length_ratio", op="<", threshold=1 / jump, patience=3, verdict="length_drift"),
         ]
     return guards
+
+
+def _equal_reports(recipe: Json) -> int:
+    """Return the reports in a row that hold enough rollouts to say that rewards do not differ.
+
+    Updates on the same rollouts sample none, and a report of such updates alone tells no share: it is not counted.
+    """
+    stride = int(recipe.get("updates_per_batch", 1))
+    sampled = int(recipe.get("batch_size", 4)) * int(recipe["group_size"])
+    whole_run = sampled * math.ceil(int(recipe.get("iters", 100)) / stride)
+    least, most = EQUAL_ROLLOUTS
+    of_report = sampled * max(1, int(recipe.get("steps_per_report", 10)) // stride)
+    return math.ceil(max(least, min(most, whole_run / 2)) / of_report)
 
 
 def evaluation_guards(

@@ -66,6 +66,17 @@ def _health(run: Run, action: Action) -> Iterator[Belief]:
             action,
             fix="Look for one surface feature that tells chosen from rejected (P3), and build the pairs anew.",
         )
+    if verdict == "rewards_equal":
+        yield _lesson(
+            f"run:{run.id}",
+            "reward_tells_answers_apart",
+            f"{run.id} was stopped{at}: the reward was the same for all answers to a prompt, report after report. "
+            "Where no answer does better than another, nothing is learned.",
+            "P10",
+            action,
+            fix="Look at the answers in out/rollouts.jsonl: let the grader tell them apart, take cases that the parent "
+            "gets right now and then, or start from a parent that does.",
+        )
     if error.get("what") == "probe_loss":
         yield _lesson(
             f"run:{run.id}",

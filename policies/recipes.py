@@ -40,7 +40,7 @@ much longer or shorter than the parent's. hacking: the reward rose and the held-
 lost or a no-worse condition broken. overshot: the target is there by its number, and a no-worse condition is nearer to
 failing. progress: moved, gate not met. plateau: moved, and no further than an earlier run. idle: nothing moved, not
 even the control. flat: the control moved, the target did not. unclear: the interval tells nothing. unmeasurable: the
-harness could not show it, or the pairs teach nothing; no recipe helps."""
+harness could not show it, or pairs or rewards teach nothing; no recipe helps."""
 
 _HARMED: frozenset[Diagnosis] = frozenset(
     {"diverged", "collapsed", "overfit", "drifted", "hacking", "regressed", "overshot"}
@@ -461,6 +461,8 @@ _STOPPED: Mapping[str, Diagnosis] = {
     "reward_hacking": "hacking",
     # Pairs told apart without a change of generation: no number of this recipe makes them teach more (mode 14).
     "loss_collapsed": "unmeasurable",
+    # The reward cannot tell this parent's answers apart: nothing is learned, whatever the numbers (mode P10).
+    "rewards_equal": "unmeasurable",
 }
 """Guard's verdict -> what it means for the next recipe."""
 

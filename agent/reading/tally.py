@@ -26,7 +26,7 @@ DOMAINS = {
 }
 """Failure mode -> the domain that catches it."""
 
-_GUARDED = {"collapsed": "1", "stalled": "9", "out_of_time": "10", "loss_collapsed": "14"}
+_GUARDED = {"collapsed": "1", "stalled": "9", "out_of_time": "10", "loss_collapsed": "14", "rewards_equal": "P10"}
 """A guard's word -> the failure mode that it watches for; other guards watch the machine or the arithmetic."""
 
 _ORDER = ("knowing", "doing", "deciding")

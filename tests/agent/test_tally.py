@@ -68,7 +68,13 @@ def test_a_stop_that_a_person_went_against_saved_nothing() -> None:
 
 
 def test_a_guard_saves_what_its_job_did_not_spend() -> None:
-    stops = {"collapsed": "knowing", "loss_collapsed": "deciding", "diverged": "doing", "stalled": "doing"}
+    stops = {
+        "collapsed": "knowing",
+        "loss_collapsed": "deciding",
+        "rewards_equal": "knowing",
+        "diverged": "doing",
+        "stalled": "doing",
+    }
     found = tally(
         view(
             jobs=[

@@ -59,6 +59,13 @@ def test_a_collapse_and_an_empty_preference_loss_are_named_with_their_step() -> 
     assert empty["run:R1 changes_generation"].mode == "14"
 
 
+def test_a_reward_that_told_nothing_apart_is_named_with_what_to_mend() -> None:
+    found = told(ended(one_run(), {"verdict": "rewards_equal", "iters": 32}))["run:R1 reward_tells_answers_apart"]
+    assert (found.mode, found.severity, found.status) == ("P10", "warning", "refuted")
+    assert "R1 was stopped at step 32: the reward was the same for all answers" in found.statement
+    assert "rollouts.jsonl" in found.fix
+
+
 def test_a_save_that_does_not_load_as_it_was_saved_is_a_finding() -> None:
     error = {"what": "probe_loss", "sentence": "The save at step 8 gives a loss of 1.0 where 0.39 was saved."}
     found = told(ended(one_run(), {"error": error}, "failed"))["run:R1 loads_as_it_was_saved"]

@@ -151,6 +151,14 @@ def test_no_recipe_helps_a_measurement_that_cannot_show_it() -> None:
     assert next_recipe([run], parent_hash="w", data_hash="d") is None
 
 
+@pytest.mark.parametrize("bucket", ["C", "U", None])
+def test_no_recipe_helps_a_reward_that_tells_no_answers_apart(bucket: str | None) -> None:
+    run = as_tried(FIRST, instrument="grpo", stopped="rewards_equal", bucket=bucket)
+    assert diagnose(run) == "unmeasurable"
+    assert next_recipe([run], parent_hash="w", data_hash="d", rows=240) is None
+    assert next_recipe([run.model_copy(update={"stopped": "", "bucket": "C"})], rows=240) is not None
+
+
 def test_without_a_judged_run_there_is_nothing_to_remedy() -> None:
     assert next_recipe([]) is None
     assert next_recipe([as_tried(FIRST, bucket=None)]) is None

@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies import budget, guards
 from policies.proposals import estimate_of
 from policies.recipes import MOST_UPDATES, first_recipe
 from state.goal import Budget, Goal, problems
-from state.records import Json
+from state.records import Guard, Json
 from tests.policies.rehearsal import Rehearsal
 from tests.policies.rehearsal import goal as rehearsed_goal
 from tests.policies.test_recipes import CENSUS, goal
@@ -53,7 +55,7 @@ def test_the_campaign_files_own_numbers_win() -> None:
 def test_rollouts_are_guarded_by_the_bounds_of_their_recipe(changes: Json, missing: set[str]) -> None:
     recipe = {**first_recipe(laddered(), CENSUS, instrument="grpo").recipe, **changes}
     found = guards.training_guards(recipe, step_s=1.0, wall_s=100.0)
-    words = {"reward_hacking", "kl_runaway", "entropy_collapsed", "length_drift"}
+    words = {"reward_hacking", "rewards_equal", "kl_runaway", "entropy_collapsed", "length_drift"}
     assert {guard.verdict for guard in found} & words == words - missing
     sentences = [guards.sentence_of(guard) for guard in found if guard.verdict == "length_drift"]
     assert sentences[:1] in (["Stop when length_ratio > 2 3 times in a row: length_drift."], [])
@@ -61,7 +63,55 @@ def test_rollouts_are_guarded_by_the_bounds_of_their_recipe(changes: Json, missi
 
 def test_demonstrations_have_none_of_these_guards() -> None:
     found = guards.training_guards(first_recipe(goal(), CENSUS).recipe, step_s=1.0, wall_s=100.0)
-    assert not {guard.signal for guard in found} & {"kl", "entropy_share", "length_ratio", "reward_gap"}
+    signals = {"kl", "entropy_share", "length_ratio", "reward_gap", "zero_variance_share"}
+    assert not {guard.signal for guard in found} & signals
+
+
+def equal_rewards(recipe: Json) -> Guard:
+    (found,) = (
+        guard for guard in guards.training_guards(recipe, step_s=1.0, wall_s=100.0) if guard.verdict == "rewards_equal"
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reports"),
+    [
+        ({"group_size": 8, "steps_per_report": 1}, 32),
+        ({"group_size": 8}, 4),
+        ({"group_size": 8, "steps_per_report": 1, "iters": 40}, 20),
+        ({"group_size": 8, "steps_per_report": 1, "iters": 10}, 8),
+        ({"group_size": 8, "steps_per_report": 1, "iters": 100, "updates_per_batch": 4}, 13),
+        ({"group_size": 8, "steps_per_report": 8, "iters": 400, "updates_per_batch": 4}, 16),
+        ({"group_size": 2, "batch_size": 1, "steps_per_report": 1, "iters": 1000}, 500),
+        ({"group_size": 64, "batch_size": 32, "steps_per_report": 10}, 1),
+    ],
+)
+def test_rewards_are_equal_for_as_many_reports_as_hold_enough_rollouts(recipe: Json, reports: int) -> None:
+    found = equal_rewards(recipe)
+    assert (found.signal, found.patience, found.action) == ("zero_variance_share", reports, "stop")
+
+
+def test_one_group_that_differs_is_no_report_of_equal_rewards() -> None:
+    found = equal_rewards({"group_size": 8, "steps_per_report": 10})
+    assert found.op == ">"
+    assert 1 > found.threshold > 39 / 40
+    assert guards.sentence_of(found) == "Stop when zero_variance_share > 0.999 4 times in a row: rewards_equal."
+
+
+@given(
+    group_size=st.integers(2, 64),
+    batch_size=st.integers(1, 32),
+    steps_per_report=st.integers(1, 50),
+    updates_per_batch=st.integers(1, 8),
+    iters=st.integers(1, 2000),
+    passing=st.floats(0.05, 0.95),
+)
+def test_groups_that_are_equal_by_luck_do_not_stop_a_run(passing: float, **recipe: int) -> None:
+    strides = recipe["steps_per_report"] // recipe["updates_per_batch"]
+    groups = equal_rewards(recipe).patience * recipe["batch_size"] * max(1, strides)
+    equal = passing ** recipe["group_size"] + (1 - passing) ** recipe["group_size"]
+    assert equal**groups < 1e-5
 
 
 def test_a_step_of_rollouts_is_estimated_by_its_rows() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
+from policies.guards import EQUAL_ROLLOUTS
 from tests.tools.evaluation.worlds import make_model
 from tests.tools.training.jobs import adapter_bytes, metrics, outcome, work
 from tests.tools.training.rl import UNBOUNDED, rollout_job, supervise
@@ -77,6 +79,42 @@ def test_a_healthy_run_is_stopped_by_no_guard(tmp_path: Path, model: Path) -> No
     ended = supervise(rollout_job(tmp_path / "calm", model, calm | {"length_jump": 2.0}, held_out=["one", "two"]))
     assert (ended.state, ended.verdict, ended.guard) == ("finished", "", None)
     assert [row["kl"] for row in metrics(tmp_path / "calm-run") if "kl" in row][-1] > 0, "or nothing was trained"
+
+
+@pytest.mark.mlx
+def test_a_run_whose_rewards_never_differ_is_stopped_with_what_it_started_from(tmp_path: Path, model: Path) -> None:
+    equal = 'def grade(case, text):\n    return {"honest": 0.5}\n'
+    job = rollout_job(tmp_path / "equal", model, FAST | UNBOUNDED, grader_source=equal)
+    ended = supervise(job)
+    assert (ended.state, ended.by, ended.verdict) == ("stopped", "guard", "rewards_equal")
+    folder = tmp_path / "equal-run"
+    seen = metrics(folder)
+    reports = [row for row in seen if "zero_variance_share" in row]
+    assert ended.guard is not None
+    assert ended.guard["step"] == ended.guard["patience"] == EQUAL_ROLLOUTS[1] // (4 * 16)
+    assert all(row["zero_variance_share"] == 1 and row["learned_rollouts"] == 0 for row in reports)
+    assert len(reports) < 400
+    healthy = newest_healthy_folder(folder / "out" / "saves")
+    assert healthy is not None
+    assert int(healthy.name) >= ended.guard["step"], "it is no worse than its parent, only no better"
+    learned = [part for name, part in load_file(healthy / "adapters.safetensors").items() if name.endswith("lora_b")]
+    assert learned
+    assert not any(part.any() for part in learned)
+
+
+@pytest.mark.mlx
+def test_rewards_that_differ_now_and_then_stop_nothing(tmp_path: Path, model: Path) -> None:
+    rarely = (
+        "def grade(case, text):\n"
+        '    return {"honest": sum("a" <= letter <= "z" for letter in text) / 8 if case["id"] == "two" else 0.5}\n'
+    )
+    changes = {"batch_size": 1, "group_size": 8, "iters": 80, "learning_rate": 1e-5, "save_every": 100}
+    job = rollout_job(tmp_path / "rarely", model, FAST | UNBOUNDED | changes, grader_source=rarely)
+    ended = supervise(job)
+    assert (ended.state, ended.verdict, ended.guard) == ("finished", "", None)
+    shares = [row["zero_variance_share"] for row in metrics(tmp_path / "rarely-run") if "zero_variance_share" in row]
+    assert shares.count(0.0) >= 8
+    assert shares.count(1.0) > 80 // 2, "enough to be stopped for, had they come in a row"
 
 
 @pytest.mark.mlx
