@@ -161,7 +161,8 @@ class Night:
         return [
             folder
             for folder in found
-            if not (folder / "exit.json").exists() and json.loads((folder / "job.json").read_text())["kind"] == "training"
+            if not (folder / "exit.json").exists()
+            and json.loads((folder / "job.json").read_text())["kind"] == "training"
         ]
 
     def kill_worker(self) -> None:
