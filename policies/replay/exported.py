@@ -128,6 +128,8 @@ def _cases(export: _Export, run: Run) -> tuple[CaseTable, bool, bool]:
             weights["candidate"] = row.weights
     measured = {row.weights for row in rows}
     weights["parent"] = run.parent_hash if run.parent_hash in measured else weights.get("base", "")
+    # What a later run was confirmed beside is no confirmation of this one.
+    rows = [row for row in rows if row.run == run.id or row.weights != weights.get("candidate")]
     candidate = [row for row in rows if row.weights == weights.get("candidate")]
     table = CaseTable.from_measurements(rows, weights)
     return table, bool(candidate), any(row.use == "confirmation" for row in candidate)

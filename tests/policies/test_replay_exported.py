@@ -11,7 +11,7 @@ from policies.replay.records import Replay
 from policies.replay.verdicts import replay
 from state.records import Action, Belief, Decision, GoalVersion, Measurement, Record
 from tests.policies.rehearsal import Rehearsal, goal
-from tests.policies.test_planning import from_an_adapter
+from tests.policies.test_planning import LADDER, from_an_adapter
 from tests.policies.trajectory import finding
 
 
@@ -98,6 +98,30 @@ def test_an_export_that_was_cut_before_the_goal_judges_nothing() -> None:
 def test_without_the_evaluations_actions_every_measurement_counts() -> None:
     rows = [row for row in exported(ended()) if not isinstance(row, Action)]
     assert [row.bucket for row in replay(exported_trajectory(rows)).cycles] == ["B", "B", "B", "A"]
+
+
+def test_a_run_that_another_started_from_is_judged_by_its_own_cases_not_by_those_it_was_confirmed_beside() -> None:
+    def world(weights: str, case: int) -> float:
+        step = 0.3 if weights.endswith(":200") else 0.1 if weights.endswith(":20") else 0.0
+        return 0.5 + step + (0.001 if weights == "weights-1" else 0.002) * (case % 3)
+
+    changes = {"recipes": {"dpo": {"iters": 200}}, "search": {"max_runs_without_progress": 1}}
+    play = ended(goal=goal(**LADDER, **changes), score=world)
+    promoted = next(run for run in play.runs if run.bucket == "A")
+    parent = next(run for run in play.runs if run.id == promoted.parent)
+    assert any(row.weights == promoted.parent_hash and row.use == "confirmation" for row in play.measurements)
+    # The export of a real night, where the two parts of the splits differ: else nothing would show it.
+    rows = [
+        row.model_copy(update={"metrics": {**row.metrics, "score": (row.metrics["score"] or 0.0) - 0.01}})
+        if isinstance(row, Measurement) and row.use == "confirmation"
+        else row
+        for row in exported(play)
+    ]
+    judged = next(row for row in replay(exported_trajectory(rows)).cycles if row.id == parent.id)
+    assert judged.agrees
+    assert finding(judged, "P12") is None
+    said = next(d for d in play.decisions if d.run == parent.id and d.bucket is not None)
+    assert [row.value for row in judged.gate] == [each["value"] for each in said.verdict["gate"]["conditions"]]
 
 
 def test_a_run_without_a_verdict_yet_is_judged_under_the_newest_goal() -> None:
