@@ -17,7 +17,7 @@ from typing import cast
 
 from agent.reading.words import table
 from policies.significance import wilson
-from tests.simulation.laboratory import REPORTED_FROM, Tally, players, run, tally
+from tests.simulation.laboratory import REPORTED_FROM, VIGIL, Tally, players, run, tally
 from tests.simulation.priors import BUDGET_H, KINDS, Kind
 
 
@@ -50,17 +50,23 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     tallies = [tally(player, run(player, seeds, kinds, given.processes, given.patience)) for player in given.players]
     took_s = time.monotonic() - started
+    mine = next((found for found in tallies if found.player == VIGIL), None)
     head = ("player", "wrong", "95 %", "missed", "to the verdict", *kinds)
     print("\n".join(table(head, [_row(found) for found in tallies])))
     games = sum(found.campaigns for found in tallies)
     print(
         f"\n{games} campaigns in {took_s:.0f} s, {given.campaigns} seeds from {given.first} of each kind, "
-        f"budget {BUDGET_H:.0f} h. Per kind: wrong promotions / missed promotions / mean hours to the right verdict."
+        f"budget {BUDGET_H:.0f} h. Per kind: wrong promotions / missed promotions / mean hours to the right verdict. "
+        "Below: mean difference and its 95 % interval."
     )
+    if mine is not None:
+        for found in tallies:
+            more, low, high = found.more_than(mine)
+            if found is not mine:
+                print(f"{found.player}: {more:+.1f} h beside Vigil on the same campaigns ({low:+.1f} to {high:+.1f}).")
     for found in tallies:
         ends = ", ".join(f"{rule} {count}" for rule, count in sorted(found.ends.items(), key=lambda e: -e[1]))
         print(f"{found.player} ended by: {ends}.")
-    mine = next((found for found in tallies if found.player == "Vigil"), None)
     return int(mine is not None and mine.wrong > 0.05 * mine.campaigns)
 
 

@@ -64,9 +64,18 @@ def test_the_patience_of_a_baseline_costs_it_fewer_hours_than_a_longer_one(playe
     assert own < longer < endless
 
 
+def test_players_are_compared_on_the_same_campaigns() -> None:
+    mine, other = (tally(player, run(player, range(2), ["sft"], processes=1)) for player in (VIGIL, players()[1]))
+    more, low, high = other.more_than(mine)
+    assert more == pytest.approx(other.hours - mine.hours)
+    assert low < more < high
+    assert mine.more_than(mine) == (0.0, 0.0, 0.0)
+
+
 def test_the_benchmark_prints_a_row_for_each_player_and_says_how_each_ended(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--campaigns", "1", "--from", "0", "--kinds", "sft", "capped", "--processes", "1", "--players"]
     assert simulated_laboratory.main([*given, VIGIL, "random search, number"]) == 0
     said = capsys.readouterr().out
     assert "Vigil ended by: " in said
+    assert " h beside Vigil on the same campaigns (" in said
     assert "4 campaigns in " in said
