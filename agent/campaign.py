@@ -73,11 +73,12 @@ class LoadedCampaign:
         return mistakes.place(self.path.name, self.lines, loc)
 
 
-def load_campaign(path: Path) -> LoadedCampaign:
+def load_campaign(path: Path, *, needs_pairs: bool = True) -> LoadedCampaign:
     """Read and validate a campaign file.
 
     Args:
         path: The YAML file.
+        needs_pairs: Whether dpo asks for `data.pairs`; not while they are being built.
 
     Raises:
         ConfigError: The file is missing, is not YAML, or says something that cannot be; one sentence with the line,
@@ -87,7 +88,7 @@ def load_campaign(path: Path) -> LoadedCampaign:
     raw = _read(path)
     lines: dict[Loc, int] = {}
     spec = _plain(path, _parse(path, raw), lines)
-    goal = _validate(path, spec, lines)
+    goal = _validate(path, spec, lines, needs_pairs=needs_pairs)
     return LoadedCampaign(goal=goal, path=path, file_hash=hash_bytes(raw), lines=lines)
 
 
@@ -251,7 +252,7 @@ def _scalar(path: Path, node: Any, loc: Loc, lines: Mapping[Loc, int]) -> Any:
     return float(text) if _EXPONENT.match(text) and loc[-1:] != ("campaign",) else text
 
 
-def _validate(path: Path, spec: Any, lines: Mapping[Loc, int]) -> Goal:
+def _validate(path: Path, spec: Any, lines: Mapping[Loc, int], *, needs_pairs: bool) -> Goal:
     """Build the goal.
 
     Raises:
@@ -262,7 +263,7 @@ def _validate(path: Path, spec: Any, lines: Mapping[Loc, int]) -> Goal:
         goal = Goal.model_validate_json(canonical_json(spec), strict=True)
     except ValidationError as error:
         raise mistakes.first(path.name, lines, error.errors(include_url=False)) from error
-    found = problems(goal)
+    found = problems(goal, needs_pairs=needs_pairs)
     if found:
         place = mistakes.place(path.name, lines, found[0].where)
         raise ConfigError(

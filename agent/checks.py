@@ -77,7 +77,8 @@ def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
             continue
         path = loaded.resolve(written)
         if not path.is_file():
-            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
+            said = f"`data.{name}` names {path}, which is not a file; correct the path, or build it with `vigil pairs`."
+            raise _refusal(loaded, said, "data", name)
         yield f"{path.name} holds {sum(1 for _ in iter_pairs(path)):,} preference pairs."
     for name in ("rollouts", "valid_rollouts"):
         written = getattr(loaded.goal.data, name)
@@ -96,7 +97,7 @@ def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
     from agent.splits import all_split_inputs
     from tools.tracks.formats import iter_split, user_prompt
 
-    for path, *loc in _split_files(loaded):
+    for path, *loc in case_files(loaded):
         if not path.is_file():
             raise _refusal(loaded, f"`{'.'.join(loc)}` names {path}, which is not a file; correct the path.", *loc)
     counts: dict[str, dict[str, int]] = {}
@@ -121,7 +122,8 @@ def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
         yield f"Split {name}: {parts['selection']} selection and {parts['confirmation']} confirmation cases."
 
 
-def _split_files(loaded: LoadedCampaign) -> Iterator[tuple[Any, ...]]:
+def case_files(loaded: LoadedCampaign) -> Iterator[tuple[Any, ...]]:
+    """Yield each file of evaluation cases, those kept for repairs too, with the keys that name it."""
     for name, split in loaded.goal.evaluation.splits.items():
         for key in ("file", "selection", "confirmation"):
             if (written := getattr(split, key)) is not None:
@@ -302,7 +304,7 @@ def _check_grader(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
     from tools.tracks.host import Grader
 
     key = next(key for key in ("name", "grader", "command") if getattr(loaded.goal.track, key) is not None)
-    files = dict.fromkeys(path for path, *_ in _split_files(loaded))
+    files = dict.fromkeys(path for path, *_ in case_files(loaded))
     cases = [case for path in files for case in islice(iter_split(path), _CASES_PER_FILE)]
     try:
         with Grader(grader_spec(loaded.goal, loaded.folder)) as grader:

@@ -13,6 +13,7 @@ from agent.commands.doctor import doctor_commands
 from agent.commands.know import know_commands
 from agent.commands.look import look_commands
 from agent.commands.make import make_commands
+from agent.commands.pairs import pairs_commands
 from agent.commands.replay import replay_commands
 from agent.commands.run import run_commands
 from agent.commands.service import service_commands
@@ -23,6 +24,7 @@ _ORDER = (
     *answer_commands,
     *know_commands,
     *make_commands,
+    *pairs_commands,
     *replay_commands,
     *audit_commands,
     *doctor_commands,

@@ -1,7 +1,9 @@
 """Everything one sitting of the agent holds: the campaign, its store under a lease, the backend, the clock."""
 
 import json
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,8 +91,13 @@ class Session:
     @property
     def used_gb(self) -> float:
         """Decimal gigabytes that the campaign's folder holds."""
-        files = (path for path in self.paths.root.rglob("*") if path.is_file() and not path.is_symlink())
-        return sum(path.stat().st_size for path in files) / 1e9
+        total = 0
+        for path in self.paths.root.rglob("*"):
+            # A job of `vigil pairs` may work meanwhile, and its side files come and go.
+            with suppress(FileNotFoundError):
+                found = path.lstat()
+                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+        return total / 1e9
 
     def load_cache(self) -> None:
         """Read content hashes remembered from earlier sittings; a broken file only costs time."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.campaign import LoadedCampaign
 from agent.session import WORKERS, Session
 from agent.splits import all_split_inputs, split_inputs
 from policies.planning import CENSUS_PARTS
@@ -30,17 +31,17 @@ def job_kind(action: ActionKind) -> JobKind:
     return _KINDS[action]
 
 
-def grader_input(session: Session) -> Json:
+def grader_input(loaded: LoadedCampaign) -> Json:
     """Return the grader as the worker's `GraderSpec`, with absolute paths."""
-    track = session.goal.track
-    folder = session.loaded.path.parent
+    track = loaded.goal.track
+    folder = loaded.folder
     return {
         "file": str((folder / track.grader).resolve()) if track.grader else None,
         "command": list(track.command) if track.command else None,
         "shipped": track.name,
         "timeout_s": track.timeout_s,
         "metrics": list(track.metrics) if track.metrics else None,
-        "is_private": session.goal.privacy == "redact",
+        "is_private": loaded.goal.privacy == "redact",
         "cwd": str(folder) if track.command else None,
     }
 
@@ -57,11 +58,16 @@ def evaluation_input(session: Session, use: SplitUse | None) -> Json:
         session: This sitting.
         use: Which splits; None for both.
     """
-    goal = session.goal
-    folder = session.loaded.path.parent
+    goal, folder = session.goal, session.loaded.folder
     splits = all_split_inputs(goal, folder) if use is None else split_inputs(goal, folder, use)
+    return answering_input(session.loaded, session.model, splits)
+
+
+def answering_input(loaded: LoadedCampaign, model: Path, splits: list[Json]) -> Json:
+    """Return how any cases of a campaign are generated and graded; no sitting is needed for it."""
+    goal = loaded.goal
     return {
-        "model": str(session.model),
+        "model": str(model),
         "dtype": goal.model.dtype,
         "splits": splits,
         "max_tokens": goal.evaluation.max_tokens,
@@ -69,7 +75,7 @@ def evaluation_input(session: Session, use: SplitUse | None) -> Json:
         "seed": goal.seed,
         "batch_size": goal.evaluation.batch_size,
         "system": goal.track.system,
-        "grader": grader_input(session),
+        "grader": grader_input(loaded),
         "privacy": goal.privacy,
     }
 
@@ -301,7 +307,7 @@ def rollout_input(session: Session, recipe: Json) -> Json:
         split, ids = _selection_of(goal, folder, wanted)
         cases = {**split, "case_ids": ids[:_HELD_OUT_CASES]}
     return {
-        "grader": grader_input(session),
+        "grader": grader_input(session.loaded),
         "reward": _default_reward(goal),
         "held_out": {
             "cases": cases,

@@ -462,8 +462,13 @@ class Problem(_Part):
     sentence: str
 
 
-def problems(goal: Goal) -> list[Problem]:
-    """Return what no single model can see: unknown splits, repeated conditions, metrics the track does not promise."""
+def problems(goal: Goal, *, needs_pairs: bool = True) -> list[Problem]:
+    """Return what no single model can see: unknown splits, repeated conditions, metrics the track does not promise.
+
+    Args:
+        goal: The campaign.
+        needs_pairs: Whether dpo asks for pairs that are there; not while they are being built.
+    """
     found = []
     seen: set[str] = set()
     for index, condition in enumerate(goal.gate.conditions):
@@ -477,10 +482,9 @@ def problems(goal: Goal) -> list[Problem]:
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
         found.append(_metric_problem(goal, metric, ("baseline",)))
     found += _repair_problems(goal)
-    if "dpo" in goal.instruments and goal.data.pairs is None:
-        found.append(
-            Problem(where=("data",), sentence="`instruments` names dpo, and `data.pairs` names no file of pairs.")
-        )
+    if needs_pairs and "dpo" in goal.instruments and goal.data.pairs is None:
+        said = "`instruments` names dpo, and `data.pairs` names no file of pairs"
+        found.append(Problem(where=("data",), sentence=f"{said}; `vigil pairs FILE --out PAIRS` builds one."))
     if "grpo" in goal.instruments and goal.data.rollouts is None:
         found.append(
             Problem(where=("data",), sentence="`instruments` names grpo, and `data.rollouts` names no file of cases.")

@@ -155,6 +155,11 @@ class CampaignPaths:
         return self.root / "data"
 
     @property
+    def pairs(self) -> Path:
+        """Prompts and jobs of `vigil pairs`: one folder per key, none of them on record."""
+        return self.root / "pairs"
+
+    @property
     def artifacts(self) -> Path:
         """Content-addressed folders."""
         return self.root / "artifacts"

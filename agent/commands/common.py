@@ -24,10 +24,8 @@ _REFUSED = frozenset(
 )
 
 
-_INTERRUPTED = {
-    True: "Interrupted; a running job goes on under its supervisor, and the same vigil run takes it up again.",
-    False: "Interrupted; a campaign that is running goes on.",
-}
+_WITH_JOBS = frozenset({"run", "pairs"})
+"""Commands that wait for jobs."""
 
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
 """What writing to a pipe that nobody reads, or to a terminal that was closed, fails with."""
@@ -48,7 +46,7 @@ class SentenceGroup(click.Group):
         except VigilError as error:
             _fail(ctx, error.sentence, error.exit_code, error.runbook)
         except KeyboardInterrupt:
-            _fail(ctx, _INTERRUPTED[ctx.invoked_subcommand == "run"], INTERRUPTED)
+            _fail(ctx, _interrupted(ctx.invoked_subcommand), INTERRUPTED)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
@@ -67,6 +65,12 @@ class SentenceGroup(click.Group):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
             _fault(ctx, error)
+
+
+def _interrupted(command: str | None) -> str:
+    if command not in _WITH_JOBS:
+        return "Interrupted; a campaign that is running goes on."
+    return f"Interrupted; a running job goes on under its supervisor, and the same vigil {command} takes it up again."
 
 
 def _disk_sentence(place: str, *, full: bool) -> str:

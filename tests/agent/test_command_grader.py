@@ -2,8 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from agent.campaign import load_campaign
 from agent.checks import grader_spec
@@ -17,7 +15,6 @@ COMMAND = [sys.executable, "judge.py"]
 def test_the_worker_s_command_is_that_of_the_check_and_its_files_are_found(tmp_path: Path) -> None:
     loaded = load_campaign(world.write_campaign(tmp_path, track={"command": COMMAND, "metrics": ["score"]}))
     (tmp_path / "judge.py").write_text("")
-    session: Any = SimpleNamespace(goal=loaded.goal, loaded=loaded)
-    spec = GraderSpec.model_validate_json(GraderSpec.model_validate(grader_input(session)).model_dump_json())
+    spec = GraderSpec.model_validate_json(GraderSpec.model_validate(grader_input(loaded)).model_dump_json())
     assert spec == grader_spec(loaded.goal, loaded.folder)
     assert tmp_path / "judge.py" in spec.fingerprint_files()

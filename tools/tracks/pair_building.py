@@ -145,8 +145,8 @@ def _graded(outputs: Iterable[Mapping[str, Any]], metric: str) -> tuple[list[tup
     return found, reason
 
 
-def write_pairs(path: Path, built: Built) -> None:
-    """Write a pairs file, whole or not at all.
+def pairs_text(built: Built) -> str:
+    """Return what a pairs file holds.
 
     Raises:
         ConfigError: There is no pair.
@@ -169,7 +169,17 @@ def write_pairs(path: Path, built: Built) -> None:
             runbook=_RUNBOOK,
         )
     # All ASCII: a model may write any character, also the ones that readers take for line ends.
-    write_atomic(path, "".join(json.dumps(pair) + "\n" for pair in built.pairs))
+    return "".join(json.dumps(pair) + "\n" for pair in built.pairs)
+
+
+def write_pairs(path: Path, built: Built) -> None:
+    """Write a pairs file, whole or not at all.
+
+    Raises:
+        ConfigError: As `pairs_text`.
+        HardStop: As `pairs_text`.
+    """
+    write_atomic(path, pairs_text(built))
 
 
 def _parser() -> argparse.ArgumentParser:
