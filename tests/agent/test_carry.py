@@ -1,10 +1,13 @@
 """A real campaign that climbs from demonstrations to preferences over a fused model, read from outside."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from agent.pairs import Asked, make_pairs
+from state.errors import ConfigError
 from tests.agent.test_mended_measurement import DATA, campaign, tables, vigil, write
 from tests.faults.campaign import world
 from tools.models.identity import weights_hash
@@ -71,6 +74,19 @@ def test_the_adapter_belongs_to_the_fused_model_and_to_no_other(home: Path) -> N
     }
     assert measured == {weights_hash(model, adapter)}
     assert measured != {weights_hash(DATA.parent / "base", adapter)}
+
+
+def test_pairs_of_a_run_are_answered_by_its_adapter_on_the_fused_model(home: Path) -> None:
+    rows = world.rows(home, "mended")
+    asked = Asked(home.parent / "own.jsonl", samples=2, most_cases=1, run="R2")
+    # Whether two answers to one prompt are graded apart is not the question here.
+    with suppress(ConfigError):
+        make_pairs(home.parent / "campaign.yaml", home, asked)
+    [result] = (home / "mended" / "pairs").glob("answers-*/result.json")
+    measured = [row["inputs"] for row in rows["actions"] if row["kind"] == "evaluate"]
+    answered = json.loads(result.read_text())
+    assert (answered["weights"], answered["cases"]) == (measured[-1]["weights"], 2)
+    assert measured[-1]["run"] == "R2"
 
 
 def test_a_person_reads_from_what_it_started(home: Path) -> None:
