@@ -28,7 +28,7 @@ from state.hashing import hash_bytes, hash_json, hash_tree, short
 from state.paths import CampaignPaths, JobPaths
 from state.reading import open_reader
 from state.records import JobKind, Json
-from tools.evaluation.harness import harness_parts
+from tools.evaluation.harness import differences, harness_parts
 from tools.jobs.backend import Backend
 from tools.jobs.blas import worker_env
 from tools.jobs.local import LocalBackend
@@ -110,16 +110,16 @@ def make_pairs(
     name, cases = _prompts(loaded, asked.most_cases)
     _refuse_leakage(loaded, name, cases)
     metric, reference_score = _metric_and_reference(loaded, cases, asked)
-    spec = _spec(loaded, paths, cases, asked, workers["evaluation"], clock.now())
+    spec, parts = _spec(loaded, paths, cases, asked, workers["evaluation"], clock.now())
     folder = JobPaths(paths.pairs / spec.key)
     # Before the hours, not after: only what finished answers gave can be the file that is there.
     if not folder.result.exists():
         _refuse_other_file(asked)
     say(f"{asked.samples} answers to each of {len(cases)} prompts of data.{name}, in {folder.folder}.")
-    outputs = _answers(folder, spec, clock, backend or LocalBackend(), say)
+    _wait(folder, spec, clock, backend or LocalBackend(), say)
     built = build_pairs(
         cases,
-        outputs,
+        _answers(folder, spec, parts),
         metric=metric,
         source=asked.source,
         least_margin=asked.least_margin,
@@ -276,8 +276,8 @@ def _metric(goal: Goal, known: Sequence[str], wanted: str | None) -> str:
 
 def _spec(  # noqa: PLR0917 - what a job is made of
     loaded: LoadedCampaign, paths: CampaignPaths, cases: Sequence[Json], asked: Asked, module: str, now: float
-) -> JobSpec:
-    """Return the job that answers, and leave its prompts where the worker reads them."""
+) -> tuple[JobSpec, dict[str, str]]:
+    """Return the job that answers with the harness of its key, and leave its prompts where the worker reads them."""
     ensure_local_disk(paths.home)
     model, adapter = _answering(loaded, paths, asked.run)
     text = "".join(json.dumps(case) + "\n" for case in cases)
@@ -291,13 +291,14 @@ def _spec(  # noqa: PLR0917 - what a job is made of
         "temperature": asked.temperature,
         "expect_weights": weights_hash(model, adapter),
     }
-    # The input holds all that job.json may not differ in, the parts what the files that it names say.
-    key = f"answers-{short(hash_json([body, harness_parts(body)]))}"
+    # The input says which files are read and how, the parts what these hold.
+    parts = harness_parts(body)
+    key, steps = f"answers-{short(hash_json([body, parts]))}", len(cases) * asked.samples
     written = JobPaths(paths.pairs / key).spec
     if written.exists():
-        return JobSpec.model_validate_json(written.read_text(encoding="utf-8"))
-    steps = len(cases) * asked.samples
-    return JobSpec(key=key, kind="evaluation", module=module, input=body, env=worker_env(), steps=steps, created_at=now)
+        return JobSpec.model_validate_json(written.read_text(encoding="utf-8")), parts
+    given: Json = {"key": key, "kind": "evaluation", "module": module, "input": body, "env": worker_env()}
+    return JobSpec(**given, steps=steps, created_at=now), parts
 
 
 def _answering(loaded: LoadedCampaign, paths: CampaignPaths, run: str | None) -> tuple[Path, Path | None]:
@@ -326,13 +327,12 @@ def _answering(loaded: LoadedCampaign, paths: CampaignPaths, run: str | None) ->
     return Path(given[-1]["input"]["model"]), adapter
 
 
-def _answers(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, say: Callable[[str], None]) -> list[Json]:
-    """Launch, adopt or go on with the job, wait for its end, and return its graded answers.
+def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, say: Callable[[str], None]) -> None:
+    """Launch, adopt or go on with the job, and wait for its end.
 
     Raises:
         JobFailedError: It failed.
         JobInterruptedError: Somebody stopped it.
-        CorruptError: Answers are missing from a job that finished.
     """
     _reopen(paths)
     backend.launch(paths.folder, spec)
@@ -355,10 +355,21 @@ def _answers(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, say
             where=str(paths.folder),
             runbook="runbooks/stuck_job.md",
         )
-    rows = read_jsonl(paths.out / "cases.jsonl")
-    if len(rows) != spec.steps:
+
+
+def _answers(paths: JobPaths, spec: JobSpec, parts: dict[str, str]) -> list[Json]:
+    """Return the graded answers of a job that finished.
+
+    Raises:
+        CorruptError: Some are missing, or they were made under another harness than the one in the key.
+    """
+    rows, result = read_jsonl(paths.out / "cases.jsonl"), read_json(paths.result) or {}
+    # It may have waited for hours before it looked at the files that the key was made from.
+    changed = differences(parts, result.get("harness_parts", {}))
+    if changed or len(rows) != spec.steps:
+        why = f"under another {', '.join(changed)}, changed meanwhile" if changed else f"and {len(rows)} are there"
         raise CorruptError(
-            f"{paths.folder} finished with {spec.steps} answers and holds {len(rows)}; delete the folder and repeat.",
+            f"{paths.folder} finished with {spec.steps} answers, {why}; delete the folder and repeat.",
             where=str(paths.folder),
         )
     return rows

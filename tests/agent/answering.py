@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from state.files import append_jsonl, read_jsonl, write_atomic
+from tools.evaluation.harness import harness_parts
 from tools.jobs.worker import begin
 from tools.tracks.formats import read_split
 
@@ -32,7 +33,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "fails":
         raise SystemExit(1)
-    rows = []
+    rows, parts = [], harness_parts(context.input)
     for place, split in enumerate(context.input["splits"]):
         for number, case in enumerate(read_split(Path(split["file"]))):
             is_right = (number + place) % 2 == 0
@@ -42,7 +43,7 @@ def main() -> None:
             rows.append({"split": split["name"], "use": split["use"], "case": case["id"], **told, "grader_error": ""})
             context.emit({"step": len(rows)})
     write_atomic(out / "cases.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    context.finish({"cases": len(rows)})
+    context.finish({"cases": len(rows), "harness_parts": parts})
 
 
 if __name__ == "__main__":

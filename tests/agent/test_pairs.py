@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a campaign with 16 training prompts, answered by the stand-in."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setitem(WORKERS, "evaluation", "tests.agent.answering")  # type: ignore[arg-type]
+    monkeypatch.setitem(WORKERS, "evaluation", "tests.agent.answering")
     file = make(tmp_path)
     write_rows(
         tmp_path / "train.jsonl",
@@ -186,7 +186,23 @@ def test_answers_missing_from_a_finished_job_are_code_5(campaign: Path) -> None:
     (jobs(campaign)[0] / "out" / "cases.jsonl").write_text("")
     lost = pairs(campaign)
     assert lost.exit_code == 5
-    assert "finished with 64 answers and holds 0" in lost.stderr
+    assert "finished with 64 answers, and 0 are there; delete the folder and repeat." in lost.stderr
+
+
+def test_a_grader_that_is_changed_while_the_answers_wait_is_code_5_and_makes_no_pairs(campaign: Path) -> None:
+    said: list[str] = []
+    turn = Turn.take(machine_paths(), {"campaign": "other", "kind": "training"})
+    assert turn is not None
+    out = campaign.parent / "pairs.jsonl"
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(make_pairs, campaign, campaign.parent / "home", Asked(out), say=said.append)
+        until(lambda: any("has the accelerator" in sentence for sentence in said))
+        with (campaign.parent / "grade.py").open("a") as stream:
+            stream.write("\n# stricter\n")
+        turn.release()
+        with pytest.raises(CorruptError, match="under another grader, changed meanwhile; delete the folder"):
+            made.result()
+    assert not out.exists()
 
 
 def in_the_cases(folder: Path) -> None:
