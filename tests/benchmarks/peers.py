@@ -77,6 +77,7 @@ class Size:
         group_size: Rollouts of each.
         new_tokens: Longest rollout.
         updates: Rollout updates.
+        microbatch: Rollouts that ours computes together in an update; a GPU wants many, a CPU rows of like length.
     """
 
     rows: int
@@ -87,9 +88,10 @@ class Size:
     group_size: int
     new_tokens: int
     updates: int
+    microbatch: int
 
 
-SIZES = {"tiny": Size(48, 8, 24, 4, 4, 8, 48, 2), "qwen2.5-0.5b": Size(256, 16, 128, 8, 8, 16, 64, 2)}
+SIZES = {"tiny": Size(48, 8, 24, 4, 4, 8, 48, 2, 8), "qwen2.5-0.5b": Size(256, 16, 128, 8, 8, 16, 64, 2, 32)}
 MAX_SEQ_LENGTH = 1024
 
 Timed = tuple[float, float]
@@ -479,7 +481,7 @@ def grpo_ours(world: World) -> Timed:
         iters=size.updates,
         max_completion_length=size.new_tokens,
         rollout_concurrency=rollouts,
-        update_microbatch=min(rollouts, 32),
+        update_microbatch=size.microbatch,
         kl_ceiling=None,
         entropy_floor=None,
         length_jump=None,

@@ -166,7 +166,7 @@ def grpo(world: _World) -> Timed:
     size: Size = world.size
     rollouts = size.prompts * size.group_size
     updates = size.updates + 1
-    microbatch = min(rollouts, 32)
+    microbatch = size.microbatch
     clock = _Clock()
     args = GRPOConfig(
         **world.common(),
