@@ -145,6 +145,27 @@ def answers(rows: Sequence[Row], known: Sequence[Shape] = ()) -> Answers:
     return tokens[:, :-1], places, np.take_along_axis(tokens, places + 1, axis=1), mask
 
 
+def answers_after(rows: Sequence[Row]) -> Answers:
+    """Return what a loss over answers to one prompt needs where that is computed once for all.
+
+    Args:
+        rows: Of one batch; all begin with the same prompt of two tokens or more.
+
+    Returns:
+        The prompt but its last token, shape (1, tokens); that token and the answer but its last; the answer; and where
+        it is, each shape (rows, longest answer).
+    """
+    start = rows[0].learned_from
+    shape = len(rows), max(row.targets for row in rows)
+    inputs, targets = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+    mask = np.zeros(shape, dtype=np.float32)
+    for place, row in enumerate(rows):
+        inputs[place, : row.targets] = row.tokens[start - 1 : -1]
+        targets[place, : row.targets] = row.tokens[start:]
+        mask[place, : row.targets] = 1.0
+    return np.array([rows[0].tokens[: start - 1]], dtype=np.int32), inputs, targets, mask
+
+
 def collate(rows: Sequence[Row], known: Sequence[Shape] = ()) -> Batch:
     """Return rows as one batch of demonstrations: `arrays` are those of `answers`, `weight` the learned tokens."""
     arrays = answers(rows, known)

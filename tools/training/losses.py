@@ -18,6 +18,10 @@ from tools.training.head import logits_at
 
 Loss = Callable[..., tuple[mx.array, mx.array]]
 
+Logits = Callable[[Any, mx.array, mx.array], mx.array]
+"""Model, inputs and places to logits, shape (rows, answers, vocabulary): `logits_at`, or `prompt_once.logits_after`,
+whose inputs are the prompt and whose places are the rest."""
+
 PREFERENCE_COLUMNS = (
     "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens",
 )  # fmt: skip
@@ -104,7 +108,13 @@ no more, tokens, log-probability."""
 
 
 def token_scores(
-    model: Any, inputs: mx.array, places: mx.array, targets: mx.array, *, temperature: float
+    model: Any,
+    inputs: mx.array,
+    places: mx.array,
+    targets: mx.array,
+    *,
+    temperature: float,
+    logits_of: Logits = logits_at,
 ) -> tuple[mx.array, mx.array]:
     """Return each target's log-probability and the entropy before it, nats, shape (rows, answers).
 
@@ -114,8 +124,9 @@ def token_scores(
         places: Where something was sampled.
         targets: The tokens after those places.
         temperature: Of the sampling: it belongs to the policy.
+        logits_of: How inputs and places give logits.
     """
-    logits = logits_at(model, inputs, places).astype(mx.float32) / temperature
+    logits = logits_of(model, inputs, places).astype(mx.float32) / temperature
     total = mx.logsumexp(logits, axis=-1)
     logps = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1) - total
     fixed, top = mx.stop_gradient(logits), mx.stop_gradient(total)
@@ -124,7 +135,14 @@ def token_scores(
 
 
 def rollout_loss(
-    kind: str, *, beta: float, clip: tuple[float, float], temperature: float, most_tokens: int, is_sampled_once: bool
+    kind: str,
+    *,
+    beta: float,
+    clip: tuple[float, float],
+    temperature: float,
+    most_tokens: int,
+    is_sampled_once: bool,
+    logits_of: Logits = logits_at,
 ) -> Loss:
     """Return a loss over rollouts: clipped policy gradient plus the divergence from the parent.
 
@@ -140,6 +158,7 @@ def rollout_loss(
         temperature: Of the sampling.
         most_tokens: Decode budget.
         is_sampled_once: Rollouts serve one update, so that r is 1 and only its slope counts; `old` is not looked at.
+        logits_of: How a batch's inputs and places give logits.
     """
     low, high = clip
 
@@ -153,7 +172,7 @@ def rollout_loss(
         old: mx.array,
         parent: mx.array,
     ) -> tuple[mx.array, mx.array]:
-        logps, entropy = token_scores(model, inputs, places, targets, temperature=temperature)
+        logps, entropy = token_scores(model, inputs, places, targets, temperature=temperature, logits_of=logits_of)
         # Padding has log-probabilities too, and exp() of their differences may overflow into 0 x inf.
         ratio = mx.exp((logps - (mx.stop_gradient(logps) if is_sampled_once else old)) * mask)
         gain = advantages[:, None]

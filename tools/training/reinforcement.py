@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from state.records import Json
 from tools.tracks.host import Grader
 from tools.training.batching import Batch, Cursor
-from tools.training.data import Row, answers, collate
-from tools.training.losses import ROLLOUT_COLUMNS, Loss, demonstration_loss, rollout_loss
+from tools.training.data import Row, answers, answers_after, collate
+from tools.training.head import logits_at
+from tools.training.losses import ROLLOUT_COLUMNS, Logits, Loss, demonstration_loss, rollout_loss
 from tools.training.objective import Objective
 from tools.training.recipe import RolloutRecipe
 from tools.training.reinforcement_bounds import Bounds
@@ -65,6 +66,9 @@ class Reinforcement(Objective):
         should_stop: Asked between decoding steps.
     """
 
+    _shares_prompts = False
+    """Whether each prompt is computed once for its answers; known when training begins."""
+
     def __init__(
         self,
         *,
@@ -92,13 +96,18 @@ class Reinforcement(Objective):
         self._tally = _Tally()
         self._latest: list[list[Scored]] = []
         self._bounds = Bounds(recipe.kl_ceiling, recipe.entropy_floor, recipe.length_jump, scheme.scale)
-        self._loss = rollout_loss(
+        self._loss = self._loss_by(logits_at)
+
+    def _loss_by(self, logits_of: Logits) -> Loss:
+        recipe = self._recipe
+        return rollout_loss(
             recipe.loss_type,
             beta=recipe.beta,
             clip=recipe.clip,
             temperature=recipe.temperature,
             most_tokens=recipe.max_completion_length,
             is_sampled_once=recipe.updates_per_batch == 1,
+            logits_of=logits_of,
         )
 
     @property
@@ -109,7 +118,22 @@ class Reinforcement(Objective):
     def begin(self) -> list[Json] | None:
         """See `Objective`: keep the parent, and measure it on the held-out cases."""
         self._parent = self._model.trainable_parameters()
+        self._share_prompts()
         return self._look(0)
+
+    def _share_prompts(self) -> None:
+        """Compute each prompt once for its answers where they are computed together and the model can.
+
+        Not where layers are computed twice for the gradient: their keys and values are gone by then.
+        """
+        from tools.training.prompt_once import can_share, logits_after
+
+        recipe = self._recipe
+        is_together = recipe.update_microbatch <= recipe.group_size and not recipe.grad_checkpoint
+        has_two = all(len(task.prompt) > 1 for task in self._tasks)
+        self._shares_prompts = is_together and has_two and can_share(self._model, self._tasks[0].prompt)
+        if self._shares_prompts:
+            self._loss = self._loss_by(logits_after)
 
     def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         """See `Objective`; a cursor's position counts updates; a save stands only where new rollouts are due."""
@@ -177,10 +201,11 @@ class Reinforcement(Objective):
             See `reward_facts`; `kl`, `entropy` (nats per token) and `clip_share` over learned tokens;
             `zero_variance_share` of the groups, nothing to compare in them; `completion_length` with `_min`, `_max`,
             and `completion_length_ended` of those that ended by themselves; `truncated_share`; `rollouts` sampled and
-            `learned_rollouts`; `entropy_share` and `length_ratio` (see `Bounds`); `generation_tokens_per_s`,
-            `grading_per_s` (rollouts) and `scoring_tokens_per_s` (log-probabilities under the parent).
+            `learned_rollouts`; `prompts_shared` 1 where each prompt is computed once; `entropy_share` and
+            `length_ratio` (see `Bounds`); `generation_tokens_per_s`, `grading_per_s` (rollouts) and
+            `scoring_tokens_per_s` (log-probabilities under the parent).
         """
-        found: Json = {"learned_rollouts": len(figures)}
+        found: Json = {"learned_rollouts": len(figures), **({"prompts_shared": 1} if self._shares_prompts else {})}
         if len(figures):
             found |= dict(zip(("kl", "entropy", "clip_share"), _per_token(figures), strict=True))
         tally, self._tally = self._tally, _Tally()
@@ -235,7 +260,7 @@ class Reinforcement(Objective):
             for place, (rollout, advantage) in enumerate(zip(rollouts, advantages, strict=True))
             if compared[place // size] is not None and rewards[place] is not None
         ]
-        batch = self._collated(kept, rollouts, len(tasks))
+        batch = self._collated(kept, rollouts, tasks)
         tally.scored += scored
         tally.rollouts += rollouts
         tally.groups += len(groups)
@@ -253,18 +278,24 @@ class Reinforcement(Objective):
             [float(np.mean(group)) for group in known if group],
         )
 
-    def _collated(self, kept: list[tuple[Rollout, float]], rollouts: Sequence[Rollout], prompts: int) -> Batch:
-        """Return the batch of what is learned from, rollouts of like length together."""
+    def _collated(self, kept: list[tuple[Rollout, float]], rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> Batch:
+        """Return the batch of what is learned from: those to one prompt together, or those of like length."""
         ordered = sorted(kept, key=lambda each: len(each[0].row.tokens))
+        if self._shares_prompts:
+            # Few prompts may be drawn twice for one update.
+            drawn = {id(task): task for task in tasks}.values()
+            together = [[each for each in ordered if each[0].task is task] for task in drawn]
+        else:
+            together = [ordered]
         size = self._recipe.update_microbatch
-        parts = [self._part(ordered[at : at + size]) for at in range(0, len(ordered), size)]
+        parts = [self._part(rows[at : at + size]) for rows in together for at in range(0, len(rows), size)]
         learned = sum(rollout.tokens for rollout, _ in kept)
         real = sum(len(rollout.row.tokens) for rollout in rollouts)
         longest = max(len(rollout.row.tokens) for rollout in rollouts)
         return Batch(
             arrays=parts[0] if parts else (),
             weight=learned if self._recipe.loss_type == "bnpo" else len(kept),
-            rows=prompts,
+            rows=len(tasks),
             learned_tokens=learned,
             real_tokens=real,
             padded_tokens=longest * len(rollouts),
@@ -272,7 +303,8 @@ class Reinforcement(Objective):
         )
 
     def _part(self, kept: Sequence[tuple[Rollout, float]]) -> tuple[NDArray[Any], ...]:
-        *sampled, mask = answers([rollout.row for rollout, _ in kept])
+        rows = [rollout.row for rollout, _ in kept]
+        *sampled, mask = answers_after(rows) if self._shares_prompts else answers(rows)
         advantages = np.array([advantage for _, advantage in kept], dtype=np.float32)
         parent = self._logps(sampled, self._parent)
         # Where rollouts serve one update the policy that sampled them is the one that learns from them.
@@ -283,12 +315,13 @@ class Reinforcement(Objective):
         """Return each sampled token's log-probability, with other parameters in place for it where they are given.
 
         Args:
-            sampled: Inputs, places and targets of `data.answers`.
+            sampled: Inputs, places and targets of `data.answers` or `data.answers_after`.
             parameters: Trainable ones; None: as they are.
         """
         import mlx.core as mx
 
         from tools.training.losses import token_scores
+        from tools.training.prompt_once import logits_after
 
         now = self._model.trainable_parameters()
         was_training = self._model.training
@@ -296,7 +329,10 @@ class Reinforcement(Objective):
         if parameters is not None:
             self._model.update(parameters)
         logps, _ = token_scores(
-            self._model, *(mx.array(part) for part in sampled), temperature=self._recipe.temperature
+            self._model,
+            *(mx.array(part) for part in sampled),
+            temperature=self._recipe.temperature,
+            logits_of=logits_after if self._shares_prompts else logits_at,
         )
         found = np.array(logps)
         self._model.update(now)

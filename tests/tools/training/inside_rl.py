@@ -13,15 +13,18 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx_lm.models.cache import RotatingKVCache
 
 from tests.tools.training.inside import fresh
 from tests.tools.training.jobs import RECIPE
 from tools.models.load import load_model
-from tools.training.data import answers
+from tools.training.data import Row, answers, answers_after
+from tools.training.head import logits_at
 from tools.training.instruments import Setting, build
 from tools.training.loop import Training
 from tools.training.losses import rollout_loss, token_scores
 from tools.training.preparation import build_optimizer, prepare
+from tools.training.prompt_once import can_share, logits_after
 from tools.training.recipe import validate_recipe
 from tools.training.rewards import group_advantages
 from tools.training.rollouts import Task, lean_adapters, roll_out
@@ -195,6 +198,57 @@ def lean(folder: Path, _out: Path) -> None:
     print(json.dumps(found))
 
 
+def shared(folder: Path, _out: Path) -> None:
+    """Compare updates whose prompt is computed once for its answers with those that compute it for each."""
+    chance = np.random.default_rng(0)
+    prompt = [3, *map(int, chance.integers(30, 120, 40)), 4]
+    rows = [Row([*prompt, *map(int, chance.integers(30, 120, n)), 1], len(prompt)) for n in (1, 5, 19, 30)]
+    advantages = mx.array([1.0, -0.5, 0.3, -1.0])
+    found: dict[str, Any] = {}
+    for kind in ("lora", "dora", "full"):
+        model = fresh(folder, fine_tune_type=kind, lora_parameters={"rank": 2, "scale": 2.0})
+        sides = []
+        for made, logits_of in ((answers, logits_at), (answers_after, logits_after)):
+            *sampled, mask = map(mx.array, made(rows))
+            loss = rollout_loss(
+                "bnpo",
+                beta=0.1,
+                clip=(0.9, 1.1),
+                temperature=0.9,
+                most_tokens=32,
+                is_sampled_once=False,
+                logits_of=logits_of,
+            )
+            logps = mx.stop_gradient(token_scores(model, *sampled, temperature=0.9, logits_of=logits_of)[0])
+            (value, figures), gradient = nn.value_and_grad(model, loss)(
+                model, *sampled, mask, advantages, logps + 0.05, logps - 0.1
+            )
+            sides.append((float(value), np.array(figures), dict(tree_flatten(gradient))))
+        one, two = sides
+        found[kind] = {
+            "loss": [one[0], two[0]],
+            "figures": float(np.abs(one[1] - two[1]).max()),
+            "gradient": max(float(mx.abs(one[2][name] - two[2][name]).max()) for name in one[2]),
+            "largest": max(float(mx.abs(part).max()) for part in one[2].values()),
+            "tokens": [int(np.prod(answers(rows)[0].shape)), sum(int(part.size) for part in answers_after(rows)[:2])],
+        }
+    model = fresh(folder)
+    found["can"] = can_share(model, prompt), can_share(model, [3, 4])
+    plain = type(model).__call__
+    # One that does not see what its caches hold gives other logits.
+
+    def deaf(self: Any, tokens: Any, cache: Any = None) -> Any:
+        del cache
+        return plain(self, tokens)
+
+    type(model).__call__ = deaf
+    found["deaf"] = can_share(model, prompt)
+    type(model).__call__ = plain
+    model.make_cache = lambda: [RotatingKVCache(max_size=8) for _ in model.layers]
+    found["rotating"] = can_share(model, prompt)
+    print(json.dumps(found))
+
+
 class _Table(nn.Module):  # type: ignore[misc]
     """A policy of one token: its scores, whatever came before."""
 
@@ -236,6 +290,8 @@ if __name__ == "__main__":
         exact(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1] == "bandit":
         bandit(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] == "shared":
+        shared(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1] == "lean":
         lean(Path(sys.argv[2]), Path(sys.argv[3]))
     else:

@@ -231,6 +231,47 @@ def test_the_sampled_tokens_are_learned_with_their_end_and_their_log_probabiliti
     assert not found["other"], "another update samples others"
 
 
+def test_a_prompt_computed_once_for_its_answers_gives_the_same_loss_and_gradient(tmp_path: Path, model: Path) -> None:
+    done = run("tests.tools.training.inside_rl", "shared", str(model), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for kind in ("lora", "dora", "full"):
+        seen = found[kind]
+        assert seen["loss"][1] == pytest.approx(seen["loss"][0], rel=1e-5)
+        assert seen["figures"] < 1e-4
+        assert seen["gradient"] < 1e-5 * seen["largest"], kind
+        assert seen["tokens"][1] < seen["tokens"][0] / 1.5
+    assert found["can"] == [True, True]
+    assert not found["deaf"], "a model that gives other logits this way computes row by row"
+    assert not found["rotating"], "and one whose layers do not keep all positions"
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 8}, {"updates_per_batch": 2, "iters": 2}], ids=str)
+def test_an_update_is_the_same_however_prompts_are_computed(
+    tmp_path: Path, model: Path, changes: dict[str, Any]
+) -> None:
+    # Of five cases eight are drawn: some twice.
+    plain = {"iters": 1, "group_size": 4, "batch_size": 2, **changes}
+    ways: dict[str, dict[str, Any]] = {
+        "shared": {"update_microbatch": 2},
+        "apart": {"update_microbatch": 64},
+        "twice": {"grad_checkpoint": True},
+    }
+    jobs = {name: rollout_job(tmp_path / name, model, {**plain, **way}) for name, way in ways.items()}
+    assert set(drive(*({"job": job} for job in jobs.values()))) == {0}
+    told = {name: [row for row in metrics(job) if "train_loss" in row] for name, job in jobs.items()}
+    assert {name: {"prompts_shared" in row for row in rows} for name, rows in told.items()} == {
+        "shared": {True},
+        "apart": {False},
+        "twice": {False},
+    }
+    for name in ("shared", "twice"):
+        for one, two in zip(told[name], told["apart"], strict=True):
+            assert one["learned_rollouts"] == two["learned_rollouts"] > 0
+            for figure in ("train_loss", "grad_norm", "kl", "entropy"):
+                assert one[figure] == pytest.approx(two[figure], rel=1e-4, abs=1e-6), (name, figure)
+
+
 def test_adapters_decode_in_fewer_operations_and_say_the_same(tmp_path: Path, model: Path) -> None:
     done = run("tests.tools.training.inside_rl", "lean", str(model), str(tmp_path))
     assert done.returncode == 0, done.stderr
