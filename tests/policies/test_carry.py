@@ -1,9 +1,12 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
 from policies import planning
+from policies.dose import SAFE_SHARE, dose
 from policies.proposals import parent_of
+from state.records import Decision, Json
 from tests.policies.rehearsal import Rehearsal, goal
 
 Score = Callable[[str, int], float]
@@ -160,3 +163,47 @@ def test_one_that_cannot_be_made_again_ends_the_sitting_in_a_sentence_and_the_ne
     again = play.later()
     assert again.step() == "carry.again"
     assert "promoted" not in again.run()
+
+
+@dataclass(kw_only=True)
+class Overdone(Rehearsal):
+    """A world in which the first run of each class gets further, the second of demonstrations collapses."""
+
+    def _train(self, decision: Decision) -> Json:
+        return {**super()._train(decision), "verdict": "collapsed" if decision.run == "R2" else None}
+
+    def _measure(self, decision: Decision) -> None:
+        level = {"R1": 0.57, "R3": 0.61}.get(decision.action_inputs["run"], 0.5)
+        self.score = lambda _weights, case: level + 0.001 * (case % 7 - 3)
+        super()._measure(decision)
+
+
+def of_iters(iters: int) -> Json:
+    shape = {"rank": 4, "scale": 10.0, "dropout": 0.0}
+    return {"iters": iters, "batch_size": 4, "max_seq_length": 128, "lora_parameters": shape}
+
+
+def test_a_class_stays_below_a_collapse_only_because_the_doses_of_all_its_parents_are_summed() -> None:
+    spec = goal(
+        instruments=["sft", "dpo", "grpo"],
+        data={"train": "train.jsonl", "pairs": "pairs.jsonl"},
+        search={"max_runs_without_progress": 1},
+        recipe=of_iters(80),
+        recipes={"dpo": of_iters(40), "grpo": of_iters(40)},
+    )
+    play = until(Overdone(goal=spec), "grpo")
+    runs = {run.id: run for run in play.runs}
+    assert [(runs[name].instrument, runs[name].parent) for name in ("R1", "R2", "R3")] == [
+        ("sft", "base"),
+        ("sft", "base"),
+        ("dpo", "R1"),
+    ]
+    taken = {name: dose(runs[name].recipe, 400, runs[name].instrument) for name in ("R1", "R2", "R3")}
+    assert taken == {"R1": pytest.approx(32), "R2": pytest.approx(64), "R3": pytest.approx(16)}
+    rollouts = play.runs[-1]
+    assert rollouts.parent == "R3"
+    asked, given = (dose({**rollouts.recipe, "iters": iters}, 400, "grpo") for iters in (40, rollouts.recipe["iters"]))
+    assert taken["R3"] + asked < SAFE_SHARE * taken["R2"], "one parent alone would have left it whole"
+    assert taken["R1"] + taken["R3"] + given <= SAFE_SHARE * taken["R2"] < taken["R1"] + taken["R3"] + asked
+    assert rollouts.recipe["iters"] == 24
+    assert "The dose would reach 64 (passes x rank x scale), and R2 collapsed at 64" in rollouts.hypothesis
