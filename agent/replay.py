@@ -8,6 +8,7 @@ import json
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -140,8 +141,8 @@ def _published(path: Path, text: str) -> list[PublishedCycle]:
         if not isinstance(row, dict):
             _refuse(where, "a cycle is an object with id, instrument, figures and gate")
         cycles.append(_validated(PublishedCycle, row, where))
-    names = [cycle.id for cycle in cycles]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    times = Counter(cycle.id for cycle in cycles)
+    twice = next((name for name, often in times.items() if often > 1), None)
     if twice is not None:
         _refuse(str(path), f"two cycles are called {twice}; give each its own id")
     return cycles

@@ -5,7 +5,7 @@ the base), P5 (a ruler or a number of cases too coarse for the margin) and P4 (t
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from policies import significance
@@ -59,12 +59,37 @@ def reachability(
     for condition in gate.conditions:
         side: Side = "parent" if condition.against == "parent" and parent else "base"
         known = _Known(ceilings, parent if side == "parent" and parent else baseline, cases, use, side)
-        out_of_reach = _above_ceiling(condition, known, budgets or {}) or _out_of_room(condition, known, budgets or {})
-        found.append(out_of_reach)
-        if out_of_reach is None:
+        beyond = _beyond_reach(condition, known, budgets or {})
+        found.append(beyond)
+        if beyond is None:
             found += [_too_coarse(condition, known.baseline), _undecidable(condition, known, level)]
     found += _redundant(gate, cases, use) if cases is not None else []
     return [finding for finding in found if finding is not None]
+
+
+def beyond_reach(
+    gate: Gate,
+    ceilings: Mapping[str, float],
+    baseline: Mapping[str, Mean],
+    budgets: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+) -> list[Finding]:
+    """Return P1 and mode 4 alone: the conditions that no candidate can meet. It judges no cases, so it costs little.
+
+    Args:
+        gate: The conditions.
+        ceilings: `split.metric` -> mean of the gold through the same harness.
+        baseline: `split.metric` -> mean of the base and its number of cases.
+        budgets: `split.metric` -> (max_tokens, ceiling) pairs.
+    """
+    known = _Known(ceilings, baseline, None, "selection", "base")
+    found = [_beyond_reach(condition, known, budgets or {}) for condition in gate.conditions]
+    return [finding for finding in found if finding is not None]
+
+
+def _beyond_reach(
+    condition: Condition, known: "_Known", budgets: Mapping[str, Sequence[tuple[int, float]]]
+) -> Finding | None:
+    return _above_ceiling(condition, known, budgets) or _out_of_room(condition, known, budgets)
 
 
 def ceilings_from_census(census: Mapping[str, Any], use: SplitUse) -> dict[str, float]:
@@ -312,12 +337,12 @@ def _same_cases(cases: CaseTable, one: str, other: str, use: SplitUse) -> bool:
     return is_one_measurement(pairs)
 
 
-def is_one_measurement(pairs: Sequence[tuple[float, float]]) -> bool:
+def is_one_measurement(pairs: Collection[tuple[float, float]]) -> bool:
     """Return whether pairs of scores (of cases, or of whole cycles) lie on one straight line that is not level."""
-    if len({left for left, _ in pairs}) < 2 or len({right for _, right in pairs}) < 2:  # noqa: PLR2004 - two points
+    if not pairs:
         return False
     (x0, y0), (x1, y1) = min(pairs), max(pairs)
-    slope = (y1 - y0) / (x1 - x0)
+    slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
     return abs(slope) > _EPSILON and all(abs(y - y0 - slope * (x - x0)) < 1e-6 for x, y in pairs)  # noqa: PLR2004 - rounding of scores
 
 

@@ -6,15 +6,17 @@ here can only suspect what the probes on files (`tools/probes/`) settle.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from policies.buckets import ALPHA
 from policies.cases import Mean
-from policies.reachability import Finding, is_one_measurement, reachability
+from policies.reachability import Finding, beyond_reach, reachability
 from policies.recipes import MAX_EPOCHS
 from policies.replay.records import Cycle, Known, ReplayedCondition, ReplayFinding
+from policies.replay.tracks import Track
 from policies.target import find_target
-from state.goal import Gate
+from state.goal import Condition, Gate
 from state.records import Json, Severity
 
 START_LOSS = math.log(2)
@@ -53,12 +55,12 @@ def part(notes: Json, *keys: str) -> Json:
     return notes
 
 
-def findings(cycle: Cycle, track: Sequence[Cycle], gate: Sequence[ReplayedCondition]) -> tuple[ReplayFinding, ...]:
+def findings(cycle: Cycle, track: Track, gate: Sequence[ReplayedCondition]) -> tuple[ReplayFinding, ...]:
     """Return what the record shows about a cycle, hard stops first.
 
     Args:
         cycle: The cycle.
-        track: The cycles of its track up to and including it, oldest first.
+        track: The cycles of its track up to and including it.
         gate: Its conditions as judged again.
     """
     found = [finding for probe in _PROBES for finding in probe(cycle, track)]
@@ -85,16 +87,17 @@ def _finding(cycle: Cycle, kind: _Kind, sentence: str, fix: str = "", **value: A
 
 def out_of_reach(cycle: Cycle) -> list[Finding]:
     """Return P1 and mode 4: conditions that no adapter can meet, of the cycle's gate or of the harness file's."""
-    conditions = (*(cycle.gate.conditions if cycle.gate is not None else ()), *cycle.harness_gate)
+    asked = (*(cycle.gate.conditions if cycle.gate is not None else ()), *cycle.harness_gate)
     found: dict[tuple[str, str], Finding] = {}
-    for finding in _reached(cycle, conditions):
-        if finding.mode in {"P1", "4"}:
-            found.setdefault((finding.mode, str(finding.value["metric"])), finding)
+    if not asked:
+        return []
+    for finding in beyond_reach(_gate(asked), cycle.ceilings, _baseline(cycle, asked), cycle.budgets):
+        found.setdefault((finding.mode, str(finding.value["metric"])), finding)
     # What the harness shows is known before any base is measured, so it is told first.
     return sorted(found.values(), key=lambda finding: finding.mode != "P1")
 
 
-def _out_of_reach(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _out_of_reach(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     if cycle.instrument is not None:
         yield from (_of_reach(finding) for finding in out_of_reach(cycle))
 
@@ -112,24 +115,28 @@ def _of_reach(finding: Finding) -> ReplayFinding:
     )
 
 
-def _reached(cycle: Cycle, conditions: Sequence[Any]) -> list[Finding]:
-    if not conditions:
-        return []
-    metrics = {metric for condition in conditions for metric in condition.metrics}
-    means = {metric: cycle.figure("base", metric) for metric in sorted(metrics)}
-    baseline = {metric: mean for metric, mean in means.items() if mean is not None}
-    gate = Gate(conditions=tuple(conditions), alpha=ALPHA, max_confirmations=1)
-    return reachability(gate, cycle.ceilings, baseline, budgets=cycle.budgets)
+def _gate(conditions: tuple[Condition, ...]) -> Gate:
+    """Return conditions as one gate, at the level of the comparisons."""
+    return Gate(conditions=conditions, alpha=ALPHA, max_confirmations=1)
 
 
-def _too_coarse(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _baseline(cycle: Cycle, conditions: tuple[Condition, ...]) -> dict[str, Mean]:
+    """Return what a cycle's base scores on the metrics of conditions, as far as it was measured."""
+    metrics = sorted({metric for condition in conditions for metric in condition.metrics})
+    means = {metric: cycle.figure("base", metric) for metric in metrics}
+    return {metric: mean for metric, mean in means.items() if mean is not None}
+
+
+def _too_coarse(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """P5: what the gate asks is finer than its cases can tell, once a test is asked for instead of a bare number."""
     if cycle.gate is None or cycle.instrument is None:
         return
     known = [(c, [cycle.figure("base", metric) for metric in c.metrics]) for c in cycle.gate.conditions]
     few = [c for c, means in known if all(mean is None or mean.n <= MANY_CASES for mean in means)]
-    tested = [condition.model_copy(update={"test": "auto"}) for condition in few]
-    found = [finding for finding in _reached(cycle, tested) if finding.mode == "P5"]
+    if not few:
+        return
+    asked = tuple(condition.model_copy(update={"test": "auto"}) for condition in few)
+    found = _coarse(asked, tuple(_baseline(cycle, asked).items()), tuple(sorted(cycle.ceilings.items())))
     ids = list(dict.fromkeys(finding.subject.removeprefix("gate:") for finding in found))
     if found:
         more = f" The same holds for {', '.join(ids[1:])}." if ids[1:] else ""
@@ -140,6 +147,15 @@ def _too_coarse(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
             found[0].fix,
             conditions=ids,
         )
+
+
+@lru_cache(maxsize=256)
+def _coarse(
+    conditions: tuple[Condition, ...], baseline: tuple[tuple[str, Mean], ...], ceilings: tuple[tuple[str, float], ...]
+) -> tuple[Finding, ...]:
+    """Return P5: judging a perfect candidate on made-up cases is dear, and many cycles share gate and base."""
+    found = reachability(_gate(conditions), dict(ceilings), dict(baseline))
+    return tuple(finding for finding in found if finding.mode == "P5")
 
 
 def _unsure(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> Iterator[ReplayFinding]:
@@ -185,35 +201,31 @@ def _misquoted(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> Iterator[Repl
             )
 
 
-def _counted_twice(cycle: Cycle, track: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _counted_twice(cycle: Cycle, track: Track) -> Iterator[ReplayFinding]:
     """P4: two conditions whose metrics lay on one straight line whenever they were measured."""
     if cycle.gate is None or cycle.instrument is None:
         return
     named = [(c.id, metric) for c in cycle.gate.conditions for metric in c.metrics]
     for place, (first, one) in enumerate(named):
         for second, other in named[place + 1 :]:
-            pairs = _both(track, one, other)
-            if first != second and one != other and len(set(pairs)) >= SAME_SCORES and is_one_measurement(pairs):
+            if first == second or one == other:
+                continue
+            pairs = track.pairs(one, other)
+            if pairs.distinct >= SAME_SCORES and pairs.is_line():
                 yield _finding(
                     cycle,
                     _Kind("P4", "independent", "warning", "after evaluation"),
                     f"{first} and {second} measure one thing: {other} is a straight line of {one} in all "
-                    f"{len(pairs)} figures of the record.",
+                    f"{pairs.count} figures of the record.",
                     f"Drop {second}, or give it a metric that can disagree.",
                     metrics=[one, other],
                 )
 
 
-def _both(track: Sequence[Cycle], one: str, other: str) -> list[tuple[float, float]]:
-    sides: tuple[Literal["base", "candidate"], ...] = ("base", "candidate")
-    found = [(cycle.figure(side, one), cycle.figure(side, other)) for cycle in track for side in sides]
-    return [(left.mean, right.mean) for left, right in found if left is not None and right is not None]
-
-
 # The weights
 
 
-def _parent_fails(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _parent_fails(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """P12, and mode 2 where the files' sizes say why: the parent does not score what it is expected to."""
     for row in cycle.conditions:
         if row.op != "abs_delta<=" or row.value is None or abs(row.value) <= row.threshold:
@@ -249,7 +261,7 @@ def _lost_bytes(sizes: Json) -> str:
     return f"The fused file is {base - fused:,.0f} bytes smaller than the base, beside an adapter of {adapter:,.0f}."
 
 
-def _other_weights(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _other_weights(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """P2: judged on other weights than it was trained on."""
     trained, judged = part(cycle.notes, "recipe").get("model"), cycle.notes.get("evaluated_on")
     if trained and judged and trained != judged:
@@ -263,16 +275,17 @@ def _other_weights(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
         )
 
 
-def _two_baselines(cycle: Cycle, track: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _two_baselines(cycle: Cycle, track: Track) -> Iterator[ReplayFinding]:
     """P12: one base with two scores on the same split."""
     model = part(cycle.notes, "recipe").get("model")
-    for other in track:
-        same = model and other.instrument is None and part(other.notes, "recipe").get("model") == model
-        if cycle.instrument is None or not same:
+    if cycle.instrument is None or not model:
+        return
+    base = cycle.cases.means.get("base", {})
+    for place in track.untrained:
+        other = track.cycles[place]
+        if part(other.notes, "recipe").get("model") != model:
             continue
-        pairs = {
-            name: (other.figure("candidate", name), mean) for name, mean in cycle.cases.means.get("base", {}).items()
-        }
+        pairs = {name: (track.column(name)[place].candidate, mean) for name, mean in base.items()}
         moved = {name: (was.mean, now.mean) for name, (was, now) in pairs.items() if was and _differs(was, now)}
         if moved:
             shown = ", ".join(f"{name} {was:.4g} and {now:.4g}" for name, (was, now) in sorted(moved.items()))
@@ -292,7 +305,7 @@ def _differs(was: Mean, now: Mean) -> bool:
 # The data and the recipe
 
 
-def _separable(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _separable(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """P3: pairs that one surface feature tells apart, as far as the record says how they were made."""
     data = part(cycle.notes, "data")
     share = data.get("drop_fraction")
@@ -310,7 +323,7 @@ def _separable(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
     )
 
 
-def _one_policy(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _one_policy(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """Mode 5: training answers that teach one thing only."""
     data = part(cycle.notes, "data")
     ratios = [number(value) for name, value in data.items() if name.startswith("deletion_ratio")]
@@ -326,7 +339,7 @@ def _one_policy(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
         )
 
 
-def _overdose(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _overdose(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """Mode 1: more passes over the data than adapters of this kind survived."""
     recipe = part(cycle.notes, "recipe")
     stated = [number(value) for name, value in recipe.items() if name.startswith("epochs")]
@@ -344,7 +357,7 @@ def _overdose(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
 # The training
 
 
-def _mistimed(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _mistimed(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """Mode 10: an estimate that was off by more than it may be."""
     predicted = part(cycle.notes, "train").get("estimated_wall_before_run_minutes")
     bounds = predicted if isinstance(predicted, list) else [predicted]
@@ -364,7 +377,7 @@ def _mistimed(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
         )
 
 
-def _lost_save(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _lost_save(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """Mode 12: a resumed run whose first loss is a fresh start's."""
     check = part(cycle.notes, "train", "resume_check")
     resumed, fresh = (number(check.get(name)) for name in ("phase2_iter1_val", "fresh_start_val"))
@@ -389,7 +402,7 @@ def _curve(cycle: Cycle) -> list[Json]:
     return [point for point in flat if isinstance(point, dict)]
 
 
-def _proves_nothing(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _proves_nothing(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """P6: a first preference loss of ln 2, which policy and reference have whenever they are the same."""
     points = _curve(cycle)
     losses = [number(points[0].get(name)) for name in ("train_loss", "val_loss")] if points else []
@@ -401,7 +414,7 @@ def _proves_nothing(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]
         )
 
 
-def _discriminates(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _discriminates(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
     """Mode 14: pairs told apart perfectly, and the target no better for it."""
     points = _curve(cycle)
     reached = [p for p in points if (number(p.get("train_loss")) or math.inf) < DISCRIMINATED_LOSS]
@@ -426,18 +439,17 @@ def _discriminates(cycle: Cycle, _: Sequence[Cycle]) -> Iterator[ReplayFinding]:
 # The instrument
 
 
-def _same_score(cycle: Cycle, track: Sequence[Cycle]) -> Iterator[ReplayFinding]:
+def _same_score(cycle: Cycle, track: Track) -> Iterator[ReplayFinding]:
     """P1, suspected: different experiments with one and the same score point at the instrument."""
     target = _target_metric(cycle)
     if target is None or target in cycle.ceilings:
         return
-    after = cycle.figure("candidate", target)
-    before = cycle.figure("base", target)
-    trained = [c for c in track if c.instrument is not None and c.figure("candidate", target) is not None]
-    same = [c for c in trained if after is not None and c.figure("candidate", target) == after]
-    differs = after is not None and before is not None and after != before
-    if differs and after is not None and trained[-1:] == [cycle] and len(same) >= SAME_SCORES:
-        names = ", ".join(c.id for c in same)
+    before, after = track.column(target)[-1]
+    if cycle.instrument is None or after is None or before in {None, after}:
+        return
+    same = track.equal_scores(target, after)
+    if len(same) >= SAME_SCORES:
+        names = ", ".join(same)
         yield _finding(
             cycle,
             _Kind("P1", "same_score", "warning", "after evaluation"),
@@ -454,7 +466,7 @@ def _target_metric(cycle: Cycle) -> str | None:
     return None if target is None else target.metric
 
 
-_PROBES: tuple[Callable[[Cycle, Sequence[Cycle]], Iterator[ReplayFinding]], ...] = (
+_PROBES: tuple[Callable[[Cycle, Track], Iterator[ReplayFinding]], ...] = (
     _out_of_reach,
     _parent_fails,
     _other_weights,

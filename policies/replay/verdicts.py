@@ -26,6 +26,7 @@ from policies.replay.records import (
     Stop,
     Trajectory,
 )
+from policies.replay.tracks import Track
 from policies.stopping import conclusion
 from policies.target import is_ceiling_above
 from state.goal import Budget, Gate
@@ -44,20 +45,24 @@ class _Judged(NamedTuple):
     instrument: Instrument
     gate: Gate
     verdict: BucketVerdict
+    fact: RunFact
+    """What exhaustion needs of it; its axis is told from the run of its class before it."""
 
 
 def replay(trajectory: Trajectory) -> Replay:
     """Judge every cycle again, and say where Vigil would have stopped."""
     cycles: list[ReplayedCycle] = []
-    judged: list[_Judged] = []
-    for place, cycle in enumerate(trajectory.cycles):
-        track = [other for other in trajectory.cycles[: place + 1] if other.track == cycle.track]
+    tracks: dict[str, Track] = {}
+    judged: dict[str, list[_Judged]] = {}
+    for cycle in trajectory.cycles:
+        track, history = tracks.setdefault(cycle.track, Track()), judged.setdefault(cycle.track, [])
+        track.add(cycle)
         gate = replayed_gate(cycle)
         verdict = replayed_bucket(cycle, gate)
         if verdict is not None and cycle.instrument is not None and cycle.gate is not None:
-            judged.append(_Judged(cycle, cycle.instrument, cycle.gate, verdict))
+            fact = _fact(cycle, cycle.instrument, verdict, history)
+            history.append(_Judged(cycle, cycle.instrument, cycle.gate, verdict, fact))
         seen = findings(cycle, track, gate)
-        history = [other for other in judged if other.cycle.track == cycle.track]
         following = _next(cycle, gate, seen, history)
         cycles.append(_replayed(cycle, gate, verdict, seen, following))
     prevented = [row for row in cycles if row.instrument and any(f.prevents for f in row.findings)]
@@ -303,18 +308,17 @@ def _step(action: str, rule: str, sentence: str) -> NextStep:
 def _exhaustion(judged: _Judged, history: Sequence[_Judged]) -> ExhaustionVerdict:
     """Return the verdict on the cycle's instrument class, from the cycles of its track so far."""
     above = is_ceiling_above(judged.gate, judged.cycle.cases, judged.cycle.ceilings)
-    facts = [_fact(other, history[:place]) for place, other in enumerate(history)]
-    return judge_exhaustion(judged.instrument, facts, is_ceiling_above_gate=above)
+    return judge_exhaustion(judged.instrument, [other.fact for other in history], is_ceiling_above_gate=above)
 
 
-def _fact(judged: _Judged, before: Sequence[_Judged]) -> RunFact:
-    ours, verdict = _settings(judged.cycle), judged.verdict
-    earlier = [other.cycle for other in before if CLASSES[other.instrument] == CLASSES[judged.instrument]]
-    found = axis_of(_settings(earlier[-1]), ours) if earlier else "start"
+def _fact(cycle: Cycle, instrument: Instrument, verdict: BucketVerdict, before: Sequence[_Judged]) -> RunFact:
+    ours, same = _settings(cycle), CLASSES[instrument]
+    earlier = next((other.cycle for other in reversed(before) if CLASSES[other.instrument] == same), None)
+    found = "start" if earlier is None else axis_of(_settings(earlier), ours)
     return RunFact(
-        run=judged.cycle.id,
-        instrument=judged.instrument,
-        axis=str(judged.cycle.notes.get("axis") or found),
+        run=cycle.id,
+        instrument=instrument,
+        axis=str(cycle.notes.get("axis") or found),
         recipe_hash=hash_json(ours),
         bucket=verdict.bucket,
         movement=verdict.movement,
