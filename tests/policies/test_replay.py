@@ -574,19 +574,47 @@ cycles = st.builds(
 )
 
 
-@settings(max_examples=60)
-@given(entries=st.lists(cycles, min_size=1, max_size=6), ceiling=st.sampled_from([None, 0.6, 1.0]))
-def test_exhaustion_never_follows_from_weak_capped_or_unmeasured_runs(
-    entries: list[Json], ceiling: float | None
-) -> None:
-    named = [{**entry, "id": f"r{place}"} for place, entry in enumerate(entries)]
-    tokens = [30] * round(10 * (ceiling or 0)) + [90] * round(10 * (1 - (ceiling or 0)))
-    harness = {**OPEN, "cases": [{"rows": 1, "gold_tokens": size} for size in tokens]}
-    found = replayed(named, None if ceiling is None else harness)
-    for place, row in enumerate(found.cycles):
-        if row.next.rule == "class.next":
-            assert ceiling == 1.0
-            assert sum(other.bucket in {"C", "D"} for other in found.cycles[: place + 1]) >= 3
+SPOILT: dict[str, Json] = {
+    "sound": {},
+    "weak": {"s": {"n": 8, "ok": 0.5, "side": 1.0}, "base": {"s": {"n": 8, "ok": 0.5, "side": 0.0}}},
+    "unmeasured": {"s": None},
+    "uncontrolled": {"control": None},
+}
+"""What is wrong with a run -> what it looks like; each but the first can prove nothing."""
+
+flat_runs = st.tuples(st.sampled_from([*["sound"] * 15, *SPOILT]), st.sampled_from([0.49, 0.5, 0.51]))
+CEILINGS: dict[float | None, Json | None] = {
+    None: None,
+    0.5: {**OPEN, "cases": [{"rows": 1, "gold_tokens": 10}, {"rows": 1, "gold_tokens": 90}]},
+    1.0: OPEN,
+}
+
+
+@pytest.mark.parametrize("ceiling", CEILINGS)
+def test_exhaustion_never_follows_from_weak_capped_or_unmeasured_runs(ceiling: float | None) -> None:
+    seen = {"draws": 0, "exhausted": 0}
+
+    @settings(max_examples=60)
+    @given(runs=st.lists(flat_runs, min_size=3, max_size=6))
+    def check(runs: list[tuple[str, float]]) -> None:
+        entries = [
+            {**simple(f"r{place}", after, recipe={"rank": place}, data={"rows": place // 2 % 2}), **SPOILT[kind]}
+            for place, (kind, after) in enumerate(runs)
+        ]
+        found = replayed(entries, CEILINGS[ceiling])
+        ends = [place for place, row in enumerate(found.cycles) if row.next.rule == "class.next"]
+        seen["draws"] += 1
+        seen["exhausted"] += bool(ends)
+        for place in ends:
+            kinds = [kind for kind, _ in runs[: place + 1]]
+            assert kinds.count("sound") >= 3
+            assert not {"weak", "uncontrolled"} & set(kinds)
+
+    check()
+    if ceiling == 1.0:
+        assert seen["exhausted"] >= seen["draws"] / 6, seen
+    else:
+        assert not seen["exhausted"], "the gold was not measured, or scores less than is asked"
 
 
 @settings(max_examples=60)
