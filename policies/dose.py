@@ -104,7 +104,8 @@ def judge_dose(
         if harm.dropout >= _dropout(recipe) and (harm.instrument != instrument or harm.anchor >= _anchor(recipe))
     ]
     harm = min(against, key=lambda each: each.dose, default=None)
-    if harm is None or total <= SAFE_SHARE * harm.dose:
+    # A recipe without any pull (learning rate or scale 0) takes nobody further than the parent is already.
+    if harm is None or not own or total <= SAFE_SHARE * harm.dose:
         return DoseVerdict(state="fits", total=total, iters=iters, sentence="")
     most = max(0, int(iters * (SAFE_SHARE * harm.dose - carried) / own))
     said = f"The dose would reach {total:.3g} (passes x rank x scale), and {harm.run} {harm.what} at {harm.dose:.3g}"

@@ -237,11 +237,21 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
     if sign * (far - bound) < -_EPSILON:
         return "fails"
     passes = sign * (near - bound) >= -_EPSILON if p is None else p <= found.alpha
+    passes = passes or _cannot_be_missed(condition, found)
     return "holds" if passes and not _misses_cases(found) else "undecided"
 
 
 def _misses_cases(found: Comparison) -> bool:
     return found.excluded > MAX_EXCLUDED_SHARE * (found.n + found.excluded)
+
+
+def _cannot_be_missed(condition: Condition, found: Comparison) -> bool:
+    """Return whether every score in [0, 1] meets a bound: there is no luck to rule out, and no test that could."""
+    if condition.against != "value" or found.estimate is None:
+        return False
+    worst = 0.0 if condition.sign > 0 else float(found.n if condition.statistic == "count" else 1)
+    met = condition.sign * (found.estimate - condition.threshold) >= 0
+    return met and condition.sign * (worst - condition.threshold) >= 0
 
 
 def _wins(condition: Condition, found: Comparison) -> tuple[int, int]:
@@ -252,6 +262,8 @@ def _wins(condition: Condition, found: Comparison) -> tuple[int, int]:
 def _exact_p(condition: Condition, found: Comparison) -> float | None:
     """Return the p-value where one exact test answers the question: a 0/1 rate, or more wins than losses."""
     if found.method != "exact" or found.value is None or condition.statistic == "new_failures":
+        return None
+    if _cannot_be_missed(condition, found):
         return None
     if condition.against == "value":
         unit = found.n if condition.statistic == "count" else 1

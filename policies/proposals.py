@@ -240,7 +240,11 @@ def _rows(view: View, instrument: Instrument) -> Json:
 
 
 def _carried(view: View, name: str) -> float:
-    """Return the dose that a parent has taken, with its own parents; nothing for the campaign's start."""
+    """Return the dose that a parent has taken, with its own parents; nothing for the campaign's start.
+
+    An adapter to start from may tell its rank, scale and iterations, but not on how many rows it was trained, so its
+    passes are not known. Every run of the campaign goes back to it: counted, it would raise all doses alike.
+    """
     run = next((run for run in view.runs if run.id == name), None)
     if run is None:
         return 0.0

@@ -13,7 +13,7 @@ from policies.buckets import ALPHA
 from policies.cases import Mean
 from policies.reachability import Finding, beyond_reach, reachability
 from policies.recipes import MAX_EPOCHS
-from policies.replay.records import Cycle, Known, ReplayedCondition, ReplayFinding
+from policies.replay.records import Cycle, Known, RecordedCondition, ReplayedCondition, ReplayFinding
 from policies.replay.tracks import Track
 from policies.target import find_target
 from state.goal import Condition, Gate
@@ -161,7 +161,9 @@ def _coarse(
 def _unsure(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> Iterator[ReplayFinding]:
     """P5: a bare number decided where the interval has both answers in it."""
     close = [row for row in gate if row.label.endswith("not significant") or "not significant (" in row.label]
-    open_ = [row for row in gate if not row.holds and row.metric and _straddles(cycle, row)]
+    # By place, not by name: a log may use one name twice.
+    asked = zip(gate, cycle.conditions, strict=True)
+    open_ = [row for row, recorded in asked if not row.holds and row.metric and _straddles(recorded, row)]
     rows = [*close, *open_]
     if cycle.instrument is None or not rows:
         return
@@ -181,8 +183,8 @@ def _unsure(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> Iterator[ReplayF
     )
 
 
-def _straddles(cycle: Cycle, row: ReplayedCondition) -> bool:
-    condition = next(c.condition for c in cycle.conditions if c.id == row.id)
+def _straddles(recorded: RecordedCondition, row: ReplayedCondition) -> bool:
+    condition = recorded.condition
     if condition is None or condition.kind != "plain" or row.low is None or row.high is None:
         return False
     return row.low <= condition.threshold <= row.high
@@ -190,8 +192,8 @@ def _straddles(cycle: Cycle, row: ReplayedCondition) -> bool:
 
 def _misquoted(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> Iterator[ReplayFinding]:
     """Two places of one record that do not agree: the figures, and what the gate says was measured."""
-    for row in gate:
-        said = next(c for c in cycle.conditions if c.id == row.id).value
+    for row, recorded in zip(gate, cycle.conditions, strict=True):
+        said = recorded.value
         if row.metric and row.value is not None and said is not None and abs(said - row.value) > _ROUNDING:
             yield _finding(
                 cycle,

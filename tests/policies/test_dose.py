@@ -39,6 +39,17 @@ def test_what_the_parents_took_counts_and_a_cut_below_half_is_refused() -> None:
     assert judge_dose(RECIPE, 240, "sft", 500.0, [harm]).iters == 0
 
 
+@pytest.mark.parametrize(
+    "still",
+    [{"learning_rate": 0.0}, {"lora_parameters": {"rank": 8, "scale": 0.0}}, {"iters": 0}],
+)
+def test_a_recipe_without_any_pull_adds_nothing_to_a_parent_that_took_as_much_as_did_harm(still: Json) -> None:
+    harm = Harm(run="R2", what="collapsed", dose=200.0)
+    found = judge_dose({**RECIPE, **still}, 240, "sft", 500.0, [harm])
+    assert (found.state, found.total, found.sentence) == ("fits", 500.0, "")
+    assert found.iters == still.get("iters", 120)
+
+
 def test_more_dropout_or_a_stronger_anchor_may_bear_more() -> None:
     harm = harm_of("R2", "collapsed", "sft", {**RECIPE, "beta": 0.1}, 160.0)
     held: Json = {**RECIPE, "lora_parameters": {"rank": 8, "scale": 10.0, "dropout": 0.05}}

@@ -379,3 +379,30 @@ def test_an_estimate_that_lies_on_its_bound_on_paper_names_no_number_of_cases() 
     assert verdict.estimate > 0.1, "by the rounding of thirty sums"
     assert (verdict.decided, verdict.cases_needed) == ("undecided", None)
     assert "would tell" not in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "scores"),
+    [
+        ({"max": 1.5, "statistic": "count"}, [1.0]),
+        ({"max": 1.0, "statistic": "count"}, [1.0]),
+        ({"max": 3.0, "statistic": "count"}, [1.0, 1.0, 1.0]),
+        ({"max": 1.0}, [1.0, 1.0]),
+        ({"min": 0.0}, [0.0, 0.0]),
+        ({"max": 1.0}, [0.99, 0.98, 1.0]),
+        ({"min": 0.0}, [0.01, 0.0, 0.02]),
+    ],
+)
+def test_a_bound_that_no_score_can_miss_holds_without_a_test(asked: dict[str, object], scores: list[float]) -> None:
+    condition = Condition.model_validate({"metric": "main.score", **asked})
+    verdict = judge_condition(condition, table(candidate={"main.score": scores}), 0.05)
+    assert (verdict.decided, verdict.p, verdict.cases_needed) == ("holds", None, None)
+    most = len(scores) if condition.statistic == "count" else 1
+    missable = condition.model_copy(update={"max": 0.9 * most} if condition.sign < 0 else {"min": 0.05})
+    assert judge_condition(missable, table(candidate={"main.score": scores}), 0.05).decided != "holds"
+
+
+def test_a_score_outside_the_scale_is_not_waved_through() -> None:
+    condition = Condition(metric="main.score", max=1.0)
+    scores = [0.2, 0.4, 0.9, 4.0]
+    assert judge_condition(condition, table(candidate={"main.score": scores}), 0.05).decided == "undecided"

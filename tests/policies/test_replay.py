@@ -227,6 +227,25 @@ def test_a_gate_that_misquotes_its_own_figures_is_told() -> None:
     assert "composite_delta was 0.5" in found.sentence
 
 
+def test_two_conditions_of_one_name_are_each_held_against_their_own_number() -> None:
+    entry = simple("x", 0.9, n=40)
+    asked = {"name": "ok", "metric": "s.ok"}
+    entry["gate"]["conditions"] = [
+        {**asked, "op": ">=", "threshold": 0.99, "value": 0.9},
+        {**asked, "op": ">=", "threshold": 0.1, "value": 0.2},
+    ]
+    row = replayed([entry]).cycles[0]
+    found = [f.sentence for f in row.findings if f.claim == "agrees"]
+    assert found == ["The gate says ok was 0.2; the record's own figures give 0.9."]
+    assert [condition.holds for condition in row.gate] == [False, True]
+    entry["gate"]["conditions"] = [
+        {**asked, "op": ">=", "threshold": 0.1, "value": 0.9},
+        {**asked, "op": ">=", "threshold": 0.95, "value": 0.9},
+    ]
+    found = [f.sentence for f in replayed([entry]).cycles[0].findings if f.claim == "significant"]
+    assert found, "0.95 lies within the interval of 0.9 on 40 cases, and 0.1 does not"
+
+
 def test_judged_on_other_weights_than_trained_on_stops_the_judging() -> None:
     found = finding(one(WITHHELD, "collab_dpo_v0"), "P2")
     assert found is not None
