@@ -19,7 +19,7 @@ from agent.mistakes import dotted, mistake
 from agent.reading.words import WIDTH, block, count, shortened, signed, table
 from policies.replay.exported import TABLES, exported_trajectory
 from policies.replay.published import PublishedCycle, PublishedHarness, published_trajectory
-from policies.replay.records import Replay, ReplayedCondition, ReplayedCycle, Trajectory
+from policies.replay.records import Replay, ReplayedCondition, ReplayedCycle, ReplayFinding, Trajectory
 from policies.replay.verdicts import replay
 from state.errors import ConfigError
 from state.records import Record
@@ -34,6 +34,7 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON spells one half of a character beyond the basic plane; alone it is no text."""
 
 _MAX_FINDINGS = 7
+_FINDING_LINES = 2
 _ASKED_COLUMNS = 46
 
 _MARKS = {"holds": "holds", "fails": "fails", "undecided": "open"}
@@ -195,20 +196,41 @@ def _told(cycle: ReplayedCycle) -> list[str]:
     recorded = f", recorded {cycle.recorded_bucket}" if cycle.recorded_bucket else ""
     bucket = f"bucket {cycle.bucket} ({cycle.rule}{recorded})" if cycle.bucket else f"no bucket{recorded}"
     track = f", track {cycle.track}" if cycle.track else ""
-    lines = [f"{cycle.id}  {cycle.instrument or 'no training'}{track}: {bucket}"[:WIDTH]]
+    lines = [f"{cycle.id}  {cycle.instrument or cycle.foreign or 'no training'}{track}: {bucket}"[:WIDTH]]
     if cycle.gate:
         rows = [line for row in cycle.gate for line in _rows(row)]
         head = ("", "asked", "value", "95 % interval" if _is_plain(cycle) else "interval", "cases", "recorded")
         lines += [f"  {line}"[:WIDTH].rstrip() for line in table(head, rows)]
         lines += _methods(cycle.gate)
-    if cycle.instrument:
+    if cycle.instrument or cycle.foreign:
         lines += block("  Verdict", cycle.sentence, indent=11)
     for finding in cycle.findings[:_MAX_FINDINGS]:
         weight = " (hard stop)" if finding.severity == "hard_stop" else ""
-        lines += block(f"  {finding.mode or '-'}", f"{finding.sentence}{weight}", indent=11, lines=2)
+        lines += block(f"  {finding.mode or '-'}", f"{_fitting(finding)}{weight}", indent=11, lines=_FINDING_LINES)
     if len(cycle.findings) > _MAX_FINDINGS:
         lines.append(f"  and {count(len(cycle.findings) - _MAX_FINDINGS, 'more finding')}; see --json.")
     return lines + block("  Next", f"{cycle.next.action}: {cycle.next.sentence}", indent=11)
+
+
+def _fits(sentence: str) -> bool:
+    return len(block("", sentence, indent=11)) <= _FINDING_LINES
+
+
+def _fitting(finding: ReplayFinding) -> str:
+    """Return a finding's sentence with as many other conditions named as fit, and how many more there are."""
+    if not finding.others or _fits(finding.sentence):
+        return finding.sentence
+    told = finding.sentence.removesuffix(", ".join(finding.others) + ".")
+    for named in range(len(finding.others) - 1, 0, -1):
+        sentence = f"{told}{', '.join(finding.others[:named])} and {len(finding.others) - named} more."
+        if _fits(sentence):
+            return sentence
+    words, more = told.split(), f"{len(finding.others)} more."
+    sentence = told + more
+    while not _fits(sentence):
+        words.pop()
+        sentence = f"{' '.join(words)} … and {more}"
+    return sentence
 
 
 def _is_plain(cycle: ReplayedCycle) -> bool:

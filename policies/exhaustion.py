@@ -104,9 +104,8 @@ def judge_exhaustion(
     counted = [run for run in ours if _counts(run)]
     verdict = partial(ExhaustionVerdict, instrument=instrument, counted=_ids(counted))
     if len({run.recipe_hash for run in ours}) < LEAST_RUNS:
-        sentence = (
-            f"{len(ours)} {name} runs since the last progress; {LEAST_RUNS} are needed before it can be exhausted."
-        )
+        few = f"{len(ours)} {name} {'run' if len(ours) == 1 else 'runs'}"
+        sentence = f"{few} since the last progress; {LEAST_RUNS} are needed before it can be exhausted."
         return verdict(state="open", missing=("runs",), sentence=sentence)
     missing = _missing(ours, counted, is_ceiling_above_gate=is_ceiling_above_gate)
     if missing:

@@ -351,9 +351,12 @@ def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
     if verdict.estimate is None or verdict.low is None or verdict.high is None:
         return f"Asked: {asked}. Not measured, so it does not hold."
     level = f"{100 * (1 - 2 * verdict.alpha):.3g} %"
-    shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {verdict.n} cases)"
+    cases = "1 case" if verdict.n == 1 else f"{verdict.n} cases"
+    shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {cases})"
     words = {"holds": "It holds", "fails": "It fails", "undecided": "The cases cannot tell"}[verdict.decided]
     extra = f", {verdict.label}" if verdict.label else ""
     needed = f" {verdict.cases_needed} cases would tell if this went on." if verdict.cases_needed else ""
-    gone = f" {verdict.excluded} cases had no score." if verdict.excluded else ""
+    gone = (
+        f" {verdict.excluded} {'case' if verdict.excluded == 1 else 'cases'} had no score." if verdict.excluded else ""
+    )
     return f"Asked: {asked}. Measured {shown}. {words}{extra}.{needed}{gone}"

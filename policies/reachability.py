@@ -121,11 +121,7 @@ def _above_ceiling(
     ceiling, asked = ceilings[metric], condition.threshold / sizes[metric]
     enough = _budget_for(budgets.get(metric, ()), asked, condition.sign)
     counted = f" ({condition.threshold:g} of {sizes[metric]} cases)" if is_count else ""
-    fix = (
-        _larger_budget(budgets[metric], enough)
-        if enough
-        else f"Raise evaluation.max_tokens until the gold scores {asked:.4g}, or lower the threshold."
-    )
+    fix = _larger_budget(budgets[metric], enough) if enough else _reachable_threshold(condition, asked)
     word = "above" if condition.sign > 0 else "below"
     return Finding(
         mode="P1",
@@ -144,6 +140,14 @@ def _above_ceiling(
         },
         fix=fix,
     )
+
+
+def _reachable_threshold(condition: Condition, asked: float) -> str:
+    """Return the fix where no decode budget is known to do; beyond the scale, none can."""
+    change, end = ("lower", 1) if condition.sign > 0 else ("raise", 0)
+    if condition.sign * (asked - end) > _EPSILON:
+        return f"{change.capitalize()} the threshold: no metric goes {'above' if end else 'below'} {end}."
+    return f"Raise evaluation.max_tokens until the gold scores {asked:.4g}, or {change} the threshold."
 
 
 def _budget_for(curve: Sequence[tuple[int, float]], wanted: float, sign: int) -> tuple[int, float] | None:

@@ -62,7 +62,8 @@ def conclusion(
             "Nothing is exhausted.",
         )
     if idle >= search.max_runs_without_progress:
-        return _stop("runs.no_progress", f"{idle} runs in a row made no progress ({''.join(buckets[-idle:])}).")
+        what = "The latest run" if idle == 1 else f"{idle} runs in a row"
+        return _stop("runs.no_progress", f"{what} made no progress ({''.join(buckets[-idle:])}).")
     if not has_proposal:
         return _stop("nothing.left", f"After {count} runs no rule proposes a recipe that was not run already.")
     return None

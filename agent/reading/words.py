@@ -71,7 +71,8 @@ def block(label: str, text: str, indent: int = 10, lines: int = 3) -> list[str]:
     wrapped = textwrap.wrap(" ".join(text.split()), WIDTH - indent, break_on_hyphens=False) or [""]
     if len(wrapped) > lines:
         wrapped = wrapped[:lines]
-        wrapped[-1] = shortened(wrapped[-1] + " …", WIDTH - indent)
+        # Cut after a whole word, unless one word fills the line.
+        wrapped[-1] = textwrap.shorten(wrapped[-1], WIDTH - indent - 2, placeholder="", break_on_hyphens=False) + " …"
     heads = [label.ljust(indent)] + [" " * indent] * (len(wrapped) - 1)
     return [(head + line).rstrip() for head, line in zip(heads, wrapped, strict=True)]
 

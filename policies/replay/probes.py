@@ -78,8 +78,11 @@ class _Kind(NamedTuple):
     known: Known
 
 
-def _finding(cycle: Cycle, kind: _Kind, sentence: str, fix: str = "", **value: Any) -> ReplayFinding:
-    return ReplayFinding(**kind._asdict(), subject=f"cycle:{cycle.id}", sentence=sentence, fix=fix, value=value)
+def _finding(
+    cycle: Cycle, kind: _Kind, sentence: str, fix: str = "", *, others: Sequence[str] = (), **value: Any
+) -> ReplayFinding:
+    subject, more = f"cycle:{cycle.id}", tuple(others)
+    return ReplayFinding(**kind._asdict(), subject=subject, sentence=sentence, fix=fix, value=value, others=more)
 
 
 # The gate
@@ -145,6 +148,7 @@ def _too_coarse(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
             _Kind("P5", "resolvable", "warning", "before training"),
             f"{found[0].sentence}{more}",
             found[0].fix,
+            others=ids[1:],
             conditions=ids,
         )
 
@@ -178,6 +182,7 @@ def _unsure(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> Iterator[ReplayF
         _Kind("P5", "significant", "warning", "after evaluation"),
         f"{shown} was decided by a bare number that luck could have made.{cases}{more}",
         "Take more cases or a denser metric, or ask for a wider margin.",
+        others=others,
         conditions=[row.id for row in rows],
         cases_needed=first.cases_needed,
     )

@@ -4,7 +4,7 @@
 the record itself shows; `verdicts.py` judges. Not covered: files behind the record, which no replay has.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ class Cycle(Record):
     kind: str = "none"
     """Instrument in the record's own word."""
     instrument: Instrument | None = None
-    """None: nothing was trained."""
+    """None: nothing was trained, or `foreign` says what was done."""
     gate: Gate | None = None
     """The conditions that figures of the record can answer."""
     conditions: tuple[RecordedCondition, ...] = ()
@@ -74,6 +74,12 @@ class Cycle(Record):
     """Training time, seconds."""
     notes: Json = Field(default_factory=dict)
     """`recipe`, `data`, `train`, `artifact_bytes` and `evaluated_on` in the record's own shape."""
+
+    @property
+    def foreign(self) -> str:
+        """The record's word for an instrument that is none of Vigil's, empty otherwise; it may have trained or not."""
+        is_known = self.instrument is not None or self.kind in {"", "none", *get_args(Instrument)}
+        return "" if is_known else self.kind
 
     def figure(self, side: Literal["base", "parent", "candidate"], metric: str) -> Mean | None:
         """Return one side's mean of a `split.metric`."""
@@ -110,6 +116,8 @@ class ReplayFinding(Record):
     sentence: str
     fix: str = ""
     value: dict[str, Any] = Field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    """Other conditions that it holds for; the sentence ends with their names and a full stop."""
 
     @property
     def prevents(self) -> bool:
@@ -159,6 +167,9 @@ class ReplayedCycle(Record):
     id: str
     track: str
     instrument: str
+    """In the record's own word; empty where no instrument of Vigil's was used."""
+    foreign: str
+    """An instrument that is none of Vigil's, in the record's own word."""
     gate: tuple[ReplayedCondition, ...]
     passed: bool | None
     """Whether every condition holds; None: there was no gate."""

@@ -63,7 +63,7 @@ class Track:
 
     def add(self, cycle: Cycle) -> None:
         """Go on to the next cycle."""
-        if cycle.instrument is None:
+        if cycle.instrument is None and not cycle.foreign:
             self.untrained.append(len(self.cycles))
         self.cycles.append(cycle)
 

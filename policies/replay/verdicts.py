@@ -6,7 +6,7 @@ its place among others (P4, equal scores, exhaustion) looks at the cycles of its
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from policies.buckets import BucketVerdict, RunEvidence, judge_run
 from policies.budget import Estimate, Spent, affordable
@@ -206,6 +206,7 @@ def _replayed(
         id=cycle.id,
         track=cycle.track,
         instrument="" if cycle.instrument is None else cycle.kind,
+        foreign=cycle.foreign,
         gate=gate,
         passed=passed,
         bucket=bucket,
@@ -219,7 +220,13 @@ def _replayed(
     )
 
 
+_OURS = " and ".join(get_args(Instrument)).replace(" and ", ", ", 1)
+"""Vigil's instruments, to stand in a sentence."""
+
+
 def _unjudged(cycle: Cycle) -> str:
+    if cycle.foreign:
+        return f"{cycle.id} used {cycle.foreign}, which is none of {_OURS}, so it has no bucket."
     if cycle.instrument is None:
         return f"{cycle.id} trained nothing, so it has no bucket."
     if not cycle.conditions:
@@ -253,11 +260,17 @@ def _next(
     if verdict.bucket == "A":
         rows = [row for row in gate if "not significant" in row.label]
         labels = ", ".join(row.id + row.label.partition("not significant")[2] for row in rows)
-        needed = max((row.cases_needed or 0 for row in gate), default=0)
-        cases = f" Significance would need {needed} cases." if needed else ""
-        said = f", labelled promoted, not significant: {labels}.{cases}" if labels else "."
+        said = f", labelled promoted, not significant: {labels}.{_more_cases(rows)}" if labels else "."
         return _step("promote", verdict.rule, f"Ask for the promotion of {cycle.id}{said}")
     return _go_on(history, seen)
+
+
+def _more_cases(rows: Sequence[ReplayedCondition]) -> str:
+    """Return what would make bare numbers significant; a result on its bound stays there, however many cases say it."""
+    needed = [f"{row.cases_needed} cases for {row.id}" for row in rows if row.cases_needed]
+    never = [row.id for row in rows if not row.cases_needed]
+    told = f" Significance would need {', '.join(needed)}." if needed else ""
+    return told + (f" More cases of the same result would not make {', '.join(never)} significant." if never else "")
 
 
 def _before_training(cycle: Cycle) -> NextStep:
@@ -408,8 +421,9 @@ def _savings(trajectory: Trajectory, saved: Saved) -> str:
     trained = sum(cycle.instrument is not None for cycle in trajectory.cycles)
     least = "at least " if saved.unknown else ""
     gone = f"; the time of {', '.join(saved.unknown)} is not on record" if saved.unknown else ""
-    cycles = f"{saved.cycles} of {trained} training cycles ({', '.join(saved.ids)})" if saved.cycles else "No cycle"
-    return f"Saved: {cycles} and {least}{saved.hours:.1f} hours of training{gone}."
+    cycles = f"{saved.cycles} of {trained} training cycles ({', '.join(saved.ids)})" if saved.cycles else ""
+    hours = f"{least}{saved.hours:.1f} hours of training" if saved.hours else ""
+    return f"Saved: {' and '.join(part for part in (cycles, hours) if part)}{gone}."
 
 
 def _agreement(cycles: Sequence[ReplayedCycle]) -> list[str]:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from agent import replay as module
 from agent.cli import vigil
-from agent.reading.words import WIDTH
+from agent.reading.words import WIDTH, block
 from agent.summary import MAX_LINES
 from tests.agent.recorded import record
 from tests.policies.trajectory import HARNESS, LOG, log
@@ -73,6 +74,39 @@ def test_each_cycle_fits_a_screen_and_the_end_says_what_to_take_away(files: tupl
         assert words in text, words
     assert last.startswith("In all")
     assert "Saved: 6 of 8 training cycles" in last
+
+
+def test_findings_that_are_cut_end_at_a_word_and_say_how_many_more_there_are(tmp_path: Path) -> None:
+    base = {"n": 40, **{f"metric_{place}": 0.5 for place in range(9)}}
+
+    def told(names: list[str]) -> str:
+        asked = [
+            {"name": name, "op": ">=", "threshold": 0.001, "metric": f"s.metric_{place}", "against": "parent"}
+            for place, name in enumerate(names)
+        ]
+        gate = {"conditions": asked}
+        entry = {"id": "r", "instrument": "sft", "s": base, "base": {"s": base}, "gate": gate}
+        lines = says(written(tmp_path, [entry])).stdout.splitlines()
+        start = next(place for place, line in enumerate(lines) if line.startswith("  P5"))
+        end = next(place for place in range(start + 1, len(lines)) if lines[place][2] != " ")
+        assert end - start <= 2
+        assert max(map(len, lines)) <= WIDTH
+        return " ".join(" ".join(lines[start:end]).split())
+
+    assert told(["a", "b", "c"]).endswith("coarser than the question. The same holds for b, c.")
+    some = told([f"of_nine_{place}" for place in range(9)])
+    assert re.search(r"The same holds for of_nine_1(, of_nine_\d)* and \d more\.$", some), some
+    assert told(["a", "b" * 90, "c" * 90]).endswith("coarser than the question. The same holds for 2 more.")
+    long = told(["a_condition_whose_name_takes_the_place_of_most_of_what_is_said_of_it", "b" * 90])
+    assert long.endswith(" … and 1 more.")
+    assert told(["a"]).endswith("coarser than the question.")
+
+
+def test_an_instrument_of_somebody_elses_is_named(tmp_path: Path) -> None:
+    text = says(written(tmp_path, [{"id": "r", "instrument": "ppo"}, {"id": "q"}])).stdout
+    assert "r  ppo: no bucket" in text
+    assert "r used ppo, which is none of sft, dpo and grpo" in text
+    assert "q  no training: no bucket" in text
 
 
 def test_both_halves_of_a_character_are_text(tmp_path: Path) -> None:
@@ -239,3 +273,15 @@ def test_the_labs_own_files_give_the_same() -> None:
     assert "4" in {row["mode"] for row in under["collab_sft_v0"]["findings"]}
     assert (known["first_stop"]["mode"], known["first_stop"]["cycle"]) == ("P1", "collab_sft_v0")
     assert not any(row["agrees"] is False for found in (withheld, known) for c in found["cycles"] for row in c["gate"])
+
+
+def test_a_paragraph_that_is_cut_ends_after_a_whole_word() -> None:
+    words = [f"word{place:02d}" for place in range(60)]
+    for size in range(4, 60):
+        lines = block("", f"{'x' * size} {' '.join(words)}", indent=11, lines=2)
+        *kept, mark = " ".join(lines).split()
+        assert (len(lines), mark) == (2, "…")
+        assert kept[1:] == words[: len(kept) - 1]
+        assert max(map(len, lines)) <= WIDTH
+    [line] = block("", "x" * 200, indent=11, lines=1)
+    assert (line[-3:], len(line)) == ("x …", WIDTH)

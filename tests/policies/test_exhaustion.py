@@ -261,3 +261,13 @@ def test_a_campaign_holds_counts_and_differences_against_the_ceiling_too(asked: 
 @pytest.mark.parametrize("weakness", [{"bucket": "U"}, {"had_power": False}, {"is_capped": True}])
 def test_a_run_that_could_not_have_shown_it_is_not_counted(weakness: dict[str, object]) -> None:
     assert judged([*THREE, flat("R4", "order", **weakness)]).counted == ("R1", "R2", "R3")
+
+
+def test_one_run_is_spoken_of_as_one() -> None:
+    assert judged(THREE[:1]).sentence.startswith("1 demonstration run since the last progress; 3 are needed")
+    assert judged(THREE[:2]).sentence.startswith("2 demonstration runs since the last progress; 3 are needed")
+    for most, words in ((1, "The latest run made no progress (C)."), (2, "2 runs in a row made no progress (CC).")):
+        search = Search(max_runs_without_progress=most)
+        found = conclusion(promoted="", buckets=["C"] * most, search=search, budget=RICH)
+        assert found is not None
+        assert (found.rule, found.sentence) == ("runs.no_progress", words)

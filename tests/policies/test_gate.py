@@ -144,6 +144,9 @@ def test_missing_scores_are_counted_and_too_many_keep_a_condition_from_holding()
     verdict = judge_condition(condition, table(candidate={"s.ok": few}), 0.05)
     assert (verdict.excluded, verdict.n, verdict.holds) == (2, 38, True)
     assert "2 cases had no score" in verdict.sentence
+    fewer = judge_condition(Condition(metric="main.score", min=0.1), table(candidate={"main.score": [1.0, None]}), 0.05)
+    assert "(90 % interval 0.05 to 1, 1 case)" in fewer.sentence
+    assert fewer.sentence.endswith(" 1 case had no score.")
     assert judge_condition(condition, table(candidate={"s.ok": many}), 0.05).decided == "undecided"
     plain = Condition(metric="s.ok", min=0.5, test="plain", reason=REASON)
     assert judge_condition(plain, table(candidate={"s.ok": many}), 0.05).decided == "undecided"

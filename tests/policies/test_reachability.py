@@ -1,7 +1,7 @@
 import pytest
 
 from policies.cases import CaseTable, Mean
-from policies.reachability import Finding, ceilings_from_census, is_one_measurement, reachability
+from policies.reachability import Finding, beyond_reach, ceilings_from_census, is_one_measurement, reachability
 from state.goal import Condition, Gate, TestKind
 from tests.policies.lab import BASE, CYCLES, GATE, REASON, ones, table
 
@@ -27,6 +27,22 @@ def test_the_labs_phantom_ceiling_stops_before_any_training_and_names_the_budget
 def test_without_a_sufficient_budget_the_fix_says_what_to_look_for() -> None:
     findings = reachability(GATE, {"stress.data_preservation": 0.25}, BASE)
     assert "until the gold scores 0.85" in findings[0].fix
+
+
+@pytest.mark.parametrize(
+    ("asked", "ceiling", "fix"),
+    [
+        ({"min": 1.8}, 1.0, "Lower the threshold: no metric goes above 1."),
+        ({"max": -0.1}, 0.0, "Raise the threshold: no metric goes below 0."),
+        ({"min": 1.0}, 0.9, "Raise evaluation.max_tokens until the gold scores 1, or lower the threshold."),
+        ({"max": 0.1}, 0.3, "Raise evaluation.max_tokens until the gold scores 0.1, or raise the threshold."),
+    ],
+)
+def test_beyond_the_scale_no_decode_budget_is_advised(asked: dict[str, float], ceiling: float, fix: str) -> None:
+    asks = gate(Condition.model_validate({"metric": "main.score", **asked}))
+    [finding] = reachability(asks, {"main.score": ceiling}, {})
+    assert finding.fix == fix
+    assert beyond_reach(asks, {"main.score": ceiling}, {}) == [finding]
 
 
 def test_the_labs_gate_is_reachable_at_a_sufficient_budget() -> None:

@@ -148,7 +148,10 @@ def test_a_promotion_by_bare_numbers_is_labelled_with_its_p_value_and_the_cases_
     assert (accuracy.p_two_sided, accuracy.cases_needed, accuracy.n) == (0.25, 24, 12)
     assert (row.next.action, row.rule) == ("promote", "A.confirmed")
     assert "promoted, not significant: tier_accuracy (exact paired p = 0.25 two-sided)" in row.next.sentence
-    assert row.next.sentence.endswith("Significance would need 24 cases.")
+    assert row.next.sentence.endswith(
+        "Significance would need 24 cases for tier_accuracy, 12 cases for prospective_and_flip. "
+        "More cases of the same result would not make parse_errors significant."
+    )
     assert any(sentence.startswith("trace_dpo_v1 was promoted by a bare number") for sentence in WITHHELD.sentences)
     found = finding(row, "P5", "significant")
     assert found is not None
@@ -538,10 +541,35 @@ def test_a_halt_on_record_is_the_stop_where_no_cycle_was_refused() -> None:
     assert (found.first_stop.cycle, found.first_stop.mode) == ("", "P1")
     assert found.sentences[:2] == (
         "Vigil would have stopped before any training (mode P1): The gate is above the ceiling. Raise it.",
-        "Saved: No cycle and 2.0 hours of training.",
+        "Saved: 2.0 hours of training.",
     )
     bare = replay(Trajectory(cycles=(), halt=Halt(sentence="Stopped.", fix="")))
     assert bare.sentences == ("Vigil would have stopped before any training: Stopped.",)
+
+
+def test_what_is_saved_is_told_without_a_number_where_no_time_is_on_record() -> None:
+    found = replayed(log(collab_sft_v1={"train": {}})[5:6])
+    assert (
+        "Saved: 1 of 1 training cycles (collab_sft_v0); the time of collab_sft_v0 is not on record." in found.sentences
+    )
+
+
+def test_an_instrument_that_is_none_of_vigils_is_named_and_nothing_is_said_of_its_training() -> None:
+    row = replayed([simple("r", 0.9, "ppo")]).cycles[0]
+    assert (row.instrument, row.foreign, row.bucket) == ("", "ppo", None)
+    assert row.sentence == "r used ppo, which is none of sft, dpo and grpo, so it has no bucket."
+    for word in ("none", ""):
+        row = replayed([simple("r", 0.9, word)]).cycles[0]
+        assert (row.foreign, row.sentence) == ("", "r trained nothing, so it has no bucket.")
+
+
+def test_what_another_instrument_scored_is_no_second_score_of_the_base() -> None:
+    def after(kind: str) -> Any:
+        first = simple("first", 0.9, kind, recipe={"model": "m"})
+        return finding(replayed([first, simple("r", 0.51, recipe={"model": "m"})]).cycles[1], "P12", "baseline")
+
+    assert after("none") is not None
+    assert after("ppo") is None
 
 
 # What must hold whatever is recorded
