@@ -1,7 +1,7 @@
 """Vigil's own export, read as a trajectory: each run with its cases, its gate and the verdict on record."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from policies.buckets import Prediction
@@ -25,6 +25,22 @@ TABLES: Mapping[str, type[Record]] = {
 """The tables a replay reads, and what their rows are."""
 
 
+class _Measured:
+    """Measurements of one harness, by the weights that were measured, so that a run's are found without the others'."""
+
+    def __init__(self, rows: Iterable[Measurement]) -> None:
+        self.of: dict[str, list[Measurement]] = {}
+        self.base = ""
+        self.candidates: dict[str, str] = {}
+        """Run -> weights."""
+        for row in rows:
+            self.of.setdefault(row.weights, []).append(row)
+            if row.side == "base":
+                self.base = row.weights
+            else:
+                self.candidates[row.run] = row.weights
+
+
 class _Export:
     """The rows of an export, sorted by kind."""
 
@@ -38,7 +54,16 @@ class _Export:
         self.decisions = of(Decision)
         self.measurements = of(Measurement)
         self.goals = {row.version: Goal.model_validate(row.spec) for row in of(GoalVersion)}
+        self._measured: dict[frozenset[str] | None, _Measured] = {}
         self.track = next((goal.campaign for goal in self.goals.values()), "")
+
+    def measured(self, evaluations: frozenset[str] | None) -> _Measured:
+        """Return what some evaluations measured, all of it for None."""
+        if evaluations not in self._measured:
+            rows = self.measurements
+            chosen = rows if evaluations is None else [row for row in rows if row.evaluation in evaluations]
+            self._measured[evaluations] = _Measured(chosen)
+        return self._measured[evaluations]
 
     def verdict_on(self, run: Run) -> Decision | None:
         """Return the decision that gave a run its bucket; a later one replaces an earlier one."""
@@ -118,20 +143,19 @@ def _cases(export: _Export, run: Run) -> tuple[CaseTable, bool, bool]:
     """Return the run's cases beside its parent's and the base's under one harness, and which were measured."""
     mine = [action for action in export.actions if action.kind in {"evaluate", "confirm"}]
     own = next((action for action in reversed(mine) if action.inputs.get("run") == run.id), None)
-    keys = {a.key for a in mine if own is None or a.inputs.get("harness") == own.inputs.get("harness")}
-    rows = [row for row in export.measurements if own is None or row.evaluation in keys]
-    weights: dict[Side, str] = {}
-    for row in rows:
-        if row.side == "base":
-            weights["base"] = row.weights
-        elif row.run == run.id:
-            weights["candidate"] = row.weights
-    measured = {row.weights for row in rows}
-    weights["parent"] = run.parent_hash if run.parent_hash in measured else weights.get("base", "")
+    if own is None:
+        found = export.measured(None)
+    else:
+        harness = own.inputs.get("harness")
+        found = export.measured(frozenset(a.key for a in mine if a.inputs.get("harness") == harness))
+    own_weights = found.candidates.get(run.id, "")
+    weights: dict[Side, str] = {"base": found.base, "candidate": own_weights}
+    weights = {side: name for side, name in weights.items() if name}
+    weights["parent"] = run.parent_hash if run.parent_hash in found.of else found.base
+    candidate = [row for row in found.of.get(own_weights, ()) if row.run == run.id]
     # What a later run was confirmed beside is no confirmation of this one.
-    rows = [row for row in rows if row.run == run.id or row.weights != weights.get("candidate")]
-    candidate = [row for row in rows if row.weights == weights.get("candidate")]
-    table = CaseTable.from_measurements(rows, weights)
+    beside = (row for name in dict.fromkeys(weights.values()) if name != own_weights for row in found.of.get(name, ()))
+    table = CaseTable.from_measurements((*beside, *candidate), weights)
     return table, bool(candidate), any(row.use == "confirmation" for row in candidate)
 
 

@@ -200,3 +200,35 @@ def test_parts_of_an_export_that_are_not_as_written_are_left_out(odd: Any) -> No
         for row in exported(ended(ceiling=0.5))
     ]
     assert replay(exported_trajectory(halted)).saved.hours == (7 / 3600 if odd == 7 else 0)
+
+
+LOOKS = {"measurements": 0}
+
+
+class Watched(Measurement):
+    """A measurement that counts how often it is asked which weights or evaluation it belongs to."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in {"weights", "evaluation"}:
+            LOOKS["measurements"] += 1
+        return super().__getattribute__(name)
+
+
+def test_twice_as_many_runs_look_twice_as_often_at_their_measurements() -> None:
+    play = ended()
+    last = play.runs[-1]
+    own = [row for row in play.measurements if row.run == last.id]
+    others = [row for row in play.measurements if row.run != last.id]
+
+    def looks(runs: int) -> int:
+        names = [f"X{place}" for place in range(runs)]
+        copies = [last.model_copy(update={"id": name}) for name in names]
+        rows = [row.model_copy(update={"run": name, "weights": f"w-{name}"}) for name in names for row in own]
+        watched = [Watched(**row.model_dump()) for row in (*others, *rows)]
+        LOOKS["measurements"] = 0
+        kept = [row for row in exported(play) if not isinstance(row, (Measurement, type(last)))]
+        found = exported_trajectory([*kept, *copies, *watched])
+        assert all(cycle.is_measured and cycle.is_confirmed for cycle in found.cycles)
+        return LOOKS["measurements"]
+
+    assert looks(16) <= 2.2 * looks(8)
