@@ -13,6 +13,7 @@ _BENCHMARKS = (
     "beliefs",
     "failure_modes",
     "simulated_laboratory",
+    "peers",
 )
 
 
