@@ -283,6 +283,8 @@ def _before_training(cycle: Cycle) -> NextStep:
 
 _MEASURE = "Run the gold answers through this harness, decode budget included, before another cycle: it costs seconds."
 
+_CONFIRM = "Its gate holds on selection: open the confirmation cases, or keep the last opening for what gets further."
+
 _FOLLOWS: dict[Bucket, tuple[str, str]] = {
     "B": ("progress", "Stay in the class and tune toward the condition that fails."),
     "C": ("flat", "Change the axis: another one than the last run's."),
@@ -309,6 +311,9 @@ def _go_on(history: Sequence[_Judged], seen: Sequence[ReplayFinding]) -> NextSte
     )
     if stop is not None:
         return _step("conclude", stop.rule, stop.sentence)
+    is_unconfirmed = last.cycle.has_confirmation and not last.cycle.is_confirmed
+    if last.verdict.bucket == "B" and last.verdict.gate.holds and is_unconfirmed:
+        return _step("measure", "confirm", _CONFIRM)
     rule, sentence = _FOLLOWS[last.verdict.bucket]
     sentence += "" if last.cycle.ceilings else f" {_MEASURE}"
     return _step("measure" if last.verdict.bucket == "U" else "train", rule, sentence)

@@ -120,8 +120,17 @@ def test_a_run_that_another_started_from_is_judged_by_its_own_cases_not_by_those
     judged = next(row for row in replay(exported_trajectory(rows)).cycles if row.id == parent.id)
     assert judged.agrees
     assert finding(judged, "P12") is None
+    assert judged.next.rule == "progress"
     said = next(d for d in play.decisions if d.run == parent.id and d.bucket is not None)
     assert [row.value for row in judged.gate] == [each["value"] for each in said.verdict["gate"]["conditions"]]
+
+
+def test_a_run_whose_gate_holds_on_selection_is_followed_by_a_look_at_the_confirmation_cases() -> None:
+    play = ended()
+    promoted = next(run for run in play.runs if run.bucket == "A")
+    rows = [row for row in exported(play) if not isinstance(row, Measurement) or row.use == "selection"]
+    last = next(row for row in replay(exported_trajectory(rows)).cycles if row.id == promoted.id)
+    assert (last.bucket, last.next.action, last.next.rule) == ("B", "measure", "confirm")
 
 
 def test_a_run_without_a_verdict_yet_is_judged_under_the_newest_goal() -> None:
