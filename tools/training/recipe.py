@@ -187,7 +187,8 @@ class RolloutRecipe(Recipe):
     rollout_concurrency: int = Field(default=64, ge=1)
     """Rollouts decoded together; more is faster and takes more memory."""
     update_microbatch: int = Field(default=8, ge=1)
-    """Rollouts computed together in an update; fewer takes less memory and gives the same update."""
+    """Rollouts computed together in an update; fewer takes less memory and gives the same update. Up to `group_size`
+    each prompt is computed once for its answers."""
     updates_per_batch: int = Field(default=1, ge=1)
     """Updates that learn from the same rollouts; clipping matters from the second on."""
     beta: float = Field(default=0.04, ge=0)
