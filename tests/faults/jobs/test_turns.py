@@ -110,17 +110,17 @@ def test_a_dead_supervisor_frees_the_accelerator_only_with_its_worker(home: Path
 
 
 def test_an_adopted_worker_that_dies_waits_for_a_turn_before_it_starts_again(home: Path) -> None:
-    anna = launch(home, "anna", steps=10, crash={"at": 5, "times": 1, "how": "kill"}, delay_s=0.1)
+    anna = launch(home, "anna", steps=60, crash={"at": 50, "times": 1, "how": "kill"}, delay_s=0.1)
     running_at(anna, 1)
     bob = launch(home, "bob", hang_at=3)
     until(lambda: waits_for(bob) == ["anna"], "bob waits")
     assert kill(supervisor(anna))
-    BACKEND.launch(anna, spec(steps=10, crash={"at": 5, "times": 1, "how": "kill"}, delay_s=0.1))
+    BACKEND.launch(anna, spec(steps=60, crash={"at": 50, "times": 1, "how": "kill"}, delay_s=0.1))
     running_at(bob, 2)
     until(lambda: waits_for(anna) == ["bob"], "anna waits for bob")
     BACKEND.stop(bob, "person", "")
     assert ended(anna).state == "finished"
-    assert_done_once(anna)
+    assert_done_once(anna, steps=60)
 
 
 def test_a_suspended_job_keeps_the_accelerator(home: Path) -> None:
