@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,16 @@ from agent.graph import Graph, build, open_saver, prune
 from agent.nodes.deciding import deciding
 from agent.nodes.doing import StopAskedError, doing
 from agent.nodes.knowing import knowing
+from agent.reading import typed
+from agent.reading.view import gather
+from agent.reading.words import duration
 from agent.session import WORKERS, Session
+from agent.terminal import Terminal
 from agent.view import view_of
 from policies import planning
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, LimitExceededError
-from state.files import ensure_local_disk
+from state.files import ensure_local_disk, write_json
 from state.goal import Goal
 from state.lease import Lease
 from state.paths import CampaignPaths
@@ -69,7 +73,7 @@ def run_campaign(
     clock: Clock | None = None,
     backend: Backend | None = None,
     workers: Mapping[JobKind, str] = WORKERS,
-    say: Callable[[str], None] = lambda _: None,
+    terminal: Terminal | None = None,
 ) -> RunEnd:
     """Run a campaign until it ends, or until only a person can go on.
 
@@ -80,31 +84,35 @@ def run_campaign(
         clock: Time.
         backend: What runs jobs; local processes by default.
         workers: Module per kind of job.
-        say: Where progress sentences go.
+        terminal: Where it says what goes on; nowhere when left out.
 
     Raises:
         ConfigError: The file, the data or the home cannot be used; nothing was created.
         LeaseLostError: Another process holds the campaign.
     """
-    clock = clock or SystemClock()
+    clock, terminal = clock or SystemClock(), terminal or Terminal(lambda _: None)
     loaded = load_campaign(path)
+    terminal.show("Reading model, data and cases …")
     for note in check_campaign(loaded):
-        say(note)
+        terminal.say(note)
     paths = CampaignPaths(home.resolve(), loaded.goal.campaign)
     _make_home(paths)
     # Before the lease: whoever sees us hold it may ask us to stop.
     before = last_request(paths)
     with contextlib.ExitStack() as stack:
+        stack.callback(terminal.close)
         lease = stack.enter_context(Lease.acquire(paths, clock))
         store = stack.enter_context(Store.open(paths, clock, lease))
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
-        session.requests_before, session.say = before, say
+        session.requests_before, session.say, session.show = before, terminal.say, terminal.show
+        session.ask = partial(terminal.print, is_loud=True)
         # Whatever was edited since the last sitting is surfaced like an edit during one.
         if surface.take_up(session, loaded):
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
         if (ended := _ended(session)) is not None:
             return ended
         with _disk_errors(paths):
+            write_json(paths.source, {"file": str(path.absolute())})
             _drive(session, wait=wait)
         return _end(session)
 
@@ -244,6 +252,8 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
             for decision in decisions[told:]:
                 session.say(f"{decision.id} {decision.sentence}")
             told = len(decisions)
+            _put_questions(session)
+            session.show("Checking what the next step stands on …")
         if count % _PRUNE_EVERY == 0 and graph.checkpointer:
             prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with
         surface.apply_requests(session)
@@ -251,9 +261,23 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
             raise StopAskedError
 
 
+def _put_questions(session: Session) -> None:
+    """Say which questions wait for a person, each once in a sitting: its figures, and what to type."""
+    waiting = {row.id for row in session.store.read.approvals() if row.answer is None} - session.asked
+    if waiting:
+        view = gather(session.paths, file=str(session.loaded.path))
+        for row in view["approvals"]:
+            if row["id"] in waiting:
+                session.ask(typed.question(view, row))
+        session.asked |= waiting
+
+
 def _await_answer(session: Session) -> None:
     """Wait until some question is answered, the campaign file changes, or a person asks to stop."""
     open_before = {row.id for row in session.store.read.approvals() if row.answer is None}
+    _put_questions(session)
+    since = session.clock.now()
+    place = typed.place(session.paths, str(session.loaded.path))
     while True:
         surface.apply_requests(session)
         surface.apply_deadlines(session)
@@ -262,6 +286,8 @@ def _await_answer(session: Session) -> None:
         still_open = {row.id for row in session.store.read.approvals() if row.answer is None}
         if still_open != open_before or surface.absorb_edit(session):
             return
+        waited = duration(session.clock.now() - since)
+        session.show(f"Waiting for you, {waited} so far: {typed.of_campaign(place, 'inbox')}")
         session.clock.sleep(_POLL_S)
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from agent.campaign import LoadedCampaign
 from state.clock import Clock
@@ -48,6 +49,9 @@ class Session:
         requests_before: Number of the last request before this sitting began.
         seen_file: Hash of the campaign file as looked at last, valid or not.
         say: Where progress sentences go.
+        show: Where goes what happens now: a job as gathered (agent/reading/view.py), or words.
+        ask: Where the lines of a question go that waits for a person.
+        asked: Ids of the questions that this sitting has put so.
     """
 
     loaded: LoadedCampaign
@@ -64,6 +68,9 @@ class Session:
     requests_before: int = 0
     seen_file: str = ""
     say: Callable[[str], None] = lambda _: None
+    show: Callable[[dict[str, Any] | str], None] = lambda _: None
+    ask: Callable[[list[str]], None] = lambda _: None
+    asked: set[str] = field(default_factory=set)
     is_stopping: bool = False
     cache: HashCache = field(default_factory=HashCache)
 

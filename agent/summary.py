@@ -1,4 +1,4 @@
-"""The campaign on one screen: at most 40 lines of 100 columns, sentences with numbers.
+"""The campaign on one screen: at most 40 lines of 100 columns (more of narrower ones), sentences with numbers.
 
 `summarize` is pure and takes the plain dicts that the reading commands gather (`agent/reading/view.py`), so the end of
 a run, `vigil status` and the text report say the same. Standard library only.
@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from agent.reading import night, verdicts
-from agent.reading.words import WIDTH, block, clock, count, duration, near, number, shortened, signed
+from agent.reading import night, typed, verdicts
+from agent.reading.words import WIDTH, block, clock, columns, count, duration, near, number, shortened, signed
 
 MAX_LINES = 40
 """A screen of 45 lines with the prompt and the command on it."""
@@ -45,14 +45,20 @@ def summarize(view: View) -> list[str]:
             holder, home, now.
     """
     sections = [section(view) for section in _SECTIONS]
+    # Narrow lines say less each, so there may be more of them.
+    most = MAX_LINES * WIDTH // columns()
     # What a person must do and what to type stand last and are never cut; the longest middle section gives way.
-    while sum(map(len, sections)) > MAX_LINES:
+    while sum(map(len, sections)) > most:
         longest = max(range(1, len(sections) - 2), key=lambda index: len(sections[index]))
         if len(sections[longest]) <= 1:
             break
         sections[longest] = sections[longest][:-1]
-    lines = [line for section in sections for line in section]
-    return [shortened(line, WIDTH) if len(line) > WIDTH else line for line in lines][:MAX_LINES]
+    *told, commands = sections
+    return [_fitting(line) for section in told for line in section][: most - len(commands)] + commands
+
+
+def _fitting(line: str) -> str:
+    return line if len(line) <= columns() else shortened(line, columns())
 
 
 def _head(view: View) -> list[str]:
@@ -131,14 +137,13 @@ def _best(view: View) -> list[str]:
     if row is None:
         return lines
     if row["value"] is None:
-        return lines + block("Best run", f"{best['run']} ({best['bucket']}): {row['metric']} was not measured.")
+        return block("Best run", f"{best['run']} ({best['bucket']}): {row['metric']} was not measured.") + lines
     change = f"{row['metric']} {number(row['reference'])} -> {number(row['value'])}"
     if row["reference"] is not None and row["value"] is not None:
         change += f" ({signed(row['value'] - row['reference'])})"
     flips = f"{count(row['rescued'], 'case')} rescued, {row['broken']} broken"
-    return lines + block(
-        "Best run", f"{best['run']} ({best['bucket']}): {change}, {flips}, of {row['n']} {row['use']} cases."
-    )
+    told = f"{best['run']} ({best['bucket']}): {change}, {flips}, of {row['n']} {row['use']} cases."
+    return block("Best run", told) + lines
 
 
 def _stopped(view: View) -> list[str]:
@@ -233,53 +238,60 @@ def _who(row: View) -> str:
 
 
 def _type(view: View) -> list[str]:
-    typed = _TYPED.get(view["campaign"]["state"], _typed_running)(view)
-    first = f"source {shlex.quote(near(view['activate'], view.get('here')))}; " if view.get("activate") else ""
-    if view.get("elsewhere"):
-        first += f"export VIGIL_HOME={shlex.quote(view['elsewhere'])}; "
-    return block("Type", f"{first}{typed}", lines=5)
+    """Return what to type next: a word on it, and the command, which nothing wraps or cuts."""
+    rows = _TYPED.get(view["campaign"]["state"], _typed_running)(view)
+    width = max(len(word) for word, _ in rows) + 2
+    heads = ["Type"] + [""] * (len(rows) - 1)
+    return [f"{head:<10}{word + ':':<{width}}{command}" for head, (word, command) in zip(heads, rows, strict=True)]
 
 
-def _file(view: View) -> str:
-    return shlex.quote(view["file"]) if view.get("file") else "FILE"
+_Rows = list[tuple[str, str]]
 
 
-def _typed_running(view: View) -> str:
+def _typed_running(view: View) -> _Rows:
     waiting = (row for row in view.get("approvals") or [] if row["answer"] is None and not row.get("unapplied"))
     question = next(waiting, None)
-    asked = f"vigil approve {question['id']}, or vigil reject {question['id']} --reason WHY; " if question else ""
+    rows = typed.answers(view, question) if question else []
     if view.get("holder") is None and "holder" in view:
-        return f"{asked}vigil run {_file(view)} to go on."
-    return f"{asked}vigil watch to look on; vigil stop to end it after saving."
+        return [*rows, ("go on", typed.run(view))]
+    return [*rows, ("look on", typed.of_campaign(view, "watch")), ("save and end", typed.of_campaign(view, "stop"))]
 
 
-def _typed_promoted(view: View) -> str:
+def _typed_promoted(view: View) -> _Rows:
     model = near(view.get("model") or view["goal"]["spec"]["model"]["path"], view.get("here"))
     adapter = near(view.get("promoted") or "ADAPTER", view.get("here"))
-    paths = f"--model {shlex.quote(model)} --adapter-path {shlex.quote(adapter)}"
-    return f"mlx_lm.generate {paths} --prompt ...; vigil report."
+    asked = shlex.join(["--model", model, "--adapter-path", adapter, "--prompt", "..."])
+    return [("try it", f"{typed.program(view, 'mlx_lm.generate')} {asked}"), _report(view)]
 
 
-def _last_decision(view: View) -> str:
+def _report(view: View) -> tuple[str, str]:
+    return "report", typed.of_campaign(view, "report")
+
+
+def _last_decision(view: View) -> _Rows:
     decisions = [row for row in view.get("decisions") or [] if row.get("bucket")] or view.get("decisions") or []
-    return f"vigil why {decisions[-1]['id']}; " if decisions else ""
+    return [("why", typed.of_row(view, "why", decisions[-1]["id"]))] if decisions else []
 
 
-def _typed_halted(view: View) -> str:
+def _typed_halted(view: View) -> _Rows:
     stops = [row for row in view.get("decisions") or [] if row["action"] == "halt"]
     # What is only assumed can be settled, and not be overridden.
     is_refuted = bool(stops) and stops[-1]["rule"] == "hard_stop"
     belief = stops[-1]["action_inputs"].get("belief") if is_refuted else None
-    against = f" To go on regardless, on record: vigil approve {belief} --reason WHY." if belief else ""
-    return f"{_last_decision(view)}apply the fix above, then vigil run {_file(view)}.{against}"
+    against = [("go on regardless", typed.of_row(view, "approve", belief, "--reason", "WHY"))] if belief else []
+    return [*_last_decision(view), ("after the fix", typed.run(view)), *against]
 
 
-_TYPED: dict[str, Callable[[View], str]] = {
+_TYPED: dict[str, Callable[[View], _Rows]] = {
     "promoted": _typed_promoted,
-    "not_promoted": lambda view: f"{_last_decision(view)}vigil report; edit the gate or the data and vigil run again.",
+    "not_promoted": lambda view: [*_last_decision(view), _report(view), ("after an edit", typed.run(view))],
     "halted": _typed_halted,
-    "stopped": lambda view: f"vigil run {_file(view)} to go on.",
-    "failed": lambda view: f"vigil jobs; {_last_decision(view)}then vigil run {_file(view)} again.",
+    "stopped": lambda view: [("go on", typed.run(view))],
+    "failed": lambda view: [
+        ("jobs", typed.of_campaign(view, "jobs")),
+        *_last_decision(view),
+        ("again", typed.run(view)),
+    ],
 }
 
 _SECTIONS = (

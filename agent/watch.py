@@ -1,34 +1,49 @@
 """`vigil watch`: a campaign at work, live in a terminal, line by line elsewhere. It only looks."""
 
-import sys
 import time
 from typing import Any
 
-import click
-
-from agent.reading import night
+from agent.reading import night, typed
 from agent.reading.view import gather
-from agent.reading.words import clock, count, duration, number, shortened
+from agent.reading.words import clock, columns, count, duration, number, shortened, wrapped
+from agent.terminal import EVERY_S, Terminal
 from state.paths import CampaignPaths
 
 View = dict[str, Any]
 
 _ALIVE = frozenset({"starting", "running", "orphaned"})
+_MOST_LINES = 4
+"""Of the last decision's sentence."""
 _ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
 
-def watch_campaign(paths: CampaignPaths, *, every_s: float = 1.0, once: bool = False) -> None:
+def watch_campaign(paths: CampaignPaths, terminal: Terminal, *, every_s: float = 1.0, once: bool = False) -> None:
     """Show progress until the campaign ends or nobody runs it.
 
     Args:
         paths: The campaign's files.
+        terminal: Where; without one that can be written over, a line is printed whenever another thing begins,
+            and once a minute.
         every_s: Seconds between looks.
         once: Print one line and return.
     """
-    if once or not sys.stdout.isatty():
-        _lines(paths, every_s, once=once)
-    else:
-        _live(paths, every_s)
+    seen: tuple[Any, ...] = ()
+    next_at = 0.0
+    while True:
+        view = gather(paths)
+        job = current(view)
+        mark = (view["campaign"]["state"], len(view["decisions"]), job and job["id"], job and job["state"])
+        is_last = once or is_over(view)
+        if terminal.is_live and not once:
+            panel = _panel(view, columns() - 1)
+            # The last one stays on the screen.
+            terminal.print(panel) if is_last else terminal.show(panel)
+        elif mark != seen or (job is not None and view["now"] >= next_at):
+            terminal.print([line(view)])
+            seen, next_at = mark, view["now"] + EVERY_S
+        if is_last:
+            return
+        time.sleep(every_s)
 
 
 def is_over(view: View) -> bool:
@@ -68,71 +83,39 @@ def _last_sentence(view: View) -> str:
     return str(view["decisions"][-1]["sentence"] if view["decisions"] else "nothing was decided yet")
 
 
-def _lines(paths: CampaignPaths, every_s: float, *, once: bool) -> None:
-    """Print a line whenever something moved."""
-    seen: tuple[Any, ...] = ()
-    while True:
-        view = gather(paths)
-        job = current(view)
-        mark = (view["campaign"]["state"], len(view["decisions"]), job and job["id"], job and job["step"])
-        if mark != seen:
-            click.echo(line(view))
-            seen = mark
-        if once or is_over(view):
-            return
-        time.sleep(every_s)
-
-
-def _live(paths: CampaignPaths, every_s: float) -> None:
-    """Keep a small panel up to date; the last one stays on the screen."""
-    from rich.live import Live
-
-    before: View = {}
-    with Live(auto_refresh=False) as live:
-        while True:
-            view = gather(paths)
-            live.update(_panel(view, before), refresh=True)
-            if is_over(view):
-                return
-            job = current(view)
-            if job and job.get("last", {}).get("step") != before.get("step"):
-                before = dict(job.get("last") or {})
-            time.sleep(every_s)
-
-
-def _panel(view: View, before: View) -> Any:
-    from rich.console import Group
-    from rich.panel import Panel
-    from rich.progress_bar import ProgressBar
-    from rich.text import Text
-
+def _panel(view: View, width: int) -> list[str]:
+    """Return what a terminal shows of a campaign at work, each line at most `width` columns wide."""
     job = current(view)
-    rows: list[Any] = []
+    lines = wrapped(position(view), width)
     if job is not None:
         done = night.fraction(job)
-        if done is not None:
-            rows.append(ProgressBar(total=1.0, completed=done, width=60))
-        rows.append(Text(night.progress(job, view["now"])))
-        rows.append(Text(_gauges(job, before)))
-    rows.append(Text(f"Last decision: {_last_sentence(view)}"))
-    rows += [Text(f"{row['id']} waits: {row['question']}") for row in view["approvals"] if row["answer"] is None]
-    return Panel(Group(*rows), title=Text(position(view)), title_align="left")
+        lines += [_bar(done, min(width, 60))] if done is not None else []
+        lines += wrapped(night.progress(job, view["now"]), width)
+        lines += wrapped(_gauges(job), width) if _gauges(job) else []
+    lines += wrapped(f"Last decision: {_last_sentence(view)}", width)[:_MOST_LINES]
+    for row in view["approvals"]:
+        if row["answer"] is None:
+            lines += typed.question(view, row)
+    return lines
 
 
-def _gauges(job: View, before: View) -> str:
-    """Return the job's figures with the direction of its loss."""
+def _bar(done: float, width: int) -> str:
+    full = round(done * (width - 7))
+    return f"{'━' * full}{'╌' * (width - 7 - full)} {100 * done:4.0f} %"
+
+
+def _gauges(job: View) -> str:
+    """Return the figures of a job that its progress does not tell."""
     last = job.get("last") or {}
-    loss, was = last.get("train_loss"), before.get("train_loss")
-    arrow = "" if loss is None or was is None or loss == was else (" ↓" if loss < was else " ↑")
-    parts = [f"loss {number(loss)}{arrow}"] if loss is not None else []
-    for key, unit, digits in (
-        ("learning_rate", "learning rate", 7),
-        ("iterations_per_second", "it/s", 2),
-        ("trained_tokens", "tokens", 0),
-        ("peak_memory_gb", "GB peak memory", 2),
-    ):
-        if last.get(key) is not None:
-            parts.append(f"{number(last[key], digits)} {unit}")
-    if job.get("restarts"):
-        parts.append(f"restarted {job['restarts']} times")
+    parts = [
+        f"{number(last[key], digits)} {unit}"
+        for key, unit, digits in (
+            ("learning_rate", "learning rate", 7),
+            ("iterations_per_second", "it/s", 2),
+            ("trained_tokens", "tokens", 0),
+            ("peak_memory_gb", "GB peak memory", 2),
+        )
+        if last.get(key) is not None
+    ]
+    parts += [f"restarted {count(job['restarts'], 'time')}"] if job.get("restarts") else []
     return ", ".join(parts)

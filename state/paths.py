@@ -175,6 +175,11 @@ class CampaignPaths:
         return self.root / "report.html"
 
     @property
+    def source(self) -> Path:
+        """Where the campaign file was when it was run last, for commands that name it."""
+        return self.root / "source.json"
+
+    @property
     def promoted(self) -> Path:
         """Link to the promoted adapter's artifact folder."""
         return self.root / "promoted"

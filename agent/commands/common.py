@@ -94,13 +94,17 @@ def _fault(ctx: click.Context, error: Exception) -> None:
     _fail(ctx, said, _FAULT)
 
 
-def tell(sentence: str) -> None:
+def tell(text: str, *, nl: bool = True) -> None:
     """Print what a campaign says on its way; a terminal or pipe that is gone ends no night.
+
+    Args:
+        text: What is printed.
+        nl: End the line.
 
     Side effects: where it is gone, standard output leads nowhere from then on.
     """
     try:
-        click.echo(sentence)
+        click.echo(text, nl=nl)
     except OSError as error:
         if error.errno not in _GONE:
             raise

@@ -183,24 +183,16 @@ def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 @reads
 def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the questions to a person."""
-    from agent.reading.words import block, clock
+    from agent.reading import typed
+    from agent.reading.words import clock
 
     view = _view(home, campaign)
     if as_json:
         show_json(view["approvals"])
         return
     waiting = [row for row in view["approvals"] if row["answer"] is None]
-    name = view["campaign"]["name"]
     for row in waiting:
-        show(block(f"{name}:{row['id']}", f"{row['kind']}: {row['question']}", indent=len(name) + 6, lines=6))
-        deadline = f", at {clock(row['deadline_at'])} it becomes {row['unanswered']}" if row["deadline_at"] else ""
-        if said := row["unapplied"]:
-            click.echo(f"  {said['answer']} by {said['by']}, not yet applied; a running agent does, or vigil run")
-            continue
-        click.echo(
-            f"  asked {clock(row['asked_at'])}{deadline}; vigil approve {row['id']}, or"
-            f" vigil reject {row['id']} --reason WHY"
-        )
+        show(typed.question(view, row))
     if not waiting:
         click.echo("No question waits.")
     for row in [row for row in view["approvals"] if row["answer"] is not None]:

@@ -1,5 +1,6 @@
 """`vigil run`, `stop` and `watch`: what starts, ends and shows a campaign at work."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -47,9 +48,13 @@ def run(  # noqa: PLR0917 - one parameter per option
     where = folder_of(home)
     if restore:
         _restore(where, loaded.goal.campaign)
+    from agent.terminal import Terminal
+
+    terminal = Terminal(partial(tell, nl=False))
+    terminal.show("Starting …")
     from agent.runner import run_campaign
 
-    end = run_campaign(file, where, wait=not no_wait, say=tell)
+    end = run_campaign(file, where, wait=not no_wait, terminal=terminal)
     _summary(where, loaded.goal.campaign, file)
     ctx.exit(end.exit_code)
 
@@ -106,9 +111,11 @@ def stop(campaign: str | None, reason: str, home: str | None) -> None:
 def watch(campaign: str | None, every_s: float, once: bool, home: str | None) -> None:  # noqa: FBT001 - click passes flags by name
     """Look on while it works: progress, loss, memory."""
     from agent.reading.places import find_campaign
+    from agent.terminal import Terminal
     from agent.watch import watch_campaign
 
-    watch_campaign(find_campaign(folder_of(home), campaign), every_s=every_s, once=once)
+    terminal = Terminal(partial(click.echo, nl=False))
+    watch_campaign(find_campaign(folder_of(home), campaign), terminal, every_s=every_s, once=once)
 
 
 run_commands = (run, watch, stop)

@@ -7,6 +7,7 @@ from typing import Any
 from agent import effects, surface
 from agent.graph import GraphState
 from agent.reading import night
+from agent.reading.view import about, with_folder
 from agent.session import Session
 from agent.specs import job_kind, job_spec
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
@@ -50,7 +51,7 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     kind = job_kind(decision.action)
     folder = session.paths.job(action.key).folder
     spec = _spec(session, decision)
-    session.store.doing.record_job(
+    job = session.store.doing.record_job(
         Job(
             key=action.key,
             kind=kind,
@@ -60,10 +61,11 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
             started_at=session.clock.now(),
         )
     )
+    shown = {**job.model_dump(mode="json"), "about": about(decision.action_inputs)}
     if not session.is_stopping:
         _reopen(session.paths.job(action.key))
     session.backend.launch(folder, spec)
-    status = _watch(session, spec, folder)
+    status = _watch(session, spec, folder, shown)
     ended: Json = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
     result = read_json(session.paths.job(action.key).result) or {}
     is_void = status.exit is not None and status.exit.by in VOIDING
@@ -115,8 +117,8 @@ def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> J
     }
 
 
-def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
-    """Wait until the job has an exit record, applying requests meanwhile.
+def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobStatus:
+    """Wait until the job has an exit record, applying requests meanwhile and showing how it goes.
 
     Raises:
         StopAskedError: A person asked to stop; the job has saved and ended first.
@@ -127,6 +129,9 @@ def _watch(session: Session, spec: JobSpec, folder: Path) -> JobStatus:
     while True:
         status = session.backend.status(folder)
         now = session.clock.monotonic()
+        # How it ended stands in its folder too.
+        alive = "running" if status.state in _ENDED else status.state
+        session.show(with_folder(session.paths, {**shown, "state": alive, "restarts": status.restarts}))
         if bool(status.waits_for) != is_queued:
             is_queued = not is_queued
             session.say(f"The {spec.kind} waits: {night.waits(status.waits_for)}." if is_queued else "It goes on.")

@@ -1,8 +1,9 @@
 """What happened to the machine and the jobs: progress, stops with the time they saved, sleep, memory, restarts."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from agent.reading.words import clock, count, duration, number
+from agent.reading.words import clock, count, duration, number, shortened
 
 View = dict[str, Any]
 
@@ -13,37 +14,154 @@ def fraction(job: View) -> float | None:
     return min(1.0, (job.get("step") or 0) / steps) if steps else None
 
 
+_RECENT = 20
+"""Reports whose pace counts: a machine that others use now was perhaps idle an hour ago."""
+
+_PAUSE_S = 60.0
+"""A longer time between two reports, and ten times the usual one, is sleep or a freeze and no work."""
+
+
+def pace(rows: Iterable[View], begun_at: float | None) -> View:
+    """Return the working time of recent steps, from the rows that a worker reported.
+
+    Args:
+        rows: The last rows of metrics.jsonl, oldest first, with `step` and `t` (Unix seconds).
+        begun_at: When the worker that runs now was started; the time between it and the one before is no work.
+
+    Returns:
+        `step_s` (seconds per step), `report_s` (between two reports) and `at` (the last report), each None where
+        nothing tells it.
+    """
+    marks: list[tuple[int, float]] = []
+    spans: list[tuple[float, int]] = []
+    for row in rows:
+        step, at = row.get("step"), row.get("t")
+        if not isinstance(step, int) or not isinstance(at, (int, float)):
+            continue
+        last = marks[-1] if marks else None
+        # A validation reports its step again: what it took belongs to the steps after it.
+        if last is not None and step == last[0]:
+            continue
+        is_same_sitting = last is not None and not (begun_at is not None and last[1] < begun_at <= at)
+        if last is not None and is_same_sitting and step > last[0] and at > last[1]:
+            spans.append((at - last[1], step - last[0]))
+        marks.append((step, float(at)))
+    at_last = marks[-1][1] if marks else None
+    if not spans and len(marks) == 1 and begun_at is not None and marks[0][0] > 0 and begun_at < marks[0][1]:
+        # With the time it took to load: too long rather than no word at all.
+        spans = [(marks[0][1] - begun_at, marks[0][0])]
+    recent = spans[-_RECENT:]
+    if not recent:
+        return {"step_s": None, "report_s": None, "at": at_last}
+    usual = sorted(seconds / steps for seconds, steps in recent)[len(recent) // 2]
+    kept = [each for each in recent if each[0] <= max(_PAUSE_S, 10 * usual * each[1])]
+    seconds, steps = (sum(column) for column in zip(*(kept or recent), strict=True))
+    return {"step_s": seconds / steps, "report_s": seconds / len(kept or recent), "at": at_last}
+
+
 def eta_s(job: View, now: float) -> float | None:
-    """Return the seconds a running job still needs if it goes on at its mean pace."""
-    done, started = fraction(job), job.get("started_at")
-    if not done or started is None:
+    """Return the seconds that a job still works, at the pace of its recent steps."""
+    found = job.get("pace") or {}
+    if fraction(job) is None or found.get("step_s") is None:
         return None
-    return max(0.0, (now - float(started)) * (1 - done) / done)
+    # It goes on between two reports, and no further than to the next one until that one is there.
+    since = min(max(0.0, now - found["at"]), found["report_s"])
+    left = int(job["steps"]) - int(job.get("step") or 0)
+    return float(max(0.0, left * found["step_s"] - since))
+
+
+_DOING = {
+    "training": "Training",
+    "evaluation": "Evaluating",
+    "census": "Checking tokens and grader",
+    "fuse": "Fusing",
+    "notice": "Notifying",
+    "pace": "Timing a few steps",
+}
+_SIDES = {"base": "the base", "parent": "the parent"}
+
+
+def subject(job: View) -> str:
+    """Return what a job does, as a person would say it: `Evaluating R2 on the confirmation cases`."""
+    about = job.get("about") or {}
+    whom = job.get("run") or _SIDES.get(str(about.get("side") or ""), "")
+    on = f" on the {about['use']} cases" if job["kind"] == "evaluation" and about.get("use") else ""
+    return f"{_DOING.get(job['kind'], job['kind'])} {whom}".strip() + on
+
+
+def parts(job: View, now: float) -> list[tuple[int, str]]:
+    """Return what there is to say of a job at work: in the order to say it, each with its rank; 0 is never left out."""
+    if job.get("waits_for"):
+        return [(0, f"{subject(job)}: queued, {waits(job['waits_for'])}")]
+    noun = "case" if job["kind"] in {"evaluation", "census"} else "step"
+    done, left, last = fraction(job), eta_s(job, now), job.get("last") or {}
+    step = int(job.get("step") or 0)
+    if done is not None and step:
+        found = [(0, f"{subject(job)}: {noun} {step:,} of {job['steps']:,}"), (4, f"{100 * done:.0f} %")]
+    elif step:
+        found = [(0, f"{subject(job)}: {count(step, noun)} done")]
+    else:
+        found = [(0, f"{subject(job)}: {_STATES.get(job['state'], 'loading')}")]
+    if job["state"] == "orphaned":
+        found.append((3, "its supervisor is gone"))
+    if left is not None and step:
+        found.append((1, f"about {duration(left)} left" if step < job["steps"] else "finishing"))
+    elif job.get("started_at") is not None:
+        found.append((1, f"{duration(now - float(job['started_at']))} so far"))
+    if last.get("train_loss") is not None:
+        found.append((2, f"loss {number(last['train_loss'])}{_direction(job)}"))
+    if last.get("tokens_per_s") is not None:
+        found.append((3, f"{float(last['tokens_per_s']):,.0f} tokens/s"))
+    if last.get("val_loss") is not None:
+        found.append((5, f"validation loss {number(last['val_loss'])}"))
+    if unplugged := _unplugged(job.get("power") or {}):
+        found.append((2, unplugged))
+    return found
+
+
+_STATES = {"queued": "queued", "starting": "starting"}
+
+
+def _direction(job: View) -> str:
+    now, was = (job.get("last") or {}).get("train_loss"), job.get("loss_before")
+    return "" if now is None or was is None or now == was else (" ↓" if now < was else " ↑")
+
+
+def line(job: View, now: float, width: int) -> str:
+    """Return a job at work in one line of at most `width` columns; what matters least is left out first."""
+    found = parts(job, now)
+    while len(text := ", ".join(words for _, words in found)) > width and any(rank for rank, _ in found):
+        found.remove(max(found))
+    return shortened(text, width)
 
 
 def progress(job: View, now: float) -> str:
-    """Return a running job as a sentence."""
-    done, left = fraction(job), eta_s(job, now)
-    name = f"{job['kind']} {job['run']}".strip()
-    if job.get("waits_for"):
-        return f"{name} ({job['id']}), queued: {waits(job['waits_for'])}."
-    text = f"{name} ({job['id']}), {job['state']}"
-    if done is not None:
-        text += f", step {job['step']} of {job['steps']} ({100 * done:.0f} %)"
-    if left is not None:
-        text += f", about {duration(left)} left"
-    last = job.get("last") or {}
-    for key, label in (("train_loss", "train loss"), ("val_loss", "validation loss"), ("tokens_per_s", "tokens/s")):
-        if last.get(key) is not None:
-            text += f", {label} {number(last[key], 0 if key == 'tokens_per_s' else 3)}"
-    return f"{text}{_unplugged(job.get('power') or {})}."
+    """Return a job at work as a sentence."""
+    return ", ".join(words for _, words in parts(job, now)) + "."
+
+
+def outcome(job: View) -> str:
+    """Return how a job went, once it has ended."""
+    ending, last = job.get("exit") or {}, job.get("last") or {}
+    took = f" in {duration(ending['wall_s'])}" if ending.get("wall_s") is not None else ""
+    done = fraction(job)
+    noun = "cases" if job["kind"] == "evaluation" else "steps"
+    far = f"{job['step']:,} of {job['steps']:,} {noun}" if done is not None else "done"
+    losses = "".join(
+        f", {label} {number(last[key])}"
+        for key, label in (("train_loss", "loss"), ("val_loss", "validation loss"))
+        if last.get(key) is not None
+    )
+    how = "" if ending.get("state") == "finished" else f"; {ending.get('state') or 'it ended'}"
+    why = f": {ending['reason'].rstrip('.')}" if how and ending.get("reason") else ""
+    return f"{subject(job)}: {far}{took}{losses}{how}{why}."
 
 
 def _unplugged(power: View) -> str:
     if power.get("source") != "battery":
         return ""
     percent = power.get("battery_percent")
-    return ", on battery" if percent is None else f", on battery at {percent:.0f} %"
+    return "on battery" if percent is None else f"on battery at {percent:.0f} %"
 
 
 def waits(waits_for: View) -> str:

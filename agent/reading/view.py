@@ -5,14 +5,12 @@ Rows come from `state/reading.py`; what a running job has done since its row was
 
 import json
 import os
-import shutil
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.reading.places import find_home
+from agent.reading import night, typed
 from state.files import read_json
 from state.lease import holder
 from state.paths import CampaignPaths, JobPaths
@@ -35,17 +33,19 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
 
     Returns:
         `campaign`, `goal` (newest version), `goals`, `beliefs` (not the superseded ones), `decisions`, `runs`, `jobs`
-        (each with `last`, its last metrics row, `waits_for` while others have the accelerator, `power`), `approvals`
+        (each with `about`, whose answers to which cases it makes, `last`, its last metrics row, `loss_before`, `pace`
+        of its recent steps, `waits_for` while others have the accelerator, `power`), `approvals`
         (an open one with `unapplied`, the first answer that waits for the holder, or None),
         `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no agent runs), `promoted`
-        (folder), `model` (folder that the promoted adapter belongs on), `here`, `activate` (script to source where our
-        commands are not on the path), `elsewhere` (the home, where commands must be told of it), `root`, `file`, `now`.
+        (folder), `model` (folder that the promoted adapter belongs on), `root`, `now`, and what printed commands need
+        (agent/reading/typed.py).
 
     Raises:
         NotFoundError: There is no such campaign.
     """
     with open_reader(paths) as reader, reader.snapshot():
-        goals = reader.goals()
+        goals, actions = reader.goals(), reader.actions()
+        inputs = {row["key"]: row["inputs"] for row in actions}
         view: View = {
             "campaign": reader.campaign(),
             "goal": goals[-1] if goals else None,
@@ -53,8 +53,8 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
             "beliefs": reader.beliefs_about(),
             "decisions": reader.decisions(),
             "runs": reader.runs(),
-            "actions": reader.actions(),
-            "jobs": [with_folder(paths, job) for job in reader.jobs()],
+            "actions": actions,
+            "jobs": [with_folder(paths, {**job, "about": about(inputs.get(job["key"], {}))}) for job in reader.jobs()],
             "approvals": _with_answers(reader.approvals(), reader.requests()),
             "commitments": reader.commitments(),
             "measurements": reader.measurements() if with_cases else [],
@@ -64,13 +64,10 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
     return {
         **view,
         "model": switched.get("model", ""),
-        "here": str(Path.cwd()),
-        "activate": _activation(),
-        "elsewhere": str(paths.home) if paths.home.resolve() != find_home(None).resolve() else "",
+        **typed.place(paths, file),
         "holder": holder(paths),
         "promoted": str(link) if link.exists() else "",
         "root": str(paths.root),
-        "file": file,
         "now": time.time(),
     }
 
@@ -85,18 +82,14 @@ def _with_answers(questions: list[View], requests: list[View]) -> list[View]:
     return [row if row["answer"] is not None else {**row, "unapplied": given.get(row["id"])} for row in questions]
 
 
-def _activation() -> str:
-    """Return the script that puts our commands on the path, where the shell that asks does not have them."""
-    script = Path(sys.prefix) / "bin" / "activate"
-    return str(script) if shutil.which("vigil") is None and script.is_file() else ""
-
-
 def with_folder(paths: CampaignPaths, job: View) -> View:
     """Return a job's row with what its folder has to add: the last metrics row, and an end not yet copied."""
     files = JobPaths(paths.root / job["folder"])
     if job["state"] not in _ALIVE:
         return {**job, "last": {}}
-    last = last_row(files)
+    rows = list(_tail(files))
+    last = _merged(rows)
+    losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
     ending = read_json(files.exit) or {}
     state = ending.get("state", job["state"]) if ending else job["state"]
     step = max(int(job.get("step") or 0), int(last.get("step") or 0))
@@ -108,6 +101,8 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
     return {
         **job,
         "last": last,
+        "loss_before": losses[-2] if len(losses) > 1 else None,
+        "pace": night.pace(rows, _begun_at(files)),
         "step": step,
         "state": state,
         "exit": ending or job["exit"],
@@ -128,10 +123,21 @@ def _power(files: JobPaths) -> View:
     return found if isinstance(found, dict) else {}
 
 
-def last_row(files: JobPaths) -> View:
-    """Return the newest figure of each field among the last metrics rows; empty where there are none."""
+def about(inputs: View) -> View:
+    """Return whose answers to which cases an action's job makes; empty where it makes none."""
+    return {key: inputs[key] for key in ("side", "use") if inputs.get(key)}
+
+
+def _begun_at(files: JobPaths) -> float | None:
+    """Return when the worker that works now was started, Unix seconds."""
+    found = read_json(files.worker)
+    return float(found["create_time"]) if isinstance(found, dict) and found.get("create_time") else None
+
+
+def _merged(rows: Iterable[View]) -> View:
+    """Return the newest figure of each field."""
     merged: View = {}
-    for row in _tail(files):
+    for row in rows:
         merged |= {key: value for key, value in row.items() if value is not None}
     return merged
 

@@ -1,13 +1,29 @@
 """Numbers and times as people say them, and text that fits a terminal. Standard library only."""
 
+import math
+import shutil
 import textwrap
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 WIDTH = 100
-"""Columns of a line that any terminal shows whole."""
+"""Columns of the widest line: longer ones are hard to read."""
+
+_NARROW = 40
+"""A window that is narrower shows wrapped lines, rather than one word on each."""
+
+
+def columns() -> int:
+    """Return how wide a line may be: the terminal's width (or COLUMNS), at most and by default `WIDTH`."""
+    return min(WIDTH, max(_NARROW, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
+def printable(text: str) -> str:
+    """Return a text without what would move the cursor or change the terminal: an answer's words are anyone's."""
+    return "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -61,20 +77,36 @@ def listed(items: Iterable[str], limit: int = 5) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return one line of at most `limit` characters."""
+    """Return one line of at most `limit` characters, cut after a whole word where the line begins with one."""
     line = " ".join(str(text).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    if len(line) <= limit:
+        return line
+    cut = line[: limit - 1]
+    whole = cut if line[limit - 1] == " " else cut.rpartition(" ")[0] or cut
+    return whole.rstrip() + "…"
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a text as lines that end between two words; a word that is wider than a line stays whole."""
+    return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def block(label: str, text: str, indent: int = 10, lines: int = 3) -> list[str]:
-    """Return a labelled paragraph of at most `lines` lines of `WIDTH` columns."""
-    wrapped = textwrap.wrap(" ".join(text.split()), WIDTH - indent, break_on_hyphens=False) or [""]
-    if len(wrapped) > lines:
-        wrapped = wrapped[:lines]
-        # Cut after a whole word, unless one word fills the line.
-        wrapped[-1] = textwrap.shorten(wrapped[-1], WIDTH - indent - 2, placeholder="", break_on_hyphens=False) + " …"
-    heads = [label.ljust(indent)] + [" " * indent] * (len(wrapped) - 1)
-    return [(head + line).rstrip() for head, line in zip(heads, wrapped, strict=True)]
+    """Return a labelled paragraph, wrapped at words.
+
+    Args:
+        label: Stands before the first line.
+        text: What is said.
+        indent: Columns of the label.
+        lines: At most so many lines of `WIDTH` columns; more of narrower ones, so that no less is said.
+    """
+    width = columns() - indent
+    found = wrapped(text, width)
+    most = math.ceil(lines * (WIDTH - indent) / width)
+    if len(found) > most:
+        found = [*found[: most - 1], shortened(found[most - 1], width - 2).removesuffix("…") + " …"]
+    heads = [label.ljust(indent)] + [" " * indent] * (len(found) - 1)
+    return [(head + line).rstrip() for head, line in zip(heads, found, strict=True)]
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], last_width: int = 60) -> list[str]:

@@ -2,7 +2,6 @@ import html
 import json
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,8 @@ def test_status_fits_one_screen_in_every_state(tmp_path: Path, state: Any) -> No
     record(tmp_path, state)
     lines = says(tmp_path, "status").stdout.splitlines()
     assert 10 < len(lines) <= MAX_LINES
-    assert max(map(len, lines)) <= WIDTH
+    assert max(len(line) for line in lines if "vigil " not in line) <= WIDTH
+    assert lines[-1].endswith(f" --home {tmp_path}"), "a command is never cut"
 
 
 def test_status_says_gate_runs_stops_night_and_what_to_type(home: Path) -> None:
@@ -64,7 +64,8 @@ def test_a_waiting_campaign_says_who_is_asked_and_what_to_type(tmp_path: Path) -
     text = " ".join(says(tmp_path, "status").stdout.split())
     assert "Q1 (promotion): Promote R3?" in text
     assert "means no" in text
-    assert "vigil approve Q1, or vigil reject Q1 --reason WHY" in text
+    assert "yes: vigil approve quick:Q1" in text.replace(".venv/bin/", "")
+    assert "no: vigil reject quick:Q1 --reason WHY" in text.replace(".venv/bin/", "")
     assert "Next C1: Judge R1 on the selection cases, when its training ends; cancelled by an edit of the gate" in text
 
 
@@ -207,10 +208,10 @@ def test_a_running_job_s_own_files_are_newer_than_its_row(tmp_path: Path) -> Non
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 50, "train_loss": 1.25, "tokens_per_s": 1400}\n{"step": 60, "val')
     assert read(tmp_path, "jobs")[0]["step"] == 50
-    assert "step 50 of 100 (50 %)" in says(tmp_path, "status").stdout
+    assert "step 50 of 100, 50 %" in says(tmp_path, "status").stdout
     line = says(tmp_path, "watch", "--once").stdout
     assert "run 0 of at most 4" in line
-    assert "train loss 1.250" in line
+    assert "loss 1.250" in line
     (folder / "exit.json").write_text('{"state": "finished", "code": 0}')
     assert read(tmp_path, "jobs")[0]["state"] == "finished"
 
@@ -299,36 +300,38 @@ def test_every_list_is_readable_text(home: Path) -> None:
 def test_a_waiting_question_stands_in_the_inbox_with_its_deadline(tmp_path: Path) -> None:
     record(tmp_path, "waiting")
     text = says(tmp_path, "inbox").stdout
-    assert "quick:Q1" in text
-    assert "it becomes no; vigil approve Q1, or vigil reject Q1 --reason WHY" in text
+    assert "quick:Q1 waits for you (promotion): Promote R3?" in text
+    assert "it becomes no." in text
+    assert f"vigil reject quick:Q1 --reason WHY --home {tmp_path}\n" in text
 
 
-def test_the_live_panel_shows_bar_figures_direction_and_questions(tmp_path: Path) -> None:
-    from rich.console import Console
-
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_live_panel_shows_bar_figures_direction_and_questions_at_any_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
     from agent.reading.view import gather
     from agent.watch import _panel
     from state.paths import CampaignPaths
 
+    monkeypatch.setenv("COLUMNS", str(width))
     record(tmp_path, "waiting")
     view = gather(CampaignPaths(tmp_path, "quick"))
     last = {"step": 50, "train_loss": 1.25, "peak_memory_gb": 0.5, "trained_tokens": 900, "tokens_per_s": 1400}
-    job = {
-        **view["jobs"][0],
-        "state": "running",
-        "step": 50,
-        "last": last,
-        "restarts": 2,
-        "started_at": view["now"] - 60,
-    }
-    console = Console(width=120, file=StringIO())
-    with console.capture() as captured:
-        console.print(_panel({**view, "jobs": [job]}, {"train_loss": 1.5}))
-    text = captured.get()
-    for words in ("run 3 of at most 4, 1 question waiting", "step 50 of 200 (25 %), about 3 min left", "loss 1.250 ↓"):
+    pace = {"step_s": 1.2, "report_s": 12.0, "at": view["now"]}
+    job = {**view["jobs"][0], "state": "running", "step": 50, "last": last, "restarts": 2, "loss_before": 1.5}
+    lines = _panel({**view, "jobs": [{**job, "pace": pace}]}, width - 1)
+    assert max(len(line) for line in lines if "vigil " not in line) <= width
+    text = " ".join(" ".join(lines).split())
+    for words in ("run 3 of at most 4, 1 question waiting", "step 50 of 200, 25 %, about 3 min left", "loss 1.250 ↓"):
         assert words in text, text
-    for words in ("900 tokens", "0.50 GB peak memory", "restarted 2 times", "Q1 waits: Promote R3?"):
+    for words in (
+        "900 tokens",
+        "0.50 GB peak memory",
+        "restarted 2 times",
+        "quick:Q1 waits for you (promotion): Promote",
+    ):
         assert words in text, text
+    assert any(line.endswith(f"vigil approve quick:Q1 --home {tmp_path}") for line in lines), "a command is never cut"
 
 
 def test_run_prints_the_summary_writes_the_report_and_ends_with_the_campaign_s_code(
@@ -341,7 +344,8 @@ def test_run_prints_the_summary_writes_the_report_and_ends_with_the_campaign_s_c
     edit(file, "campaign: small", "campaign: quick")
     seen: dict[str, Any] = {}
 
-    def run_campaign(path: Path, home: Path, *, wait: bool, say: Any) -> agent.runner.RunEnd:
+    def run_campaign(path: Path, home: Path, *, wait: bool, terminal: Any) -> agent.runner.RunEnd:
+        assert terminal.is_live is False
         seen.update(path=path, home=home, wait=wait)
         record(home, "waiting")
         return agent.runner.RunEnd("waiting", "It waits.", 6)

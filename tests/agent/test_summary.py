@@ -83,8 +83,8 @@ def test_an_overfull_campaign_still_fits_and_keeps_the_question_and_the_command(
     assert len(lines) <= MAX_LINES
     assert max(map(len, lines)) <= WIDTH
     assert any(line.startswith("Person") and "Q1" in line for line in lines)
-    assert any(line.startswith("Type") for line in lines[-2:])
-    assert "vigil approve Q1" in " ".join(lines)
+    assert any(line.startswith("Type") for line in lines[-4:])
+    assert "vigil approve big:Q1" in " ".join(lines)
 
 
 def test_a_campaign_without_any_row_has_a_summary() -> None:
@@ -112,9 +112,81 @@ def test_a_hard_stop_says_what_it_spared() -> None:
     ]
 
 
-def test_the_time_left_is_told_from_the_mean_pace() -> None:
-    assert night.eta_s({"step": 25, "steps": 100, "started_at": 100.0}, 150.0) == 150.0
-    assert night.eta_s({"step": 0, "steps": 100, "started_at": 100.0}, 150.0) is None
+def left_s(rows: list[tuple[int, float]], begun_at: float | None, now: float, steps: int = 100) -> float | None:
+    found = night.pace([{"step": step, "t": at} for step, at in rows], begun_at)
+    return night.eta_s({"step": rows[-1][0] if rows else 0, "steps": steps, "pace": found}, now)
+
+
+def test_the_time_left_is_told_from_the_pace_of_recent_steps() -> None:
+    rows = [(10, 100.0), (20, 110.0), (30, 120.0)]
+    assert left_s(rows, 90.0, now=120.0) == 70.0
+    assert left_s(rows, 90.0, now=124.0) == 66.0
+    assert left_s(rows, 90.0, now=500.0) == 60.0, "no further than to the next report until it is there"
+    assert left_s([], 90.0, now=120.0) is None
+    slower = [(step, step / 10) for step in range(1, 41)] + [(40 + step, 4 + 2.0 * step) for step in range(1, 21)]
+    assert left_s(slower, 0.0, now=slower[-1][1]) == 80.0, "what it was an hour ago does not count"
+
+
+def test_the_time_between_two_sittings_of_a_job_is_no_work() -> None:
+    first = [(10, 100.0), (20, 110.0), (30, 120.0)]
+    # Taken up a quarter of an hour later, from the save at step 20.
+    again = [(20, 1020.0), (30, 1030.0), (40, 1040.0)]
+    assert left_s(first + again, 1010.0, now=1040.0) == 60.0
+    assert left_s([*first, (40, 1025.0)], 1015.0, now=1025.0) == 60.0, "the first report of a sitting has no pace yet"
+    slept = [(step, 10.0 * step + (3600.0 if step > 5 else 0.0)) for step in range(1, 11)]
+    assert left_s(slept, 0.0, now=slept[-1][1], steps=20) == 100.0
+
+
+def test_what_a_validation_took_belongs_to_the_pace() -> None:
+    rows = [(10, 100.0), (10, 105.0), (20, 115.0), (20, 120.0), (30, 130.0)]
+    assert left_s(rows, 90.0, now=130.0) == 105.0
+
+
+def test_a_first_report_tells_a_pace_that_is_rather_too_slow() -> None:
+    assert left_s([(10, 130.0)], 100.0, now=130.0) == 270.0
+    assert left_s([(0, 130.0)], 100.0, now=130.0) is None
+
+
+JOB: dict[str, Any] = {
+    "id": "J5", "key": "k", "kind": "training", "run": "R2", "state": "running", "step": 120, "steps": 450,
+    "started_at": 0.0, "last": {"train_loss": 0.4, "val_loss": 0.5, "tokens_per_s": 1480.0}, "loss_before": 0.5,
+    "pace": {"step_s": 0.5, "report_s": 5.0, "at": 100.0}, "power": {"source": "battery", "battery_percent": 71.0},
+}  # fmt: skip
+
+
+def test_a_line_on_a_job_leaves_out_what_matters_least() -> None:
+    assert night.line(JOB, 100.0, 200) == night.progress(JOB, 100.0).rstrip(".") == (
+        "Training R2: step 120 of 450, 27 %, about 3 min left, loss 0.400 ↓, 1,480 tokens/s, validation loss 0.500, "
+        "on battery at 71 %"
+    )  # fmt: skip
+    at_80, at_60 = (night.line(JOB, 100.0, width) for width in (80, 60))
+    assert at_80 == "Training R2: step 120 of 450, about 3 min left, loss 0.400 ↓, on battery at 71 %"
+    assert at_60 == "Training R2: step 120 of 450, about 3 min left, loss 0.400 ↓"
+    assert night.line(JOB, 100.0, 50) == "Training R2: step 120 of 450, about 3 min left"
+
+
+def test_a_job_is_told_by_whom_it_asks_about_what() -> None:
+    asked = {**JOB, "kind": "evaluation", "run": "", "about": {"side": "base", "use": "confirmation"}, "power": {}}
+    said = night.line(asked, 100.0, 100)
+    assert said.startswith("Evaluating the base on the confirmation cases: case 120 of 450")
+    queued = {"waits_for": {"ahead": [{"kind": "training", "campaign": "other"}], "since": 0.0}}
+    assert "queued, training of other has the accelerator" in night.line({**JOB, **queued}, 0.0, 100)
+    assert night.line({**JOB, "step": 450}, 100.0, 60).startswith("Training R2: step 450 of 450, finishing")
+    new = {"step": 0, "steps": 0, "last": {}, "power": {}}
+    assert night.progress({**JOB, **new}, 12.0) == "Training R2: loading, 12 s so far."
+    assert night.progress({**JOB, **new, "state": "orphaned"}, 1.0).endswith("its supervisor is gone, 1 s so far.")
+    assert night.progress({**JOB, **new, "kind": "census", "run": "", "step": 3}, 12.0) == (
+        "Checking tokens and grader: 3 cases done, 12 s so far."
+    )  # fmt: skip
+
+
+def test_a_job_that_has_ended_is_told_with_what_it_took_and_why_it_stopped() -> None:
+    ended = {**JOB, "step": 450, "exit": {"state": "finished", "wall_s": 130.0}}
+    assert night.outcome(ended) == (
+        "Training R2: 450 of 450 steps in 2 min, loss 0.400, validation loss 0.500."
+    )  # fmt: skip
+    stopped = {**JOB, "last": {}, "exit": {"state": "stopped", "wall_s": 30.0, "reason": "It repeats itself."}}
+    assert night.outcome(stopped) == "Training R2: 120 of 450 steps in 30 s; stopped: It repeats itself."
 
 
 def test_numbers_and_times_are_said_as_people_say_them() -> None:
@@ -157,7 +229,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
 def test_a_halted_campaign_says_how_to_go_on_regardless() -> None:
     halt = {"id": "D3", "action": "halt", "rule": "hard_stop", "action_inputs": {"belief": "B29"}, "bucket": None}
     view = {"campaign": {**CAMPAIGN, "state": "halted"}, "goal": None, "now": 10.0, "decisions": [halt]}
-    assert "vigil approve B29 --reason WHY" in " ".join(summarize(view)[-2:])
+    assert "vigil approve big:B29 --reason WHY" in " ".join(summarize(view)[-2:])
     assumed = {**view, "decisions": [{**halt, "rule": "assumed.limit"}]}
     assert "vigil approve" not in " ".join(summarize(assumed)[-2:]), "what is assumed is settled, not overridden"
 
@@ -196,11 +268,11 @@ def test_the_night_says_what_the_machine_ran_on() -> None:
 
 def test_a_running_job_says_that_it_empties_the_battery() -> None:
     job = {"id": "J1", "kind": "training", "run": "R1", "state": "running", "step": 0, "steps": 0}
-    assert night.progress({**job, "power": {"source": "mains", "battery_percent": 80.0}}, 0.0).endswith("running.")
+    assert night.progress({**job, "power": {"source": "mains", "battery_percent": 80.0}}, 0.0).endswith("loading.")
     unplugged = {"source": "battery", "battery_percent": 71.0}
-    assert night.progress({**job, "power": unplugged}, 0.0).endswith("running, on battery at 71 %.")
+    assert night.progress({**job, "power": unplugged}, 0.0).endswith("loading, on battery at 71 %.")
     unplugged["battery_percent"] = None
-    assert night.progress({**job, "power": unplugged}, 0.0).endswith("running, on battery.")
+    assert night.progress({**job, "power": unplugged}, 0.0).endswith("loading, on battery.")
 
 
 @pytest.mark.parametrize(
@@ -220,9 +292,9 @@ def test_what_a_running_job_runs_on_is_read_from_its_heartbeat(
 def test_what_to_type_can_be_pasted_into_a_shell_wherever_the_campaign_lives() -> None:
     campaign = {**CAMPAIGN, "state": "stopped", "sentence": ""}
     view = {"campaign": campaign, "goal": None, "now": 10.0, "file": "my task/c.yaml"}
-    assert summarize(view)[-1] == "Type      vigil run 'my task/c.yaml' to go on."
-    away = summarize(view | {"elsewhere": "/disk/two words"})
-    assert away[-1] == "Type      export VIGIL_HOME='/disk/two words'; vigil run 'my task/c.yaml' to go on."
+    assert summarize(view)[-1] == "Type      go on: vigil run 'my task/c.yaml'"
+    away = summarize(view | {"elsewhere": "/disk/two words", "bin": "/my disk/bin"})
+    assert away[-1] == "Type      go on: '/my disk/bin/vigil' run 'my task/c.yaml' --home '/disk/two words'"
 
 
 def test_a_best_run_without_scores_is_said_to_have_none() -> None:

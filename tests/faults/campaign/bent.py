@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from langgraph.types import Command
 
 from agent import effects, graph, runner
 from agent.nodes import deciding, doing
+from agent.terminal import Terminal
 from state.clock import SystemClock
 from state.errors import VigilError
 from state.handles import Doing
@@ -162,9 +163,10 @@ def main() -> int:
         runner._ended = lambda session: None
     clock = BentClock(bend.get("shift_s", 0.0))
     workers: Any = dict.fromkeys(("census", "evaluation", "training", "fuse"), QUICK)
+    terminal = Terminal(partial(print, end=""))
     try:
         end = runner.run_campaign(
-            Path(campaign), Path(home), wait=wait == "wait", clock=clock, workers=workers, say=print
+            Path(campaign), Path(home), wait=wait == "wait", clock=clock, workers=workers, terminal=terminal
         )
     except VigilError as error:
         print(error.sentence)

@@ -4,9 +4,11 @@ A kind that is named runs the module beside it, such as `census=tools.evaluation
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from agent.runner import run_campaign
+from agent.terminal import Terminal
 from state.errors import VigilError
 
 QUICK = "tests.faults.campaign.quick"
@@ -17,8 +19,9 @@ def main() -> int:
     campaign, home, wait = sys.argv[1:4]
     workers = {"census": QUICK, "evaluation": QUICK, "training": QUICK, "fuse": QUICK}
     workers |= dict(named.split("=", 1) for named in sys.argv[4:])
+    terminal = Terminal(partial(print, end="", flush=True))
     try:
-        end = run_campaign(Path(campaign), Path(home), wait=wait == "wait", workers=workers, say=print)  # type: ignore[arg-type]  # the keys are kinds
+        end = run_campaign(Path(campaign), Path(home), wait=wait == "wait", workers=workers, terminal=terminal)  # type: ignore[arg-type]  # the keys are kinds
     except VigilError as error:
         print(error.sentence)
         return error.exit_code
