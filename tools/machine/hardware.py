@@ -16,7 +16,7 @@ import psutil
 
 from state.errors import ConfigError, VigilError
 from state.files import ensure_local_disk
-from tools.jobs.blas import measure_gflops
+from tools.jobs.blas import matrix_speed, why_slow
 from tools.machine import mac
 from tools.machine.line import Line, not_told
 from tools.machine.system import System
@@ -126,29 +126,30 @@ def speed(env: Mapping[str, str], backend: str) -> Line:
     preload = env.get("LD_PRELOAD", "")
     asked = "python -m tools.training.blas_probe"
     try:
-        before = measure_gflops({**env, "LD_PRELOAD": ""} if preload else env)
-        after = measure_gflops(env) if preload else before
+        before = matrix_speed({**env, "LD_PRELOAD": ""} if preload else env)
+        after = matrix_speed(env) if preload else before
     except VigilError as error:
         return not_told("machine:blas", "speed", error.sentence, asked=asked)
-    value = {"gflops_before": before, "gflops_after": after, "library": preload}
+    value = {"gflops_before": before.gflops, "gflops_after": after.gflops, "library": after.library or preload}
     if preload:
-        gain = f"{after:.0f} GFLOP/s with OpenBLAS preloaded, {before:.0f} without (float32 matrix product)."
-        if after > before:
+        with_it, without = f"{after.gflops:.0f} GFLOP/s with OpenBLAS preloaded", f"{before.gflops:.0f} without"
+        gain = f"{with_it}, {without} (float32 matrix product on one core)."
+        if after.gflops > before.gflops:
             return Line("machine:blas", "speed", gain, "good", value, asked)
         return Line(
             "machine:blas", "speed", gain, "warn", value, asked, fix=f"{preload} gains nothing; try another OpenBLAS."
         )
-    said = f"{after:.0f} GFLOP/s (float32 matrix product)."
+    said = f"{after.gflops:.0f} GFLOP/s (float32 matrix product)."
     if backend != "cpu" or sys.platform != "linux":
         return Line("machine:blas", "speed", said, "good", value, asked)
     return Line(
         "machine:blas",
         "speed",
-        f"{said} No OpenBLAS was found to preload.",
+        f"{said} No OpenBLAS is preloaded.",
         "warn",
         value,
         asked,
-        fix="Install OpenBLAS (Debian and Ubuntu: apt install libopenblas0-pthread); training is several times faster.",
+        fix=why_slow() or "Start again: an OpenBLAS is there now.",
     )
 
 

@@ -9,7 +9,7 @@ import psutil
 
 from state.errors import VigilError
 from state.records import Evidence, Fingerprint
-from tools.jobs.blas import measure_gflops
+from tools.jobs.blas import matrix_speed, why_slow
 from tools.machine import mac
 from tools.machine.limits import memory_limit
 from tools.machine.system import System
@@ -148,8 +148,8 @@ def _observe_blas(context: ProbeContext) -> tuple[Observation, ...]:
     preload = context.environment.get("LD_PRELOAD", "")
     plain = {name: value for name, value in context.environment.items() if name != "LD_PRELOAD"}
     try:
-        before = measure_gflops(plain)
-        after = measure_gflops(dict(context.environment)) if preload else before
+        before = matrix_speed(plain)
+        after = matrix_speed(dict(context.environment)) if preload else before
     except (VigilError, OSError) as error:
         return (
             Observation(
@@ -162,18 +162,26 @@ def _observe_blas(context: ProbeContext) -> tuple[Observation, ...]:
             ),
         )
     statement = (
-        f"OpenBLAS is preloaded: {before:.0f} GFLOP/s without it, {after:.0f} with it (float32)."
+        f"OpenBLAS is preloaded: {before.gflops:.0f} GFLOP/s without, {after.gflops:.0f} with it (float32, one core)."
         if preload
-        else f"No OpenBLAS was found: {before:.0f} GFLOP/s (float32); "
-        "on Debian, libopenblas0-pthread makes training about 7 times faster."
+        else f"No OpenBLAS is preloaded: {before.gflops:.0f} GFLOP/s (float32). {why_slow()}".rstrip()
+    )
+    value = {
+        "gflops_before": before.gflops,
+        "gflops_after": after.gflops,
+        "library": after.library,
+        "build": after.build,
+    }
+    summary = (
+        f"{before.gflops:.1f} and {after.gflops:.1f} GFLOP/s; {after.build or 'the BLAS in the wheel of MLX'} answers."
     )
     return (
         Observation(
             subject="machine:blas",
             claim="speed",
             statement=statement,
-            value={"gflops_before": before, "gflops_after": after, "library": preload},
-            evidence=(Evidence(kind="probe", ref="matrix product", summary=f"{before:.1f} and {after:.1f} GFLOP/s."),),
+            value=value,
+            evidence=(Evidence(kind="probe", ref="matrix product", summary=summary),),
         ),
     )
 

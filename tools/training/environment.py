@@ -26,12 +26,17 @@ def _version(name: str) -> str:
         return ""
 
 
+def _library(preloaded: str) -> str:
+    """Return the name of the file itself, in which a version stands; the link to it is called alike everywhere."""
+    return Path(preloaded).resolve().name if preloaded else ""
+
+
 def environment() -> Json:
     """Return wheel versions, BLAS library, thread counts and core type."""
     return {
         "mlx": _version("mlx"),
         "mlx-lm": _version("mlx-lm"),
-        "blas": Path(os.environ.get("LD_PRELOAD", "")).name,
+        "blas": _library(os.environ.get("LD_PRELOAD", "").split(":")[0]),
         "threads": {name: os.environ.get(name, "") for name in _THREADS},
         "cores": os.cpu_count(),
         "cpu": _cpu_model(),

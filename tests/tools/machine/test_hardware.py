@@ -17,7 +17,7 @@ import pytest
 from state import files
 from state.errors import ToolUnavailableError
 from tests.tools.machine import machines
-from tools.jobs.blas import worker_env
+from tools.jobs.blas import MatrixSpeed, worker_env
 from tools.machine import hardware
 from tools.machine.system import System
 
@@ -109,23 +109,24 @@ def test_a_mac_without_metal_is_warned_about(tmp_path: Path) -> None:
 
 
 def test_the_gain_of_the_preloaded_library_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "measure_gflops", lambda env: 70.0 if env.get("LD_PRELOAD") else 10.0)
+    fast = MatrixSpeed(70.0, "/lib/openblas.so")
+    monkeypatch.setattr(hardware, "matrix_speed", lambda env: fast if env.get("LD_PRELOAD") else MatrixSpeed(10.0))
     line = hardware.speed({"LD_PRELOAD": "/lib/openblas.so"}, "cpu")
     assert line.outcome == "good"
     assert line.value == {"gflops_before": 10.0, "gflops_after": 70.0, "library": "/lib/openblas.so"}
 
 
 def test_a_preloaded_library_without_gain_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "measure_gflops", lambda env: 10.0)
+    monkeypatch.setattr(hardware, "matrix_speed", lambda env: MatrixSpeed(10.0))
     assert hardware.speed({"LD_PRELOAD": "/lib/openblas.so"}, "cpu").outcome == "warn"
 
 
-def test_without_openblas_the_package_is_named_on_linux_and_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "measure_gflops", lambda env: 10.0)
+def test_without_openblas_the_reason_is_named_on_linux_and_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "matrix_speed", lambda env: MatrixSpeed(10.0))
+    monkeypatch.setattr(hardware, "why_slow", lambda: "Nobody made one.")
     monkeypatch.setattr(sys, "platform", "linux")
     line = hardware.speed({}, "cpu")
-    assert line.outcome == "warn"
-    assert "libopenblas0-pthread" in line.fix
+    assert (line.outcome, line.fix) == ("warn", "Nobody made one.")
     assert hardware.speed({}, "metal").outcome == "good"
 
 
@@ -133,7 +134,7 @@ def test_a_speed_that_cannot_be_measured_is_not_told(monkeypatch: pytest.MonkeyP
     def fails(env: object) -> float:
         raise ToolUnavailableError("The speed of MLX could not be measured: no.")
 
-    monkeypatch.setattr(hardware, "measure_gflops", fails)
+    monkeypatch.setattr(hardware, "matrix_speed", fails)
     assert hardware.speed({}, "cpu").outcome == "not_told"
 
 

@@ -13,6 +13,7 @@ from agent.campaign import load_campaign
 from state.errors import JobFailedError
 from state.hashing import HashCache
 from tests.faults.campaign import world
+from tools.jobs.blas import MatrixSpeed
 from tools.probes import machine
 from tools.probes.contract import Observation, Probe, ProbeContext
 from tools.probes.table import PROBES
@@ -45,7 +46,7 @@ def test_every_probe_says_what_would_refute_it_and_cheap_ones_come_first() -> No
 
 
 def test_a_clean_campaign_gives_no_refuted_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "measure_gflops", lambda _env: 10.0)
+    monkeypatch.setattr(machine, "matrix_speed", lambda _env: MatrixSpeed(10.0))
     where = context(tmp_path)
     assert [row.statement for probe in PROBES for row in probe.observe(where) if not row.holds] == []
 
@@ -170,11 +171,16 @@ def test_matrix_speed_is_told_with_and_without_the_preloaded_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = context(tmp_path)
-    monkeypatch.setattr(machine, "measure_gflops", lambda env: 57.0 if "LD_PRELOAD" in env else 3.5)
+    fast = MatrixSpeed(57.0, "/lib/openblas-pthread/libopenblas.so.0", "OpenBLAS 0.3.21 Haswell")
+    monkeypatch.setattr(machine, "matrix_speed", lambda env: fast if "LD_PRELOAD" in env else MatrixSpeed(3.5))
     found = seen("machine.blas", where, "speed")
-    assert found.value == {"gflops_before": 3.5, "gflops_after": 57.0, "library": "libopenblas.so.0"}
+    told = {"gflops_before": 3.5, "gflops_after": 57.0, "library": fast.library, "build": fast.build}
+    assert found.value == told
+    monkeypatch.setattr(machine, "why_slow", lambda: "Nobody made one.")
     bare = ProbeContext(**{**where.__dict__, "environment": {}})
-    assert "No OpenBLAS" in seen("machine.blas", bare, "speed").statement
+    slow = seen("machine.blas", bare, "speed")
+    assert slow.statement == "No OpenBLAS is preloaded: 4 GFLOP/s (float32). Nobody made one."
+    assert slow.value["gflops_after"] == 3.5
     assert probe("machine.blas").stands_on(bare) != probe("machine.blas").stands_on(where)
 
 
@@ -183,7 +189,7 @@ def test_a_speed_that_cannot_be_measured_is_only_assumed(tmp_path: Path, monkeyp
     def fail(_env: dict[str, str]) -> float:
         raise JobFailedError("no")
 
-    monkeypatch.setattr(machine, "measure_gflops", fail)
+    monkeypatch.setattr(machine, "matrix_speed", fail)
     found = seen("machine.blas", context(tmp_path), "speed")
     assert (found.holds, found.tag) == (True, "assumed")
 

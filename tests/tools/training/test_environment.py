@@ -13,6 +13,7 @@ def test_what_bits_depend_on_is_named_with_versions_and_core_type() -> None:
     assert found["mlx"].count(".") == 2
     assert found["mlx-lm"].count(".") == 2
     assert found["cpu"]
+    assert environment._library("") == ""
     assert set(found["threads"]) == {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"}
 
 
