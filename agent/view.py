@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from agent.session import Session
 from policies.contamination import contamination, uprooted
-from policies.view import View
+from policies.view import View, gate_since
 from state.errors import VigilError
 from state.records import Action
 from tools import numbers
@@ -36,6 +36,7 @@ def view_of(session: Session) -> View:
         void=contamination(read.beliefs(), decisions, actions),
         torn=_torn(session, actions),
         saves=_saves(session, actions),
+        gate_since=gate_since(read.goals()),
         suggest=numbers.suggest,
     )
     return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))

@@ -37,9 +37,19 @@ def before_end(view: View, end: Draft) -> Draft | None:
     state = str(decision.action_inputs["state"])
     if state == "promoted" and (handed := _fuse(view, decision) or _export(view, decision)) is not None:
         return handed
+    if state == "promoted" and _is_the_last_end(view, decision):
+        return None
     event: NotifyEvent = "stopped" if decision.action == "halt" else "failed" if state == "failed" else "ended"
     ended_before = sum(action.kind in _ENDS for action in view.actions)
     return _told(view, event, f"end {ended_before + 1}", _said(view, decision), f"vigil status {view.goal.campaign}")
+
+
+def _is_the_last_end(view: View, end: Decision) -> bool:
+    """Say whether the campaign ended last with this very promotion: taken up for an edit that changed nothing of it."""
+    ended = next((action for action in reversed(view.actions) if action.kind in _ENDS), None)
+    return ended is not None and any(
+        d.id == ended.decision and d.run == end.run and d.action_inputs["state"] == "promoted" for d in view.decisions
+    )
 
 
 def _told(view: View, event: NotifyEvent, about: str, sentence: str, typed: str) -> Draft | None:

@@ -1,11 +1,11 @@
 """Confirmation: when its cases are opened for a candidate and beside what, and the last look before an end."""
 
-from policies.buckets import BucketVerdict, judge_run
-from policies.cases import CaseTable
+from policies.buckets import BucketVerdict
 from policies.drafts import Draft, done, draft, is_same
-from policies.proposals import counts, evaluation_s, evidence_of, parent_of, slack, verdict_of
+from policies.proposals import counts, evaluation_s, parent_of, slack, verdict_of
 from policies.search import affords
 from policies.view import View
+from state.goal import Gate
 from state.records import Action, Json, Run, Side, SplitUse
 
 
@@ -69,15 +69,16 @@ def open_for(view: View, run: Run, inputs: Json, rule: str, why: str) -> Draft:
     )
 
 
-def is_furthest(view: View, run: Run, table: CaseTable) -> bool:
+def is_furthest(view: View, ours: BucketVerdict, run: Run) -> bool:
     """Say whether a run won something, and more than those that confirmation refused; the same would fail again."""
     refused = [
         verdict
         for action in openings(view)
         for other in view.runs
-        if other.id == action.inputs.get("run") != run.id and (verdict := verdict_of(view, other)) is not None
+        if other.id == action.inputs.get("run") != run.id
+        and other.bucket != "A"
+        and (verdict := verdict_of(view, other)) is not None
     ]
-    ours = judge_run(evidence_of(view, run, table, None))
     return ours.is_win and all(slack(ours) > slack(verdict) for verdict in refused)
 
 
@@ -118,8 +119,20 @@ def _is_worth_a_look(run: Run, verdict: BucketVerdict) -> bool:
     return run.bucket in {"C", "U"} and verdict.is_promising and verdict.gate.holds and verdict.is_win
 
 
+def next_look(view: View) -> Draft | None:
+    """Open confirmation for the best run that holds on selection and was not put to it yet.
+
+    There is one after a promotion was refused, or when the gate was edited; the last of several openings is kept for
+    `last_look`.
+    """
+    most = view.goal.gate.max_confirmations
+    left = _unopened(view, most - (most > 1))
+    found = [each for each in left if each[0].gate.holds and is_furthest(view, each[0], each[1])]
+    return _open_best(view, found, "confirm.open", "{} meets the gate on selection, further than any other left")
+
+
 def last_look(view: View, keep: int) -> Draft | None:
-    """Open confirmation for the furthest run that meets the gate by its numbers and was never put to it.
+    """Open confirmation for the best run that meets the gate by its numbers and was never put to it.
 
     Asked when a class or the campaign would end without a promotion.
 
@@ -127,21 +140,44 @@ def last_look(view: View, keep: int) -> Draft | None:
         view: The record.
         keep: Openings to leave for classes that are still to come.
     """
+    most = view.goal.gate.max_confirmations - keep
+    found = [each for each in _unopened(view, most) if _is_worth_a_look(each[1], each[0])]
+    return _open_best(
+        view, found, "confirm.last", "{} meets the gate by its numbers on selection, and nothing got further"
+    )
+
+
+_Unopened = tuple[BucketVerdict, Run, Action]
+"""A verdict that counts, its run, and the run's training."""
+
+
+def _unopened(view: View, most: int) -> list[_Unopened]:
+    """Return the judged runs never put to confirmation, while fewer than `most` openings are used and time is left."""
     opened = openings(view)
-    if len(opened) >= view.goal.gate.max_confirmations - keep or is_promotion_open(view):
-        return None
+    if len(opened) >= most or is_promotion_open(view):
+        return []
     if not affords(view, 2 * evaluation_s(view), runs=0, use_reserve=True).is_affordable:
-        return None
+        return []
     seen = {action.inputs.get("run") for action in opened}
-    found = [
+    return [
         (verdict, run, trained)
         for run in view.runs
-        if run.id not in seen and counts(view, run)
-        if (verdict := verdict_of(view, run)) is not None and _is_worth_a_look(run, verdict)
-        if (trained := training_of(view, run)) is not None
+        if run.id not in seen and run.bucket is not None and counts(view, run)
+        if (verdict := verdict_of(view, run)) is not None and (trained := training_of(view, run)) is not None
     ]
+
+
+def _open_best(view: View, found: list[_Unopened], rule: str, why: str) -> Draft | None:
+    """Open confirmation for the one that is furthest by the gate's own metric, of equals by the worst condition."""
     if not found:
         return None
-    _, run, trained = max(found, key=lambda each: slack(each[0]))
-    why = f"{run.id} meets the gate by its numbers on selection, and nothing got further"
-    return open_for(view, run, candidate_inputs(view, run, trained), "confirm.last", why)
+    _, run, trained = max(found, key=lambda each: (lead(view.goal.gate, each[0]), slack(each[0])))
+    return open_for(view, run, candidate_inputs(view, run, trained), rule, why.format(run.id))
+
+
+def lead(gate: Gate, verdict: BucketVerdict) -> float:
+    """Return by how much a run's number on selection clears what the gate's own metric is asked; counts per case."""
+    asked = gate.conditions[0]
+    row = next(each for each in verdict.gate.conditions if each.id == asked.id)
+    unit = 1 if row.statistic == "mean" else max(1, row.n)
+    return float("-inf") if row.estimate is None else row.sign * (row.estimate - row.bound) / unit

@@ -19,6 +19,7 @@ from policies.confirmation import (
     last_look,
     measure,
     measure_base,
+    next_look,
     open_for,
     openings,
     training_of,
@@ -45,7 +46,7 @@ from policies.recipes import RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
 from policies.search import Choice, affords, choose, class_end, in_order, is_first_of, postponed
 from policies.stopping import StopVerdict
-from policies.view import View, hard_stops
+from policies.view import WITHDRAWN, View, hard_stops
 from state.hashing import hash_json
 from state.records import (
     Action,
@@ -291,39 +292,37 @@ def _start(view: View) -> Draft | None:
 
 
 def _promotion(view: View) -> Draft | None:
-    """Follow a promotion to its end: switched, refused, or still asked."""
+    """End with the newest promotion that was made, if it meets the gate as it is now; a "no" leaves the others open."""
     for decision in reversed(view.decisions):
-        if decision.action != "promote" or view.is_withdrawn(decision):
-            continue
         action = view.action(decision.action_key)
-        if action is not None and action.state == "done":
-            if not _still_holds(view, decision):
-                return None
-            return conclude(
-                view,
-                "promoted",
-                "goal.reached",
-                f"{decision.run} is promoted: its {_gate_sentence(decision)}",
-                decision.run,
-                {run_id: {"state": "lost"} for run_id in _abandoned(view)},
-            )
-        question = view.answer_to(decision)
-        if question is not None and question.answer == "no" and decision.goal_version == view.goal_version:
-            because = f": {question.reason}" if question.reason else ""
-            who = (
-                "nobody answered before the deadline"
-                if question.answered_by == "deadline"
-                else f"{question.answered_by} said no"
-            )
-            return conclude(
-                view,
-                "not_promoted",
-                "promotion.refused",
-                f"{decision.run} met the gate and was not promoted; {who}{because}.",
-                decision.run,
-            )
-        return None
+        if decision.action != "promote" or action is None or action.state != "done":
+            continue
+        if not _still_holds(view, decision):
+            return None
+        return conclude(
+            view,
+            "promoted",
+            "goal.reached",
+            f"{decision.run} is promoted: its {_gate_sentence(decision)}",
+            decision.run,
+            {run_id: {"state": "lost"} for run_id in _abandoned(view)},
+        )
     return None
+
+
+def _refusals(view: View) -> list[str]:
+    """Say of each run that met the gate as it is now and was not promoted who said no and why."""
+    found = []
+    for decision in view.decisions:
+        question = view.answer_to(decision) if decision.action == "promote" else None
+        is_old = decision.goal_version < view.gate_since
+        if question is None or question.answer != "no" or question.answered_by == WITHDRAWN or is_old:
+            continue
+        because = f": {question.reason}" if question.reason else ""
+        by_deadline = question.answered_by == "deadline"
+        who = "nobody answered before the deadline" if by_deadline else f"{question.answered_by} said no"
+        found.append(f"{decision.run} met the gate and was not promoted; {who}{because}.")
+    return found
 
 
 def _still_holds(view: View, decision: Decision) -> bool:
@@ -485,10 +484,16 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     # The last of several openings is kept for the furthest run, once nothing gets further.
     opened, most = openings(view), view.goal.gate.max_confirmations
     most -= most > 1 and not any(action.inputs.get("run") == run.id for action in opened)
-    may_open = len(opened) < most and not is_promotion_open(view)
-    if selection.holds and may_open and is_furthest(view, run, table):
+    may_open = len(opened) < most and not is_promotion_open(view) and not _waits_for_verdict(view, run)
+    if selection.holds and may_open and is_furthest(view, judge_run(evidence_of(view, run, table, None)), run):
         return open_for(view, run, inputs, "confirm.open", f"{run.id} meets the gate on selection")
     return _judge(view, run, table, selection, None)
+
+
+def _waits_for_verdict(view: View, run: Run) -> bool:
+    """Say whether another run has to be judged again: the best is confirmed first, so all are judged before."""
+    gone = {run.id, *_abandoned(view), *view.void.trainings}
+    return any(other.bucket is not None and other.id not in gone and not counts(view, other) for other in view.runs)
 
 
 def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, adapter: str) -> Draft:
@@ -555,15 +560,21 @@ def _next_run(view: View) -> Draft | None:
     """Plan the next run within the class, or within the next class once one has ended, if the budget affords it."""
     if _open_run(view) is not None:
         return None
+    refused = _refusals(view)
+    if refused and view.goal.approvals.promotion.mode == "reject":
+        return conclude(view, "not_promoted", "promotion.refused", " ".join(refused), "")
     if len(openings(view)) >= view.goal.gate.max_confirmations and not is_promotion_open(view):
         return conclude(
             view,
             "not_promoted",
             "confirmations.spent",
             f"Not promoted: the confirmation cases were opened {len(openings(view))} times, as often as "
-            "gate.max_confirmations allows, so nothing more could be promoted. Take new confirmation cases to go on.",
+            f"gate.max_confirmations allows, so nothing more could be promoted{_unused(view)}. Take new confirmation "
+            f"cases to go on. {' '.join(refused)}".strip(),
             "",
         )
+    if (look := next_look(view)) is not None:
+        return look
     ends: list[StopVerdict] = []
     told: dict[str, list[str]] = {}
     for instrument in in_order(view):
@@ -590,7 +601,13 @@ def _next_run(view: View) -> Draft | None:
     if (mended := repair_of_runs(view, {end.rule for end in ends}, said)) is not None:
         return mended
     rule = "measurement.first" if last.rule == "runs.unclear" else last.rule
-    return conclude(view, "not_promoted", rule, f"Not promoted: {said}", "")
+    return conclude(view, "not_promoted", rule, " ".join([f"Not promoted: {said}", *refused]), "")
+
+
+def _unused(view: View) -> str:
+    """Return what of a limited time budget is left, to stand at the end of a clause; empty where nothing is."""
+    left_s = affords(view, 0.0, runs=0).nearest_s
+    return f", though {budget.minutes(left_s)} of the budget are left" if left_s is not None and left_s > 0 else ""
 
 
 _OF_ALL_CLASSES = frozenset({"runs.max", "measurement.first"})

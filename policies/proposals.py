@@ -333,13 +333,14 @@ def verdict_of(view: View, run: Run) -> BucketVerdict | None:
 
 
 def counts(view: View, run: Run) -> bool:
-    """Say whether a run's verdict counts: on sound premises, under today's harness, read as progress is read today."""
+    """Say whether a run's verdict counts: on sound premises, by today's harness, gate and metric of progress."""
     newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
     if newest is None:
         return True
     measured_under = newest.verdict.get("harness", view.identity("harness"))
     is_sound = run.id not in view.void.verdicts and not view.is_closed(newest)
     is_read = newest.verdict.get("dense", {}) == view.goal.evaluation.dense
+    is_read = is_read and newest.goal_version >= view.gate_since
     return is_sound and is_read and measured_under == view.identity("harness")
 
 

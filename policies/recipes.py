@@ -485,6 +485,8 @@ _SEEN: Mapping[Diagnosis, str] = {
 
 def _seen(run: Tried, diagnosis: Diagnosis) -> str:
     """Return what was seen of a run; of a control only where one was measured, of a gate what it lacks."""
+    if run.bucket == "A":
+        return "met the gate on the confirmation cases"
     if diagnosis == "flat" and run.control_moved is None:
         return "left the target flat"
     if diagnosis == "progress" and run.is_far_enough:

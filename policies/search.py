@@ -157,8 +157,11 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     """Return why a class has nothing more to give, or why the campaign may spend no more."""
     judged = [run for run in view.runs if run.bucket is not None and counts(view, run)]
     of_class = [run for run in judged if run.instrument == instrument]
-    further = progressed(view)
-    idle = next((place for place, run in enumerate(reversed(of_class)) if run.id in further), len(of_class))
+    # What was planned for another gate is no reason to give this one up.
+    planned = {decision.id: decision.goal_version for decision in view.decisions}
+    old = {run.id for run in of_class if planned.get(run.decision, view.goal_version) < view.gate_since}
+    active = progressed(view) | old
+    idle = next((place for place, run in enumerate(reversed(of_class)) if run.id in active), len(of_class))
     return conclusion(
         promoted="",
         buckets=[run.bucket for run in of_class if run.bucket is not None],

@@ -1,6 +1,6 @@
 """What the planner may look at: the rows of the record, the goal and the time, with the questions asked of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from policies import budget
@@ -15,6 +15,7 @@ from state.records import (
     CampaignState,
     Commitment,
     Decision,
+    GoalVersion,
     Measurement,
     Run,
 )
@@ -62,6 +63,8 @@ class View:
     """Adapters whose fused model, made for a class to start from, is gone or no longer as it was made."""
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Key of an ended training -> name of a resumable save on disk -> bytes; empty without a rule of retention."""
+    gate_since: int = 1
+    """First version of the goal from which on the gate is read as it is now; older verdicts are given again."""
     suggest: Suggest | None = None
     """Samples numbers from the runs so far; None: rules alone propose."""
 
@@ -144,6 +147,22 @@ class View:
     def answer_to(self, decision: Decision) -> Approval | None:
         """Return the question put about a decision."""
         return next((row for row in self.approvals if row.decision == decision.id and row.kind == decision.needs), None)
+
+
+def gate_since(versions: Sequence[GoalVersion]) -> int:
+    """Return the first version of a goal from which on verdicts are read as by the newest one.
+
+    Args:
+        versions: All of them, in any order.
+    """
+    found, now = 1, None
+    for version in sorted(versions, key=lambda each: each.version, reverse=True):
+        gate = {key: value for key, value in version.spec["gate"].items() if key != "max_confirmations"}
+        read = [gate, *(version.spec["evaluation"].get(key) for key in ("control", "noise_floor"))]
+        if now is not None and read != now:
+            break
+        found, now = version.version, read
+    return found
 
 
 def hard_stops(view: View) -> list[Belief]:

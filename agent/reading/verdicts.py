@@ -52,7 +52,8 @@ def best(view: View) -> View | None:
 
     Within a bucket it is the one that the planner would train on: with the most slack, the later of equals.
     """
-    rows = judged(view)
+    # Of each run the newest verdict: an edited gate judges again, and bucket A may be of the old one.
+    rows = list({row["run"]: row for row in judged(view)}.values())
     if not rows:
         return None
     # The first of equals is taken, so they are looked at from the newest on.

@@ -331,6 +331,7 @@ def test_the_best_run_is_the_one_that_the_planner_would_train_on() -> None:
     assert best(verdict("R1", "B", 0.1, 0.9, holds=True), verdict("R2", "B", 0.4, 0.4)) == "R2"
     assert best(verdict("R1", "A", 0.1), verdict("R2", "B", 0.4)) == "R1"
     assert best(verdict("R1", "B", 0.4), verdict("R2", "B", 0.4)) == "R2"
+    assert best(verdict("R1", "A", 0.4), verdict("R2", "B", 0.4), verdict("R1", "B", 0.1)) == "R2", "R1 judged again"
     assert verdicts.best({"decisions": []}) is None
 
 

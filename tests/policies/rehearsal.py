@@ -93,6 +93,7 @@ class Rehearsal:
     now: float = START
     earlier: frozenset[str] = frozenset()
     goal_version: int = 1
+    gate_since: int = 1
     beliefs: list[Belief] = field(default_factory=list)
     superseded: list[Belief] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -112,6 +113,7 @@ class Rehearsal:
         view = View(
             goal=self.goal,
             goal_version=self.goal_version,
+            gate_since=self.gate_since,
             now=self.now,
             campaign=self.campaign,
             earlier=self.earlier,

@@ -37,6 +37,15 @@ def test_a_verdict_is_told_before_it_is_written_and_once() -> None:
     assert told.action_inputs["type"] == "vigil status rehearsal"
 
 
+def test_an_edit_that_leaves_a_promotion_as_it_is_tells_nobody_again() -> None:
+    play = Rehearsal(goal=goal(notify=TOLD))
+    play.run()
+    again = play.later()
+    again.goal, again.goal_version = goal(notify=TOLD, seed=7), 2
+    assert again.run() == ["goal.reached", "ended"]
+    assert len(notices(again)) == 1
+
+
 def test_an_end_without_promotion_is_told_with_its_rule_and_how_many_runs_were_judged() -> None:
     play = Rehearsal(goal=goal(notify=TOLD, budget={"runs": 1}))
     play.run()

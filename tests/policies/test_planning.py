@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import planning
-from policies.proposals import estimate_of, planned_s
+from policies.proposals import estimate_of, planned_s, verdict_of
+from policies.view import gate_since
 from state.hashing import hash_json
-from state.records import Action, Answer, Approval, Belief, Evidence, Json
+from state.records import Action, Answer, Approval, Belief, Evidence, GoalVersion, Json
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
 
 
@@ -539,3 +540,132 @@ def test_a_conclusion_stands_in_its_sitting_though_the_clock_was_set_back() -> N
     assert not play.view().is_withdrawn(conclusion)
     assert planning.standing(play.view()) == conclusion
     assert play.later().view().is_withdrawn(conclusion), "the next sitting looks at the world again"
+
+
+def opened_for(play: Rehearsal) -> list[str]:
+    """Return the runs that confirmation was opened for, in order."""
+    return [action.inputs["run"] for action in play.actions if action.kind == "confirm"]
+
+
+def low_gate(least: float = 0.52, **gate: object) -> Json:
+    return {"max_confirmations": 3, "conditions": [{"id": "score", "metric": "main.score", "min": least}], **gate}
+
+
+def means(play: Rehearsal) -> dict[str, float]:
+    """Return what each run scored on the selection cases, by the verdict that stands."""
+    found = {}
+    for run in play.runs:
+        verdict = verdict_of(play.view(), run)
+        if verdict is not None and verdict.comparisons:
+            found[run.id] = verdict.comparisons[0].value or 0.0
+    return found
+
+
+def test_a_no_to_one_promotion_leaves_the_others_open_and_the_best_of_them_is_confirmed_next() -> None:
+    play = Rehearsal(goal=goal(gate=low_gate(), budget={"runs": 4}), answers={"launch": "yes"})
+    assert play.run()[-1] == "asked"
+    assert opened_for(play) == ["R1"]
+    scores = means(play)
+    assert max(scores, key=lambda run: scores[run]) != "R1"
+    for row in play.approvals:
+        play.answer(row.id, "no", by="ada", reason="too weak")
+    assert play.run()[-1] == "asked"
+    assert opened_for(play) == ["R1", max(scores, key=lambda run: scores[run])]
+    for row in play.approvals:
+        play.answer(row.id, "yes", by="ada")
+    play.run()
+    assert play.campaign.state == "promoted"
+    assert play.campaign.sentence.startswith(f"{opened_for(play)[1]} is promoted")
+
+
+def test_after_a_no_the_search_goes_on_while_budget_and_openings_allow() -> None:
+    play = Rehearsal(goal=goal(gate=low_gate(), budget={"runs": 2}), answers={"launch": "yes", "promotion": "no"})
+    play.run()
+    assert len(play.runs) == 2
+    assert play.campaign.state == "not_promoted"
+    assert play.campaign.sentence.count("met the gate and was not promoted; policy said no") == 2
+    second = next(d for d in play.decisions if d.action == "train" and d.run == "R2")
+    assert second.sentence.startswith("Train R2 (sft): R1 met the gate on the confirmation cases; ")
+
+
+def test_a_campaign_file_that_rejects_promotions_ends_at_the_first_run_that_meets_the_gate() -> None:
+    asked = goal(gate=low_gate(), approvals={"promotion": {"mode": "reject"}})
+    play = Rehearsal(goal=asked, answers={"launch": "yes", "promotion": "no"})
+    play.run()
+    assert (len(play.runs), play.decisions[-1].rule) == (1, "promotion.refused")
+
+
+def edited(play: Rehearsal, **changes: object) -> Rehearsal:
+    """Return a campaign in its next sitting, after an edit of its gate."""
+    again = play.later()
+    again.goal_version += 1
+    again.gate_since = again.goal_version
+    again.goal = goal(**changes)
+    return again
+
+
+def test_an_edited_gate_judges_again_what_was_measured_and_opens_no_run_that_it_fails() -> None:
+    play = Rehearsal(goal=goal(gate=low_gate(), budget={"runs": 3}), answers={"launch": "yes"})
+    play.run()
+    before = [d for d in play.decisions if d.bucket is not None]
+    trained = play.kinds().count("train")
+    again = edited(play, gate=low_gate(0.75), budget={"runs": 3})
+    again.run()
+    after = [d for d in again.decisions if d.bucket is not None][len(before) :]
+    assert {d.run for d in after} == {run.id for run in play.runs}
+    assert {d.goal_version for d in after} == {2}
+    assert {d.goal_version for d in before} == {1}
+    scores = means(again)
+    assert all(scores[run] >= 0.75 for run in opened_for(again)[len(opened_for(play)) :])
+    assert again.kinds().count("train") == trained
+    assert again.runs[0].bucket == "B", "bucket A was of the old gate"
+
+
+def test_a_gate_raised_with_budget_and_openings_left_is_trained_for_whatever_stood_still_before() -> None:
+    flat_after = Rehearsal(
+        goal=goal(gate=low_gate()),
+        score=lambda weights, case: (0.58 if ":" in weights else 0.5) + 0.001 * (case % 7 - 3),
+        answers={"launch": "yes"},
+    )
+    assert flat_after.run()[-1] == "asked"
+    runs = len(flat_after.runs)
+    again = edited(flat_after, gate=low_gate(0.9))
+    again.run()
+    assert len(again.runs) > runs, "what made no progress was planned for another gate"
+    same = flat_after.later()
+    assert same.run()[-1] == "asked"
+    assert len(same.runs) == runs
+
+
+def test_spent_openings_are_told_with_the_budget_that_is_left() -> None:
+    play = Rehearsal(goal=goal(gate=low_gate(max_confirmations=1), budget={"hours": 9}), answers={"launch": "yes"})
+    play.run()
+    again = edited(play, gate=low_gate(0.9, max_confirmations=1), budget={"hours": 9})
+    again.run()
+    assert again.decisions[-1].rule == "confirmations.spent"
+    assert "though 8" in again.campaign.sentence
+    assert "of the budget are left" in again.campaign.sentence
+
+
+def test_several_unconfirmed_runs_are_judged_by_a_lowered_gate_before_the_best_is_opened() -> None:
+    play = Rehearsal(goal=goal(gate=low_gate(0.99), budget={"runs": 3}))
+    play.run()
+    assert opened_for(play) == []
+    again = edited(play, gate=low_gate(), budget={"runs": 3})
+    again.run()
+    scores = means(again)
+    assert opened_for(again) == [max(scores, key=lambda run: scores[run])]
+    assert again.campaign.state == "promoted"
+
+
+def version(number: int, least: float, **evaluation: object) -> GoalVersion:
+    spec = goal(gate=low_gate(least, max_confirmations=number)).model_dump(mode="json")
+    spec["evaluation"] |= evaluation
+    return GoalVersion(version=number, campaign="rehearsal", file_hash="", spec=spec)
+
+
+def test_the_gate_is_as_it_is_since_the_last_edit_that_changed_how_verdicts_are_read() -> None:
+    assert gate_since([]) == 1
+    assert gate_since([version(1, 0.5), version(2, 0.5)]) == 1, "more openings are no other gate"
+    assert gate_since([version(3, 0.6), version(1, 0.5), version(2, 0.6)]) == 2
+    assert gate_since([version(1, 0.5), version(2, 0.5, noise_floor=0.1)]) == 2
