@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from state.records import Record
 
@@ -56,8 +56,8 @@ def is_binary(values: Sequence[float]) -> bool:
 
 @lru_cache(maxsize=256)
 def normal_quantile(share: float) -> float:
-    """Return what a share of a standard normal lies below; scipy takes a tenth of a millisecond, and levels repeat."""
-    return float(stats.norm.ppf(share))
+    """Return what a share of a standard normal lies below."""
+    return float(special.ndtri(share))
 
 
 def sign_p(better: int, worse: int) -> float:
@@ -65,7 +65,7 @@ def sign_p(better: int, worse: int) -> float:
 
     Ties carry no information and are left out.
     """
-    return float(stats.binom.sf(better - 1, better + worse, 0.5)) if better + worse else 1.0
+    return binomial_p(better, better + worse, 0.5)
 
 
 def sign_p_two_sided(better: int, worse: int) -> float:
@@ -85,14 +85,15 @@ def implied_changes(before: int, after: int, n: int) -> tuple[int, int] | None:
 
 def binomial_p(successes: int, n: int, threshold: float) -> float:
     """Return the exact one-sided p-value of a success rate above a threshold in [0, 1]."""
-    return float(stats.binom.sf(successes - 1, n, min(max(threshold, 0.0), 1.0)))
+    # The incomplete beta functions are what scipy.stats computes with; importing it costs every process half a second.
+    return float(special.betainc(successes, n - successes + 1, min(max(threshold, 0.0), 1.0))) if successes else 1.0
 
 
 @lru_cache(maxsize=4096)
 def exact_interval(successes: int, n: int, alpha: float) -> Interval:
     """Return the Clopper-Pearson bounds of a success rate, each at one-sided alpha."""
-    low = float(stats.beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - alpha, successes + 1, n - successes)) if successes < n else 1.0
+    low = float(special.betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
+    high = float(special.betaincinv(successes + 1, n - successes, 1 - alpha)) if successes < n else 1.0
     return Interval(low=low, high=high)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import nnls
 
 from state.records import Instrument, Json, Record
 
@@ -109,6 +108,8 @@ def fit(samples: Sequence[StepSample], before: StepTime | None = None) -> StepTi
         factor = float(np.exp(np.mean(np.log(seconds / expected))))
         terms = np.array([start.constant_s, start.linear_s, start.quadratic_s]) * factor
     else:
+        from scipy.optimize import nnls
+
         design = np.array([_terms(sample) for sample in samples])
         terms, _ = nnls(design / seconds[:, None], np.ones(len(samples)))
     fitted = StepTime(

@@ -96,14 +96,14 @@ def separation(
         least_accuracy: Smallest accuracy that counts.
         text: The character or word, for found ones.
     """
-    from scipy.stats import binom
+    from scipy.special import betainc
 
     right, wrong = max(vote), min(vote)
     accuracy = (right + (n - right - wrong) / 2) / n
     if accuracy < least_accuracy:
         return None
     # Pairs without a vote count against the rule, which is the careful side; either direction could have won.
-    p_value = min(1.0, 2 * max(1, rules) * float(binom.sf(right - 1, n, 0.5)))
+    p_value = min(1.0, 2 * max(1, rules) * float(betainc(right, n - right + 1, 0.5) if right else 1.0))
     if p_value > _ALPHA:
         return None
     return Separation(name, weight, right, n, accuracy, p_value, is_more_chosen=vote[0] > vote[1], text=text)
