@@ -7,13 +7,14 @@ stands before it is inserted, so that a second answer is told what the first one
 import getpass
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agent.reading.places import find_campaign, split_id
+from agent.reading.places import campaigns_in, find_campaign
 from agent.reading.view import gather
 from agent.reading.words import count, listed
-from state.errors import ConfigError, NotFoundError
+from state.errors import ConfigError, NotFoundError, VigilError
 from state.lease import holder
 from state.paths import CampaignPaths
 from state.reading import open_reader
@@ -47,14 +48,27 @@ def _found(home: Path, campaign: str | None, given: str) -> tuple[CampaignPaths,
         ConfigError: The id names one campaign and the command another.
         NotFoundError: There is no such campaign.
     """
-    named, row = split_id(given)
+    named, _, row = given.rpartition(":")
     if named and campaign:
         meant = find_campaign(home, campaign).name
         if meant != named:
             raise ConfigError(
                 f"{given} belongs to the campaign {named}, not to {meant}; nothing was done.", what="id", value=given
             )
-    return find_campaign(home, named or campaign), row.upper()
+    return find_campaign(home, named or campaign or _asking(home, row.upper())), row.upper()
+
+
+def _asking(home: Path, question: str) -> str | None:
+    """Return the one campaign of several in which a question of this id waits; None where there is no such one.
+
+    An answer must not go to another campaign's question because that campaign wrote last.
+    """
+    names = campaigns_in(home) if question.startswith("Q") else []
+    waiting = []
+    for name in names if len(names) > 1 else ():
+        with suppress(VigilError), open_reader(CampaignPaths(home, name)) as reader:
+            waiting += [name for row in reader.approvals(pending=True) if row["id"] == question]
+    return waiting[0] if len(waiting) == 1 else None
 
 
 def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason: str) -> str:

@@ -31,6 +31,9 @@ _MAX_NODES = 100_000
 _EXPONENT = re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 """A number such as `1e-5`, which YAML 1.1 readers and quotes turn into text."""
 
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
+"""Words that switch a key."""
+
 Loc = tuple[str | int, ...]
 """Keys from the top of the file to a place, as pydantic's `loc`."""
 
@@ -249,6 +252,9 @@ def _scalar(path: Path, node: Any, loc: Loc, lines: Mapping[Loc, int]) -> Any:
     if isinstance(node, (dt.date, dt.datetime)):
         return node.isoformat()
     text = str(getattr(node, "value", node))
+    # mlx-lm reads its configurations as YAML 1.1, where these words are true and false.
+    if loc[0:1] in {("recipe",), ("recipes",)} and text.lower() in _SWITCHES:
+        return _SWITCHES[text.lower()]
     return float(text) if _EXPONENT.match(text) and loc[-1:] != ("campaign",) else text
 
 
@@ -260,7 +266,7 @@ def _validate(path: Path, spec: Any, lines: Mapping[Loc, int], *, needs_pairs: b
     """
     try:
         # JSON mode is strict about types (`runs: true` is no number) and still takes lists for tuples.
-        goal = Goal.model_validate_json(canonical_json(spec), strict=True)
+        goal = Goal.model_validate_json(canonical_json(_switched(spec)), strict=True)
     except ValidationError as error:
         raise mistakes.first(path.name, lines, error.errors(include_url=False)) from error
     found = problems(goal, needs_pairs=needs_pairs)
@@ -273,6 +279,27 @@ def _validate(path: Path, spec: Any, lines: Mapping[Loc, int], *, needs_pairs: b
             runbook="runbooks/campaign_file.md",
         )
     return goal
+
+
+def _switched(spec: Any) -> Any:
+    """Return what a file says with `yes`, `no`, `on` and `off` read as true and false where only those are meant."""
+    try:
+        Goal.model_validate_json(canonical_json(spec), strict=True)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            word = str(fault["input"]).lower()
+            if fault["type"] == "bool_type" and word in _SWITCHES:
+                spec = _with(spec, fault["loc"], _SWITCHES[word])
+    return spec
+
+
+def _with(spec: Any, loc: Loc, value: bool) -> Any:  # noqa: FBT001 - the value of a key
+    """Return a tree of values with another one at a place."""
+    if not loc:
+        return value
+    if isinstance(spec, list):
+        return [_with(part, loc[1:], value) if index == loc[0] else part for index, part in enumerate(spec)]
+    return {**spec, loc[0]: _with(spec[loc[0]], loc[1:], value)}
 
 
 def difference(old_spec: Mapping[str, Any], new_spec: Mapping[str, Any]) -> list[str]:

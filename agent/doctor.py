@@ -98,7 +98,8 @@ def _fits(loaded: LoadedCampaign, home: Path, workers: Mapping[str, str]) -> Ite
     probe = next(probe for probe in PROBES if probe.id == "machine.memory")
     for seen in probe.observe(context):
         outcome: Outcome = "good" if seen.holds else "bad"
-        yield Line(seen.subject, seen.claim, seen.statement, outcome, seen.value, seen.evidence[0].ref, fix=seen.fix)
+        fix = "" if seen.holds else seen.fix
+        yield Line(seen.subject, seen.claim, seen.statement, outcome, seen.value, seen.evidence[0].ref, fix=fix)
 
 
 def _readiness(loaded: LoadedCampaign | None, env: Mapping[str, str]) -> Iterator[Line]:

@@ -117,7 +117,8 @@ def _checked(side: Path, out: Path) -> list[str]:
     from agent.checks import check_campaign
 
     try:
-        return check_campaign(load_campaign(side), is_rehearsal=True)
+        # The file that is checked is gone once it has its name.
+        return check_campaign(replace(load_campaign(side), path=out), is_rehearsal=True)
     except ConfigError as error:
         sentence = error.sentence.replace(side.name, out.name)
         raise ConfigError(

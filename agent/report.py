@@ -53,7 +53,7 @@ def report_data(view: View) -> View:
 
 
 def _gate(view: View) -> View | None:
-    verdict = verdicts.newest(view)
+    verdict = verdicts.best(view)
     if verdict is None:
         return None
     rows = [

@@ -96,7 +96,7 @@ def _goal(view: View) -> list[str]:
 
 
 def _gate(view: View) -> list[str]:
-    verdict = verdicts.newest(view)
+    verdict = verdicts.best(view)
     if verdict is None:
         return _unjudged(view)
     gate = verdict["gate"]
@@ -129,20 +129,21 @@ def _best(view: View) -> list[str]:
     best = verdicts.best(view)
     runs = view.get("runs") or []
     judged = [run for run in runs if run.get("bucket")]
-    tally = ", ".join(f"{run['id']} {run['bucket']}" for run in judged)
+    tally = ", ".join(f"{run['id']} {verdicts.bucket(run['bucket'])}" for run in judged)
     if best is None:
         return block("Runs", f"{count(len(runs), 'run')} planned, none judged yet." if runs else "No run yet.")
     row = best["target"]
-    lines = block("Runs", f"{count(len(judged), 'run')} judged: {tally}. {verdicts.BUCKETS[best['bucket']]}")
+    lines = block("Runs", f"{count(len(judged), 'run')} judged: {tally}.")
     if row is None:
         return lines
+    name = f"{best['run']}, {verdicts.bucket(best['bucket'])}"
     if row["value"] is None:
-        return block("Best run", f"{best['run']} ({best['bucket']}): {row['metric']} was not measured.") + lines
+        return block("Best run", f"{name}: {row['metric']} was not measured.") + lines
     change = f"{row['metric']} {number(row['reference'])} -> {number(row['value'])}"
     if row["reference"] is not None and row["value"] is not None:
         change += f" ({signed(row['value'] - row['reference'])})"
     flips = f"{count(row['rescued'], 'case')} rescued, {row['broken']} broken"
-    told = f"{best['run']} ({best['bucket']}): {change}, {flips}, of {row['n']} {row['use']} cases."
+    told = f"{name}: {change}, {flips}, of {row['n']} {row['use']} cases."
     return block("Best run", told) + lines
 
 

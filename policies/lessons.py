@@ -102,7 +102,7 @@ def _wall_time(run: Run, action: Action, decision: Decision) -> Iterator[Belief]
     yield _lesson(
         f"run:{run.id}",
         "took_the_planned_time",
-        f"{said}: the model of step time was wrong by {float(took) / float(foreseen['seconds']):.2g} times.",
+        f"{said}: it took {float(took) / float(foreseen['seconds']):.2g} times the expected time.",
         "10",
         action,
         fix="Nothing to do: the next estimate is fitted on what was measured here.",

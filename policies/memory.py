@@ -319,7 +319,7 @@ def taken(beliefs: Iterable[Belief], run: str, instrument: Instrument, recipe: J
     return Belief(
         subject=f"run:{run}",
         claim=_TAKEN,
-        statement=f"{said}." if is_fine else f"{said}: the model of memory was wrong by {ratio:.2f} times.",
+        statement=f"{said}." if is_fine else f"{said}: it took {ratio:.2f} times the estimate.",
         value={
             "instrument": instrument,
             "estimate_gb": round(found.total_gb, 3),

@@ -8,11 +8,24 @@ import click
 from agent.commands.common import folder_of, home_option, reads, show, show_json
 
 
-def _view(home: str | None, campaign: str | None) -> dict[str, Any]:
-    from agent.reading.places import find_campaign
+def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[str, Any], str]:
+    """Return the campaign as gathered, and the id of one of its rows where that was given."""
+    from agent.reading.places import find_row
     from agent.reading.view import gather
 
-    return gather(find_campaign(folder_of(home), campaign))
+    paths, row = find_row(folder_of(home), given, is_quiet=as_json)
+    return gather(paths), row
+
+
+def _listed(view: dict[str, Any], name: str, row: str, *, as_json: bool) -> bool:
+    """Print the rows of a list as JSON, or one row of the record in full; say whether that was all that was asked."""
+    from agent.reading import rows
+
+    if row and not (as_json and rows.TABLES[row[0]] == name):
+        show_json(rows.find(view, row)) if as_json else show(rows.told(view, row))
+    elif as_json:
+        show_json([each for each in view[name] if row in {"", each["id"]}])
+    return bool(row) or as_json
 
 
 @click.command()
@@ -22,7 +35,10 @@ def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # no
     from agent.reading import night, verdicts
     from agent.summary import summarize
 
-    view = _view(home, campaign)
+    view, row = _found(home, campaign, as_json=as_json)
+    if row:
+        _listed(view, "", row, as_json=as_json)
+        return
     if not as_json:
         show(summarize(view))
         return
@@ -44,27 +60,33 @@ def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # no
 def why(decision: str | None, campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Explain a decision, down to the bytes it stands on.
 
-    DECISION is an id such as D7, or a run's id; without it, all decisions are listed. Shown are premises with their
-    evidence, fingerprints and own premises, alternatives, prediction, verdict, questions and commitments.
+    DECISION is an id such as D7, or the id of a run, a job, a question or a commitment that one led to; B7 is a belief.
+    Without it, all decisions are listed. Shown are premises with their evidence, fingerprints and own premises,
+    alternatives, prediction, recipe, verdict, questions and commitments.
     """
-    from agent.reading import decisions
-    from agent.reading.places import split_id
+    from agent.reading import decisions, rows
     from agent.reading.view import with_premises
     from agent.reading.words import table
 
-    named, wanted = split_id(decision) if decision else (None, "")
-    view = _view(home, named or campaign)
-    if wanted:
+    named = f"{campaign}:{decision}" if campaign and decision and ":" not in decision else decision or campaign
+    view, wanted = _found(home, named, as_json=as_json)
+    if wanted.startswith("B"):
+        show_json(rows.find(view, wanted)) if as_json else show(rows.told(view, wanted))
+    elif wanted:
         row = decisions.find(view, wanted)
+        run = next((each for each in view["runs"] if each["id"] == row["run"]), None)
         view = with_premises(view, row)
-        show_json(decisions.walked(view, row)) if as_json else show(decisions.told(view, row, is_walked=True))
+        if as_json:
+            show_json(decisions.walked(view, row))
+            return
+        show(decisions.told(view, row, is_walked=True))
+        show(rows.training(run) if run is not None and row["bucket"] else ())
     elif as_json:
         show_json([decisions.public(row) for row in view["decisions"]])
     else:
-        rows = [
-            (d["id"], d["action"], d["run"], d["bucket"] or "", d["rule"], d["sentence"]) for d in view["decisions"]
-        ]
-        show(table(("id", "action", "run", "bucket", "rule", "sentence"), rows))
+        keys = ("id", "action", "run", "bucket", "rule", "sentence")
+        told = [[each[key] or "" for key in keys] for each in view["decisions"]]
+        show(table(keys, told))
 
 
 @click.command()
@@ -87,16 +109,21 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
     root: str | None,
 ) -> None:
     """List what the campaign believes, with tags and evidence."""
-    from agent.reading.places import find_campaign, split_id
+    from agent.reading.places import find_row
     from agent.reading.words import block
 
-    named, wanted = split_id(root) if root else (None, "")
-    paths = find_campaign(folder_of(home), named or campaign)
-    if wanted:
+    named = f"{campaign}:{root}" if campaign and root and ":" not in root else root or campaign
+    paths, wanted = find_row(folder_of(home), named, is_quiet=as_json)
+    if root:
         from agent.reading import impact
 
-        found = impact.impact(impact.gathered(paths), wanted)
+        found = impact.impact(impact.gathered(paths), wanted or root)
         show_json(found) if as_json else show(impact.told(found))
+        return
+    if wanted:
+        from agent.reading.view import gather
+
+        _listed({**gather(paths), "row": wanted}, "", wanted, as_json=as_json)
         return
     if is_tally:
         from agent.reading import tally
@@ -130,9 +157,8 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
     from agent.reading import night
     from agent.reading.words import duration, table
 
-    view = _view(home, campaign)
-    if as_json:
-        show_json(view["jobs"])
+    view, row = _found(home, campaign, as_json=as_json)
+    if _listed(view, "jobs", row, as_json=as_json):
         return
     rows = []
     for job in view["jobs"]:
@@ -158,45 +184,54 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 @click.command()
 @reads
 def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
-    """List the training runs: recipe, prediction, verdict."""
-    from agent.reading.words import duration, number, table
+    """List the training runs: score with its interval, verdict, recipe."""
+    from agent.reading import verdicts
+    from agent.reading.words import columns, duration, table
 
-    view = _view(home, campaign)
-    if as_json:
-        show_json(view["runs"])
+    view, row = _found(home, campaign, as_json=as_json)
+    view["runs"] = [{**run, "score": verdicts.score(view, run["id"])} for run in view["runs"]]
+    if _listed(view, "runs", row, as_json=as_json):
         return
+    scores = [run["score"] for run in view["runs"] if run["score"]]
+    metrics = sorted({found["metric"] for found in scores})
+    if metrics:
+        levels = sorted({f"{100 * found['level']:.3g} %" for found in scores if found["level"] is not None})
+        click.echo(f"Scores: {', '.join(metrics)}" + (f", with the {' or '.join(levels)} interval." if levels else "."))
     rows = []
     for run in view["runs"]:
-        foreseen = run["predicted"]
-        expected = f"{number(foreseen.get('low'))}-{number(foreseen.get('high'))}" if foreseen else ""
-        cost = duration(run["cost_s_actual"]) if run["cost_s_actual"] is not None else ""
-        numbers = (run["recipe"].get(key, "") for key in ("iters", "learning_rate"))
+        found = run["score"]
+        name = f"{found['metric']} " if found and len(metrics) > 1 else ""
         rows.append(
-            (run["id"], run["state"], run["bucket"] or "", run["axis"], *numbers, expected, cost, run["hypothesis"])
+            (
+                run["id"],
+                verdicts.bucket(run["bucket"]) or run["state"],
+                name + verdicts.scored(found),
+                f"{found['n']} {found['use']}" if found else "",
+                *(run["recipe"].get(key, "") for key in ("iters", "learning_rate")),
+                duration(run["cost_s_actual"]) if run["cost_s_actual"] is not None else "",
+                run["hypothesis"],
+            )
         )
-    show(
-        table(("id", "state", "bucket", "axis", "iters", "learning_rate", "predicted", "time", "hypothesis"), rows, 40)
-    )
+    headers = ("id", "verdict", "score", "cases", "iters", "lr", "time", "hypothesis")
+    show(table(headers, rows, columns()))
 
 
 @click.command()
 @reads
 def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the questions to a person."""
-    from agent.reading import typed
-    from agent.reading.words import clock
+    from agent.reading import rows
 
-    view = _view(home, campaign)
-    if as_json:
-        show_json(view["approvals"])
+    view, row = _found(home, campaign, as_json=as_json)
+    if _listed(view, "approvals", row, as_json=as_json):
         return
     waiting = [row for row in view["approvals"] if row["answer"] is None]
-    for row in waiting:
-        show(typed.question(view, row))
+    for each in waiting:
+        show(rows.question(view, each))
     if not waiting:
         click.echo("No question waits.")
-    for row in [row for row in view["approvals"] if row["answer"] is not None]:
-        click.echo(f"  {row['id']} {row['kind']}: {row['answer']} by {row['answered_by']}, {clock(row['answered_at'])}")
+    for each in [each for each in view["approvals"] if each["answer"] is not None]:
+        show(rows.question(view, each))
 
 
 @click.command()
@@ -219,7 +254,7 @@ def report(  # noqa: PLR0917 - one argument per option
     from agent.reading.view import gather
     from agent.report import report_data, report_page, report_text, write_report
 
-    view = gather(find_campaign(folder_of(home), campaign))
+    view = gather(find_campaign(folder_of(home), campaign, is_quiet=as_json))
     if as_json:
         show_json(report_data(view))
     elif as_page:

@@ -10,7 +10,7 @@ View = dict[str, Any]
 
 
 def find(view: View, given: str) -> View:
-    """Return the decision meant by its id, or by the id of the run it judged or planned.
+    """Return the decision meant by its id, or by that of the run it judged or planned, or of what it led to.
 
     Raises:
         NotFoundError: There is none.
@@ -18,6 +18,10 @@ def find(view: View, given: str) -> View:
     rows = view["decisions"]
     wanted = given.upper()
     of_run = [row for row in rows if row["run"].upper() == wanted]
+    led = {each["id"]: each["decision"] for name in ("approvals", "commitments") for each in view[name]}
+    acted = {each["key"]: each["decision"] for each in view["actions"]}
+    led |= {each["id"]: acted.get(each["key"]) for each in view["jobs"]}
+    wanted = led.get(wanted) or wanted
     found = [row for row in rows if row["id"].upper() == wanted] or [row for row in of_run if row["bucket"]] or of_run
     if found:
         return dict(found[-1])

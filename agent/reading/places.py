@@ -5,9 +5,14 @@ Standard library only, unless a file has to be read as YAML to find its name.
 
 import os
 import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from agent.reading.words import listed
 from state.errors import ConfigError, NotFoundError
+from state.lease import holder
 from state.paths import CampaignPaths
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -22,26 +27,72 @@ def find_home(option: str | None) -> Path:
 def campaigns_in(home: Path) -> list[str]:
     """Return the names of the campaigns in a home, newest activity first."""
     try:
-        found = [folder for folder in home.iterdir() if (folder / "state.db").is_file()]
+        found = [(_active_at(folder), folder.name) for folder in home.iterdir() if (folder / "state.db").is_file()]
     except OSError:
         return []
-    return [folder.name for folder in sorted(found, key=lambda folder: -(folder / "state.db").stat().st_mtime)]
+    return [name for _, name in sorted(found, key=lambda each: (-each[0], each[1]))]
 
 
-def find_campaign(home: Path, given: str | None) -> CampaignPaths:
+def _active_at(folder: Path) -> float:
+    """Return when a campaign was last written to; what its store has not yet taken over is in the log beside it."""
+    moments = []
+    for name in ("state.db", "state.db-wal"):
+        with suppress(OSError):
+            moments.append((folder / name).stat().st_mtime)
+    return max(moments, default=0.0)
+
+
+def _aloud(sentence: str) -> None:
+    print(sentence, file=sys.stderr)  # noqa: T201 - beside the answer, which others may read by machine
+
+
+def _silently(_sentence: str) -> None:
+    """Say nothing: with `--json` only the answer is printed."""
+
+
+def find_campaign(home: Path, given: str | None, *, is_quiet: bool = False) -> CampaignPaths:
     """Return the files of the campaign that a person means.
 
     Args:
         home: Folder of all campaigns.
-        given: Name, path of its YAML or JSON file, or None when the home has one campaign only.
+        given: Name, path of its YAML or JSON file, or None for the one that runs, else the newest.
+        is_quiet: Do not say which of several was taken.
 
     Raises:
-        NotFoundError: There is no such campaign, or none, or several and none was named.
+        NotFoundError: There is no such campaign, or none.
+        ConfigError: The file names no campaign, or an id of a row is given where a campaign is meant.
+    """
+    paths, row = find_row(home, given, is_quiet=is_quiet)
+    if row:
+        raise ConfigError(
+            f"{given} names {_ROWS[row[0]]} of {paths.name}, and a campaign is meant here: leave it out, or give the"
+            f" name alone.",
+            what="campaign",
+            value=given,
+        )
+    return paths
+
+
+_ROWS = {
+    "R": "a run", "Q": "a question", "D": "a decision", "J": "a job", "B": "a belief", "C": "a commitment",
+}  # fmt: skip
+_ROW = re.compile(rf"^[{''.join(_ROWS)}][0-9]+$", re.IGNORECASE)
+
+
+def find_row(home: Path, given: str | None, *, is_quiet: bool = False) -> tuple[CampaignPaths, str]:
+    """Return the campaign that a person means, and the id of one of its rows where that was given: `Q2`, `NAME:Q2`.
+
+    Raises:
+        NotFoundError: There is no such campaign, or none.
         ConfigError: The file names no campaign.
     """
-    known = campaigns_in(home)
+    known, row = campaigns_in(home), ""
+    if given is not None and given not in known:
+        named, _, last = given.rpartition(":")
+        if _ROW.match(last):
+            given, row = named or None, last.upper()
     if given is None:
-        return CampaignPaths(home, _only(home, known))
+        return CampaignPaths(home, _chosen(home, known, _silently if is_quiet else _aloud)), row
     name = _name_in(Path(given)) if _is_file_name(given) else given
     if name not in known:
         here = f"; here are {', '.join(known)}" if known else ""
@@ -51,24 +102,25 @@ def find_campaign(home: Path, given: str | None) -> CampaignPaths:
             value=name,
             where=str(home),
         )
-    return CampaignPaths(home, name)
+    return CampaignPaths(home, name), row
 
 
-def _only(home: Path, known: list[str]) -> str:
+def _chosen(home: Path, known: list[str], say: Callable[[str], None]) -> str:
+    """Return the campaign that runs, else the newest; of several, say which one that is."""
     if not known:
         raise NotFoundError(
             f"{home} holds no campaign; start one with vigil run FILE, or name another place with --home.",
             what="campaign",
             where=str(home),
         )
-    if len(known) > 1:
-        raise NotFoundError(
-            f"{home} holds {len(known)} campaigns ({', '.join(known)}); say which one.",
-            what="campaign",
-            value=known,
-            where=str(home),
-        )
-    return known[0]
+    if len(known) == 1:
+        return known[0]
+    at_work = [name for name in known if holder(CampaignPaths(home, name)) is not None]
+    taken = (at_work or known)[0]
+    why = "the one that runs" if len(at_work) == 1 else f"the newest of {len(at_work)} that run" if at_work else ""
+    others = listed([name for name in known if name != taken])
+    say(f"vigil: {taken}, {why or 'the newest'}; the others here: {others}.")
+    return taken
 
 
 def _is_file_name(given: str) -> bool:
@@ -95,9 +147,3 @@ def _name_in(path: Path) -> str:
     if isinstance(name, str) and _NAME.match(name):
         return name
     raise ConfigError(f"{path} has no line `campaign: NAME`.", what="campaign", where=str(path))
-
-
-def split_id(given: str) -> tuple[str | None, str]:
-    """Split `quickstart:Q2` into campaign and id; a bare `Q2` names no campaign."""
-    campaign, _, row = given.rpartition(":")
-    return campaign or None, row

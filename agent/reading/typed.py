@@ -76,7 +76,12 @@ def of_campaign(view: View, *words: str) -> str:
 
 def of_row(view: View, verb: str, row: str, *words: str) -> str:
     """Return a command of ours on one row of this campaign: `vigil approve NAME:Q2`."""
-    return command(view, verb, f"{_name(view)}:{row}", *words)
+    return command(view, verb, named(view, row), *words)
+
+
+def named(view: View, row: str) -> str:
+    """Return an id that is understood whatever else the home holds: `NAME:Q2`."""
+    return f"{_name(view)}:{row}"
 
 
 def run(view: View) -> str:

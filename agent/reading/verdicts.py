@@ -9,13 +9,8 @@ View = dict[str, Any]
 MARKS = {"holds": "holds", "fails": "fails", "undecided": "open"}
 """Word for each state of a condition; undecided: the cases cannot tell."""
 
-BUCKETS = {
-    "A": "A: the gate holds on the confirmation cases.",
-    "B": "B: progress, the target moved beyond noise.",
-    "C": "C: concern, the target is flat and nothing was lost.",
-    "D": "D: refuted, something was lost or the prediction was contradicted.",
-    "U": "U: uninformative, the measurement could not have shown it.",
-}
+BUCKETS = {"A": "passed", "B": "improved", "C": "no change", "D": "regressed", "U": "inconclusive"}
+"""Word for each bucket."""
 _RANK = "ABCUD"
 """Best first; an uninformative run has at least lost nothing that was seen."""
 
@@ -39,21 +34,16 @@ def judged(view: View) -> list[View]:
     return rows
 
 
-def newest(view: View) -> View | None:
-    """Return the verdict that says most about the gate: the promoted run's, else the last one."""
-    rows = judged(view)
-    promoted = [row for row in rows if row["run"] == view["campaign"].get("promoted")]
-    found = promoted or rows
-    return found[-1] if found else None
-
-
 def best(view: View) -> View | None:
     """Return the best run's verdict with its target row (None where the verdict compared nothing).
 
-    Within a bucket it is the one that the planner would train on: with the most slack, the later of equals.
+    It is the promoted one, where one is. Within a bucket it is the one that the planner would train on: with the most
+    slack, the later of equals.
     """
     # Of each run the newest verdict: an edited gate judges again, and bucket A may be of the old one.
     rows = list({row["run"]: row for row in judged(view)}.values())
+    promoted = [row for row in rows if row["run"] == (view.get("campaign") or {}).get("promoted")]
+    rows = promoted or rows
     if not rows:
         return None
     # The first of equals is taken, so they are looked at from the newest on.
@@ -98,6 +88,47 @@ def target_row(verdict: View) -> View | None:
         "use": verdict["gate"]["use"],
         "sign": -1 if "at most" in row["sentence"].partition(" Measured")[0] else 1,
     }
+
+
+def bucket(letter: str | None) -> str:
+    """Return a bucket in a word, with its letter: `improved (B)`; empty where there is none."""
+    return f"{BUCKETS[letter]} ({letter})" if letter else ""
+
+
+def score(view: View, run: str) -> View | None:
+    """Return what a run scored by its newest verdict, None where it has none or was not measured.
+
+    Returns:
+        `metric`, `value`, `reference` (the side compared with), `low` and `high`: the interval of the value, or of the
+        difference to the reference where `is_difference`, `level` [0, 1], `n` and `use`: on how many of which cases.
+    """
+    verdict = next((row for row in reversed(judged(view)) if row["run"] == run), None)
+    target = target_row(verdict) if verdict else None
+    if verdict is None or target is None or target["value"] is None:
+        return None
+    of_metric = (row for row in verdict["gate"]["conditions"] if row["metric"] == target["metric"])
+    rows = [row for row in of_metric if row["low"] is not None]
+    row = next((row for row in rows if row["against"] == "value"), rows[0] if rows else {})
+    return {
+        **{key: target[key] for key in ("metric", "value", "reference", "n", "use")},
+        "low": row.get("low"),
+        "high": row.get("high"),
+        "level": 1 - 2 * row["alpha"] if row else None,
+        "is_difference": bool(row) and row["against"] != "value",
+    }
+
+
+def scored(found: View | None) -> str:
+    """Return a score with its interval: `0.853 (0.826 to 0.880)`."""
+    if found is None:
+        return ""
+    text = number(found["value"])
+    if found["low"] is None:
+        return text
+    if found["is_difference"] and found["reference"] is not None:
+        span = f"{signed(found['low'])} to {signed(found['high'])}"
+        return f"{text}, {signed(found['value'] - found['reference'])} ({span})"
+    return f"{text} ({number(found['low'])} to {number(found['high'])})"
 
 
 def asked(condition: View) -> str:

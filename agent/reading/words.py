@@ -109,9 +109,29 @@ def block(label: str, text: str, indent: int = 10, lines: int = 3) -> list[str]:
     return [(head + line).rstrip() for head, line in zip(heads, found, strict=True)]
 
 
+_LEAST = 20
+"""Columns of a table's last one, however narrow the terminal."""
+_MOST_ROWS = 2
+"""Lines of one entry in a table's last column."""
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], last_width: int = 60) -> list[str]:
-    """Return aligned lines; the last column is cut, the others are as wide as their widest entry."""
-    cells = [[str(cell) for cell in row[:-1]] + [shortened(str(row[-1]), last_width)] for row in rows]
-    widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
-    lines = [list(headers), *cells]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines]
+    """Return aligned lines: the last column is wrapped at words, the others are as wide as their widest entry.
+
+    Args:
+        headers: Of the columns.
+        rows: Their entries.
+        last_width: Most columns of the last one, where the line has as many.
+    """
+    cells = [list(headers), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers) - 1)]
+    left = sum(widths) + 2 * len(widths)
+    last = max(_LEAST, min(last_width, columns() - left))
+    lines = []
+    for row in cells:
+        told = wrapped(row[-1], last)
+        if len(told) > _MOST_ROWS:
+            told = [*told[: _MOST_ROWS - 1], shortened(" ".join(told[_MOST_ROWS - 1 :]), last)]
+        first = "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
+        lines += [(first + told[0]).rstrip(), *(" " * left + each for each in told[1:])]
+    return lines

@@ -1,5 +1,7 @@
 import html
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ from agent.cli import vigil
 from agent.reading.words import WIDTH
 from agent.summary import MAX_LINES
 from state.clock import FakeClock
+from state.lease import Lease
+from state.paths import CampaignPaths
 from state.records import Decision
 from tests.agent.recorded import HOSTILE, begin, opened, record
 
@@ -49,7 +53,7 @@ def test_status_says_gate_runs_stops_night_and_what_to_type(home: Path) -> None:
     for words in (
         "quick ended: promoted",
         "stress.rows_kept at least 0.8: 0.911 (96.7 % interval 0.886 to 0.936, 40 cases)",
-        "Best run R3 (A): stress.rows_kept 0.608 -> 0.911 (+0.303), 40 cases rescued, 0 broken",
+        "Best run R3, passed (A): stress.rows_kept 0.608 -> 0.911 (+0.303), 40 cases rescued, 0 broken",
         "R2 at step 100 of 400 by guard: diverged; about 6 min saved",
         "slept 61 s; peak memory 1.25 GB, no swap; 1 restart of jobs",
         "The data are what you meant",
@@ -128,12 +132,60 @@ def test_why_prefers_the_verdict_on_a_run(home: Path) -> None:
     assert read(home, "why", "r1")["id"] == "D4"
 
 
+BY_ID = [
+    ("runs", "R3", "Recipe    iters 300"),
+    ("why", "r1", "Recipe    iters 200"),
+    ("jobs", "j2", "J2, stopped: Training R2"),
+    ("why", "J2", "D2, "),
+    ("beliefs", "B4", "B4    [inferred, stale] harness:stress ceiling: A <b>stale</b> ceiling."),
+    ("why", "B4", "probe model.coherent: Headers of all weight files were read."),
+    ("why", "Q1", "Q1 (promotion) was answered yes by policy"),
+    ("inbox", "Q1", "Q1 promotion: yes by policy"),
+    ("why", "C2", "C2 (open)"),
+    ("status", "C1", "C1 (open): Judge R1"),
+    ("jobs", "R3", "R3, judged, passed (A)"),
+]
+
+
+def test_the_id_of_a_row_is_understood_where_a_campaign_may_be_left_out(home: Path) -> None:
+    for command, row, words in BY_ID:
+        for named in (row, f"quick:{row}"):
+            result = says(home, command, named)
+            assert result.exit_code == 0, result.output
+            assert words in result.stdout, (command, named, result.stdout)
+
+
+def test_rows_asked_for_by_id_are_json_too(home: Path) -> None:
+    assert [row["id"] for row in read(home, "runs", "R3")] == ["R3"]
+    assert [row["id"] for row in read(home, "jobs", "J1")] == ["J1"]
+    assert read(home, "status", "Q1")["kind"] == "promotion"
+    assert read(home, "beliefs", "B5")["status"] == "refuted"
+    assert read(home, "why", "Q1")["id"] == "D5"
+
+
+def test_a_run_is_listed_with_its_score_its_interval_and_on_which_cases(home: Path) -> None:
+    lines = says(home, "runs").stdout.splitlines()
+    assert lines[0] == "Scores: stress.rows_kept, with the 96.7 % interval."
+    shown = re.compile(r"^R3  passed \(A\) +0\.911 \(0\.886 to 0\.936\)  40 confirmation  300 ")
+    assert any(map(shown.match, lines)), lines
+    rows = read(home, "runs")
+    assert rows[1]["score"] is None
+    found = rows[2]["score"]
+    assert (found["metric"], found["n"], found["use"]) == ("stress.rows_kept", 40, "confirmation")
+    assert found["low"] < found["value"] < found["high"]
+    assert "predicted" in rows[2], "what JSON had stays"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("why", "D99"), "no decision 'D99'; the last is D5"),
         (("status", "other"), "no campaign 'other'; here are quick"),
         (("why", "other:D1"), "no campaign 'other'"),
+        (("jobs", "J9"), "quick has no J9; the last is J3"),
+        (("report", "R1"), "R1 names a run of quick, and a campaign is meant here"),
+        (("stop", "quick:Q1"), "quick:Q1 names a question of quick"),
+        (("beliefs", "B99"), "quick has no B99"),
         (("status", "none.yaml"), "none.yaml cannot be read"),
     ],
 )
@@ -151,9 +203,30 @@ def test_an_empty_home_says_how_to_start(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
-def test_with_two_campaigns_one_must_be_named_by_name_or_file(home: Path) -> None:
+def test_of_several_campaigns_the_running_one_else_the_newest_is_meant_and_said(home: Path) -> None:
+    record(home, "stopped", "slow")
+    os.utime(home / "quick" / "state.db", (1.0, 1.0))
+    taken = says(home, "status")
+    assert taken.stdout.startswith("slow")
+    assert taken.stderr == "vigil: slow, the newest; the others here: quick.\n"
+    assert read(home, "status")["campaign"]["name"] == "slow"
+    assert says(home, "status", "--json").stderr == ""
+    with Lease.acquire(CampaignPaths(home, "quick"), FakeClock()):
+        taken = says(home, "status")
+        assert taken.stdout.startswith("quick")
+        assert taken.stderr == "vigil: quick, the one that runs; the others here: slow.\n"
+    # What is written last stands in the log beside the store until it is taken over.
+    (home / "quick" / "state.db-wal").touch()
+    os.utime(home / "slow" / "state.db", (2.0, 2.0))
+    assert says(home, "status").stdout.startswith("quick")
+
+
+def test_one_campaign_needs_no_word_on_which_it_is(home: Path) -> None:
+    assert says(home, "status").stderr == ""
+
+
+def test_a_campaign_may_be_named_by_its_file(home: Path) -> None:
     record(home, "running", "slow")
-    assert "say which one" in says(home, "status").stderr
     assert says(home, "status", "slow").stdout.startswith("slow")
     file = home / "any.yaml"
     file.write_text("# mine\ncampaign: 'slow'  # the name\n")
@@ -289,7 +362,7 @@ def test_a_campaign_that_has_only_begun_can_be_read_by_every_command(tmp_path: P
 def test_every_list_is_readable_text(home: Path) -> None:
     for command, words in {
         "jobs": "J2  training  R2   stopped   100/400",
-        "runs": "0.700-0.900",
+        "runs": "regressed (D)",
         "inbox": "Q1 promotion: yes by policy",
         "beliefs": "B4    [inferred, stale] harness:stress ceiling",
         "why": "D5  promote  R3   A",
@@ -311,7 +384,6 @@ def test_the_live_panel_shows_bar_figures_direction_and_questions_at_any_width(
 ) -> None:
     from agent.reading.view import gather
     from agent.watch import _panel
-    from state.paths import CampaignPaths
 
     monkeypatch.setenv("COLUMNS", str(width))
     record(tmp_path, "waiting")

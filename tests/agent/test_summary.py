@@ -207,8 +207,19 @@ def test_a_block_is_cut_at_its_lines_and_says_so() -> None:
     assert max(map(len, lines)) <= WIDTH
 
 
-def test_a_table_is_aligned() -> None:
-    assert table(("a", "b"), [("long", "x"), ("s", "y" * 99)], last_width=5) == ["a     b", "long  x", "s     yyyy…"]
+def test_a_table_is_aligned_and_its_last_column_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert table(("a", "b"), [("long", "x"), ("s", "y" * 99)], last_width=5) == [
+        "a     b",
+        "long  x",
+        f"s     {'y' * 99}",
+    ]
+    told = table(("a", "b"), [("x", "one two three four five six seven eight nine ten")])
+    assert told == ["a  b", "x  one two three four five six seven eight nine ten"]
+    monkeypatch.setenv("COLUMNS", "40")
+    assert table(("a", "b"), [("x" * 15, "one two three four five six seven eight nine ten")])[1:] == [
+        "xxxxxxxxxxxxxxx  one two three four five",
+        "                 six seven eight nine…",
+    ]
 
 
 def test_a_curve_without_points_draws_nothing_and_one_point_draws_something() -> None:
@@ -303,7 +314,7 @@ def test_a_best_run_without_scores_is_said_to_have_none() -> None:
     view["decisions"][0]["verdict"]["gate"]["conditions"] = [row]
     view["decisions"][0]["bucket"] = "U"
     [line] = [line for line in summarize(view) if line.startswith("Best run")]
-    assert line == "Best run  R1 (U): s.m was not measured."
+    assert line == "Best run  R1, inconclusive (U): s.m was not measured."
 
 
 @pytest.mark.parametrize(("hours", "said"), [(0.02, "budget 72 s."), (0.5, "budget 30 min."), (2, "budget 2 h.")])
