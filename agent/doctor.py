@@ -98,6 +98,7 @@ def _fits(loaded: LoadedCampaign, home: Path, workers: Mapping[str, str]) -> Ite
     probe = next(probe for probe in PROBES if probe.id == "machine.memory")
     for seen in probe.observe(context):
         outcome: Outcome = "good" if seen.holds else "bad"
+        # A probe says what would mend a claim that fell, whether or not it did.
         fix = "" if seen.holds else seen.fix
         yield Line(seen.subject, seen.claim, seen.statement, outcome, seen.value, seen.evidence[0].ref, fix=fix)
 
@@ -122,8 +123,17 @@ def _told(subject: str, claim: str, look: Callable[[], Iterable[str]]) -> Line:
     try:
         said = " ".join(look())
     except ConfigError as error:
-        return Line(subject, claim, error.sentence, "bad", asked=error.where or "campaign file", fix=error.runbook)
+        return Line(
+            subject, claim, error.sentence, "bad", asked=error.where or "campaign file", fix=_read(error.runbook)
+        )
     return Line(subject, claim, said, "good", asked="campaign file")
+
+
+def _read(runbook: str) -> str:
+    from agent.reading import typed
+
+    there = typed.runbook(runbook)
+    return f"Read {there}." if there else ""
 
 
 def _model(loaded: LoadedCampaign) -> Iterator[str]:

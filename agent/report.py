@@ -85,7 +85,8 @@ def _run(view: View, row: View) -> View:
     moved = ""
     if target is not None and target["value"] is not None and target["reference"] is not None:
         change = signed(target["value"] - target["reference"])
-        moved = f"{target['metric']} {number(target['reference'])} → {number(target['value'])} ({change})"
+        cases = f"{target['n']} {target['use']} cases"
+        moved = f"{target['metric']} {number(target['reference'])} → {number(target['value'])} ({change}, {cases})"
     foreseen = row["predicted"]
     return {
         **row,

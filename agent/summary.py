@@ -65,7 +65,7 @@ def _head(view: View) -> list[str]:
     campaign = view["campaign"]
     state = campaign["state"]
     idle = state == "running" and view.get("holder") is None and "holder" in view
-    words = "has no agent running; the same vigil run goes on" if idle else _HEADS.get(state, state)
+    words = "has no agent running; started again, it goes on" if idle else _HEADS.get(state, state)
     started = campaign.get("started_at") or view["now"]
     took = duration((campaign.get("ended_at") or view["now"]) - started)
     lines = [f"{campaign['name']} {words}; started {clock(started)}, {took}."]

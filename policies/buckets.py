@@ -193,9 +193,11 @@ def _rule(
     if missed := _contradicted(evidence):
         return "D", "D.prediction", f"{what} {missed}"
     if reading.moved:
-        is_open = selection.holds and evidence.confirmation is None
-        gate = "holds on the selection cases, unconfirmed" if is_open else "does not hold yet"
-        return "B", "B.moved", f"{what} It moved beyond noise, and the gate {gate}."
+        if selection.holds and evidence.confirmation is None:
+            told = "It moved beyond noise, and the gate holds on the selection cases, unconfirmed."
+            return "B", "B.moved", f"{what} {told}"
+        # Which condition is missing, by its numbers: the target alone may have reached what is asked of it.
+        return "B", "B.moved", f"{what} It moved beyond noise. {(evidence.confirmation or selection).sentence}"
     return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and nothing was lost."
 
 

@@ -86,6 +86,17 @@ class ConditionVerdict(Record):
         return self.sign * (self.estimate - self.bound) >= -_EPSILON
 
     @property
+    def cases_to_tell(self) -> int | None:
+        """How many cases to take where these cannot tell, one number wherever it is said.
+
+        As many as show the margin asked; fewer only where there is no margin, or as many are at hand already: then as
+        many as would make this same result significant. None where it is decided and no bare number met it.
+        """
+        if self.decided == "undecided" and self.cases_for_margin is not None and self.cases_for_margin > self.n:
+            return self.cases_for_margin
+        return self.cases_needed
+
+    @property
     def slack(self) -> float:
         """By how much the confidence bound clears what is asked, negative where it does not; counts per case."""
         near = self.low if self.sign > 0 else self.high
@@ -137,8 +148,7 @@ def judge_gate(
     labels = tuple(f"{verdict.id}: {verdict.label}" for verdict in verdicts if verdict.label)
     count = len(verdicts)
     sentence = f"{count - len(missing)} of {count} gate conditions hold on the {use} cases"
-    sentence += f"; not {', '.join(missing)}." if missing else _by_luck(verdicts, use)
-    sentence += _more_cases(verdicts)
+    sentence += f"; not {_missed(verdicts)}." if missing else _by_luck(verdicts, use)
     return GateVerdict(
         use=use, alpha=level, conditions=verdicts, holds=holds, decided=decided, labels=labels, sentence=sentence
     )
@@ -156,13 +166,29 @@ def _by_luck(verdicts: Sequence[ConditionVerdict], use: SplitUse) -> str:
     return f"; {'promoted' if use == 'confirmation' else 'met'}, not significant: {shown}."
 
 
-def _more_cases(verdicts: Sequence[ConditionVerdict]) -> str:
-    """Return how many cases the margins that were asked would need, where the cases could not tell."""
-    needed = {verdict.id: verdict.cases_for_margin for verdict in verdicts if verdict.decided == "undecided"}
-    at_hand = {verdict.id: verdict.n for verdict in verdicts}
-    # As many as that are at hand where the truth lies nearer to the bound than the margin.
-    shown = ", ".join(f"{name} {cases}" for name, cases in needed.items() if cases and cases > at_hand[name])
-    return f" To tell the margins asked, take about this many cases: {shown}." if shown else ""
+_MOST_MISSED = 3
+"""Conditions that a gate's sentence tells with their numbers; the others by name."""
+
+
+def _missed(verdicts: Sequence[ConditionVerdict]) -> str:
+    """Return which conditions do not hold and by which numbers: a good estimate may have too low a bound."""
+    missed = [verdict for verdict in verdicts if not verdict.holds]
+    told = [f"{verdict.id} ({_short_of(verdict)})" for verdict in missed[:_MOST_MISSED]]
+    return ", ".join([*told, *(verdict.id for verdict in missed[_MOST_MISSED:])])
+
+
+def _short_of(verdict: ConditionVerdict) -> str:
+    """Return what a condition was measured at and what was asked of which bound."""
+    near = verdict.low if verdict.sign > 0 else verdict.high
+    if verdict.estimate is None or near is None:
+        return "not measured"
+    word, side = ("at least", "lower") if verdict.sign > 0 else ("at most", "upper")
+    asked = verdict.threshold if verdict.test == "plain" else verdict.bound
+    measured = f"{verdict.estimate:.4g} measured, {word} {asked:g} asked"
+    if verdict.test == "plain":
+        return measured
+    more = f", about {verdict.cases_to_tell} cases would tell" if verdict.cases_to_tell else ""
+    return f"{measured} of its {side} bound, which is {near:.4g} on {verdict.n} cases{more}"
 
 
 def judge_condition(
@@ -355,7 +381,7 @@ def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
     shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {cases})"
     words = {"holds": "It holds", "fails": "It fails", "undecided": "The cases cannot tell"}[verdict.decided]
     extra = f", {verdict.label}" if verdict.label else ""
-    needed = f" {verdict.cases_needed} cases would tell if this went on." if verdict.cases_needed else ""
+    needed = f" About {verdict.cases_to_tell} cases would tell." if verdict.cases_to_tell else ""
     gone = (
         f" {verdict.excluded} {'case' if verdict.excluded == 1 else 'cases'} had no score." if verdict.excluded else ""
     )

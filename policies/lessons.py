@@ -96,13 +96,16 @@ def _wall_time(run: Run, action: Action, decision: Decision) -> Iterator[Belief]
         return
     low, high = float(foreseen["low_s"]), float(foreseen["high_s"])
     said = f"{run.id} took {float(took):.0f} s; {low:.0f} to {high:.0f} s were planned"
-    if low - _UNNOTICED_S <= float(took) <= high + _UNNOTICED_S:
-        yield _fine(f"run:{run.id}", "took_the_planned_time", f"{said}.", "10", action)
+    share = f"{float(took) / float(foreseen['seconds']):.2g} times the expected time"
+    if float(took) <= high + _UNNOTICED_S:
+        # Done sooner than planned is worth a word, and nobody's failure.
+        early = f": {share}" if float(took) < low - _UNNOTICED_S else ""
+        yield _fine(f"run:{run.id}", "took_the_planned_time", f"{said}{early}.", "10", action)
         return
     yield _lesson(
         f"run:{run.id}",
         "took_the_planned_time",
-        f"{said}: it took {float(took) / float(foreseen['seconds']):.2g} times the expected time.",
+        f"{said}: {share}.",
         "10",
         action,
         fix="Nothing to do: the next estimate is fitted on what was measured here.",

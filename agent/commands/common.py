@@ -82,8 +82,10 @@ def _disk_sentence(place: str, *, full: bool) -> str:
 
 def _fail(ctx: click.Context, sentence: str, code: int, runbook: str = "") -> None:
     click.echo(f"vigil: {' '.join(sentence.split())}", err=True)
-    if runbook:
-        click.echo(f"Read {runbook if runbook.startswith('runbooks/') else f'runbooks/{runbook}'}.", err=True)
+    from agent.reading import typed
+
+    if there := typed.runbook(runbook):
+        click.echo(f"Read {there}.", err=True)
     ctx.exit(code)
 
 

@@ -134,7 +134,8 @@ def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobSta
         session.show(with_folder(session.paths, {**shown, "state": alive, "restarts": status.restarts}))
         if bool(status.waits_for) != is_queued:
             is_queued = not is_queued
-            session.say(f"The {spec.kind} waits: {night.waits(status.waits_for)}." if is_queued else "It goes on.")
+            waits = f"{night.waits(status.waits_for)}. It goes on by itself; nobody needs to do anything."
+            session.say(f"The {spec.kind} waits: {waits}" if is_queued else "It goes on.")
         if status.state in _ENDED or now - copied_at >= _COPY_EVERY_S:
             _copy(session, spec.key, status)
             copied_at = now

@@ -105,7 +105,7 @@ def parts(job: View, now: float) -> list[tuple[int, str]]:
     if job["state"] == "orphaned":
         found.append((3, "its supervisor is gone"))
     if left is not None and step:
-        found.append((1, f"about {duration(left)} left" if step < job["steps"] else "finishing"))
+        found.append((1, f"about {duration(max(1.0, left))} left" if step < job["steps"] else "finishing"))
     elif job.get("started_at") is not None:
         found.append((1, f"{duration(now - float(job['started_at']))} so far"))
     if last.get("train_loss") is not None:

@@ -51,6 +51,17 @@ def _bin() -> str:
     return "" if is_ours or not ours.is_file() else str(ours.parent)
 
 
+def runbook(given: str) -> str:
+    """Return where a runbook lies, as it can be opened from here; empty where this installation has none.
+
+    Args:
+        given: Its path below `runbooks/`, with or without that, and the anchor of a section.
+    """
+    name, hash_mark, anchor = given.removeprefix("runbooks/").partition("#")
+    path = Path(__file__).resolve().parents[2] / "runbooks" / name
+    return near(str(path), str(Path.cwd())) + hash_mark + anchor if given and path.is_file() else ""
+
+
 def program(view: View, name: str) -> str:
     """Return one of our programs as the shell finds it."""
     folder = view.get("bin")

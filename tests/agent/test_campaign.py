@@ -36,6 +36,19 @@ def test_an_exponent_is_a_number_however_it_is_spelled(tmp_path: Path) -> None:
         assert load_campaign(tmp_path / "c.yaml").goal.recipe["learning_rate"] == 1e-5
 
 
+def test_a_switch_may_be_written_in_words_where_only_yes_or_no_is_meant(tmp_path: Path) -> None:
+    text = GOOD + "export: {to: out, fused: %s}\napprovals: {launch: {unanswered: %s}}\n"
+    for word, is_on in (("yes", True), ("no", False), ("On", True), ("off", False), ("true", True)):
+        spelled = text % (word, "yes" if is_on else "no")
+        (tmp_path / "c.yaml").write_text(spelled.replace("iters: 20", f"mask_prompt: {word}"))
+        goal = load_campaign(tmp_path / "c.yaml").goal
+        assert goal.export is not None
+        assert (goal.export.fused, goal.recipe["mask_prompt"]) == (is_on, is_on)
+        assert goal.approvals.launch.unanswered == ("yes" if is_on else "no")
+    assert "write true or false" in refused(tmp_path, text % ("maybe", "no"))
+    assert "`budget.hours` is 'yes'; write a number" in refused(tmp_path, GOOD.replace("hours: 2", "hours: yes"))
+
+
 def test_a_campaign_may_be_called_like_a_date(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(GOOD.replace("small", "2026-11-23"))
     assert load_campaign(tmp_path / "c.yaml").goal.campaign == "2026-11-23"

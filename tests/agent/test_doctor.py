@@ -149,6 +149,14 @@ def test_weights_that_do_not_fit_into_memory_would_fail(
     found = examine(loaded, tmp_path, system=machines.mac(tmp_path / "mac"), clock=FakeClock(2e9), env=quiet)
     fits = next(row for row in found if row.belief.claim == "fits_the_model")
     assert fits.outcome == "bad"
+    assert fits.belief.fix
+
+
+def test_a_model_that_fits_into_memory_needs_no_advice(tmp_path: Path, quiet: dict[str, str]) -> None:
+    loaded = load_campaign(folders.make(tmp_path))
+    found = examine(loaded, tmp_path, system=machines.mac(tmp_path / "mac"), clock=FakeClock(2e9), env=quiet)
+    fits = next(row for row in found if row.belief.claim == "fits_the_model")
+    assert (fits.outcome, fits.belief.fix) == ("good", "")
 
 
 @pytest.mark.parametrize("written", ["report_to: wandb", "report_to: [wandb]", "report_to: 'swanlab, wandb'"])

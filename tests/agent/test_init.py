@@ -80,6 +80,8 @@ def test_a_model_on_the_hub_is_left_as_it_is_stored(folder: Path) -> None:
     result = init(folder)
     assert result.exit_code == 0, result.output
     assert load_campaign(folder / "mine.yaml").goal.model.dtype is None
+    assert "vigil run --check --online mine.yaml downloads it" in result.stdout
+    assert "checking" not in result.stdout, "that file is gone"
 
 
 def test_cases_keep_the_prompt_and_give_the_answer_as_reference(folder: Path) -> None:

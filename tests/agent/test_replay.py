@@ -284,4 +284,4 @@ def test_a_paragraph_that_is_cut_ends_after_a_whole_word() -> None:
         assert kept[1:] == words[: len(kept) - 1]
         assert max(map(len, lines)) <= WIDTH
     [line] = block("", "x" * 200, indent=11, lines=1)
-    assert (line[-3:], len(line)) == ("x …", WIDTH)
+    assert line.strip() == "x" * 200, "a path is never cut inside"

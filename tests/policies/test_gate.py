@@ -279,7 +279,7 @@ def test_a_gate_met_by_bare_numbers_says_so_with_the_cases_that_would_settle_it(
     assert judge_gate(gate, sure, 0.025).sentence.endswith("confirmation cases.")
 
 
-def test_an_undecided_gate_says_how_many_cases_its_margins_would_need() -> None:
+def test_an_undecided_gate_says_its_numbers_and_one_number_of_cases_that_would_tell() -> None:
     gate = Gate(conditions=(Condition(id="no_worse", metric="s.ok", against="parent", min=-0.05),))
     cases = table(parent={"s.ok": ones(20, 40)}, candidate={"s.ok": [*ones(0, 1), *ones(19, 19), *ones(1, 20)]})
     verdict = judge_gate(gate, cases, 0.05)
@@ -287,13 +287,34 @@ def test_an_undecided_gate_says_how_many_cases_its_margins_would_need() -> None:
     assert verdict.decided == "undecided"
     assert condition.cases_for_margin is not None
     assert condition.cases_for_margin > 40
-    assert verdict.sentence.endswith(f"take about this many cases: no_worse {condition.cases_for_margin}.")
+    needed = condition.cases_for_margin
+    assert verdict.sentence.endswith(
+        "not no_worse (0 measured, at least -0.05 asked of its lower bound, which is "
+        f"{condition.low:.4g} on 40 cases, about {needed} cases would tell)."
+    )
+    assert condition.cases_needed not in {None, needed}, "the other number is said nowhere"
+    assert condition.sentence.endswith(f"The cases cannot tell. About {needed} cases would tell.")
     near = table(parent={"s.ok": ones(0, 40)}, candidate={"s.ok": ones(30, 40)})
     value = Gate(conditions=(Condition(metric="s.ok", min=0.7),))
     assert judge_gate(value, near, 0.05).decided == "undecided"
-    assert "take about" not in judge_gate(value, near, 0.05).sentence, "as many are at hand"
+    told = judge_gate(value, near, 0.05)
+    assert told.conditions[0].cases_to_tell == told.conditions[0].cases_needed, "as many as the margin asks are at hand"
     zero = Gate(conditions=(Condition(metric="s.ok", against="parent", min=0.0, test="superiority"),))
-    assert judge_gate(zero, cases, 0.05).sentence.endswith("0.0.")
+    assert judge_gate(zero, cases, 0.05).conditions[0].cases_to_tell is None
+
+
+def test_a_gate_that_does_not_hold_names_what_is_missing_by_its_numbers() -> None:
+    conditions = [Condition(id="target", metric="s.ok", min=0.4), Condition(id="rare", metric="s.bad", max=0.1)]
+    plain = Condition(id="plain", metric="s.bad", max=0.2, test="plain", reason=REASON)
+    gone = Condition(id="gone", metric="s.none", min=0.5)
+    gate = Gate(conditions=(*conditions, plain, gone, Condition(id="last", metric="s.none", min=0.1)))
+    cases = table(candidate={"s.ok": ones(30, 40), "s.bad": ones(12, 40)})
+    verdict = judge_gate(gate, cases, 0.05)
+    high = verdict.conditions[1].high
+    assert verdict.sentence == (
+        "1 of 5 gate conditions hold on the confirmation cases; not rare (0.3 measured, at most 0.1 asked of its upper "
+        f"bound, which is {high:.4g} on 40 cases), plain (0.3 measured, at most 0.2 asked), gone (not measured), last."
+    )
 
 
 def _measured(side: Side, weights: str, case: str, score: float) -> Measurement:

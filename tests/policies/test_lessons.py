@@ -40,6 +40,17 @@ def test_seconds_beside_the_planned_span_are_no_failure_of_the_model() -> None:
     assert told(ended(play, {"wall_s": float(foreseen["high_s"]) + 61.0}))
 
 
+def test_a_run_that_was_sooner_done_than_planned_is_no_finding() -> None:
+    play = one_run()
+    decision = next(d for d in play.decisions if d.action == "train")
+    foreseen = {"low_s": 500.0, "high_s": 900.0, "seconds": 700.0}
+    slow = decision.model_copy(update={"verdict": {**decision.verdict, "estimate": foreseen}})
+    play.decisions = [slow if d.id == decision.id else d for d in play.decisions]
+    assert told(ended(play, {"wall_s": 203.0})) == {}
+    [fine] = [b for b in lessons(play.view()) if b.mode == "10"]
+    assert fine.statement == "R1 took 203 s; 500 to 900 s were planned: 0.29 times the expected time."
+
+
 def test_a_run_that_took_ten_times_the_time_refutes_the_model_of_step_time() -> None:
     found = told(ended(one_run(), {"wall_s": 100_000.0}))
     assert found["run:R1 took_the_planned_time"].mode == "10"
