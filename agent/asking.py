@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from agent.reading import typed
 from agent.reading.places import campaigns_in, find_campaign
 from agent.reading.view import gather
 from agent.reading.words import count, listed
@@ -85,7 +86,7 @@ def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason
     view = gather(paths)
     if row.startswith("B") and is_yes:
         return _override(paths, row, reason)
-    question = _one(view["approvals"], row, "question", paths.name, "vigil inbox lists them")
+    question = _one(view["approvals"], row, "question", paths.name, _listing(paths, "inbox"))
     said = "yes" if is_yes else "no"
     if question["answer"] is not None:
         return (
@@ -111,7 +112,7 @@ def _pending(paths: CampaignPaths, target: str) -> View | None:
 def _override(paths: CampaignPaths, row: str, reason: str) -> str:
     with open_reader(paths) as reader:
         named = reader.table("belief", id=row)
-    belief = _one(named, row, "belief", paths.name, "vigil beliefs --stale lists those that were refuted")
+    belief = _one(named, row, "belief", paths.name, _listing(paths, "beliefs", "--stale"))
     if belief["status"] == "contradicted":
         _insert(paths, "override", target=row, reason=reason)
         return f"On record: {row} stands, and what contradicts it is refuted. {_applied(paths)}"
@@ -130,14 +131,19 @@ def _override(paths: CampaignPaths, row: str, reason: str) -> str:
 def _one(rows: list[View], wanted: str, noun: str, campaign: str, advice: str) -> View:
     found = next((row for row in rows if row["id"].upper() == wanted), None)
     if found is None:
-        raise NotFoundError(f"{campaign} has no {noun} {wanted}; {advice}.", what=noun, value=wanted)
+        raise NotFoundError(f"{campaign} has no {noun} {wanted}; {advice}", what=noun, value=wanted)
     return found
 
 
 def _applied(paths: CampaignPaths) -> str:
     if holder(paths) is not None:
         return "The running agent applies it within seconds."
-    return "No agent is running; the next vigil run applies it."
+    return f"No agent is running; this applies it: {typed.run(typed.place(paths))}"
+
+
+def _listing(paths: CampaignPaths, *words: str) -> str:
+    """Return which command shows what there is."""
+    return f"those there are: {typed.of_campaign(typed.place(paths), *words)}"
 
 
 def cancel_commitment(home: Path, campaign: str | None, given: str, reason: str) -> str:
@@ -148,7 +154,7 @@ def cancel_commitment(home: Path, campaign: str | None, given: str, reason: str)
         ConfigError: The id belongs to another campaign.
     """
     paths, row = _found(home, campaign, given)
-    commitment = _one(gather(paths)["commitments"], row, "commitment", paths.name, "vigil status shows the open ones")
+    commitment = _one(gather(paths)["commitments"], row, "commitment", paths.name, _listing(paths, "status"))
     if commitment["status"] != "open":
         return f"{paths.name}:{row} is already {commitment['status']}; nothing was done."
     _insert(paths, "cancel_commitment", target=row, reason=reason)
@@ -248,7 +254,8 @@ def ask_to_stop(paths: CampaignPaths, reason: str) -> str:
     """
     if holder(paths) is not None:
         _insert(paths, "stop", reason=reason)
-        return f"Asked {paths.name} to stop; the running job saves first. The same vigil run goes on later."
+        later = typed.run(typed.place(paths))
+        return f"Asked {paths.name} to stop; the running job saves first. To go on later: {later}"
     alive = {"starting", "running", "orphaned"}
     left = [job for job in gather(paths)["jobs"] if job["state"] in alive or job.get("waits_for")]
     if not left:

@@ -158,7 +158,7 @@ def _halting(view: View, first: Belief) -> str:
     said = " ".join(f"{b.id} says: {b.statement}" for b in sides)
     return (
         f"Two beliefs about {first.subject} {first.claim} stand on the same files and contradict each other. {said} "
-        f"Fix: find out which holds and say so with vigil approve {first.id} or {sides[-1].id}."
+        f"Fix: find out which holds and approve that one, {first.id} or {sides[-1].id}."
     )
 
 
@@ -236,7 +236,7 @@ def _give_up(view: View) -> Draft | None:
                 view,
                 "conclude",
                 "tool.failed",
-                f"{kind} failed{_times(len(of_kind))}: {why} See vigil jobs, then run the same command again.",
+                f"{kind} failed{_times(len(of_kind))}: {why} Mend that, then run the campaign again.",
                 {"state": "failed", "after": len(view.earlier)},
             )
     return None

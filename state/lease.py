@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,8 +133,9 @@ def _refusal(paths: CampaignPaths) -> LeaseLostError:
     if known:
         since = datetime.fromtimestamp(float(known["started"]), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         who = f"process {known['pid']} on {known['host']} since {since}"
+    named = shlex.join([paths.name, "--home", str(paths.home)])
     return LeaseLostError(
-        f"The campaign {paths.name} is held by {who}; `vigil watch` shows it, `vigil stop` ends it.",
+        f"The campaign {paths.name} is held by {who}. To look on: vigil watch {named}",
         what="lease",
         value=known.get("pid"),
         where=str(paths.lock),

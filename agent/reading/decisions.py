@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agent.reading import verdicts, walk
+from agent.reading import typed, verdicts, walk
 from agent.reading.words import block, clock, number
 from state.errors import NotFoundError
 
@@ -25,9 +25,9 @@ def find(view: View, given: str) -> View:
     found = [row for row in rows if row["id"].upper() == wanted] or [row for row in of_run if row["bucket"]] or of_run
     if found:
         return dict(found[-1])
-    last = f"; the last is {rows[-1]['id']}" if rows else "; none was made yet"
+    last = f"; the last is {rows[-1]['id']}. All: {typed.of_campaign(view, 'why')}" if rows else "; none was made yet."
     raise NotFoundError(
-        f"{view['campaign']['name']} has no decision {given!r}{last}; vigil why lists them.",
+        f"{view['campaign']['name']} has no decision {given!r}{last}",
         what="decision",
         value=given,
     )

@@ -59,9 +59,7 @@ def impact(view: View, given: str) -> View:
     """
     root = next((row for row in view["beliefs"] if row["id"].upper() == given.upper()), None)
     if root is None:
-        raise NotFoundError(
-            f"{view['campaign']['name']} has no belief {given}; vigil beliefs lists them.", what="belief", value=given
-        )
+        raise NotFoundError(f"{view['campaign']['name']} has no belief {given}.", what="belief", value=given)
     walk = _Walk(view, root)
     walk.follow()
     return walk.result()

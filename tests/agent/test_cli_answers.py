@@ -32,7 +32,7 @@ def requests(home: Path, name: str = "quick") -> list[dict[str, Any]]:
 def test_an_answer_is_a_request_that_the_next_run_applies(home: Path, given: str) -> None:
     result = says(home, "approve", given, "--reason", "looks right")
     assert result.exit_code == 0, result.output
-    assert "Answered yes to quick:Q1 (promotion). No agent is running; the next vigil run applies it." in result.stdout
+    assert "Answered yes to quick:Q1 (promotion). No agent is running; this applies it: " in result.stdout
     [row] = requests(home)
     assert (row["kind"], row["target"], row["reason"]) == ("approve", "Q1", "looks right")
     assert row["by"]

@@ -15,6 +15,7 @@ from state.clock import FakeClock
 from state.records import Belief
 from tests.agent import folders
 from tests.tools.machine import machines
+from tools.jobs.blas import MatrixSpeed
 from tools.machine import hardware, tonight
 from tools.machine.line import Line
 from tools.machine.system import System
@@ -34,7 +35,7 @@ def by_subject(found: list[Finding]) -> dict[str, Finding]:
 def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """MLX is not asked and not timed; returns an environment without logins."""
     monkeypatch.setattr(hardware, "ask_mlx", lambda env: TOLD)
-    monkeypatch.setattr(hardware, "measure_gflops", lambda env: 100.0)
+    monkeypatch.setattr(hardware, "matrix_speed", lambda env: MatrixSpeed(100.0, ""))
     monkeypatch.setattr(hardware, "python", lambda system: Line("machine:python", "is_native", "Yes.", "good"))
     (tmp_path / "user").mkdir()
     return {"HOME": str(tmp_path / "user"), "HF_HOME": str(tmp_path / "hf")}

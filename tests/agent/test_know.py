@@ -249,7 +249,7 @@ def test_a_mistake_in_one_of_several_imports_nothing(session: Session, tmp_path:
 def test_without_an_agent_the_next_run_applies_it(tmp_path: Path) -> None:
     record(tmp_path, "promoted")
     asked = ["refute", "B2", "--reason", "no", "--campaign", "quick", "--home", str(tmp_path)]
-    assert "No agent is running; the next vigil run applies it." in CliRunner().invoke(vigil, asked).stdout
+    assert "No agent is running; this applies it: " in CliRunner().invoke(vigil, asked).stdout
     with open_reader(CampaignPaths(tmp_path, "quick")) as reader:
         rows: list[dict[str, Any]] = reader.requests()
     assert [(row["kind"], row["target"], row["reason"], row["payload"]) for row in rows] == [("refute", "B2", "no", {})]

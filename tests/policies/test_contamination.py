@@ -161,7 +161,7 @@ def test_a_contradiction_halts_and_names_both_sides() -> None:
         play.beliefs.append(belief(name, "score:base.x", status="contradicted", value=value, claim="means"))
     play.run()
     assert play.campaign.state == "halted"
-    for words in ("B81 says: B81 is so.", "B82 says: B82 is so.", "vigil approve B81 or B82"):
+    for words in ("B81 says: B81 is so.", "B82 says: B82 is so.", "approve that one, B81 or B82."):
         assert words in play.campaign.sentence
 
 
