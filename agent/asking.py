@@ -161,6 +161,25 @@ def cancel_commitment(home: Path, campaign: str | None, given: str, reason: str)
     return f"Asked to cancel {paths.name}:{row}: {commitment['will'].rstrip('.')}. {_applied(paths)}"
 
 
+def ask_of_run(home: Path, campaign: str | None, given: str, kind: str, reason: str) -> str:
+    """Ask for the confirmation cases to be opened for a run (`confirm`), or for its promotion (`promote`).
+
+    Raises:
+        NotFoundError: There is no such campaign.
+        ConfigError: The id belongs to another campaign, or the rules refuse it: nothing was done.
+    """
+    from agent.view import recorded_view
+    from policies.confirmation import why_not
+
+    paths, run = _found(home, campaign, given)
+    if refused := why_not(recorded_view(paths, time.time()), kind, run):
+        raise ConfigError(f"{paths.name}: {refused}", what="run", value=run)
+    _insert(paths, kind, target=run, reason=reason)
+    what = "open the confirmation cases for" if kind == "confirm" else "promote"
+    when = "once the job that runs now has ended" if holder(paths) is not None else "at the next vigil run"
+    return f"Asked {paths.name} to {what} {run}; it is done {when}."
+
+
 def refute_belief(home: Path, campaign: str | None, given: str, reason: str) -> str:
     """Say on record that a belief is false.
 

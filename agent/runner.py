@@ -205,7 +205,8 @@ def _ended(session: Session) -> RunEnd | None:
     """
     surface.apply_requests(session)
     campaign = session.store.read.campaign()
-    if campaign.state in {"promoted", "not_promoted"} and not planning.has_fallen(view_of(session)):
+    view = view_of(session)
+    if campaign.state in {"promoted", "not_promoted"} and not (planning.has_fallen(view) or planning.is_asked(view)):
         return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])
     session.store.agent.set_campaign(state="running", sentence="", ended_at=None)
     return None
@@ -273,8 +274,8 @@ def _put_questions(session: Session) -> None:
 
 
 def _await_answer(session: Session) -> None:
-    """Wait until some question is answered, the campaign file changes, or a person asks to stop."""
-    open_before = {row.id for row in session.store.read.approvals() if row.answer is None}
+    """Wait until a person answers or asks something, the campaign file changes, or a stop is asked for."""
+    before = {(row.id, row.answer) for row in session.store.read.approvals()}
     _put_questions(session)
     since = session.clock.now()
     place = typed.place(session.paths, str(session.loaded.path))
@@ -283,8 +284,8 @@ def _await_answer(session: Session) -> None:
         surface.apply_deadlines(session)
         if session.is_stopping:
             raise StopAskedError
-        still_open = {row.id for row in session.store.read.approvals() if row.answer is None}
-        if still_open != open_before or surface.absorb_edit(session):
+        now = {(row.id, row.answer) for row in session.store.read.approvals()}
+        if now != before or surface.absorb_edit(session):
             return
         waited = duration(session.clock.now() - since)
         session.show(f"Waiting for you, {waited} so far: {typed.of_campaign(place, 'inbox')}")

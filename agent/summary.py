@@ -87,6 +87,8 @@ def _goal(view: View) -> list[str]:
     track = spec["track"]
     task = track.get("name") or track.get("grader") or " ".join(track.get("command") or ())
     conditions = count(len(spec["gate"]["conditions"]), "gate condition")
+    best = spec.get("search", {}).get("goal") == "best"
+    limits += ["used to its end for the best run, which is then confirmed once"] if best else []
     edits = f" Version {goal['version']}: {' '.join(goal['difference'])}" if goal["version"] > 1 else ""
     return block(
         "Goal",

@@ -9,7 +9,9 @@ from agent import testimony
 from agent.campaign import LoadedCampaign, difference, load_campaign
 from agent.checks import check_campaign
 from agent.session import Session
+from agent.view import OF_RUNS, view_of
 from policies.approval import at_deadline
+from policies.confirmation import why_not
 from policies.repairs import repaired
 from state.errors import ConfigError, NotFoundError
 from state.hashing import hash_file
@@ -52,9 +54,32 @@ def _apply(session: Session, request: Request) -> str:
         except NotFoundError:
             return f"refused: there is no commitment {request.target}"
         return "cancelled"
+    if request.kind in OF_RUNS:
+        return _ask_of_run(session, request)
     if request.kind in testimony.APPLY:
         return testimony.APPLY[request.kind](session, request)
     return _override(session, request)
+
+
+def _ask_of_run(session: Session, request: Request) -> str:
+    """Accept what a person asks of a run, or refuse it; accepted it is a question that the person has answered."""
+    agent, view = session.store.agent, view_of(session)
+    if refused := why_not(view, request.kind, request.target):
+        return f"refused: {refused}"
+    runs = {d.id for d in view.decisions if d.action == "promote" and d.run == request.target}
+    asked = next((q for q in view.approvals if q.kind == "promotion" and q.answer is None and q.decision in runs), None)
+    if asked is None or request.kind == "confirm":
+        what = "Open the confirmation cases for" if request.kind == "confirm" else "Promote"
+        asked = agent.ask(
+            Approval(
+                kind="confirmation" if request.kind == "confirm" else "promotion",
+                decision=request.id,
+                question=f"{what} {request.target}? Asked by {request.by}.",
+                asked_at=session.clock.now(),
+            )
+        )
+    agent.answer(asked.id, "yes", by=request.by, reason=request.reason)
+    return f"accepted as {asked.id}; it is done once the job that runs now has ended"
 
 
 def _override(session: Session, request: Request) -> str:

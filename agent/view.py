@@ -7,7 +7,10 @@ from agent.session import Session
 from policies.contamination import contamination, uprooted
 from policies.view import View, gate_since
 from state.errors import VigilError
-from state.records import Action
+from state.goal import Goal
+from state.paths import CampaignPaths
+from state.reading import open_reader
+from state.records import Action, Approval, Belief, Campaign, Decision, GoalVersion, Run
 from tools import numbers
 from tools.models.identity import weights_hash
 from tools.training.progress import newest_healthy_folder, sizes
@@ -33,12 +36,47 @@ def view_of(session: Session) -> View:
         approvals=tuple(read.approvals()),
         commitments=tuple(read.commitments()),
         measurements=tuple(read.measurements()),
+        requests=tuple(row for row in read.requests() if row.kind in OF_RUNS),
         void=contamination(read.beliefs(), decisions, actions),
         torn=_torn(session, actions),
         saves=_saves(session, actions),
         gate_since=gate_since(read.goals()),
         suggest=numbers.suggest,
     )
+    return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
+
+
+OF_RUNS = frozenset({"confirm", "promote"})
+"""Kinds of requests that are about a run."""
+
+
+def recorded_view(paths: CampaignPaths, now: float) -> View:
+    """Return what the planner would look at by the record alone, for a command that holds no lease; no files are read.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+    """
+    with open_reader(paths) as reader, reader.snapshot():
+        versions = [GoalVersion.model_validate(row) for row in reader.goals()]
+        beliefs = [Belief.model_validate(row) for row in reader.beliefs()]
+        decisions = tuple(Decision.model_validate(row) for row in reader.decisions())
+        actions = tuple(Action.model_validate(row) for row in reader.actions())
+        view = View(
+            goal=Goal.model_validate(versions[-1].spec),
+            goal_version=versions[-1].version,
+            gate_since=gate_since(versions),
+            now=now,
+            campaign=Campaign.model_validate(reader.campaign()),
+            earlier=frozenset(),
+            utc_offset_s=0.0,
+            used_gb=0.0,
+            beliefs=tuple(row for row in beliefs if not row.superseded_by),
+            runs=tuple(Run.model_validate(row) for row in reader.runs()),
+            actions=actions,
+            decisions=decisions,
+            approvals=tuple(Approval.model_validate(row) for row in reader.approvals()),
+            void=contamination(beliefs, decisions, actions),
+        )
     return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
 
 

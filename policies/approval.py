@@ -1,13 +1,13 @@
 """Who answers a question: a person, the campaign file, or the deadline."""
 
-from typing import cast, get_args
+from typing import cast
 
 from state.goal import ApprovalMode, ApprovalRule, Approvals
 from state.records import Answer, Approval, ApprovalKind
 
 
 def _rule(kind: str, approvals: Approvals) -> ApprovalRule:
-    if kind not in get_args(ApprovalKind):
+    if kind not in Approvals.model_fields:
         return ApprovalRule(mode="reject")
     return approvals.rule(cast("ApprovalKind", kind))
 

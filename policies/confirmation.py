@@ -1,12 +1,14 @@
 """Confirmation: when its cases are opened for a candidate and beside what, and the last look before an end."""
 
+from collections.abc import Callable, Mapping
+
 from policies.buckets import BucketVerdict
 from policies.drafts import Draft, done, draft, is_same
 from policies.proposals import counts, evaluation_s, parent_of, slack, verdict_of
 from policies.search import affords
 from policies.view import View
 from state.goal import Gate
-from state.records import Action, Json, Run, Side, SplitUse
+from state.records import Action, Json, Request, Run, Side, SplitUse
 
 
 def is_promotion_open(view: View) -> bool:
@@ -50,8 +52,17 @@ def openings(view: View) -> list[Action]:
     return [action for action in view.actions if action.kind == "confirm" and action.state == "done"]
 
 
-def open_for(view: View, run: Run, inputs: Json, rule: str, why: str) -> Draft:
-    """Measure the base and the parent on the confirmation cases if that was not done, then the run itself."""
+def open_for(view: View, run: Run, inputs: Json, rule: str, why: str, asked: str = "") -> Draft:  # noqa: PLR0917 - the parts of an act
+    """Measure the base and the parent on the confirmation cases if that was not done, then the run itself.
+
+    Args:
+        view: The record.
+        run: The run.
+        inputs: What measuring it on the selection cases needs.
+        rule: Why it is opened, as an id.
+        why: And as the beginning of a sentence.
+        asked: Id of the request of a person that it fulfils.
+    """
     base = measure_base(
         view,
         "confirmation",
@@ -64,7 +75,7 @@ def open_for(view: View, run: Run, inputs: Json, rule: str, why: str) -> Draft:
         rule,
         f"{why}; open confirmation {len(openings(view)) + 1} of {view.goal.gate.max_confirmations}, "
         f"judged at alpha {view.goal.gate.confirmation_alpha:.4f}.",
-        {**inputs, "use": "confirmation"},
+        {**inputs, "use": "confirmation", **({"asked": asked} if asked else {})},
         run_id=run.id,
     )
 
@@ -80,6 +91,80 @@ def is_furthest(view: View, ours: BucketVerdict, run: Run) -> bool:
         and (verdict := verdict_of(view, other)) is not None
     ]
     return ours.is_win and all(slack(ours) > slack(verdict) for verdict in refused)
+
+
+def why_not_confirmed(view: View, run: Run) -> str:
+    """Return why a person's request to open confirmation for a run is refused, empty where it is not.
+
+    A run whose verdict no longer counts is judged again first, so it is no reason.
+    """
+    verdict = verdict_of(view, run)
+    if run.bucket is None or verdict is None:
+        return f"{run.id} is not judged yet: it has no scores on the selection cases to confirm."
+    most, opened = view.goal.gate.max_confirmations, openings(view)
+    if any(is_same(a.inputs, {"run": run.id, "harness": view.identity("harness")}) for a in opened):
+        return f"{run.id} was put to the confirmation cases already; they are not opened twice for one run."
+    if len(opened) >= most:
+        return (
+            f"The confirmation cases were opened {len(opened)} times, as often as gate.max_confirmations allows: take "
+            "new ones to confirm more."
+        )
+    if counts(view, run) and not (verdict.is_win and verdict.is_promising):
+        rose = "" if verdict.is_win else " What its target did is within noise."
+        return (
+            f"{run.id} does not meet the gate on the selection cases, so confirmation is not opened for it: "
+            f"{verdict.gate.sentence}{rose}"
+        )
+    return ""
+
+
+def why_not_promoted(view: View, run: Run) -> str:
+    """Return why a person's request to promote a run is refused, empty where it is not; as `why_not_confirmed`."""
+    verdict = verdict_of(view, run)
+    if run.bucket is None or verdict is None:
+        return f"{run.id} is not judged yet, so it cannot be promoted."
+    if view.campaign.promoted == run.id:
+        return f"{run.id} is promoted already."
+    if all(action.inputs.get("run") != run.id for action in openings(view)):
+        return (
+            f"{run.id} was never put to the confirmation cases, and only a run that holds there is promoted: ask for "
+            f"it with vigil confirm {run.id}."
+        )
+    if counts(view, run) and run.bucket != "A":
+        return f"{run.id} does not hold on the confirmation cases, so it is not promoted: {_confirmed(view, run)}"
+    return ""
+
+
+def _confirmed(view: View, run: Run) -> str:
+    """Return what the confirmation cases said of a run."""
+    newest = next(d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None)
+    return str(newest.verdict["gate"]["sentence"])
+
+
+def asked_for(view: View) -> list[tuple[Request, Run]]:
+    """Return what people asked of runs, was accepted and is not done yet, oldest first."""
+    accepted = {row.decision for row in view.approvals if row.answer == "yes"}
+    runs = {run.id: run for run in view.runs}
+    done_for = {str(decision.action_inputs.get("asked")) for decision in view.decisions}
+    return [
+        (request, run)
+        for request in view.requests
+        if request.id in accepted - done_for and (run := runs.get(request.target)) is not None
+        if not why_not(view, request.kind, run.id)
+    ]
+
+
+_WHY_NOT: Mapping[str, Callable[[View, Run], str]] = {"confirm": why_not_confirmed, "promote": why_not_promoted}
+
+
+def why_not(view: View, kind: str, run_id: str) -> str:
+    """Return why what a person asks of a run, `confirm` or `promote`, is refused; empty where it is not."""
+    run = next((run for run in view.runs if run.id == run_id), None)
+    if run is None:
+        return f"There is no run {run_id}; vigil runs lists them."
+    if run.id in view.void.trainings:
+        return f"{run.id} was trained on weights or data that no longer stand, so nothing is done with it."
+    return _WHY_NOT[kind](view, run)
 
 
 def candidate_inputs(view: View, run: Run, trained: Action) -> Json:
@@ -126,7 +211,7 @@ def next_look(view: View) -> Draft | None:
     `last_look`.
     """
     most = view.goal.gate.max_confirmations
-    left = _unopened(view, most - (most > 1))
+    left = [] if view.goal.search.goal == "best" else _unopened(view, most - (most > 1))
     found = [each for each in left if each[0].gate.holds and is_furthest(view, each[0], each[1])]
     return _open_best(view, found, "confirm.open", "{} meets the gate on selection, further than any other left")
 
@@ -142,9 +227,16 @@ def last_look(view: View, keep: int) -> Draft | None:
     """
     most = view.goal.gate.max_confirmations - keep
     found = [each for each in _unopened(view, most) if _is_worth_a_look(each[1], each[0])]
-    return _open_best(
-        view, found, "confirm.last", "{} meets the gate by its numbers on selection, and nothing got further"
-    )
+    if view.goal.search.goal == "gate":
+        why = "{} meets the gate by its numbers on selection, and nothing got further"
+        return _open_best(view, found, "confirm.last", why)
+    # Once, at the end of all classes, and only for what is better than what is promoted.
+    was_opened = any(d.rule == "confirm.best" and d.goal_version >= view.gate_since for d in view.decisions)
+    standing = next((run for run in view.runs if run.id == view.campaign.promoted), None)
+    held = verdict_of(view, standing) if standing is not None else None
+    least = float("-inf") if held is None else lead(view.goal.gate, held)
+    better = [each for each in found if lead(view.goal.gate, each[0]) > least]
+    return None if keep or was_opened else _open_best(view, better, "confirm.best", "{} is the best run of all")
 
 
 _Unopened = tuple[BucketVerdict, Run, Action]

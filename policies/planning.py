@@ -13,6 +13,7 @@ from policies.buckets import BucketVerdict, judge_run
 from policies.carry import fuse_again, fuse_first, not_fused
 from policies.cases import CaseTable
 from policies.confirmation import (
+    asked_for,
     candidate_inputs,
     is_furthest,
     is_promotion_open,
@@ -56,6 +57,7 @@ from state.records import (
     Commitment,
     Decision,
     Json,
+    Request,
     Run,
 )
 
@@ -291,23 +293,72 @@ def _start(view: View) -> Draft | None:
 # Promotion
 
 
+def is_asked(view: View) -> bool:
+    """Say whether a person asked something of a run that is not done yet, though the campaign may have ended."""
+    return _as_asked(view) is not None
+
+
+def _as_asked(view: View) -> Draft | None:
+    """Do what a person asked of a run: open confirmation for it and judge it, or promote it; all else waits."""
+    for request, run in asked_for(view):
+        measured = fuse_again(view) or _census(view) or _baseline(view) or _start(view)
+        if measured is not None:
+            return measured
+        trained = training_of(view, run)
+        if not counts(view, run) or trained is None:
+            return _follow(view, run)
+        if request.kind == "promote":
+            return _promote_as_asked(view, run, request)
+        why = f"{request.by} asked for it: {run.id} meets the gate on selection"
+        return open_for(view, run, candidate_inputs(view, run, trained), "confirm.asked", why, request.id)
+    return next((_follow(view, run) for run in view.runs if was_opened_late(view, run)), None)
+
+
+def _promote_as_asked(view: View, run: Run, request: Request) -> Draft:
+    """Promote a run that holds on confirmation: the request is the yes of a person, and on record as such."""
+    judged = next(d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None)
+    said = judged.verdict["gate"]["sentence"]
+    return draft(
+        view,
+        "promote",
+        "promote.asked",
+        f"Promote {run.id}, as {request.by} asked: {said}",
+        {"adapter": run.adapter, "run": run.id, "harness": view.identity("harness"), "asked": request.id},
+        run_id=run.id,
+        verdict={"gate": judged.verdict["gate"]},
+        premises=beliefs_about(view, f"score:{run.id}.", "means"),
+    )
+
+
 def _promotion(view: View) -> Draft | None:
-    """End with the newest promotion that was made, if it meets the gate as it is now; a "no" leaves the others open."""
-    for decision in reversed(view.decisions):
-        action = view.action(decision.action_key)
-        if decision.action != "promote" or action is None or action.state != "done":
-            continue
-        if not _still_holds(view, decision):
-            return None
-        return conclude(
-            view,
-            "promoted",
-            "goal.reached",
-            f"{decision.run} is promoted: its {_gate_sentence(decision)}",
-            decision.run,
-            {run_id: {"state": "lost"} for run_id in _abandoned(view)},
-        )
-    return None
+    """End with the newest promotion that was made, if it meets the gate as it is now; a "no" leaves the others open.
+
+    Where the best is looked for, one of an older version of the campaign file is gone on from while the budget allows.
+    """
+    decision = _promoted(view)
+    is_best_wanted = view.goal.search.goal == "best"
+    if decision is None or (is_best_wanted and decision.goal_version < view.goal_version) or is_promotion_open(view):
+        return None
+    return _reached(view, decision)
+
+
+def _promoted(view: View) -> Decision | None:
+    """Return the newest promotion that was made, unless it does not meet the gate as it is now."""
+    made = {action.key for action in view.actions if action.kind == "promote" and action.state == "done"}
+    newest = next((d for d in reversed(view.decisions) if d.action == "promote" and d.action_key in made), None)
+    return newest if newest is not None and _still_holds(view, newest) else None
+
+
+def _reached(view: View, decision: Decision) -> Draft:
+    """End with a promotion."""
+    return conclude(
+        view,
+        "promoted",
+        "goal.reached",
+        f"{decision.run} is promoted: its {_gate_sentence(decision)}",
+        decision.run,
+        {run_id: {"state": "lost"} for run_id in _abandoned(view)},
+    )
 
 
 def _refusals(view: View) -> list[str]:
@@ -389,8 +440,11 @@ def _was_stopped(action: Action) -> bool:
 def _follow_run(view: View) -> Draft | None:
     """Take the open run one step further."""
     run = _open_run(view)
-    if run is None:
-        return None
+    return _follow(view, run) if run is not None else None
+
+
+def _follow(view: View, run: Run) -> Draft | None:
+    """Take a run one step further: launched, measured, confirmed, judged."""
     trained = training_of(view, run)
     if trained is None:
         return _refused_launch(view, run)
@@ -478,11 +532,12 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     if confirmed is not None:
         verdict = judge_gate(view.goal.gate, table, use="confirmation", seed=view.goal.seed)
         judged = judge_run(evidence_of(view, run, table, verdict))
-        if judged.bucket == "A":
+        standing = _promoted(view)
+        if judged.bucket == "A" and (standing is None or standing.run != run.id):
             return _promote(view, run, verdict, judged, str(inputs["adapter"]))
         return _judge(view, run, table, selection, verdict)
     # The last of several openings is kept for the furthest run, once nothing gets further.
-    opened, most = openings(view), view.goal.gate.max_confirmations
+    opened, most = openings(view), view.goal.gate.max_confirmations if view.goal.search.goal == "gate" else 0
     most -= most > 1 and not any(action.inputs.get("run") == run.id for action in opened)
     may_open = len(opened) < most and not is_promotion_open(view) and not _waits_for_verdict(view, run)
     if selection.holds and may_open and is_furthest(view, judge_run(evidence_of(view, run, table, None)), run):
@@ -558,26 +613,30 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
 
 def _next_run(view: View) -> Draft | None:
     """Plan the next run within the class, or within the next class once one has ended, if the budget affords it."""
-    if _open_run(view) is not None:
+    promoted = _promoted(view)
+    if _open_run(view) is not None or (promoted is not None and is_promotion_open(view)):
         return None
     refused = _refusals(view)
     if refused and view.goal.approvals.promotion.mode == "reject":
         return conclude(view, "not_promoted", "promotion.refused", " ".join(refused), "")
     if len(openings(view)) >= view.goal.gate.max_confirmations and not is_promotion_open(view):
-        return conclude(
+        return _end(
             view,
-            "not_promoted",
+            promoted,
             "confirmations.spent",
             f"Not promoted: the confirmation cases were opened {len(openings(view))} times, as often as "
             f"gate.max_confirmations allows, so nothing more could be promoted{_unused(view)}. Take new confirmation "
             f"cases to go on. {' '.join(refused)}".strip(),
-            "",
         )
     if (look := next_look(view)) is not None:
         return look
     ends: list[StopVerdict] = []
     told: dict[str, list[str]] = {}
     for instrument in in_order(view):
+        if (power := _power_gone(view)) is not None:
+            ends.append(power)
+            told[power.sentence] = [instrument]
+            break
         choice = choose(view, instrument)
         if (timing := time_first(view, instrument, choice)) is not None:
             return timing
@@ -601,7 +660,21 @@ def _next_run(view: View) -> Draft | None:
     if (mended := repair_of_runs(view, {end.rule for end in ends}, said)) is not None:
         return mended
     rule = "measurement.first" if last.rule == "runs.unclear" else last.rule
-    return conclude(view, "not_promoted", rule, " ".join([f"Not promoted: {said}", *refused]), "")
+    return _end(view, promoted, rule, " ".join([f"Not promoted: {said}", *refused]))
+
+
+def _end(view: View, promoted: Decision | None, rule: str, sentence: str) -> Draft:
+    """End a search that found nothing more to promote: with what is promoted already, where something is."""
+    return _reached(view, promoted) if promoted is not None else conclude(view, "not_promoted", rule, sentence, "")
+
+
+def _power_gone(view: View) -> StopVerdict | None:
+    """Return why a search for the best ends with the battery: its guard stopped the newest training of this sitting."""
+    trained = [action for action in view.actions if action.kind == "train" and action.key not in view.earlier]
+    if view.goal.search.goal == "gate" or not trained or _guard_verdict(trained[-1]) != "battery_low":
+        return None
+    said = f"the battery fell below machine.min_battery_percent while {trained[-1].inputs['run']} trained."
+    return StopVerdict(rule="power.gone", is_promoted=False, sentence=said)
 
 
 def _unused(view: View) -> str:
@@ -710,6 +783,7 @@ _RULES: tuple[Callable[[View], Draft | None], ...] = (
     _note_refuted,
     _give_up,
     drop_saves,
+    _as_asked,
     _promotion,
     fuse_again,
     _census,

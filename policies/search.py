@@ -162,6 +162,9 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     old = {run.id for run in of_class if planned.get(run.decision, view.goal_version) < view.gate_since}
     active = progressed(view) | old
     idle = next((place for place, run in enumerate(reversed(of_class)) if run.id in active), len(of_class))
+    if view.goal.search.goal == "best" and {run.bucket for run in of_class[len(of_class) - idle :]} != {"U"}:
+        # The best is looked for while the budget allows: no run that stood still ends that.
+        idle = 0
     return conclusion(
         promoted="",
         buckets=[run.bucket for run in of_class if run.bucket is not None],

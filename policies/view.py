@@ -1,5 +1,6 @@
 """What the planner may look at: the rows of the record, the goal and the time, with the questions asked of them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from state.records import (
     Decision,
     GoalVersion,
     Measurement,
+    Request,
     Run,
 )
 
@@ -57,6 +59,8 @@ class View:
     approvals: tuple[Approval, ...] = ()
     commitments: tuple[Commitment, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    requests: tuple[Request, ...] = ()
+    """What people asked of runs, as it was accepted: `confirm` and `promote`."""
     void: Contamination = _NOTHING
     """What stands on refuted beliefs, or on weights that are no longer there, and does not count."""
     torn: frozenset[str] = frozenset()
@@ -105,7 +109,7 @@ class View:
         """Say whether a decision that never began no longer fits the world it was made for."""
         if self.action(decision.action_key) is not None:
             return False
-        if self.is_closed(decision) or self._is_edited_since(decision):
+        if self.is_closed(decision) or self._is_edited_since(decision) or self._is_overtaken(decision):
             return True
         if decision.run in self.void.trainings or (decision.action == "promote" and decision.id in self.void.decisions):
             return True
@@ -133,6 +137,14 @@ class View:
         """Say whether a promotion that has not begun was decided before an edit, which may have raised the gate."""
         is_asked = decision.action == "promote" and self.action(decision.action_key) is None
         return is_asked and decision.goal_version < self.goal_version
+
+    def _is_overtaken(self, decision: Decision) -> bool:
+        """Say whether another run was promoted after a promotion was asked about, as a person may ask for."""
+        if decision.action != "promote":
+            return False
+        done = {action.key for action in self.actions if action.kind == "promote" and action.state == "done"}
+        later = reversed(self.decisions)
+        return any(d.action_key in done for d in itertools.takewhile(lambda each: each.id != decision.id, later))
 
     @property
     def _is_time_over(self) -> bool:

@@ -362,8 +362,12 @@ class DataSpec(_Part):
 class Search(_Part):
     """How long to go on looking."""
 
+    goal: Literal["gate", "best"] = "gate"
+    """gate: a run that meets the gate on selection is confirmed at once, and a promotion ends the campaign. best: go on
+    while the budget and the battery allow, then confirm the best run, once, and ask once."""
     max_runs_without_progress: int = Field(default=3, ge=1)
-    """Judged runs in a row without bucket A or B before the campaign concludes."""
+    """Judged runs in a row without bucket A or B before the campaign concludes; with `goal: best`, only of runs that
+    could not tell."""
     carry: Literal["adapter", "fused"] = "adapter"
     """How a class goes on from the best run before it: adapter, that run's own is trained on beside its base; fused,
     the two are made one model, verified and measured, and a new adapter of the class's own shape is trained on it."""
@@ -482,6 +486,10 @@ def problems(goal: Goal, *, needs_pairs: bool = True) -> list[Problem]:
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
         found.append(_metric_problem(goal, metric, ("baseline",)))
     found += _repair_problems(goal)
+    limits = (goal.budget.until, goal.budget.hours, goal.budget.runs, goal.search.max_runs)
+    if goal.search.goal == "best" and all(limit is None for limit in limits):
+        said = "`search.goal: best` goes on while the budget allows, and nothing limits it; set `budget.hours`, "
+        found.append(Problem(where=("search", "goal"), sentence=f"{said}`budget.until`, `budget.runs` or `max_runs`."))
     if needs_pairs and "dpo" in goal.instruments and goal.data.pairs is None:
         said = "`instruments` names dpo, and `data.pairs` names no file of pairs"
         found.append(Problem(where=("data",), sentence=f"{said}; `vigil pairs FILE --out PAIRS` builds one."))

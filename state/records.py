@@ -72,8 +72,9 @@ JobState = Literal["queued", "starting", "running", "orphaned", "lost", "finishe
 CampaignState = Literal["running", "waiting", "promoted", "not_promoted", "halted", "stopped", "failed"]
 """running and waiting are alive; the others are ends."""
 
-ApprovalKind = Literal["launch", "promotion", "override", "edit"]
-"""What a person is asked: start a run, promote, go on against a hard stop, accept an edit of the goal."""
+ApprovalKind = Literal["launch", "promotion", "override", "edit", "confirmation"]
+"""What a person is asked: start a run, promote, go on against a hard stop, accept an edit of the goal; confirmation is
+asked by a person, of a run."""
 
 Answer = Literal["yes", "no"]
 
@@ -357,9 +358,11 @@ class Request(Record):
     """What another process wants of the campaign's holder; inserted by commands, applied by the holder."""
 
     id: str = ""
-    kind: Literal["approve", "reject", "stop", "cancel_commitment", "override", "refute", "note", "import"]
+    kind: Literal[
+        "approve", "reject", "stop", "cancel_commitment", "override", "refute", "note", "import", "confirm", "promote"
+    ]
     target: str = ""
-    """Approval, commitment or belief id."""
+    """Approval, commitment, belief or run id."""
     by: str
     reason: str = ""
     """Why; of a note, what was seen."""

@@ -1,4 +1,4 @@
-"""`vigil approve`, `reject` and `cancel`: what a person says. Each inserts a request, which the holder applies."""
+"""`vigil approve`, `reject`, `cancel`, `confirm`, `promote`: what a person says, a request that the holder applies."""
 
 import click
 
@@ -56,4 +56,37 @@ def cancel(commitment: str, campaign: str | None, option: str | None, reason: st
     click.echo(cancel_commitment(folder_of(home), campaign or option, commitment, reason))
 
 
-answer_commands = (approve, reject, cancel)
+@click.command()
+@click.argument("run")
+@click.argument("campaign", required=False)
+@_CAMPAIGN
+@_REASON
+@home_option
+def confirm(run: str, campaign: str | None, option: str | None, reason: str, home: str | None) -> None:
+    """Open the confirmation cases for a run that meets the gate on selection.
+
+    RUN is its id, R2 or quickstart:R2. It counts as one of gate.max_confirmations; where the gate holds, the promotion
+    is asked.
+    """
+    from agent.asking import ask_of_run
+
+    click.echo(ask_of_run(folder_of(home), campaign or option, run, "confirm", reason))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("campaign", required=False)
+@_CAMPAIGN
+@_REASON
+@home_option
+def promote(run: str, campaign: str | None, option: str | None, reason: str, home: str | None) -> None:
+    """Promote a run that holds on the confirmation cases, without being asked.
+
+    RUN is its id, R2 or quickstart:R2.
+    """
+    from agent.asking import ask_of_run
+
+    click.echo(ask_of_run(folder_of(home), campaign or option, run, "promote", reason))
+
+
+answer_commands = (approve, reject, cancel, confirm, promote)

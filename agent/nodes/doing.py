@@ -10,6 +10,8 @@ from agent.reading import night
 from agent.reading.view import about, with_folder
 from agent.session import Session
 from agent.specs import job_kind, job_spec
+from agent.view import view_of
+from policies.confirmation import asked_for
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
 from state.errors import JobNotStartedError, NotFoundError
 from state.files import read_json
@@ -163,9 +165,14 @@ def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobSta
 def _is_promotion_accepted(session: Session) -> bool:
     """Say whether a promotion was answered yes and is not carried out yet: the goal is reached without more."""
     read = session.store.read
-    accepted = [row.decision for row in read.approvals() if row.kind == "promotion" and row.answer == "yes"]
-    begun = {action.decision for action in read.actions()} if accepted else set()
-    return any(decision not in begun for decision in accepted)
+    accepted = {row.decision for row in read.approvals() if row.kind == "promotion" and row.answer == "yes"}
+    left = accepted - {action.decision for action in read.actions()} if accepted else accepted
+    if not left:
+        return False
+    view = view_of(session)
+    # What a person asked for is answered under the request's id; what an edit withdrew is not carried out.
+    asked = {request.id for request, _ in asked_for(view) if request.kind == "promote"}
+    return bool(left & (asked | {decision.id for decision in view.decisions if not view.is_withdrawn(decision)}))
 
 
 def _invalidates(before: Goal, after: Goal) -> bool:

@@ -101,6 +101,29 @@ def test_a_no_at_promotion_ends_not_promoted_by_whom_and_why(tmp_path: Path) -> 
     assert world.run(campaign, home, wait=False) == 1, "an ended campaign reports its end again"
 
 
+def test_a_person_has_a_run_confirmed_and_promoted_by_requests_that_the_next_run_applies(tmp_path: Path) -> None:
+    gate = {"max_confirmations": 3, "conditions": [{"id": "score", "metric": "main.score", "min": 0.52}]}
+    given = {**WAIT, "gate": gate, "budget": {"runs": 2}}
+    campaign, home = world.write_campaign(tmp_path / "files", **given), tmp_path / "home"
+    assert world.run(campaign, home, wait=False) == 6
+    refused = vigil(home, "promote", "R2")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "R2 was never put to the confirmation cases" in refused.stderr
+    assert vigil(home, "confirm", "R1").returncode == 2, "R1 was confirmed, and is asked about"
+    asked = vigil(home, "confirm", "storm:R2", "--reason", "the better one")
+    assert asked.stdout == "Asked storm to open the confirmation cases for R2; it is done at the next vigil run.\n"
+    assert world.run(campaign, home, wait=False) == 6
+    found = world.rows(home)
+    assert [action["inputs"]["run"] for action in found["actions"] if action["kind"] == "confirm"] == ["R1", "R2"]
+    assert vigil(home, "promote", "R2").returncode == 0
+    assert world.run(campaign, home, wait=False) == 0
+    found = world.rows(home)
+    assert found["campaign"][0]["promoted"] == "R2"
+    said = {row["kind"]: row["reason"] for row in found["approvals"] if row["answered_by"] not in {"policy", ""}}
+    assert said == {"confirmation": "the better one", "promotion": ""}
+    world.assert_exactly_once(home)
+
+
 def test_an_answer_while_the_agent_waits_is_applied_at_once(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
     agent = world.start(campaign, home)

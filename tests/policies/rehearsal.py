@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from policies import planning
 from policies.cases import CaseTable
@@ -17,6 +17,7 @@ from state.records import (
     Action,
     Answer,
     Approval,
+    ApprovalKind,
     Belief,
     Campaign,
     Commitment,
@@ -24,6 +25,7 @@ from state.records import (
     Evidence,
     Json,
     Measurement,
+    Request,
     Run,
     SplitUse,
 )
@@ -101,6 +103,7 @@ class Rehearsal:
     decisions: list[Decision] = field(default_factory=list)
     approvals: list[Approval] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     commitments: list[Commitment] = field(default_factory=list)
     campaign: Campaign = field(default_factory=lambda: Campaign(name="rehearsal", started_at=START))
 
@@ -126,6 +129,7 @@ class Rehearsal:
             decisions=tuple(self.decisions),
             approvals=tuple(self.approvals),
             measurements=tuple(self.measurements),
+            requests=tuple(self.requests),
             commitments=tuple(self.commitments),
             void=contamination([*self.beliefs, *self.superseded], self.decisions, self.actions),
         )
@@ -219,6 +223,14 @@ class Rehearsal:
             else row
             for row in self.approvals
         ]
+
+    def ask(self, kind: Literal["confirm", "promote"], run: str) -> None:
+        """Ask something of a run, as a person does, and accept it."""
+        number = f"X{len(self.requests) + 1}"
+        self.requests.append(Request(id=number, kind=kind, target=run, by="ada"))
+        asked: ApprovalKind = "confirmation" if kind == "confirm" else "promotion"
+        row = Approval(id=f"Q{number}", kind=asked, decision=number, question="?", answer="yes", answered_by="ada")
+        self.approvals.append(row)
 
     def _may(self, decision: Decision) -> bool:
         question = self.view().answer_to(decision)

@@ -1,10 +1,13 @@
 """The planner over whole campaigns: the order of its rules, and what never happens whatever the world does."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import planning
+from policies.confirmation import why_not
 from policies.proposals import estimate_of, planned_s, verdict_of
 from policies.view import gate_since
 from state.hashing import hash_json
@@ -669,3 +672,126 @@ def test_the_gate_is_as_it_is_since_the_last_edit_that_changed_how_verdicts_are_
     assert gate_since([version(1, 0.5), version(2, 0.5)]) == 1, "more openings are no other gate"
     assert gate_since([version(3, 0.6), version(1, 0.5), version(2, 0.6)]) == 2
     assert gate_since([version(1, 0.5), version(2, 0.5, noise_floor=0.1)]) == 2
+
+
+def ended_with_runs(runs: int = 3, most: int = 3) -> Rehearsal:
+    """Return a campaign of which only the first run was put to confirmation, and refused promotion by a person."""
+    play = Rehearsal(goal=goal(gate=low_gate(max_confirmations=most), budget={"runs": runs}), answers={"launch": "yes"})
+    play.run()
+    return play
+
+
+def test_a_person_may_have_another_run_confirmed_while_a_promotion_waits_and_promote_it() -> None:
+    play = ended_with_runs()
+    play.ask("confirm", "R2")
+    assert play.step() == "confirm.asked"
+    assert play.decisions[-1].sentence.startswith(
+        "ada asked for it: R2 meets the gate on selection; open confirmation 2"
+    )
+    assert opened_for(play) == ["R1", "R2"]
+    assert play.run() == ["A.confirmed", "asked"]
+    at_once = play.later()
+    at_once.approvals = list(play.approvals)
+    at_once.answer(next(row.id for row in reversed(play.approvals) if row.kind == "promotion"), "yes", by="ada")
+    at_once.actions, at_once.decisions = list(play.actions), list(play.decisions)
+    assert at_once.run()[-2:] == ["goal.reached", "ended"], "the question about R1 is overtaken"
+    for row in play.approvals:
+        play.answer(row.id, "no", by="ada")
+    play.ask("promote", "R2")
+    assert play.run() == ["promote.asked", "goal.reached", "ended"]
+    assert play.decisions[-1].run == "R2"
+    assert "confirmation says 1 of 1 gate conditions hold" in play.campaign.sentence
+    assert next(d for d in play.decisions if d.rule == "promote.asked").needs is None, "the request is the yes"
+
+
+def test_what_is_asked_of_a_run_is_refused_in_one_sentence_where_the_rules_do_not_allow_it() -> None:
+    play = ended_with_runs()
+    view = play.view()
+    assert why_not(view, "confirm", "R9") == "There is no run R9; vigil runs lists them."
+    assert why_not(view, "confirm", "R1").startswith("R1 was put to the confirmation cases already")
+    assert why_not(view, "confirm", "R2") == ""
+    assert why_not(view, "promote", "R1") == ""
+    assert why_not(view, "promote", "R2").endswith("ask for it with vigil confirm R2.")
+    promoted = replace(view, campaign=view.campaign.model_copy(update={"promoted": "R1"}))
+    assert why_not(promoted, "promote", "R1") == "R1 is promoted already."
+    gone = replace(view, void=view.void.model_copy(update={"trainings": frozenset({"R2"})}))
+    assert "no longer stand" in why_not(gone, "confirm", "R2")
+    spent = replace(view, goal=goal(gate=low_gate(max_confirmations=1)))
+    assert "as often as gate.max_confirmations allows" in why_not(spent, "confirm", "R2")
+    begun = Rehearsal(answers={})
+    begun.run()
+    for kind in ("confirm", "promote"):
+        assert why_not(begun.view(), kind, "R1").startswith("R1 is not judged yet")
+
+
+def test_a_run_that_the_gate_fails_on_selection_is_never_opened_for_a_person_either() -> None:
+    play = Rehearsal(goal=goal(gate=low_gate(0.99), budget={"runs": 2}))
+    play.run()
+    said = why_not(play.view(), "confirm", "R1")
+    assert said.startswith(
+        "R1 does not meet the gate on the selection cases, so confirmation is not opened for it: 0 of 1"
+    )
+    play.ask("confirm", "R1")
+    again = play.later()
+    assert not planning.is_asked(again.view())
+    assert again.run()[-1] == "ended"
+    assert opened_for(again) == []
+
+
+def test_a_run_that_confirmation_refused_is_not_promoted_for_a_person_either() -> None:
+    play = Rehearsal(goal=goal(gate=low_gate(0.6), budget={"runs": 2}))
+    play.score = lambda weights, case: (
+        (0.7 if ":" in weights and "confirm" not in play.kinds() else 0.5) + 0.001 * (case % 7)
+    )
+    while "confirm" not in play.kinds():
+        play.score = lambda weights, case: 0.7 + 0.001 * (case % 7) if ":" in weights else 0.5
+        if play.decisions and play.decisions[-1].rule == "confirm.base":
+            play.score = lambda _weights, case: 0.5 + 0.001 * (case % 7)
+        play.step()
+    play.run()
+    said = why_not(play.view(), "promote", "R1")
+    assert said.startswith("R1 does not hold on the confirmation cases, so it is not promoted: 0 of 1 gate conditions")
+
+
+def test_what_a_person_asks_after_the_end_takes_the_campaign_up_again() -> None:
+    play = ended_with_runs()
+    play.answer(play.approvals[-1].id, "yes", by="ada")
+    for row in play.approvals:
+        play.answer(row.id, "yes", by="ada")
+    play.run()
+    assert play.campaign.state == "promoted"
+    again = play.later()
+    again.answers = {"launch": "yes"}
+    assert not planning.is_asked(again.view())
+    again.ask("confirm", "R2")
+    assert planning.is_asked(again.view())
+    trained = again.kinds().count("train")
+    assert again.run() == ["confirm.asked", "A.confirmed", "asked"], "R1 is promoted while R2 is asked about"
+    assert again.kinds().count("train") == trained
+    for row in again.approvals:
+        again.answer(row.id, "no", by="ada")
+    assert again.run() == ["goal.reached", "ended"]
+    assert again.decisions[-1].run == "R1"
+
+
+def test_a_request_about_a_run_of_another_gate_has_it_judged_by_the_present_one_first() -> None:
+    play = ended_with_runs()
+    for row in play.approvals:
+        play.answer(row.id, "yes", by="ada")
+    play.run()
+    again = edited(play, gate=low_gate(0.53), budget={"runs": 3})
+    again.ask("confirm", "R3")
+    rules = again.run()
+    assert rules[:3] == ["B.moved", "confirm.asked", "A.confirmed"]
+    failing = edited(play, gate=low_gate(0.9), budget={"runs": 3})
+    failing.ask("confirm", "R3")
+    failing.run()
+    assert opened_for(failing) == opened_for(play)
+
+
+def test_what_a_request_stands_on_is_measured_again_where_the_world_changed() -> None:
+    play = ended_with_runs()
+    play.ask("confirm", "R2")
+    play.believe(identity("harness", "harness-2"))
+    assert play.run()[:4] == ["ceiling.first", "baseline.first", "run.measure", "B.moved"]
+    assert "R2" in opened_for(play)

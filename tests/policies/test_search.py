@@ -333,3 +333,83 @@ def test_a_recipe_cut_to_the_time_left_is_never_one_that_was_run() -> None:
     again = choose(replace(view, runs=(*view.runs, same)), "sft")
     assert again.proposal is None or again.proposal.recipe_hash != cut.recipe_hash
     assert "cut to the time left it was run already" in {other.reason for other in again.skipped}
+
+
+def best_goal(**changes: Any) -> Any:
+    gate = {"max_confirmations": 3, "conditions": [{"id": "score", "metric": "main.score", "min": 0.52}]}
+    return goal(**{"gate": gate, "search": {"goal": "best"}, "budget": {"runs": 4}, **changes})
+
+
+def confirmed(play: Rehearsal) -> list[str]:
+    return [action.inputs["run"] for action in play.actions if action.kind == "confirm"]
+
+
+def test_the_best_is_looked_for_until_the_budget_is_spent_then_confirmed_once_and_asked_once() -> None:
+    play = Rehearsal(goal=best_goal(), answers={"launch": "yes"})
+    assert play.run()[-1] == "asked"
+    assert len(play.runs) == 4
+    assert confirmed(play) == ["R4"], "the furthest by the gate's own metric"
+    assert next(d for d in play.decisions if d.action == "confirm").sentence.startswith(
+        "R4 is the best run of all; open"
+    )
+    play.answer(play.approvals[-1].id, "no", by="ada")
+    play.run()
+    assert (play.campaign.state, confirmed(play)) == ("not_promoted", ["R4"])
+    assert "R4 met the gate and was not promoted; ada said no." in play.campaign.sentence
+    yes = Rehearsal(goal=best_goal())
+    yes.run()
+    assert yes.campaign.sentence.startswith("R4 is promoted")
+
+
+def test_runs_that_stand_still_do_not_end_a_search_for_the_best_and_those_that_cannot_tell_do() -> None:
+    still = Rehearsal(goal=best_goal(budget={"runs": 7}), score=flat)
+    still.run()
+    given_up = Rehearsal(goal=goal(budget={"runs": 7}), score=flat)
+    given_up.run()
+    assert len(still.runs) >= len(given_up.runs)
+    assert confirmed(still) == []
+    moving: dict[str, Any] = {
+        "score": lambda w, case: 0.5 + (0.1 if ":" in w else 0.0) + 0.001 * (case % 7),
+        "answers": {"launch": "yes"},
+    }
+    short, long = (
+        Rehearsal(goal=asked, **moving) for asked in (goal(budget={"runs": 9}), best_goal(budget={"runs": 9}))
+    )
+    for play in (short, long):
+        play.run()
+    assert len(short.runs) < len(long.runs)
+    blind = Rehearsal(goal=best_goal(budget={"runs": 9}), score=lambda _w, case: float(case % 40 < 20), cases=4)
+    blind.run()
+    assert blind.decisions[-1].rule == "measurement.first"
+
+
+def test_a_larger_budget_goes_on_for_a_better_run_than_the_promoted_one_and_keeps_that_where_none_is() -> None:
+    play = Rehearsal(goal=best_goal(budget={"runs": 2}))
+    play.run()
+    assert play.campaign.sentence.startswith("R2 is promoted")
+    play.campaign = play.campaign.model_copy(update={"promoted": "R2"})
+    again = play.later()
+    again.goal, again.goal_version = best_goal(budget={"runs": 2}, seed=3), 2
+    again.run()
+    assert (confirmed(again), again.campaign.state) == (["R2"], "promoted"), "nothing better: it stays"
+    longer = play.later()
+    longer.goal, longer.goal_version = best_goal(budget={"runs": 4}), 2
+    longer.gate_since = 2
+    longer.run()
+    assert len(longer.runs) == 4
+    assert confirmed(longer) == ["R2", "R4"]
+    assert longer.campaign.sentence.startswith("R4 is promoted")
+
+
+def test_a_battery_that_runs_low_ends_a_search_for_the_best_with_what_there_is() -> None:
+    play = Rehearsal(goal=best_goal(budget={"runs": 9}))
+    until_trained(play, 2)
+    play.fails, play.exit = {"train": 1}, {"verdict": "battery_low", "guard": {"signal": "battery_percent"}}
+    play.run()
+    assert len(play.runs) == 3
+    assert confirmed(play) == ["R2"]
+    assert play.campaign.state == "promoted"
+    poor = Rehearsal(goal=best_goal(budget={"runs": 9}), fails={"train": 1}, exit=play.exit)
+    poor.run()
+    assert poor.decisions[-1].rule == "power.gone"
+    assert "the battery fell below machine.min_battery_percent while R1 trained" in poor.campaign.sentence

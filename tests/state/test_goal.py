@@ -18,6 +18,14 @@ def spec(**changes: Any) -> dict[str, Any]:
     return {**whole, **changes}
 
 
+def test_a_search_for_the_best_needs_an_end() -> None:
+    [found] = problems(Goal.model_validate(spec(search={"goal": "best"})))
+    assert (found.where, "nothing limits it" in found.sentence) == (("search", "goal"), True)
+    for limit in ({"budget": {"hours": 1}}, {"budget": {"until": "07:00"}}, {"budget": {"runs": 3}}):
+        assert problems(Goal.model_validate(spec(search={"goal": "best"}, **limit))) == []
+    assert problems(Goal.model_validate(spec(search={"goal": "best", "max_runs": 3}))) == []
+
+
 def test_a_goal_survives_json() -> None:
     goal = Goal.model_validate(spec())
     assert Goal.model_validate(goal.model_dump(mode="json")) == goal
