@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.reading import night, typed, verdicts
-from agent.reading.words import WIDTH, block, clock, columns, count, duration, near, number, shortened, signed
+from agent.reading.words import INDENT, WIDTH, block, clock, columns, count, duration, near, number, shortened, signed
 
 MAX_LINES = 40
 """A screen of 45 lines with the prompt and the command on it."""
@@ -107,9 +107,7 @@ def _gate(view: View) -> list[str]:
     for row in rows[:_MAX_CONDITIONS]:
         lines += block(f"  {verdicts.MARKS[row['decided']]}", verdicts.said(row), lines=2)
     if len(rows) > _MAX_CONDITIONS:
-        lines.append(
-            f"          and {len(rows) - _MAX_CONDITIONS} more conditions; see vigil why {verdict['decision']}."
-        )
+        lines.append(f"{'':{INDENT}}and {len(rows) - _MAX_CONDITIONS} more, in {verdict['decision']}.")
     return lines
 
 
@@ -166,7 +164,7 @@ def _live(view: View) -> list[str]:
 
 
 def _night(view: View) -> list[str]:
-    return block("Night", night.told(view))
+    return block("Run stats", night.told(view))
 
 
 def _assumed(view: View) -> list[str]:
@@ -175,9 +173,9 @@ def _assumed(view: View) -> list[str]:
     confirmed = sum(b["tag"] == "confirmed" for b in standing)
     tally = f"{count(len(standing), 'belief')}, {confirmed} confirmed"
     if not assumed:
-        return block("Assumed", f"Nothing ({tally}).")
+        return block("Unverified", f"Nothing ({tally}).")
     first = " ".join(b["statement"] + (f" To confirm: {b['fix']}" if b.get("fix") else "") for b in assumed[:2])
-    return block("Assumed", f"{len(assumed)} of {tally}: {first}")
+    return block("Unverified", f"{len(assumed)} of {tally}: {first}")
 
 
 def _warned(view: View) -> list[str]:
@@ -189,8 +187,8 @@ def _warned(view: View) -> list[str]:
     ]
     if not found:
         return []
-    others = f" And {len(found) - 1} more: vigil beliefs --stale." if len(found) > 1 else ""
-    return block("Warned", f"{shortened(found[0]['statement'], 200)}{others}", lines=3)
+    others = f" And {len(found) - 1} more, in beliefs --stale." if len(found) > 1 else ""
+    return block("Warnings", f"{shortened(found[0]['statement'], 200)}{others}", lines=3)
 
 
 def _failed_effects(view: View) -> list[str]:
@@ -201,7 +199,7 @@ def _failed_effects(view: View) -> list[str]:
     told: View = failed[-1]["result"]
     why = (told.get("error") or {}).get("sentence") or (told.get("exit") or {}).get("reason") or "no reason was left"
     others = f" And {len(failed) - 1} more." if len(failed) > 1 else ""
-    return block("Warned", f"{failed[-1]['kind']} failed: {why}{others}", lines=2)
+    return block("Warnings", f"{failed[-1]['kind']} failed: {why}{others}", lines=2)
 
 
 def _next(view: View) -> list[str]:
@@ -211,10 +209,10 @@ def _next(view: View) -> list[str]:
     for row in [row for row in view.get("commitments") or [] if row["status"] == "open"][:2]:
         will, when, unless = (row[key].rstrip(".") for key in ("will", "when", "cancelled_by"))
         text = f"{row['id']}: {will}, when {when}; cancelled by {unless}."
-        lines += block("" if lines else "Next", text)
+        lines += block("" if lines else "Plan", text)
     newest = (view.get("decisions") or [None])[-1]
     if not lines and newest is not None:
-        lines = block("Next", newest["sentence"])
+        lines = block("Plan", newest["sentence"])
     return lines
 
 
@@ -227,12 +225,12 @@ def _person(view: View) -> list[str]:
         question = f"{row['question']}{deadline}"
         if said := row.get("unapplied"):
             question = f"{said['answer']} by {said['by']}, not yet applied. {row['question']}"
-        lines += block("" if lines else "Person", f"{row['id']} ({row['kind']}): {question}", lines=3)
+        lines += block("" if lines else "For you", f"{row['id']} ({row['kind']}): {question}", lines=3)
     if lines:
         return lines
     answered = [row for row in view.get("approvals") or [] if row["kind"] == "promotion" and row["answer"]]
     said = "".join(f" {row['id']} (promotion) was answered {row['answer']} by {_who(row)}." for row in answered[-1:])
-    return block("Person", f"Nothing needs a person.{said}")
+    return block("For you", f"Nothing waits for you.{said}")
 
 
 def _who(row: View) -> str:
@@ -244,8 +242,8 @@ def _type(view: View) -> list[str]:
     """Return what to type next: a word on it, and the command, which nothing wraps or cuts."""
     rows = _TYPED.get(view["campaign"]["state"], _typed_running)(view)
     width = max(len(word) for word, _ in rows) + 2
-    heads = ["Type"] + [""] * (len(rows) - 1)
-    return [f"{head:<10}{word + ':':<{width}}{command}" for head, (word, command) in zip(heads, rows, strict=True)]
+    lines = [f"{'':{INDENT}}{word + ':':<{width}}{command}" for word, command in rows]
+    return [f"{'Next':<{INDENT}}{lines[0].lstrip()}", *lines[1:]]
 
 
 _Rows = list[tuple[str, str]]

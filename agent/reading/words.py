@@ -91,7 +91,11 @@ def wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def block(label: str, text: str, indent: int = 10, lines: int = 3) -> list[str]:
+INDENT = 12
+"""Columns of a paragraph's label."""
+
+
+def block(label: str, text: str, indent: int = INDENT, lines: int = 3) -> list[str]:
     """Return a labelled paragraph, wrapped at words.
 
     Args:

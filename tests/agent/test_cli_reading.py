@@ -70,7 +70,7 @@ def test_a_waiting_campaign_says_who_is_asked_and_what_to_type(tmp_path: Path) -
     assert "means no" in text
     assert "yes: vigil approve quick:Q1" in text.replace(".venv/bin/", "")
     assert "no: vigil reject quick:Q1 --reason WHY" in text.replace(".venv/bin/", "")
-    assert "Next C1: Judge R1 on the selection cases, when its training ends; cancelled by an edit of the gate" in text
+    assert "Plan C1: Judge R1 on the selection cases, when its training ends; cancelled by an edit of the gate" in text
 
 
 def test_a_job_has_id_kind_state_and_exit(home: Path) -> None:
@@ -133,8 +133,8 @@ def test_why_prefers_the_verdict_on_a_run(home: Path) -> None:
 
 
 BY_ID = [
-    ("runs", "R3", "Recipe    iters 300"),
-    ("why", "r1", "Recipe    iters 200"),
+    ("runs", "R3", "Recipe      iters 300"),
+    ("why", "r1", "Recipe      iters 200"),
     ("jobs", "j2", "J2, stopped: Training R2"),
     ("why", "J2", "D2, "),
     ("beliefs", "B4", "B4    [inferred, stale] harness:stress ceiling: A <b>stale</b> ceiling."),

@@ -108,7 +108,7 @@ def test_premises_that_go_in_circles_end() -> None:
 
 
 def test_a_belief_that_is_not_there_is_refused() -> None:
-    with pytest.raises(NotFoundError, match="quick has no belief B7."):
+    with pytest.raises(NotFoundError, match=r"quick has no belief B7\."):
         impact(chain(), "B7")
 
 

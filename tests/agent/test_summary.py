@@ -82,8 +82,8 @@ def test_an_overfull_campaign_still_fits_and_keeps_the_question_and_the_command(
     lines = summarize(overfull())
     assert len(lines) <= MAX_LINES
     assert max(map(len, lines)) <= WIDTH
-    assert any(line.startswith("Person") and "Q1" in line for line in lines)
-    assert any(line.startswith("Type") for line in lines[-4:])
+    assert any(line.startswith("For you") and "Q1" in line for line in lines)
+    assert any(line.startswith("Next") for line in lines[-4:])
     assert "vigil approve big:Q1" in " ".join(lines)
 
 
@@ -202,7 +202,7 @@ def test_numbers_and_times_are_said_as_people_say_them() -> None:
 def test_a_block_is_cut_at_its_lines_and_says_so() -> None:
     lines = block("Label", "word " * 100, lines=2)
     assert len(lines) == 2
-    assert lines[0].startswith("Label     word")
+    assert lines[0].startswith("Label       word")
     assert lines[1].endswith("…")
     assert max(map(len, lines)) <= WIDTH
 
@@ -259,12 +259,12 @@ def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:
 def test_a_warning_is_on_the_screen_and_says_where_the_others_are() -> None:
     view = {**overfull(), "decisions": [], "approvals": [], "commitments": [], "jobs": []}
     view["goal"]["spec"]["gate"]["conditions"] = [{"metric": "s.m", "min": 0.5}]
-    assert not any(line.startswith("Warned") for line in summarize(view))
+    assert not any(line.startswith("Warnings") for line in summarize(view))
     warning = {**view["beliefs"][0], "status": "refuted", "severity": "warning", "tag": "confirmed"}
     first = {**warning, "id": "B90", "statement": "The metric rows_kept pays for a fabricated line."}
     view["beliefs"] = [first, {**warning, "id": "B91"}, {**warning, "id": "B92", "superseded_by": "B93"}]
     text = " ".join(" ".join(summarize(view)).split())
-    assert "Warned The metric rows_kept pays for a fabricated line. And 1 more: vigil beliefs --stale." in text
+    assert "Warnings The metric rows_kept pays for a fabricated line. And 1 more, in beliefs --stale." in text
 
 
 def test_the_night_says_what_the_machine_ran_on() -> None:
@@ -303,9 +303,9 @@ def test_what_a_running_job_runs_on_is_read_from_its_heartbeat(
 def test_what_to_type_can_be_pasted_into_a_shell_wherever_the_campaign_lives() -> None:
     campaign = {**CAMPAIGN, "state": "stopped", "sentence": ""}
     view = {"campaign": campaign, "goal": None, "now": 10.0, "file": "my task/c.yaml"}
-    assert summarize(view)[-1] == "Type      go on: vigil run 'my task/c.yaml'"
+    assert summarize(view)[-1] == "Next        go on: vigil run 'my task/c.yaml'"
     away = summarize(view | {"elsewhere": "/disk/two words", "bin": "/my disk/bin"})
-    assert away[-1] == "Type      go on: '/my disk/bin/vigil' run 'my task/c.yaml' --home '/disk/two words'"
+    assert away[-1] == "Next        go on: '/my disk/bin/vigil' run 'my task/c.yaml' --home '/disk/two words'"
 
 
 def test_a_best_run_without_scores_is_said_to_have_none() -> None:
@@ -314,7 +314,7 @@ def test_a_best_run_without_scores_is_said_to_have_none() -> None:
     view["decisions"][0]["verdict"]["gate"]["conditions"] = [row]
     view["decisions"][0]["bucket"] = "U"
     [line] = [line for line in summarize(view) if line.startswith("Best run")]
-    assert line == "Best run  R1, inconclusive (U): s.m was not measured."
+    assert line == "Best run    R1, inconclusive (U): s.m was not measured."
 
 
 @pytest.mark.parametrize(("hours", "said"), [(0.02, "budget 72 s."), (0.5, "budget 30 min."), (2, "budget 2 h.")])
