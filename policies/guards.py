@@ -30,6 +30,10 @@ EQUAL_SHARE = 0.999
 STALL_FLOOR_S = 300.0
 """No job counts as stalled sooner: loading and compiling take minutes on a slow disk."""
 
+WALL_FACTOR = 10
+"""A job that gets on may take so many times the upper end of what was expected: other work on the machine may slow it
+several times over, and what hangs is told by its progress, what is too late by the budget."""
+
 DISK_FLOOR_GB = 1.0
 """Room that saves, logs and the store need."""
 
@@ -140,8 +144,8 @@ def evaluation_guards(
 
 
 def _common(stall_s: float, wall_s: float, memory_gb: float | None, left_s: float | None) -> tuple[Guard, ...]:
-    """Return the guards every job has; three times the expected time is too long, the end of the budget is sooner."""
-    limit_s = max(3 * wall_s, 2 * STALL_FLOOR_S)
+    """Return the guards every job has; the end of the budget comes before any other limit on time."""
+    limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S)
     limit_s = limit_s if left_s is None else max(1.0, min(limit_s, left_s))
     guards = [
         Guard(signal="seconds_since_progress", op=">", threshold=max(STALL_FLOOR_S, stall_s), verdict="stalled"),

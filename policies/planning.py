@@ -495,7 +495,7 @@ def _why_not_again(view: View, run: Run) -> str:
     decided = next((d for d in view.decisions if d.id == run.decision), None)
     if decided is not None and decided.goal_version < view.goal_version:
         return f"{run.id} was lost before the campaign file was edited; what follows is planned from the file as it is."
-    seconds = estimate_of(view, run.recipe, run.instrument).plan_s + 2 * evaluation_s(view)
+    seconds = estimate_of(view, run.recipe, run.instrument).seconds + 2 * evaluation_s(view)
     left = affords(view, seconds, runs=0, instrument=run.instrument)
     said = f"{run.id} was lost to the machine, and the budget does not allow it again. {left.sentence}"
     return "" if left.is_affordable else said

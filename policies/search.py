@@ -24,9 +24,6 @@ from state.records import Action, Alternative, Instrument, Run
 FOLLOW_UPS = 2
 """Runs that each class not tried yet is left time for: its first, and one that follows from it."""
 
-DEAR_SHARE = 1 / 6
-"""Share of the time left from which a run is dear: what costs less and was not tried comes before it."""
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -48,7 +45,10 @@ class Choice:
 
 
 def choose(view: View, instrument: Instrument) -> Choice:
-    """Return the first proposal that fits the time left, a dear one after the others, or one cut to fit."""
+    """Return the first proposal that fits the time left at the speed measured here, or one cut to fit.
+
+    What a remedy costs does not change its place: on a busy machine the same runs follow from the same results.
+    """
     proposals = next_proposals(view, instrument)
     measuring_s = 2 * evaluation_s(view)
     priced = [(each, estimate_of(view, each.recipe, instrument)) for each in proposals]
@@ -59,7 +59,7 @@ def choose(view: View, instrument: Instrument) -> Choice:
         if refused := refusal(view.beliefs, instrument, proposal.recipe):
             skipped.append(Alternative(action=proposal.rule, reason=refused))
             continue
-        left = affords(view, estimate.plan_s + measuring_s, instrument=instrument)
+        left = affords(view, estimate.seconds + measuring_s, instrument=instrument)
         found = proposal if left.is_affordable else None
         if found is None and left.nearest_s is not None and left.limit in {"until", "hours", "class_hours"}:
             found = _cut(view, proposal, estimate, left.nearest_s - measuring_s)
@@ -79,25 +79,13 @@ def choose(view: View, instrument: Instrument) -> Choice:
     if not fitting:
         recipe = proposals[0].recipe if proposals else view.goal.recipe
         estimate = estimate_of(view, recipe, instrument)
-        left = affords(view, estimate.plan_s + measuring_s, instrument=instrument)
+        left = affords(view, estimate.seconds + measuring_s, instrument=instrument)
         return Choice(None, estimate, left, bool(proposals), tuple(skipped))
-    cheap = [each for each in fitting if not _is_dear(each)]
-    chosen = cheap[0] if cheap else fitting[0]
-    before = fitting[: fitting.index(chosen)]
-    skipped += [
-        Alternative(action=each.rule, reason=f"it costs much of the time left: {choice.left.sentence}")
-        for choice in before
-        for each in _proposals([choice])
-    ]
-    return replace(chosen, skipped=tuple(skipped))
+    return replace(fitting[0], skipped=tuple(skipped))
 
 
 def _proposals(choices: Sequence[Choice]) -> list[RecipeProposal]:
     return [choice.proposal for choice in choices if choice.proposal is not None]
-
-
-def _is_dear(choice: Choice) -> bool:
-    return choice.left.left_s is not None and choice.estimate.plan_s > DEAR_SHARE * choice.left.left_s
 
 
 def _cut(view: View, proposal: RecipeProposal, estimate: RunEstimate, left_s: float) -> RecipeProposal | None:
@@ -107,7 +95,7 @@ def _cut(view: View, proposal: RecipeProposal, estimate: RunEstimate, left_s: fl
         return None
     why = (
         f"Cut from {proposal.recipe['iters']} to {recipe['iters']} iterations: the whole would take "
-        f"{budget.minutes(estimate.plan_s)} and {budget.minutes(left_s)} are left for training."
+        f"{budget.minutes(estimate.seconds)} and {budget.minutes(left_s)} are left for training."
     )
     return with_recipe(proposal, recipe, view.identity("data"), why)
 
@@ -202,8 +190,8 @@ def postponed(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     if not ours or any(run.id in further for run in ours) or choice.left.left_s is None:
         return None
     firsts = {name: choose(view, name) for name in untried}
-    later_s = sum(first.estimate.plan_s for first in firsts.values() if first.proposal is not None)
-    own_s = max(1, LEAST_RUNS - len(ours)) * choice.estimate.plan_s
+    later_s = sum(first.estimate.seconds for first in firsts.values() if first.proposal is not None)
+    own_s = max(1, LEAST_RUNS - len(ours)) * choice.estimate.seconds
     if not later_s or own_s + FOLLOW_UPS * later_s <= choice.left.left_s:
         return None
     waiting = [name for name, first in firsts.items() if first.proposal is not None]

@@ -80,11 +80,6 @@ class RunEstimate(Record):
     source: Source
     sentence: str
 
-    @property
-    def plan_s(self) -> float:
-        """The time to plan with: the upper end of what was measured; an assumption's is too wide to plan with."""
-        return self.seconds if self.source == "assumed" else self.high_s
-
 
 def prior(tokens_per_s: float = PRIOR_TOKENS_PER_S) -> StepTime:
     """Return a step time from a throughput alone."""
@@ -222,19 +217,22 @@ def _integer(recipe: Mapping[str, object], key: str) -> int:
 LEAST_ITERS = 20
 """Fewer iterations than this teach nothing."""
 
+CUT_SPREAD = 1.2
+"""What a cut run is left beyond its expected time: a machine's speed varies by so much when nothing is wrong."""
+
 LEAST_SHARE = 0.5
 """A run cut to fewer of its iterations than this is another experiment than the one that was meant."""
 
 
 def cut_to_time(recipe: Json, estimate: RunEstimate, left_s: float, least_iters: int = LEAST_ITERS) -> Json | None:
-    """Return the recipe with as many iterations as fit, or None when not even the least number does.
+    """Return the recipe with as many iterations as fit at the expected speed, or None when not the least number does.
 
-    Judged by the upper end of what was measured, since what does not finish cannot be judged.
+    One that takes longer than expected ends with the budget, and its last healthy save is judged.
     """
-    if estimate.plan_s <= left_s:
+    if estimate.seconds <= left_s:
         return recipe
-    iters = _integer(recipe, "iters")
-    fitting = int((left_s - estimate.fixed_s) / ((estimate.plan_s - estimate.fixed_s) / iters))
+    step_s = CUT_SPREAD * (estimate.seconds - estimate.fixed_s) / _integer(recipe, "iters")
+    fitting = int((left_s - estimate.fixed_s) / step_s)
     return {**recipe, "iters": fitting} if fitting >= least_iters else None
 
 

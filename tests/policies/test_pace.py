@@ -37,7 +37,7 @@ def test_a_quick_machine_trains_the_whole_run_that_an_assumption_would_have_cut(
 
 
 def test_a_slow_machine_cuts_the_run_before_it_begins() -> None:
-    play = until_trained(campaign(hours=1.3, step_s=0.8))
+    play = until_trained(campaign(hours=1.3, step_s=1.4))
     assert play.runs[0].recipe["iters"] < ITERS
     assert "Cut from 5000" in play.decisions[-1].sentence
 

@@ -162,19 +162,12 @@ def measured(tokens_per_s: float) -> walltime.StepTime:
 
 def test_a_run_that_does_not_fit_is_cut_or_refused() -> None:
     estimate = estimate_run_s(measured(1400), [100] * 40, RECIPE, fixed_s=10)
-    assert cut_to_time(RECIPE, estimate, estimate.high_s) == RECIPE
-    cut = cut_to_time(RECIPE, estimate, estimate.high_s / 2)
+    assert cut_to_time(RECIPE, estimate, estimate.seconds) == RECIPE
+    cut = cut_to_time(RECIPE, estimate, estimate.seconds / 2)
     assert cut is not None
-    assert 20 <= cut["iters"] < 60
+    assert 20 <= cut["iters"] < 50
     assert cut_to_time(RECIPE, estimate, 12.0) is None
     assert walltime.least_iters(RECIPE) == 50
-
-
-def test_an_assumed_time_is_planned_with_as_it_is_expected_and_a_measured_one_by_its_upper_end() -> None:
-    assumed = estimate_run_s(walltime.prior(), [100] * 40, RECIPE)
-    assert assumed.plan_s == assumed.seconds
-    known = estimate_run_s(measured(1400), [100] * 40, RECIPE)
-    assert known.plan_s == known.high_s > known.seconds
 
 
 def test_another_class_is_timed_by_the_assumed_ratio_until_it_was_timed_itself() -> None:
@@ -189,11 +182,12 @@ def test_another_class_is_timed_by_the_assumed_ratio_until_it_was_timed_itself()
 
 
 @given(left=st.floats(0, 400), rate=st.floats(500, 5000), fixed=st.floats(0, 100))
-def test_a_cut_run_fits_by_the_upper_end_of_its_estimate(left: float, rate: float, fixed: float) -> None:
+def test_a_cut_run_fits_also_when_it_is_a_fifth_slower_than_expected(left: float, rate: float, fixed: float) -> None:
     step = measured(rate)
     cut = cut_to_time(RECIPE, estimate_run_s(step, [100] * 40, RECIPE, fixed), left)
     if cut is not None:
-        assert estimate_run_s(step, [100] * 40, cut, fixed).high_s <= left + 1e-6
+        taken = estimate_run_s(step, [100] * 40, cut, fixed)
+        assert (taken.seconds if cut == RECIPE else taken.high_s) <= left + 1e-6
 
 
 def test_training_is_guarded_against_divergence_stall_time_and_disk() -> None:
@@ -201,7 +195,7 @@ def test_training_is_guarded_against_divergence_stall_time_and_disk() -> None:
     verdicts = {guard.verdict for guard in found}
     assert verdicts == {"diverged", "collapsed", "loss_collapsed", "stalled", "out_of_time", "out_of_disk"}
     limits = {guard.signal: guard.threshold for guard in found}
-    assert limits["wall_s"] == 3000.0
+    assert limits["wall_s"] == 10000.0
     assert limits["seconds_since_progress"] == 300.0
 
 
