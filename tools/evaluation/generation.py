@@ -1,16 +1,16 @@
-"""Batched generation with mlx-lm's BatchGenerator. Imports MLX when called: worker processes only.
+"""Batched generation, in static batches (batches.py) where the model can. Imports MLX when called: workers only.
 
 Greedy outputs do not depend on what else is in the batch, except where two tokens tie within rounding; sampled ones
 draw from a key of their own per case, so neither order nor batch size nor a restart changes them.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tools.evaluation.adapters import random_key
 from tools.evaluation.prompts import decode
 
 _PREFILL_BATCH = 8
@@ -26,6 +26,8 @@ class Prompt:
 
     name: str
     tokens: list[int]
+    expected: int = 0
+    """Tokens of the answer that is expected, where that is known: outputs of like length are decoded together."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Decoding:
     """0 is greedy."""
     seed: int = 0
     """Without meaning when greedy."""
+    order: int = 0
+    """0: outputs of like length are decoded together; else they are shuffled, each number in its own way. In float32
+    without meaning too; in half precision other rows in a batch round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,8 @@ class Generation:
     """Tokens spent, the end token included: what the decode budget is compared with."""
     end: int | None = None
     """The end token, of several that a model may have; None where the budget ended it."""
-
-
-Sampler = Callable[[Any], Any]
-"""Log-probabilities, shape (rows, vocabulary), to tokens, shape (rows,)."""
+    logps: tuple[float, ...] = ()
+    """Log-probability of each token spent as it was sampled, at the temperature, nats; empty when greedy."""
 
 
 def generate(
@@ -66,7 +69,6 @@ def generate(
     *,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
-    sampler: Sampler | None = None,
 ) -> Iterator[Generation]:
     """Yield the outputs as they finish; long prompts start first, so that lack of memory shows at once.
 
@@ -75,21 +77,80 @@ def generate(
         tokenizer: mlx-lm tokenizer wrapper.
         prompts: What to answer.
         decoding: How.
-        batch_size: Outputs decoded together, at most.
+        batch_size: Outputs decoded together, at most; fewer where their keys and values would not fit into memory.
         should_stop: Asked between decoding steps; when true, unfinished outputs are dropped.
-        sampler: One for all, asked once for a whole batch, which is faster; outputs then depend on what else is asked.
-            By default each has one of its own, as `decoding` says. A prompt that is asked several times is then read
-            once.
     """
-    ordered = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
-    if not ordered:
+    if not prompts:
         return
-    if not _can_batch(model):
-        yield from one_by_one(model, tokenizer, ordered, decoding, should_stop, sampler)
+    from tools.evaluation import batches
+
+    slot_bytes = batches.can_batch(model, prompts[0].tokens)
+    if not slot_bytes:
+        yield from _joining(model, tokenizer, prompts, decoding, batch_size, should_stop)
+        return
+    tokens = [prompt.tokens for prompt in prompts]
+    lengths = [len(prompt.tokens) + prompt.expected for prompt in prompts]
+    for group in batches.batches(tokens, lengths, batch_size, decoding.order):
+        shared = batches.shared_beginning([tokens[place] for rows in group for place in rows])
+        beginning = batches.read_beginning(model, tokens[group[0][0]][:shared])
+        for rows in group:
+            longest = max(len(tokens[place]) for place in rows)
+            most = batches.most_rows(longest + decoding.max_tokens, slot_bytes)
+            for at in range(0, len(rows), most):
+                some = [prompts[place] for place in rows[at : at + most]]
+                for answer in _answers(model, tokenizer, beginning, some, decoding, should_stop):
+                    yield _finished(tokenizer, some[answer.row].name, answer.tokens, answer.is_ended, answer.logps)
+                if should_stop():
+                    return
+
+
+def _answers(  # noqa: PLR0917 - as `generate`, in its order
+    model: Any,
+    tokenizer: Any,
+    beginning: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    should_stop: Callable[[], bool],
+) -> Iterator[Any]:
+    """Yield the finished rows of one batch."""
+    import mlx.core as mx
+
+    from tools.evaluation import batches
+
+    places = {tokens: place for place, tokens in enumerate(dict.fromkeys(tuple(prompt.tokens) for prompt in prompts))}
+    keys = [random_key(f"{decoding.seed}:{prompt.name}") for prompt in prompts]
+    asked = batches.Asked(
+        read=batches.Read(model, beginning, [*places]),
+        rows=[places[tuple(prompt.tokens)] for prompt in prompts],
+        last=[prompt.tokens[-1] for prompt in prompts],
+        keys=mx.stack(keys) if decoding.temperature else None,
+    )
+    return batches.Decoder(
+        model,
+        asked,
+        ends=tokenizer.eos_token_ids,
+        max_tokens=decoding.max_tokens,
+        temperature=decoding.temperature,
+        should_stop=should_stop,
+    ).answers()
+
+
+def _joining(  # noqa: PLR0917 - as `generate`, in its order
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    batch_size: int,
+    should_stop: Callable[[], bool],
+) -> Iterator[Generation]:
+    """Yield the outputs of mlx-lm's BatchGenerator: for models whose layers keep more than keys and values."""
+    ordered = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
+    if not _can_join(model):
+        yield from one_by_one(model, tokenizer, ordered, decoding, should_stop)
         return
     from mlx_lm.generate import BatchGenerator
 
-    read = _Shared(model, ordered) if sampler is not None else None
+    read = _Shared(model, ordered)
     batch = BatchGenerator(
         model,
         stop_tokens=[[token] for token in sorted(tokenizer.eos_token_ids)],
@@ -98,20 +159,24 @@ def generate(
         prefill_batch_size=batch_size if read else min(_PREFILL_BATCH, batch_size),
     )
     try:
+        samplers = [_Sampler(decoding, prompt.name) for prompt in ordered]
         uids = batch.insert(
-            [read.rest(prompt.tokens) if read else prompt.tokens for prompt in ordered],
+            [read.rest(prompt.tokens) for prompt in ordered],
             max_tokens=[decoding.max_tokens] * len(ordered),
             caches=[read.cache(prompt.tokens) for prompt in ordered] if read else None,
             all_tokens=[read.start(prompt.tokens) for prompt in ordered] if read else None,
-            samplers=[sampler or _sampler(decoding, prompt.name) for prompt in ordered],
+            samplers=samplers,
         )
-        names = {uid: prompt.name for uid, prompt in zip(uids, ordered, strict=True)}
+        asked = {uid: (prompt.name, sampler) for uid, prompt, sampler in zip(uids, ordered, samplers, strict=True)}
         tokens: dict[int, list[int]] = {uid: [] for uid in uids}
         while not should_stop() and (responses := batch.next_generated()):
             for response in responses:
                 tokens[response.uid].append(int(response.token))
                 if response.finish_reason is not None:
-                    yield _finished(tokenizer, names[response.uid], tokens.pop(response.uid), response.finish_reason)
+                    name, sampler = asked[response.uid]
+                    said = tokens.pop(response.uid)
+                    is_ended = response.finish_reason == "stop"
+                    yield _finished(tokenizer, name, said, is_ended, sampler.logps[: len(said)])
     finally:
         batch.close()
 
@@ -168,13 +233,12 @@ def _read(model: Any, tokens: Sequence[int]) -> list[Any]:
     return caches
 
 
-def one_by_one(  # noqa: PLR0917 - as `generate`, in its order
+def one_by_one(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
     decoding: Decoding,
     should_stop: Callable[[], bool] = lambda: False,
-    sampler: Sampler | None = None,
 ) -> Iterator[Generation]:
     """Yield the outputs of `mlx_lm.stream_generate`: the reference for batches, and the way for models without them."""
     from mlx_lm import stream_generate
@@ -183,17 +247,15 @@ def one_by_one(  # noqa: PLR0917 - as `generate`, in its order
         if should_stop():
             return
         tokens: list[int] = []
-        reason: str = "length"
-        own = sampler or _sampler(decoding, prompt.name)
+        reason: str | None = None
+        own = _Sampler(decoding, prompt.name)
         for response in stream_generate(model, tokenizer, prompt.tokens, max_tokens=decoding.max_tokens, sampler=own):
-            if response.finish_reason is not None:
-                reason = response.finish_reason
+            reason = response.finish_reason
             tokens.append(int(response.token))
-        yield _finished(tokenizer, prompt.name, tokens, reason)
+        yield _finished(tokenizer, prompt.name, tokens, reason == "stop", own.logps[: len(tokens)])
 
 
-def _finished(tokenizer: Any, name: str, spent: list[int], reason: str) -> Generation:
-    is_ended = reason == "stop"
+def _finished(tokenizer: Any, name: str, spent: Sequence[int], is_ended: bool, logps: Sequence[float]) -> Generation:  # noqa: FBT001 - as it is told
     tokens = spent[:-1] if is_ended else spent
     return Generation(
         name=name,
@@ -202,28 +264,40 @@ def _finished(tokenizer: Any, name: str, spent: list[int], reason: str) -> Gener
         finish_reason="stop" if is_ended else "length",
         output_tokens=len(spent),
         end=spent[-1] if is_ended else None,
+        logps=tuple(map(float, logps)),
     )
 
 
-def _can_batch(model: Any) -> bool:
+def _can_join(model: Any) -> bool:
     """Say whether the model's caches can be merged; some architectures have caches for one sequence only."""
     from mlx_lm.models.cache import make_prompt_cache
 
     return all(hasattr(cache, "merge") for cache in make_prompt_cache(model))
 
 
-def _sampler(decoding: Decoding, name: str) -> Callable[[Any], Any] | None:
-    """Return a sampler whose random stream belongs to one case; None is greedy."""
-    if decoding.temperature == 0.0:
-        return None
-    import mlx.core as mx
+class _Sampler:
+    """Chooses tokens of one case, from a random stream of its own.
 
-    digest = hashlib.sha256(f"{decoding.seed}:{name}".encode()).digest()
-    key = mx.random.key(int.from_bytes(digest[:8], "little"))
+    Args:
+        decoding: How.
+        name: Of the case.
+    """
 
-    def sample(logprobs: Any) -> Any:
-        nonlocal key
-        key, now = mx.random.split(key)
-        return mx.random.categorical(logprobs / decoding.temperature, key=now)
+    def __init__(self, decoding: Decoding, name: str) -> None:
+        self._decoding = decoding
+        self._name = name
+        self._keys: Any = None
+        self.logps: list[Any] = []
+        """Of the tokens sampled so far; the generator may be a step ahead."""
 
-    return sample
+    def __call__(self, logprobs: Any) -> Any:
+        """Return the token, shape (1,), of log-probabilities, shape (1, vocabulary)."""
+        from tools.evaluation import batches
+
+        if not self._decoding.temperature:
+            return logprobs.argmax(axis=-1)
+        if self._keys is None:
+            self._keys = random_key(f"{self._decoding.seed}:{self._name}")[None]
+        tokens, logps, self._keys = batches.draw(logprobs, self._keys, self._decoding.temperature)
+        self.logps.append(logps)
+        return tokens

@@ -3,14 +3,22 @@
 Resumable: a case whose row is in out/cases.jsonl is not generated again, unless the harness changed in between.
 The rows are `{"split", "use", "case", "prompt_tokens", "output_tokens", "finish_reason", "characters", "text",
 "metrics", "grader_error"}`, the text empty where it is private; result.json holds identities, means and speed.
+
+`form` says how an adapter is used: `apart` and `fused` as the two exports have it, else in the weights where that is
+quicker and the same on average. `other_form` names the form that the same cases are answered in once more, and
+`orders` how often more, in other orders: half precision rounds otherwise beside other rows. What that moves is told in
+the result, and the rows are left in files of their own.
 """
 
 import json
+import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +58,14 @@ class CaseFile:
         out: The job's `out/` folder.
         harness: Fingerprint of this run; rows of another one are dropped.
         splits: The cases wanted, in their final order.
+        name: Of the file.
     """
 
-    def __init__(self, out: Path, harness: str, splits: Iterable[Split]) -> None:
+    def __init__(self, out: Path, harness: str, splits: Iterable[Split], name: str = "cases") -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self._path = out / "cases.jsonl"
+        self._path = out / f"{name}.jsonl"
         self._order = [(split.name, split.use, str(case["id"])) for split in splits for case in split.cases]
-        marker = out / "harness.json"
+        marker = out / ("harness.json" if name == "cases" else f"harness-{name}.json")
         kept = read_jsonl(self._path) if read_json(marker) == harness else []
         wanted = set(self._order)
         self.rows: dict[_Key, Row] = {key: row for row in kept if (key := _row_key(row)) in wanted}
@@ -90,6 +99,28 @@ def _row_key(row: Row) -> _Key:
     return str(row.get("split")), str(row.get("use")), str(row.get("case"))
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One time that cases are answered.
+
+    Args:
+        file: Of their rows.
+        splits: The cases.
+        form: How an adapter is used.
+        order: See `Decoding`.
+    """
+
+    file: CaseFile
+    splits: list[Split]
+    form: str
+    order: int = 0
+
+    def todo(self) -> list[tuple[Split, dict[str, Any]]]:
+        """Return the cases without a row."""
+        cases = [(split, case) for split in self.splits for case in split.cases]
+        return [(split, case) for split, case in cases if _case_key(split, case) not in self.file.rows]
+
+
 def evaluate(context: WorkerContext) -> None:
     """Do the whole job.
 
@@ -97,31 +128,103 @@ def evaluate(context: WorkerContext) -> None:
         VigilError: The input cannot be evaluated; the sentence is for a person.
     """
     started = time.monotonic()
-    inputs = context.input
+    inputs, out = context.input, context.folder.out
     weights = _checked_weights(inputs)
     splits = [read_split(row) for row in inputs["splits"]]
     parts = harness_parts(inputs)
-    file = CaseFile(context.folder.out, harness_hash(parts), splits)
+    harness = harness_hash(parts)
+    form, other = str(inputs.get("form") or ""), str(inputs.get("other_form") or "")
+    passes = [_Pass(CaseFile(out, harness, splits), splits, form)]
+    repeated = [_first(split, _REPEATED_CASES) for split in splits]
+    passes += [
+        _Pass(CaseFile(out, harness, repeated, f"order{order}"), repeated, form, order)
+        for order in range(1, int(inputs.get("orders") or 0) + 1)
+    ]
+    if other:
+        passes.append(_Pass(CaseFile(out, harness, splits, other), splits, other))
     pace = _Pace(time.monotonic())
-    todo = [(split, case) for split in splits for case in split.cases if _case_key(split, case) not in file.rows]
-    peak_memory_gb = None
-    if todo:
-        peak_memory_gb = _run(context, file, todo, pace)
-    rows = file.seal()
+    run = _Run(context, pace, [each.file for each in passes])
+    for each in passes:
+        run.answer(each)
+    rows, *more = [each.file.seal() for each in passes]
+    others = more.pop() if other else None
     context.finish(
         {
             "weights": weights,
-            "harness": harness_hash(parts),
+            "harness": harness,
             "harness_parts": parts,
             "cases": len(rows),
             "means": means(rows),
             "cut": _cut(rows),
             "ungraded": sum(bool(row["grader_error"]) for row in rows),
+            "form": run.form,
+            **({"noise": noise([rows, *more])} if more else {}),
+            **({"other_form": {"form": other, **_moved(rows, others)}} if others else {}),
             "tokens_per_s": pace.tokens_per_s,
-            "peak_memory_gb": peak_memory_gb,
+            "startup_s": run.startup_s,
+            "peak_memory_gb": run.peak_memory_gb,
             "wall_s": time.monotonic() - started,
         }
     )
+
+
+_REPEATED_CASES = 200
+"""Cases of a split that are answered in other orders: enough to see one case in a hundred change."""
+
+
+def _first(split: Split, n: int) -> Split:
+    return Split(split.name, split.use, split.cases[:n])
+
+
+def noise(passes: list[list[Row]]) -> dict[str, Any]:
+    """Return how much the order of the cases alone moves a mean: the same weights, at least three other orders.
+
+    Args:
+        passes: Rows of the same cases; the first may have more.
+
+    Returns:
+        `orders`, how many there were; `cases` by split; `differ`, share of the cases that are not answered alike in
+        all; `noise_sd` by `split.metric`: standard deviation of the difference of two means over those cases, estimated
+        from all pairs of orders.
+    """
+    known = set(map(_row_key, passes[-1]))
+    passes = [[row for row in rows if _row_key(row) in known] for rows in passes]
+    moments = [means(rows) for rows in passes]
+    spread: dict[str, float] = {}
+    for where in moments[0]:
+        for metric in moments[0][where]:
+            values = [mean for each in moments if (mean := each[where].get(metric)) is not None]
+            gaps = [(one - other) ** 2 for one, other in combinations(values, 2)]
+            if gaps:
+                spread[f"{where.partition('.')[0]}.{metric}"] = math.sqrt(sum(gaps) / len(gaps))
+    texts = list(zip(*([row["metrics"] | {"": row["characters"]} for row in rows] for rows in passes), strict=True))
+    return {
+        "orders": len(passes),
+        "cases": dict(Counter(row["split"] for row in passes[0])),
+        "differ": sum(any(each != same[0] for each in same) for same in texts) / max(1, len(texts)),
+        "noise_sd": spread,
+    }
+
+
+def _moved(rows: list[Row], others: list[Row]) -> dict[str, Any]:
+    """Return how the same cases in another form differ: `differ`, the share not answered alike, and `mean_change`."""
+    ours, theirs = means(rows), means(others)
+    pairs = list(zip(rows, others, strict=True))
+    same = sum(
+        (one["characters"], one["output_tokens"], one["metrics"], one["text"])
+        == (other["characters"], other["output_tokens"], other["metrics"], other["text"])
+        for one, other in pairs
+    )
+    return {
+        "cases": len(pairs),
+        "differ": 1 - same / max(1, len(pairs)),
+        "mean_change": {
+            f"{where.partition('.')[0]}.{metric}": other - mean
+            for where, known in ours.items()
+            for metric, mean in known.items()
+            if mean is not None and (other := theirs[where].get(metric)) is not None
+        },
+    }
 
 
 def _case_key(split: Split, case: dict[str, Any]) -> _Key:
@@ -149,48 +252,99 @@ def _checked_weights(inputs: dict[str, Any]) -> str:
     return found
 
 
-def _run(context: WorkerContext, file: CaseFile, todo: list[tuple[Split, dict[str, Any]]], pace: _Pace) -> float:
-    """Generate and grade what is missing; return peak memory, GB.
+class _Run:
+    """What this process loads and answers; nothing is loaded where all rows are there.
 
-    Side effects: leaves the process as stopped when a stop is asked for; finished cases are kept.
+    Args:
+        context: Of the job.
+        pace: For rates.
+        files: Of all rows.
     """
-    inputs = context.input
-    batch_size = int(inputs.get("batch_size") or 16)
-    with Grader(GraderSpec.model_validate(inputs["grader"])) as grader:
+
+    def __init__(self, context: WorkerContext, pace: _Pace, files: list[CaseFile]) -> None:
+        self._context = context
+        self._pace = pace
+        self._files = files
+        self._loaded: tuple[Any, Any] | None = None
+        self.form = ""
+        """How the adapter was used for what is judged."""
+        self.startup_s: float | None = None
+        """From the start of the process to the first token asked for, seconds."""
+        self.peak_memory_gb: float | None = None
+
+    def answer(self, wanted: _Pass) -> None:
+        """Generate and grade what is missing.
+
+        Side effects: leaves the process as stopped when a stop is asked for; finished cases are kept.
+        """
+        todo = wanted.todo()
+        if not todo:
+            return
+        context, inputs = self._context, self._context.input
+        batch_size = int(inputs.get("batch_size") or 16)
+        with Grader(GraderSpec.model_validate(inputs["grader"])) as grader:
+            import mlx.core as mx
+
+            from tools.evaluation.adapters import used_as
+
+            model, tokenizer = self._model()
+            system = inputs.get("system")
+            named = {"/".join(_case_key(split, case)): (split, case) for split, case in todo}
+            prompts = {name: render_prompt(tokenizer, case, system) for name, (_, case) in named.items()}
+            with used_as(model, wanted.form) as form:
+                self.form = self.form or form
+                if self.startup_s is None:
+                    self.startup_s = context.age_s
+                    self._pace.started = time.monotonic()
+                outputs = generate(
+                    model,
+                    tokenizer,
+                    [Prompt(name, prompts[name], _expected(tokenizer, case)) for name, (_, case) in named.items()],
+                    Decoding(
+                        int(inputs["max_tokens"]),
+                        float(inputs.get("temperature") or 0.0),
+                        int(inputs.get("seed") or 0),
+                        wanted.order,
+                    ),
+                    batch_size=batch_size,
+                    should_stop=lambda: context.should_stop,
+                )
+                for group in _groups(outputs, max(1, batch_size // 2)):
+                    wanted.file.add(_graded(grader, group, named, prompts, is_private=context.is_private))
+                    self._told(group)
+            self.peak_memory_gb = float(mx.get_peak_memory() / 1e9)
+        if context.should_stop:
+            context.leave_stopped()
+
+    def _model(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            from tools.models.load import load_model
+
+            inputs = self._context.input
+            adapter = Path(inputs["adapter"]) if inputs.get("adapter") else None
+            self._loaded = load_model(Path(inputs["model"]), adapter, inputs.get("dtype"))
+        return self._loaded
+
+    def _told(self, group: list[Generation]) -> None:
         import mlx.core as mx
 
-        from tools.models.load import load_model
-
-        adapter = Path(inputs["adapter"]) if inputs.get("adapter") else None
-        model, tokenizer = load_model(Path(inputs["model"]), adapter, inputs.get("dtype"))
-        system = inputs.get("system")
-        named = {"/".join(_case_key(split, case)): (split, case) for split, case in todo}
-        prompts = {name: render_prompt(tokenizer, case, system) for name, (_, case) in named.items()}
-        pace.started = time.monotonic()
-        outputs = generate(
-            model,
-            tokenizer,
-            [Prompt(name, tokens) for name, tokens in prompts.items()],
-            Decoding(int(inputs["max_tokens"]), float(inputs.get("temperature") or 0.0), int(inputs.get("seed") or 0)),
-            batch_size=batch_size,
-            should_stop=lambda: context.should_stop,
+        pace = self._pace
+        pace.output_tokens += sum(output.output_tokens for output in group)
+        pace.cut += sum(output.finish_reason == "length" for output in group)
+        self._context.emit(
+            {
+                "step": sum(len(file.rows) for file in self._files),
+                "tokens_per_s": pace.tokens_per_s,
+                "cut": pace.cut,
+                "peak_memory_gb": mx.get_peak_memory() / 1e9,
+            }
         )
-        for group in _groups(outputs, max(1, batch_size // 2)):
-            file.add(_graded(grader, group, named, prompts, is_private=context.is_private))
-            pace.output_tokens += sum(output.output_tokens for output in group)
-            pace.cut += sum(output.finish_reason == "length" for output in group)
-            context.emit(
-                {
-                    "step": len(file.rows),
-                    "tokens_per_s": pace.tokens_per_s,
-                    "cut": pace.cut,
-                    "peak_memory_gb": mx.get_peak_memory() / 1e9,
-                }
-            )
-        peak_memory_gb = float(mx.get_peak_memory() / 1e9)
-    if context.should_stop:
-        context.leave_stopped()
-    return peak_memory_gb
+
+
+def _expected(tokenizer: Any, case: dict[str, Any]) -> int:
+    """Return how long an answer is expected to be; 0 where the case has no reference."""
+    reference = case.get("reference")
+    return len(tokenizer.encode(reference)) if isinstance(reference, str) else 0
 
 
 def _groups(outputs: Iterator[Generation], size: int) -> Iterator[list[Generation]]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import psutil
+
 from state.files import read_json, write_json
 from state.paths import JobPaths
 from tools.jobs.identity import identify
@@ -65,6 +67,11 @@ class WorkerContext:
     def is_private(self) -> bool:
         """Whether case text must not be written: only scores, lengths and case ids are."""
         return self.input.get("privacy") == "redact"
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since this process was started: interpreter, imports and loading so far."""
+        return time.time() - psutil.Process().create_time()
 
     def request_stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Note that a stop was asked for; the handler of SIGTERM."""

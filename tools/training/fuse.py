@@ -52,22 +52,19 @@ def fuse(context: WorkerContext) -> None:
 
     import shutil
 
-    from mlx.utils import tree_unflatten
-    from mlx_lm.utils import dequantize_model, load_config, save
+    from mlx_lm.utils import load_config, save
 
+    from tools.evaluation import adapters
     from tools.models.load import load_model
 
     shutil.rmtree(side, ignore_errors=True)
     model, tokenizer = load_model(model_folder, adapter, inputs.get("dtype"))
     config = load_config(model_folder)
-    fused = [(name, module.fuse(dequantize=True)) for name, module in model.named_modules() if hasattr(module, "fuse")]
-    model.update_modules(tree_unflatten(fused))
-    if config.get("quantization"):
-        model = dequantize_model(model)
-        config.pop("quantization", None)
-        config.pop("quantization_config", None)
+    adapters.fuse(model)
+    config.pop("quantization", None)
+    config.pop("quantization_config", None)
     save(side, str(model_folder), model, tokenizer, config)
-    del model, fused
+    del model
     likeness = _likeness(inputs, side)
     told = {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True, "likeness": likeness}
     write_json(side / "run.json", told)

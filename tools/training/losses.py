@@ -102,9 +102,9 @@ def preference_loss(beta: float, kind: str, label_smoothing: float) -> Loss:
     return loss
 
 
-ROLLOUT_COLUMNS = ("kl", "entropy", "clipped", "tokens", "logp")
+ROLLOUT_COLUMNS = ("kl", "entropy", "clipped", "off", "tokens", "logp")
 """Of a rollout, summed over its tokens: divergence from the parent (k3) and entropy in nats, tokens whose ratio earns
-no more, tokens, log-probability."""
+no more, squared distance from 1 of the probability over that of `old`, tokens, log-probability."""
 
 
 def token_scores(
@@ -157,7 +157,8 @@ def rollout_loss(
         clip: Bounds of r.
         temperature: Of the sampling.
         most_tokens: Decode budget.
-        is_sampled_once: Rollouts serve one update, so that r is 1 and only its slope counts; `old` is not looked at.
+        is_sampled_once: Rollouts serve one update, so that r is 1 and only its slope counts; `old` is what the sampler
+            said, and only the figure of how far that is off is made of it.
         logits_of: How a batch's inputs and places give logits.
     """
     low, high = clip
@@ -187,7 +188,8 @@ def rollout_loss(
         elif kind == "dr_grpo":
             rows = rows / most_tokens
         clipped = ((ratio < low) & (gain < 0)) | ((ratio > high) & (gain > 0))
-        sums = [(part * mask).sum(axis=-1) for part in (divergence, entropy, clipped)]
+        off = mx.square(mx.exp((logps - old) * mask) - 1)
+        sums = [(part * mask).sum(axis=-1) for part in (divergence, entropy, clipped, off)]
         figures = [*sums, lengths, (logps * mask).sum(axis=-1)]
         return rows.sum(), mx.stack([mx.stop_gradient(part) for part in figures], axis=-1)
 

@@ -6,6 +6,7 @@ that training starts from, a parent's adapter included: its trainable parameters
 for one forward pass, which is exact for LoRA, DoRA and full training and costs no second model.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,9 @@ class _Tally:
     grading_s: float = 0.0
     scoring_s: float = 0.0
     scored_tokens: int = 0
+    off: float = 0.0
+    """Squared distance from 1 of each token's probability in training over that in the sampler, summed."""
+    off_tokens: int = 0
 
 
 class Reinforcement(Objective):
@@ -187,8 +191,8 @@ class Reinforcement(Objective):
     def learned(self, figures: NDArray[np.float64]) -> None:
         """See `Objective`."""
         if len(figures):
-            kl, entropy, *_ = _per_token(figures)
-            self._bounds.learned(kl, entropy)
+            found = _per_token(figures)
+            self._bounds.learned(found["kl"], found["entropy"])
 
     def watch(self, step: int, *, is_due: bool) -> list[Json]:
         """See `Objective`: the held-out cases."""
@@ -202,13 +206,19 @@ class Reinforcement(Objective):
             `zero_variance_share` of the groups, nothing to compare in them; `completion_length` with `_min`, `_max`,
             and `completion_length_ended` of those that ended by themselves; `truncated_share`; `rollouts` sampled and
             `learned_rollouts`; `prompts_shared` 1 where each prompt is computed once; `entropy_share` and
-            `length_ratio` (see `Bounds`); `generation_tokens_per_s`, `grading_per_s` (rollouts) and
-            `scoring_tokens_per_s` (log-probabilities under the parent).
+            `length_ratio` (see `Bounds`); `sampler_ratio_spread`, root mean square distance from 1 of a token's
+            probability in training over that in the sampler, before the update; `generation_tokens_per_s`,
+            `grading_per_s` (rollouts) and `scoring_tokens_per_s` (log-probabilities under the parent).
         """
         found: Json = {"learned_rollouts": len(figures), **({"prompts_shared": 1} if self._shares_prompts else {})}
-        if len(figures):
-            found |= dict(zip(("kl", "entropy", "clip_share"), _per_token(figures), strict=True))
         tally, self._tally = self._tally, _Tally()
+        if len(figures):
+            told = _per_token(figures)
+            found |= {"kl": told["kl"], "entropy": told["entropy"], "clip_share": told["clipped"]}
+            # Where rollouts are learned from again, `old` is the policy's own, and what the sampler said was set
+            # against that when they were sampled.
+            off = told["off"] if self.stride == 1 else tally.off / max(1, tally.off_tokens)
+            found |= {"sampler_ratio_spread": math.sqrt(off)} if self.stride == 1 or tally.off_tokens else {}
         said = self._bounds.row()
         if tally.rollouts:
             return found | said | _sampling_facts(self._scheme, tally)
@@ -307,8 +317,12 @@ class Reinforcement(Objective):
         *sampled, mask = answers_after(rows) if self._shares_prompts else answers(rows)
         advantages = np.array([advantage for _, advantage in kept], dtype=np.float32)
         parent = self._logps(sampled, self._parent)
+        told = np.zeros_like(mask)
+        told[mask == 1] = np.concatenate([rollout.logps for rollout, _ in kept])
         # Where rollouts serve one update the policy that sampled them is the one that learns from them.
-        old = self._logps(sampled, None) if self.stride > 1 else np.zeros_like(mask)
+        old = self._logps(sampled, None) if self.stride > 1 else told
+        self._tally.off += float((np.square(np.exp(old - told) - 1) * mask).sum())
+        self._tally.off_tokens += int(mask.sum())
         return *sampled, mask, advantages, old, parent
 
     def _logps(self, sampled: Sequence[NDArray[Any]], parameters: Any) -> NDArray[Any]:
@@ -340,11 +354,10 @@ class Reinforcement(Objective):
         return found
 
 
-def _per_token(figures: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return divergence and entropy, nats per token, and the share of clipped tokens."""
+def _per_token(figures: NDArray[np.float64]) -> dict[str, float]:
+    """Return the means over tokens by the names of their columns."""
     columns = dict(zip(ROLLOUT_COLUMNS, figures.sum(axis=0), strict=True))
-    kl, entropy, clipped = (float(columns[name] / columns["tokens"]) for name in ("kl", "entropy", "clipped"))
-    return kl, entropy, clipped
+    return {name: float(total / columns["tokens"]) for name, total in columns.items()}
 
 
 def _sampling_facts(scheme: Scheme, tally: _Tally) -> Json:

@@ -1,18 +1,18 @@
 """What the model in training answers to the prompts that it learns from; worker processes only.
 
-All rollouts of an update are decoded together, by one sampler whose random numbers follow from (seed, update): the same
-weights sample the same tokens again, so a run that was interrupted needs no rollout on disk to go on bit for bit.
+All rollouts of an update are decoded together, with adapters in the weights, each by random numbers that follow from
+(seed, update, its place): the same weights sample the same tokens again, so a run that was interrupted needs no rollout
+on disk to go on bit for bit.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
 from state.records import Json
+from tools.evaluation.adapters import merged_adapters
 from tools.evaluation.generation import Decoding, Prompt, generate
 from tools.evaluation.prompts import gold_tokens, render_prompt
 from tools.tracks.formats import iter_split
@@ -44,6 +44,8 @@ class Rollout:
         row: Prompt and exactly the tokens that were sampled, the end token included.
         text: The answer without its end token.
         is_cut: Whether the decode budget ended it.
+        logps: Log-probability of each token as the sampler had it, nats; empty when greedy. Nothing is learned from
+            them: they are those of merged weights, which round otherwise.
     """
 
     task: Task
@@ -51,6 +53,7 @@ class Rollout:
     row: Row
     text: str
     is_cut: bool
+    logps: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -122,19 +125,20 @@ def roll_out(
     Side effects: leaves the model in the mode it was in.
     """
     places = {
-        f"{place:06d}.{sample:06d}": (place, sample) for place in range(len(tasks)) for sample in range(group_size)
+        f"rollouts.{update}.{place:06d}.{sample:06d}": (place, sample)
+        for place in range(len(tasks))
+        for sample in range(group_size)
     }
     was_training = model.training
     model.eval()
-    with lean_adapters(model):
+    with merged_adapters(model, f"{seed}:{update}"):
         outputs = generate(
             model,
             tokenizer,
-            [Prompt(name, tasks[place].prompt) for name, (place, _) in places.items()],
-            Decoding(max_tokens, temperature),
+            [Prompt(name, tasks[place].prompt, tasks[place].usual) for name, (place, _) in places.items()],
+            Decoding(max_tokens, temperature, seed),
             batch_size=concurrency,
             should_stop=should_stop,
-            sampler=_sampler(temperature, seed, update) if temperature else None,
         )
         found = sorted(outputs, key=lambda output: output.name)
     model.train(was_training)
@@ -146,55 +150,5 @@ def roll_out(
         task = tasks[place]
         end = [] if output.end is None else [output.end]
         row = Row([*task.prompt, *output.tokens, *end], len(task.prompt))
-        rollouts.append(Rollout(task, sample, row, output.text, output.finish_reason == "length"))
+        rollouts.append(Rollout(task, sample, row, output.text, output.finish_reason == "length", output.logps))
     return rollouts
-
-
-@contextmanager
-def lean_adapters(model: Any) -> Iterator[None]:
-    """Have LoRA layers decode in three operations instead of up to seven, while it holds.
-
-    A decoding step's time is the number of its operations where the GPU waits for the next one, and adapters double
-    it: they are in float32 beside half-precision weights, and cast at both ends. Here both factors are cast once, the
-    scale in the second. Unlike a fused model this loses no small delta: what is rounded is the delta, not weight and
-    delta together. Layers of other kinds stay as they are.
-    """
-    import mlx.core as mx
-    from mlx import nn
-    from mlx.utils import tree_unflatten
-    from mlx_lm.tuner.lora import LoRALinear
-
-    class Lean(nn.Module):  # type: ignore[misc]  # MLX has no types for its modules
-        def __init__(self, adapted: Any) -> None:
-            super().__init__()
-            kind = adapted.linear.get("scales", adapted.linear.weight).dtype
-            self.linear = adapted.linear
-            self.down = adapted.lora_a.astype(kind)
-            self.up = (adapted.scale * adapted.lora_b).astype(kind)
-
-        def __call__(self, inputs: mx.array) -> mx.array:
-            found: mx.array = mx.addmm(self.linear(inputs), inputs @ self.down, self.up)
-            return found
-
-    layers = [(name, part) for name, part in model.named_modules() if type(part) is LoRALinear]
-    model.update_modules(tree_unflatten([(name, Lean(part)) for name, part in layers]))
-    try:
-        yield
-    finally:
-        model.update_modules(tree_unflatten(layers))
-
-
-def _sampler(temperature: float, seed: int, update: int) -> Callable[[Any], Any]:
-    """Return one sampler for a whole batch."""
-    import mlx.core as mx
-
-    digest = hashlib.sha256(f"rollouts:{seed}:{update}".encode()).digest()
-    key = mx.random.key(int.from_bytes(digest[:8], "little"))
-
-    def sample(logprobs: Any) -> Any:
-        nonlocal key
-        key, now = mx.random.split(key)
-        # In float32: half precision would round the noise that chooses among unlikely tokens.
-        return mx.random.categorical(logprobs.astype(mx.float32) / temperature, key=now)
-
-    return sample

@@ -13,6 +13,7 @@ from typing import Any
 from state.errors import ConfigError
 from state.files import read_jsonl, write_atomic
 from state.records import Json
+from tools.evaluation.adapters import merged_adapters
 from tools.evaluation.generation import Decoding, Prompt, generate
 from tools.evaluation.prompts import render_prompt
 from tools.probes.rows.collapse import collapse_signals, is_collapsed
@@ -155,15 +156,16 @@ class Sampler:
     def _generate(self, step: int) -> list[Json]:
         was_training = self._model.training
         self._model.eval()
-        outputs = generate(
-            self._model,
-            self._tokenizer,
-            self._prompts,
-            self._decoding,
-            batch_size=_BATCH,
-            should_stop=self._should_stop,
-        )
-        found = sorted(outputs, key=lambda output: output.name)
+        with merged_adapters(self._model, "samples"):
+            outputs = generate(
+                self._model,
+                self._tokenizer,
+                self._prompts,
+                self._decoding,
+                batch_size=_BATCH,
+                should_stop=self._should_stop,
+            )
+            found = sorted(outputs, key=lambda output: output.name)
         self._model.train(was_training)
         return [
             {

@@ -87,5 +87,5 @@ def test_an_adapter_changes_outputs_and_batches_still_agree(model: Path, tmp_pat
 
 
 def test_a_model_whose_cache_cannot_be_merged_is_asked_one_by_one(model: Path) -> None:
-    reference, fallback = run(model, {}, {"batch_size": 8, "without_merge": True})
+    reference, fallback = run(model, {}, {"batch_size": 8, "without": "batches and joining"})
     assert fallback == reference

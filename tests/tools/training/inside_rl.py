@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -14,9 +15,11 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from mlx_lm.models.cache import RotatingKVCache
+from mlx_lm.tuner.lora import LoRALinear
 
 from tests.tools.training.inside import fresh
 from tests.tools.training.jobs import RECIPE
+from tools.evaluation.adapters import merged_adapters
 from tools.models.load import load_model
 from tools.training.data import Row, answers, answers_after
 from tools.training.head import logits_at
@@ -27,7 +30,7 @@ from tools.training.preparation import build_optimizer, prepare
 from tools.training.prompt_once import can_share, logits_after
 from tools.training.recipe import validate_recipe
 from tools.training.rewards import group_advantages
-from tools.training.rollouts import Task, lean_adapters, roll_out
+from tools.training.rollouts import Task, roll_out
 
 # As in the test.
 REWARDS = (1.0, 0.8, 0.5, 0.2, 0.0, 0.0)
@@ -109,30 +112,19 @@ def exact(folder: Path, _out: Path) -> None:
     model.model.norm.weight = model.model.norm.weight * 0.5
     _, tokenizer = load_model(folder, None, "float32")
     tasks = [Task({"id": str(n)}, prompt, 1) for n, prompt in enumerate(([3, 70, 71, 4], [3, 72, 4], [3, 80, 81, 82]))]
-    seen: list[Any] = []
-    settings: dict[str, Any] = {"group_size": 8, "max_tokens": 60, "temperature": 0.8, "seed": 5, "concurrency": 32}
-    plain = mx.random.categorical
-
-    def noting(logits: Any, key: Any) -> Any:
-        found = plain(logits, key=key)
-        seen.append((logits - mx.logsumexp(logits, axis=-1, keepdims=True), found))
-        return found
-
-    mx.random.categorical = noting  # type: ignore[assignment]
-    rollouts = roll_out(model, tokenizer, tasks, update=1, **settings)
-    mx.random.categorical = plain
+    settings: dict[str, Any] = {"group_size": 8, "max_tokens": 60, "temperature": 0.8, "seed": 5}
+    rollouts, again, alone, other = (
+        roll_out(model, tokenizer, tasks, update=update, concurrency=concurrency, **settings)
+        for update, concurrency in ((1, 32), (1, 32), (1, 3), (2, 32))
+    )
     assert rollouts is not None
-    again = roll_out(model, tokenizer, tasks, update=1, **settings)
-    other = roll_out(model, tokenizer, tasks, update=2, **settings)
     assert again is not None
+    assert alone is not None
     assert other is not None
     model.eval()
     *sampled, mask = answers([rollout.row for rollout in rollouts])
     logps = np.array(token_scores(model, *(mx.array(part) for part in sampled), temperature=0.8)[0])
-    # Of each batch the sampler saw, every row's chosen log-probability is that of some rollout at that place.
-    chosen = np.concatenate([np.array(mx.take_along_axis(p, t[:, None], axis=-1)).ravel() for p, t in seen])
-    learned = logps[mask == 1]
-    nearest = np.abs(np.sort(chosen)[:, None] - learned[None]).min(axis=0)
+    away = logps[mask == 1] - np.concatenate([rollout.logps for rollout in rollouts])
     ended = [rollout for rollout in rollouts if not rollout.is_cut]
     print(
         json.dumps(
@@ -140,7 +132,8 @@ def exact(folder: Path, _out: Path) -> None:
                 "rows": len(rollouts),
                 "ended": len(ended),
                 "ends": sorted({str(rollout.row.tokens[-1]) for rollout in ended}),
-                "difference": float(nearest.max()),
+                "difference": float(np.abs(away).max()),
+                "alone": [r.row for r in alone] == [r.row for r in rollouts],
                 "again": [r.row for r in again] == [r.row for r in rollouts],
                 "other": [r.row for r in other] == [r.row for r in rollouts],
             }
@@ -148,8 +141,8 @@ def exact(folder: Path, _out: Path) -> None:
     )
 
 
-def lean(folder: Path, _out: Path) -> None:
-    """Compare what adapters give while rollouts are decoded with what they give while it is learned."""
+def merged(folder: Path, _out: Path) -> None:
+    """Compare what adapters give while answers are generated with what they give while it is learned."""
     found: dict[str, Any] = {}
     tokens = mx.array([[3, 70, 71, 4, 80, 81, 82, 4]])
     for name, kind, dtype in (
@@ -168,33 +161,43 @@ def lean(folder: Path, _out: Path) -> None:
             None,
         )
         bare = model(tokens).astype(mx.float32)
-        # So small that a model fused in half precision would round most of it away.
-        small = 1e-3 if dtype == mx.bfloat16 else 0.1
         model.update(
             tree_map_with_path(
-                lambda path, part, by=small: (
-                    by * mx.random.normal(part.shape, key=mx.random.key(1)) if "lora_b" in path else part
+                lambda path, part: (
+                    0.1 * mx.random.normal(part.shape, key=mx.random.key(1)) if "lora_b" in path else part
                 ),
                 model.trainable_parameters(),
             )
         )
         model.eval()
-        before = dict(model.named_modules())
+        before, weights = dict(model.named_modules()), dict(tree_flatten(model.parameters()))
         learned = model(tokens)
-        with lean_adapters(model):
-            kinds = {type(part).__name__ for part in model.modules()}
+        with merged_adapters(model, "a") as form:
             decoded = model(tokens)
-        with suppress(ZeroDivisionError), lean_adapters(model):
+        with suppress(ZeroDivisionError), merged_adapters(model):
             _ = 1 / 0
         same, moved = ((learned - other).astype(mx.float32) for other in (decoded, bare))
         found[name] = {
-            "is_lean": "Lean" in kinds,
+            "form": form,
             "dtype": str(decoded.dtype),
             "difference": float(mx.abs(same).max()),
             "moved": float(mx.abs(moved).max()),
-            "is_put_back": all(part is before[path] for path, part in model.named_modules()),
+            "is_put_back": all(part is before[path] for path, part in model.named_modules())
+            and all(part is weights[path] for path, part in tree_flatten(model.parameters())),
             "trainable": len(tree_flatten(model.trainable_parameters())),
         }
+    # So small a delta that the nearest bfloat16 is nearly always the weight itself.
+    layer = LoRALinear.from_base(nn.Linear(256, 256, bias=False), r=2, scale=1.0)
+    layer.linear.weight = mx.full((256, 256), 0.05).astype(mx.bfloat16)
+    layer.lora_a, layer.lora_b = mx.full((256, 2), 1e-3), mx.full((2, 256), 1e-2)
+    box = nn.Module()
+    box.layer = layer
+    for way, chance in (("nearest", None), ("random", "a"), ("again", "a"), ("other", "b")):
+        with merged_adapters(box, chance):
+            arrived = box.layer.weight.astype(mx.float32) - layer.linear.weight.astype(mx.float32)
+        found[way] = {"kept": float(arrived.mean()) / 2e-5, "first": arrived[0, :64].tolist()}
+    with patch("tools.evaluation.adapters.free_memory", lambda: 0), merged_adapters(box) as form:
+        found["no memory"] = {"form": form, "is_lean": type(box.layer).__name__ == "Lean"}
     print(json.dumps(found))
 
 
@@ -292,7 +295,7 @@ if __name__ == "__main__":
         bandit(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1] == "shared":
         shared(Path(sys.argv[2]), Path(sys.argv[3]))
-    elif sys.argv[1] == "lean":
-        lean(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] == "merged":
+        merged(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         stops(Path(sys.argv[1]), Path(sys.argv[2]))

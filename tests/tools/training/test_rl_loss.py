@@ -58,7 +58,7 @@ def scores_of(llama: Llama, row: int, temperature: float) -> tuple[Any, Any]:
 
 
 def by_hand(llama: Llama, found: dict[str, Any], name: str, fixed: Llama | None = None) -> tuple[float, list[Any]]:
-    """Return the summed loss and, row by row, divergence, entropy, clipped tokens, tokens and log-probability.
+    """Return the summed loss and the figures row by row, in the order of their columns.
 
     Args:
         llama: The policy.
@@ -71,7 +71,8 @@ def by_hand(llama: Llama, found: dict[str, Any], name: str, fixed: Llama | None 
     for row in range(len(ROWS)):
         place = found["mask"][row] == 1
         logps, entropy = scores_of(llama, row, temperature)
-        old = scores_of(fixed or llama, row, temperature)[0] if is_once else found[f"{name}.old"][row, place]
+        told = found[f"{name}.old"][row, place]
+        old = scores_of(fixed or llama, row, temperature)[0] if is_once else told
         ratio = np.exp(logps - old)
         gain = ADVANTAGES[row]
         earned = np.minimum(ratio * gain, np.clip(ratio, LOW, HIGH) * gain)
@@ -81,7 +82,8 @@ def by_hand(llama: Llama, found: dict[str, Any], name: str, fixed: Llama | None 
         size = {"grpo": len(cost), "bnpo": 1, "dr_grpo": MOST_TOKENS}[kind]
         total += cost.sum() / size
         clipped = (ratio < LOW) if gain < 0 else (ratio > HIGH)
-        figures.append([kl.sum(), entropy.sum(), clipped.sum(), len(cost), logps.sum()])
+        off = np.square(np.exp(logps - told) - 1)
+        figures.append([kl.sum(), entropy.sum(), clipped.sum(), off.sum(), len(cost), logps.sum()])
     return float(total), figures
 
 
