@@ -225,7 +225,7 @@ def _check_notify(loaded: LoadedCampaign) -> Iterator[str]:
     if found is None:
         said = f"`notify.command` names {program}, which is no program that can be run here; install it or correct it."
         raise _refusal(loaded, said, "notify", "command")
-    yield f"Of {', '.join(notify.on)}, {program} is told."
+    yield f"Notifications ({', '.join(notify.on)}): {program}"
 
 
 def _check_export(loaded: LoadedCampaign) -> Iterator[str]:

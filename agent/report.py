@@ -126,7 +126,7 @@ def report_html(view: View) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, clock=clock, signed=signed, duration=duration)
+    environment.filters.update(number=number, clock=clock, signed=signed, duration=duration, bucket=verdicts.bucket)
     # Our own SVG: every text in it was escaped when it was drawn.
     environment.filters["drawing"] = Markup
     return environment.get_template("report.html").render(report_data(view))
@@ -158,10 +158,10 @@ def report_text(view: View) -> list[str]:
     runs = [(r["id"], r["state"], r["bucket"] or "", r["took"], r["expected"], r["moved"]) for r in data["runs"]]
     lines += ["", "Runs", *table(("id", "state", "bucket", "time", "predicted", "measured"), runs, 70)]
     for flip in data["flips"]:
-        head = f"{flip['run']}: {count(flip['rescued'], 'case')} rescued, {flip['broken']} broken, of {flip['n']}"
+        head = f"{flip['run']}: {count(flip['rescued'], 'case')} improved, {flip['broken']} worse, of {flip['n']}"
         lines += ["", f"Flips of {head} ({flip['metric']}, {flip['use']})"]
         lines += [
-            f"  {row['change']:<8} {row['case']}: {number(row['before'])} -> {number(row['after'])}"
+            f"  {flips.WORDS[row['change']]:<8} {row['case']}: {number(row['before'])} -> {number(row['after'])}"
             for row in flip["rows"]
         ]
     lines += ["", "Findings", data["findings"], *tally.told(data["tally"])]

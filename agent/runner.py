@@ -100,20 +100,27 @@ def run_campaign(
     # Before the lease: whoever sees us hold it may ask us to stop.
     before = last_request(paths)
     with contextlib.ExitStack() as stack:
-        stack.callback(terminal.close)
         lease = stack.enter_context(Lease.acquire(paths, clock))
         store = stack.enter_context(Store.open(paths, clock, lease))
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
         session.requests_before, session.say, session.show = before, terminal.say, terminal.show
         session.ask = partial(terminal.print, is_loud=True)
         # Whatever was edited since the last sitting is surfaced like an edit during one.
-        if surface.take_up(session, loaded):
+        was = store.read.campaign().state
+        changed = surface.take_up(session, loaded)
+        if changed:
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
         if (ended := _ended(session)) is not None:
             return ended
         with _disk_errors(paths):
             write_json(paths.source, {"file": str(path.absolute())})
+            trained = len(store.read.runs())
             _drive(session, wait=wait)
+        if changed and was == store.read.campaign().state == "promoted" and len(store.read.runs()) == trained:
+            session.say(
+                "It was promoted before this edit and stays so; nothing was trained. Another seed or recipe is another"
+                " campaign: give the file another `campaign` name."
+            )
         return _end(session)
 
 

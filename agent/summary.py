@@ -142,7 +142,7 @@ def _best(view: View) -> list[str]:
     change = f"{row['metric']} {number(row['reference'])} -> {number(row['value'])}"
     if row["reference"] is not None and row["value"] is not None:
         change += f" ({signed(row['value'] - row['reference'])})"
-    flips = f"{count(row['rescued'], 'case')} rescued, {row['broken']} broken"
+    flips = f"{count(row['rescued'], 'case')} improved, {row['broken']} worse"
     told = f"{name}: {change}, {flips}, of {row['n']} {row['use']} cases."
     return block("Best run", told) + lines
 

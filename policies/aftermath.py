@@ -59,7 +59,8 @@ def _told(view: View, event: NotifyEvent, about: str, sentence: str, typed: str)
         return None
     title = f"{view.goal.campaign}: {_TITLES[event]}"
     inputs: Json = {**occasion, "title": title, "sentence": sentence, "type": typed}
-    return draft(view, "notify", f"notify.{event}", f"Tell that {about}: {sentence}", inputs)
+    what = f"question {about}" if event == "question" else _TITLES[event]
+    return draft(view, "notify", f"notify.{event}", f"Notify of {what}: {sentence}", inputs)
 
 
 _TITLES: dict[NotifyEvent, str] = {

@@ -1,5 +1,6 @@
 """`vigil run`, `stop` and `watch`: what starts, ends and shows a campaign at work."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -50,11 +51,11 @@ def run(  # noqa: PLR0917 - one parameter per option
         _restore(where, loaded.goal.campaign)
     from agent.terminal import Terminal
 
-    terminal = Terminal(partial(tell, nl=False))
-    terminal.show("Starting …")
-    from agent.runner import run_campaign
+    with closing(Terminal(partial(tell, nl=False))) as terminal:
+        terminal.show("Starting …")
+        from agent.runner import run_campaign
 
-    end = run_campaign(file, where, wait=not no_wait, terminal=terminal)
+        end = run_campaign(file, where, wait=not no_wait, terminal=terminal)
     _summary(where, loaded.goal.campaign, file)
     ctx.exit(end.exit_code)
 
@@ -114,8 +115,9 @@ def watch(campaign: str | None, every_s: float, once: bool, home: str | None) ->
     from agent.terminal import Terminal
     from agent.watch import watch_campaign
 
-    terminal = Terminal(partial(click.echo, nl=False))
-    watch_campaign(find_campaign(folder_of(home), campaign), terminal, every_s=every_s, once=once)
+    paths = find_campaign(folder_of(home), campaign)
+    with closing(Terminal(partial(click.echo, nl=False))) as terminal:
+        watch_campaign(paths, terminal, every_s=every_s, once=once)
 
 
 run_commands = (run, watch, stop)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from agent.reading import typed, verdicts, walk
-from agent.reading.words import block, clock, number
+from agent.reading.words import block, clock, count, number
 from state.errors import NotFoundError
 
 View = dict[str, Any]
@@ -108,12 +108,12 @@ def _verdict(row: View) -> list[str]:
     gate = (row["verdict"] or {}).get("gate")
     if not gate:
         return []
-    bucket = f"bucket {row['bucket']}; " if row["bucket"] else ""
+    bucket = f"{verdicts.bucket(row['bucket'])}; " if row["bucket"] else ""
     lines = block("Verdict", f"{bucket}{gate['sentence']}", lines=3)
     for condition in gate["conditions"]:
         text = f"{verdicts.MARKS[condition['decided']]:<9} {verdicts.said(condition)}"
         if condition["rescued"] or condition["broken"]:
-            text += f" {len(condition['rescued'])} cases rescued, {len(condition['broken'])} broken."
+            text += f" {count(len(condition['rescued']), 'case')} improved, {len(condition['broken'])} worse."
         lines += block("", text, indent=2, lines=3)
     return lines
 

@@ -10,6 +10,8 @@ from state.files import read_jsonl
 
 View = dict[str, Any]
 
+WORDS = {"rescued": "improved", "broken": "worse"}
+"""How a changed case is called."""
 _MOST = 40
 """Flips shown per run; the counts are always told whole."""
 _TEXT = 900

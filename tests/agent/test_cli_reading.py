@@ -53,7 +53,7 @@ def test_status_says_gate_runs_stops_night_and_what_to_type(home: Path) -> None:
     for words in (
         "quick ended: promoted",
         "stress.rows_kept at least 0.8: 0.911 (96.7 % interval 0.886 to 0.936, 40 cases)",
-        "Best run R3, passed (A): stress.rows_kept 0.608 -> 0.911 (+0.303), 40 cases rescued, 0 broken",
+        "Best run R3, passed (A): stress.rows_kept 0.608 -> 0.911 (+0.303), 40 cases improved, 0 worse",
         "R2 at step 100 of 400 by guard: diverged; about 6 min saved",
         "slept 61 s; peak memory 1.25 GB, no swap; 1 restart of jobs",
         "The data are what you meant",
@@ -124,7 +124,7 @@ def test_why_tells_premises_alternatives_prediction_verdict_question_and_commitm
     ):
         assert words in planned, planned
     judged = says(home, "why", "quick:D5").stdout
-    for words in ("bucket A", "cases rescued", "Q1 (promotion) was answered yes by policy"):
+    for words in ("passed (A)", "cases improved", "Q1 (promotion) was answered yes by policy"):
         assert words in judged, judged
 
 
@@ -312,7 +312,7 @@ def test_the_report_tells_gate_decisions_flips_beliefs_and_answers(home: Path, t
     assert says(home, "report", "--out", str(out)).exit_code == 0
     page = out.read_text()
     for words in (
-        "40 rescued, 0 broken",
+        "40 improved, 0 worse",
         "stress-3:",
         "three runs are left",
         "approvals.promotion: auto",
@@ -325,7 +325,7 @@ def test_the_report_tells_gate_decisions_flips_beliefs_and_answers(home: Path, t
 def test_the_text_report_holds_the_summary_and_the_flips(home: Path) -> None:
     text = says(home, "report", "--text").stdout
     assert text.startswith("quick ended: promoted")
-    assert "rescued  stress-0" in text
+    assert "improved stress-0" in text
     assert read(home, "report")["flips"][1]["rescued"] == 40
 
 
