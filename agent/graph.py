@@ -9,10 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from langgraph.checkpoint.sqlite import SqliteSaver
-from langgraph.graph import END, START, StateGraph
-from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import interrupt
+from tools.jobs.privacy import stay_offline
+
+# The graph library sends every step to an address where the environment names one; it reads that once.
+stay_offline()
+
+from langgraph.checkpoint.sqlite import SqliteSaver  # noqa: E402 - see above
+from langgraph.graph import END, START, StateGraph  # noqa: E402
+from langgraph.graph.state import CompiledStateGraph  # noqa: E402
+from langgraph.types import interrupt  # noqa: E402
 
 
 class KnowingState(TypedDict, total=False):

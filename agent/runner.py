@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from langgraph.types import Command
-
 from agent import surface
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
@@ -245,6 +243,8 @@ def _input(graph: Graph, config: Any) -> Any:
 
     `next == ()` alone does not mean finished (facts/durability.md 1.4, trap 1), so open tasks count as cut.
     """
+    from langgraph.types import Command
+
     snapshot = graph.get_state(config)
     if any(task.interrupts for task in snapshot.tasks):
         return Command(resume={"again": True})

@@ -21,6 +21,7 @@ from state.records import Json
 from tools.evaluation.cases import Split
 from tools.evaluation.census import prompt_parity, token_census, without_words
 from tools.evaluation.prompts import decode, gold_tokens
+from tools.jobs.privacy import stay_offline
 from tools.probes.audit.data import case_prompt
 from tools.probes.audit.evaluations import MOST_CASES, gold_of
 from tools.probes.audit.rows import Bounds, DataFile, Features, Row
@@ -144,7 +145,7 @@ def _parity(tokenizer: Any, cases: list[Json], taught: list[DataFile]) -> Json:
 
 def main() -> int:
     """Answer the request on standard input."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    stay_offline()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     request = json.load(sys.stdin)
     try:

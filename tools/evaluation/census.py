@@ -460,8 +460,6 @@ def _grades(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict
 
 def main(argv: list[str]) -> int:
     """Run the job of one folder; return the exit status."""
-    # Before any import of the hub's client: a night makes no network request.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     context = begin(argv[0])
     try:

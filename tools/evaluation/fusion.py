@@ -16,6 +16,7 @@ from pathlib import Path
 
 from state.errors import VigilError
 from state.records import Json
+from tools.jobs.privacy import stay_offline
 from tools.models.likeness import agreeing, divergence, told
 from tools.probes.audit.rows import DataFile, Features
 
@@ -66,7 +67,7 @@ def _texts(taught: list[Json]) -> Iterator[str]:
 
 def main() -> int:
     """Answer the request on standard input."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    stay_offline()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     request = json.load(sys.stdin)
     try:

@@ -411,8 +411,6 @@ def _cut(rows: Iterable[Row]) -> dict[str, int]:
 
 def main(argv: list[str]) -> int:
     """Run the job of one folder; return the exit status."""
-    # Before any import of the hub's client: a night makes no network request.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     context = begin(argv[0])
     try:

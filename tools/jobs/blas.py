@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from state.errors import ToolUnavailableError
 from state.files import write_atomic
+from tools.jobs.privacy import OFFLINE
 
 PROBE_MODULE = "tools.training.blas_probe"
 PROBE_TIMEOUT_S = 120.0
@@ -161,7 +162,7 @@ def worker_env(openblas: Path | None = None) -> dict[str, str]:
     Args:
         openblas: The library to preload; looked for, or made, when not given. Used on Linux CPU only.
     """
-    env = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    env = {"TOKENIZERS_PARALLELISM": "false", **OFFLINE}
     if not is_mlx_on_linux_cpu():
         return env
     # Compiled kernels cost a C++ compilation each on CPU (conventions, Tests).

@@ -22,7 +22,7 @@ from state.files import read_json, write_json
 from state.paths import JobPaths
 from tools.jobs.identity import identify
 from tools.jobs.locks import try_lock
-from tools.jobs.privacy import keep_words_out
+from tools.jobs.privacy import keep_words_out, stay_offline
 
 LOCK_VARIABLE = "VIGIL_LOCK_FD"
 """Environment variable with the number of the inherited lock descriptor."""
@@ -106,14 +106,15 @@ class WorkerContext:
 
 
 def begin(folder: Path | str) -> WorkerContext:
-    """Take up a job: keep its lock, write worker.json, listen for SIGTERM.
+    """Take up a job: keep its lock, write worker.json, listen for SIGTERM; call it before the hub's client is imported.
 
-    Side effects: replaces the SIGTERM handler, and the hooks of uncaught exceptions where case text is private; cuts a
-    torn last line of metrics.jsonl.
+    Side effects: changes the environment so that nothing asks the network; replaces the SIGTERM handler, and the hooks
+    of uncaught exceptions where case text is private; cuts a torn last line of metrics.jsonl.
 
     Raises:
         SystemExit: Another process works in this folder (status `STOPPED`), or there is no job.json.
     """
+    stay_offline()
     paths = JobPaths(Path(folder).resolve())
     spec = read_json(paths.spec)
     if spec is None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from state.errors import VigilError
 from state.records import Json
+from tools.jobs.privacy import stay_offline
 
 LAYERS, WIDTH, HIDDEN = 2, 32, 64
 _WORDS = ("abcd", "bcdea", "cd", "deabcab", "eab", "abdec")
@@ -315,7 +316,7 @@ def measure_all(instruments: list[str], folder: Path) -> Json:
 
 def main(argv: list[str]) -> int:
     """Measure, and print the answer."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    stay_offline()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with tempfile.TemporaryDirectory(prefix="vigil-capability-") as folder:
         found = measure_all(argv, Path(folder))

@@ -11,6 +11,7 @@ import pytest
 from state.errors import ToolUnavailableError
 from tools.jobs import blas
 from tools.jobs.blas import MatrixSpeed, exported_names, find_openblas, matrix_speed, own_openblas, worker_env
+from tools.jobs.privacy import OFFLINE
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is made on Linux alone")
 
@@ -28,7 +29,7 @@ def test_the_first_folder_with_a_library_wins(tmp_path: Path) -> None:
 
 def test_workers_are_offline_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "is_mlx_on_linux_cpu", lambda: False)
-    assert worker_env() == {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    assert worker_env() == {"TOKENIZERS_PARALLELISM": "false", **OFFLINE}
 
 
 def test_on_linux_cpu_the_library_is_preloaded_before_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,9 @@ except VigilError as error:
         "HF_ENDPOINT": endpoint,
         "NO_PROXY": "127.0.0.1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # A campaign in this process may have gone offline for good.
+        "HF_HUB_OFFLINE": "0",
+        "TRANSFORMERS_OFFLINE": "0",
     }
     argv = [sys.executable, "-c", code, spec, json.dumps({"online": False} | options)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
