@@ -227,7 +227,7 @@ def _drive(session: Session, *, wait: bool) -> None:
         config: Any = {"configurable": {"thread_id": session.goal.campaign}, "recursion_limit": 100_000}
         try:
             while True:
-                _steps(session, graph, config, _input(graph, config))
+                _steps(session, graph, config, _input(session, graph, config))
                 if session.store.read.campaign().state != "waiting" or not wait:
                     return
                 _await_answer(session)
@@ -238,14 +238,18 @@ def _drive(session: Session, *, wait: bool) -> None:
             )
 
 
-def _input(graph: Graph, config: Any) -> Any:
+def _input(session: Session, graph: Graph, config: Any) -> Any:
     """Return what continues the thread: nothing where it was cut, an answer where it asked, a new pass otherwise.
 
-    `next == ()` alone does not mean finished (facts/durability.md 1.4, trap 1), so open tasks count as cut.
+    `next == ()` alone does not mean finished (facts/durability.md 1.4, trap 1), so open tasks count as cut. A place
+    that is ahead of the record, which went back to a copy, is given up: the loop begins anew.
     """
     from langgraph.types import Command
 
     snapshot = graph.get_state(config)
+    chosen = snapshot.values.get("deciding", {}).get("decision", "")
+    if chosen and chosen not in {decision.id for decision in session.store.read.decisions()}:
+        return {"knowing": {"visits": 0}, "deciding": {}, "doing": {}}
     if any(task.interrupts for task in snapshot.tasks):
         return Command(resume={"again": True})
     return None if snapshot.next or snapshot.tasks else {"knowing": {"visits": 0}}

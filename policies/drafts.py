@@ -40,8 +40,12 @@ class Draft:
 
 
 def action_key(campaign: str, kind: ActionKind, inputs: Json, attempt: int) -> str:
-    """Return the identity of an act, fixed before it happens."""
-    return hash_json([campaign, kind, inputs, attempt])[:24]
+    """Return the identity of an act, fixed before it happens.
+
+    Guards are how an act is watched, and depend on the hour: decided again after a restore, it is the same act.
+    """
+    what = {name: value for name, value in inputs.items() if name != "guards"}
+    return hash_json([campaign, kind, what, attempt])[:24]
 
 
 def draft(

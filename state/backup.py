@@ -1,24 +1,27 @@
 """Verified copies of the store, and going back to one.
 
-A backup appears under its name only after it was verified and synced. Restoring never deletes: the damaged file is
-moved aside. After a restore every action key must be reconciled with the job folders before anything acts.
+A backup appears under its name only after it was verified and synced. Which are kept goes by the length of their
+journals: clocks go back. Restoring never deletes: the damaged files are moved aside, and with them the place in the
+loop, which may be ahead of the record that is restored.
 """
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from state.clock import Clock
-from state.connection import connect, spoken_errors
+from state.connection import connect, connect_to_read, spoken_errors
 from state.errors import CorruptError, NotFoundError, StoreError
 from state.files import fsync_folder
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.schema import check_header
 from state.tables import SCHEMA_VERSION
-from state.verify import verify, verify_chain, verify_pages
+from state.verify import Head, HeadFile, head_of, verify, verify_chain, verify_head, verify_pages
 
 KEEP = 3
 """How many backups are kept, the newest."""
@@ -51,14 +54,83 @@ class Restored:
 
 
 def backups(paths: CampaignPaths) -> list[Path]:
-    """Return the backups, oldest first."""
-    return sorted(paths.backups.glob("*.db"))
+    """Return the backups, the shortest journal first; one that cannot be read at all is the shortest."""
+    return sorted(paths.backups.glob("*.db"), key=lambda path: (_seq(path), path.name))
+
+
+def _seq(path: Path) -> int:
+    try:
+        with closing(_as_it_is(path)) as connection:
+            return head_of(connection).seq
+    except (sqlite3.Error, UnicodeError):
+        return -1
+
+
+def _as_it_is(path: Path) -> sqlite3.Connection:
+    """Open one self-contained file without changing it or making others beside it."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
 def newest_age_s(paths: CampaignPaths, clock: Clock) -> float | None:
-    """Return the age of the newest backup in seconds, or None where there is none."""
+    """Return the age of the newest backup in seconds, or None where there is none; negative under a clock set back."""
     there = backups(paths)
     return clock.now() - there[-1].stat().st_mtime if there else None
+
+
+def acknowledged(paths: CampaignPaths) -> Head | None:
+    """Return a write that the store must hold: the newest on file, else that of the newest sound backup.
+
+    Read it before the store is: the store only grows.
+    """
+    known = HeadFile.read(paths.head)
+    return known if known is not None else _newest_sound(paths)[1]
+
+
+def _newest_sound(paths: CampaignPaths) -> tuple[Path, Head] | tuple[None, None]:
+    for candidate in reversed(backups(paths)):
+        if (head := _sound_head(candidate)) is not None:
+            return candidate, head
+    return None, None
+
+
+@contextmanager
+def with_offer(paths: CampaignPaths) -> Iterator[None]:
+    """Let an error about a damaged store say also what a restore gives back."""
+    try:
+        yield
+    except CorruptError as error:
+        raise CorruptError(f"{error.sentence} {_offer(paths)}", value=error.value, where=error.where) from error
+
+
+def _offer(paths: CampaignPaths) -> str:
+    """Return what a restore would give back, and which decisions it would lose."""
+    candidate, head = _newest_sound(paths)
+    if candidate is None or head is None:
+        return (
+            f"There is no sound backup in {paths.backups}: keep the files as they are, and copy them before anything."
+        )
+    with closing(_as_it_is(candidate)) as connection:
+        kept = _decisions(connection, 0)
+    known = HeadFile.read(paths.head)
+    of = f" of {known.seq}" if known is not None and known.seq > head.seq else ""
+    upto = f", decisions up to {kept[-1]}" if kept else ", no decision"
+    lost = _lost_decisions(paths.db, head.seq)
+    gone = f"; {', '.join(lost)} would be decided again" if lost else ""
+    return f"It holds {head.seq}{of} writes{upto}{gone}. What jobs did since is found again in their folders."
+
+
+def _decisions(connection: sqlite3.Connection, after: int) -> list[str]:
+    sql = "SELECT row_id FROM journal WHERE table_name = 'decision' AND seq > ? GROUP BY row_id ORDER BY min(seq)"
+    return [str(row[0]) for row in connection.execute(sql, (after,))]
+
+
+def _lost_decisions(path: Path, after: int) -> list[str]:
+    """Return the decisions that a damaged store still shows after a write; none where it shows nothing."""
+    try:
+        with closing(connect_to_read(path)) as connection:
+            return _decisions(connection, after)
+    except (sqlite3.Error, UnicodeError):
+        return []
 
 
 def backup(connection: sqlite3.Connection, paths: CampaignPaths, clock: Clock) -> Path:
@@ -86,6 +158,29 @@ def backup(connection: sqlite3.Connection, paths: CampaignPaths, clock: Clock) -
     return target
 
 
+def verify_readable(connection: sqlite3.Connection, paths: CampaignPaths, known: Head | None) -> int:
+    """Check all of a store as it stands, of this version or an older one.
+
+    Args:
+        connection: To it.
+        paths: The campaign's files.
+        known: A write that it must hold, from `acknowledged`, taken before the connection read anything.
+
+    Returns:
+        Its schema version, 0 for one that was never begun.
+
+    Raises:
+        CorruptError: A check failed.
+        MigrationError: A newer Vigil wrote it.
+    """
+    version = check_header(connection, paths.db)
+    if version:
+        _verify_any_version(connection, paths.db)
+    if known is not None:
+        verify_head(connection, paths.db, known)
+    return version
+
+
 def _copy(connection: sqlite3.Connection, side: Path, source: Path) -> None:
     """Copy into one self-contained file and check it."""
     copy = connect(side)
@@ -107,9 +202,10 @@ def _verify_any_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def restore_latest(paths: CampaignPaths, clock: Clock, lease: Lease) -> Restored:
-    """Go back to the newest backup that passes its checks.
+    """Go back to the longest backup that passes its checks.
 
-    Side effects: moves the store's files to `damaged-<time>/`; nothing is deleted.
+    Side effects: moves the store's files, the loop's checkpoint and backups that failed to `damaged-<time>/`; nothing
+    is deleted.
 
     Raises:
         NotFoundError: No backup passes its checks; nothing was moved.
@@ -117,57 +213,59 @@ def restore_latest(paths: CampaignPaths, clock: Clock, lease: Lease) -> Restored
     """
     if not lease.is_held or lease.paths != paths:
         raise StoreError(f"Restoring {paths.name} needs its lease.", what="lease", where=str(paths.lock))
-    for candidate in reversed(backups(paths)):
-        kept = _writes(candidate)
-        if kept is not None:
-            break
-    else:
+    candidate, head = _newest_sound(paths)
+    if candidate is None or head is None:
         raise NotFoundError(
             f"There is no verified backup in {paths.backups}; nothing was changed.",
             what="backup",
             where=str(paths.backups),
         )
-    last = _last_seq(paths.db)
-    moved_to = _move_aside(paths, clock)
+    known = HeadFile.read(paths.head)
+    last = max((seq for seq in (_last_seq(paths.db), known.seq if known else None) if seq is not None), default=None)
+    longer = backups(paths)[backups(paths).index(candidate) + 1 :]
+    moved_to = _move_aside(paths, clock, longer)
     side = paths.root / ".restored.part"
     side.write_bytes(candidate.read_bytes())
     _sync(side)
     side.replace(paths.db)
     fsync_folder(paths.root)
-    return Restored(backup=candidate, moved_to=moved_to, kept=kept, lost=None if last is None else max(0, last - kept))
+    lost = None if last is None else max(0, last - head.seq)
+    return Restored(backup=candidate, moved_to=moved_to, kept=head.seq, lost=lost)
 
 
-def _writes(candidate: Path) -> int | None:
-    """Return how many writes a backup holds, or None where it fails its checks."""
-    connection = sqlite3.connect(f"{candidate.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+def _sound_head(candidate: Path) -> Head | None:
+    """Return the last write of a backup, or None where it fails its checks."""
     try:
-        return _verify_any_version(connection, candidate)
-    except (sqlite3.Error, UnicodeError, CorruptError):
+        with closing(_as_it_is(candidate)) as connection:
+            _verify_any_version(connection, candidate)
+            return head_of(connection)
+    except (sqlite3.Error, UnicodeError, StoreError):
         return None
-    finally:
-        connection.close()
 
 
 def _last_seq(path: Path) -> int | None:
     """Return the last write that a damaged store still shows."""
     if not path.exists():
         return None
-    connection = connect(path)
     try:
-        return int(connection.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()[0])
+        with closing(connect_to_read(path)) as connection:
+            return head_of(connection).seq
     except (sqlite3.Error, UnicodeError):
         # Not UTF-8: SQLite names what is damaged, in its own bytes.
         return None
-    finally:
-        connection.close()
 
 
-def _move_aside(paths: CampaignPaths, clock: Clock) -> Path:
+def _move_aside(paths: CampaignPaths, clock: Clock, others: list[Path]) -> Path:
+    """Move what a restore replaces to a folder of its own; the head first, which would forbid a shorter store."""
     stamp = datetime.fromtimestamp(clock.now(), UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     folder = paths.root / f"damaged-{stamp}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"damaged-{stamp}-{number}")
     folder.mkdir()
-    for suffix in ("", "-wal", "-shm"):
-        part = paths.db.with_name(paths.db.name + suffix)
+    parts = [base.with_name(base.name + suffix) for base in (paths.graph, paths.db) for suffix in ("", "-wal", "-shm")]
+    for part in (paths.head, *others, *parts):
         if part.exists():
             part.replace(folder / part.name)
     return folder

@@ -30,6 +30,33 @@ def connect(path: Path | str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open read-only; where SQLite may not make the files that WAL needs and nobody writes, as an unchanging file.
+
+    Raises:
+        sqlite3.Error: It cannot be opened, or is damaged where every read begins.
+    """
+    address = path.resolve().as_uri()
+    try:
+        return _opened(f"{address}?mode=ro")
+    except sqlite3.OperationalError:
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            raise
+        return _opened(f"{address}?immutable=1")
+
+
+def _opened(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA query_only=1")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def configure(connection: sqlite3.Connection) -> None:
     """Make every commit survive a power cut.
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,44 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+_SIDE = re.compile(r"\..+?(?:\.(\d+))?\.[0-9a-f]{16}")
+"""Name of a side file: of what, by which process, and what tells two of them apart; older ones name no process."""
+
+
+def side_of(path: Path) -> Path:
+    """Return a fresh name beside a file for what is to take its place; `sweep` knows whose it is."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
+
+
+def sweep(folder: Path, pattern: str = "") -> None:
+    """Delete the side files in a folder whose writers are gone: a kill left them, and nothing will take them up.
+
+    Args:
+        folder: Where; one that is not there is as good as clean.
+        pattern: Also what this glob matches, for what only the caller writes.
+    """
+    left = set(folder.glob(pattern)) if pattern else set()
+    for path in folder.glob(".*"):
+        if (match := _SIDE.fullmatch(path.name)) and not (match[1] and _is_running(int(match[1]))):
+            left.add(path)
+    for path in left:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # Another user's.
+        return True
+    return True
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
@@ -31,7 +71,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = data.encode() if isinstance(data, str) else data
-    side = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    side = side_of(path)
     # Not mkstemp: the file is readable to whom the person's umask says.
     descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

@@ -4,7 +4,6 @@ Rows are changed only through `Writer`, which appends the image in the same tran
 the tables; a changed byte breaks the chain.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_origin
@@ -24,7 +23,7 @@ from state.records import (
     Request,
     Run,
 )
-from state.rows import Row, decode, encode, image
+from state.rows import Row, decode, encode, image, link
 from state.tables import TABLES, Table
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -43,18 +42,6 @@ TABLE_OF: dict[type[Record], Table] = {
     Request: TABLES["request"],
 }
 """Which table holds which record."""
-
-
-def link(previous: str, entry: tuple[int, float, int, str, str, str, str]) -> str:
-    """Return the chain value of a journal row: everything in it, and the chain before it.
-
-    Args:
-        previous: Chain value of the row before, empty for the first.
-        entry: seq, at, epoch, node, table_name, row_id, row_json.
-    """
-    seq, at, epoch, node, table, row_id, row_json = entry
-    text = "\x1f".join((previous, str(seq), repr(at), str(epoch), node, table, row_id, row_json))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def records(kind: type[AnyRecord], rows: Iterable[Row]) -> list[AnyRecord]:

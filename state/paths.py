@@ -135,6 +135,11 @@ class CampaignPaths:
         return self.root / "state.db"
 
     @property
+    def head(self) -> Path:
+        """The store's newest write, by number and hash: what a store that lost its log falls short of."""
+        return self.root / "journal.head"
+
+    @property
     def graph(self) -> Path:
         """LangGraph's checkpoints: where the graph stands, not what is true."""
         return self.root / "graph.db"

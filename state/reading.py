@@ -1,7 +1,8 @@
 """Reading a campaign from any process, while its holder writes or after it died: plain dictionaries.
 
 Standard library only, so that `vigil status` pays for no imports (house conventions, command line). The file is opened
-read-only and `query_only`; nothing here can change it. Nothing is verified either: that is the holder's work at start.
+read-only and `query_only`; nothing here can change it. It is verified like the holder does at start: a row that is not
+what was written is never shown.
 """
 
 import json
@@ -12,45 +13,45 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from state.connection import TIMEOUT_S, spoken_errors
-from state.errors import NotFoundError, VigilError
+from state.backup import acknowledged, verify_readable, with_offer
+from state.connection import connect_to_read, restore_advice, spoken_errors
+from state.errors import CorruptError, NotFoundError, VigilError
 from state.paths import CampaignPaths
 from state.rows import decode
-from state.schema import check_header
 from state.tables import TABLES
+from state.verify import Head
 
 Values = dict[str, Any]
 """A record as a JSON object."""
 
 
 def open_reader(paths: CampaignPaths) -> "Reader":
-    """Open a campaign for reading.
+    """Open a campaign for reading, checked from end to end: what is shown of it is what was written.
 
     Raises:
         NotFoundError: There is no such campaign.
         MigrationError: A newer Vigil wrote it.
-        CorruptError: The file is damaged or is not ours.
+        CorruptError: The file is damaged, lost some of its writes, or is not ours.
     """
-    if not paths.db.exists():
-        known = [each.name for each in campaign_folders(paths.home)]
-        there = f" There are: {', '.join(known)}." if known else " There are none yet; `vigil run FILE` starts one."
-        raise NotFoundError(
-            f"There is no campaign {paths.name} in {paths.home}.{there}",
-            what="campaign",
-            value=paths.name,
-            where=str(paths.home),
-        )
-    if paths.db.stat().st_size == 0:
-        raise NotFoundError(
-            f"The campaign {paths.name} has not begun, or {paths.db} was emptied; `vigil run FILE` begins it, or says"
-            " how to restore it.",
-            what="campaign",
-            where=str(paths.db),
-        )
-    with spoken_errors(paths.db):
-        connection = _connect(paths.db)
+    # Before the store: it only grows, so whoever writes meanwhile raises no false alarm.
+    known = acknowledged(paths)
+    if not paths.db.exists() and known is None:
+        raise _no_campaign(paths)
+    with with_offer(paths), spoken_errors(paths.db):
+        if not paths.db.exists() or paths.db.stat().st_size == 0:
+            if known is None:
+                raise NotFoundError(
+                    f"The campaign {paths.name} has not begun, or {paths.db} was emptied; `vigil run FILE` begins it,"
+                    " or says how to restore it.",
+                    what="campaign",
+                    where=str(paths.db),
+                )
+            raise CorruptError(
+                f"The store {paths.db} is gone or empty. {restore_advice(paths.db)}", where=str(paths.db)
+            )
+        connection = connect_to_read(paths.db)
         try:
-            version = check_header(connection, paths.db)
+            version = _verified(connection, paths, known)
         except BaseException:
             connection.close()
             raise
@@ -60,27 +61,43 @@ def open_reader(paths: CampaignPaths) -> "Reader":
     return Reader(connection, paths.db)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open read-only; where SQLite may not make the files that WAL needs and nobody writes, as an unchanging file."""
-    address = path.resolve().as_uri()
-    try:
-        return _opened(f"{address}?mode=ro")
-    except sqlite3.OperationalError:
-        log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size:
-            raise
-        return _opened(f"{address}?immutable=1")
+def _no_campaign(paths: CampaignPaths) -> NotFoundError:
+    known = [each.name for each in campaign_folders(paths.home)]
+    there = f" There are: {', '.join(known)}." if known else " There are none yet; `vigil run FILE` starts one."
+    return NotFoundError(
+        f"There is no campaign {paths.name} in {paths.home}.{there}",
+        what="campaign",
+        value=paths.name,
+        where=str(paths.home),
+    )
 
 
-def _opened(address: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT_S, isolation_level=None)
+_seen: dict[Path, tuple[tuple[object, ...], int]] = {}
+"""A store -> its files as they were when it was found sound, and its schema version: who looks on looks every second.
+"""
+
+
+def _verified(connection: sqlite3.Connection, paths: CampaignPaths, known: Head | None) -> int:
+    """Check a store as one moment of it, unless nothing was written since this process last did."""
+    files = tuple(_stamp(paths.db.with_name(paths.db.name + suffix)) for suffix in ("", "-wal"))
+    stamp = (*files, known)
+    if _seen.get(paths.db, (None, 0))[0] == stamp:
+        return _seen[paths.db][1]
+    connection.execute("BEGIN")
     try:
-        connection.execute("PRAGMA query_only=1")
-        connection.execute("SELECT count(*) FROM sqlite_master")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        version = verify_readable(connection, paths, known)
+    finally:
+        connection.execute("ROLLBACK")
+    _seen[paths.db] = (stamp, version)
+    return version
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def campaign_folders(home: Path) -> list[Path]:

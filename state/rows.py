@@ -4,6 +4,7 @@ Standard library only. The image is built from the columns without parsing neste
 that checking ten thousand rows against their images costs milliseconds.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -97,3 +98,15 @@ def image(table: Table, row: Mapping[str, Any]) -> str:
             text = json.dumps(stored, ensure_ascii=False)
         parts.append(f'"{column.name}":{text}')
     return "{" + ",".join(parts) + "}"
+
+
+def link(previous: str, entry: tuple[int, float, int, str, str, str, str]) -> str:
+    """Return the chain value of a journal row: everything in it, and the chain before it.
+
+    Args:
+        previous: Chain value of the row before, empty for the first.
+        entry: seq, at, epoch, node, table_name, row_id, row_json.
+    """
+    seq, at, epoch, node, table, row_id, row_json = entry
+    text = "\x1f".join((previous, str(seq), repr(at), str(epoch), node, table, row_id, row_json))
+    return hashlib.sha256(text.encode()).hexdigest()

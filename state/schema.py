@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from state.connection import spoken
+from state.connection import restore_advice, spoken
 from state.errors import CorruptError, MigrationError
 from state.tables import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, SQL_TYPES, TABLES, Column, Table
 
@@ -13,7 +13,7 @@ def check_header(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema version of a file, 0 for an empty one.
 
     Raises:
-        CorruptError: The file is a database of something else.
+        CorruptError: The file is a database of something else, or its header was changed.
         MigrationError: A newer Vigil wrote the file.
     """
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -23,20 +23,36 @@ def check_header(connection: sqlite3.Connection, path: Path) -> int:
         return 0
     if application_id != APPLICATION_ID:
         raise CorruptError(
-            f"{path} is not a store of Vigil: its header says {application_id:#x}, not {APPLICATION_ID:#x}.",
+            f"{path} is not a store of Vigil: its header says {application_id:#x}, not {APPLICATION_ID:#x}."
+            f" {restore_advice(path)}",
             what="application_id",
             value=application_id,
             where=str(path),
         )
     if version > SCHEMA_VERSION:
         raise MigrationError(
-            f"{path} was written by a newer Vigil (schema {version}, this one knows {SCHEMA_VERSION}); use that one.",
+            f"{path} was written by a newer Vigil (schema {version}, this one knows {SCHEMA_VERSION}); use that one."
+            f" Where none was used, its header is damaged: {restore_advice(path)}",
             what="user_version",
             value=version,
             limit=SCHEMA_VERSION,
             where=str(path),
         )
+    if version != (applied := _migrated(connection)):
+        raise CorruptError(
+            f"The store {path} is damaged: its header says schema {version}, and it was brought to {applied}."
+            f" {restore_advice(path)}",
+            what="user_version",
+            value=version,
+            where=str(path),
+        )
     return version
+
+
+def _migrated(connection: sqlite3.Connection) -> int:
+    """Return how many migrations a file has seen, 0 where it does not say."""
+    named = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone()[0]
+    return int(connection.execute("SELECT count(*) FROM _sqlite_migrations").fetchone()[0]) if named else 0
 
 
 def migrations() -> Any:

@@ -8,7 +8,7 @@ Every write is one transaction with its image in the journal, and checks the lea
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,9 @@ from sqlite_utils import Database
 
 from state import backup
 from state.clock import Clock
-from state.connection import configure, connect, restore_advice, spoken_errors, spoken_sql_errors
+from state.connection import configure, connect, connect_to_read, restore_advice, spoken_errors, spoken_sql_errors
 from state.errors import CorruptError, LeaseLostError, StoreError
+from state.files import sweep
 from state.handles import Agent, Deciding, Doing, Knowing
 from state.journal import Rows, Writer
 from state.lease import Lease, Unshared
@@ -28,7 +29,7 @@ from state.records import Campaign
 from state.schema import check_header, migrate
 from state.scope import authorizer
 from state.tables import SCHEMA_VERSION, TABLES
-from state.verify import verify_chain, verify_pages, verify_rows
+from state.verify import Head, HeadFile, head_of, verify_rows
 from state.views import Views
 
 BACKUP_EVERY_S = 3600.0
@@ -61,6 +62,7 @@ class Store:
         self._clock = clock
         self._lease = lease
         self._paths: CampaignPaths | None = None
+        self._head: HeadFile | None = None
         self._mutex = threading.RLock()
         self._nodes: list[str] = []
         self._database = Database(connection)
@@ -86,16 +88,21 @@ class Store:
         """
         if not lease.is_held or lease.paths != paths:
             raise LeaseLostError(f"Opening {paths.name} needs its lease.", what="lease", where=str(paths.lock))
-        _refuse_missing(paths)
-        with spoken_errors(paths.db):
+        _sweep(paths)
+        known = backup.acknowledged(paths)
+        with backup.with_offer(paths), spoken_errors(paths.db):
+            _refuse_missing(paths, known)
+            _look(paths, known)
             connection = connect(paths.db)
             try:
                 _prepare(connection, paths, clock)
                 store = cls(connection, paths.db, clock, lease)
                 store._paths = paths
+                store._head = HeadFile(paths.head)
                 store._take_over()
                 age_s = backup.newest_age_s(paths, clock)
-                if age_s is None or age_s >= BACKUP_EVERY_S:
+                # Under a clock that was set back the newest seems to come from the future.
+                if age_s is None or not 0 <= age_s < BACKUP_EVERY_S:
                     store.backup()
             except BaseException:
                 connection.close()
@@ -132,6 +139,8 @@ class Store:
                 self._check_lease()
                 yield
                 self._connection.execute("COMMIT")
+                if self._head is not None:
+                    self._head.write(head_of(self._connection))
             finally:
                 # After a commit, and where SQLite has rolled back by itself, this does nothing.
                 self._connection.rollback()
@@ -152,6 +161,9 @@ class Store:
     def close(self) -> None:
         """Close the file; the lease stays with whoever acquired it."""
         self._connection.close()
+        if self._head is not None:
+            self._head.close()
+            self._head = None
 
     def __enter__(self) -> Self:
         return self
@@ -214,25 +226,40 @@ class Store:
         self._lease.epoch = epoch
 
 
-def _refuse_missing(paths: CampaignPaths) -> None:
+def _sweep(paths: CampaignPaths) -> None:
+    """Delete what killed processes left half written; nobody else who holds the campaign is alive."""
+    sweep(paths.root, ".promoted.*")
+    sweep(paths.root, ".restored.part")
+    sweep(paths.backups, ".*.part*")
+    sweep(paths.artifacts, ".*")
+    for folder in paths.jobs.glob("*"):
+        sweep(folder)
+
+
+def _refuse_missing(paths: CampaignPaths, known: Head | None) -> None:
     """Refuse to begin anew where a store was lost: its jobs may still be running."""
     is_there = paths.db.exists() and paths.db.stat().st_size > 0
-    if not is_there and backup.backups(paths):
+    if not is_there and (known is not None or backup.backups(paths)):
         raise CorruptError(
             f"The store {paths.db} is gone or empty, but there are backups of it. {restore_advice(paths.db)}",
             where=str(paths.db),
         )
 
 
+def _look(paths: CampaignPaths, known: Head | None) -> None:
+    """Check a file as it is; read-only, since a writer drops what it cannot read of the log, and with it what was."""
+    if not paths.db.exists() or paths.db.stat().st_size == 0:
+        return
+    with closing(connect_to_read(paths.db)) as connection:
+        backup.verify_readable(connection, paths, known)
+
+
 def _prepare(connection: sqlite3.Connection, paths: CampaignPaths, clock: Clock) -> None:
-    """Check a file, bring it to this version, and check its rows."""
+    """Bring a checked file to this version."""
     version = check_header(connection, paths.db)
-    if version:
-        verify_pages(connection, paths.db)
-        verify_chain(connection, paths.db)
     configure(connection)
     if 0 < version < SCHEMA_VERSION:
         backup.backup(connection, paths, clock)
     if version < SCHEMA_VERSION:
         migrate(connection, paths.db)
-    verify_rows(connection, paths.db)
+        verify_rows(connection, paths.db)

@@ -123,6 +123,7 @@ def test_a_lost_or_unreadable_store_is_restored_with_unknown_loss(
 ) -> None:
     Store.open(paths, clock, lease).close()
     paths.db.unlink()
+    paths.head.unlink()
     restored = restore_latest(paths, clock, lease)
     assert restored.lost is None
     assert "an unknown number of later writes are lost" in restored.sentence

@@ -14,6 +14,8 @@ from state.files import (
     file_system_type,
     read_json,
     read_jsonl,
+    side_of,
+    sweep,
     write_atomic,
     write_json,
 )
@@ -116,3 +118,27 @@ def test_on_macos_df_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
 def test_elsewhere_it_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "plan9")
     assert file_system_type(tmp_path) == ""
+
+
+def test_side_files_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ours = side_of(tmp_path / "lock.json")
+    left = [tmp_path / f".lock.json.{dead.pid}.{'a' * 16}", tmp_path / f".job.json.{'b' * 16}"]
+    kept = [ours, tmp_path / f".of_init.1.{'c' * 16}", tmp_path / ".heartbeat", tmp_path / "lock.json"]
+    for path in (*left, *kept, tmp_path / ".x.part"):
+        path.touch()
+    (tmp_path / ".cases.jsonl.part").mkdir()
+    sweep(tmp_path, ".*.part")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    sweep(tmp_path / "nowhere")
+
+
+def test_a_process_of_another_user_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def not_ours(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", not_ours)
+    side_of(tmp_path / "x").touch()
+    sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -9,7 +9,7 @@ import pytest
 from state.clock import FakeClock
 from state.connection import connect
 from state.errors import MigrationError
-from state.journal import link
+from state.rows import link
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader

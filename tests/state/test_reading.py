@@ -152,6 +152,10 @@ def test_a_campaign_that_has_not_begun_says_so(paths: CampaignPaths, store: Stor
     connection.close()
     store.close()
     (paths.root / "other.db").replace(paths.db)
+    with pytest.raises(CorruptError, match="it ends after 0 of at least 1 writes that were acknowledged"):
+        open_reader(paths)
+    for copy in (paths.head, *paths.backups.iterdir()):
+        copy.unlink()
     with pytest.raises(NotFoundError, match="has not begun"):
         open_reader(paths)
 

@@ -1,11 +1,10 @@
 """Files of which the first stays: job.json and stop.json."""
 
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
-from state.files import fsync_folder, read_json
+from state.files import fsync_folder, read_json, side_of
 from state.paths import JobPaths
 from tools.jobs.spec import StopRequest
 
@@ -16,7 +15,7 @@ def write_once(path: Path, text: str) -> bool:
     Raises:
         OSError: It cannot be written (full disk, no permission).
     """
-    side = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    side = side_of(path)
     # Not mkstemp: the file is readable to whom the person's umask says.
     descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
