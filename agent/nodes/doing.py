@@ -13,12 +13,12 @@ from agent.specs import job_kind, job_spec
 from agent.view import view_of
 from policies.confirmation import asked_for
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
-from state.errors import JobNotStartedError, NotFoundError
+from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
 from state.files import read_json
 from state.goal import Goal
 from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
-from tools.jobs.spec import JobSpec, JobStatus
+from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus
 from tools.models.identity import weights_hash
 from tools.training.progress import newest_healthy_folder
 
@@ -66,8 +66,11 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     shown = {**job.model_dump(mode="json"), "about": about(decision.action_inputs)}
     if not session.is_stopping:
         _reopen(session.paths.job(action.key))
+    _stop_unknown(session, action.key)
     session.backend.launch(folder, spec)
     status = _watch(session, spec, folder, shown)
+    if status.exit is not None and status.exit.waits_for_room:
+        raise _no_room(folder, status.exit)
     ended: Json = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
     result = read_json(session.paths.job(action.key).result) or {}
     is_void = status.exit is not None and status.exit.by in VOIDING
@@ -98,12 +101,38 @@ def _spec(session: Session, decision: Decision) -> JobSpec:
 
 def _reopen(paths: JobPaths) -> None:
     """Let a job that was stopped on request go on from its last save; its first ending stays on file."""
-    record = read_json(paths.exit)
-    if record is None or record.get("state") != "stopped" or record.get("guard") or record.get("by") == "guard":
+    found = read_json(paths.exit)
+    record = None if found is None else ExitRecord.model_validate(found)
+    if record is None or not (record.waits_for_room or (record.state == "stopped" and record.by != "guard")):
         return
     number = len(list(paths.folder.glob("exit.*.json"))) + 1
     paths.stop.unlink(missing_ok=True)
     paths.exit.rename(paths.folder / f"exit.{number}.json")
+
+
+def _no_room(folder: Path, record: ExitRecord) -> LimitExceededError:
+    """Return the error of a job that waits for disk space; its act stays open, and the same command goes on with it."""
+    why = record.reason if record.by == BY_DISK else f"The disk of {folder} is nearly full: {record.reason}"
+    return LimitExceededError(
+        f"{why} Free some space and run the same command again: the job goes on from what it saved.",
+        what="disk",
+        where=str(folder),
+        runbook="runbooks/disk_full.md",
+    )
+
+
+def _stop_unknown(session: Session, key: str) -> None:
+    """Stop what runs for no act on record, before another job is started beside it.
+
+    A record that went back to a copy decides again. What it decides alike is found in its folder; what it decides
+    otherwise would run beside a job that nobody waits for. A stopped one has saved, and goes on where it is decided.
+    """
+    known = {action.key for action in session.store.read.actions()}
+    if session.paths.job(key).spec.exists():
+        return
+    for spec in session.paths.jobs.glob("*/job.json"):
+        if spec.parent.name not in known and not JobPaths(spec.parent).exit.exists():
+            session.backend.stop(spec.parent, by="restore", reason="the restored record did not ask for it")
 
 
 def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> Json:

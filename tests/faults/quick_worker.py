@@ -10,13 +10,14 @@ is done twice, or two workers alive at once, is written to `out/violations.jsonl
     ignore_term     take no notice of TERM (false)
     hang_at         step at which it waits for a stop, for ever (none)
     nan_at          step from which train_loss is NaN (none)
-    crash           {"at": step, "times": n, "how": "exit" | "kill" | "fail"} (none)
+    crash           {"at": step, "times": n, "how": "exit" | "kill" | "fail" | "full"} (none)
     result, files   merged into result.json; {relative name: text} written under out/ (none)
     heavy_bytes     memory taken after the first step of a start (0)
     big_bytes       size of a file written under out/ before the result (0)
     code            exit status at the end, 3 for a bad outcome (0)
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -107,6 +108,8 @@ class QuickWorker:
             self.context.fail("The data file has no rows; add some.", what="data")
         if crash["how"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if crash["how"] == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
         raise SystemExit(1)
 
     def _leave_a_child(self) -> None:

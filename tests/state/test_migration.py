@@ -9,12 +9,11 @@ import pytest
 from state.clock import FakeClock
 from state.connection import connect
 from state.errors import MigrationError
-from state.rows import link
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.requests import insert_request
-from state.rows import json_text
+from state.rows import json_text, link
 from state.store import Store
 from state.tables import SCHEMA_VERSION
 from tests.state import samples

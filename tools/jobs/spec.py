@@ -10,6 +10,13 @@ ExitState = Literal["finished", "failed", "stopped"]
 """finished: result.json is there. failed: given up. stopped: ended on request; the saved steps are there."""
 
 
+BY_DISK = "disk"
+"""Who stopped a job that had no room to go on: it saved, and is opened again by the same command."""
+
+NO_ROOM = "out_of_disk"
+"""Word of the guard that stops a job before the disk is full."""
+
+
 class JobSpec(Record):
     """job.json: everything a supervisor needs, fixed before anything starts and never changed."""
 
@@ -27,9 +34,9 @@ class JobSpec(Record):
     stop_grace_s: float = Field(default=30.0, ge=0)
     """From TERM to KILL, seconds: time for the worker to save."""
     max_restarts: int = Field(default=3, ge=0)
-    """Deaths of the worker answered by a restart. Deaths together with the supervisor (a reboot) do not count."""
+    """Deaths of the worker of its own answered by a restart; kills, reboots and full disks do not count."""
     max_restarts_without_progress: int = Field(default=2, ge=0)
-    """Restarts in a row without a row of a higher step."""
+    """Restarts in a row, after deaths of its own, without a row of a higher step."""
     restart_pause_s: float = Field(default=0.5, ge=0)
     """Pause before a restart after a death without progress, doubled each time, seconds."""
     steps: int = Field(default=0, ge=0)
@@ -100,6 +107,11 @@ class ExitRecord(Record):
     """End of the worker's output."""
     result_hash: str = ""
     """SHA-256 of result.json, empty where there is none."""
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether it was stopped for want of disk space, and goes on once there is some."""
+        return self.state == "stopped" and (self.by == BY_DISK or (self.by == "guard" and self.verdict == NO_ROOM))
 
 
 class StopRequest(Record):

@@ -1,6 +1,8 @@
 """The life of one job under one supervisor: adopt or start, watch, restart or conclude."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,9 +27,9 @@ from tools.jobs.night import Awake, suspended_s
 from tools.jobs.observe import Observer, cpu_s
 from tools.jobs.once import ask_for_stop, stop_request
 from tools.jobs.processes import AdoptedWorker, ChildWorker, Ended, Worker, clear_group, find_by_command
-from tools.jobs.spec import ExitRecord, JobSpec, StopRequest
+from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, StopRequest
 from tools.jobs.tally import read_tally
-from tools.jobs.worker import LOCK_VARIABLE, STOPPED, TURN_VARIABLE, USER_ERROR
+from tools.jobs.worker import LOCK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
 from tools.machine.system import System
 
 FIRST_TICK_S = 0.05
@@ -40,6 +42,18 @@ IDENTITY_WAIT_S = 2.0
 
 LOCK_WAIT_S = 30.0
 """How long a lock may outlive its worker before the job is given up: a process left by the worker keeps it."""
+
+FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+"""Signals that no worker ends itself by."""
+
+MAX_KILLS = 30
+"""Starts in a row that are ended from outside without progress: more is no accident, but memory that never suffices."""
+
+MAX_FULL = 3
+"""Starts in a row on a full disk before the job is left, to go on once a person has made room."""
+
+_LONGEST_PAUSE = 16
+"""Pauses after kills grow up to this many times the first."""
 
 SHOWN_LINES = 20
 RESERVE_BYTES = 65_536
@@ -54,6 +68,13 @@ class OpenJob:
     spec: JobSpec
     lock: int
     """Descriptor of supervisor.lock, held until the process ends."""
+
+
+def is_from_outside(ended: Ended | None) -> bool:
+    """Say whether something outside ended a worker: a kill, a reboot that nobody saw, TERM, or a full disk."""
+    if ended is None or (ended.code is None and ended.signal is None):
+        return True
+    return ended.signal in FROM_OUTSIDE or ended.code in {STOPPED, NO_DISK}
 
 
 def open_job(folder: Path) -> OpenJob | int:
@@ -157,6 +178,8 @@ class Supervision:
                     continue
                 worker = self._start()
             except OSError as error:
+                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    return self._full(ended)
                 return self._record("failed", ended, by="supervisor", reason=f"The job cannot go on: {error}.")
             ended = self._watch(worker)
 
@@ -252,6 +275,8 @@ class Supervision:
         """Start the worker; an end where the system refuses to."""
         if self._tally.fruitless:
             self._clock.sleep(self._spec.restart_pause_s * 2 ** (self._tally.fruitless - 1))
+        elif self._tally.killed:
+            self._clock.sleep(self._spec.restart_pause_s * min(_LONGEST_PAUSE, 2 ** (self._tally.killed - 1)))
         self._is_adopted = False
         self._awake.begin()
         self._tally.starts += 1
@@ -361,16 +386,19 @@ class Supervision:
     def _count_end(self, ended: Ended | None) -> None:
         """Count a worker's end, seen or not: one that is open although the lock was free ended unseen.
 
-        An end that was asked for is no death; such a job may be opened again and has its restarts left.
+        An end that was asked for is no death; such a job may be opened again and has its restarts left. One from
+        outside (a kill, a reboot, a full disk) is no failure of the job, which goes on from its newest save.
         """
         if not self._tally.is_open:
             return
         is_death = not (self.is_leaving or self._asked or self._paths.stop.exists())
+        is_outside = is_from_outside(ended)
         if self._observer.best_step > self._tally.best_step:
-            self._tally.fruitless = 0
+            self._tally.fruitless = self._tally.killed = 0
         elif is_death:
-            self._tally.fruitless += 1
-        self._tally.deaths += is_death and ended is not None
+            self._tally.fruitless += not is_outside
+            self._tally.killed += is_outside
+        self._tally.deaths += is_death and not is_outside
         self._tally.is_open = False
         # On a full disk the end must still be told; a start, which needs the tally, fails by itself.
         with suppress(OSError):
@@ -410,13 +438,22 @@ class Supervision:
     def _given_up(self, ended: Ended | None) -> ExitRecord | None:
         tally, spec = self._tally, self._spec
         how = (ended or Ended()).words()
-        if tally.fruitless > spec.max_restarts_without_progress:
+        if ended is not None and ended.code == NO_DISK and tally.killed >= MAX_FULL:
+            return self._full(ended)
+        if tally.killed >= MAX_KILLS:
+            reason = f"The worker {how}; {tally.killed} starts in a row were ended from outside before any progress."
+        elif tally.fruitless > spec.max_restarts_without_progress:
             reason = f"The worker {how}; {tally.fruitless} starts in a row made no progress."
         elif tally.deaths > spec.max_restarts:
             reason = f"The worker {how} after {tally.starts - 1} restarts; {spec.max_restarts} are allowed."
         else:
             return None
         return self._record("failed", ended, reason=reason)
+
+    def _full(self, ended: Ended | None) -> ExitRecord:
+        """Return the end of a job that waits for room on the disk; what it saved is there."""
+        reason = f"The disk of {self._paths.folder} is full; it goes on from its newest save once there is room."
+        return self._record("stopped", ended, by=BY_DISK, reason=reason)
 
     def _record(self, state: str, ended: Ended | None, *, by: str = "worker", **fields: Any) -> ExitRecord:
         totals = self._observer.totals()

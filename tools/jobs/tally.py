@@ -14,9 +14,11 @@ class Tally:
     starts: int = 0
     """Starts of the worker, attempts included."""
     deaths: int = 0
-    """Deaths of the worker that its supervisor outlived."""
+    """Deaths of the worker of its own that its supervisor outlived."""
     fruitless: int = 0
-    """Deaths in a row without a higher step."""
+    """Deaths in a row of its own without a higher step."""
+    killed: int = 0
+    """Starts in a row that something outside ended without a higher step: a kill, a reboot, a full disk."""
     best_step: int = -1
     """Highest step when the last worker was started."""
     is_open: bool = False

@@ -7,13 +7,16 @@ it can and leaves by `context.leave_stopped()`. A mistake of the user ends by `c
 Imports the standard library, psutil and `state` only: it must be cheap and safe in every worker.
 """
 
+import errno
 import json
 import os
+import shutil
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import psutil
@@ -38,6 +41,13 @@ BAD_OUTCOME = 3
 
 STOPPED = 75
 """Exit status of a worker that was asked to stop and can be resumed."""
+
+
+NO_DISK = 74
+"""Exit status of a worker whose disk was full; it goes on from its newest save once there is room."""
+
+_LITTLE_BYTES = 131_072
+"""Free space below which an error of a library that names no cause is the disk's."""
 
 
 class WorkerContext:
@@ -130,7 +140,23 @@ def begin(folder: Path | str) -> WorkerContext:
     signal.signal(signal.SIGTERM, context.request_stop)
     if context.is_private:
         keep_words_out()
+    _tell_full_disk(context)
     return context
+
+
+def _tell_full_disk(context: WorkerContext) -> None:
+    """Have an error that nobody catches end the process as `NO_DISK` where the disk was full: no fault of the job's."""
+    before = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        before(kind, error, trace)
+        is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        # MLX says only that it could not write.
+        if is_full or shutil.disk_usage(context.folder.folder).free < _LITTLE_BYTES:
+            sys.stderr.flush()
+            os._exit(NO_DISK)
+
+    sys.excepthook = tell
 
 
 def _inherited_lock(paths: JobPaths) -> int | None:

@@ -1,11 +1,17 @@
 """A campaign whose store and checkpoint are gone: the job folders bring the work back."""
 
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from state.backup import backups, restore_latest
 from state.clock import SystemClock
+from state.errors import VigilError
 from state.lease import Lease
 from state.paths import CampaignPaths
 from tests.faults.campaign import world
@@ -53,4 +59,56 @@ def test_after_a_restore_and_without_a_checkpoint_no_job_is_started_again(tmp_pa
     assert starts(paths) == before
     assert verdicts(home) == judged
     assert paths.promoted.resolve() == promoted
+    world.assert_exactly_once(home)
+
+
+def trains(home: Path) -> bool:
+    return any(job["kind"] == "training" and job["state"] == "running" for job in world.rows(home)["jobs"])
+
+
+def promotes(home: Path) -> bool:
+    return CampaignPaths(home, "storm").promoted.exists()
+
+
+def killed_when(holds: Callable[[Path], bool], campaign: Path, home: Path) -> None:
+    """Run the agent, and kill it alone once something holds."""
+    agent = world.start(campaign, home)
+    while agent.poll() is None:
+        with suppress(VigilError):
+            if holds(home):
+                os.kill(agent.pid, signal.SIGKILL)
+        time.sleep(0.01)
+    assert agent.wait() == -signal.SIGKILL
+
+
+def lose_the_log(paths: CampaignPaths) -> None:
+    paths.db.with_name("state.db-wal").unlink()
+
+
+def zero_the_store(paths: CampaignPaths) -> None:
+    paths.db.write_bytes(bytes(paths.db.stat().st_size))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("holds", "damage"),
+    [(trains, lose_the_log), pytest.param(promotes, zero_the_store, marks=pytest.mark.faults)],
+)
+def test_a_restore_amid_anything_goes_on_to_the_same_end(
+    tmp_path: Path, holds: Callable[[Path], bool], damage: Callable[[CampaignPaths], None]
+) -> None:
+    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    paths = CampaignPaths(home, "storm")
+    killed_when(holds, campaign, home)
+    checkpoint = {part.name: part.read_bytes() for part in paths.root.glob("graph.db*")}
+    damage(paths)
+    assert world.run(campaign, home) == 5, world.words(home)
+    for _ in range(2):
+        with Lease.acquire(paths, SystemClock()) as lease:
+            restore_latest(paths, SystemClock(), lease)
+    # A checkpoint that is ahead of the record, as where somebody put a backup in place by hand.
+    for name, data in checkpoint.items():
+        (paths.root / name).write_bytes(data)
+    assert world.run(campaign, home) == 0, world.words(home)
+    assert paths.promoted.exists()
     world.assert_exactly_once(home)

@@ -131,11 +131,31 @@ def test_crashes_with_progress_end_the_job_after_the_allowed_restarts(folder: Pa
     # a worker that dies at once counts against the other limit, which is set out of reach here.
     BACKEND.launch(
         folder,
-        spec(crash={"at": 3, "how": "kill", "times": 99}, max_restarts=1, max_restarts_without_progress=50),
+        spec(crash={"at": 3, "how": "exit", "times": 99}, max_restarts=1, max_restarts_without_progress=50),
     )
     record = ended(folder)
-    assert (record.state, record.signal, record.restarts) == ("failed", 9, 1)
-    assert record.reason == "The worker died of signal 9 (SIGKILL) after 1 restarts; 1 are allowed."
+    assert (record.state, record.code, record.restarts) == ("failed", 1, 1)
+    assert record.reason == "The worker ended with status 1 after 1 restarts; 1 are allowed."
+
+
+def test_kills_are_no_failure_of_the_job_however_often_they_come_before_any_progress(folder: Path) -> None:
+    crash = {"at": 4, "how": "kill", "times": 7}
+    BACKEND.launch(folder, spec(crash=crash, max_restarts=0, max_restarts_without_progress=0, restart_pause_s=0))
+    record = ended(folder)
+    assert (record.state, record.restarts) == ("finished", 7)
+    assert_done_once(folder)
+
+
+def test_a_job_without_disk_space_is_left_to_go_on_once_there_is_room(folder: Path) -> None:
+    job = spec(crash={"at": 4, "how": "full", "times": 4}, max_restarts=0, restart_pause_s=0)
+    BACKEND.launch(folder, job)
+    record = ended(folder)
+    assert (record.state, record.by, record.code, record.waits_for_room) == ("stopped", "disk", 74, True)
+    assert "goes on from its newest save once there is room" in record.reason
+    (folder / "exit.json").unlink()
+    BACKEND.launch(folder, job)
+    assert ended(folder).state == "finished"
+    assert_done_once(folder)
 
 
 def test_a_worker_that_does_not_exist_fails_with_its_words(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -172,3 +173,27 @@ def test_a_job_that_nobody_stands_over_needs_a_launch(state: str) -> None:
 @pytest.mark.parametrize("state", ["starting", "running", "finished", "failed", "stopped"])
 def test_a_job_with_a_supervisor_or_an_end_needs_none(state: str) -> None:
     assert not JobStatus.model_validate({"key": "k", "kind": "training", "state": state}).needs_launch
+
+
+def test_a_job_that_is_killed_again_and_again_ends_at_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "MAX_KILLS", 3)
+    job = spec(crash={"at": 1, "how": "kill", "times": 99}, restart_pause_s=0)
+    assert Supervision(opened(folder, job)).run() == 0
+    found = record(folder)
+    assert (found.state, found.restarts) == ("failed", 2)
+    assert found.reason == (
+        "The worker died of signal 9 (SIGKILL); 3 starts in a row were ended from outside before any progress."
+    )
+
+
+def test_a_disk_that_is_full_before_the_worker_starts_leaves_the_job_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = opened(folder, spec(steps=2))
+
+    def full(_: Supervision) -> Ended:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Supervision, "_start", full)
+    assert Supervision(job).run() == 0
+    assert record(folder).waits_for_room
