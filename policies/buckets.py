@@ -14,6 +14,7 @@ from pydantic import Field
 from policies.cases import CaseTable
 from policies.comparison import Comparison, compare
 from policies.gate import GateVerdict, asks_no_worse, judge_gate
+from policies.significance import Interval
 from policies.target import Target, find_target
 from state.goal import Gate
 from state.records import Bucket, Record, SplitUse
@@ -148,7 +149,7 @@ def _read(target: Target | None, found: Comparison | None, noise_floor: float) -
     interval = None if found is None else found.interval
     if target is None or found is None or interval is None or found.estimate is None:
         return _Reading(moved=False, lost=False, flat=False)
-    shows = interval.excludes(0.0) and abs(found.estimate) - noise_floor > _EPSILON
+    shows = found.excludes(0.0) and abs(found.estimate) - noise_floor > _EPSILON
     gains = target.sign * found.estimate > 0
     return _Reading(moved=shows and gains, lost=shows and not gains, flat=interval.within(target.delta))
 
@@ -177,7 +178,7 @@ def _rule(
     )
     if not (reading.moved or reading.lost or holds):
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
-        if found.step - target.delta > _EPSILON and (found.method != "bootstrap" or reading.flat):
+        if found.step - target.delta > _EPSILON and (found.method != "bounded" or reading.flat):
             wanted = (
                 f"δ is {target.delta:.4g} and one case is {found.step:.4g}: the ruler is coarser than the question."
             )
@@ -217,16 +218,17 @@ def _is_win(evidence: RunEvidence, target: Target | None, found: Comparison | No
 
 def _unclear(target: Target, found: Comparison, noise_floor: float) -> str:
     """Return why an interval tells nothing: it is too wide, or what it shows is no more than the noise floor."""
-    if found.interval is not None and found.interval.excludes(0.0):
+    if found.excludes(0.0):
         return f"That is within the noise floor of {noise_floor:.4g}, and not within ±{target.delta:.4g} either."
     return f"The interval shows neither movement nor absence within ±{target.delta:.4g}."
 
 
 def _shown(target: Target, found: Comparison) -> str:
-    paired = "" if found.method in {"exact", "bootstrap"} else ", unpaired for want of cases"
+    shown = found.typical or found.interval or Interval(low=0.0, high=0.0)
+    paired = "" if found.method in {"exact", "bounded"} else ", unpaired for want of cases"
     return (
         f"{target.metric} went from {found.reference or 0:.4g} to {found.value or 0:.4g}, "
-        f"{found.estimate or 0:+.4g} (95 % interval {found.low or 0:+.4g} to {found.high or 0:+.4g}, "
+        f"{found.estimate or 0:+.4g} (95 % interval {shown.low:+.4g} to {shown.high:+.4g}, "
         f"{found.n} cases{paired}), against {target.threshold:.4g} asked."
     )
 
@@ -297,4 +299,4 @@ def _control(evidence: RunEvidence) -> int | None:
     if found.interval is None or found.estimate is None:
         return None
     wanted = _sign_of(evidence.gate, evidence.control) * (1 if found.estimate > 0 else -1)
-    return wanted if found.interval.excludes(0.0) else 0
+    return wanted if found.excludes(0.0) else 0

@@ -12,8 +12,9 @@ from policies.significance import Interval
 from state.goal import Against, Statistic
 from state.records import Record, Side, SplitUse
 
-Method = Literal["exact", "bootstrap", "unpaired", "none"]
-"""exact: 0/1 scores; bootstrap: dense scores; unpaired: Wilson-based, no cases at hand; none: nothing to compare."""
+Method = Literal["exact", "bounded", "bootstrap", "unpaired", "none"]
+"""exact: 0/1 scores; bounded: dense scores; bootstrap: dense scores as records of earlier versions have them; unpaired:
+Wilson-based, no cases at hand; none: nothing to compare."""
 
 
 class Comparison(Record):
@@ -30,6 +31,9 @@ class Comparison(Record):
     """What is judged: the value, or the difference candidate minus reference."""
     low: float | None = None
     high: float | None = None
+    typical: Interval | None = None
+    """Bounds for cases like these, where nothing rarer than they show is allowed for: for reading movement, never for
+    a gate. None: the bounds above."""
     alpha: float
     """One-sided level of each bound."""
     n: int = 0
@@ -56,6 +60,11 @@ class Comparison(Record):
         if self.low is None or self.high is None:
             return None
         return Interval(low=self.low, high=self.high)
+
+    def excludes(self, value: float) -> bool:
+        """Return whether the estimate lies beyond a value by more than the noise of its cases."""
+        interval = self.typical or self.interval
+        return interval is not None and interval.excludes(value)
 
 
 def reference_side(against: Against) -> Side:
@@ -147,18 +156,19 @@ def _paired(blank: Comparison, asked: _Question) -> Comparison:
     n, differences = len(pairs.cases), pairs.differences
     unit = asked.unit(n)
     binary = significance.is_binary((*pairs.candidate, *pairs.reference))
-    bounds, _ = significance.paired_interval(differences, asked.alpha, asked.seed, binary=binary)
+    bounds = significance.paired_interval(differences, asked.alpha)
     return _changes(blank, asked).model_copy(
         update={
             "value": sum(pairs.candidate) / n * unit,
             "estimate": sum(differences) / n * unit,
             **bounds.scaled(unit).model_dump(),
+            "typical": None if binary else significance.typical_interval(differences, asked.alpha).scaled(unit),
             "n": n,
             "excluded": pairs.excluded,
             "step": unit / n,
             "spread": _deviation(differences),
             "is_binary": binary,
-            "method": "exact" if binary else "bootstrap",
+            "method": "exact" if binary else "bounded",
         }
     )
 
@@ -196,7 +206,7 @@ def _single(blank: Comparison, asked: _Question) -> Comparison:
     split = asked.metric.partition(".")[0]
     ours, theirs = (asked.cases.cases(side, split, asked.use) for side in (asked.side, asked.other))
     unit = asked.unit(n)
-    bounds, _ = significance.mean_interval(values, asked.alpha, asked.seed)
+    bounds = significance.mean_interval(values, asked.alpha)
     mean = sum(values) / n * unit
     binary = significance.is_binary(values)
     return _changes(blank, asked).model_copy(
@@ -209,7 +219,7 @@ def _single(blank: Comparison, asked: _Question) -> Comparison:
             "step": unit / n,
             "spread": _deviation(values),
             "is_binary": binary,
-            "method": "exact" if binary else "bootstrap",
+            "method": "exact" if binary else "bounded",
         }
     )
 

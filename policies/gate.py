@@ -337,7 +337,8 @@ def _cases_needed(condition: Condition, found: Comparison, p: float | None, deci
         return significance.cases_for_sign_test(*_wins(condition, found), found.n, found.alpha)
     unit = 1 if condition.statistic == "mean" else found.n
     distance = condition.sign * (found.estimate - condition.bound) / unit
-    needed = significance.cases_for_significance(max(found.spread, _least_spread(found)), distance, found.alpha)
+    spread = max(found.spread, _least_spread(found))
+    needed = significance.cases_for_significance(spread, distance, found.alpha, _depth(condition, found))
     # The normal approximation is kinder than the exact test: an undecided result needs at least one case more.
     return None if needed is None else max(needed, found.n + 1)
 
@@ -351,16 +352,27 @@ def _cases_for_margin(condition: Condition, found: Comparison) -> int | None:
     margin = 0.0 if start is None else abs(condition.bound - start) / unit
     if margin < _EPSILON:
         return None
-    return significance.cases_for_difference(max(found.spread, _least_spread(found)), margin, found.alpha)
+    spread = max(found.spread, _least_spread(found))
+    return significance.cases_for_difference(spread, margin, found.alpha, _depth(condition, found))
+
+
+def _depth(condition: Condition, found: Comparison) -> float:
+    """Return how far the estimate lies above the worst end of the scale; 0 where an exact test allows for it."""
+    if found.method != "bounded" or found.estimate is None:
+        return 0.0
+    unit = 1 if condition.statistic == "mean" else found.n
+    lowest = 0.0 if condition.against == "value" and condition.sign > 0 else 1.0
+    return condition.sign * found.estimate / unit + lowest
 
 
 def _least_spread(found: Comparison) -> float:
     """Return a spread for scores that do not vary: as if one case in n + 2 differed."""
-    return (1.0 if found.is_binary else significance.DENSE_SPREAD) / math.sqrt(found.n + 2)
+    return 1 / math.sqrt(found.n + 2)
 
 
 _METHODS = {
     "exact": "exact, on 0/1 scores",
+    "bounded": "bounds for scores on a scale",
     "bootstrap": "percentile bootstrap",
     "unpaired": "Wilson-based, unpaired: no cases at hand",
     "none": "not measured",
@@ -368,7 +380,7 @@ _METHODS = {
 
 
 def _method(found: Comparison) -> str:
-    paired = "paired " if found.against != "value" and found.method in {"exact", "bootstrap"} else ""
+    paired = "paired " if found.against != "value" and found.method in {"exact", "bounded"} else ""
     return paired + _METHODS[found.method]
 
 

@@ -315,9 +315,8 @@ def progressed(view: View) -> frozenset[str]:
                 alpha=PROGRESS_ALPHA,
                 seed=view.goal.seed,
             )
-            sign, interval = verdict.target.sign, change.interval
-            near = 0.0 if interval is None else interval.low if sign > 0 else -interval.high
-            if near <= 0 or sign * (change.estimate or 0.0) <= view.goal.evaluation.noise_floor:
+            gain = verdict.target.sign * (change.estimate or 0.0)
+            if not change.excludes(0.0) or gain <= view.goal.evaluation.noise_floor:
                 continue
         best[place] = weights
         found.add(run.id)

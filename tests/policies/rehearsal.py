@@ -30,7 +30,7 @@ from state.records import (
     SplitUse,
 )
 
-CASES = 40
+CASES = 160
 START = 1_700_000_000.0
 
 Score = Callable[[str, int], float]

@@ -144,14 +144,14 @@ def test_a_ruler_coarser_than_the_question_is_uninformative() -> None:
     assert judge_run(evidence(gate, 8, 9)).rule == "U.coarse"
 
 
-@pytest.mark.parametrize(("rise", "rule"), [(0.02, "U.power"), (0.0, "U.coarse")])
-def test_a_dense_score_moves_by_less_than_a_case_and_shows_absence_by_whole_ones(rise: float, rule: str) -> None:
-    parent = [0.1 + 0.02 * (case % 3) for case in range(18)]
+@pytest.mark.parametrize(("rise", "n", "rule"), [(0.02, 18, "U.power"), (0.0, 18, "U.power"), (0.0, 400, "C.flat")])
+def test_a_dense_score_moves_by_less_than_a_case_and_shows_absence_only_by_many(rise: float, n: int, rule: str) -> None:
+    parent = [0.1 + 0.02 * (case % 3) for case in range(n)]
     candidate = [score + rise * (case % 7) for case, score in enumerate(parent)]
     gate = VALUE.model_copy(update={"meaningful_delta": 0.05})
     cases = table(parent={"s.ok": parent}, candidate={"s.ok": candidate})
     verdict = judge_run(RunEvidence(gate=gate, cases=cases, noise_floor=0.2))
-    assert (verdict.rule, verdict.had_power) == (rule, False)
+    assert (verdict.rule, verdict.had_power) == (rule, n > 18)
 
 
 def test_a_clear_movement_below_the_noise_floor_is_no_movement() -> None:
@@ -244,7 +244,7 @@ def test_sums_that_are_equal_on_paper_cap_nothing_and_are_fine_enough(  # noqa: 
 
 
 def test_a_change_of_a_dense_score_as_large_as_the_noise_floor_on_paper_is_noise() -> None:
-    measured = table(parent={"s.kept": [0.1] * 40}, candidate={"s.kept": [0.4] * 40})
+    measured = table(parent={"s.kept": [0.1] * 400}, candidate={"s.kept": [0.4] * 400})
     gate = Gate(conditions=(Condition(metric="s.kept", min=0.8),), meaningful_delta=0.35)
     verdict = judge_run(RunEvidence(gate=gate, cases=measured, noise_floor=0.3))
     assert (verdict.movement, verdict.rule) == ("flat", "C.flat"), verdict.sentence

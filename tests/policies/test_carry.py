@@ -84,7 +84,7 @@ def test_a_fused_model_that_scores_otherwise_is_not_trained_on_and_said() -> Non
     assert "fuse" in play.kinds()
     assert not play.runs[-1].parent_hash.startswith("fused-")
     reasons = [other.reason for other in play.decisions[-1].alternatives]
-    assert "R2 is carried as an adapter: fused it scores 0.5 on main.score, as adapter and base 0.5999" in reasons
+    assert "R2 is carried as an adapter: fused it scores 0.5 on main.score, as adapter and base 0.6" in reasons
 
 
 def test_a_run_on_a_fused_model_is_judged_beside_that_model() -> None:

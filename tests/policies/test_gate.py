@@ -105,13 +105,14 @@ def test_no_change_at_all_is_no_worse_only_within_a_margin_that_the_cases_can_sh
     assert verdict.cases_needed > 40
 
 
-def test_a_dense_score_shows_no_worse_on_the_same_cases() -> None:
-    base = [0.5 + 0.01 * (index % 7) for index in range(40)]
+@pytest.mark.parametrize(("n", "decided"), [(40, "undecided"), (200, "holds")])
+def test_a_dense_score_shows_no_worse_once_its_cases_leave_no_room_for_whole_losses(n: int, decided: str) -> None:
+    base = [0.5 + 0.01 * (index % 7) for index in range(n)]
     moved = [score + 0.002 * (index % 3 - 1) for index, score in enumerate(base)]
     condition = Condition(metric="s.dense", against="parent", min=0.0, margin=0.02)
     verdict = judge_condition(condition, table(parent={"s.dense": base}, candidate={"s.dense": moved}), 0.05)
-    assert verdict.decided == "holds"
-    assert verdict.method == "paired percentile bootstrap"
+    assert verdict.decided == decided
+    assert verdict.method == "paired bounds for scores on a scale"
     assert "at least 0 (with its margin: at least -0.02). Measured" in verdict.sentence
 
 

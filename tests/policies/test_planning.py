@@ -482,7 +482,9 @@ def test_a_class_without_progress_is_left_for_the_next_with_the_reason_on_record
 
 
 def test_what_could_not_be_measured_is_no_reason_to_change_the_instrument() -> None:
-    play = Rehearsal(goal=goal(**LADDER), score=lambda weights, case: float(hash_json([weights, case])[0] < "8"))
+    play = Rehearsal(
+        goal=goal(**LADDER), cases=40, score=lambda weights, case: float(hash_json([weights, case])[0] < "8")
+    )
     play.run()
     assert {run.bucket for run in play.runs} == {"U"}
     assert {run.instrument for run in play.runs} == {"sft"}

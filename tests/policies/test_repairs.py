@@ -90,7 +90,7 @@ def hash_of(word: str) -> int:
 
 
 def unclear(**repairs: Any) -> Rehearsal:
-    return Rehearsal(goal=asking(repairs=repairs), score=noisy_flat)
+    return Rehearsal(goal=asking(repairs=repairs), score=noisy_flat, cases=40)
 
 
 def noisy_flat(weights: str, case: int) -> float:
@@ -169,7 +169,7 @@ def good_on_the_first(weights: str, case: int) -> float:
 
 
 def test_a_run_that_was_put_to_confirmation_before_a_repair_is_judged_once_after_it() -> None:
-    campaign = Rehearsal(goal=asking(repairs={"cases": {"main": "more.jsonl"}}), score=good_on_the_first)
+    campaign = Rehearsal(goal=asking(repairs={"cases": {"main": "more.jsonl"}}), score=good_on_the_first, cases=40)
     assert [campaign.step() for _ in range(7)][-2:] == ["confirm.open", "B.moved"]
     undecidable = {"subject": "gate:score", "claim": "decidable", "status": "refuted", "severity": "hard_stop"}
     campaign.believe(identity("gate", "x").model_copy(update=undecidable))
