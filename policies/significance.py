@@ -59,6 +59,11 @@ def normal_quantile(share: float) -> float:
     return float(special.ndtri(share))
 
 
+@lru_cache(maxsize=256)
+def _student_quantile(share: float, freedom: int) -> float:
+    return float(special.stdtrit(freedom, share))
+
+
 def sign_p(better: int, worse: int) -> float:
     """Return the one-sided exact p-value of more wins than losses: the sign test, McNemar's exact test on 0/1 scores.
 
@@ -159,7 +164,7 @@ def typical_interval(values: Sequence[float], alpha: float) -> Interval:
     n, center = len(values), sum(values) / len(values)
     if n <= _FEWEST:
         return Interval(low=-math.inf, high=math.inf)
-    half = float(stats.t.ppf(1 - alpha, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = -_student_quantile(alpha, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     low, high = _resampled(ordered, alpha), -_resampled(-ordered[::-1], alpha)
     return Interval(low=min(low, center - half), high=max(high, center + half))
@@ -191,7 +196,7 @@ def _resampled(ordered: NDArray[np.float64], alpha: float) -> float:
         alpha: One-sided level.
     """
     n = len(ordered)
-    share = (normal_quantile(alpha) / float(stats.t.ppf(alpha, n - 1))) ** 2
+    share = (normal_quantile(alpha) / _student_quantile(alpha, n - 1)) ** 2
     # The variance of the weighted mean is that of the cases over (n shape + 1).
     shape = max(1 / n, ((n - 1) * share - 1) / n)
     points, counts = np.unique(ordered, return_counts=True)
