@@ -200,7 +200,7 @@ def _resampled(ordered: NDArray[np.float64], alpha: float) -> float:
     # The variance of the weighted mean is that of the cases over (n shape + 1).
     shape = max(1 / n, ((n - 1) * share - 1) / n)
     points, counts = np.unique(ordered, return_counts=True)
-    return _weighted_quantile(points, shape * counts, alpha)
+    return _weighted_quantile(points, np.asarray(shape * counts, dtype=np.float64), alpha)
 
 
 _FEWEST = 3
