@@ -32,7 +32,7 @@ from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.machine import machine_guards
 from policies.memory import limit_gb
-from policies.pace import time_first
+from policies.pace import no_signal, refuse_blind, signal_first, time_first, without_signal
 from policies.premises import assumed
 from policies.proposals import (
     case_table,
@@ -640,10 +640,14 @@ def _next_run(view: View) -> Draft | None:
         choice = choose(view, instrument)
         if (timing := time_first(view, instrument, choice)) is not None:
             return timing
-        stop = class_end(view, instrument, choice) or postponed(view, instrument, choice)
+        stop = class_end(view, instrument, choice) or postponed(view, instrument, choice, without_signal(view))
         if stop is None and choice.proposal is not None:
             look = last_look(view, keep=1) if ends and is_first_of(view, instrument) else None
-            return look or fuse_first(view, instrument) or _train(view, choice.proposal, choice, ends)
+            recipe = choice.proposal.recipe
+            before = look or fuse_first(view, instrument) or signal_first(view, instrument, recipe)
+            stop = no_signal(view, instrument, recipe)
+            if before is not None or stop is None:
+                return before or _train(view, choice.proposal, choice, ends)
         ends += [stop] if stop is not None else []
         told |= {stop.sentence: [*told.get(stop.sentence, []), instrument]} if stop is not None else {}
         if stop is not None and (stop.rule in _OF_ALL_CLASSES or choice.left.limit in {"runs", "disk_gb"}):
@@ -653,6 +657,8 @@ def _next_run(view: View) -> Draft | None:
         return look
     if is_promotion_open(view) or not ends:
         return None
+    if (blind := refuse_blind(view, ends)) is not None:
+        return blind
     last = ends[-1]
     said = " ".join(
         f"{' and '.join(names)}: {sentence}" if len(told) > 1 else sentence for sentence, names in told.items()

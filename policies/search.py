@@ -1,6 +1,6 @@
 """Which run comes next: the classes in order, what a run of each costs, what fits the time left, and when one ends."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from policies import budget
@@ -179,14 +179,23 @@ def in_order(view: View) -> list[Instrument]:
     return sorted(view.goal.instruments, key=lambda name: name not in moving)
 
 
-def postponed(view: View, instrument: Instrument, choice: Choice) -> StopVerdict | None:
+def postponed(
+    view: View, instrument: Instrument, choice: Choice, without_signal: Collection[Instrument] = ()
+) -> StopVerdict | None:
     """Return why a class that got nowhere yet waits: the time left would not reach for those that nobody tried.
 
     A class is exhausted by three runs and never by fewer; it is gone on with once the others had their first.
+
+    Args:
+        view: The record.
+        instrument: The class's.
+        choice: Its next run.
+        without_signal: Classes that have nothing to learn from, and wait for no time.
     """
     ours = [run for run in view.runs if run.instrument == instrument and run.bucket is not None]
     further = progressed(view)
-    untried = [name for name in view.goal.instruments if is_first_of(view, name) and name != instrument]
+    others = (name for name in view.goal.instruments if name != instrument and name not in without_signal)
+    untried = [name for name in others if is_first_of(view, name)]
     if not ours or any(run.id in further for run in ours) or choice.left.left_s is None:
         return None
     firsts = {name: choose(view, name) for name in untried}

@@ -10,6 +10,7 @@ from typing import Any
 from agent.prints import World, chosen, part_print
 from agent.session import Session
 from agent.specs import paid_signs
+from policies.pace import advice
 from state.files import read_jsonl
 from state.records import (
     Action,
@@ -410,6 +411,37 @@ def _training(of: _Digest) -> None:
     )
 
 
+def _pace(of: _Digest) -> None:
+    """Record what the start's answers to a few prompts earned, before rollouts learn from them."""
+    row: Json = of.result.get("signal") or {}
+    if not row:
+        return
+    inputs = of.action.inputs
+    who = inputs["parent"]
+    ground = (*_GRADES, "data:rollouts", "paid", "model:start" if who == "start" else "model:base")
+    asked = f"{who} answers {row['prompts']} prompts {row['samples']} times each"
+    cut = f"; {row['cut']} were cut by the budget" if row["cut"] else ""
+    for claim, name, share in (
+        ("pass_at_1", "pass@1", "of the answers"),
+        ("pass_at_k", f"pass@{row['samples']}", "of the prompts at least once"),
+    ):
+        said = f"{asked}: the full reward in {row[claim]:.3f} {share} ({name}){cut}."
+        of.believe(f"reward:{who}", claim, said, row[claim], stands_on=ground)
+    differing = int(row["groups_that_differ"])
+    spread = f", by {row['reward_spread']:.3f} on average" if row.get("reward_spread") is not None else ""
+    of.believe(
+        f"reward:{who}",
+        "tells_answers_apart",
+        f"{asked}: to {differing} of the prompts one answer earns more than another{spread}{cut}.",
+        row,
+        stands_on=ground,
+        holds=differing > 0,
+        severity="warning",
+        mode="P10",
+        fix="" if differing else advice(row),
+    )
+
+
 _TRAINED = (
     "iters",
     "trained_tokens",
@@ -429,4 +461,5 @@ _DIGEST: dict[ActionKind, Callable[[_Digest], None]] = {
     "evaluate": _evaluation,
     "confirm": _evaluation,
     "train": _training,
+    "pace": _pace,
 }

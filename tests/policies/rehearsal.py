@@ -92,6 +92,8 @@ class Rehearsal:
     """Adapters whose fused model is gone; made again it is there."""
     step_s: float = 0.1
     """Time of a training step that is only timed."""
+    signal: dict[str, Json] = field(default_factory=dict)
+    """What rollouts start from -> what its answers earn; empty: not told."""
     now: float = START
     earlier: frozenset[str] = frozenset()
     goal_version: int = 1
@@ -273,6 +275,7 @@ class Rehearsal:
                 "steps_s": 3 * self.step_s,
                 "padded_tokens": 3 * 4 * 96,
                 "wall_s": 3 * self.step_s + 5,
+                **({"signal": self.signal[decision.action_inputs["parent"]]} if self.signal else {}),
             }
         elif decision.action in {"conclude", "halt"}:
             self.campaign = self.campaign.model_copy(

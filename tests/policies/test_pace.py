@@ -1,6 +1,8 @@
 import pytest
 
+from policies.pace import NO_SIGNAL, advice, without_signal
 from policies.proposals import estimate_of
+from state.records import Approval, Belief, Evidence, Json
 from tests.policies.rehearsal import Rehearsal, goal
 
 ITERS = 5000
@@ -71,3 +73,110 @@ def test_another_class_is_scaled_from_steps_that_were_timed() -> None:
     ours, theirs = (estimate_of(play.view(), LONG, name) for name in ("sft", "dpo"))
     assert (ours.source, theirs.source) == ("timed", "assumed")
     assert theirs.step_s == pytest.approx(3 * ours.step_s, rel=0.1), "two rows a pair, half as dear again each"
+
+
+BLIND: Json = {
+    "prompts": 32,
+    "samples": 8,
+    "answers": 256,
+    "right": 0,
+    "pass_at_1": 0.0,
+    "pass_at_k": 0.0,
+    "groups_that_differ": 0,
+    "cut": 0,
+    "missing": 0,
+    "reward": 0.0,
+    "reward_spread": 0.0,
+    "denser": "",
+    "denser_groups": 0,
+}
+SEEING = {**BLIND, "right": 9, "pass_at_1": 9 / 256, "pass_at_k": 0.25, "groups_that_differ": 8}
+
+
+def of_rollouts(*instruments: str, **signal: Json) -> Rehearsal:
+    files = {"train": "train.jsonl", "rollouts": "rollouts.jsonl"}
+    return Rehearsal(goal=goal(instruments=instruments, data=files), signal=signal)
+
+
+def to_the_end(play: Rehearsal) -> Rehearsal:
+    while play.step() != "ended":
+        pass
+    return play
+
+
+def test_rollouts_alone_whose_rewards_never_differ_are_refused_before_training_with_figures_and_fix() -> None:
+    play = to_the_end(of_rollouts("grpo", base=BLIND))
+    assert play.kinds() == ["census", "evaluate", "pace", "halt"]
+    assert play.campaign.state == "halted"
+    said = play.decisions[-1].sentence
+    assert "of 256 answers to 32 prompts 0 earn the full reward (pass@1 0.000, pass@8 0.000)" in said
+    assert "What would help: demonstrations first (`instruments: [sft, grpo]` with data.train)" in said
+    [noted] = [decision for decision in play.decisions if decision.rule == NO_SIGNAL and decision.action == "judge"]
+    assert noted.verdict["signal"] == BLIND, "the figures are on record with the decision"
+
+
+def test_rollouts_whose_rewards_differ_are_trained() -> None:
+    play = of_rollouts("grpo", base=SEEING)
+    assert until_trained(play).kinds() == ["census", "evaluate", "pace", "train"]
+
+
+def test_an_answer_that_nobody_could_tell_holds_nothing_back() -> None:
+    play = of_rollouts("grpo")
+    assert until_trained(play).kinds() == ["census", "evaluate", "pace", "train"]
+    play = of_rollouts("grpo")
+    play.fails = {"pace": 1}
+    assert until_trained(play).kinds() == ["census", "evaluate", "pace", "train"]
+
+
+def test_other_classes_go_on_where_rollouts_have_no_signal_and_the_campaign_says_why_at_its_end() -> None:
+    starts = {"base": BLIND} | {f"R{n}": BLIND for n in range(1, 9)}
+    play = of_rollouts("grpo", "sft", **starts)
+    play.score = lambda weights, case: 0.1
+    to_the_end(play)
+    kinds = play.kinds()
+    assert kinds.index("pace") < kinds.index("train")
+    assert {run.instrument for run in play.runs} == {"sft"}
+    assert play.campaign.state == "not_promoted"
+    assert "grpo is not run from the base" in play.decisions[-1].sentence
+
+
+def test_rollouts_are_asked_from_where_they_would_start() -> None:
+    play = of_rollouts("sft", "grpo", base=BLIND, **{f"R{n}": SEEING for n in range(1, 9)})
+    play.score = lambda weights, case: (0.4 if weights.startswith("weights") else 0.6) + 0.001 * (case % 7 - 3)
+    to_the_end(play)
+    timed = [action.inputs["parent"] for action in play.actions if action.kind == "pace"]
+    assert timed
+    assert timed[0] != "base", "the best run on demonstrations is what they would start from"
+    assert "grpo" in {run.instrument for run in play.runs}
+
+
+def test_a_person_may_take_rollouts_without_signal_upon_them() -> None:
+    play = of_rollouts("grpo", base=BLIND)
+    while play.kinds()[-1:] != ["pace"]:
+        play.step()
+    seen = (Evidence(kind="job", ref=play.actions[-1].key, summary="asked"),)
+    facts = {"subject": "reward:base", "claim": "tells_answers_apart", "statement": "none", "tag": "confirmed"}
+    play.believe(Belief(id="B99", status="refuted", severity="warning", evidence=seen, **facts))
+    play.approvals.append(
+        Approval(id="Q9", kind="override", decision="B99", question="Go on?", answer="yes", answered_by="ana")
+    )
+    assert until_trained(play).kinds()[-1] == "train"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, "or a denser metric in recipes.grpo.reward_weights."),
+        ({"denser": "placed", "denser_groups": 20}, "such as placed, which differs in 20 of 32."),
+        ({"cut": 250}, "or a higher recipes.grpo.max_completion_length (it cut 250 of 256 answers)."),
+    ],
+)
+def test_what_would_help_follows_from_the_figures(changes: Json, named: str) -> None:
+    assert advice({**BLIND, **changes}).endswith(named)
+
+
+def test_a_class_without_signal_keeps_no_time_from_the_others() -> None:
+    play = of_rollouts("sft", "grpo", base=BLIND)
+    assert without_signal(play.view()) == set(), "nobody has asked yet"
+    alone = to_the_end(of_rollouts("grpo", base=BLIND))
+    assert without_signal(alone.view()) == {"grpo"}

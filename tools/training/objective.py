@@ -36,6 +36,13 @@ class Objective(ABC):
         """
         return []
 
+    def signal(self) -> Json | None:
+        """Return what there is to learn from before anything is learned, empty where that needs no look.
+
+        None where a stop was asked for meanwhile.
+        """
+        return {}
+
     @abstractmethod
     def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         """Yield (batch, the cursor after it), starting at a cursor; the same bits for the same cursor and weights.

@@ -1,11 +1,14 @@
 """The timing worker: `python -m tools.training.pace JOB`; a few steps of a recipe, timed and thrown away.
 
+Of rollouts it asks first what the start's answers earn (`signal`, see `rewards.signal_facts`); where no reward differs
+nothing can be learned, and no step is timed.
+
 Input: as the training worker's, without `samples` and `held_out`. It trains on one batch of the data, taken evenly from
 its shortest to its longest rows, so that a file of any size costs the same. The first step does not count: kernels and
 traces are made in it. Nothing that was learned is kept.
 
-Result, as a training's: `iters` and `steps_s` (steps that count, and their seconds), `padded_tokens` (positions in
-them), `wall_s` (all of it, loading included) and `peak_memory_gb`.
+Result, as a training's (but for rollouts without signal): `iters` and `steps_s` (steps that count, and their seconds),
+`padded_tokens` (positions in them), `wall_s` (all of it, loading included) and `peak_memory_gb`.
 """
 
 import json
@@ -21,7 +24,8 @@ from state.files import write_atomic
 from state.records import Json
 from tools.jobs.worker import WorkerContext, begin
 from tools.tracks.formats import iter_rows
-from tools.training.recipe import validate_recipe
+from tools.training.recipe import RolloutRecipe, validate_recipe
+from tools.training.rewards import signal_prompts
 from tools.training.worker import assemble, peak_memory_gb
 
 STEPS = 4
@@ -45,7 +49,9 @@ def pace(context: WorkerContext) -> None:
     instrument = str(context.input["instrument"])
     recipe = validate_recipe({**asked, **often}, instrument)
     name = _FILES[instrument]
-    batch = _one_batch(Path(context.input["data"][name]), context.folder.out / "batch.jsonl", recipe.batch_size)
+    of_rollouts = 2 * signal_prompts(recipe.group_size) if isinstance(recipe, RolloutRecipe) else 0
+    source, size = Path(context.input["data"][name]), max(recipe.batch_size, of_rollouts)
+    batch = _one_batch(source, context.folder.out / "batch.jsonl", size, may_repeat=not of_rollouts)
     context.input["data"] = {name: str(batch)}
     landed: dict[int, tuple[float, int]] = {0: (0.0, 0)}
     saves = context.folder.out / "saves"
@@ -60,18 +66,25 @@ def pace(context: WorkerContext) -> None:
             context.emit(row)
 
         training = assemble(context, resources, recipe, note).training
-        outcome = training.run()
+        signal = training.objective.signal()
+        is_blind = signal is not None and signal.get("groups_that_differ") == 0
+        outcome = None if is_blind or signal is None else training.run()
     shutil.rmtree(saves)
     if context.is_private:
         batch.unlink()
-    if outcome.is_stopped:
+    if signal is None or (outcome is not None and outcome.is_stopped):
         context.leave_stopped()
+    told: Json = {"signal": signal} if signal else {}
+    if outcome is None:
+        context.finish({**told, "wall_s": time.monotonic() - started, "peak_memory_gb": peak_memory_gb()})
+        return
     steps = max(landed) - 1
     if steps < 1:
         raise ConfigError("The loss was not finite at the second step, so no step could be timed.", what="recipe")
     (warm_s, warm_tokens), (end_s, end_tokens) = landed[1], landed[steps + 1]
     context.finish(
         {
+            **told,
             "iters": steps,
             "steps_s": end_s - warm_s,
             "padded_tokens": end_tokens - warm_tokens,
@@ -81,13 +94,20 @@ def pace(context: WorkerContext) -> None:
     )
 
 
-def _one_batch(source: Path, target: Path, size: int) -> Path:
+def _one_batch(source: Path, target: Path, size: int, *, may_repeat: bool) -> Path:
     """Write one batch of a file, evenly from its shortest to its longest rows, and return it.
+
+    Args:
+        source: JSON lines.
+        target: Where the batch goes.
+        size: Rows of it.
+        may_repeat: Whether a row may stand in it twice where there are fewer; cases have names, and may not.
 
     Raises:
         ConfigError: As `iter_rows`.
     """
     rows = sorted((json.dumps(row, ensure_ascii=False) for _, row in islice(iter_rows(source), _LOOKED_AT)), key=len)
+    size = size if may_repeat else min(size, len(rows))
     chosen = [rows[round(place * (len(rows) - 1) / max(1, size - 1))] for place in range(size)]
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, "".join(f"{row}\n" for row in chosen))

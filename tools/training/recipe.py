@@ -208,9 +208,9 @@ class RolloutRecipe(Recipe):
     """Metric of the track -> what full marks are worth; those of the gate, one each, when left out."""
     reward_penalties: dict[str, Weight] = Field(default_factory=dict)
     """Metric of the track -> what it costs at 1: duplicated and fabricated rows."""
-    truncated: Literal["mask", "penalize"] = "penalize"
+    truncated: Literal["mask", "penalize"] = "mask"
     """Rollouts that the decode budget cut: left out of the groups and the loss, or graded and charged
-    `truncation_penalty`."""
+    `truncation_penalty`; a recipe that names the second alone asks for it."""
     truncation_penalty: float = Field(default=0.5, ge=0)
     kl_ceiling: float | None = Field(default=0.5, gt=0)
     """Divergence from the parent, nats per token, from which a run is stopped; null never."""
@@ -218,6 +218,12 @@ class RolloutRecipe(Recipe):
     """Share of the first updates' entropy below which a run is stopped; null never."""
     length_jump: float | None = Field(default=2.0, gt=1)
     """Factor by which rollouts may become longer or shorter than in the first updates; null any."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _penalty_is_asked_for(cls, data: Any) -> Any:
+        is_asked = isinstance(data, dict) and "truncation_penalty" in data
+        return {"truncated": "penalize", **data} if is_asked else data
 
     @model_validator(mode="after")
     def _is_about_rollouts(self) -> Self:

@@ -34,6 +34,8 @@ from tools.training.rewards import (
     require_told,
     reward_facts,
     score,
+    signal_facts,
+    signal_prompts,
 )
 from tools.training.rollouts import Rollout, Task, roll_out
 
@@ -124,6 +126,42 @@ class Reinforcement(Objective):
         self._parent = self._model.trainable_parameters()
         self._share_prompts()
         return self._look(0)
+
+    def signal(self) -> Json | None:
+        """Return what the start earns by the user's own reward; None where a stop was asked for meanwhile.
+
+        A few prompts are answered as an update answers them, and as many again where no reward differs; see
+        `signal_facts`. What the recipe charges for a cut answer is no part of the user's reward.
+        """
+        recipe = self._recipe
+        scheme = replace(self._scheme, cut_cost=None if self._scheme.cut_cost is None else 0.0)
+        size = signal_prompts(recipe.group_size)
+        # The file may be sorted by length: every second one first.
+        tasks = [*self._tasks[::2], *self._tasks[1::2]][: 2 * size]
+        found: Json = {}
+        asked: list[Rollout] = []
+        for at in range(0, len(tasks), size):
+            rollouts = roll_out(
+                self._model,
+                self._tokenizer,
+                tasks[at : at + size],
+                group_size=recipe.group_size,
+                max_tokens=recipe.max_completion_length,
+                temperature=recipe.temperature,
+                seed=recipe.seed,
+                # No update has a number below 1: these random numbers are nobody else's.
+                update=-at,
+                concurrency=recipe.rollout_concurrency,
+                should_stop=self._should_stop,
+            )
+            if rollouts is None:
+                return None
+            asked += rollouts
+            scored = score(self._grader, scheme, asked)
+            found = signal_facts(scheme, asked, scored, recipe.group_size)
+            if found["groups_that_differ"]:
+                break
+        return found
 
     def _share_prompts(self) -> None:
         """Compute each prompt once for its answers where they are computed together and the model can.
@@ -286,6 +324,7 @@ class Reinforcement(Objective):
         self._bounds.sampled(
             float(np.mean([rollout.tokens / rollout.task.usual for rollout in rollouts])),
             [float(np.mean(group)) for group in known if group],
+            has_references=all(task.case.get("reference") is not None for task in self._tasks),
         )
 
     def _collated(self, kept: list[tuple[Rollout, float]], rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> Batch:

@@ -61,19 +61,26 @@ class Bounds:
         first = self._first("entropy", entropy)
         self.seen |= {"kl": kl, "entropy_share": entropy / first if first > 0 else 1.0}
 
-    def sampled(self, length: float, rewards: Sequence[float]) -> None:
+    def sampled(self, length: float, rewards: Sequence[float], *, has_references: bool = False) -> None:
         """Take note of rollouts.
+
+        Answers on their way from the first updates' length to that of the references have not drifted (ratio 1), nor
+        have those that get shorter while the reward rises for certain.
 
         Args:
             length: Mean length over what is usual for each case.
             rewards: Mean of each group.
+            has_references: Whether what is usual is each case's reference, so that 1 is where answers should be.
         """
-        self.seen["length_ratio"] = length / self._first("length", length)
+        first = self._first("length", length)
+        low, high = (min(first, 1.0), max(first, 1.0)) if has_references else (first, first)
+        ratio = length / min(max(length, low), high)
         early = self.seen.setdefault("early_rewards", [])
         if len(early) < FIRST_UPDATES:
             early.append(list(rewards))
         self.seen["late_rewards"] = [*self.seen.get("late_rewards", []), list(rewards)][-FIRST_UPDATES:]
         self.seen["updates"] = self.seen.get("updates", 0) + 1
+        self.seen["length_ratio"] = max(1.0, ratio) if self._has_risen() else ratio
 
     def held_out(self, scores: Mapping[str, float]) -> Json:
         """Take note of the held-out cases' scores, [-1, 1] each; return the signals of a metrics row.
@@ -86,13 +93,12 @@ class Bounds:
         """
         first = self.seen.setdefault("held_out_first", dict(scores))
         changes = [scores[case] - first[case] for case in scores.keys() & first.keys()]
-        gain, error = self._reward_gain()
+        gain, _ = self._reward_gain()
         self.seen["reward_gap"] = 0.0
         if not changes:
             return {"reward_gain": gain, "reward_gap": 0.0}
         held, unsure = fmean(changes), (pvariance(changes) / len(changes)) ** 0.5
-        is_up = self.seen.get("updates", 0) >= 2 * FIRST_UPDATES and gain > max(LEAST_GAIN, CERTAIN * error)
-        self.seen["reward_gap"] = float(is_up and held + unsure < HELD_OUT_SHARE * gain)
+        self.seen["reward_gap"] = float(self._has_risen() and held + unsure < HELD_OUT_SHARE * gain)
         return {"reward_gain": gain, "held_out_gain": held, "reward_gap": self.seen["reward_gap"]}
 
     def row(self) -> Json:
@@ -105,6 +111,11 @@ class Bounds:
         if len(values) < FIRST_UPDATES:
             values.append(value)
         return fmean(values)
+
+    def _has_risen(self) -> bool:
+        """Say whether the reward rose for certain over the first updates'."""
+        gain, error = self._reward_gain()
+        return self.seen.get("updates", 0) >= 2 * FIRST_UPDATES and gain > max(LEAST_GAIN, CERTAIN * error)
 
     def _reward_gain(self) -> tuple[float, float]:
         """Return how far the reward rose and the standard error of that, as shares of a perfect answer's."""

@@ -5,6 +5,7 @@ left out of its group; nothing unusable ever becomes a zero.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,14 @@ _SPREAD_FLOOR = 1e-4
 
 UNTOLD_UPDATES = 3
 """Updates in a row of whose rollouts a grader may tell nothing."""
+
+
+SIGNAL_ROLLOUTS = 128
+"""Answers that tell whether rewards differ, and as many again where they do not: an answer that earns something else
+one time in twenty is missed by 256 once in 500,000 times."""
+
+_LEAST_ASKED = 8
+"""Prompts that are asked, however large a group is."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +151,66 @@ def group_advantages(rewards: Sequence[float | None], *, is_scaled: bool) -> lis
 
 
 def reward_facts(scheme: Scheme, scored: Sequence[Scored]) -> Json:
-    """Return what a metrics row says of rewards: each dimension's mean and standard deviation, and what is missing."""
+    """Return what a metrics row says of rewards: each dimension's mean and standard deviation, and what is missing.
+
+    Where the recipe charges anything, `reward_earned` and `reward_charged` tell the reward and the penalties apart.
+    """
     found = _moments("reward", [grade.reward for grade in scored])
+    if scheme.penalties or scheme.cut_cost:
+        plain = Scheme(scheme.weights, {}, cut_cost=0.0)
+        pairs = [(plain.reward(grade.metrics), grade.reward) for grade in scored]
+        known = [(earned, reward) for earned, reward in pairs if earned is not None and reward is not None]
+        found |= _moments("reward_earned", [earned for earned, _ in known])
+        found |= _moments("reward_charged", [earned - reward for earned, reward in known])
     for name in (*scheme.weights, *scheme.penalties):
         found |= _moments(f"reward_{name}", [grade.metrics.get(name) for grade in scored])
     return found | {
         "rewards_missing": sum(grade.reward is None for grade in scored),
         "grader_errors": sum(bool(grade.error) for grade in scored),
     }
+
+
+def signal_prompts(group_size: int) -> int:
+    """Return how many prompts are answered by a group each before it is said whether rewards differ."""
+    return max(_LEAST_ASKED, -(-SIGNAL_ROLLOUTS // group_size))
+
+
+def signal_facts(scheme: Scheme, rollouts: Sequence[Rollout], scored: Sequence[Scored], group_size: int) -> Json:
+    """Return what answers earn before anything is learned, group by group, by the user's own reward.
+
+    Returns:
+        `prompts`, `samples` (of each) and `answers`; `right`, how many earn the full reward, `pass_at_1` its share and
+        `pass_at_k` the share of prompts with one that does; `reward` and `reward_spread`, the mean and the mean
+        standard deviation within a group, both left out where nothing has a reward; `groups_that_differ`; `cut` by the
+        budget and `missing`, without a reward for any reason; `denser`, of the metrics that the reward leaves out the
+        one that differs in most groups, `denser_groups`, or an empty text and 0.
+    """
+    places = range(0, len(scored), group_size)
+    groups = [[each.reward for each in scored[at : at + group_size] if each.reward is not None] for at in places]
+    is_right = [[reward >= scheme.scale for reward in group] for group in groups]
+    spread = [statistics.pstdev(group) for group in groups if group]
+    found: Json = {
+        "prompts": len(groups),
+        "samples": group_size,
+        "answers": len(scored),
+        "right": sum(map(sum, is_right)),
+        "pass_at_1": sum(map(sum, is_right)) / len(scored),
+        "pass_at_k": sum(map(any, is_right)) / len(groups),
+        "groups_that_differ": sum(len(set(group)) > 1 for group in groups),
+        "cut": sum(rollout.is_cut for rollout in rollouts),
+        "missing": sum(each.reward is None for each in scored),
+    }
+    if spread:
+        known = [reward for group in groups for reward in group]
+        found |= {"reward": statistics.fmean(known), "reward_spread": statistics.fmean(spread)}
+    others = {name for each in scored for name in each.metrics} - {*scheme.weights, *scheme.penalties}
+    differs = {
+        name: sum(len({each.metrics.get(name) for each in scored[at : at + group_size]} - {None}) > 1 for at in places)
+        for name in sorted(others)
+    }
+    best = max(differs, key=differs.__getitem__, default="")
+    denser = best if differs.get(best) else ""
+    return {**found, "denser": denser, "denser_groups": differs.get(denser, 0)}
 
 
 def _moments(name: str, values: Sequence[float | None]) -> Json:

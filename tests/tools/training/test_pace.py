@@ -45,6 +45,7 @@ def test_a_few_steps_of_each_instrument_are_timed_and_nothing_is_kept(
     assert found["iters"] == STEPS - 1, "the first step makes kernels and does not count"
     assert 0 < found["steps_s"] < found["wall_s"]
     assert found["padded_tokens"] > 0
+    assert (found["signal"]["groups_that_differ"] > 0) if job is rollouts else ("signal" not in found)
     assert not list((folder / "out").rglob("adapters.safetensors"))
     [again] = drive({"job": folder, "module": PACE})
     assert (again, outcome(folder)["iters"]) == (0, STEPS - 1), "a second start times as many"
@@ -86,3 +87,14 @@ def test_the_sample_is_as_large_as_the_batch_even_of_few_rows(tmp_path: Path, mo
     job = training_job(tmp_path / "job", model, train, recipe={"batch_size": RECIPE["batch_size"]})
     assert drive({"job": job, "module": PACE}) == [0]
     assert len((job / "out" / "batch.jsonl").read_text().splitlines()) == RECIPE["batch_size"]
+
+
+def test_rollouts_whose_rewards_never_differ_are_told_so_and_no_step_is_timed(tmp_path: Path, model: Path) -> None:
+    equal = 'def grade(case, text):\n    return {"honest": 0.5, "long": len(text)}\n'
+    job = rollout_job(tmp_path / "job", model, {"iters": 50}, grader_source=equal)
+    assert drive({"job": job, "module": PACE}) == [0]
+    found = outcome(job)
+    signal = found["signal"]
+    assert "steps_s" not in found
+    assert (signal["prompts"], signal["samples"], signal["answers"]) == (5, 4, 20), "no more cases than there are"
+    assert (signal["groups_that_differ"], signal["right"], signal["denser"]) == (0, 0, "long")

@@ -30,7 +30,6 @@ FAST: dict[str, Any] = {
 STOPPED: dict[str, tuple[str, dict[str, Any], str]] = {
     "kl": ("kl_runaway", {"kl_ceiling": 0.8}, "kl"),
     "entropy": ("entropy_collapsed", {"entropy_floor": 0.7}, "entropy_share"),
-    "length": ("length_drift", {"length_jump": 1.5, "reward_weights": {"short": 1.0}}, "length_ratio"),
     # Paid by the letter: a special token's name has most of them.
     "hacking": ("reward_hacking", {"reward_weights": {"easy": 1.0}}, "reward_gap"),
 }
@@ -47,9 +46,7 @@ def test_a_run_that_leaves_a_bound_is_stopped_and_keeps_a_save_from_before(
     tmp_path: Path, model: Path, name: str
 ) -> None:
     verdict, recipe, signal = STOPPED[name]
-    signs = {next(iter(recipe["reward_weights"])): 1} if name == "length" else {"honest": 1}
-    cases = ["one", "two", "five"]
-    job = rollout_job(tmp_path / name, model, FAST | UNBOUNDED | recipe, held_out=cases, signs=signs)
+    job = rollout_job(tmp_path / name, model, FAST | UNBOUNDED | recipe, held_out=["one", "two", "five"])
     ended = supervise(job)
     folder = job.with_name(f"{name}-run")
     assert (ended.state, ended.by, ended.verdict) == ("stopped", "guard", verdict)
@@ -70,7 +67,7 @@ def broken(recipe: dict[str, Any], signal: str, value: float) -> bool:
         return value > float(recipe["kl_ceiling"])
     if signal == "reward_gap":
         return value > 0
-    return value < (float(recipe["entropy_floor"]) if signal == "entropy_share" else 1 / float(recipe["length_jump"]))
+    return value < float(recipe["entropy_floor"])
 
 
 @pytest.mark.mlx
@@ -200,3 +197,31 @@ def test_without_entropy_at_the_start_there_is_no_share_to_lose() -> None:
     assert ours.row() == {"entropy_share": 1.0}
     ours.sampled(1.0, [])
     assert ours.held_out({"a": 0.4})["reward_gain"] == 0.0
+
+
+def lengths(
+    ours: Bounds, later: float, *, reward: float = 0.5, first: float = 4.0, has_references: bool = False
+) -> str:
+    """Return the fault after answers whose length goes from one level to another, in the unit of what is usual."""
+    for _ in range(FIRST_UPDATES):
+        ours.sampled(first, [0.5], has_references=has_references)
+    for _ in range(FIRST_UPDATES):
+        ours.sampled(later, [reward], has_references=has_references)
+    return ours.fault
+
+
+@pytest.mark.parametrize(
+    ("later", "fault"), [(1.0, ""), (2.0, ""), (0.7, ""), (0.4, "length_drift"), (9.0, "length_drift")]
+)
+def test_answers_on_their_way_to_their_references_have_not_drifted(later: float, fault: str) -> None:
+    assert lengths(bounds(), later, has_references=True) == fault
+    assert lengths(bounds(), 1.0) == "length_drift", "without references the first updates are all there is"
+
+
+@pytest.mark.parametrize(
+    ("later", "reward", "fault"), [(1.0, 1.5, ""), (1.0, 0.5, "length_drift"), (9.0, 1.5, "length_drift")]
+)
+def test_answers_that_get_shorter_while_the_reward_rises_have_not_drifted(
+    later: float, reward: float, fault: str
+) -> None:
+    assert lengths(bounds(), later, reward=reward) == fault

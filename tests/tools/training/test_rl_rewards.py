@@ -25,6 +25,8 @@ from tools.training.rewards import (
     group_advantages,
     require_told,
     reward_facts,
+    signal_facts,
+    signal_prompts,
 )
 from tools.training.rollouts import Rollout, Task, read_tasks
 
@@ -257,3 +259,53 @@ def test_the_log_forgets_later_updates_and_a_torn_line_and_is_one_line_per_rollo
     private = RolloutLog(tmp_path / "private.jsonl", is_private=True)
     private.add(1, rollouts, [Scored(1.0), Scored(1.0)], [0.0, 0.0])
     assert [json.loads(line)["text"] for line in (tmp_path / "private.jsonl").read_text().splitlines()] == ["", ""]
+
+
+def answered(rewards: list[float | None], *, cut: int = 0, **others: list[float]) -> tuple[list[Rollout], list[Scored]]:
+    """Return answers with these rewards, in groups one after the other; `others` are metrics beside the reward."""
+    task = Task({"id": "a"}, [1], 1)
+    rollouts = [Rollout(task, n, Row([1, 2], 1), "x", n < cut) for n in range(len(rewards))]
+    metrics = [{"kept": reward, **{name: row[n] for name, row in others.items()}} for n, reward in enumerate(rewards)]
+    return rollouts, [Scored(reward, grade) for reward, grade in zip(rewards, metrics, strict=True)]
+
+
+def test_what_the_start_earns_is_told_by_pass_at_k_and_by_the_groups_whose_rewards_differ() -> None:
+    scheme = Scheme({"kept": 1.0}, {}, cut_cost=None)
+    found = signal_facts(scheme, *answered([1.0, 0.0, 0.2, 0.2, None, 0.0], cut=1), 2)
+    assert found["pass_at_1"] == pytest.approx(1 / 6)
+    assert found["pass_at_k"] == pytest.approx(1 / 3)
+    assert (found["prompts"], found["samples"], found["answers"], found["right"]) == (3, 2, 6, 1)
+    assert (found["groups_that_differ"], found["cut"], found["missing"], found["denser"]) == (1, 1, 1, "")
+    assert found["reward_spread"] == pytest.approx(0.5 / 3)
+
+
+def test_where_no_reward_differs_the_metric_that_differs_most_is_named() -> None:
+    scheme = Scheme({"kept": 1.0}, {}, cut_cost=0.0)
+    found = signal_facts(scheme, *answered([0.0] * 4, near=[0.1, 0.2, 0.3, 0.4], even=[0.5, 0.6, 0.5, 0.5]), 2)
+    assert (found["groups_that_differ"], found["denser"], found["denser_groups"]) == (0, "near", 2)
+    nothing = signal_facts(Scheme({"kept": 1.0}, {}, cut_cost=None), *answered([None, None], cut=2), 2)
+    assert (nothing["pass_at_1"], nothing["missing"], "reward" in nothing) == (0.0, 2, False)
+
+
+@pytest.mark.parametrize(("group_size", "prompts"), [(2, 64), (8, 16), (64, 8)])
+def test_a_few_prompts_are_asked_whatever_the_size_of_a_group(group_size: int, prompts: int) -> None:
+    assert signal_prompts(group_size) == prompts
+
+
+def test_what_is_charged_is_logged_apart_from_what_is_earned() -> None:
+    row = reward_facts(SCHEME, [Scored(SCHEME.reward(FULL, is_cut=True), FULL)])
+    assert row["reward_earned"] == pytest.approx(0.8 + 0.5)
+    assert row["reward_charged"] == pytest.approx(0.1 + 0.5)
+    assert row["reward"] == pytest.approx(row["reward_earned"] - row["reward_charged"])
+    assert "reward_charged" not in reward_facts(Scheme({"kept": 1.0}, {}, cut_cost=None), [Scored(0.8, FULL)])
+
+
+def test_a_cut_answer_is_charged_only_where_the_recipe_says_so() -> None:
+    asked: list[dict[str, Any]] = [{}, {"truncation_penalty": 0.25}, {"truncated": "penalize"}, {"truncated": "mask"}]
+    found = [validate_recipe(each, "grpo") for each in asked]
+    assert [each.truncated for each in found if isinstance(each, RolloutRecipe)] == [
+        "mask",
+        "penalize",
+        "penalize",
+        "mask",
+    ]
