@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
+from agent import runner
 from agent.campaign import load_campaign
 from agent.checks import check_campaign
-from agent.session import Session
+from agent.nodes.digest import digest
+from agent.session import WORKERS, Session
 from agent.specs import paid_signs, rollout_input
+from state.clock import FakeClock
 from state.errors import ConfigError
 from state.goal import Goal
+from state.lease import Lease
+from state.paths import CampaignPaths
+from state.records import Action, Decision
+from state.store import Store
 from tests.faults.campaign import world
+from tools.jobs.local import LocalBackend
 from tools.probes.rows.adversarial import adversarial_outputs, judge_adversarial
 from tools.tracks.formats import iter_split, user_prompt
 from tools.tracks.spreadsheet_clean.grade import grade
@@ -145,3 +153,26 @@ def test_no_shipped_reward_pays_for_a_bad_output_what_it_pays_for_the_reference(
 
 def columns(rows: list[dict[str, float | None]]) -> dict[str, list[float | None]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@pytest.mark.parametrize("differing", [0, 3])
+def test_what_the_start_s_answers_earn_becomes_a_belief_per_figure(tmp_path: Path, differing: int) -> None:
+    signal = {"prompts": 16, "samples": 8, "answers": 128, "right": differing, "pass_at_1": differing / 128}
+    signal |= {"pass_at_k": differing / 16, "groups_that_differ": differing, "cut": 5, "missing": 0}
+    signal |= {"reward": 0.0, "reward_spread": 0.01, "denser": "placed", "denser_groups": 9}
+    loaded = sitting(tmp_path / "files").loaded
+    paths, clock = CampaignPaths(tmp_path / "home", loaded.goal.campaign), FakeClock()
+    runner._make_home(paths)
+    with Lease.acquire(paths, clock) as lease, Store.open(paths, clock, lease) as store:
+        session = runner._sit_down(loaded, paths, store, clock, LocalBackend(), WORKERS)
+        decided = store.deciding.decide(Decision(rule="signal.first", sentence="Ask.", action="pace", action_key="k"))
+        store.doing.intend(Action(key="k", kind="pace", decision=decided.id, inputs={"parent": "base"}))
+        store.doing.finish("k", {"signal": signal})
+        digest(session, {})
+        found = {belief.claim: belief for belief in session.standing() if belief.subject == "reward:base"}
+    assert found["pass_at_1"].value == differing / 128
+    assert "(pass@8); 5 were cut by the budget" in found["pass_at_k"].statement
+    spread = found["tells_answers_apart"]
+    assert spread.status == ("fresh" if differing else "refuted")
+    assert spread.statement.startswith(f"base answers 16 prompts 8 times each: to {differing} of the prompts")
+    assert ("such as placed" in spread.fix) == (not differing)
