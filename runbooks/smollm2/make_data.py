@@ -24,8 +24,9 @@ FILES = {
     "confirmation": (4_000_000, 160),
     "gpu_selection": (5_000_000, 400),
     "gpu_confirmation": (6_000_000, 600),
+    "rollouts": (7_000_000, 256),
 }
-"""File -> seed and rows; the last two are for the GPU form."""
+"""File -> seed and rows; two are for the GPU form, the last for sorting by rollouts alone."""
 _MOST_DRAWN = 60_000
 """Problems drawn for one file at most; some are left out, or stood in an earlier file."""
 _OPERATIONS = {
@@ -90,13 +91,15 @@ def main() -> None:
     for task, made in TASKS.items():
         taken: set[str] = set()
         for name, (seed, wanted) in FILES.items():
+            if name == "rollouts" and task != "sorting":
+                continue
             rows: list[dict[str, str]] = []
             for prompt, answer in made(seed):
                 if len(rows) == wanted:
                     break
                 if prompt not in taken:
                     taken.add(prompt)
-                    is_case = name.endswith(("selection", "confirmation"))
+                    is_case = name.endswith(("selection", "confirmation", "rollouts"))
                     named = {"id": f"{name}-{len(rows)}", "prompt": prompt, "reference": answer}
                     rows.append(named if is_case else {"prompt": prompt, "completion": answer})
             path = HERE / task / "data" / f"{name}.jsonl"
