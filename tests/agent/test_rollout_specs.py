@@ -157,7 +157,13 @@ def columns(rows: list[dict[str, float | None]]) -> dict[str, list[float | None]
 
 @pytest.mark.parametrize("differing", [0, 3])
 def test_what_the_start_s_answers_earn_becomes_a_belief_per_figure(tmp_path: Path, differing: int) -> None:
-    signal = {"prompts": 16, "samples": 8, "answers": 128, "right": differing, "pass_at_1": differing / 128}
+    signal: dict[str, Any] = {
+        "prompts": 16,
+        "samples": 8,
+        "answers": 128,
+        "right": differing,
+        "pass_at_1": differing / 128,
+    }
     signal |= {"pass_at_k": differing / 16, "groups_that_differ": differing, "cut": 5, "missing": 0}
     signal |= {"reward": 0.0, "reward_spread": 0.01, "denser": "placed", "denser_groups": 9}
     loaded = sitting(tmp_path / "files").loaded
