@@ -167,7 +167,7 @@ def _rule(
         if evidence.stopped:
             why = f"a guard ended its training before the first save ({evidence.stopped}): no adapter to measure."
         return "U", "U.unmeasured", f"{evidence.run}: {why}"
-    what = f"{evidence.run}: {_shown(target, found)}"
+    what = f"{evidence.run}: {_shown(evidence, target, found)}"
     if (capped := _capped(target, evidence.ceilings)) is not None:
         return "U", "U.capped", f"{what} {capped}"
     holds = (
@@ -223,13 +223,18 @@ def _unclear(target: Target, found: Comparison, noise_floor: float) -> str:
     return f"The interval shows neither movement nor absence within ±{target.delta:.4g}."
 
 
-def _shown(target: Target, found: Comparison) -> str:
+def _shown(evidence: RunEvidence, target: Target, found: Comparison) -> str:
+    strict = ""
+    if target.asked_metric:
+        ours = _compared(evidence, target.asked_metric)
+        moved = f" ({ours.reference:.4g} to {ours.value:.4g})" if None not in {ours.reference, ours.value} else ""
+        strict = f", read in place of {target.asked_metric}{moved}"
     shown = found.typical or found.interval or Interval(low=0.0, high=0.0)
     paired = "" if found.method in {"exact", "bounded"} else ", unpaired for want of cases"
     return (
         f"{target.metric} went from {found.reference or 0:.4g} to {found.value or 0:.4g}, "
         f"{found.estimate or 0:+.4g} (95 % interval {shown.low:+.4g} to {shown.high:+.4g}, "
-        f"{found.n} cases{paired}), against {target.threshold:.4g} asked."
+        f"{found.n} cases{paired}){strict}; asked {target.asks}."
     )
 
 

@@ -11,15 +11,50 @@ from typing import Any, Literal
 from state.records import Instrument, Json, Record
 
 USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
-"""Preferences and rollouts are pulled more gently than demonstrations."""
+"""Of adapters at USUAL_SHAPE on a model of REFERENCE_PARAMETERS; preferences and rollouts are pulled more gently than
+demonstrations (facts/mlx_training.md, section 5: a tenth and less)."""
 
 USUAL_SHAPE: Json = {"rank": 8, "scale": 10.0, "dropout": 0.0}
+
+REFERENCE_PARAMETERS = 1e9
+
+MOST_LR_FACTOR = 10**0.5
+"""Rates grow with the inverse root of the size down to a tenth of REFERENCE_PARAMETERS; below it nobody measured, and
+the tiny base's own best rate (facts/mlx_training.md, section 7) lies there."""
+
+FULL_SHARE = 0.5
+"""A full fine-tuning's rate over an adapter's at USUAL_SHAPE, whose scale multiplies it by ten already: 5e-5 at
+REFERENCE_PARAMETERS, where the adapter's effective rate is about ten times the usual one of all weights."""
 
 SAFE_SHARE = 0.9
 """Share of a harmful dose that a run may reach: nearer than this says nothing new."""
 
 LEAST_SHARE = 0.5
 """A run cut to fewer of its iterations than this is another experiment than the one that was meant."""
+
+
+def usual_lr(instrument: Instrument, parameters: int | None, recipe: Mapping[str, Any]) -> float:
+    """Return a class's first learning rate by the model's size and by what is trained.
+
+    The best rate falls with the inverse root of the number of parameters, and an adapter's is about ten times that of
+    full fine-tuning whatever its rank (Schulman et al., "LoRA Without Regret", 2025; tinker-cookbook's
+    `hyperparam_utils`: `get_full_finetune_lr_multiplier`, `get_lora_lr_over_full_finetune_lr`). mlx-lm multiplies an
+    adapter by its scale, so a larger scale takes a smaller rate; DoRA's adapters are LoRA's.
+
+    Args:
+        instrument: The class's.
+        parameters: Of the model; None where not known, which leaves the rate of REFERENCE_PARAMETERS.
+        recipe: `fine_tune_type` and `lora_parameters` count.
+    """
+    rate = USUAL_LR[instrument]
+    if parameters:
+        rate *= min(MOST_LR_FACTOR, (REFERENCE_PARAMETERS / parameters) ** 0.5)
+    if recipe.get("fine_tune_type") == "full":
+        rate *= FULL_SHARE
+    else:
+        shape = {**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}
+        rate *= float(USUAL_SHAPE["scale"]) / float(shape["scale"])
+    return float(f"{rate:.2g}")
 
 
 class Harm(Record):

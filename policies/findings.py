@@ -21,6 +21,15 @@ def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
     return found
 
 
+def reference_tokens(beliefs: Iterable[Belief], use: SplitUse) -> dict[tuple[str, str], int]:
+    """Return (split, case) -> tokens of its reference answer and the end token, for the cases that have one."""
+    return {
+        (split, case): int(tokens)
+        for split, belief in _harness(beliefs, "decode_budget", use)
+        for case, tokens in ((belief.value or {}).get("of_case") or {}).items()
+    }
+
+
 def decode_curves(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, list[tuple[int, float]]]:
     """Return `split.metric` -> (max_tokens, ceiling) pairs."""
     found = {}

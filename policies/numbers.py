@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from policies.dose import USUAL_LR, USUAL_SHAPE
-from state.records import Instrument, Json
+from policies.dose import USUAL_SHAPE
+from state.records import Json
 
 Suggest = Callable[[Mapping[str, Json], Sequence[tuple[Json, float]], int, int], list[Json]]
 """(space, what was told, seed, how many) -> that many proposals, name -> value. The same arguments, the same proposals.
@@ -42,14 +42,11 @@ def numbers_of(recipe: Mapping[str, Any]) -> Json:
     }
 
 
-def space_of(
-    told: Sequence[Json], instrument: Instrument, rows: int | None, batch_size: int, fixed: Mapping[str, Any]
-) -> dict[str, Json]:
+def space_of(told: Sequence[Json], rows: int | None, batch_size: int, fixed: Mapping[str, Any]) -> dict[str, Json]:
     """Return what is searched: the usual ranges, wide enough for everything that was run.
 
     Args:
         told: The numbers of the runs so far, at least one.
-        instrument: Whose usual learning rate lies in the middle.
         rows: Training rows; where unknown, up to twice and down to half of what was run.
         batch_size: Rows of an iteration.
         fixed: Keys decided by the adapter that runs go on from.
@@ -59,7 +56,8 @@ def space_of(
     if rows:
         least, most = LEAST_PASSES * rows / batch_size, MOST_PASSES * rows / batch_size
     rates = [float(each["learning_rate"]) for each in told]
-    usual = USUAL_LR[instrument]
+    # The first run's rate fits the model's size, so it lies in the middle.
+    usual = rates[0]
     space: dict[str, Json] = {
         "learning_rate": {
             "low": min(usual / _LR_FACTOR, *rates),

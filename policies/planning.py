@@ -763,7 +763,7 @@ def _train(
             *choice.skipped,
             *not_fused(view, proposal.instrument),
         ),
-        verdict={"estimate": estimate.model_dump(mode="json")},
+        verdict={"estimate": estimate.model_dump(mode="json"), "grounds": proposal.grounds},
         commitments=(
             Commitment(
                 will=f"Measure {run.id} on the selection splits and judge it.",

@@ -8,9 +8,9 @@ from policies.cases import CaseTable
 from policies.comparison import compare
 from policies.dose import Harm, dose, harm_of, judge_dose
 from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
-from policies.findings import ceilings
+from policies.findings import ceilings, reference_tokens
 from policies.gate import GateVerdict
-from policies.recipes import RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
+from policies.recipes import Lengths, RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
 from policies.target import find_target, is_ceiling_above
 from policies.view import View
 from policies.walltime import (
@@ -204,6 +204,7 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
             target=target,
             ceilings=known,
             fixed=parent.fixed,
+            parameters=_parameters(view),
         )
         taken = judge_dose(first.recipe, rows.get("rows"), chosen, carried, harms)
         if taken.state == "fits":
@@ -225,6 +226,13 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
         suggest=view.suggest,
         groups=rows.get("groups") if chosen == "sft" else None,
     )
+
+
+def _parameters(view: View) -> int | None:
+    """Return how many parameters the base has, as its weights' headers said."""
+    belief = view.belief("model:base", "is_coherent")
+    known = (belief.value or {}).get("n_parameters") if belief is not None else None
+    return int(known) if known else None
 
 
 def _rows(view: View, instrument: Instrument) -> Json:
@@ -274,19 +282,29 @@ def _tried(view: View, run: Run) -> Tried:
     # A run that a guard ended before its first save has no result, only the guard's word.
     result = {"verdict": (result.get("exit") or {}).get("verdict"), **result}
     losses = [{"val_loss": loss} for loss in result.get("val_losses") or ()]
-    ratio = _length_ratio(view, str(result.get("weights") or ""), run.parent_hash)
-    return tried(run, verdict_of(view, run), result, losses, ratio)
+    return tried(run, verdict_of(view, run), result, losses, _lengths(view, run, str(result.get("weights") or "")))
 
 
-def _length_ratio(view: View, weights: str, parent: str) -> float | None:
-    """Return the mean answer length of weights over their parent's on the selection cases that both answered."""
+def _lengths(view: View, run: Run, weights: str) -> Lengths | None:
+    """Return the mean answer lengths of a run, its start and the references, on the selection cases that both answered.
+
+    The references are those of the cases; where these have none, the demonstrations that a run learned from.
+    """
     ours, theirs = (
         {(row.split, row.case): row.output_tokens for row in view.measurements if (row.weights, row.use) == side}
-        for side in ((weights, "selection"), (parent, "selection"))
+        for side in ((weights, "selection"), (run.parent_hash, "selection"))
     )
     shared = ours.keys() & theirs.keys()
-    before = sum(theirs[case] for case in shared)
-    return sum(ours[case] for case in shared) / before if before else None
+    known = reference_tokens(view.beliefs, "selection")
+    cases = sorted(shared & known.keys()) or sorted(shared)
+    if not cases:
+        return None
+    # No answer is longer than the decode budget, however long its reference is.
+    needed = [min(known[case], view.goal.evaluation.max_tokens) for case in cases if case in known]
+    taught = _rows(view, "sft").get("mean_answer") if run.instrument == "sft" else None
+    reference = sum(needed) / len(needed) if needed else taught
+    means = [sum(side[case] for case in cases) / len(cases) for side in (ours, theirs)]
+    return Lengths(run=means[0], start=means[1], reference=reference, cases=len(cases))
 
 
 PROGRESS_ALPHA = 0.16

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from pydantic import Field
+
 from policies.buckets import BucketVerdict, Movement
-from policies.dose import USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose
+from policies.dose import USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose, usual_lr
 from policies.numbers import ASKED, LEAST_TOLD, Suggest, numbers_of, space_of, with_numbers
 from policies.target import Target
 from state.goal import Goal
@@ -35,12 +37,13 @@ Diagnosis = Literal[
     "unclear",
     "unmeasurable",
 ]
-"""diverged: the loss ran away. collapsed: generations loop or drift. overfit: validation rose. drifted: answers became
-much longer or shorter than the parent's. hacking: the reward rose and the held-out score did not. regressed: target
-lost or a no-worse condition broken. overshot: the target is there by its number, and a no-worse condition is nearer to
-failing. progress: moved, gate not met. plateau: moved, and no further than an earlier run. idle: nothing moved, not
-even the control. flat: the control moved, the target did not. unclear: the interval tells nothing. unmeasurable: the
-harness could not show it, or pairs or rewards teach nothing; no recipe helps."""
+"""diverged: the loss ran away. collapsed: generations loop or drift. overfit: validation rose. drifted: the target did
+not move, and answers went away from the references' length, or without references from the start's. hacking: the reward
+rose and the held-out score did not. regressed: target lost or a no-worse condition broken. overshot: the target is
+there by its number, and a no-worse condition is nearer to failing. progress: moved, gate not met. plateau: moved, and
+no further than an earlier run. idle: nothing moved, not even the control. flat: the control moved, the target did not.
+unclear: the interval tells nothing. unmeasurable: the harness could not show it, or pairs or rewards teach nothing; no
+recipe helps."""
 
 _HARMED: frozenset[Diagnosis] = frozenset(
     {"diverged", "collapsed", "overfit", "drifted", "hacking", "regressed", "overshot"}
@@ -48,10 +51,19 @@ _HARMED: frozenset[Diagnosis] = frozenset(
 """Diagnoses of too much: their dose is not given again."""
 
 LENGTH_DRIFT = 1.5
-"""Mean answer length over the parent's, or the parent's over it, from which answers count as drifted."""
+"""Factor by which a run's answers are further from the references' length than its start's were, the one over the other
+either way, from which they count as drifted; without references, from the start's own length."""
 
-FIRST_EPOCHS = 2.0
-"""Passes over the data of a first run; the lab's gentle recipes took 2.5."""
+LEAST_DRIFT_TOKENS = 4.0
+"""Mean lengths nearer to each other than this are one length: of answers of a word, half is nothing."""
+
+STILL_FALLING = 0.01
+"""Share of the validation loss that the last stretch of a run took off it, from which more training is worth trying
+before anything else."""
+
+LEAST_UPDATES = 120
+"""Updates of a first run on little data; on more it takes one pass over it. The lab's gentle recipes took 2.5 passes
+over 240 rows; below a hundred updates a rate that is not too high teaches a tiny base nothing."""
 
 MOST_UPDATES = 100
 """Updates of a first run of rollouts, each as dear as many steps of the other classes."""
@@ -104,6 +116,39 @@ _ROWS: Mapping[Instrument, str] = {"sft": "rows", "dpo": "pairs", "grpo": "cases
 _LEARNS_FROM: Mapping[Instrument, str] = {"sft": "Demonstrations", "dpo": "Preferences", "grpo": "Rollouts"}
 
 
+class Lengths(Record):
+    """Mean lengths of answers to the same cases, tokens."""
+
+    run: float
+    start: float
+    """Of what the run started from."""
+    reference: float | None = None
+    """Of the reference answers, or of the demonstrations where the cases have none; None: neither is known."""
+    cases: int = 0
+
+    @property
+    def is_drifted(self) -> bool:
+        """Whether the run's answers are further from the yardstick than their start's by LENGTH_DRIFT."""
+        yardstick = self.start if self.reference is None else self.reference
+        if abs(self.run - yardstick) < LEAST_DRIFT_TOKENS:
+            return False
+        return _apart(self.run, yardstick) >= LENGTH_DRIFT * _apart(self.start, yardstick)
+
+    def told(self, run: str, start: str) -> str:
+        """Return the figures as a clause, `R2's answers have 12 tokens on average, the references 12, the base 28`."""
+        known = "" if self.reference is None else f", the references {_tokens(self.reference)}"
+        return f"{run}'s answers have {_tokens(self.run)} tokens on average{known}, {start} {_tokens(self.start)}"
+
+
+def _apart(one: float, other: float) -> float:
+    """Return how many times the one length is the other, the longer over the shorter."""
+    return max(one, other) / max(1.0, min(one, other))
+
+
+def _tokens(length: float) -> str:
+    return f"{length:.0f}" if length >= 10 else f"{length:.2g}"  # noqa: PLR2004 - from where a tenth is not read
+
+
 class Tried(Record):
     """One run as the next proposal sees it."""
 
@@ -124,16 +169,33 @@ class Tried(Record):
     """The guard's verdict, if one ended it."""
     val_loss: float | None = None
     best_val_loss: float | None = None
+    losses: tuple[float, ...] = ()
+    """Validation losses, oldest first; the first is the start's."""
+    metric: str = ""
+    """The target's; empty where none was measured."""
+    asks: str = ""
+    """What the gate asks, of which metric."""
     gain: float | None = None
     """How far the target moved the right way against the parent, by the bare number."""
-    length_ratio: float | None = None
-    """Mean answer length over the parent's on the same cases."""
+    lengths: Lengths | None = None
+    """None: not measured."""
     has_overshot: bool = False
     """The target meets its bound by the bare number; a no-worse condition that lost something is nearer to failing."""
     failing: tuple[str, ...] = ()
     """Gate conditions that the selection cases do not show to hold."""
     is_far_enough: bool = False
     """The target's own condition is none of them."""
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it moved the target: its bucket says so."""
+        return self.bucket in {"A", "B"}
+
+    @property
+    def is_falling(self) -> bool:
+        """Whether the validation loss is known to have fallen still when the run ended."""
+        *before, last = self.losses or (math.inf,)
+        return bool(before) and last < (1 - STILL_FALLING) * min(before)
 
 
 class RecipeProposal(Record):
@@ -152,6 +214,8 @@ class RecipeProposal(Record):
     rule: str
     predicted: Json
     """{metric, low, high}, or empty where no target was measured."""
+    grounds: Json = Field(default_factory=dict)
+    """The figures that the choice rests on, each by its name: what the sentence says, as data."""
     alternatives: tuple[Alternative, ...] = ()
 
 
@@ -167,7 +231,7 @@ def tried(
     verdict: BucketVerdict | None,
     result: Mapping[str, Any] | None = None,
     rows: Sequence[Json] = (),
-    length_ratio: float | None = None,
+    lengths: Lengths | None = None,
 ) -> Tried:
     """Return what the next proposal needs of a run.
 
@@ -176,7 +240,7 @@ def tried(
         verdict: Its bucket, once judged.
         result: The training job's `result.json`.
         rows: The training job's `metrics.jsonl`, for the best validation loss.
-        length_ratio: Mean answer length over the parent's.
+        lengths: Of its answers, its start's and the references.
     """
     losses = [float(row["val_loss"]) for row in rows if row.get("val_loss") is not None]
     given = result or {}
@@ -197,8 +261,11 @@ def tried(
         stopped=str(given.get("verdict") or ""),
         val_loss=given.get("val_loss"),
         best_val_loss=min(losses, default=None),
+        losses=tuple(losses),
+        metric=verdict.target.metric if verdict is not None and verdict.target is not None else "",
+        asks=verdict.target.asks if verdict is not None and verdict.target is not None else "",
         gain=_gain(verdict),
-        length_ratio=length_ratio,
+        lengths=lengths,
         has_overshot=verdict is not None and _has_overshot(verdict),
         failing=failing,
         is_far_enough=bool(wanted) and wanted not in failing,
@@ -254,8 +321,11 @@ def first_recipe(
     target: Target | None = None,
     ceilings: Mapping[str, float] | None = None,
     fixed: Json | None = None,
+    parameters: int | None = None,
 ) -> RecipeProposal:
-    """Return the first run: the campaign file's recipe, the rest from the data's own size.
+    """Return the first run: the campaign file's recipe, the rest from the sizes of the data and of the model.
+
+    About one pass over the data, no fewer than LEAST_UPDATES on little of it, and never more than MAX_EPOCHS passes.
 
     Args:
         goal: Its recipe wins over every default.
@@ -267,12 +337,15 @@ def first_recipe(
         target: What the run should move.
         ceilings: `split.metric` -> the gold's mean.
         fixed: Keys decided by the adapter that the run goes on from; they win over the campaign file's.
+        parameters: Of the model, from its headers; None where they were not read.
     """
     chosen = instrument or goal.instruments[0]
     asked = goal.recipe_of(chosen)
     recipe = {**_DEFAULTS, **_OF_INSTRUMENT[chosen], **asked}
     recipe["lora_parameters"] = {**_DEFAULTS["lora_parameters"], **asked.get("lora_parameters", {})}
     recipe |= fixed or {}
+    if "learning_rate" not in {**asked, **(fixed or {})}:
+        recipe["learning_rate"] = usual_lr(chosen, parameters, recipe)
     seed = int(recipe.setdefault("seed", goal.seed))
     rows, batch_size = int(census.get("rows") or 0), int(recipe["batch_size"])
     most, longest = (1000, int(census.get("max_tokens") or 2048))
@@ -280,14 +353,16 @@ def first_recipe(
         most = MOST_UPDATES
         # A prompt is part of a row, so no longer than the longest; what is sampled comes on top.
         longest += int(recipe.setdefault("max_completion_length", goal.evaluation.max_tokens))
-    recipe.setdefault("iters", min(most, max(20, math.ceil(FIRST_EPOCHS * rows / batch_size))))
+    one_pass = math.ceil(rows / batch_size)
+    enough = min(LEAST_UPDATES, max(20, int(MAX_EPOCHS * rows / batch_size)))
+    recipe.setdefault("iters", min(most, max(one_pass, enough)))
     recipe.setdefault("max_seq_length", _rounded_up(longest, 32))
     every = max(*((4, math.ceil(recipe["iters"] / 10)) if chosen == "grpo" else (10, math.ceil(recipe["iters"] / 5))))
     recipe.setdefault("steps_per_eval", every)
     recipe.setdefault("save_every", every)
     epochs = recipe["iters"] * batch_size / rows if rows else 0.0
     passes = f", {epochs:.2g} passes over {rows} {_ROWS[chosen]}" if rows else ""
-    what = target.metric if target is not None else "the gate"
+    rate = f", learning rate {recipe['learning_rate']:.2g}" + (f" for {parameters:,} parameters" if parameters else "")
     return RecipeProposal(
         instrument=chosen,
         parent=parent,
@@ -296,10 +371,30 @@ def first_recipe(
         recipe_hash=recipe_hash(chosen, parent_hash, recipe, data_hash, seed),
         seed=seed,
         axis="start",
-        hypothesis=f"{_LEARNS_FROM[chosen]} move {what}: {recipe['iters']} iterations of {batch_size}{passes}.",
+        hypothesis=f"{_LEARNS_FROM[chosen]} move {_aim(goal, target)}: {recipe['iters']} iterations of {batch_size}"
+        f"{passes}{'' if 'learning_rate' in asked else rate}.",
         rule="recipe.first",
         predicted=_prediction(target, ceilings or {}),
+        grounds={
+            "metric": target.metric if target is not None else "",
+            "asked": target.asks if target is not None else "",
+            "primary": goal.gate.primary or "",
+            "rows": rows,
+            "passes": epochs,
+            "parameters": parameters,
+            "learning_rate": recipe["learning_rate"],
+        },
     )
+
+
+def _aim(goal: Goal, target: Target | None) -> str:
+    """Return what a run is to move and what is asked of it; of several conditions, why it is this one."""
+    if target is None:
+        return "the gate"
+    others = len([c for c in goal.gate.conditions if c.statistic != "new_failures"]) > 1
+    why = ", the first condition that asks for more than no loss; gate.primary names another" if others else ""
+    why = ", as gate.primary names it" if goal.gate.primary is not None else why
+    return f"{target.metric} (asked {target.asks}{why})"
 
 
 def with_recipe(proposal: RecipeProposal, recipe: Json, data_hash: str, why: str) -> RecipeProposal:
@@ -354,7 +449,7 @@ def next_recipes(
     if diagnosis == "progress" and best is not last:
         diagnosis = "plateau"
     used = {run.recipe_hash for run in history}
-    has_moved = any(run.bucket in {"A", "B"} for run in history)
+    has_moved = any(run.has_moved for run in history)
     strong = [*harms, *(_harm(run, rows, carried) for run in history if _took_too_much(run, has_moved=has_moved))]
     weak = [dose(run.recipe, rows, run.instrument) for run in history if diagnose(run) == "idle"]
     skipped: list[Alternative] = []
@@ -381,12 +476,19 @@ def next_recipes(
         if digest in used:
             skipped.append(Alternative(action=remedy.rule, reason="that configuration was run already"))
             continue
-        if weak and dose(offered, rows, last.instrument) <= max(weak):
+        given = dose(offered, rows, last.instrument)
+        if weak and given <= max(weak):
             skipped.append(Alternative(action=remedy.rule, reason="as much or more did not even move the control"))
+            continue
+        moved = dose(best.recipe, rows, last.instrument) if best.has_moved and not taken.sentence else 0.0
+        if diagnosis in {"progress", "plateau"} and given < moved and not _got_less(history, best, rows):
+            why = f"{best.run} moved the target with more training, and nothing measured speaks against as much"
+            skipped.append(Alternative(action=remedy.rule, reason=why))
             continue
         used.add(digest)
         origin = "" if base is last else f", so from {base.run}'s recipe"
-        why = f"{last.run} {_seen(last, diagnosis)}{origin}; {remedy.why}: {_difference(before, offered)}."
+        seen = _seen(last, diagnosis, best, parent)
+        why = f"{seen}{origin}; {remedy.why}: {_difference(before, offered)}."
         found.append(
             RecipeProposal(
                 instrument=last.instrument,
@@ -399,16 +501,43 @@ def next_recipes(
                 hypothesis=f"{why} {taken.sentence}".strip(),
                 rule=f"{diagnosis}.{remedy.rule}",
                 predicted=_prediction(target, ceilings or {}),
+                grounds=_grounds(last, diagnosis, base, best)
+                | {"dose_before": dose(before, rows, last.instrument), "dose": given, "kept_below": taken.sentence},
                 alternatives=tuple(skipped),
             )
         )
     return found
 
 
+def _grounds(last: Tried, diagnosis: Diagnosis, base: Tried, best: Tried) -> Json:
+    """Return what a proposal rests on: the run it follows, what was measured of it, and of the best known."""
+    return {
+        "follows": last.run,
+        "diagnosis": diagnosis,
+        "harm": diagnosis if diagnosis in _HARMED else "",
+        "from": base.run,
+        "metric": last.metric,
+        "asked": last.asks,
+        "gain": last.gain,
+        "best": best.run,
+        "best_gain": best.gain,
+        "val_losses": list(last.losses),
+        "lengths": None if last.lengths is None else last.lengths.model_dump(mode="json"),
+        "stopped": last.stopped,
+    }
+
+
+def _got_less(history: Sequence[Tried], best: Tried, rows: int | None) -> bool:
+    """Say whether a run that was trained more than the best one got less far: the best dose may lie below it."""
+    most = dose(best.recipe, rows, best.instrument)
+    further = [run for run in history if dose(run.recipe, rows, run.instrument) > most and run.gain is not None]
+    return any((run.gain or 0.0) < (best.gain or 0.0) for run in further)
+
+
 def _best(history: Sequence[Tried], last: Tried) -> Tried:
     """Return the run that the next goes on from: the furthest one that did no harm; the latest where none is known."""
     sound = [run for run in history if run.gain is not None and diagnose(run) not in {*_HARMED, "unmeasurable"}]
-    return max(reversed(sound), key=lambda run: (run.bucket in {"A", "B"}, run.gain or 0.0), default=last)
+    return max(reversed(sound), key=lambda run: (run.has_moved, run.gain or 0.0), default=last)
 
 
 def _took_too_much(run: Tried, *, has_moved: bool) -> bool:
@@ -423,15 +552,18 @@ def _harm(run: Tried, rows: int | None, carried: float) -> Harm:
 
 
 def diagnose(run: Tried) -> Diagnosis:
-    """Return what went wrong, the most certain sign first."""
-    if run.stopped in _STOPPED:
+    """Return what went wrong, the most certain sign first.
+
+    A run that moved the target is on its way, whatever became of its answers' length: length stands for what nobody
+    measured, and the target was measured.
+    """
+    if run.stopped in _STOPPED and not (run.stopped == "length_drift" and _is_nearer(run.lengths)):
         return _STOPPED[run.stopped]
     if run.rule in {"U.capped", "U.unmeasured"}:
         return "unmeasurable"
     if run.val_loss is not None and not math.isfinite(run.val_loss):
         return "diverged"
-    ratio = run.length_ratio
-    if run.bucket != "A" and ratio is not None and not 1 / LENGTH_DRIFT <= ratio <= LENGTH_DRIFT:
+    if not run.has_moved and run.lengths is not None and run.lengths.is_drifted:
         return "drifted"
     if run.bucket == "D":
         # Where the control stood still, nothing was trained that could have lost the target: luck of the cases.
@@ -444,11 +576,16 @@ def diagnose(run: Tried) -> Diagnosis:
         return "overfit"
     if run.bucket == "B" and run.has_overshot:
         return "overshot"
-    if run.bucket in {"A", "B"}:
+    if run.has_moved:
         return "progress"
     if run.control_moved is False:
         return "idle"
     return "flat" if run.bucket == "C" else "unclear"
+
+
+def _is_nearer(lengths: Lengths | None) -> bool:
+    """Say whether answers that changed their length are known to have come no further from the references."""
+    return lengths is not None and lengths.reference is not None and not lengths.is_drifted
 
 
 _STOPPED: Mapping[str, Diagnosis] = {
@@ -469,13 +606,11 @@ _STOPPED: Mapping[str, Diagnosis] = {
 _SEEN: Mapping[Diagnosis, str] = {
     "collapsed": "collapsed: its generations loop or drift",
     "diverged": "diverged",
-    "overfit": "learned its training rows by heart (validation loss rose)",
-    "drifted": "left its parent's length or distribution",
+    "overfit": "learned its training rows by heart",
+    "drifted": "left its start's length or distribution",
     "hacking": "raised its reward and not the held-out score",
-    "regressed": "lost what its parent had",
+    "regressed": "lost what its start had",
     "overshot": "moved the target far enough and lost too much elsewhere",
-    "progress": "moved the target but not far enough",
-    "plateau": "moved the target no further than an earlier run",
     "idle": "did not even move the control",
     "flat": "moved the control and left the target flat",
     "unclear": "ended within the noise of its cases",
@@ -483,16 +618,48 @@ _SEEN: Mapping[Diagnosis, str] = {
 }
 
 
-def _seen(run: Tried, diagnosis: Diagnosis) -> str:
-    """Return what was seen of a run; of a control only where one was measured, of a gate what it lacks."""
+def _seen(run: Tried, diagnosis: Diagnosis, best: Tried, start: str) -> str:
+    """Return what was seen of a run, with the figures that say so.
+
+    Args:
+        run: The run.
+        diagnosis: What is wrong with it.
+        best: The run that got furthest.
+        start: What it started from.
+    """
     if run.bucket == "A":
-        return "met the gate on the confirmation cases"
+        return f"{run.run} met the gate on the confirmation cases"
+    what = f"{run.metric or 'the target'}" + (f" by {run.gain:+.3g}" if run.gain is not None else "")
+    if diagnosis == "plateau":
+        known = "" if best.gain is None else f" ({best.gain:+.3g})"
+        return f"{run.run} moved {what}, no further than {best.run}{known}"
+    if diagnosis == "progress":
+        return f"{run.run} moved {what}{_short_of(run)}"
+    if diagnosis == "drifted" and run.lengths is not None and run.lengths.is_drifted:
+        return run.lengths.told(run.run, "the base" if start == "base" else start)
     if diagnosis == "flat" and run.control_moved is None:
-        return "left the target flat"
-    if diagnosis == "progress" and run.is_far_enough:
-        short = f"is short of {' and '.join(run.failing)}" if run.failing else "meets the gate, not confirmed yet"
-        return f"moved the target far enough and {short}"
-    return _SEEN[diagnosis]
+        return f"{run.run} left the target flat" + _gained(run)
+    return f"{run.run} {_SEEN[diagnosis]}" + (_lost(run) if diagnosis == "overfit" else _gained(run))
+
+
+def _short_of(run: Tried) -> str:
+    """Return what a run that moved the target lacks."""
+    if run.is_far_enough:
+        return f" far enough and {_lacking(run)}"
+    asked = f" (asked {run.asks})" if run.asks else ""
+    return f" but not far enough{asked}"
+
+
+def _lacking(run: Tried) -> str:
+    return f"is short of {' and '.join(run.failing)}" if run.failing else "meets the gate, not confirmed yet"
+
+
+def _gained(run: Tried) -> str:
+    return f" ({run.metric or 'the target'} {run.gain:+.3g})" if run.gain is not None else ""
+
+
+def _lost(run: Tried) -> str:
+    return f" (validation loss {run.best_val_loss:.3g}, then {run.val_loss:.3g})" if run.val_loss is not None else ""
 
 
 def _times(key: str, factor: float) -> Callable[[Json], Json]:
@@ -574,6 +741,11 @@ def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same argument
     """Return what a diagnosis suggests, in order: the run it goes on from, the recipe, the remedy."""
     fallbacks = (_RESHUFFLED,) if diagnosis in _HARMED else _FALLBACKS
     remedies = (*_REMEDIES[diagnosis], *(fallbacks if _REMEDIES[diagnosis] else ()))
+    if diagnosis == "overfit" and last.has_moved:
+        # What moved the target is not taken back first: the same training is made to learn less by heart.
+        remedies = (_DROPOUT, *remedies)
+    if diagnosis in {"progress", "plateau"} and best.is_falling:
+        remedies = (_LONGER._replace(why=_still_falls(best)), *(each for each in remedies if each.rule != "longer"))
     if diagnosis in _TEACHES_OTHERWISE and (times := balance_of(groups)):
         said = ", ".join(f"{group or 'those without one'} {often} times" for group, often in times.items())
         balanced = _Remedy(
@@ -596,6 +768,11 @@ def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same argument
     return sorted(found, key=lambda each: axis_of(before, each[1]) in varied)
 
 
+def _still_falls(run: Tried) -> str:
+    shown = ", then ".join(f"{loss:.3g}" for loss in run.losses[-3:])
+    return f"{run.run}'s validation loss still falls ({shown}), so twice the iterations carry it further"
+
+
 def _sampled(
     suggest: Suggest | None, best: Tried, history: Sequence[Tried], rows: int | None, fixed: Json
 ) -> list[tuple[Tried, Json, _Remedy]]:
@@ -604,7 +781,7 @@ def _sampled(
     if suggest is None or len(told) < LEAST_TOLD:
         return []
     batch_size = int(best.recipe["batch_size"])
-    space = space_of([numbers for numbers, _ in told], best.instrument, rows, batch_size, fixed)
+    space = space_of([numbers for numbers, _ in told], rows, batch_size, fixed)
     why = f"a sampler that was told {len(told)} runs proposes these numbers"
     remedy = _Remedy("sampled", dict, why)
     before = {**best.recipe, "seed": best.seed}

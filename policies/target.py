@@ -1,11 +1,11 @@
-"""What a run is for: the metric of the gate condition furthest from holding at the parent."""
+"""What a run is for: the metric that the campaign file names as `gate.primary`, else the gate's first condition."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from policies.cases import CaseTable
 from policies.gate import asks_no_worse
 from state.goal import Condition, Gate
-from state.records import Record, Side, SplitUse
+from state.records import Json, Record, Side, SplitUse
 
 _EPSILON = 1e-9
 """Sums of floats that are equal on paper are equal here."""
@@ -30,6 +30,34 @@ class Target(Record):
     n: int
     """Cases of the parent's measurement."""
     sentence: str
+    asked_metric: str = ""
+    """The metric that the gate asks for, where progress is read on a denser one."""
+    asked: float | None = None
+    """What the gate asks of it; the threshold where left out."""
+
+    @property
+    def asks(self) -> str:
+        """What the gate asks, of which metric: `0.80 of task.exact`."""
+        wanted = self.threshold if self.asked is None else self.asked
+        return f"{figure(wanted)} of {self.asked_metric or self.metric}"
+
+
+def figure(value: float) -> str:
+    """Return a score with two decimals, or with four digits where two would round it."""
+    return f"{value:.2f}" if abs(value - round(value, 2)) < _EPSILON else f"{value:.4g}"
+
+
+def aims(gate: Gate) -> list[Condition]:
+    """Return the conditions that a run may be for, the first choice first.
+
+    The primary one alone where it is named, by its id or by a metric of it. Else those that ask for more than no loss,
+    in the order of the campaign file; what a start meets by definition is what a run must not break, not what it is
+    for. New failures are a limit, never a target.
+    """
+    possible = sorted((c for c in gate.conditions if c.statistic != "new_failures"), key=asks_no_worse)
+    if gate.primary is None:
+        return possible
+    return [c for c in possible if c.id == gate.primary] or [c for c in possible if gate.primary in c.metrics]
 
 
 def find_target(
@@ -52,23 +80,19 @@ def find_target(
         dense: `split.metric` -> a denser one of the same outputs; where the target's has one, that is read in its place
             and should reach what the gold scores.
 
-    All metrics live in [0, 1], so gaps compare as they are; counts are divided by their cases. Of an any-of, the metric
-    with the most room below its ceiling stands for the condition. Ties go to the condition written first. New failures
-    are a limit, never a target.
+    All metrics live in [0, 1]; counts are divided by their cases. Of an any-of, the alternative that is nearest to
+    holding stands for the condition, of those that reach their bound below their ceiling; the one with more room of
+    equals. A condition without scores is passed over for the next one.
     """
-    known = [
-        (target.gap - _granted(condition, target), target)
-        for condition in gate.conditions
-        if condition.statistic != "new_failures"
-        for metric in [_roomiest(condition, cases, ceilings or {}, use)]
-        if (target := _target(condition, metric, gate, cases, use, noise_floor)) is not None
-    ]
-    # A loss that is granted is no distance: else what a parent meets by definition hides what it meets by luck alone.
-    _, found = max(known, key=lambda each: each[0], default=(0.0, None))
-    companion = (dense or {}).get(found.metric) if found is not None else None
-    if found is None or companion is None:
-        return found
-    return _dense(found, companion, gate, cases, ceilings or {}, use) or found
+    for condition in aims(gate):
+        named = [metric for metric in condition.metrics if metric == gate.primary] or condition.metrics
+        metric = _nearest(condition, named, cases, ceilings or {}, use)
+        found = _target(condition, metric, gate, cases, use, noise_floor)
+        if found is not None:
+            companion = (dense or {}).get(found.metric)
+            closer = None if companion is None else _dense(found, companion, gate, cases, ceilings or {}, use)
+            return closer or found
+    return None
 
 
 def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
@@ -82,10 +106,11 @@ def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
     gap = strict.sign * (threshold - parent.mean)
     delta = gate.meaningful_delta or gap / 2
     sentence = (
-        f"{metric}, read in place of {strict.metric}, is {parent.mean:.4g} at the parent, {gap:.4g} short of what the "
-        f"gold scores; δ is {delta:.4g}."
+        f"{metric}, read in place of {strict.metric} (asked {strict.asks}), is {parent.mean:.4g} at the parent, "
+        f"{gap:.4g} short of what the gold scores; δ is {delta:.4g}."
     )
-    changed = {"metric": metric, "parent": parent.mean, "threshold": threshold, "gap": gap, "delta": delta}
+    changed: Json = {"metric": metric, "parent": parent.mean, "threshold": threshold, "gap": gap, "delta": delta}
+    changed |= {"asked_metric": strict.metric, "asked": strict.threshold}
     return strict.model_copy(update={**changed, "n": parent.n, "sentence": sentence})
 
 
@@ -93,13 +118,18 @@ def _parent_side(cases: CaseTable, metric: str, use: SplitUse) -> Side:
     return "parent" if cases.mean("parent", metric, use) is not None else "base"
 
 
-def _roomiest(condition: Condition, cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse) -> str:
-    def room(metric: str) -> float:
-        start = cases.mean(_parent_side(cases, metric, use), metric, use)
+def _nearest(
+    condition: Condition, metrics: Sequence[str], cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse
+) -> str:
+    def order(metric: str) -> tuple[bool, float, float]:
+        start, wanted = cases.mean(_parent_side(cases, metric, use), metric, use), _asked(condition, cases, metric, use)
+        if start is None or wanted is None:
+            return False, float("-inf"), 0.0
         best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
-        return condition.sign * (best - start.mean) if start is not None else float("-inf")
+        gap, room = (condition.sign * (value - start.mean) for value in (wanted, best))
+        return room - gap > -_EPSILON, round(-gap, 9), room
 
-    return max(condition.metrics, key=room)
+    return max(metrics, key=order)
 
 
 def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
@@ -124,12 +154,6 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
         n=parent.n,
         sentence=sentence,
     )
-
-
-def _granted(condition: Condition, target: Target) -> float:
-    """Return the loss that a condition's margin grants beyond its bound as written, per case."""
-    unit = target.n if condition.statistic == "count" else 1
-    return condition.sign * (condition.threshold - condition.bound) / unit
 
 
 def is_ceiling_above(

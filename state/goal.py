@@ -162,6 +162,9 @@ class Gate(_Part):
     """When a candidate is promoted: every condition holds on the confirmation split."""
 
     conditions: tuple[Condition, ...] = Field(min_length=1)
+    primary: str | None = Field(default=None, min_length=1)
+    """The condition that runs are for, by its id or by its `split.metric`; the first that asks for more than no loss
+    when left out."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """Probability of a wrong promotion accepted for the whole campaign, one-sided."""
     max_confirmations: int = Field(default=3, ge=1)
@@ -481,6 +484,7 @@ def problems(goal: Goal, *, needs_pairs: bool = True) -> list[Problem]:
         if condition.id in seen:
             found.append(Problem(where=where, sentence=f"Two conditions of the gate are called {condition.id!r}."))
         seen.add(condition.id)
+    found += _primary_problems(goal.gate)
     if goal.evaluation.control is not None:
         found.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
@@ -504,6 +508,18 @@ def problems(goal: Goal, *, needs_pairs: bool = True) -> list[Problem]:
         if name in names[:index]
     ]
     return [problem for problem in found if problem is not None]
+
+
+def _primary_problems(gate: Gate) -> list[Problem]:
+    """Return why what the gate names as primary can be no target of a run."""
+    named = [c for c in gate.conditions if gate.primary in {c.id, *c.metrics}]
+    if gate.primary is None or any(c.statistic != "new_failures" for c in named):
+        return []
+    known = ", ".join(dict.fromkeys(name for c in gate.conditions for name in (c.id, *c.metrics)))
+    said = f"`primary: {gate.primary}` names no condition of the gate and no metric of one; there are {known}."
+    if named:
+        said = f"`primary: {gate.primary}` counts new failures, which limit a run; name a condition that a run is for."
+    return [Problem(where=("gate", "primary"), sentence=said)]
 
 
 def _repair_problems(goal: Goal) -> list[Problem | None]:

@@ -61,7 +61,7 @@ def told(view: View, row: View, *, is_walked: bool = False) -> list[str]:
     ]
     lines += block("", row["sentence"], indent=2, lines=6)
     lines += (walk.told(view, row) if is_walked else _premises(row)) + _alternatives(row)
-    lines += _prediction(row) + _verdict(row)
+    lines += _prediction(row) + _grounds(row) + _verdict(row)
     for question in [q for q in view["approvals"] if q["decision"] == row["id"]]:
         lines += ["Question", *block("", _answered(question), indent=2, lines=4)]
     for plan in [c for c in view["commitments"] if c["decision"] == row["id"]]:
@@ -102,6 +102,22 @@ def _prediction(row: View) -> list[str]:
     if not {"metric", "low", "high"} <= foreseen.keys():
         return []
     return [f"Predicted  {foreseen['metric']} from {number(foreseen['low'])} to {number(foreseen['high'])}"]
+
+
+def _grounds(row: View) -> list[str]:
+    """Return the figures that a planned run rests on."""
+    found = (row["verdict"] or {}).get("grounds") or {}
+    known = {name: value for name, value in found.items() if value not in (None, "", [], {})}
+    shown = ", ".join(f"{name.replace('_', ' ')} {_figures(value)}" for name, value in known.items())
+    return block("Figures", f"{shown}.", lines=6) if shown else []
+
+
+def _figures(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_figures(each)}" for name, each in value.items() if each is not None) + ")"
+    if isinstance(value, list):
+        return ", ".join(_figures(each) for each in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _verdict(row: View) -> list[str]:

@@ -17,6 +17,7 @@ from policies import significance
 from policies.buckets import ALPHA, Prediction
 from policies.cases import CaseTable, Changes, Mean
 from policies.replay.records import Cycle, RecordedCondition, Trajectory
+from policies.target import find_target
 from state.goal import Against, Condition, Gate, Metric
 from state.records import Bucket, Instrument, Json, Record
 
@@ -218,18 +219,19 @@ def _cycle(entry: PublishedCycle, splits: Sequence[str], counts: frozenset[str])
     recorded = entry.gate or PublishedGate()
     conditions = tuple(_condition(row, known) for row in recorded.conditions)
     asked = tuple(row.condition for row in conditions if row.condition is not None)
+    cases = CaseTable(
+        means={"candidate": candidate, "parent": base, "base": base}, changes=_changes(base, candidate, counts)
+    )
     return Cycle(
         id=entry.id,
         track=entry.track,
         kind=entry.instrument,
         instrument=next((name for name in _INSTRUMENTS if entry.instrument.startswith(name)), None),
-        gate=Gate(conditions=asked, alpha=ALPHA, max_confirmations=1) if asked else None,
+        gate=_gate(asked, cases) if asked else None,
         conditions=conditions,
         passed=recorded.passed,
         bucket=entry.bucket,
-        cases=CaseTable(
-            means={"candidate": candidate, "parent": base, "base": base}, changes=_changes(base, candidate, counts)
-        ),
+        cases=cases,
         is_measured=bool(candidate),
         is_confirmed=True,
         predicted=entry.predicted,
@@ -244,6 +246,15 @@ def _cycle(entry: PublishedCycle, splits: Sequence[str], counts: frozenset[str])
             "evaluated_on": (entry.model_extra or {}).get("eval_base_model_reported"),
         },
     )
+
+
+def _gate(asked: Sequence[Condition], cases: CaseTable) -> Gate:
+    """Return a published gate; its log names no metric that matters, so the one that its parent lacked most does."""
+    alone = ((c.id, Gate(conditions=(c,), alpha=ALPHA, max_confirmations=1)) for c in asked)
+    targets = {name: find_target(gate, cases, use="selection") for name, gate in alone}
+    gaps = {name: target.gap for name, target in targets.items() if target is not None}
+    primary = max(gaps, key=lambda name: gaps[name], default=None)
+    return Gate(conditions=tuple(asked), primary=primary, alpha=ALPHA, max_confirmations=1)
 
 
 def _means(split: str, figures: Json, counts: frozenset[str]) -> dict[str, Mean]:

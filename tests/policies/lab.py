@@ -9,6 +9,7 @@ from state.records import Side, SplitUse
 REASON = "the lab compared bare numbers"
 
 GATE = Gate(
+    primary="5",
     conditions=(
         Condition(id="1", metric="regular.composite", against="parent", min=-0.005, test="plain", reason=REASON),
         Condition(id="2", metric="regular.data_preservation", against="parent", min=0, test="plain", reason=REASON),
@@ -22,7 +23,7 @@ GATE = Gate(
             reason=REASON,
         ),
         Condition(id="5", metric="stress.data_preservation", min=0.85, test="plain", reason=REASON),
-    )
+    ),
 )
 """The lab's gate v1."""
 

@@ -91,20 +91,52 @@ def test_a_target_that_holds_already_has_one_case_as_its_meaningful_delta() -> N
     assert "beyond" in target.sentence
 
 
-def test_a_loss_that_is_granted_is_no_distance_from_holding() -> None:
-    def found(parent: int, **limit: object) -> str:
-        safe = Condition.model_validate({"metric": "s.safe", "against": "parent", "min": 0.0, **limit})
-        gate = Gate(conditions=(safe, Condition(metric="s.ok", min=0.8)))
-        cases = table(parent={"s.ok": ones(parent, 40), "s.safe": ones(40, 40)})
-        target = find_target(gate, cases)
-        assert target is not None
-        return target.metric
+SAFE = Condition(id="safe", metric="s.safe", against="parent", min=0.0, margin=0.1)
+OK = Condition(id="ok", metric="s.ok", min=0.8)
+FORM = Condition(id="form", metric="s.form", min=0.9)
 
-    assert found(33, margin=0.1) == "s.ok", "0.025 beyond its bound, against the 0.1 that is granted"
-    assert found(37, margin=0.1) == "s.safe", "0.125 beyond"
-    assert found(33) == "s.safe", "no loss is granted: the parent is at its bound"
-    assert found(33, statistic="count", margin=4) == "s.ok", "a count's margin is one per case"
-    assert found(31) == "s.ok"
+
+@pytest.mark.parametrize(
+    ("conditions", "primary", "metric"),
+    [
+        ((OK, FORM), None, "s.ok"),
+        ((FORM, OK), None, "s.form"),
+        ((SAFE, OK), None, "s.ok"),
+        ((SAFE,), None, "s.safe"),
+        ((OK, FORM), "form", "s.form"),
+        ((FORM, OK), "s.ok", "s.ok"),
+        ((SAFE, OK), "safe", "s.safe"),
+    ],
+)
+def test_the_target_is_what_the_gate_names_or_its_first_demand_and_never_what_is_furthest(
+    conditions: tuple[Condition, ...], primary: str | None, metric: str
+) -> None:
+    """Further from its bound than the others at this parent: the one that is not asked for first, each time."""
+    scores = {"s.ok": ones(30, 40), "s.form": ones(0, 40), "s.safe": ones(40, 40)}
+    for cases in (table(parent=scores), table(parent={**scores, "s.ok": ones(0, 40), "s.form": ones(40, 40)})):
+        target = find_target(Gate(conditions=conditions, primary=primary), cases)
+        assert target is not None
+        assert target.metric == metric
+
+
+def test_of_an_any_of_the_alternative_nearest_to_holding_is_the_target_if_it_can_get_there() -> None:
+    cases = table(parent={"s.a": ones(10, 40), "s.b": ones(20, 40)})
+    either = Condition(id="either", any_of=("s.a", "s.b"), min=0.8)
+    assert found_in(Gate(conditions=(either,)), cases, {}) == "s.b"
+    assert found_in(Gate(conditions=(either,)), cases, {"s.b": 0.7}) == "s.a", "not above its ceiling"
+    assert found_in(Gate(conditions=(either,), primary="s.a"), cases, {}) == "s.a"
+
+
+def found_in(gate: Gate, cases: CaseTable, ceilings: dict[str, float]) -> str:
+    target = find_target(gate, cases, ceilings=ceilings)
+    assert target is not None
+    return target.metric
+
+
+def test_what_was_not_measured_is_no_target_and_the_next_condition_is() -> None:
+    gate = Gate(conditions=(FORM, OK))
+    assert found_in(gate, table(parent={"s.ok": ones(30, 40)}), {}) == "s.ok"
+    assert find_target(Gate(conditions=(FORM, OK), primary="form"), table(parent={"s.ok": ones(30, 40)})) is None
 
 
 def test_no_measurement_is_no_information() -> None:
@@ -284,6 +316,18 @@ def test_progress_says_which_condition_confirmation_did_not_show() -> None:
     assert verdict.rule == "B.moved"
     assert "hold on the confirmation cases; not s.ok>=0.8 (0.85 measured, at least 0.8 asked of its" in verdict.sentence
     assert "rare (0.3 measured" in verdict.sentence
+    assert "asked 0.80 of s.ok" in verdict.sentence
+
+
+def test_a_dense_metric_is_told_beside_what_the_gate_asks_of_the_strict_one() -> None:
+    cases = table(
+        parent={"s.ok": ones(0, 40), "s.kept": [0.1] * 40}, candidate={"s.ok": ones(8, 40), "s.kept": [0.5] * 40}
+    )
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=cases, dense={"s.ok": "s.kept"}))
+    assert "s.kept went from 0.1 to 0.5" in verdict.sentence
+    assert "read in place of s.ok (0 to 0.2); asked 0.80 of s.ok." in verdict.sentence
+    assert verdict.target is not None
+    assert (verdict.target.asked_metric, verdict.target.asked) == ("s.ok", 0.8)
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,16 @@ def test_the_numbers_of_a_recipe_go_back_into_it() -> None:
 
 def test_the_space_holds_the_usual_ranges_and_everything_that_was_run() -> None:
     told = [NUMBERS, {**NUMBERS, "learning_rate": 9e-3, "rank": 6, "iters": 900}]
-    space = space_of(told, "sft", 240, 4, {})
+    space = space_of(told, 240, 4, {})
     assert (space["learning_rate"]["low"], space["learning_rate"]["high"]) == (1e-5, 9e-3)
     assert (space["iters"]["low"], space["iters"]["high"]) == (30, 900)
     assert space["rank"] == {"choices": [4, 6, 8, 16, 32]}
-    unknown = space_of([NUMBERS], "sft", None, 4, {})
+    unknown = space_of([NUMBERS], None, 4, {})
     assert (unknown["iters"]["low"], unknown["iters"]["high"]) == (60, 240)
 
 
 def test_an_adapter_to_go_on_from_keeps_its_shape_out_of_the_search() -> None:
-    assert set(space_of([NUMBERS], "dpo", 240, 4, {"lora_parameters": {}})) == {"learning_rate", "iters"}
+    assert set(space_of([NUMBERS], 240, 4, {"lora_parameters": {}})) == {"learning_rate", "iters"}
 
 
 class Sampler:

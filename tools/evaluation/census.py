@@ -186,9 +186,11 @@ class SplitCensus:
         return summary(grades, len(self.split.cases))
 
     def budget(self) -> dict[str, Any]:
-        """Return what the golds need."""
+        """Return what the golds need; `of_case` by case, since a run's answers are held against their own lengths."""
         needs = self.cuts.needs
-        return {"gold_tokens": needs, "whole": self.n_whole, "n": len(needs), "smallest_sufficient": needs[-1]}
+        of_case = {str(gold.case["id"]): gold.needs for gold in self.cuts.golds}
+        whole = {"whole": self.n_whole, "n": len(needs), "smallest_sufficient": needs[-1]}
+        return {"gold_tokens": needs, "of_case": of_case, **whole}
 
     def budget_curve(self) -> dict[str, list[list[float]]]:
         """Return {metric: [[max_tokens, ceiling], …]} from the budget in force upward."""
@@ -239,10 +241,10 @@ def token_census(
     """Count training rows in tokens under the real template.
 
     Returns:
-        rows, max_tokens, max_answer (tokens of the longest answer), p50, p95, truncated (rows longer than
-        `max_seq_length`), prompt_longer_than_max (rows whose whole answer would be cut), lines (first truncated lines),
-        without_end (rows that no end token closes), prompt_mismatch (rows whose beginning is not the prompt that
-        evaluation renders).
+        rows, max_tokens, max_answer and mean_answer (tokens of the longest answer and of one on average), p50, p95,
+        truncated (rows longer than `max_seq_length`), prompt_longer_than_max (rows whose whole answer would be cut),
+        lines (first truncated lines), without_end (rows that no end token closes), prompt_mismatch (rows whose
+        beginning is not the prompt that evaluation renders).
     """
     lengths: list[int] = []
     answers: list[int] = []
@@ -263,6 +265,7 @@ def token_census(
         "rows": len(lengths),
         "max_tokens": ordered[-1],
         "max_answer": max(answers),
+        "mean_answer": sum(answers) / len(answers),
         "p50": _percentile(ordered, 0.50),
         "p95": _percentile(ordered, 0.95),
         "truncated": len(lines),

@@ -50,6 +50,7 @@ def test_the_ceiling_at_a_small_budget_is_the_exact_share_of_golds_that_fit(tmp_
     assert small["ceiling"]["s.selection"]["share"]["mean"] == pytest.approx((5 + 10 / 14 + 10 / 19 + 10 / 29) / 8)
     assert small["budget"]["s.selection"] == {
         "gold_tokens": [length + 1 for length in LENGTHS],
+        "of_case": {f"c{n}": length + 1 for n, length in enumerate(LENGTHS)},
         "whole": 5,
         "n": 8,
         "smallest_sufficient": 30,
@@ -70,6 +71,7 @@ def test_floor_echo_tokens_and_parity_are_counted(tmp_path: Path, model: Path) -
         "rows": 6,
         "max_tokens": 65,
         "max_answer": 2,
+        "mean_answer": 2.0,
         "p50": 9,
         "p95": 65,
         "truncated": 2,
