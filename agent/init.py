@@ -359,7 +359,7 @@ def _lines(task: _Task, metrics: tuple[str, ...]) -> Iterator[str]:
         yield "      # Taken from valid.jsonl for want of a test.jsonl; its loss is watched, it is never trained on."
     yield ""
     yield "gate:"
-    yield f"  primary: {_SPLIT}.{metrics[0]}  # what runs are for: progress is read on it, other conditions have to hold"
+    yield f"  primary: {_SPLIT}.{metrics[0]}  # what runs are for; other conditions have to hold"
     yield "  conditions:"
     yield "    # Better than the base by at least this much, beyond chance. More is taken to be better; where less is,"
     yield "    # write max instead of min and a negative number."
