@@ -243,9 +243,15 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
         "system": session.goal.track.system,
         "privacy": session.goal.privacy,
         "samples": _samples(session.goal, session.loaded.path.parent),
+        "continue_from": _continued(session, decision.action_inputs.get("continues") or {}),
         **(rollout_input(session, run.recipe) if run.instrument == "grpo" else {}),
     }
     return body, int(run.recipe["iters"])
+
+
+def _continued(session: Session, told: Json) -> str | None:
+    """Return the save that a training goes on from, where it does."""
+    return str(session.paths.job(str(told["job"])).out / "saves" / str(told["save"])) if told else None
 
 
 def _balanced(session: Session, run: Run) -> Json:

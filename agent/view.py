@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from agent.session import Session
 from policies.contamination import contamination, uprooted
-from policies.view import View, gate_since
+from policies.view import View, gate_since, taught_since
 from state.errors import VigilError
 from state.goal import Goal
 from state.paths import CampaignPaths
@@ -40,7 +40,9 @@ def view_of(session: Session) -> View:
         void=contamination(read.beliefs(), decisions, actions),
         torn=_torn(session, actions),
         saves=_saves(session, actions),
+        resumable=_resumable(session, actions),
         gate_since=gate_since(read.goals()),
+        taught_since=taught_since(read.goals()),
         suggest=numbers.suggest,
     )
     return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
@@ -92,6 +94,16 @@ def _is_whole(session: Session, action: Action) -> bool:
         return weights_hash(folder, None, session.cache) == str(action.result["weights"])
     except (OSError, VigilError):
         return False
+
+
+def _resumable(session: Session, actions: Iterable[Action]) -> dict[str, str]:
+    """Return the trainings that ended as planned and whose last step is saved: key -> name of the save."""
+    ended = {a.key: f"{a.result['iters']:07d}" for a in actions if a.kind == "train" and _ended_as_planned(a)}
+    return {key: name for key, name in ended.items() if (session.paths.job(key).out / "saves" / name).is_dir()}
+
+
+def _ended_as_planned(action: Action) -> bool:
+    return action.state == "done" and "iters" in action.result and not action.result.get("verdict")
 
 
 def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, int]]:

@@ -8,7 +8,7 @@ of a case and no person's words: it leaves the machine.
 from policies.drafts import Draft, draft
 from policies.guards import evaluation_guards
 from policies.memory import limit_gb
-from policies.proposals import fusion, slack_of
+from policies.proposals import fusion, next_proposals, slack_of
 from policies.view import View
 from state.goal import NotifyEvent
 from state.hashing import hash_json
@@ -140,7 +140,7 @@ def _export(view: View, end: Decision) -> Draft | None:
 def drop_saves(view: View) -> Draft | None:
     """Delete the resumable saves of a judged run beyond the newest that the campaign file keeps."""
     keep = view.goal.retention.saves
-    if keep is None:
+    if keep is None or not any(view.saves.values()):
         return None
     needed = _needed(view)
     for run in view.runs:
@@ -174,4 +174,12 @@ def _needed(view: View) -> frozenset[str]:
     best = sorted(place, key=lambda name: place[name])[-1:]
     parents = {run.parent for run in view.runs if run.bucket is None}
     reached = {run.id for run in judged if run.bucket == "A"}
-    return frozenset({*parents, *reached, view.campaign.promoted, *best})
+    return frozenset({*parents, *reached, view.campaign.promoted, *best, *_gone_on_from(view)})
+
+
+def _gone_on_from(view: View) -> set[str]:
+    """Return the runs whose state an unjudged run goes on from, or a longer one that may be next would."""
+    planned = {run.decision for run in view.runs if run.bucket is None}
+    open_ones = (d.action_inputs.get("continues") for d in view.decisions if d.id in planned)
+    offered = (proposal.continues for name in view.goal.instruments for proposal in next_proposals(view, name))
+    return {*(str(told["run"]) for told in open_ones if told), *offered}

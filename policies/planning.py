@@ -42,6 +42,7 @@ from policies.proposals import (
     evidence_of,
     parent_of,
     planned_s,
+    saved_by,
 )
 from policies.recipes import RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
@@ -510,7 +511,9 @@ def _lost_run(view: View, run: Run, trained: Action) -> Draft:
     attempt = int(trained.inputs.get("attempt", 1)) + 1
     changes = {"id": _next_run_id(view), "recipe_hash": hash_json([run.recipe_hash, attempt])}
     again = run.model_copy(update={**changes, "decision": "", "state": "planned", "created_at": view.now})
-    inputs: Json = {**trained.inputs, "attempt": attempt, "run": again.id, "recipe_hash": again.recipe_hash}
+    # From its beginning: it may be the state that it went on from that failed it.
+    before = {name: value for name, value in trained.inputs.items() if name != "continues"}
+    inputs: Json = {**before, "attempt": attempt, "run": again.id, "recipe_hash": again.recipe_hash}
     return draft(
         view,
         "train",
@@ -712,6 +715,7 @@ def _train(
         ends: Why earlier classes are not gone on with.
     """
     estimate, left = choice.estimate, choice.left
+    further = "further " if proposal.continues else ""
     start = f", from {proposal.parent} fused" if parent_of(view, proposal.instrument).is_fused else ""
     run = Run(
         id=_next_run_id(view),
@@ -744,13 +748,14 @@ def _train(
         "weights": run.parent_hash,
         "parent": run.parent,
         "data": run.data_hash,
+        **_continued(view, proposal),
         "guards": [guard.model_dump(mode="json") for guard in guards],
     }
     return draft(
         view,
         "train",
         proposal.rule,
-        f"Train {run.id} ({proposal.instrument}{start}): {proposal.hypothesis} Expected {estimate.sentence}",
+        f"Train {run.id} ({proposal.instrument}{start}): {proposal.hypothesis} Expected {further}{estimate.sentence}",
         inputs,
         run=run,
         run_id=run.id,
@@ -780,6 +785,14 @@ def _train(
             ),
         ),
     )
+
+
+def _continued(view: View, proposal: RecipeProposal) -> Json:
+    """Return what the training of a run that goes on from another one's state is told; empty for all others."""
+    if not proposal.continues:
+        return {}
+    job, save = saved_by(view, proposal.continues)
+    return {"continues": {"run": proposal.continues, "job": job, "save": save, "is_same": proposal.is_same}}
 
 
 _RULES: tuple[Callable[[View], Draft | None], ...] = (

@@ -180,6 +180,68 @@ def next_proposals(view: View, instrument: Instrument | None = None) -> list[Rec
         instrument: Of the class; the campaign's first when left out.
     """
     chosen = instrument or view.goal.instruments[0]
+    return [going_on(view, proposal) for proposal in _proposals(view, chosen)]
+
+
+def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
+    """Return a proposal that goes on from the longest run that differs from it by its length alone, where one is saved.
+
+    Every step follows from (weights, optimizer, step number, seed), so what comes out is what the whole run would have
+    given, unless the learning rate was planned for another length, or the last steps made no whole update.
+    """
+    saved = {str(a.inputs.get("recipe_hash")): a for a in view.actions if a.key in view.resumable}
+    asked, iters = proposal.recipe, int(proposal.recipe["iters"])
+    # Rollouts earn by default what the gate asks for, so another gate teaches something else.
+    since = max(view.taught_since, view.gate_since if proposal.instrument == "grpo" else 1)
+    old = {decision.id for decision in view.decisions if decision.goal_version < since}
+    shorter = [
+        run
+        for run in view.runs
+        if run.recipe_hash in saved
+        and (run.instrument, run.parent_hash, run.seed) == (proposal.instrument, proposal.parent_hash, proposal.seed)
+        and run.data_hash == view.identity("data")
+        and run.decision not in old
+        and _but_length(run.recipe) == _but_length(asked)
+        and int(run.recipe["iters"]) < iters
+    ]
+    if not shorter:
+        return proposal
+    run = max(shorter, key=lambda each: int(each.recipe["iters"]))
+    step = int(run.recipe["iters"])
+    whole = max(int(asked.get("grad_accumulation_steps", 1)), int(asked.get("updates_per_batch", 1)))
+    is_same = run.recipe.get("lr_schedule") == asked.get("lr_schedule") and step % whole == 0
+    said = f"It goes on from {run.id}'s state at step {step}."
+    if not is_same:
+        said += " It is not the same as a longer run: its learning rate was planned for another length."
+    return proposal.model_copy(
+        update={
+            "continues": run.id,
+            "from_step": step,
+            "is_same": is_same,
+            "hypothesis": f"{proposal.hypothesis} {said}",
+        }
+    )
+
+
+def _but_length(recipe: Json) -> Json:
+    """Return what a longer run has in common with a shorter one; a schedule's numbers may follow the length."""
+    kept = {key: value for key, value in recipe.items() if key not in {"iters", "seed", "lr_schedule"}}
+    schedule = recipe.get("lr_schedule")
+    return {**kept, "lr_schedule": schedule.get("name") if isinstance(schedule, dict) else schedule}
+
+
+def saved_by(view: View, run_id: str) -> tuple[str, str]:
+    """Return the training and the save that a run can be gone on from.
+
+    Raises:
+        StopIteration: There is none.
+    """
+    run = next(run for run in view.runs if run.id == run_id)
+    key = next(a.key for a in view.actions if a.key in view.resumable and a.inputs["recipe_hash"] == run.recipe_hash)
+    return key, view.resumable[key]
+
+
+def _proposals(view: View, chosen: Instrument) -> list[RecipeProposal]:
     rows = _rows(view, chosen)
     known = ceilings(view.beliefs, "selection")
     parent = parent_of(view, chosen)

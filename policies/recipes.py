@@ -217,6 +217,17 @@ class RecipeProposal(Record):
     grounds: Json = Field(default_factory=dict)
     """The figures that the choice rests on, each by its name: what the sentence says, as data."""
     alternatives: tuple[Alternative, ...] = ()
+    continues: str = ""
+    """Run whose saved state it goes on from; it then costs the added steps only."""
+    from_step: int = 0
+    """Step of that state."""
+    is_same: bool = True
+    """Going on gives, bit for bit, what the whole run would have given."""
+
+    @property
+    def added(self) -> Json:
+        """The recipe of the steps that are left to do."""
+        return {**self.recipe, "iters": int(self.recipe["iters"]) - self.from_step} if self.from_step else self.recipe
 
 
 class _Remedy(NamedTuple):

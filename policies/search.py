@@ -51,7 +51,7 @@ def choose(view: View, instrument: Instrument) -> Choice:
     """
     proposals = next_proposals(view, instrument)
     measuring_s = 2 * evaluation_s(view)
-    priced = [(each, estimate_of(view, each.recipe, instrument)) for each in proposals]
+    priced = [(each, estimate_of(view, each.added, instrument)) for each in proposals]
     fitting: list[Choice] = []
     cut: list[Choice] = []
     skipped: list[Alternative] = []
@@ -66,7 +66,7 @@ def choose(view: View, instrument: Instrument) -> Choice:
             if found is not None and any(found.recipe_hash == run.recipe_hash for run in view.runs):
                 skipped.append(Alternative(action=proposal.rule, reason="cut to the time left it was run already"))
                 continue
-            estimate = estimate_of(view, found.recipe, instrument) if found is not None else estimate  # noqa: PLW2901 - the cut one's
+            estimate = estimate_of(view, found.added, instrument) if found is not None else estimate  # noqa: PLW2901 - the cut one's
         if found is None:
             skipped.append(Alternative(action=proposal.rule, reason=left.sentence))
         else:
@@ -77,7 +77,7 @@ def choose(view: View, instrument: Instrument) -> Choice:
     else:
         fitting = cut
     if not fitting:
-        recipe = proposals[0].recipe if proposals else view.goal.recipe
+        recipe = proposals[0].added if proposals else view.goal.recipe
         estimate = estimate_of(view, recipe, instrument)
         left = affords(view, estimate.seconds + measuring_s, instrument=instrument)
         return Choice(None, estimate, left, bool(proposals), tuple(skipped))
@@ -90,9 +90,10 @@ def _proposals(choices: Sequence[Choice]) -> list[RecipeProposal]:
 
 def _cut(view: View, proposal: RecipeProposal, estimate: RunEstimate, left_s: float) -> RecipeProposal | None:
     """Return a proposal with as many iterations as fit the time left, or None when that would be pointless."""
-    recipe = cut_to_time(proposal.recipe, estimate, left_s, least_iters(proposal.recipe))
+    recipe = cut_to_time(proposal.added, estimate, left_s, least_iters(proposal.added))
     if recipe is None:
         return None
+    recipe = {**recipe, "iters": proposal.from_step + int(recipe["iters"])}
     why = (
         f"Cut from {proposal.recipe['iters']} to {recipe['iters']} iterations: the whole would take "
         f"{budget.minutes(estimate.seconds)} and {budget.minutes(left_s)} are left for training."

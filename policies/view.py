@@ -1,8 +1,9 @@
 """What the planner may look at: the rows of the record, the goal and the time, with the questions asked of them."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from policies import budget
 from policies.contamination import Contamination
@@ -17,6 +18,7 @@ from state.records import (
     Commitment,
     Decision,
     GoalVersion,
+    Json,
     Measurement,
     Request,
     Run,
@@ -67,8 +69,13 @@ class View:
     """Adapters whose fused model, made for a class to start from, is gone or no longer as it was made."""
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Key of an ended training -> name of a resumable save on disk -> bytes; empty without a rule of retention."""
+    resumable: Mapping[str, str] = field(default_factory=dict)
+    """Key of a training that ended as planned -> name of the save at its last step, which a longer run may go on from.
+    """
     gate_since: int = 1
     """First version of the goal from which on the gate is read as it is now; older verdicts are given again."""
+    taught_since: int = 1
+    """First version of the goal from which on model, track and data are as they are now."""
     suggest: Suggest | None = None
     """Samples numbers from the runs so far; None: rules alone propose."""
 
@@ -167,14 +174,25 @@ def gate_since(versions: Sequence[GoalVersion]) -> int:
     Args:
         versions: All of them, in any order.
     """
-    found, now = 1, None
-    for version in sorted(versions, key=lambda each: each.version, reverse=True):
-        gate = {key: value for key, value in version.spec["gate"].items() if key != "max_confirmations"}
-        read = [gate, *(version.spec["evaluation"].get(key) for key in ("control", "noise_floor"))]
-        if now is not None and read != now:
-            break
-        found, now = version.version, read
-    return found
+    read = ("control", "noise_floor")
+    return _since(
+        versions,
+        lambda spec: [
+            {key: value for key, value in spec["gate"].items() if key != "max_confirmations"},
+            *(spec["evaluation"].get(key) for key in read),
+        ],
+    )
+
+
+def taught_since(versions: Sequence[GoalVersion]) -> int:
+    """Return the first version of a goal from which on a run is given the same model, prompts and data as now."""
+    return _since(versions, lambda spec: [spec["model"], spec["track"], spec["data"]])
+
+
+def _since(versions: Sequence[GoalVersion], read: Callable[[Json], list[Any]]) -> int:
+    newest_first = sorted(versions, key=lambda each: each.version, reverse=True)
+    same = list(itertools.takewhile(lambda each: read(each.spec) == read(newest_first[0].spec), newest_first))
+    return same[-1].version if same else 1
 
 
 def hard_stops(view: View) -> list[Belief]:

@@ -454,6 +454,7 @@ _TRAINED = (
     "padding_share",
     "wall_s",
     "verdict",
+    "continued_from",
 )
 
 _DIGEST: dict[ActionKind, Callable[[_Digest], None]] = {

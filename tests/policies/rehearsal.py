@@ -98,6 +98,9 @@ class Rehearsal:
     earlier: frozenset[str] = frozenset()
     goal_version: int = 1
     gate_since: int = 1
+    taught_since: int = 1
+    keeps_states: bool = False
+    """Whether trainings leave a save that a longer run can go on from."""
     beliefs: list[Belief] = field(default_factory=list)
     superseded: list[Belief] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -119,6 +122,12 @@ class Rehearsal:
             goal=self.goal,
             goal_version=self.goal_version,
             gate_since=self.gate_since,
+            taught_since=self.taught_since,
+            resumable={
+                a.key: f"{a.result['iters']:07d}"
+                for a in self.actions
+                if self.keeps_states and a.kind == "train" and a.state == "done"
+            },
             now=self.now,
             campaign=self.campaign,
             earlier=self.earlier,

@@ -222,6 +222,19 @@ def test_the_best_run_keeps_its_saves_while_nothing_is_promoted() -> None:
     assert drop_saves(with_saves(play, 0)) is None, "R2 went further"
 
 
+def test_a_run_that_another_goes_on_from_or_would_keeps_its_saves() -> None:
+    play = Rehearsal(keeps_states=True)
+    play.run()
+    found = drop_saves(with_saves(play, 0))
+    assert found is not None
+    assert found.decision.run == "R1"
+    going_on = next(d.id for d in play.decisions if "continues" in d.action_inputs)
+    play.runs.append(play.runs[-1].model_copy(update={"id": "R5", "bucket": None, "decision": going_on}))
+    found = drop_saves(with_saves(play, 0))
+    assert found is not None
+    assert found.decision.run == "R2", "R5 goes on from R1"
+
+
 def test_a_run_that_an_open_run_starts_from_keeps_its_saves() -> None:
     play = judged()
     play.runs.append(play.runs[-1].model_copy(update={"id": "R5", "bucket": None, "state": "planned", "parent": "R1"}))

@@ -1,6 +1,7 @@
 """The planner over whole campaigns: the order of its rules, and what never happens whatever the world does."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -8,8 +9,8 @@ from hypothesis import strategies as st
 
 from policies import planning
 from policies.confirmation import why_not
-from policies.proposals import estimate_of, planned_s, verdict_of
-from policies.view import gate_since
+from policies.proposals import estimate_of, going_on, next_proposals, planned_s, verdict_of
+from policies.view import gate_since, taught_since
 from state.hashing import hash_json
 from state.records import Action, Answer, Approval, Belief, Evidence, GoalVersion, Json
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
@@ -797,3 +798,86 @@ def test_what_a_request_stands_on_is_measured_again_where_the_world_changed() ->
     play.believe(identity("harness", "harness-2"))
     assert play.run()[:4] == ["ceiling.first", "baseline.first", "run.measure", "B.moved"]
     assert "R2" in opened_for(play)
+
+
+def test_what_a_run_is_given_is_the_same_since_the_last_edit_of_model_track_or_data() -> None:
+    assert taught_since([version(1, 0.5), version(2, 0.9)]) == 1
+    other = version(2, 0.5).spec | {"track": {"grader": "grade.py", "system": "Be brief."}}
+    assert taught_since([version(1, 0.5), version(2, 0.5).model_copy(update={"spec": other})]) == 2
+
+
+def trainings(play: Rehearsal) -> list[Any]:
+    return [d.action_inputs.get("continues") for d in play.decisions if d.action == "train"]
+
+
+def test_a_run_that_was_only_too_short_is_gone_on_from_and_costs_the_added_steps() -> None:
+    play = Rehearsal(keeps_states=True)
+    play.run()
+    assert play.campaign.state == "promoted"
+    first, second = trainings(play)[:2]
+    launched = next(a for a in play.actions if a.kind == "train")
+    assert first is None
+    assert second == {"run": "R1", "job": launched.key, "save": "0000020", "is_same": True}
+    said = next(d.sentence for d in play.decisions if d.run == "R2" and d.action == "train")
+    assert "iters 20 -> 40. It goes on from R1's state at step 20. Expected further 20 iterations of" in said
+    whole = Rehearsal()
+    whole.run()
+    ours, theirs = (each.runs[1] for each in (play, whole))
+    assert (ours.recipe, ours.recipe_hash, ours.parent) == (theirs.recipe, theirs.recipe_hash, "base")
+    assert ours.cost_s_estimate < theirs.cost_s_estimate
+    assert ours.id != "R1"
+    assert play.runs[1].bucket == "B"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "is_same"),
+    [
+        ({}, True),
+        ({"lr_schedule": {"name": "cosine_decay", "arguments": [0.001, 600]}}, True),
+        ({"lr_schedule": {"name": "cosine_decay", "arguments": [0.001, 20]}}, False),
+        ({"grad_accumulation_steps": 3}, False),
+        ({"grad_accumulation_steps": 4}, True),
+    ],
+)
+def test_going_on_is_labelled_where_it_is_not_what_the_longer_run_would_have_been(
+    recipe: Json, *, is_same: bool
+) -> None:
+    asked = {"batch_size": 4, "iters": 20, "max_seq_length": 128, "learning_rate": 0.001, **recipe}
+    play = Rehearsal(goal=goal(recipe=asked), keeps_states=True)
+    play.run()
+    second = next(d for d in play.decisions if d.run == "R2" and d.action == "train")
+    assert second.action_inputs["continues"]["is_same"] is is_same
+    assert ("It is not the same as a longer run: its learning rate was planned" in second.sentence) is not is_same
+
+
+def test_a_run_of_another_recipe_seed_or_file_is_begun_anew() -> None:
+    play = Rehearsal(keeps_states=True)
+    while not any(run.bucket for run in play.runs):
+        play.step()
+    view = play.view()
+    longer = next_proposals(view)[0]
+    assert (longer.continues, longer.from_step) == ("R1", 20)
+    assert {each.continues for each in next_proposals(view)[1:] if each.recipe["iters"] == 20} == {""}
+    for other in (
+        replace(view, taught_since=2),
+        replace(view, resumable={}),
+        replace(view, runs=tuple(run.model_copy(update={"data_hash": "other"}) for run in view.runs)),
+        replace(view, runs=tuple(run.model_copy(update={"seed": 9}) for run in view.runs)),
+    ):
+        assert going_on(other, longer.model_copy(update={"continues": "", "from_step": 0})).continues == ""
+    rollouts = longer.model_copy(update={"instrument": "grpo", "continues": "", "from_step": 0})
+    sampled = replace(view, runs=tuple(run.model_copy(update={"instrument": "grpo"}) for run in view.runs))
+    assert going_on(sampled, rollouts).continues == "R1"
+    assert going_on(replace(sampled, gate_since=2), rollouts).continues == "", "what they earn is what the gate asks"
+
+
+def test_a_run_that_was_lost_while_it_went_on_from_another_is_begun_anew() -> None:
+    play = Rehearsal(keeps_states=True)
+    while len(play.kinds()) < 4:
+        play.step()
+    play.fails = {"train": 1}
+    play.run()
+    lost, again = trainings(play)[1:3]
+    assert lost["run"] == "R1"
+    assert again is None
+    assert next(d for d in play.decisions if d.rule == "run.again").run == "R3"

@@ -431,3 +431,16 @@ def test_a_battery_that_runs_low_ends_a_search_for_the_best_with_what_there_is()
     poor.run()
     assert poor.decisions[-1].rule == "power.gone"
     assert "the battery fell below machine.min_battery_percent while R1 trained" in poor.campaign.sentence
+
+
+def test_a_longer_run_is_cut_to_the_time_that_its_added_steps_have() -> None:
+    play = until_trained(Timed(goal=goal(recipe={"iters": 100, "batch_size": 4}), step_s=10.0, keeps_states=True))
+    used_s = play.now - START
+    view = replace(play.view(), goal=goal(budget={"hours": (used_s + 900) / 3600}))
+    longer = next(each for each in next_proposals(view) if each.continues)
+    chosen = choose(view, "sft")
+    assert longer.added["iters"] == 100
+    assert chosen.proposal is not None
+    assert 100 < chosen.proposal.recipe["iters"] < 200
+    assert chosen.proposal.continues == "R1"
+    assert f"Cut from 200 to {chosen.proposal.recipe['iters']} iterations" in chosen.proposal.hypothesis

@@ -5,12 +5,13 @@ validation, and the newest one at which the sampled generations were healthy.
 """
 
 import json
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from state.files import read_json
+from state.files import fsync_folder, read_json
 from state.records import Json
 from tools.models.headers import HeaderError, read_header
 from tools.training.batching import Cursor
@@ -83,6 +84,31 @@ def whole_saves(saves: Path) -> list[tuple[Path, Progress]]:
 def newest(saves: Path) -> tuple[Path, Progress] | None:
     """Return the newest whole save, or None."""
     return next(reversed(whole_saves(saves)), None)
+
+
+def take_over(source: Path, saves: Path) -> bool:
+    """Begin a folder of saves with one of another run's, to be gone on from as if it were its own.
+
+    Args:
+        source: The other run's save.
+        saves: Folder of the saves; one that holds a whole save already is left as it is.
+
+    Returns:
+        Whether there is a save to go on from now; false where the other run's is gone or torn.
+    """
+    if newest(saves) is not None:
+        return True
+    if source not in {folder for folder, _ in whole_saves(source.parent)}:
+        return False
+    side = saves / f".{source.name}.tmp"
+    shutil.rmtree(side, ignore_errors=True)
+    shutil.copytree(source, side)
+    for path in side.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    side.rename(saves / source.name)
+    fsync_folder(saves)
+    return True
 
 
 def sizes(saves: Path) -> dict[str, int]:

@@ -3,7 +3,8 @@
 Input beside model, data and recipe: `instrument`, `sft` with `data.train` (`data.valid`), `dpo` with `data.pairs`
 (`data.valid_pairs`), or `grpo` with `data.rollouts` and `grader` (see `instruments.py`); and `samples: {"prompts",
 "max_tokens", "every"}`, what to generate for at saved steps; or there `cases: {"name", "use", "file", "case_ids"}` in
-place of `prompts`, so that no text stands in the input.
+place of `prompts`, so that no text stands in the input. `continue_from`: a save of an earlier run, whose steps are not
+done again; gone or torn, the run begins anew and says so.
 
 Exit status 0: trained. 3: usable but bad, with the last healthy weights as result: a loss was not finite (`diverged`),
 or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for, everything is saved.
@@ -26,7 +27,7 @@ from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
 from tools.training.lineage import require_same_adapter
-from tools.training.progress import newest_healthy_folder
+from tools.training.progress import newest_healthy_folder, take_over
 from tools.training.recipe import Recipe, validate_recipe
 
 if TYPE_CHECKING:
@@ -120,6 +121,10 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
     inputs, out = context.input, context.folder.out
     recipe = validate_recipe(inputs["recipe"], inputs["instrument"])
     training, built, model, weights, data = assemble(context, resources, recipe)
+    source = Path(inputs["continue_from"]) if inputs.get("continue_from") else None
+    is_continued = source is not None and take_over(source, training.saves)
+    if source is not None and not is_continued:
+        context.emit({"step": 0, "note": f"{source} is gone or torn: the run begins anew"})
     outcome = training.run()
     if outcome.is_stopped:
         context.leave_stopped()
@@ -156,6 +161,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
             **built.facts,
             "rows_seen_share": min(1.0, progress.seen_rows / built.rows),
             "resumed_from": outcome.resumed_from,
+            "continued_from": int(source.name) if source is not None and is_continued else None,
             "verdict": verdict,
             "environment": environment(),
             "wall_s": time.monotonic() - started,

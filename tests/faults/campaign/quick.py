@@ -152,13 +152,22 @@ def _diverge(context: WorkerContext, out: Path, step: int, iters: int) -> None:
 
 
 def _train(context: WorkerContext, out: Path) -> None:
-    """Do the steps that are left; each commits one file that can be made only once."""
+    """Do the steps that are left, without those of a run gone on from; each commits one file made only once."""
     iters = int(context.input["recipe"]["iters"])
+    source = Path(context.input.get("continue_from") or "none")
+    before = int(source.name) if source.is_dir() else 0
+    taken = out / "saves" / f"{before:07d}"
+    if before and not taken.exists():
+        # As the real trainer takes it over: a copy of its own, whole or not at all.
+        side = taken.with_name(".taken")
+        shutil.rmtree(side, ignore_errors=True)
+        shutil.copytree(source, side)
+        side.rename(taken)
     # Two saves, or none where the first would come after the end.
     saved = {iters // 2, iters} if context.input["recipe"].get("save_every", iters) <= iters else set()
     steps = out / "steps"
     steps.mkdir(exist_ok=True)
-    for step in range(len(list(steps.iterdir())) + 1, iters + 1):
+    for step in range(before + len(list(steps.iterdir())) + 1, iters + 1):
         time.sleep(STEP_S)
         if float(context.input["recipe"]["learning_rate"]) > TOO_FAST and step > iters // 2:
             _diverge(context, out, step, iters)

@@ -51,6 +51,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_a_run_over_pairs_that_goes_on_from_another_gives_the_bytes_of_the_whole(
+    tmp_path: Path, model: Path, pairs: Path
+) -> None:
+    changes = VARIANTS["accumulated"]
+    whole = dpo_job(tmp_path / "whole", model, pairs, changes)
+    short = dpo_job(tmp_path / "short", model, pairs, changes | {"iters": 4})
+    save = short / "out" / "saves" / "0000004"
+    longer = dpo_job(tmp_path / "longer", model, pairs, changes, continue_from=save)
+    assert drive({"job": whole}, {"job": short}, {"job": longer}) == [0, 0, 0]
+    assert adapter_bytes(longer) == adapter_bytes(whole)
+    assert outcome(longer)["continued_from"] == 4
+
+
 def test_every_loss_and_kind_of_adapter_resumes_to_the_same_bytes(folder: Path, model: Path, pairs: Path) -> None:
     jobs = {
         name: [dpo_job(folder / f"{name}{n}", model, pairs, changes) for n in range(2)]

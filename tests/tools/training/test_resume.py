@@ -79,6 +79,32 @@ def test_a_run_killed_by_sigkill_goes_on_from_its_last_save_and_gives_the_same_b
     assert adapter_bytes(job) == adapter_bytes(whole)
 
 
+def test_a_run_that_goes_on_from_another_one_s_last_save_gives_the_bytes_of_the_whole_and_begins_anew_without_it(
+    tmp_path: Path, model: Path, train: Path, whole: Path
+) -> None:
+    short = training_job(tmp_path / "short", model, train, recipe=ACCUMULATED | {"iters": 8})
+    save = short / "out" / "saves" / "0000008"
+    names = ("longer", "killed", "anew")
+    longer, killed, anew = (
+        training_job(tmp_path / name, model, train, recipe=ACCUMULATED, continue_from=save) for name in names
+    )
+    assert drive({"job": short}, {"job": longer}) == [0, 0]
+    step = {"job": str(killed), "signal": "SIGKILL", "at_step": 11}
+    assert run("tests.tools.training.driver", json.dumps([step])).returncode == -signal.SIGKILL
+    assert saved_steps(killed) == [8], "its own copy"
+    taken = (save / "adapters.safetensors").read_bytes()
+    (save / "adapters.safetensors").write_bytes(taken[:-1])
+    assert drive({"job": killed}, {"job": anew}) == [0, 0]
+    assert adapter_bytes(longer) == adapter_bytes(killed) == adapter_bytes(anew) == adapter_bytes(whole)
+    assert adapter_bytes(short) != adapter_bytes(whole)
+    told = [(outcome(job)["continued_from"], outcome(job)["resumed_from"]) for job in (longer, killed, anew)]
+    assert told == [(8, 8), (8, 8), (None, 0)]
+    assert min(row["step"] for row in metrics(longer) if "train_loss" in row) == 9
+    assert any("begins anew" in str(row.get("note")) for row in metrics(anew))
+    same = ("trained_tokens", "padded_tokens", "rows_seen_share", "weights", "adapter_hash", "iters")
+    assert {key: outcome(longer)[key] for key in same} == {key: outcome(whole)[key] for key in same}
+
+
 def test_every_row_is_seen_and_the_whole_validation_set_is_measured(tmp_path: Path, model: Path, train: Path) -> None:
     job = training_job(tmp_path / "job", model, train, valid=str(train), recipe={"iters": 4, "steps_per_eval": 2})
     found = work(job)

@@ -109,6 +109,19 @@ def test_every_way_to_learn_resumes_to_the_same_bytes(tmp_path: Path, model: Pat
         assert kl[-1] > 1e-5, name
 
 
+def test_a_run_over_rollouts_that_goes_on_from_another_samples_and_gives_what_the_whole_would(
+    tmp_path: Path, model: Path
+) -> None:
+    changes = VARIANTS["twice"] | {"steps_per_eval": 2}
+    whole = rollout_job(tmp_path / "whole", model, changes, held_out=["two"])
+    short = rollout_job(tmp_path / "short", model, changes | {"iters": 4}, held_out=["two"])
+    save = short / "out" / "saves" / "0000004"
+    longer = rollout_job(tmp_path / "longer", model, changes, held_out=["two"], continue_from=str(save))
+    assert drive({"job": whole}, {"job": short}, {"job": longer}) == [0, 0, 0]
+    assert adapter_bytes(longer) == adapter_bytes(whole)
+    assert rolled(short) + rolled(longer) == rolled(whole)
+
+
 def test_a_killed_run_goes_on_from_its_last_save_and_samples_the_lost_rollouts_again(
     tmp_path: Path, model: Path
 ) -> None:
