@@ -135,7 +135,7 @@ def _refusal(paths: CampaignPaths) -> LeaseLostError:
         who = f"process {known['pid']} on {known['host']} since {since}"
     named = shlex.join([paths.name, "--home", str(paths.home)])
     return LeaseLostError(
-        f"The campaign {paths.name} is held by {who}. To look on: vigil watch {named}",
+        f"The campaign {paths.name} is held by {who}. To look on:\nvigil watch {named}",
         what="lease",
         value=known.get("pid"),
         where=str(paths.lock),

@@ -81,8 +81,15 @@ def _disk_sentence(place: str, *, full: bool) -> str:
 
 
 def _fail(ctx: click.Context, sentence: str, code: int, runbook: str = "") -> None:
-    click.echo(f"vigil: {' '.join(sentence.split())}", err=True)
     from agent.reading import typed
+    from agent.reading.words import columns, wrapped
+
+    # Commands stand on lines of their own, and those are never wrapped; what is no terminal gets one line for all.
+    said, *commands = f"vigil: {sentence}".split("\n") if sys.stderr.isatty() else [f"vigil: {sentence}"]
+    for line in wrapped(said, columns()) if sys.stderr.isatty() else [" ".join(said.split())]:
+        click.echo(line, err=True)
+    for command in commands:
+        click.echo(command, err=True)
 
     if there := typed.runbook(runbook):
         click.echo(f"Read {there}.", err=True)

@@ -97,7 +97,7 @@ def _summary(home: Path, campaign: str, file: Path) -> None:
 @click.option("--reason", default="", help="Why, for the record.")
 @home_option
 def stop(campaign: str | None, reason: str, home: str | None) -> None:
-    """Save and end; the same vigil run goes on later."""
+    """Save and end; the same run goes on later."""
     from agent.asking import ask_to_stop
     from agent.reading.places import find_campaign
 
