@@ -228,7 +228,10 @@ def _drive(session: Session, *, wait: bool) -> None:
         try:
             while True:
                 _steps(session, graph, config, _input(session, graph, config))
-                if session.store.read.campaign().state != "waiting" or not wait:
+                if session.store.read.campaign().state != "waiting":
+                    return
+                _put_questions(session, again=True)
+                if not wait:
                     return
                 _await_answer(session)
                 session.store.agent.set_campaign(state="running", sentence="")
@@ -264,7 +267,9 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
             for decision in decisions[told:]:
                 session.say(f"{decision.id} {decision.sentence}")
             told = len(decisions)
-            _put_questions(session)
+            # Where all waits for the answer it is put once more, and last.
+            if session.store.read.campaign().state != "waiting":
+                _put_questions(session)
             session.show("Checking what the next step stands on …")
         if count % _PRUNE_EVERY == 0 and graph.checkpointer:
             prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with
@@ -273,23 +278,23 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
             raise StopAskedError
 
 
-def _put_questions(session: Session) -> None:
-    """Say which questions wait for a person, each once in a sitting: its figures, and what to type."""
-    waiting = {row.id for row in session.store.read.approvals() if row.answer is None} - session.asked
-    if waiting:
-        view = gather(session.paths, file=str(session.loaded.path))
-        for row in view["approvals"]:
-            if row["id"] in waiting:
-                session.ask(typed.question(view, row))
-        session.asked |= waiting
+def _put_questions(session: Session, *, again: bool = False) -> None:
+    """Say which questions wait for a person, with figures and what to type; each once in a sitting, or all again."""
+    waiting = {row.id for row in session.store.read.approvals() if row.answer is None}
+    put = waiting if again else waiting - session.asked
+    if not put:
+        return
+    session.asked |= put
+    view = gather(session.paths, file=str(session.loaded.path))
+    for row in view["approvals"]:
+        if row["id"] in put:
+            session.ask(typed.question(view, row))
 
 
 def _await_answer(session: Session) -> None:
     """Wait until a person answers or asks something, the campaign file changes, or a stop is asked for."""
     before = {(row.id, row.answer) for row in session.store.read.approvals()}
-    _put_questions(session)
     since = session.clock.now()
-    place = typed.place(session.paths, str(session.loaded.path))
     while True:
         surface.apply_requests(session)
         surface.apply_deadlines(session)
@@ -299,7 +304,7 @@ def _await_answer(session: Session) -> None:
         if now != before or surface.absorb_edit(session):
             return
         waited = duration(session.clock.now() - since)
-        session.show(f"Waiting for you, {waited} so far: {typed.of_campaign(place, 'inbox')}")
+        session.show(f"Waiting for you, {waited} so far; nothing else is left to do meanwhile.")
         session.clock.sleep(_POLL_S)
 
 

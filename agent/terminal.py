@@ -23,6 +23,9 @@ EVERY_S = 60.0
 _FIRST_S = 5.0
 """Before the first of them: of a shorter job its outcome says it all."""
 
+_TOP = 3
+"""Lines from the top that stay where not all fit on the screen."""
+
 _ENDED = frozenset({"finished", "failed", "stopped"})
 
 
@@ -98,9 +101,10 @@ class Terminal:
         size = shutil.get_terminal_size((WIDTH, 24))
         fitting = [printable(line) for line in lines]
         rows = [max(1, math.ceil(len(line) / size.columns)) for line in fitting]
-        # What has left the screen cannot be written over.
+        # What has left the screen cannot be written over: the middle gives way, between what goes on and what to type.
         while len(rows) > 1 and sum(rows) >= size.lines:
-            fitting, rows = fitting[1:], rows[1:]
+            place = min(_TOP, len(rows) - 1)
+            del fitting[place], rows[place]
         text = "\n".join(fitting)
         if self._shown and text == self._text:
             return

@@ -5,15 +5,13 @@ from typing import Any
 
 from agent.reading import night, typed
 from agent.reading.view import gather
-from agent.reading.words import clock, columns, count, duration, number, shortened, wrapped
+from agent.reading.words import block, clock, columns, count, duration, number, shortened, wrapped
 from agent.terminal import EVERY_S, Terminal
 from state.paths import CampaignPaths
 
 View = dict[str, Any]
 
 _ALIVE = frozenset({"starting", "running", "orphaned"})
-_MOST_LINES = 4
-"""Of the last decision's sentence."""
 _ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
 
@@ -92,7 +90,7 @@ def _panel(view: View, width: int) -> list[str]:
         lines += [_bar(done, min(width, 60))] if done is not None else []
         lines += wrapped(night.progress(job, view["now"]), width)
         lines += wrapped(_gauges(job), width) if _gauges(job) else []
-    lines += wrapped(f"Last decision: {_last_sentence(view)}", width)[:_MOST_LINES]
+    lines += block("", f"Last decision: {_last_sentence(view)}", indent=0, lines=3)
     for row in view["approvals"]:
         if row["answer"] is None:
             lines += typed.question(view, row)

@@ -55,6 +55,10 @@ def test_without_wait_a_question_ends_the_run_with_code_6_and_yes_promotes(tmp_p
     assert not CampaignPaths(home, "storm").promoted.exists()
     question = world.rows(home)["approvals"][-1]
     assert (question["kind"], question["answer"]) == ("promotion", None)
+    told = home.with_suffix(".log").read_text()
+    last = told[told.rindex(f"storm:{question['id']} waits for you (promotion)") :]
+    assert "holds main.score at least 0.75: " in last, "a question has its figures"
+    assert f"vigil approve storm:{question['id']} --home {home}\n" in last
     assert vigil(home, "approve", question["id"]).returncode == 0
     second = vigil(home, "approve", f"storm:{question['id']}")
     assert "already answered yes" in second.stdout
@@ -63,6 +67,10 @@ def test_without_wait_a_question_ends_the_run_with_code_6_and_yes_promotes(tmp_p
     assert [action["kind"] for action in found["actions"]].count("promote") == 1
     assert (CampaignPaths(home, "storm").promoted / "adapters.safetensors").is_file()
     world.assert_exactly_once(home)
+    edit(campaign, seed=7)
+    assert world.run(campaign, home, wait=False) == 0
+    assert "It was promoted before this edit and stays so; nothing was trained." in world.words(home)
+    assert len(world.rows(home)["runs"]) == len(found["runs"])
 
 
 def test_runs_go_on_from_the_campaign_s_adapter_which_is_measured_beside_the_base(tmp_path: Path) -> None:
