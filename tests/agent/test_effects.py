@@ -21,7 +21,7 @@ from state.paths import CampaignPaths
 from state.records import Action, ActionKind, Decision, Json
 from state.store import Store
 from tests.agent.test_run_flow import edit, vigil
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 from tools.jobs.local import LocalBackend
 from tools.models.identity import weights_hash
 
@@ -32,7 +32,7 @@ RECIPE = {"batch_size": 4, "iters": 60, "max_seq_length": 128, "learning_rate": 
 def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a campaign of two trainings that has promoted the second, and its home; no effect is on."""
     folder = tmp_path_factory.mktemp("promoted")
-    assert world.run(world.write_campaign(folder / "files", recipe=RECIPE), folder / "home") == 0
+    assert warm.run(world.write_campaign(folder / "files", recipe=RECIPE), folder / "home") == 0
     return folder
 
 
@@ -268,13 +268,13 @@ def told(folder: Path) -> list[dict[str, Any]]:
 def test_a_question_is_told_while_it_waits_then_the_end_and_the_promoted_adapter_is_handed_out(tmp_path: Path) -> None:
     changes = {**world.EFFECTS, "approvals": {"promotion": {"mode": "wait"}}, "budget": {"runs": 2}, "recipe": RECIPE}
     campaign, home = world.write_campaign(tmp_path / "files", privacy="redact", **changes), tmp_path / "home"
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     [asked] = told(tmp_path / "files")
     question = world.rows(home)["approvals"][-1]["id"]
     assert asked["sentence"] == "R2 meets the gate. May it be promoted?"
     assert asked["type"].startswith(f"vigil approve storm:{question}, or ")
     assert vigil(home, "approve", question).returncode == 0
-    assert world.run(campaign, home, wait=False) == 0
+    assert warm.run(campaign, home, wait=False) == 0
     assert [line["event"] for line in told(tmp_path / "files")] == ["question", "ended"]
     world.assert_exactly_once(home)
     world.assert_effects(home)
@@ -290,7 +290,7 @@ def test_a_command_that_fails_is_one_line_in_the_status_and_the_campaign_goes_on
     gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.99}]}
     notify = {"command": ["sh", "-c", "exit 3"]}
     campaign, home = world.write_campaign(tmp_path / "files", gate=gate, notify=notify), tmp_path / "home"
-    assert world.run(campaign, home, wait=False) == 3
+    assert warm.run(campaign, home, wait=False) == 3
     status = " ".join(vigil(home, "status").stdout.split())
     assert "notify failed: The command of `notify` ended with code 3." in status
     assert [(a["kind"], a["state"]) for a in world.rows(home)["actions"]][-2:] == [
@@ -312,8 +312,8 @@ def test_a_notice_whose_command_was_taken_out_of_the_file_fails_and_stops_nothin
 def test_an_export_that_is_asked_for_after_the_end_takes_the_campaign_up_once_more(folder: Path) -> None:
     campaign, home = folder / "files" / "campaign.yaml", folder / "home"
     edit(campaign, export={"to": "later"})
-    assert world.run(campaign, home, wait=False) == 0
+    assert warm.run(campaign, home, wait=False) == 0
     digest = (read_json(home / "storm" / "promoted.json") or {})["adapter"]
     assert [path.name for path in (folder / "files" / "later").iterdir()] == [f"storm-{digest[:12]}"]
-    assert world.run(campaign, home, wait=False) == 0
+    assert warm.run(campaign, home, wait=False) == 0
     assert [a["kind"] for a in world.rows(home)["actions"]].count("export") == 1

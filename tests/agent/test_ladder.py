@@ -1,11 +1,11 @@
 """The shipped ladder: what its census finds before any class is begun."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.faults.campaign import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,8 +20,7 @@ def test_a_pair_too_long_for_its_runs_stops_before_the_first_class_is_trained(tm
     written = campaign.read_text()
     head, dpo, rest = written.partition("  dpo:\n")
     campaign.write_text(head + dpo + rest.replace("max_seq_length: 1088", "max_seq_length: 896", 1))
-    command = [sys.executable, "-m", "agent.cli", "run", str(campaign), "--home", str(tmp_path / "home")]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = warm.vigil("run", str(campaign), "--home", str(tmp_path / "home"))
     assert ended.returncode == 3, ended.stdout + ended.stderr
     said = " ".join(ended.stdout.split())
     assert "of 240 pairs have a side longer than max_seq_length 896" in said

@@ -1,9 +1,6 @@
 """Real campaigns whose measurement or data are mended on the way, and what a person reads of it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import pytest
 
 from state.hashing import hash_file
 from state.paths import CampaignPaths
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 
 pytestmark = [pytest.mark.mlx, pytest.mark.timeout(300)]
 
@@ -67,9 +64,7 @@ def campaign(folder: Path, condition: dict[str, Any], recipe: dict[str, Any], **
 
 def vigil(home: Path, *arguments: str) -> str:
     """Run a command on a home and return what it says, on one line."""
-    command = [sys.executable, "-m", "agent.cli", *arguments]
-    environment = {**os.environ, "VIGIL_HOME": str(home)}
-    told = subprocess.run(command, cwd=world.ROOT, env=environment, capture_output=True, text=True, check=False)
+    told = warm.vigil(*arguments, home=home)
     assert told.returncode in {0, 1}, told.stdout + told.stderr
     return " ".join(told.stdout.split())
 

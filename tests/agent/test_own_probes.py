@@ -10,7 +10,7 @@ from agent.campaign import load_campaign
 from agent.checks import check_campaign
 from state.errors import ConfigError
 from tests.agent.test_run_flow import edit, vigil
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 
 CHECK = """
 refuted_by = "a row whose answer is too long"
@@ -49,41 +49,41 @@ def about(home: Path, claim: str) -> list[dict[str, Any]]:
 
 def test_it_halts_before_anything_is_spent_and_goes_on_once_its_ground_has_changed(tmp_path: Path) -> None:
     campaign, home = write(tmp_path / "files"), tmp_path / "home"
-    assert world.run(campaign, home) == 3
+    assert warm.run(campaign, home) == 3
     found = world.rows(home)
     assert "8 of 8 answers are too long" in found["campaign"][0]["sentence"]
     assert found["jobs"] == []
-    assert world.run(campaign, home) == 3, "nothing changed, so it halts again"
+    assert warm.run(campaign, home) == 3, "nothing changed, so it halts again"
     assert looks(campaign) == 1, "and nothing was looked at again"
     train = campaign.parent / "train.jsonl"
     train.write_text(train.read_text().replace('"aa"', '"a"'))
-    assert world.run(campaign, home) in {0, 1}
+    assert warm.run(campaign, home) in {0, 1}
     assert looks(campaign) == 2
     assert [(b["status"], b["tag"]) for b in about(home, "is_short")][-1] == ("fresh", "confirmed")
 
 
 def test_a_person_may_override_it_on_record(tmp_path: Path) -> None:
     campaign, home = write(tmp_path / "files"), tmp_path / "home"
-    assert world.run(campaign, home) == 3
+    assert warm.run(campaign, home) == 3
     [belief] = about(home, "is_short")
     assert vigil(home, "approve", belief["id"], "--reason", "long answers are meant").returncode == 0
-    assert world.run(campaign, home) in {0, 1}
+    assert warm.run(campaign, home) in {0, 1}
     assert any(row["kind"] == "override" and row["answer"] == "yes" for row in world.rows(home)["approvals"])
 
 
 def test_what_it_found_falls_when_it_is_taken_out_of_the_campaign(tmp_path: Path) -> None:
     campaign, home = write(tmp_path / "files"), tmp_path / "home"
-    assert world.run(campaign, home) == 3
+    assert warm.run(campaign, home) == 3
     edit(campaign, probes=[])
-    assert world.run(campaign, home) in {0, 1}
+    assert warm.run(campaign, home) in {0, 1}
     assert [b["status"] for b in about(home, "is_short")] == ["stale"]
 
 
 def test_a_claim_that_the_file_no_longer_makes_halts_nothing(tmp_path: Path) -> None:
     campaign, home = write(tmp_path / "files"), tmp_path / "home"
-    assert world.run(campaign, home) == 3
+    assert warm.run(campaign, home) == 3
     (campaign.parent / "short.py").write_text(CHECK.replace("is_short", "is_brief").replace("not long", "True"))
-    assert world.run(campaign, home) in {0, 1}
+    assert warm.run(campaign, home) in {0, 1}
     assert looks(campaign) == 2
     assert all(b["superseded_by"] for b in about(home, "is_short"))
 
@@ -91,7 +91,7 @@ def test_a_claim_that_the_file_no_longer_makes_halts_nothing(tmp_path: Path) -> 
 def test_one_that_raises_is_a_warning_and_the_night_goes_on(tmp_path: Path) -> None:
     campaign, home = write(tmp_path / "files"), tmp_path / "home"
     (campaign.parent / "short.py").write_text("def observe(context):\n    return 1 / 0\n")
-    assert world.run(campaign, home) in {0, 1}
+    assert warm.run(campaign, home) in {0, 1}
     [counts] = about(home, "counts_as_evidence")
     assert (counts["status"], counts["severity"], counts["tag"]) == ("refuted", "warning", "assumed")
     assert "ZeroDivisionError" in counts["statement"]

@@ -26,7 +26,7 @@ from state.paths import CampaignPaths
 from tests.agent.answering import WORDS
 from tests.agent.folders import BASE, edit, make, write_rows
 from tests.agent.test_run_flow import until
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 from tools.jobs.accelerator import Turn, machine_paths
 from tools.jobs.local import LocalBackend
 from tools.tracks.pairs import iter_pairs
@@ -307,7 +307,7 @@ def test_a_run_answers_with_its_own_adapter_while_the_campaign_is_held_and_its_r
     paths = CampaignPaths(home, "storm")
     # A campaign may begin after the first pairs were made.
     paths.pairs.mkdir(parents=True)
-    assert world.run(file, home, wait=False) in {0, 1}
+    assert warm.run(file, home, wait=False) in {0, 1}
     record = paths.db.read_bytes()
     run = world.rows(home)["runs"][-1]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

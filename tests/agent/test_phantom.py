@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.faults.campaign.warm import vigil
+
 ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGN = ROOT / "runbooks" / "phantom_ceiling" / "campaign.yaml"
 LEAST_BUDGET = 407
 """Tokens of the longest gold answer of the stress split, end token included."""
-
-
-def vigil(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "agent.cli", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
 
 
 def listed(command: str, home: Path) -> list[dict[str, Any]]:

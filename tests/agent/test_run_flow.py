@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from state.paths import CampaignPaths
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 from tests.tools.models.folders import safetensors
 
 WAIT: dict[str, Any] = {"approvals": {"promotion": {"mode": "wait"}}, "budget": {"runs": 4}}
@@ -19,15 +18,7 @@ WAIT: dict[str, Any] = {"approvals": {"promotion": {"mode": "wait"}}, "budget": 
 
 def vigil(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run another command on the campaign's home, as a person would."""
-    environment = {**os.environ, "VIGIL_HOME": str(home)}
-    return subprocess.run(
-        [sys.executable, "-m", "agent.cli", *arguments],
-        cwd=world.ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return warm.vigil(*arguments, home=home)
 
 
 def until(holds: Callable[[], bool], timeout_s: float = 120) -> None:
@@ -50,7 +41,7 @@ def state_of(home: Path) -> str:
 
 def test_without_wait_a_question_ends_the_run_with_code_6_and_yes_promotes(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     assert state_of(home) == "waiting"
     assert not CampaignPaths(home, "storm").promoted.exists()
     question = world.rows(home)["approvals"][-1]
@@ -62,13 +53,13 @@ def test_without_wait_a_question_ends_the_run_with_code_6_and_yes_promotes(tmp_p
     assert vigil(home, "approve", question["id"]).returncode == 0
     second = vigil(home, "approve", f"storm:{question['id']}")
     assert "already answered yes" in second.stdout
-    assert world.run(campaign, home, wait=False) == 0
+    assert warm.run(campaign, home, wait=False) == 0
     found = world.rows(home)
     assert [action["kind"] for action in found["actions"]].count("promote") == 1
     assert (CampaignPaths(home, "storm").promoted / "adapters.safetensors").is_file()
     world.assert_exactly_once(home)
     edit(campaign, seed=7)
-    assert world.run(campaign, home, wait=False) == 0
+    assert warm.run(campaign, home, wait=False) == 0
     assert "It was promoted before this edit and stays so; nothing was trained." in world.words(home)
     assert len(world.rows(home)["runs"]) == len(found["runs"])
 
@@ -83,7 +74,7 @@ def test_runs_go_on_from_the_campaign_s_adapter_which_is_measured_beside_the_bas
     shape = {"num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0}}
     (mine / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", **shape, "iters": 20}))
     edit(campaign, model={"path": "base", "dtype": "float32", "adapter": "mine"})
-    assert world.run(campaign, home, wait=False) == 0
+    assert warm.run(campaign, home, wait=False) == 0
     found = world.rows(home)
     sides = [(a["inputs"]["side"], a["inputs"]["use"]) for a in found["actions"] if a["kind"] == "evaluate"]
     assert sides[:2] == [("base", "selection"), ("parent", "selection")]
@@ -98,33 +89,33 @@ def test_runs_go_on_from_the_campaign_s_adapter_which_is_measured_beside_the_bas
 
 def test_a_no_at_promotion_ends_not_promoted_by_whom_and_why(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     question = world.rows(home)["approvals"][-1]
     assert vigil(home, "reject", question["id"], "--reason", "the demo is on Friday").returncode == 0
-    assert world.run(campaign, home, wait=False) == 1
+    assert warm.run(campaign, home, wait=False) == 1
     ended = world.rows(home)["campaign"][0]
     assert ended["state"] == "not_promoted"
     assert "the demo is on Friday" in ended["sentence"]
     assert "said no" in ended["sentence"]
-    assert world.run(campaign, home, wait=False) == 1, "an ended campaign reports its end again"
+    assert warm.run(campaign, home, wait=False) == 1, "an ended campaign reports its end again"
 
 
 def test_a_person_has_a_run_confirmed_and_promoted_by_requests_that_the_next_run_applies(tmp_path: Path) -> None:
     gate = {"max_confirmations": 3, "conditions": [{"id": "score", "metric": "main.score", "min": 0.52}]}
     given = {**WAIT, "gate": gate, "budget": {"runs": 2}}
     campaign, home = world.write_campaign(tmp_path / "files", **given), tmp_path / "home"
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     refused = vigil(home, "promote", "R2")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "R2 was never put to the confirmation cases" in refused.stderr
     assert vigil(home, "confirm", "R1").returncode == 2, "R1 was confirmed, and is asked about"
     asked = vigil(home, "confirm", "storm:R2", "--reason", "the better one")
     assert asked.stdout == "Asked storm to open the confirmation cases for R2; it is done at the next vigil run.\n"
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     found = world.rows(home)
     assert [action["inputs"]["run"] for action in found["actions"] if action["kind"] == "confirm"] == ["R1", "R2"]
     assert vigil(home, "promote", "R2").returncode == 0
-    assert world.run(campaign, home, wait=False) == 0
+    assert warm.run(campaign, home, wait=False) == 0
     found = world.rows(home)
     assert found["campaign"][0]["promoted"] == "R2"
     said = {row["kind"]: row["reason"] for row in found["approvals"] if row["answered_by"] not in {"policy", ""}}
@@ -134,7 +125,7 @@ def test_a_person_has_a_run_confirmed_and_promoted_by_requests_that_the_next_run
 
 def test_an_answer_while_the_agent_waits_is_applied_at_once(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     try:
         until(lambda: (home / "storm" / "state.db").exists() and state_of_or_none(home) == "waiting")
         vigil(home, "approve", world.rows(home)["approvals"][-1]["id"])
@@ -155,7 +146,7 @@ def state_of_or_none(home: Path) -> str | None:
 
 def test_while_a_promotion_waits_the_night_goes_on_with_another_run(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files", **{**WAIT, "budget": {"runs": 5}}), tmp_path / "home"
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     found = world.rows(home)
     asked = next(row for row in found["approvals"] if row["kind"] == "promotion")
     later = [row for row in found["runs"] if row["created_at"] >= asked["asked_at"]]
@@ -167,7 +158,7 @@ def test_a_yes_to_a_promotion_ends_the_training_that_is_no_longer_needed(tmp_pat
     recipe = {"batch_size": 4, "iters": 120, "max_seq_length": 128, "learning_rate": 0.001}
     changes: dict[str, Any] = {"approvals": {"promotion": {"mode": "wait"}}, "budget": {"runs": 4}, "recipe": recipe}
     campaign, home = world.write_campaign(tmp_path / "files", **changes), tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     until(lambda: sum(job["kind"] == "training" for job in _jobs(home)) == 2)
     question = world.rows(home)["approvals"][-2]
     assert (question["kind"], question["answer"]) == ("promotion", None)
@@ -185,13 +176,13 @@ def test_a_yes_to_a_promotion_ends_the_training_that_is_no_longer_needed(tmp_pat
 def test_a_stop_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     recipe = {"batch_size": 4, "iters": 300, "max_seq_length": 128, "learning_rate": 0.001}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     until(lambda: any(job["kind"] == "training" for job in _jobs(home)))
     until(lambda: any((home / "storm" / "jobs").glob("*/out/steps/000010")))
     assert vigil(home, "stop").returncode == 0
     assert agent.wait(timeout=60) == 1
     assert state_of(home) == "stopped"
-    assert world.run(campaign, home) == 0
+    assert warm.run(campaign, home) == 0
     world.assert_exactly_once(home)
     training = next(job for job in world.rows(home)["jobs"] if job["kind"] == "training")
     starts = (home / "storm" / "jobs" / training["key"] / "out" / "starts.jsonl").read_text().splitlines()
@@ -208,13 +199,13 @@ def _jobs(home: Path) -> list[dict[str, Any]]:
 def test_a_gate_above_the_ceiling_halts_before_training_and_an_edit_takes_it_up_again(tmp_path: Path) -> None:
     gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.99}]}
     campaign, home = world.write_campaign(tmp_path / "files", gate=gate), tmp_path / "home"
-    assert world.run(campaign, home) == 3
+    assert warm.run(campaign, home) == 3
     found = world.rows(home)
     assert "0.95" in found["campaign"][0]["sentence"]
     assert not [job for job in found["jobs"] if job["kind"] == "training"]
-    assert world.run(campaign, home) == 3, "nothing changed, so it halts again"
+    assert warm.run(campaign, home) == 3, "nothing changed, so it halts again"
     edit(campaign, gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.75}]})
-    assert world.run(campaign, home) == 0
+    assert warm.run(campaign, home) == 0
     goals = [row for row in _export(home) if row["table"] == "goal"]
     assert [row["row"]["version"] for row in goals][:2] == [1, 2]
     assert any("0.75" in sentence for sentence in goals[-1]["row"]["difference"])
@@ -224,11 +215,11 @@ def test_a_person_may_go_on_against_a_hard_stop_on_record(tmp_path: Path) -> Non
     gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.99}]}
     changes: dict[str, Any] = {"gate": gate, "budget": {"runs": 1}}
     campaign, home = world.write_campaign(tmp_path / "files", **changes), tmp_path / "home"
-    assert world.run(campaign, home) == 3
+    assert warm.run(campaign, home) == 3
     stops = [b for b in world.rows(home)["beliefs"] if b["status"] == "refuted" and b["severity"] == "hard_stop"]
     for belief in stops:
         assert vigil(home, "approve", belief["id"], "--reason", "I want to see it fail").returncode == 0
-    assert world.run(campaign, home) == 1
+    assert warm.run(campaign, home) == 1
     found = world.rows(home)
     assert [run["bucket"] for run in found["runs"]] != ["A"]
     assert any(row["kind"] == "override" and row["answer"] == "yes" for row in found["approvals"])
@@ -236,7 +227,7 @@ def test_a_person_may_go_on_against_a_hard_stop_on_record(tmp_path: Path) -> Non
 
 def test_an_edit_during_the_run_applies_at_the_next_decision_and_is_recorded(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     until(lambda: any(job["kind"] == "training" for job in _jobs(home)))
     edit(campaign, budget={"runs": 1})
     assert agent.wait(timeout=120) == 1
@@ -250,7 +241,7 @@ def test_an_edit_during_the_run_applies_at_the_next_decision_and_is_recorded(tmp
 
 def test_a_campaign_file_broken_during_the_run_changes_nothing(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     until(lambda: any(job["kind"] == "training" for job in _jobs(home)))
     good = campaign.read_text()
     campaign.write_text("campaign: [")
@@ -262,7 +253,7 @@ def test_a_campaign_file_broken_during_the_run_changes_nothing(tmp_path: Path) -
 def test_a_diverging_run_is_stopped_by_its_guard_judged_and_tried_again_more_gently(tmp_path: Path) -> None:
     recipe = {"batch_size": 4, "iters": 100, "max_seq_length": 128, "learning_rate": 2.0, "save_every": 1000}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
-    assert world.run(campaign, home) == 0
+    assert warm.run(campaign, home) == 0
     found = world.rows(home)
     first, second = found["runs"][:2]
     assert first["bucket"] == "U"
@@ -274,7 +265,7 @@ def test_a_diverging_run_is_stopped_by_its_guard_judged_and_tried_again_more_gen
 def test_a_run_that_a_guard_stopped_after_a_save_is_judged_at_that_save(tmp_path: Path) -> None:
     recipe = {"batch_size": 4, "iters": 300, "max_seq_length": 128, "learning_rate": 2.0, "save_every": 10}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
-    assert world.run(campaign, home) == 0
+    assert warm.run(campaign, home) == 0
     assert world.rows(home)["runs"][0]["bucket"] == "A", "151 iterations were enough, and those were saved"
     kept = CampaignPaths(home, "storm").promoted
     assert sorted(path.name for path in kept.iterdir()) == ["adapter_config.json", "adapters.safetensors"]
@@ -283,7 +274,7 @@ def test_a_run_that_a_guard_stopped_after_a_save_is_judged_at_that_save(tmp_path
 def test_an_edit_that_voids_a_training_stops_it_and_the_next_run_follows_the_new_file(tmp_path: Path) -> None:
     recipe = {"batch_size": 4, "iters": 3000, "max_seq_length": 128, "learning_rate": 0.001}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     until(lambda: any((home / "storm" / "jobs").glob("*/out/steps/000010")))
     rows = (campaign.parent / "train.jsonl").read_text()
     (campaign.parent / "other.jsonl").write_text(rows * 2)
@@ -300,7 +291,7 @@ def test_a_torn_model_folder_never_reaches_a_job(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
     weights = campaign.parent / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert world.run(campaign, home) in {2, 3}
+    assert warm.run(campaign, home) in {2, 3}
     assert not list((home / "storm" / "jobs").glob("*")) if (home / "storm").exists() else True
 
 

@@ -3,14 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 
 WAIT: dict[str, Any] = {
     "approvals": {"promotion": {"mode": "wait"}},
@@ -35,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a campaign that waits for its promotion to be answered."""
     folder = tmp_path_factory.mktemp("waiting")
     campaign = world.write_campaign(folder / "files", **WAIT)
-    assert world.run(campaign, folder / "home", wait=False) == 6
+    assert warm.run(campaign, folder / "home", wait=False) == 6
     return folder
 
 
@@ -48,8 +46,10 @@ def again(finished: Path, tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *, wait: bool = False, first_on_path: Path | None = None) -> int:
-    started = world.start(folder / "files" / "campaign.yaml", folder / "home", wait=wait, first_on_path=first_on_path)
-    return started.wait(timeout=240)
+    campaign, home = folder / "files" / "campaign.yaml", folder / "home"
+    if first_on_path is None:
+        return warm.run(campaign, home, wait=wait)
+    return world.start(campaign, home, wait=wait, first_on_path=first_on_path).wait(timeout=240)
 
 
 def done(folder: Path) -> list[tuple[str, str, str]]:
@@ -66,14 +66,8 @@ def claims(folder: Path, *, formed_since: float = 0.0) -> set[str]:
 
 
 def vigil(folder: Path, *arguments: str) -> Any:
-    told = subprocess.run(
-        [sys.executable, "-m", "agent.cli", *arguments],
-        cwd=world.ROOT,
-        env={**os.environ, "VIGIL_HOME": str(folder / "home")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    told = warm.vigil(*arguments, home=folder / "home")
+    assert told.returncode == 0, told.stderr
     return told.stdout
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from state.paths import CampaignPaths
 from tests.agent.test_run_flow import state_of, until
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 
 LONG = {"batch_size": 4, "iters": 400, "max_seq_length": 128, "learning_rate": 0.001}
 """A training that is still running when the file is edited."""
@@ -20,7 +20,7 @@ EVALUATION = {"max_tokens": 64, "splits": {"main": {"selection": "gone.jsonl", "
 def run_with_edit(tmp_path: Path, **changes: Any) -> tuple[int, Path]:
     """Run a campaign, edit its file during the first training, and return the exit code and the home."""
     campaign, home = world.write_campaign(tmp_path / "files", recipe=LONG), tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     until(lambda: any((home / "storm" / "jobs").glob("*/out/steps/000010")))
     campaign.write_text(json.dumps({**json.loads(campaign.read_text()), **changes}))
     return agent.wait(timeout=120), home
@@ -62,9 +62,9 @@ def test_after_an_edit_to_another_model_every_job_is_given_that_model(tmp_path: 
 
 def test_an_edit_between_two_sittings_is_told_by_the_second(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files", approvals={"promotion": {"mode": "wait"}}), tmp_path / "h"
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     assert "Version" not in world.words(home)
     spec = json.loads(campaign.read_text())
     campaign.write_text(json.dumps({**spec, "approvals": {"promotion": {"mode": "wait", "deadline_h": 9}}}))
-    assert world.run(campaign, home, wait=False) == 6
+    assert warm.run(campaign, home, wait=False) == 6
     assert "Version 2 of campaign.yaml: `approvals.promotion.deadline_h` is now 9; it was not set." in world.words(home)

@@ -27,6 +27,7 @@ from pathlib import Path
 from agent.reading.words import count, duration
 from state.files import read_json, read_jsonl, write_atomic
 from state.hashing import hash_file, hash_json
+from tests.faults.campaign import warm
 from tests.faults.campaign.world import ROOT
 from tests.faults.failure_modes import shapes, tampering
 from tests.faults.failure_modes.audits import CLEAN_PROJECTS, PROJECTS, Project, has_audit
@@ -263,7 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print(_HEAD)
     for row in rows.values():
         _print(row.cells)
-    with ThreadPoolExecutor(asked.at_once) as pool:
+    # What it tells of times holds for processes that a person starts.
+    with warm.cold(), ThreadPoolExecutor(asked.at_once) as pool:
         running = {pool.submit(ask.answer): ask for ask in lines if ask.key not in rows}
         try:
             for done in as_completed(running):

@@ -236,5 +236,7 @@ def _go_on(wanted: Sequence[Part], asked: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with warm.heated():
+    try:
         sys.exit(main())
+    finally:
+        warm.cool()

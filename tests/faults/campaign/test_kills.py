@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from state.files import append_jsonl
 from tests.faults.campaign import warm, world
 from tests.faults.parts import agents
 
-KILLS = int(os.environ.get("VIGIL_CAMPAIGN_KILLS", "100"))
+KILLS = int(os.environ.get("VIGIL_CAMPAIGN_KILLS", "20"))
 """Kills in all; `make faults` does thousands."""
 
 SEED = int(os.environ.get("VIGIL_SEED", "1"))
@@ -24,9 +23,7 @@ def test_a_campaign_killed_at_random_moments_loses_and_repeats_nothing(tmp_path:
     hits = number = 0
     while hits < KILLS:
         number += 1
-        # The first campaign's agents are started as a person starts them, the others where their imports end.
-        with warm.heated() if number > 1 else nullcontext():
-            batch = agents.random_kills(SEED + number, tmp_path / f"campaign{number}", KILLS - hits)
+        batch = agents.random_kills(SEED + number, tmp_path / f"campaign{number}", KILLS - hits)
         assert batch.violations == ()
         hits += batch.faults
         print(f"campaign {number}: {batch.faults} kills, {batch.figures['actions']} actions, 0 lost, 0 repeated")
@@ -63,7 +60,7 @@ def test_an_agent_that_dies_with_its_last_decision_ends_when_it_is_run_again(tmp
 @pytest.mark.faults
 def test_the_harness_would_notice_an_act_done_twice(tmp_path: Path) -> None:
     campaign, home = agents.campaign_of(1, tmp_path)
-    code = world.run(campaign, home)
+    code = warm.run(campaign, home)
     assert world.wrong(home, code) == []
     files = tmp_path / "files"
     once = (files / "told").read_text()
@@ -86,14 +83,14 @@ def test_the_harness_would_notice_an_act_done_twice(tmp_path: Path) -> None:
 def test_a_second_agent_ends_at_once_with_code_5_and_names_the_holder(tmp_path: Path) -> None:
     campaign = world.write_campaign(tmp_path / "files")
     home = tmp_path / "home"
-    first = world.start(campaign, home)
+    first = warm.start(campaign, home)
     try:
         deadline = time.monotonic() + 60
         while not (home / "storm" / "lock.json").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         log = tmp_path / "second.log"
-        second = world.start(campaign, home, log=log)
+        second = warm.start(campaign, home, log=log)
         assert second.wait(timeout=60) == 5
         assert f"process {first.pid}" in log.read_text()
         assert first.wait(timeout=240) == 0

@@ -1,6 +1,5 @@
 """A campaign whose store and checkpoint are gone: the job folders bring the work back."""
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from state.clock import SystemClock
 from state.errors import VigilError
 from state.lease import Lease
 from state.paths import CampaignPaths
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 
 
 def starts(paths: CampaignPaths) -> dict[str, bytes]:
@@ -46,7 +45,7 @@ def go_back_to_the_oldest_backup(paths: CampaignPaths) -> int | None:
 def test_after_a_restore_and_without_a_checkpoint_no_job_is_started_again(tmp_path: Path) -> None:
     campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
     paths = CampaignPaths(home, "storm")
-    assert world.run(campaign, home) == 0
+    assert warm.run(campaign, home) == 0
     before, judged, promoted = starts(paths), verdicts(home), paths.promoted.resolve()
     lost = go_back_to_the_oldest_backup(paths)
     assert lost is not None
@@ -55,7 +54,7 @@ def test_after_a_restore_and_without_a_checkpoint_no_job_is_started_again(tmp_pa
     for part in paths.root.glob("graph.db*"):
         part.unlink()
 
-    assert world.run(campaign, home) == 0, home.with_suffix(".log").read_text()[-2000:]
+    assert warm.run(campaign, home) == 0, home.with_suffix(".log").read_text()[-2000:]
     assert starts(paths) == before
     assert verdicts(home) == judged
     assert paths.promoted.resolve() == promoted
@@ -72,11 +71,11 @@ def promotes(home: Path) -> bool:
 
 def killed_when(holds: Callable[[Path], bool], campaign: Path, home: Path) -> None:
     """Run the agent, and kill it alone once something holds."""
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home)
     while agent.poll() is None:
         with suppress(VigilError):
             if holds(home):
-                os.kill(agent.pid, signal.SIGKILL)
+                agent.kill()
         time.sleep(0.01)
     assert agent.wait() == -signal.SIGKILL
 
@@ -102,13 +101,13 @@ def test_a_restore_amid_anything_goes_on_to_the_same_end(
     killed_when(holds, campaign, home)
     checkpoint = {part.name: part.read_bytes() for part in paths.root.glob("graph.db*")}
     damage(paths)
-    assert world.run(campaign, home) == 5, world.words(home)
+    assert warm.run(campaign, home) == 5, world.words(home)
     for _ in range(2):
         with Lease.acquire(paths, SystemClock()) as lease:
             restore_latest(paths, SystemClock(), lease)
     # A checkpoint that is ahead of the record, as where somebody put a backup in place by hand.
     for name, data in checkpoint.items():
         (paths.root / name).write_bytes(data)
-    assert world.run(campaign, home) == 0, world.words(home)
+    assert warm.run(campaign, home) == 0, world.words(home)
     assert paths.promoted.exists()
     world.assert_exactly_once(home)

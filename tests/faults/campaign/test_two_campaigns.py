@@ -14,7 +14,7 @@ from agent.reading.view import gather
 from state.errors import NotFoundError
 from state.files import read_json, read_jsonl
 from state.paths import CampaignPaths
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 
 pytestmark = pytest.mark.faults
 
@@ -34,7 +34,7 @@ def test_two_campaigns_share_the_accelerator_job_by_job(tmp_path: Path, monkeypa
     home, names = tmp_path / "home", ("anna", "bob")
     recipe = {"batch_size": 4, "iters": 60, "max_seq_length": 128, "learning_rate": 0.001}
     files = {name: world.write_campaign(tmp_path / name, name, recipe=recipe) for name in names}
-    agents = {name: world.start(file, home, log=tmp_path / f"{name}.log") for name, file in files.items()}
+    agents = {name: warm.start(file, home, log=tmp_path / f"{name}.log") for name, file in files.items()}
     told: set[str] = set()
     try:
         while any(agent.poll() is None for agent in agents.values()):
@@ -50,7 +50,7 @@ def test_two_campaigns_share_the_accelerator_job_by_job(tmp_path: Path, monkeypa
                 os.killpg(agent.pid, signal.SIGKILL)
                 agent.wait()
     logs = {name: (tmp_path / f"{name}.log").read_text()[-2000:] for name in names}
-    assert {name: agent.returncode for name, agent in agents.items()} == dict.fromkeys(names, 0), logs
+    assert {name: agent.poll() for name, agent in agents.items()} == dict.fromkeys(names, 0), logs
     for name in names:
         world.assert_exactly_once(home, name)
         assert world.rows(home, name)["campaign"][0]["state"] == "promoted"

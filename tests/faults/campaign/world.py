@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,14 @@ def write_campaign(folder: Path, name: str = "storm", **changes: Any) -> Path:
     return path
 
 
-def command(campaign: Path, home: Path, *, wait: bool = True, bend: dict[str, Any] | None = None) -> list[str]:
+def command(
+    campaign: Path,
+    home: Path,
+    *,
+    wait: bool = True,
+    bend: dict[str, Any] | None = None,
+    workers: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return the command line that runs a campaign with quick workers, in a process of its own.
 
     Args:
@@ -78,9 +86,12 @@ def command(campaign: Path, home: Path, *, wait: bool = True, bend: dict[str, An
         home: Folder of all campaigns.
         wait: Stay for answers.
         bend: What is bent in the agent (`bent.py`); None for nothing.
+        workers: Kind of job -> module that runs in place of the quick one.
     """
     program = ["tests.faults.campaign.drive"] if bend is None else ["tests.faults.campaign.bent", json.dumps(bend)]
-    return [sys.executable, "-m", *program, str(campaign), str(home), "wait" if wait else "no-wait"]
+    return [sys.executable, "-m", *program, str(campaign), str(home), "wait" if wait else "no-wait"] + [
+        f"{kind}={module}" for kind, module in (workers or {}).items()
+    ]
 
 
 def start(
@@ -91,15 +102,17 @@ def start(
     log: Path | None = None,
     first_on_path: Path | None = None,
     bend: dict[str, Any] | None = None,
+    workers: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the agent; `first_on_path` is a folder whose `sitecustomize.py` every process of it runs."""
     folders = [str(folder) for folder in (first_on_path, ROOT) if folder is not None]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    path = {"PYTHONPATH": os.pathsep.join(folders)}
     with (log or home.with_suffix(".log")).open("ab") as stream:
         return subprocess.Popen(
-            command(campaign, home, wait=wait, bend=bend),
+            command(campaign, home, wait=wait, bend=bend, workers=workers),
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, **path, **(environment or {})},
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,

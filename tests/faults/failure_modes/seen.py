@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.campaign.world import ROOT
+from tests.faults.campaign import warm
+from tests.faults.campaign import world as campaigns
 from tests.faults.failure_modes.worlds import NAME, World
 
 TIMEOUT_S = 400.0
@@ -62,22 +62,18 @@ class Seen:
 
 def vigil(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     """Run a command as a person would."""
-    command = [sys.executable, "-m", "agent.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+    return warm.vigil(*arguments, timeout_s=timeout_s)
 
 
-def start(
-    campaign: Path, home: Path, workers: Mapping[str, str], first_on_path: Path | None = None
-) -> subprocess.Popen[bytes]:
+def start(campaign: Path, home: Path, workers: Mapping[str, str], first_on_path: Path | None = None) -> warm.Agent:
     """Start `vigil run` on a campaign; `first_on_path` holds modules that its processes find first."""
-    paths = [str(path) for path in (first_on_path, ROOT) if path is not None]
     # A machine of its own: it neither waits for other campaigns' turns nor learns from their steps.
     machine = {"XDG_STATE_HOME": str(home.parent.resolve() / "machine")}
-    environment = {**os.environ, **machine, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "tests.faults.campaign.drive", str(campaign), str(home), "no-wait"]
-    command += [f"{kind}={module}" for kind, module in workers.items()]
-    with home.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+    if first_on_path is None:
+        return warm.start(campaign, home, wait=False, workers=workers, environment=machine)
+    return campaigns.start(
+        campaign, home, wait=False, workers=workers, environment=machine, first_on_path=first_on_path
+    )
 
 
 Step = Callable[[Path, Path, World], None]
@@ -115,7 +111,7 @@ def run(
 
 
 @contextmanager
-def _started(campaign: Path, home: Path, world: World, first_on_path: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+def _started(campaign: Path, home: Path, world: World, first_on_path: Path | None) -> Iterator[warm.Agent]:
     """Start a campaign and leave neither an agent nor a job behind."""
     agent = start(campaign, home, world.workers, first_on_path)
     try:
@@ -125,7 +121,7 @@ def _started(campaign: Path, home: Path, world: World, first_on_path: Path | Non
             _end(agent, home)
 
 
-def _end(agent: subprocess.Popen[bytes], home: Path) -> None:
+def _end(agent: warm.Agent, home: Path) -> None:
     """Stop a campaign, its job with it; one that does not listen is killed."""
     try:
         vigil("stop", "--home", str(home))
