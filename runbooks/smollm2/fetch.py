@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 ANSWER = "Paris"
 TEMPLATE_TOKENS = {"What is 2 + 2?": 38, "Sort: pear, fig, 1889": 41}
 """User message -> tokens of the rendered prompt: the template's own system message counts."""
+_LONGEST_S = 3600.0
+"""No call takes so long."""
 _SPECIAL = {3, 4}
 """Token types of llama.cpp: control and user defined."""
 _NAMES = {
@@ -97,6 +100,10 @@ def make(folder: Path, dtype: str) -> None:
             f"{folder} is there and is not this model as {dtype}: remove it, or name another folder with --to.", 2
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        # What a killed call left; one that works now is younger.
+        if time.time() - left.stat().st_mtime > _LONGEST_S:
+            shutil.rmtree(left, ignore_errors=True)
     # Beside the folder, so that the last step is one rename on one disk.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as side:
         packages, made = Path(side) / "packages", Path(side) / "model"
