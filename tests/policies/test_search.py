@@ -7,7 +7,7 @@ import pytest
 
 from policies.confirmation import last_look
 from policies.proposals import INSTRUMENTS, estimate_of, evaluation_s, next_proposals, verdict_of
-from policies.search import choose
+from policies.search import choose, postponed
 from state.records import Belief, Bucket, Decision, Json
 from tests.policies.rehearsal import START, Rehearsal, goal
 from tests.policies.test_planning import LADDER
@@ -147,6 +147,10 @@ def test_the_time_that_is_left_is_kept_for_a_class_that_nobody_tried() -> None:
     switch = next(d for d in play.decisions if d.action == "train" and "(dpo)" in d.sentence)
     said = [other.reason for other in switch.alternatives]
     assert any("is not exhausted; the time left is kept for dpo" in reason for reason in said)
+    early = Timed(goal=play.goal, score=flat, step_s=60.0, evaluation_s=5.0)
+    view = until_trained(early).view()
+    assert postponed(view, "sft", choose(view, "sft")) is not None
+    assert postponed(view, "sft", choose(view, "sft"), {"dpo"}) is None, "what has nothing to learn from waits for none"
     rich = Timed(goal=goal(**LADDER, **quick, budget={"hours": 90}), score=flat, step_s=60.0, evaluation_s=5.0)
     rich.run()
     assert [run.instrument for run in rich.runs][:2] == ["sft", "sft"]
