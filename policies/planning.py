@@ -5,7 +5,7 @@ so a decision can be replayed. A draft may judge a run, plan one, or end the cam
 answer can go on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from policies import budget
 from policies.aftermath import before_end, drop_saves, tell_question
@@ -28,6 +28,7 @@ from policies.confirmation import (
 )
 from policies.contamination import NOTED
 from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
+from policies.findings import ceilings
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.machine import machine_guards
@@ -46,7 +47,7 @@ from policies.proposals import (
 )
 from policies.recipes import RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
-from policies.search import Choice, affords, choose, class_end, in_order, is_first_of, postponed
+from policies.search import Choice, affords, choose, class_end, in_order, is_first_of, postponed, whole_of
 from policies.stopping import StopVerdict
 from policies.view import WITHDRAWN, View, hard_stops
 from state.hashing import hash_json
@@ -278,9 +279,30 @@ def _census(view: View) -> Draft | None:
 
 def _baseline(view: View) -> Draft | None:
     """Measure the base on the selection splits under this very harness."""
-    return measure_base(
-        view, "selection", "baseline.first", "Measure the base under this harness; every comparison stands on it."
-    )
+    known = _beside_bounds(view, "The reference answers score", ceilings(view.beliefs, "selection"))
+    sentence = f"{known} Measure the base under this harness; every comparison stands on it.".strip()
+    return measure_base(view, "selection", "baseline.first", sentence)
+
+
+def _beside_bounds(view: View, who: str, scores: Mapping[str, float]) -> str:
+    """Return scores beside the numbers that the gate asks, as a sentence; empty where it asks none of them."""
+    told = [
+        f"{scores[metric]:.3g} on {metric} (asked: at {'least' if condition.sign > 0 else 'most'} "
+        f"{condition.threshold:g})"
+        for condition in view.goal.gate.conditions
+        if condition.against == "value" and condition.statistic == "mean"
+        for metric in condition.metrics
+        if metric in scores
+    ]
+    return f"{who} {', '.join(told)}." if told else ""
+
+
+def _base_beside_bounds(view: View) -> str:
+    table = case_table(view, "")
+    metrics = {metric for condition in view.goal.gate.conditions for metric in condition.metrics}
+    means = {metric: table.mean("base", metric, "selection") for metric in sorted(metrics)}
+    scores = {metric: found.mean for metric, found in means.items() if found is not None}
+    return _beside_bounds(view, "The base scores", scores)
 
 
 def _start(view: View) -> Draft | None:
@@ -716,6 +738,10 @@ def _train(
     """
     estimate, left = choice.estimate, choice.left
     further = "further " if proposal.continues else ""
+    before, whole = "", ""
+    if not view.runs:
+        before = f"{_base_beside_bounds(view)} ".lstrip()
+        whole = f" {whole_of(view, estimate)}"
     start = f", from {proposal.parent} fused" if parent_of(view, proposal.instrument).is_fused else ""
     run = Run(
         id=_next_run_id(view),
@@ -755,7 +781,8 @@ def _train(
         view,
         "train",
         proposal.rule,
-        f"Train {run.id} ({proposal.instrument}{start}): {proposal.hypothesis} Expected {further}{estimate.sentence}",
+        f"{before}Train {run.id} ({proposal.instrument}{start}): {proposal.hypothesis} Expected {further}"
+        f"{estimate.sentence}{whole}",
         inputs,
         run=run,
         run_id=run.id,

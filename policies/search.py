@@ -25,6 +25,10 @@ FOLLOW_UPS = 2
 """Runs that each class not tried yet is left time for: its first, and one that follows from it."""
 
 
+LATER = 2.0
+"""A later run against the first: the first remedy for one that got further and not far enough is twice its steps."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The next run of a class, as the time left allows it.
@@ -99,6 +103,26 @@ def _cut(view: View, proposal: RecipeProposal, estimate: RunEstimate, left_s: fl
         f"{budget.minutes(estimate.seconds)} and {budget.minutes(left_s)} are left for training."
     )
     return with_recipe(proposal, recipe, view.identity("data"), why)
+
+
+def whole_of(view: View, first: RunEstimate) -> str:
+    """Return in a sentence what a campaign takes from its first training on: if that is enough, and with all its runs.
+
+    Args:
+        view: The record, its base measured.
+        first: What its first training costs.
+    """
+    each_s = evaluation_s(view)
+    # A run is measured once; the confirmation answers other cases with the base and with the run.
+    one_s = first.seconds + 3 * each_s
+    most = min((runs for runs in (view.goal.budget.runs, view.goal.search.max_runs) if runs is not None), default=1)
+    if most == 1:
+        return f"With its measurements and the confirmation about {budget.minutes(one_s)}."
+    all_s = one_s + (most - 1) * (LATER * first.seconds + each_s)
+    return (
+        f"In all about {budget.minutes(one_s)} if this run is enough, {budget.minutes(all_s)} with the {most} runs "
+        "that are allowed."
+    )
 
 
 def is_first_of(view: View, instrument: Instrument) -> bool:

@@ -180,3 +180,24 @@ def test_a_class_without_signal_keeps_no_time_from_the_others() -> None:
     assert without_signal(play.view()) == set(), "nobody has asked yet"
     alone = to_the_end(of_rollouts("grpo", base=BLIND))
     assert without_signal(alone.view()) == {"grpo"}
+
+
+@pytest.mark.parametrize(("runs", "said"), [(3, "with the 3 runs that are allowed"), (1, "With its measurements")])
+def test_before_anything_is_trained_the_scores_and_the_length_of_the_whole_are_said(runs: int, said: str) -> None:
+    play = Rehearsal(goal=goal(budget={"runs": runs}))
+    while "train" not in play.kinds():
+        play.step()
+    measuring = next(d for d in play.decisions if d.rule == "baseline.first")
+    assert measuring.sentence.startswith("The reference answers score 1 on main.score (asked: at least 0.75). Measure")
+    training = play.decisions[-1]
+    assert training.sentence.startswith("The base scores 0.5 on main.score (asked: at least 0.75). Train R1")
+    assert said in training.sentence
+
+
+def test_a_gate_that_names_no_number_is_told_none() -> None:
+    relative = {"conditions": [{"id": "gain", "metric": "main.score", "against": "base", "min": 0.1}]}
+    play = Rehearsal(goal=goal(gate=relative))
+    while "train" not in play.kinds():
+        play.step()
+    assert next(d for d in play.decisions if d.rule == "baseline.first").sentence.startswith("Measure the base")
+    assert play.decisions[-1].sentence.startswith("Train R1")
