@@ -102,8 +102,10 @@ def _gate(view: View) -> list[str]:
     if verdict is None:
         return _unjudged(view)
     gate = verdict["gate"]
-    lines = block("Gate", f"{verdict['run']}: {gate['sentence']}", lines=2)
     rows = gate["conditions"]
+    held = sum(row["decided"] == "holds" for row in rows)
+    told = f"{verdict['run']}: {held} of {count(len(rows), 'condition')} hold on the {gate['use']} cases."
+    lines = block("Gate", told)
     for row in rows[:_MAX_CONDITIONS]:
         lines += block(f"  {verdicts.MARKS[row['decided']]}", verdicts.said(row), lines=2)
     if len(rows) > _MAX_CONDITIONS:

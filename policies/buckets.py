@@ -180,7 +180,7 @@ def _rule(
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
         if found.step - target.delta > _EPSILON and (found.method != "bounded" or reading.flat):
             wanted = (
-                f"δ is {target.delta:.4g} and one case is {found.step:.4g}: the ruler is coarser than the question."
+                f"{target.delta:.4g} would be progress, and with {found.n} cases it moves in steps of {found.step:.4g}."
             )
             return "U", "U.coarse", f"{what} {wanted}"
         if not reading.flat:

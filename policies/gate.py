@@ -148,22 +148,22 @@ def judge_gate(
     labels = tuple(f"{verdict.id}: {verdict.label}" for verdict in verdicts if verdict.label)
     count = len(verdicts)
     sentence = f"{count - len(missing)} of {count} gate conditions hold on the {use} cases"
-    sentence += f"; not {_missed(verdicts)}." if missing else _by_luck(verdicts, use)
+    sentence += f"; not {_missed(verdicts)}." if missing else _by_luck(verdicts)
     return GateVerdict(
         use=use, alpha=level, conditions=verdicts, holds=holds, decided=decided, labels=labels, sentence=sentence
     )
 
 
-def _by_luck(verdicts: Sequence[ConditionVerdict], use: SplitUse) -> str:
+def _by_luck(verdicts: Sequence[ConditionVerdict]) -> str:
     """Return the end of a gate's sentence: which conditions only a bare number met, and what would settle them."""
     lucky = [verdict for verdict in verdicts if verdict.holds and verdict.label.startswith(NOT_SIGNIFICANT)]
     if not lucky:
         return "."
     shown = ", ".join(
-        f"{verdict.id} ({verdict.cases_needed} cases would be needed)" if verdict.cases_needed else verdict.id
+        f"{verdict.id} (a test would need {verdict.cases_needed} cases)" if verdict.cases_needed else verdict.id
         for verdict in lucky
     )
-    return f"; {'promoted' if use == 'confirmation' else 'met'}, not significant: {shown}."
+    return f"; by the bare number only: {shown}."
 
 
 _MOST_MISSED = 3

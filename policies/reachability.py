@@ -223,8 +223,8 @@ def _too_coarse(condition: Condition, baseline: Mapping[str, Mean]) -> Finding |
         subject=f"gate:{condition.id}",
         claim="resolvable",
         sentence=(
-            f"{condition.id} asks for {what} of {margin:.4g}, but one of the {n} cases is {step:.4g}: "
-            "on 0/1 scores the ruler is coarser than the question."
+            f"{condition.id} asks for {what} of {margin:.4g}, but with {n} cases a 0/1 score moves in steps "
+            f"of {step:.4g}."
         ),
         value={"margin": margin, "step": step, "n": n, "cases_needed": needed},
         fix=f"Give a margin of at least {step:.4g}{cases}, a denser metric, or `test: plain` with a reason.",

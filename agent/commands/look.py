@@ -79,8 +79,8 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
         if as_json:
             show_json(decisions.walked(view, row))
             return
-        show(decisions.told(view, row, is_walked=True))
-        show(rows.training(run) if run is not None and row["bucket"] else ())
+        trained = rows.training(run) if run is not None and row["bucket"] else ()
+        show(decisions.told(view, row, is_walked=True, beside=trained))
     elif as_json:
         show_json([decisions.public(row) for row in view["decisions"]])
     else:

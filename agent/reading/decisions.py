@@ -1,5 +1,6 @@
 """Decisions as people read them: what was chosen, on what, against what, and what came of it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from agent.reading import typed, verdicts, walk
@@ -48,25 +49,25 @@ def walked(view: View, row: View) -> View:
     return {**public(row), "tree": walk.tree(view, row, depth=_DEEPEST)}
 
 
-def told(view: View, row: View, *, is_walked: bool = False) -> list[str]:
+def told(view: View, row: View, *, is_walked: bool = False, beside: Iterable[str] = ()) -> list[str]:
     """Return a decision in full, as lines.
 
     Args:
         view: As gathered.
         row: The decision.
         is_walked: Follow its premises down to the bytes they stand on.
+        beside: Lines on what it is about, to stand before the premises, which are long.
     """
     lines = [
         f"{row['id']}, {clock(row['made_at'])}: {row['action']} by {row['rule']}, goal version {row['goal_version']}"
     ]
     lines += block("", row["sentence"], indent=2, lines=6)
-    lines += (walk.told(view, row) if is_walked else _premises(row)) + _alternatives(row)
-    lines += _prediction(row) + _grounds(row) + _verdict(row)
+    lines += [*beside, *_prediction(row), *_grounds(row), *_verdict(row), *_alternatives(row)]
     for question in [q for q in view["approvals"] if q["decision"] == row["id"]]:
         lines += ["Question", *block("", _answered(question), indent=2, lines=4)]
     for plan in [c for c in view["commitments"] if c["decision"] == row["id"]]:
         lines += ["Commitment", *block("", commitment(plan), indent=2, lines=5)]
-    return lines
+    return lines + (walk.told(view, row) if is_walked else _premises(row))
 
 
 def commitment(row: View) -> str:

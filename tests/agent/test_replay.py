@@ -93,13 +93,13 @@ def test_findings_that_are_cut_end_at_a_word_and_say_how_many_more_there_are(tmp
         assert max(map(len, lines)) <= WIDTH
         return " ".join(" ".join(lines[start:end]).split())
 
-    assert told(["a", "b", "c"]).endswith("coarser than the question. The same holds for b, c.")
+    assert told(["a", "b", "c"]).endswith("moves in steps of 0.025. The same holds for b, c.")
     some = told([f"of_nine_{place}" for place in range(9)])
     assert re.search(r"The same holds for of_nine_1(, of_nine_\d)* and \d more\.$", some), some
-    assert told(["a", "b" * 90, "c" * 90]).endswith("coarser than the question. The same holds for 2 more.")
+    assert told(["a", "b" * 90, "c" * 90]).endswith("moves in steps of 0.025. The same holds for 2 more.")
     long = told(["a_condition_whose_name_takes_the_place_of_most_of_what_is_said_of_it", "b" * 90])
     assert long.endswith(" … and 1 more.")
-    assert told(["a"]).endswith("coarser than the question.")
+    assert told(["a"]).endswith("moves in steps of 0.025.")
 
 
 def test_an_instrument_of_somebody_elses_is_named(tmp_path: Path) -> None:

@@ -270,12 +270,12 @@ def test_a_gate_met_by_bare_numbers_says_so_with_the_cases_that_would_settle_it(
     gate = Gate(conditions=(Condition(id="ok", metric="trace.ok", min=0.75, test="plain", reason=REASON),))
     cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})
     assert judge_gate(gate, cases, 0.025).sentence.endswith(
-        "hold on the confirmation cases; promoted, not significant: ok (24 cases would be needed)."
+        "hold on the confirmation cases; by the bare number only: ok (a test would need 24 cases)."
     )
-    assert "; met, not significant" in judge_gate(gate, cases, 0.025, use="selection").sentence
+    assert "; by the bare number only" in judge_gate(gate, cases, 0.025, use="selection").sentence
     no_parent = table(candidate={"trace.ok": ones(34, 40)})
     lower = Gate(conditions=(Condition(id="ok", metric="trace.ok", min=0.85, test="plain", reason=REASON),))
-    assert judge_gate(lower, no_parent, 0.025).sentence.endswith("promoted, not significant: ok.")
+    assert judge_gate(lower, no_parent, 0.025).sentence.endswith("by the bare number only: ok.")
     sure = table(parent={"trace.ok": ones(0, 12)}, candidate={"trace.ok": ones(12, 12)})
     assert judge_gate(gate, sure, 0.025).sentence.endswith("confirmation cases.")
 
