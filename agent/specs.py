@@ -12,6 +12,7 @@ from state.errors import NotFoundError
 from state.goal import Goal
 from state.records import ActionKind, Decision, Guard, Instrument, JobKind, Json, Run, SplitUse
 from tools.jobs.spec import JobSpec
+from tools.models.identity import describe_model
 from tools.tracks.balance import write_balanced
 from tools.tracks.formats import iter_split
 
@@ -134,7 +135,8 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
             "side": inputs["side"],
             "run": decision.run,
         }
-        steps = _cases(body["splits"])
+        body |= _forms(session, decision, body)
+        steps = _cases(body["splits"]) * (2 if body.get("other_form") else 1)
     return JobSpec(
         key=decision.action_key,
         kind=kind,
@@ -145,6 +147,29 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         steps=steps,
         created_at=decision.made_at,
     )
+
+
+_ORDERS = 3
+"""Other orders in which the base answers, to see what half precision makes of the same weights."""
+
+
+def _forms(session: Session, decision: Decision, body: Json) -> Json:
+    """Return in which form an adapter is judged, and how often more the base is asked.
+
+    What is confirmed is what is handed out: the adapter beside its base, or fused where the export says so; what the
+    other form answers is measured beside it. Selection takes the quicker form.
+    """
+    goal = session.goal
+    if decision.action == "confirm" and body["adapter"]:
+        is_fused = goal.export is not None and goal.export.fused
+        return {"form": "fused", "other_form": "apart"} if is_fused else {"form": "apart", "other_form": "fused"}
+    is_baseline = decision.action_inputs["side"] == "base" and decision.action_inputs["use"] == "selection"
+    dtype = goal.model.dtype or describe_model(Path(body["model"]))["dtype"]
+    return {"orders": _ORDERS} if is_baseline and dtype in _HALF else {}
+
+
+_HALF = ("bfloat16", "float16", "BF16", "F16")
+"""As the campaign file has it and as weight files do."""
 
 
 def _pace_input(session: Session, inputs: Json) -> Json:

@@ -22,6 +22,9 @@ from state.records import Bucket, Record, SplitUse
 ALPHA = 0.025
 """One-sided level of the comparisons: 95 % intervals, as the definitions say."""
 
+NOISE_FACTOR = 2.0
+"""A change counts as movement beyond so many standard deviations of what the order of the cases alone moves."""
+
 _EPSILON = 1e-9
 """Sums of floats that are equal on paper are equal here."""
 
@@ -115,7 +118,9 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         dense=evidence.dense,
     )
     found = None if target is None else _compared(evidence, target.metric)
-    reading = _read(target, found, evidence.noise_floor)
+    floor = max(evidence.noise_floor, NOISE_FACTOR * found.noise_sd if found else 0.0)
+    evidence = evidence.model_copy(update={"noise_floor": floor})
+    reading = _read(target, found, floor)
     bucket, rule, sentence = _rule(evidence, selection, target, found, reading)
     is_capped = rule == "U.capped"
     control = _control(evidence)

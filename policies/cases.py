@@ -1,5 +1,6 @@
 """Scores as policies read them: per case where there are cases, a mean and a count where only those were published."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,19 @@ class Changes(Record):
 
     higher: int = Field(ge=0)
     lower: int = Field(ge=0)
+
+
+class Noise(Record):
+    """What the order of the cases alone moves: in half precision the same weights round otherwise beside other rows."""
+
+    sd: float = Field(ge=0)
+    """Standard deviation of the difference of two means of the same weights."""
+    n: int = Field(ge=1)
+    """Cases it was measured on."""
+
+    def of(self, n: int) -> float:
+        """Return it for a mean over another number of cases."""
+        return self.sd * math.sqrt(self.n / n)
 
 
 class Aligned(Record):
@@ -49,14 +63,23 @@ class CaseTable(Record):
     changes: dict[str, Changes] = Field(default_factory=dict)
     """`split.metric` -> how the 0/1 scores of the candidate differ from the parent's; used beside means only."""
 
+    noise: dict[str, Noise] = Field(default_factory=dict)
+    """`split.metric` -> what the order of the cases moves; empty in float32, where it moves nothing."""
+
     @classmethod
-    def from_measurements(cls, rows: Iterable[Measurement], weights: Mapping[Side, str] | None = None) -> "CaseTable":
+    def from_measurements(
+        cls,
+        rows: Iterable[Measurement],
+        weights: Mapping[Side, str] | None = None,
+        noise: Mapping[str, Noise] | None = None,
+    ) -> "CaseTable":
         """Return a table of measurements; a later row of the same side and case replaces an earlier one.
 
         Args:
             rows: Measurements of any weights.
             weights: Side -> weights hash: which measurements play which side. One measurement may play two (the base
                 is the parent of the first run). Without it each row keeps the side it was taken for.
+            noise: Of the harness.
         """
         cells: dict[Any, Any] = {}
         roles: dict[str, list[Side]] = {}
@@ -66,7 +89,7 @@ class CaseTable(Record):
             for side in [row.side] if weights is None else roles.get(row.weights, ()):
                 part = cells.setdefault(side, {}).setdefault(row.split, {}).setdefault(row.use, {})
                 part[row.case] = dict(row.metrics)
-        return cls(cells=cells)
+        return cls(cells=cells, noise=dict(noise or {}))
 
     def cases(self, side: Side, split: str, use: SplitUse) -> dict[str, Scores]:
         """Return the scores of one side on one part of a split; empty when it was not measured."""

@@ -43,6 +43,8 @@ class Comparison(Record):
     """Smallest change of the statistic that one whole case can make."""
     spread: float = 0.0
     """Standard deviation of the scores or paired differences, per case."""
+    noise_sd: float = 0.0
+    """Standard deviation that the order of the cases alone gives the estimate; the bounds allow for it."""
     is_binary: bool = False
     better: int = 0
     """Cases whose score is higher than the reference's."""
@@ -156,11 +158,17 @@ def _paired(blank: Comparison, asked: _Question) -> Comparison:
     n, differences = len(pairs.cases), pairs.differences
     unit = asked.unit(n)
     binary = significance.is_binary((*pairs.candidate, *pairs.reference))
+    center = sum(differences) / n
     bounds = significance.paired_interval(differences, asked.alpha)
+    noise = asked.cases.noise.get(asked.metric)
+    noise_sd = 0.0 if noise is None else noise.of(n)
+    if noise_sd:
+        bounds = _widened(bounds, center, significance.normal_quantile(1 - asked.alpha) * noise_sd)
     return _changes(blank, asked).model_copy(
         update={
             "value": sum(pairs.candidate) / n * unit,
-            "estimate": sum(differences) / n * unit,
+            "estimate": center * unit,
+            "noise_sd": noise_sd * unit,
             **bounds.scaled(unit).model_dump(),
             "typical": None if binary else significance.typical_interval(differences, asked.alpha).scaled(unit),
             "n": n,
@@ -170,6 +178,14 @@ def _paired(blank: Comparison, asked: _Question) -> Comparison:
             "is_binary": binary,
             "method": "exact" if binary else "bounded",
         }
+    )
+
+
+def _widened(bounds: Interval, center: float, by: float) -> Interval:
+    """Return bounds that allow for a second, independent source of chance: half-widths add as their squares do."""
+    return Interval(
+        low=center - math.hypot(center - bounds.low, by),
+        high=center + math.hypot(bounds.high - center, by),
     )
 
 

@@ -47,7 +47,8 @@ def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
         "parent": parent or view.start,
         "candidate": candidate,
     }
-    return CaseTable.from_measurements((row for row in view.measurements if row.evaluation in current), sides)
+    rows = (row for row in view.measurements if row.evaluation in current)
+    return CaseTable.from_measurements(rows, sides, view.noise)
 
 
 def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdict | None) -> RunEvidence:

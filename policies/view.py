@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policies import budget
+from policies.cases import Noise
 from policies.contamination import Contamination
 from policies.numbers import Suggest
 from state.goal import Goal
@@ -99,6 +100,17 @@ class View:
         return next(
             (b for b in self.beliefs if b.subject == subject and b.claim == claim and b.status != "superseded"), None
         )
+
+    @property
+    def noise(self) -> dict[str, Noise]:
+        """What the order of the cases alone moves, by `split.metric`; empty where it was not measured."""
+        belief = self.belief("harness:order", "noise")
+        if belief is None or belief.status != "fresh":
+            return {}
+        counts = belief.value["cases"]
+        return {
+            metric: Noise(sd=sd, n=counts[metric.partition(".")[0]]) for metric, sd in belief.value["noise_sd"].items()
+        }
 
     def action(self, key: str) -> Action | None:
         """Return the action with a key."""

@@ -355,6 +355,10 @@ def _evaluation(of: _Digest) -> None:
     session.store.knowing.measure(rows)
     if inputs["side"] == "base" and inputs["use"] == "selection":
         _density(of, rows)
+    if result.get("noise"):
+        _noise(of, result["noise"])
+    if result.get("other_form"):
+        _other_form(of, result["other_form"])
     who = str(inputs.get("run") or inputs["side"])
     weights = {"base": ("model:base",), "parent": ("model:start",)}.get(inputs["side"], ("model:base",))
     for where, means in (result.get("means") or {}).items():
@@ -371,6 +375,32 @@ def _evaluation(of: _Digest) -> None:
             {"means": means, "n": len(here), "cut": cut, "ungraded": ungraded},
             stands_on=(*_GRADES, f"split:{where}", *weights),
         )
+
+
+def _noise(of: _Digest, row: Json) -> None:
+    """Say what half precision makes of the same weights where the cases are asked in other orders."""
+    largest = max(row["noise_sd"], key=lambda metric: float(row["noise_sd"][metric]), default="")
+    most = f"; most in {largest}, by {row['noise_sd'][largest]:.3g} (standard deviation)" if largest else ""
+    of.believe(
+        "harness:order",
+        "noise",
+        f"In half precision the order of the cases alone changes {row['differ']:.0%} of the base's answers, over "
+        f"{row['orders']} orders{most}. A difference counts beyond twice that.",
+        row,
+        stands_on=(*_GRADES, "split:*", "model:base"),
+    )
+
+
+def _other_form(of: _Digest, row: Json) -> None:
+    """Say how a confirmed run answers in the form that is not handed out."""
+    changes = ", ".join(f"{metric} {change:+.3f}" for metric, change in sorted(row["mean_change"].items()))
+    form = "fused into one model" if row["form"] == "fused" else "beside its base"
+    of.believe(
+        f"run:{of.action.inputs.get('run') or of.action.key}",
+        "other_form",
+        f"With the adapter {form}, {row['differ']:.0%} of {row['cases']} answers differ from those judged: {changes}.",
+        row,
+    )
 
 
 def _density(of: _Digest, rows: list[Measurement]) -> None:

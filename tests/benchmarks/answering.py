@@ -46,7 +46,7 @@ ENDS_EVERY = 24
 TASK = (
     "Put the words that follow into alphabetical order, ascending, as a computer compares them: capital letters stand "
     "before small ones. Leave no word out and add none. Answer with nothing but the words in that order, with a comma "
-    "and a blank between two of them, in a single line without quotes. The words: "
+    "and a blank between two of them, in one line. Words: "
 )
 WORDS = [
     "apple", "bridge", "candle", "dragon", "eagle", "forest", "garden", "hammer", "island", "jungle", "kettle",
@@ -68,7 +68,7 @@ def grade(case, text):
 def cases(n: int) -> list[dict[str, str]]:
     """Return cases of a task with one text before all of them."""
     chance = random.Random(0)
-    drawn = [chance.sample(WORDS, chance.randint(6, 14)) for _ in range(n)]
+    drawn = [chance.sample(WORDS, chance.randint(12, 22)) for _ in range(n)]
     return [
         {"id": f"c{place}", "prompt": TASK + ", ".join(words), "reference": ", ".join(sorted(words))}
         for place, words in enumerate(drawn)

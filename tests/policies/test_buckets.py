@@ -5,12 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.buckets import BucketVerdict, Prediction, RunEvidence, judge_run
-from policies.cases import CaseTable, Mean
-from policies.gate import judge_gate
+from policies.cases import CaseTable, Mean, Noise
+from policies.comparison import compare
+from policies.gate import judge_condition, judge_gate
 from policies.target import find_target
 from state.goal import Condition, Gate
-from state.records import Bucket
+from state.records import Belief, Bucket
 from tests.policies.lab import BASE, GATE, REASON, lab_table, ones, table
+from tests.policies.rehearsal import Rehearsal
 
 CEILING = {"stress.data_preservation": 0.25}
 VALUE = Gate(conditions=(Condition(metric="s.ok", min=0.8),))
@@ -453,3 +455,46 @@ def test_progress_is_read_on_a_denser_metric_of_the_same_outputs_where_one_is_na
     other = find_target(VALUE, cases, dense={"s.ok": "s.never"})
     assert other is not None
     assert other.metric == "s.ok"
+
+
+def noisy(found: RunEvidence, sd: float, n: int = 40) -> RunEvidence:
+    cases = found.cases.model_copy(update={"noise": {"s.ok": Noise(sd=sd, n=n)}})
+    return found.model_copy(update={"cases": cases})
+
+
+def test_a_change_that_the_order_of_the_cases_alone_makes_is_no_movement() -> None:
+    gain = evidence(VALUE, 10, 22)
+    quiet, loud = judge_run(noisy(gain, 0.02)), judge_run(noisy(gain, 0.16))
+    assert judge_run(gain).movement == quiet.movement == "moved"
+    assert loud.movement != "moved", "0.3 is less than twice 0.16"
+    assert loud.bucket == "U"
+
+
+def test_order_noise_widens_the_bounds_as_a_second_source_of_chance_and_shrinks_with_more_cases() -> None:
+    plain = compare(evidence(VALUE, 10, 22).cases, "s.ok", use="selection")
+    wide = compare(noisy(evidence(VALUE, 10, 22), 0.08, n=10).cases, "s.ok", use="selection")
+    assert (plain.noise_sd, wide.noise_sd) == (0.0, pytest.approx(0.04)), "40 cases have half the noise of 10"
+    assert plain.estimate == wide.estimate == pytest.approx(0.3)
+    assert plain.low is not None
+    assert wide.low is not None
+    assert 0.3 - wide.low == pytest.approx(((0.3 - plain.low) ** 2 + (1.959964 * 0.04) ** 2) ** 0.5)
+    of_others = noisy(evidence(VALUE, 10, 22), 0.5).cases.model_copy(update={"noise": {"s.no": Noise(sd=1, n=1)}})
+    assert compare(of_others, "s.ok", use="selection").low == plain.low
+
+
+def test_an_exact_test_alone_shows_no_gain_that_the_order_of_the_cases_could_make() -> None:
+    condition = Condition(metric="s.ok", against="parent", min=0.0, test="superiority")
+    gain = evidence(VALUE, 10, 22)
+    assert judge_condition(condition, gain.cases, 0.05, use="selection").decided == "holds"
+    assert judge_condition(condition, noisy(gain, 0.02).cases, 0.05, use="selection").decided == "holds"
+    assert judge_condition(condition, noisy(gain, 0.3).cases, 0.05, use="selection").decided == "undecided"
+
+
+def test_what_the_order_moves_is_what_stands_about_it() -> None:
+    value = {"noise_sd": {"s.ok": 0.02, "other.f1": 0.1}, "cases": {"s": 50, "other": 9}, "orders": 4, "differ": 0.1}
+    belief = Belief(id="N", subject="harness:order", claim="noise", statement="measured", value=value, tag="confirmed")
+    view = Rehearsal(beliefs=[belief]).view()
+    assert view.noise == {"s.ok": Noise(sd=0.02, n=50), "other.f1": Noise(sd=0.1, n=9)}
+    assert Rehearsal().view().noise == {}
+    stale = belief.model_copy(update={"status": "stale"})
+    assert Rehearsal(beliefs=[stale]).view().noise == {}

@@ -498,25 +498,35 @@ def batches(
         batch_size: Rows of a batch, at most.
         order: Other than 0: shuffled by it instead.
     """
-    by_beginning: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, tokens in enumerate(prompts):
-        by_beginning[tuple(tokens[:_BEGINNING])].append(place)
-    alone: list[list[int]] = []
-    rest: list[list[int]] = []
-    for group in by_beginning.values():
-        is_worth_it = len({tuple(prompts[place]) for place in group}) >= _MANY
-        (alone if is_worth_it else rest).append(group)
-    for group in [*alone, [place for each in rest for place in each]]:
+    for group in _alike(prompts, [*range(len(prompts))]):
         ordered = sorted(group, key=lambda place: (-lengths[place], tuple(prompts[place])))
         if order:
             ordered = [ordered[place] for place in np.random.default_rng(order).permutation(len(ordered))]
-        if ordered:
-            yield [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
+        yield [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
 
 
-_BEGINNING, _MANY = 32, 8
-"""Tokens by which prompts are told to begin alike, and different prompts from which on such a group is read by itself:
-one conversation with a system text of its own must not keep the others from sharing theirs."""
+_MANY, _LONG = 8, 16
+"""Different prompts, and tokens they share beyond what all do, from which on a group is read by itself: one conversation
+with a system text of its own must not keep the others from sharing theirs."""
+
+
+def _alike(prompts: Sequence[Sequence[int]], group: list[int]) -> Iterator[list[int]]:
+    """Yield a group's parts that begin alike for long, and what is left of it."""
+    shared = shared_beginning([prompts[place] for place in group])
+    by_next: dict[Any, list[int]] = defaultdict(list)
+    for place in group:
+        by_next[tuple(prompts[place][shared : shared + 1])].append(place)
+    parts = [part for part in by_next.values() if len({tuple(prompts[place]) for place in part}) >= _MANY]
+    alone = [
+        part
+        for part in parts
+        if len(part) < len(group) and shared_beginning([prompts[place] for place in part]) >= shared + _LONG
+    ]
+    for part in alone:
+        yield from _alike(prompts, part)
+    apart = {place for part in alone for place in part}
+    if rest := [place for place in group if place not in apart]:
+        yield rest
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:

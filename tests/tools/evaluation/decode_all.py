@@ -1,4 +1,8 @@
-"""Child process of test_generation: generates the same prompts in several ways and prints the outputs as JSON."""
+"""Child process of test_generation: generates the same prompts in several ways and prints the outputs as JSON.
+
+A way may ask for less memory, for the step as a GPU has it, for looks and drops as there, for windows of a few
+positions, and for what a model without batches gets; `read` counts the tokens that went through the model.
+"""
 
 import json
 import sys
@@ -7,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from tools.evaluation import batches, generation
 from tools.evaluation.generation import Decoding, Prompt, generate, one_by_one
@@ -20,15 +25,30 @@ def main(argv: list[str]) -> None:
     model, tokenizer = load_model(Path(spec["model"]), adapter, "float32")
     prompts = [Prompt(name, tokenizer.encode(text)) for name, text in spec["prompts"].items()]
     outputs: dict[str, Any] = {}
-    can_batch, can_join = batches.can_batch, generation._can_join
+    read: dict[str, int] = {}
+    can_batch, can_join, most_rows = batches.can_batch, generation._can_join, batches.most_rows
+    plain, n_tokens = type(model).__call__, [0]
+
+    def counted(self: Any, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        n_tokens[0] += tokens.size
+        return plain(self, tokens, *args, **kwargs)
+
+    type(model).__call__ = counted
     for way in spec["ways"]:
-        decoding = Decoding(spec["max_tokens"], way.get("temperature", 0.0), way.get("seed", 0))
+        n_tokens[0] = 0
+        decoding = Decoding(
+            spec["max_tokens"], way.get("temperature", 0.0), way.get("seed", 0), order=way.get("order", 0)
+        )
         given = list(reversed(prompts)) if way.get("reversed") else prompts
         batches.IS_COMPILED[mx.cpu] = bool(way.get("as_compiled"))
         batches._LOOK[mx.cpu], batches._DROP[mx.cpu] = way.get("look", 1), way.get("drop", 0.9)
         without = way.get("without", "")
         changed: Any = batches, generation
         changed[0].can_batch = _never if without else can_batch
+        changed[0].most_rows = (lambda *_asked: 2) if way.get("is_small") else most_rows
+        model.make_cache = lambda way=way: [
+            RotatingKVCache(max_size=way["window"]) if "window" in way else KVCache() for _ in model.layers
+        ]
         changed[1]._can_join = _never if without == "batches and joining" else can_join
         if "times" in way:
             given = [Prompt(f"{p.name}#{n}", p.tokens) for p in given for n in range(way["times"])]
@@ -38,7 +58,8 @@ def main(argv: list[str]) -> None:
         else:
             found = one_by_one(model, tokenizer, given, decoding)
         outputs[json.dumps(way)] = {output.name: asdict(output) for output in found}
-    print(json.dumps(outputs))
+        read[json.dumps(way)] = n_tokens[0]
+    print(json.dumps({"outputs": outputs, "read": read}))
 
 
 def _never(*_asked: Any) -> int:

@@ -15,18 +15,24 @@ MAX_TOKENS = 24
 pytestmark = pytest.mark.mlx
 
 
-def run(model: Path, *ways: dict[str, Any], adapter: Path | None = None) -> list[dict[str, dict[str, Any]]]:
+def asked(
+    model: Path, *ways: dict[str, Any], adapter: Path | None = None, prompts: dict[str, str] = PROMPTS
+) -> dict[str, dict[str, Any]]:
     spec = {
         "model": str(model),
         "adapter": str(adapter or ""),
-        "prompts": PROMPTS,
+        "prompts": prompts,
         "max_tokens": MAX_TOKENS,
         "ways": ways,
     }
     argv = [sys.executable, "-m", "tests.tools.evaluation.decode_all", json.dumps(spec)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ | WORKER_ENV)
     assert done.returncode == 0, done.stderr
-    outputs = json.loads(done.stdout)
+    return dict(json.loads(done.stdout))
+
+
+def run(model: Path, *ways: dict[str, Any], adapter: Path | None = None) -> list[dict[str, dict[str, Any]]]:
+    outputs = asked(model, *ways, adapter=adapter)["outputs"]
     return [outputs[json.dumps(way)] for way in ways]
 
 
@@ -40,12 +46,49 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(folder, 3, ends=(END, common))
 
 
+WAYS: list[dict[str, Any]] = [
+    {"batch_size": 1},
+    {"batch_size": 3},
+    {"batch_size": 16, "reversed": True},
+    {"batch_size": 5, "order": 7},
+    {"batch_size": 16, "is_small": True},
+    # As on a GPU: looked at every few steps, half of the rows dropped at once, the step a function of arrays alone.
+    {"batch_size": 16, "look": 8, "drop": 0.5},
+    {"batch_size": 7, "look": 5, "as_compiled": True},
+    {"batch_size": 7, "without": "batches"},
+]
+
+
 def test_batches_of_any_size_and_order_give_what_one_by_one_gives(model: Path) -> None:
-    reference, *others = run(model, {}, {"batch_size": 1}, {"batch_size": 3}, {"batch_size": 16, "reversed": True})
+    reference, *others = run(model, {}, *WAYS)
     assert {output["finish_reason"] for output in reference.values()} == {"stop", "length"}
     assert reference.keys() == PROMPTS.keys()
-    for other in others:
-        assert other == reference
+    for way, other in zip(WAYS, others, strict=True):
+        assert other == reference, way
+
+
+@pytest.mark.parametrize("window", [4, 20])
+def test_layers_that_look_back_a_few_positions_do_so_in_batches(model: Path, window: int) -> None:
+    reference, plain, *others = run(
+        model, {"window": window}, {}, *({"window": window, "batch_size": 5, "as_compiled": way} for way in (0, 1))
+    )
+    assert reference != plain
+    assert [other == reference for other in others] == [True, True]
+
+
+def test_what_prompts_begin_with_is_read_once(model: Path) -> None:
+    prompts = {f"p{n}": "the same beginning of all: " + "xyz"[: 1 + n % 3] + chr(97 + n) for n in range(12)}
+    other = {f"q{n}": f"{chr(97 + n)} something of its own" for n in range(3)}
+    one, many = {"batch_size": 1}, {"batch_size": 4}
+    alone = asked(model, {}, one, many, prompts=prompts | other)
+    outputs = alone["outputs"]
+    assert outputs[json.dumps(many)] == outputs[json.dumps(one)] == outputs["{}"]
+    shared = len("the same beginning of all: ")
+    written = sum(output["output_tokens"] for output in outputs["{}"].values())
+    tried, padding = 60, 4 * len(prompts) + 24 * len(prompts)
+    assert alone["read"]["{}"] >= (shared + 1) * len(prompts) + written
+    assert alone["read"][json.dumps(one)] <= shared + 5 * len(prompts) + 26 * len(other) + written + tried
+    assert alone["read"][json.dumps(many)] <= shared + 26 * len(other) + written + tried + padding
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -68,15 +111,26 @@ def test_an_output_counts_its_end_token_and_never_shows_it(model: Path) -> None:
 
 def test_sampled_outputs_depend_on_seed_and_case_alone(model: Path) -> None:
     way = {"temperature": 1.0, "seed": 4}
-    first, alone, reordered, other = run(
+    one_by_one, first, alone, small, joining, reordered, other = run(
         model,
+        way,
         way | {"batch_size": 8},
         way | {"batch_size": 1},
+        way | {"batch_size": 8, "look": 5, "as_compiled": True},
+        way | {"batch_size": 8, "without": "batches"},
         way | {"batch_size": 5, "reversed": True},
         way | {"batch_size": 8, "seed": 5},
     )
-    assert first == alone == reordered
-    assert first != other
+    for each in (one_by_one, alone, small, joining, reordered):
+        assert said(each) == said(first)
+        for name, output in each.items():
+            assert output["logps"] == pytest.approx(first[name]["logps"], abs=1e-5)
+            assert len(output["logps"]) == output["output_tokens"]
+    assert said(first) != said(other)
+
+
+def said(outputs: dict[str, dict[str, Any]]) -> dict[str, tuple[list[int], str]]:
+    return {name: (output["tokens"], output["finish_reason"]) for name, output in outputs.items()}
 
 
 def test_an_adapter_changes_outputs_and_batches_still_agree(model: Path, tmp_path: Path) -> None:
