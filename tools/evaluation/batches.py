@@ -28,10 +28,10 @@ _READ_WIDTH = 2048
 _READ_SCORES, _SHORT = 1 << 22, 512
 """Attention scores per head in one forward pass, rows counted as so long at least: that bounds the tokens too."""
 
-_LOOK = {mx.cpu: 1, mx.gpu: 8}
+LOOK = {mx.cpu: 1, mx.gpu: 8}
 """Steps between two looks at what ended; on a CPU the wasted rows cost more than the wait."""
 
-_DROP = {mx.cpu: 0.9, mx.gpu: 0.5}
+DROP = {mx.cpu: 0.9, mx.gpu: 0.5}
 """Share of the rows still to be answered at which the others are dropped: a copy of what is kept, and new shapes."""
 
 IS_COMPILED = {mx.cpu: False, mx.gpu: True}
@@ -42,6 +42,9 @@ _MEMORY_SHARE = 0.4
 
 _TRIED = (8, 6)
 """Tokens that two rows share and that one has of its own, by which a model is tried."""
+
+_SLOT_BYTES = "_slot_bytes"
+"""Where a model is told that it was tried."""
 
 _ALIKE = {mx.float32: 1e-4}
 _ALIKE_IN_HALF = 0.05
@@ -60,7 +63,7 @@ class Layout:
         is_reading: Prompts are read, and slots added as they come; else they are there.
     """
 
-    shared: int = 0
+    shared: Any = 0
     gaps: mx.array | None = None
     filled: int = 0
     offset: Any = 0
@@ -97,13 +100,17 @@ class Slots:
     Args:
         layout: Of all layers.
         window: Positions that the layer looks back; None for all.
+        keys: Shape (rows, heads, slots, width).
+        values: Likewise.
     """
 
-    def __init__(self, layout: Layout, window: int | None) -> None:
+    def __init__(
+        self, layout: Layout, window: int | None, keys: mx.array | None = None, values: mx.array | None = None
+    ) -> None:
         self.layout = layout
         self.window = window
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self.keys = keys
+        self.values = values
 
     @property
     def offset(self) -> Any:
@@ -148,12 +155,14 @@ def _behind(before: mx.array, new: mx.array) -> mx.array:
 
 
 def can_batch(model: Any, prompt: Sequence[int]) -> int:
-    """Return the bytes of a slot where a model's answers come out the same this way, else 0; tried on a prompt.
+    """Return the bytes of a slot where a model's answers come out the same this way, else 0; tried once, on a prompt.
 
     Args:
         model: Its layers keep keys and values, of all positions or of a window, or it cannot.
         prompt: Any; repeated where it is short.
     """
+    if (known := vars(model).get(_SLOT_BYTES)) is not None:
+        return int(known)
     before, behind = _TRIED
     tokens = (list(prompt) * (before + behind))[: before + behind]
     rows = [tokens, tokens[:-2]]
@@ -170,9 +179,11 @@ def can_batch(model: Any, prompt: Sequence[int]) -> int:
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
         # A model that asks its caches for something else.
         return 0
-    return (
-        sum(side.nbytes // (side.shape[0] * side.shape[2]) for each in slots for side in each.sides) if is_alike else 0
-    )
+    if not is_alike:
+        return 0
+    found = sum(side.nbytes // (side.shape[0] * side.shape[2]) for each in slots for side in each.sides)
+    vars(model)[_SLOT_BYTES] = found
+    return found
 
 
 def read_beginning(model: Any, tokens: Sequence[int]) -> list[Slots] | None:
@@ -342,121 +353,122 @@ def draw(logits: mx.array, keys: mx.array, temperature: float) -> tuple[mx.array
     return tokens, chosen - mx.logsumexp(scaled, axis=-1), both[:, 0]
 
 
+class Step:
+    """One decoding step of a model, compiled once for each shape where that pays.
+
+    Args:
+        model: mlx-lm model.
+        temperature: 0 is greedy.
+    """
+
+    def __init__(self, model: Any, temperature: float) -> None:
+        self._model = model
+        self._temperature = temperature
+        self._windows: list[int | None] = []
+        self.is_compiled = IS_COMPILED[mx.default_device().type]
+        self._compiled = mx.compile(self._by_arrays)
+
+    def __call__(self, tokens: mx.array, keys: list[mx.array], slots: list[Slots]) -> tuple[list[mx.array], Any]:
+        """Return the next tokens, with their log-probabilities where they are sampled, and the next keys.
+
+        Args:
+            tokens: The latest, shape (rows,).
+            keys: One array of random keys; empty when greedy.
+            slots: Of all layers; they hold the tokens after the call.
+        """
+        layout = slots[0].layout
+        if not self.is_compiled:
+            found, keys = self._choose(self._model(tokens[:, None], cache=slots)[:, -1], keys)
+            layout.offset = layout.offset + 1
+        else:
+            if layout.slot is None:
+                layout.slot, layout.shared = mx.array([layout.filled]), mx.array(layout.shared)
+                layout.offset = mx.broadcast_to(mx.array(layout.offset), tokens.shape)
+            self._windows = [each.window for each in slots]
+            sides = [each.sides for each in slots]
+            state = layout.slot, layout.offset, layout.shared, layout.gaps
+            found, keys, sides, layout.slot, layout.offset = self._compiled(tokens, keys, sides, *state)
+            for each, (keys_now, values_now) in zip(slots, sides, strict=True):
+                each.keys, each.values = keys_now, values_now
+        layout.filled += 1
+        return found, keys
+
+    def _by_arrays(self, tokens: Any, keys: Any, sides: Any, *state: Any) -> Any:
+        """Take a step as a function of arrays alone."""
+        slot, offset, shared, gaps = state
+        layout = Layout(shared, gaps, 0, offset, is_reading=False, slot=slot)
+        slots = [Slots(layout, window, *both) for window, both in zip(self._windows, sides, strict=True)]
+        found, keys = self._choose(self._model(tokens[:, None], cache=slots)[:, -1], keys)
+        return found, keys, [each.sides for each in slots], slot + 1, offset + 1
+
+    def _choose(self, logits: mx.array, keys: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:
+        if not keys:
+            return [mx.argmax(logits, axis=-1)], []
+        tokens, logps, after = draw(logits, keys[0], self._temperature)
+        return [tokens, logps], [after]
+
+
 class Decoder:
     """Answers one batch.
 
     Args:
-        model: mlx-lm model.
+        step: Of the model.
         asked: The batch.
         ends: End tokens.
         max_tokens: Budget of each answer.
-        temperature: 0 is greedy.
         should_stop: Asked between steps; when true, what is unfinished is dropped.
     """
 
     def __init__(
         self,
-        model: Any,
+        step: Step,
         asked: Asked,
         *,
         ends: Sequence[int],
         max_tokens: int,
-        temperature: float,
         should_stop: Callable[[], bool],
     ) -> None:
-        device = mx.default_device().type
-        self._model = model
+        self._step = step
         self._ends: NDArray[np.int64] = np.array(sorted(ends))
         self._max_tokens = max_tokens
-        self._temperature = temperature
         self._should_stop = should_stop
-        self._look, self._drop = _LOOK[device], _DROP[device]
-        self._step: Any = mx.compile(self._compiled) if IS_COMPILED[device] else None
         self._slots = asked.read.batch(asked.rows, min(max_tokens, STEP))
         self._tokens = mx.array(asked.last)
-        self._keys = asked.keys
+        self._keys = [] if asked.keys is None else [asked.keys]
         self._rows = np.arange(len(asked.rows))
         self._is_done = np.zeros(len(asked.rows), dtype=bool)
         self._said = np.zeros((len(asked.rows), max_tokens), dtype=np.int32)
-        self._logps = np.zeros((len(asked.rows), max_tokens if asked.keys is not None else 0), dtype=np.float32)
+        self._logps = np.zeros((len(asked.rows), max_tokens if self._keys else 0), dtype=np.float32)
 
     def answers(self) -> Iterator[Answer]:
         """Yield answers as they are seen to be finished."""
         done = 0
         while not self._is_done.all():
-            steps = min(self._look, self._max_tokens - done)
             taken = []
-            for _ in range(steps):
+            for _ in range(min(LOOK[mx.default_device().type], self._max_tokens - done)):
                 if self._should_stop():
                     return
                 taken.append(self._next())
                 mx.async_eval(taken[-1])  # type: ignore[no-untyped-call]  # MLX says none
             yield from self._seen(taken, done)
-            done += steps
-            alive = np.flatnonzero(~self._is_done)
-            if 0 < len(alive) <= self._drop * len(self._is_done):
-                self._keep(alive)
+            done += len(taken)
+            self._drop()
 
-    def _next(self) -> tuple[mx.array, ...]:
+    def _next(self) -> list[mx.array]:
         """Take one step; return its tokens, and their log-probabilities where they are sampled."""
-        layout = self._slots[0].layout
-        keys = self._slots[0].keys
-        if keys is not None and layout.filled == keys.shape[2]:
-            self._grow()
-        if self._step is None:
-            found, self._keys = self._choose(self._model(self._tokens[:, None], cache=self._slots)[:, -1])
-            layout.offset = layout.offset + 1
-        else:
-            found = self._by_compiled(layout)
-        layout.filled += 1
+        if self._slots[0].layout.filled == self._slots[0].sides[0].shape[2]:
+            for each in self._slots:
+                each.keep([mx.pad(side, [(0, 0), (0, 0), (0, STEP), (0, 0)]) for side in each.sides])
+        found, self._keys = self._step(self._tokens, self._keys, self._slots)
         self._tokens = found[0]
         return found
 
-    def _choose(self, logits: mx.array) -> tuple[tuple[mx.array, ...], mx.array | None]:
-        if self._keys is None:
-            return (mx.argmax(logits, axis=-1),), None
-        tokens, logps, keys = draw(logits, self._keys, self._temperature)
-        return (tokens, logps), keys
-
-    def _by_compiled(self, layout: Layout) -> tuple[mx.array, ...]:
-        if layout.slot is None:
-            layout.slot = mx.array([layout.filled])
-            layout.offset = mx.array(layout.offset)
-        before, gaps = [*self._arrays()], layout.gaps
-        found, after = self._step(self._tokens, before, gaps)
-        self._put(after)
-        layout.gaps = gaps
-        return tuple(found)
-
-    def _arrays(self) -> list[Any]:
-        """Return what a step changes, the tokens aside."""
-        layout = self._slots[0].layout
-        keys = [] if self._keys is None else [self._keys]
-        return [layout.slot, layout.offset, *(side for each in self._slots for side in each.sides), *keys]
-
-    def _put(self, arrays: Sequence[Any]) -> None:
-        layout = self._slots[0].layout
-        layout.slot, layout.offset, *rest = arrays
-        for place, each in enumerate(self._slots):
-            each.keys, each.values = rest[2 * place : 2 * place + 2]
-        self._keys = rest[-1] if len(rest) % 2 else None
-
-    def _compiled(self, tokens: mx.array, arrays: list[mx.array], gaps: mx.array | None) -> Any:
-        """Take a step as a function of arrays alone."""
-        layout = self._slots[0].layout
-        self._put(arrays)
-        layout.gaps = gaps
-        found, self._keys = self._choose(self._model(tokens[:, None], cache=self._slots)[:, -1])
-        slot, *_ = arrays
-        layout.slot, layout.offset = slot + 1, layout.offset + 1
-        return list(found), self._arrays()
-
-    def _seen(self, taken: list[tuple[mx.array, ...]], done: int) -> Iterator[Answer]:
+    def _seen(self, taken: list[list[mx.array]], done: int) -> Iterator[Answer]:
         """Yield the rows that the latest steps finished."""
         block: NDArray[np.int64] = np.array(mx.stack([tokens for tokens, *_ in taken], axis=1))
         span = slice(done, done + len(taken))
         self._said[self._rows, span] = block
-        if self._keys is not None:
+        if self._keys:
             self._logps[self._rows, span] = np.array(mx.stack([logps for _, logps in taken], axis=1))
         is_end: NDArray[np.bool_] = np.isin(block, self._ends)
         has_ended = np.logical_or.reduce(is_end, axis=1)
@@ -468,23 +480,24 @@ class Decoder:
             said = self._said[row, :length].tolist()
             yield Answer(row, said, bool(has_ended[place]), self._logps[row, :length].copy())
 
-    def _keep(self, alive: NDArray[np.int64]) -> None:
-        """Drop the rows that are done."""
+    def _drop(self) -> None:
+        """Drop rows that are done, where enough of them are."""
+        rows, alive = len(self._rows), np.flatnonzero(~self._is_done)
+        # Powers of two where each number of rows is another shape to compile for; what is too much is done already.
+        wanted = 1 << max(0, len(alive) - 1).bit_length() if self._step.is_compiled else len(alive)
+        if not len(alive) or wanted > rows * DROP[mx.default_device().type]:
+            return
+        kept = np.concatenate([alive, np.flatnonzero(self._is_done)[: wanted - len(alive)]])
+        self._rows, self._is_done = self._rows[kept], self._is_done[kept]
+        places = mx.array(kept)
+        self._tokens = self._tokens[places]
+        self._keys = [keys[places] for keys in self._keys]
         layout = self._slots[0].layout
-        kept = mx.array(alive)
-        self._rows, self._is_done = self._rows[alive], self._is_done[alive]
-        self._tokens = self._tokens[kept]
-        self._keys = None if self._keys is None else self._keys[kept]
-        layout.gaps = None if layout.gaps is None else layout.gaps[kept]
-        if isinstance(layout.offset, mx.array) and layout.offset.ndim:
-            layout.offset = layout.offset[kept]
+        layout.gaps = None if layout.gaps is None else layout.gaps[places]
+        if isinstance(layout.offset, mx.array):
+            layout.offset = layout.offset[places]
         for each in self._slots:
-            each.keep([side[kept] for side in each.sides])
-
-    def _grow(self) -> None:
-        """Add slots."""
-        for each in self._slots:
-            each.keep([mx.pad(side, [(0, 0), (0, 0), (0, STEP), (0, 0)]) for side in each.sides])
+            each.keep([side[places] for side in each.sides])
 
 
 def batches(
@@ -506,8 +519,8 @@ def batches(
 
 
 _MANY, _LONG = 8, 16
-"""Different prompts, and tokens they share beyond what all do, from which on a group is read by itself: one conversation
-with a system text of its own must not keep the others from sharing theirs."""
+"""Different prompts, and tokens they share beyond what all do, from which on a group is read by itself: one
+conversation with a system text of its own must not keep the others from sharing theirs."""
 
 
 def _alike(prompts: Sequence[Sequence[int]], group: list[int]) -> Iterator[list[int]]:

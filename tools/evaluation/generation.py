@@ -90,6 +90,7 @@ def generate(
         return
     tokens = [prompt.tokens for prompt in prompts]
     lengths = [len(prompt.tokens) + prompt.expected for prompt in prompts]
+    step = batches.Step(model, decoding.temperature)
     for group in batches.batches(tokens, lengths, batch_size, decoding.order):
         shared = batches.shared_beginning([tokens[place] for rows in group for place in rows])
         beginning = batches.read_beginning(model, tokens[group[0][0]][:shared])
@@ -98,7 +99,7 @@ def generate(
             most = batches.most_rows(longest + decoding.max_tokens, slot_bytes)
             for at in range(0, len(rows), most):
                 some = [prompts[place] for place in rows[at : at + most]]
-                for answer in _answers(model, tokenizer, beginning, some, decoding, should_stop):
+                for answer in _answers(model, tokenizer, step, beginning, some, decoding, should_stop):
                     yield _finished(tokenizer, some[answer.row].name, answer.tokens, answer.is_ended, answer.logps)
                 if should_stop():
                     return
@@ -107,6 +108,7 @@ def generate(
 def _answers(  # noqa: PLR0917 - as `generate`, in its order
     model: Any,
     tokenizer: Any,
+    step: Any,
     beginning: Any,
     prompts: Sequence[Prompt],
     decoding: Decoding,
@@ -125,14 +127,9 @@ def _answers(  # noqa: PLR0917 - as `generate`, in its order
         last=[prompt.tokens[-1] for prompt in prompts],
         keys=mx.stack(keys) if decoding.temperature else None,
     )
-    return batches.Decoder(
-        model,
-        asked,
-        ends=tokenizer.eos_token_ids,
-        max_tokens=decoding.max_tokens,
-        temperature=decoding.temperature,
-        should_stop=should_stop,
-    ).answers()
+    ends = tokenizer.eos_token_ids
+    decoder = batches.Decoder(step, asked, ends=ends, max_tokens=decoding.max_tokens, should_stop=should_stop)
+    return decoder.answers()
 
 
 def _joining(  # noqa: PLR0917 - as `generate`, in its order

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         )
         given = list(reversed(prompts)) if way.get("reversed") else prompts
         batches.IS_COMPILED[mx.cpu] = bool(way.get("as_compiled"))
-        batches._LOOK[mx.cpu], batches._DROP[mx.cpu] = way.get("look", 1), way.get("drop", 0.9)
+        batches.LOOK[mx.cpu], batches.DROP[mx.cpu] = way.get("look", 1), way.get("drop", 0.9)
         without = way.get("without", "")
         changed: Any = batches, generation
         changed[0].can_batch = _never if without else can_batch
