@@ -159,18 +159,18 @@ def _paired(blank: Comparison, asked: _Question) -> Comparison:
     unit = asked.unit(n)
     binary = significance.is_binary((*pairs.candidate, *pairs.reference))
     center = sum(differences) / n
-    bounds = significance.paired_interval(differences, asked.alpha)
     noise = asked.cases.noise.get(asked.metric)
     noise_sd = 0.0 if noise is None else noise.of(n)
-    if noise_sd:
-        bounds = _widened(bounds, center, significance.normal_quantile(1 - asked.alpha) * noise_sd)
+    by = significance.normal_quantile(1 - asked.alpha) * noise_sd
+    bounds = _widened(significance.paired_interval(differences, asked.alpha), center, by)
+    typical = None if binary else _widened(significance.typical_interval(differences, asked.alpha), center, by)
     return _changes(blank, asked).model_copy(
         update={
             "value": sum(pairs.candidate) / n * unit,
             "estimate": center * unit,
             "noise_sd": noise_sd * unit,
             **bounds.scaled(unit).model_dump(),
-            "typical": None if binary else significance.typical_interval(differences, asked.alpha).scaled(unit),
+            "typical": None if typical is None else typical.scaled(unit),
             "n": n,
             "excluded": pairs.excluded,
             "step": unit / n,
@@ -183,6 +183,8 @@ def _paired(blank: Comparison, asked: _Question) -> Comparison:
 
 def _widened(bounds: Interval, center: float, by: float) -> Interval:
     """Return bounds that allow for a second, independent source of chance: half-widths add as their squares do."""
+    if not by:
+        return bounds
     return Interval(
         low=center - math.hypot(center - bounds.low, by),
         high=center + math.hypot(bounds.high - center, by),
