@@ -17,6 +17,7 @@ from state.errors import ConfigError
 from state.goal import Goal
 from state.lease import Lease
 from state.paths import CampaignPaths
+from state.reading import open_reader
 from state.records import Action, Decision
 from state.store import Store
 from tests.faults.campaign import world
@@ -182,3 +183,30 @@ def test_what_the_start_s_answers_earn_becomes_a_belief_per_figure(tmp_path: Pat
     assert spread.status == ("fresh" if differing else "refuted")
     assert spread.statement.startswith(f"base answers 16 prompts 8 times each: to {differing} of the prompts")
     assert ("such as placed" in spread.fix) == (not differing)
+
+
+@pytest.mark.mlx
+def test_rollouts_alone_that_have_nothing_to_learn_from_halt_before_training_with_figures_and_fix(
+    tmp_path: Path,
+) -> None:
+    files = {"train": "train.jsonl", "rollouts": "rolled.jsonl"}
+    recipe = {"batch_size": 2, "group_size": 8, "iters": 30, "max_completion_length": 16, "max_seq_length": 128}
+    campaign = world.write_campaign(
+        tmp_path / "files",
+        data=files,
+        instruments=["grpo"],
+        recipes={"grpo": recipe | {"truncated": "penalize"}},
+        track={"grader": "grade.py"},
+    )
+    (tmp_path / "files" / "rolled.jsonl").write_text("".join(json.dumps(case) + "\n" for case in ROLLED))
+    graded = 'def grade(case, text):\n    return {"score": float(text == "never"), "letters": min(1, len(text) / 99)}\n'
+    (tmp_path / "files" / "grade.py").write_text(graded)
+    home = tmp_path / "home"
+    said = world.start(campaign, home, wait=False).wait(timeout=240)
+    told = " ".join(world.words(home).split())
+    assert said == 3, told
+    assert "Hard stop: grpo is not run from the base: of 24 answers to 3 prompts 0 earn the full reward" in told
+    assert "pass@8 0.000" in told
+    assert "reward_weights, such as letters, which differs in 3 of 3" in told
+    with open_reader(CampaignPaths(home, "storm")) as reader:
+        assert reader.table("run") == [], "nothing was trained"
