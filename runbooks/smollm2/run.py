@@ -105,7 +105,10 @@ class Campaign:
 
     def vigil(self, *words: str) -> str:
         """Return what a command prints, its complaint included."""
-        done = subprocess.run(
+        return self._ended(*words).stdout
+
+    def _ended(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "agent.cli", *words],
             cwd=ROOT,
             env=self._environment,
@@ -114,7 +117,6 @@ class Campaign:
             text=True,
             check=False,
         )
-        return done.stdout
 
     def run(self, clock: Clock, log: TextIO) -> int | None:
         """Run it to its verdict or to the limit.
@@ -170,10 +172,10 @@ class Campaign:
     def _reasons(self) -> list[str]:
         found = []
         for number in range(1, 100):
-            said = self.vigil("why", f"D{number}", self.name)
-            if f"D{number}" not in said.partition("\n")[0]:
+            told = self._ended("why", f"D{number}", self.name)
+            if told.returncode:
                 break
-            found.append(said)
+            found.append(told.stdout)
         return found
 
 
