@@ -40,6 +40,8 @@ _GPU: dict[str, Any] = {
     "evaluation.splits.task.confirmation": "gpu_confirmation.jsonl",
     "recipe.batch_size": 32,
     "recipe.iters": 180,
+    "recipe.learning_rate": 0.001,
+    "recipe.lr_schedule.arguments": [0.001, 180, 0.0001],
     "recipe.steps_per_eval": 60,
     "recipe.save_every": 30,
 }
