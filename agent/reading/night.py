@@ -38,6 +38,11 @@ def pace(rows: Iterable[View], begun_at: float | None) -> View:
         step, at = row.get("step"), row.get("t")
         if not isinstance(step, int) or not isinstance(at, (int, float)):
             continue
+        if "resumed_from" in row:
+            # Steps from here on are this sitting's, or an earlier run's that is gone on from.
+            marks.append((step, float(at)))
+            begun_at = None
+            continue
         last = marks[-1] if marks else None
         # A validation reports its step again: what it took belongs to the steps after it.
         if last is not None and step == last[0]:

@@ -378,32 +378,37 @@ def test_a_waiting_question_stands_in_the_inbox_with_its_deadline(tmp_path: Path
     assert f"vigil reject quick:Q1 --reason WHY --home {tmp_path}\n" in text
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
+IN_PANEL = (
+    "run 3 of at most 4, 1 question waiting",
+    "step 50 of 200, 25 %, about 3 min left",
+    "loss 1.250 ↓",
+    "900 tokens",
+    "0.50 GB peak memory",
+    "restarted 2 times",
+    "quick:Q1 waits for you (promotion): Promote",
+)
+
+
 def test_the_live_panel_shows_bar_figures_direction_and_questions_at_any_width(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from agent.reading.view import gather
     from agent.watch import _panel
 
-    monkeypatch.setenv("COLUMNS", str(width))
     record(tmp_path, "waiting")
     view = gather(CampaignPaths(tmp_path, "quick"))
     last = {"step": 50, "train_loss": 1.25, "peak_memory_gb": 0.5, "trained_tokens": 900, "tokens_per_s": 1400}
     pace = {"step_s": 1.2, "report_s": 12.0, "at": view["now"]}
     job = {**view["jobs"][0], "state": "running", "step": 50, "last": last, "restarts": 2, "loss_before": 1.5}
-    lines = _panel({**view, "jobs": [{**job, "pace": pace}]}, width - 1)
-    assert max(len(line) for line in lines if "vigil " not in line) <= width
-    text = " ".join(" ".join(lines).split())
-    for words in ("run 3 of at most 4, 1 question waiting", "step 50 of 200, 25 %, about 3 min left", "loss 1.250 ↓"):
-        assert words in text, text
-    for words in (
-        "900 tokens",
-        "0.50 GB peak memory",
-        "restarted 2 times",
-        "quick:Q1 waits for you (promotion): Promote",
-    ):
-        assert words in text, text
-    assert any(line.endswith(f"vigil approve quick:Q1 --home {tmp_path}") for line in lines), "a command is never cut"
+    view["jobs"] = [{**job, "pace": pace}]
+    for width in (60, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = _panel(view, width - 1)
+        assert max(len(line) for line in lines if "vigil " not in line) <= width
+        text = " ".join(" ".join(lines).split())
+        assert [words for words in IN_PANEL if words not in text] == [], text
+        typed = f"vigil approve quick:Q1 --home {tmp_path}"
+        assert any(line.endswith(typed) for line in lines), "a command is never cut"
 
 
 def test_run_prints_the_summary_writes_the_report_and_ends_with_the_campaign_s_code(

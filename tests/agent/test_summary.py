@@ -137,6 +137,14 @@ def test_the_time_between_two_sittings_of_a_job_is_no_work() -> None:
     assert left_s(slept, 0.0, now=slept[-1][1], steps=20) == 100.0
 
 
+def test_a_run_that_goes_on_from_another_s_state_has_its_own_pace() -> None:
+    rows = [{"step": 60, "t": 130.0, "resumed_from": 60}]
+    assert night.pace(rows, 100.0)["step_s"] is None, "sixty steps were not done in thirty seconds"
+    assert night.pace([*rows, {"step": 70, "t": 150.0}], 100.0)["step_s"] == 2.0
+    same = [{"step": 60, "t": 50.0}, *rows, {"step": 70, "t": 150.0}]
+    assert night.pace(same, 100.0)["step_s"] == 2.0
+
+
 def test_what_a_validation_took_belongs_to_the_pace() -> None:
     rows = [(10, 100.0), (10, 105.0), (20, 115.0), (20, 120.0), (30, 130.0)]
     assert left_s(rows, 90.0, now=130.0) == 105.0

@@ -22,7 +22,8 @@ from state.paths import CampaignPaths
 from tests.agent.folders import make
 from tests.agent.recorded import record
 
-STATES: tuple[Any, ...] = ("running", "waiting", "promoted", "not_promoted", "halted", "stopped", "failed")
+STATES: tuple[Any, ...] = ("waiting", "promoted", "not_promoted", "halted", "failed")
+"""The others print nothing that one of these does not."""
 COMMAND = re.compile(r"(?:^|\s)(\S*vigil'? (?:approve|reject|cancel|run|watch|stop|why|report|jobs|inbox) .*)$")
 
 
