@@ -121,9 +121,11 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
         show_json(found) if as_json else show(impact.told(found))
         return
     if wanted:
+        from agent.reading import rows as one
         from agent.reading.view import gather
 
-        _listed({**gather(paths), "row": wanted}, "", wanted, as_json=as_json)
+        view = gather(paths)
+        show_json([one.find(view, wanted)]) if as_json else show(one.told(view, wanted))
         return
     if is_tally:
         from agent.reading import tally
