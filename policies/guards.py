@@ -62,8 +62,9 @@ def training_guards(
     guards = [
         Guard(signal="train_loss", op="non_finite", verdict="diverged"),
         Guard(signal="val_loss", op="non_finite", verdict="diverged"),
-        # 1 when generations at a saved step loop or drift where the parent's do not; the trainer holds the same
-        # thresholds against its saves, so that the run is judged at its last healthy one (failure mode 1).
+        # 1 when generations at a save loop or drift where neither the parent's nor the references do, unless the run is
+        # early and its loss still falls. The trainer holds the same against its saves, so that a run is judged at its
+        # last healthy one (failure mode 1).
         Guard(signal="sample_collapsed", op=">", threshold=0.5, verdict="collapsed"),
         # Reported once, when a loss that leaves nothing to learn comes within a fifth of the steps (failure mode 14).
         Guard(signal="early_moved", op="<", threshold=EARLY_MOVED, verdict="loss_collapsed"),

@@ -48,10 +48,12 @@ def _health(run: Run, action: Action) -> Iterator[Belief]:
     at = f" at step {step}" if step is not None else ""
     what = "It is judged at its last healthy save." if step is not None else "No healthy save is left to judge."
     if verdict == "collapsed":
+        figures = "; ".join((action.result.get("collapse") or {}).get("reasons") or ())
+        seen = f"loop or drift where neither its start's nor the references do{f' ({figures})' if figures else ''}"
         yield _lesson(
             f"run:{run.id}",
             "generates_as_its_parent",
-            f"{run.id} was stopped{at}: its sampled generations loop or drift where the parent's do not. {what}",
+            f"{run.id} was stopped{at}: its sampled generations {seen}. {what}",
             "1",
             action,
             fix="Lower the adapter's scale or rank, add dropout, train for fewer passes.",

@@ -167,6 +167,8 @@ class Tried(Record):
     control_lost: bool = False
     stopped: str = ""
     """The guard's verdict, if one ended it."""
+    collapse: Json = Field(default_factory=dict)
+    """Figures of its collapsed generations: `now`, `parent`, `references`, and in words `reasons`."""
     val_loss: float | None = None
     best_val_loss: float | None = None
     losses: tuple[float, ...] = ()
@@ -270,6 +272,7 @@ def tried(
         control_moved=verdict.control_moved if verdict is not None else None,
         control_lost=verdict is not None and verdict.control_lost,
         stopped=str(given.get("verdict") or ""),
+        collapse=given.get("collapse") or {},
         val_loss=given.get("val_loss"),
         best_val_loss=min(losses, default=None),
         losses=tuple(losses),
@@ -535,6 +538,7 @@ def _grounds(last: Tried, diagnosis: Diagnosis, base: Tried, best: Tried) -> Jso
         "val_losses": list(last.losses),
         "lengths": None if last.lengths is None else last.lengths.model_dump(mode="json"),
         "stopped": last.stopped,
+        "collapse": last.collapse,
     }
 
 
@@ -650,6 +654,8 @@ def _seen(run: Tried, diagnosis: Diagnosis, best: Tried, start: str) -> str:
         return run.lengths.told(run.run, "the base" if start == "base" else start)
     if diagnosis == "flat" and run.control_moved is None:
         return f"{run.run} left the target flat" + _gained(run)
+    if diagnosis == "collapsed" and run.collapse:
+        return f"{run.run} {_SEEN[diagnosis]} ({'; '.join(run.collapse['reasons'])})"
     return f"{run.run} {_SEEN[diagnosis]}" + (_lost(run) if diagnosis == "overfit" else _gained(run))
 
 

@@ -14,7 +14,7 @@ from agent.view import view_of
 from policies.confirmation import asked_for
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
-from state.files import read_json
+from state.files import read_json, read_jsonl
 from state.goal import Goal
 from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
@@ -145,7 +145,17 @@ def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> J
         "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),
         "iters": int(newest.name),
         "verdict": verdict,
+        **_seen_until(folder),
     }
+
+
+def _seen_until(folder: Path) -> Json:
+    """Return what a run that a guard stopped had shown: its validation losses, and what was seen of a collapse."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    losses = [row["val_loss"] for row in rows if row.get("val_loss") is not None]
+    collapse = next((row["collapse_figures"] for row in reversed(rows) if row.get("sample_collapsed")), None)
+    found: Json = {"val_losses": losses, "val_loss": losses[-1]} if losses else {}
+    return found | ({"collapse": collapse} if collapse else {})
 
 
 def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobStatus:

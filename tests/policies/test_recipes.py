@@ -535,6 +535,19 @@ def test_the_best_run_is_trained_longer_first_while_its_loss_falls(losses: tuple
     assert next_recipes([best, other], parent_hash="w", data_hash="d", rows=240)[0].rule == f"plateau.{first}"
 
 
+def test_a_collapse_is_told_with_its_figures() -> None:
+    seen = {
+        "now": {"distinct_4gram_ratio": 0.12},
+        "parent": {},
+        "references": {},
+        "reasons": ["12% of runs, 97% before"],
+    }
+    run = as_tried(FIRST, stopped="collapsed", bucket="C", collapse=seen)
+    [proposal, *_] = next_recipes([run], parent_hash="w", data_hash="d", rows=240)
+    assert proposal.hypothesis.startswith("R1 collapsed: its generations loop or drift (12% of runs, 97% before); ")
+    assert (proposal.grounds["collapse"], proposal.grounds["harm"]) == (seen, "collapsed")
+
+
 def test_a_drift_is_told_with_the_lengths_that_it_rests_on() -> None:
     run = as_run(2, "C", 0.0, {}, lengths={"run": 64.0, "start": 28.0, "reference": 12.0})
     [proposal, *_] = next_recipes([run], parent_hash="w", data_hash="d", rows=240)

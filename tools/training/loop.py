@@ -320,6 +320,8 @@ class Training:
         signals = self.sampler.take(done.step) if self.sampler is not None and is_due else None
         if signals is None:
             return [early] if wants_look else []
+        if signals["sample_collapsed"] and self.progress.is_still_learning(self.recipe.iters):
+            signals |= {"sample_collapsed": 0.0, "sample_doubted": 1.0}
         self._is_sample_healthy = not signals["sample_collapsed"]
         return [signals, early | {"early_moved": signals["sample_moved"]}] if wants_look else [signals]
 

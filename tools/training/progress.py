@@ -19,6 +19,13 @@ from tools.training.batching import Cursor
 _KEPT = 2
 _WEIGHTS = ("adapters.safetensors", "optimizer.safetensors")
 
+DOUBT_SHARE = 0.5
+"""Share of the steps up to which sampled generations alone do not end a run whose validation loss still falls: on the
+way from one way of answering to another there is garbage."""
+
+STILL_FALLING = 0.01
+"""Share that the newest validation loss must lie below all before it."""
+
 
 @dataclass
 class Progress:
@@ -65,6 +72,17 @@ class Progress:
         """Return what `state.json` holds."""
         losses = [(int(step), float(loss)) for step, loss in value["val_losses"]]
         return cls(**{**value, "cursor": Cursor(**value["cursor"]), "val_losses": losses})
+
+    def is_still_learning(self, iters: int) -> bool:
+        """Say whether the run is early and its newest validation loss, of this very step, is clearly its lowest.
+
+        Args:
+            iters: Micro-steps of the whole run.
+        """
+        if len(self.val_losses) < 2 or self.step > DOUBT_SHARE * iters:  # noqa: PLR2004 - a fall has two ends
+            return False
+        *before, (step, last) = self.val_losses
+        return step == self.step and last < (1 - STILL_FALLING) * min(loss for _, loss in before)
 
 
 def whole_saves(saves: Path) -> list[tuple[Path, Progress]]:

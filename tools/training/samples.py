@@ -16,7 +16,7 @@ from state.records import Json
 from tools.evaluation.adapters import merged_adapters
 from tools.evaluation.generation import Decoding, Prompt, generate
 from tools.evaluation.prompts import render_prompt
-from tools.probes.rows.collapse import collapse_signals, is_collapsed
+from tools.probes.rows.collapse import collapse_signals, is_collapsed, loops_already
 
 _DISTINCT = "distinct_4gram_ratio"
 _SHORT = {
@@ -101,12 +101,15 @@ class Sampler:
         self._path = path
         self._should_stop = should_stop
         self._rows: list[Json] = []
+        self.collapse: Json | None = None
+        """The figures of the newest sample where it had collapsed."""
 
     def begin(self) -> Json | None:
         """Take the parent's own outputs, or those taken before the run was interrupted.
 
         Returns:
-            A metrics row of their signals; None where a stop was asked for meanwhile.
+            A metrics row of their signals, and as `reference_NAME` those of the references; None where a stop was asked
+            for meanwhile.
         """
         self._rows = read_jsonl(self._path)
         if len(self._parent) != len(self._prompts) or self._is_private:
@@ -115,7 +118,8 @@ class Sampler:
                 return None
             self._rows = [*parent, *(row for row in self._rows if row["step"] > 0 and self._is_private)]
             self._write()
-        return {"step": 0, **_named(_signals(self._parent))}
+        references = {f"reference_{_name(name)}": value for name, value in (self._gold or {}).items()}
+        return {"step": 0, **_named(_signals(self._parent)), **references}
 
     def rewind(self, step: int) -> None:
         """Forget what was sampled after a step that the run goes on from."""
@@ -129,7 +133,8 @@ class Sampler:
             Each signal of the outputs as `sample_NAME` and its difference from the parent's as `sample_NAME_change`;
             `sample_distinct_drop`, the share of the parent's distinct n-grams that is lost; `sample_moved`, the share
             of prompts that the model no longer answers as the parent did, [0, 1]; `sample_collapsed`, 1 or 0, and
-            where it is 1 `collapse`, what was seen.
+            where it is 1 `collapse`, what was seen, and `collapse_figures`, the signals now, of the parent and of the
+            references.
         """
         found = self._generate(step)
         if len(found) != len(self._prompts):
@@ -138,7 +143,8 @@ class Sampler:
         self._write()
         parent, now = _signals(self._parent), _signals(found)
         pairs = zip(self._parent, found, strict=True)
-        collapse = is_collapsed(now, parent, self._gold)
+        collapse = is_collapsed(now, parent, self._gold, self._sound(step))
+        self.collapse = collapse.detail if collapse else None
         return {
             "step": step,
             **_named(now),
@@ -146,8 +152,15 @@ class Sampler:
             "sample_distinct_drop": parent[_DISTINCT] - now[_DISTINCT],
             "sample_moved": sum(then["text"] != row["text"] for then, row in pairs) / len(found),
             "sample_collapsed": float(collapse is not None),
-            **({"collapse": collapse.sentence} if collapse else {}),
+            **({"collapse": collapse.sentence, "collapse_figures": collapse.detail} if collapse else {}),
         }
+
+    def _sound(self, step: int) -> dict[str, float] | None:
+        """Return the signals of the most varied of the run's earlier outputs that did not loop; None without any."""
+        earlier = sorted({row["step"] for row in self._rows if 0 < row["step"] < step})
+        found = [_signals([row for row in self._rows if row["step"] == each]) for each in earlier]
+        sound = [signals for signals in found if not loops_already(signals, self._gold)]
+        return max(sound, key=lambda signals: signals[_DISTINCT], default=None)
 
     @property
     def _parent(self) -> list[Json]:

@@ -163,6 +163,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
             "resumed_from": outcome.resumed_from,
             "continued_from": int(source.name) if source is not None and is_continued else None,
             "verdict": verdict,
+            "collapse": training.sampler.collapse if training.sampler is not None and verdict == "collapsed" else None,
             "environment": environment(),
             "wall_s": time.monotonic() - started,
         }

@@ -113,6 +113,8 @@ def test_a_run_that_collapses_is_stopped_and_judged_at_its_last_healthy_save(tmp
     result = _last_save(Session(), Spec(), folder, ended.verdict)  # type: ignore[arg-type]
     assert result["iters"] == healthy
     assert result["adapter"] == f"out/saves/{healthy:07d}"
+    assert result["collapse"]["reasons"]
+    assert {"now", "parent", "references"} <= result["collapse"].keys()
 
 
 class Session:
@@ -141,6 +143,7 @@ def test_a_run_that_collapses_by_its_end_delivers_what_it_was_before(tmp_path: P
     assert (found["verdict"], found["iters"], found["adapter_step"]) == ("collapsed", 10, healthy[-1])
     kept = late / "out" / "saves" / f"{healthy[-1]:07d}" / "adapters.safetensors"
     assert adapter_bytes(late) == kept.read_bytes()
+    assert found["collapse"]["reasons"]
     assert (outcome(once)["verdict"], outcome(once)["adapter_step"]) == ("collapsed", 10), "there is no other"
 
 

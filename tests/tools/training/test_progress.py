@@ -54,3 +54,22 @@ def test_a_torn_save_goes_when_the_next_is_written(tmp_path: Path) -> None:
     save(tmp_path, 4)
     drop_old(tmp_path, Progress(step=4))
     assert steps(tmp_path) == [4]
+
+
+@pytest.mark.parametrize(
+    ("step", "losses", "is_learning"),
+    [
+        (40, [(0, 2.9), (40, 1.4)], True),
+        (50, [(0, 2.9), (25, 1.6), (50, 1.4)], True),
+        (51, [(0, 2.9), (51, 1.4)], False),
+        (40, [(0, 2.9), (40, 2.88)], False),
+        (40, [(0, 2.9), (20, 1.0), (40, 1.2)], False),
+        (40, [(0, 2.9), (20, 1.0)], False),
+        (40, [(0, 2.9)], False),
+        (40, [], False),
+    ],
+)
+def test_a_run_still_learns_while_it_is_early_and_its_newest_loss_is_clearly_its_lowest(
+    step: int, losses: list[tuple[int, float]], *, is_learning: bool
+) -> None:
+    assert Progress(step=step, val_losses=losses).is_still_learning(100) is is_learning

@@ -2,7 +2,8 @@
 
 Standard library only: the trainer asks at saved steps. Each figure is compared with the same figure of the parent's
 outputs on the same prompts, because a table may rightly hold rows that are alike; where the parent cannot do the task
-at all, the figures of reference answers are the better yardstick. Not covered: outputs that are varied and wrong.
+at all, the figures of reference answers are the better yardstick, and a parent that loops itself is none: a run that
+loops no more than it has not collapsed. Not covered: outputs that are varied and wrong.
 """
 
 import re
@@ -11,7 +12,7 @@ from itertools import pairwise
 
 from tools.probes.rows.finding import RowFinding
 
-__all__ = ["collapse_signals", "is_collapsed"]
+__all__ = ["collapse_signals", "is_collapsed", "loops_already"]
 
 _PIECE = re.compile(r"\w{1,64}|[^\w\s]")
 _DIGITS = re.compile(r"\d+")
@@ -25,6 +26,12 @@ _LEAST_NEIGHBOURS = 8
 _LONGEST_CHARS = 20_000
 """Characters of a text that are looked at."""
 
+LOOPS = 0.5
+"""A parent with fewer distinct runs than this loops, where no references say how many are right."""
+MOSTLY_CUT = 0.5
+RAMBLES_TIMES = 2.0
+"""So does one of whose outputs more than half are cut by the decode budget, this many times as long as the references.
+"""
 DISTINCT_KEPT = 0.6
 """Collapsed when fewer than this share of the parent's distinct runs are left."""
 LESS_DIFFERENT = 0.5
@@ -69,24 +76,48 @@ def collapse_signals(texts: Sequence[str]) -> dict[str, float]:
     }
 
 
+def loops_already(signals: Mapping[str, float], gold: Mapping[str, float] | None = None) -> bool:
+    """Say whether outputs loop or ramble themselves, so that they are no yardstick for those of a run.
+
+    Args:
+        signals: `collapse_signals` of the outputs, with `cut`, the share that the decode budget cut, where it is known.
+        gold: The same of the reference answers, where every prompt has one.
+    """
+    if not gold or not gold["distinct_text_ratio"]:
+        return signals[_DISTINCT] < LOOPS
+    is_rambling = signals["mean_length"] > RAMBLES_TIMES * gold["mean_length"] and signals.get("cut", 0.0) > MOSTLY_CUT
+    repeats = signals["repeated_line_ratio"] > gold["repeated_line_ratio"] + MORE_REPEATED
+    return is_rambling or repeats or signals[_DISTINCT] < DISTINCT_KEPT * gold[_DISTINCT]
+
+
 def is_collapsed(
-    now: Mapping[str, float], parent: Mapping[str, float], gold: Mapping[str, float] | None = None
+    now: Mapping[str, float],
+    parent: Mapping[str, float],
+    gold: Mapping[str, float] | None = None,
+    sound: Mapping[str, float] | None = None,
 ) -> RowFinding | None:
     """Return a finding when generations have collapsed against the parent's, else None.
 
     Length alone never counts: a candidate may rightly answer in fewer words. Nor does what the reference answers do
-    themselves: where a few labels are asked for, a candidate that has learned them repeats them.
+    themselves: where a few labels are asked for, a candidate that has learned them repeats them. A parent that loops
+    already (`loops_already`) tells a collapse by fewer distinct runs than its own alone, until the candidate has once
+    answered soundly: from then on that is the yardstick.
 
     Args:
         now: `collapse_signals` of the candidate's outputs.
         parent: The same of the parent's outputs on the same prompts. Figures of no texts at all compare with nothing.
         gold: The same of the reference answers, where every prompt has one.
+        sound: The same of earlier outputs of the candidate that did not loop.
     """
     if not now["distinct_text_ratio"] or not parent["distinct_text_ratio"]:
         return None
-    known = gold if gold and gold["distinct_text_ratio"] else parent
+    looped = loops_already(parent, gold)
+    start = sound if looped and sound is not None else parent
+    known = gold if gold and gold["distinct_text_ratio"] else start
     against_gold = [is_true for is_true, _ in _rules(now, known)]
-    rules = zip(_rules(now, parent), against_gold, strict=True)
+    own = _rules(now, start)
+    own = own[:_FIT_FOR_LOOPS] if looped and sound is None else own
+    rules = zip(own, against_gold, strict=False)
     reasons = [words for (is_true, words), is_so_for_gold in rules if is_true and is_so_for_gold]
     if not reasons:
         return None
@@ -95,9 +126,13 @@ def is_collapsed(
         severity="hard_stop",
         claim="generations_collapsed",
         sentence=f"Generations have collapsed against the parent's: {'; '.join(reasons)}.",
-        detail={"now": dict(now), "parent": dict(parent), "reasons": reasons},
+        detail={"now": dict(now), "parent": dict(parent), "references": dict(gold or {}), "reasons": reasons},
         fix="Stop, keep the last healthy save, and retry with lower rank or scale, some dropout, and fewer epochs.",
     )
+
+
+_FIT_FOR_LOOPS = 2
+"""Rules, from the first, that a parent which loops is a yardstick for: nothing at all, and even fewer distinct runs."""
 
 
 def _rules(now: Mapping[str, float], parent: Mapping[str, float]) -> list[tuple[bool, str]]:

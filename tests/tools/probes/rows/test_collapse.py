@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools.probes.rows.texts import HOSTILE, sentence
-from tools.probes.rows.collapse import collapse_signals, is_collapsed
+from tools.probes.rows.collapse import collapse_signals, is_collapsed, loops_already
 from tools.tracks.spreadsheet_clean.generate import early_stop_reference, generate_cases
 
 CASES = list(generate_cases(300, 12, "stress", (10, 14)))
@@ -134,3 +134,40 @@ def test_one_answer_to_everything_is_a_collapse_where_the_references_differ() ->
     finding = is_collapsed(now, parent, gold)
     assert finding is not None
     assert "17% of outputs are different" in finding.sentence
+
+
+NOTES = ["Quarter," + "Notes," * (20 + number) for number in range(6)]
+"""What the tiny base answers when asked for a date: it loops until its tokens are spent (facts/new_user.md, B2)."""
+DATES = [f"20{number}1-0{number + 1}-1{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize("has_references", [True, False])
+def test_a_run_that_loops_less_than_a_start_that_loops_has_not_collapsed(*, has_references: bool) -> None:
+    gold = collapse_signals(DATES) if has_references else None
+    parent = {**collapse_signals(NOTES), "cut": 1.0}
+    assert loops_already(parent, gold)
+    one_answer = ["2012-12-12-12-11-10-11, in the year of 2012121212121"] * 6
+    assert is_collapsed(collapse_signals(one_answer), collapse_signals(WORDY)) is not None, "a sound start says so"
+    assert is_collapsed(collapse_signals(one_answer), parent, gold) is None
+    worse = is_collapsed(collapse_signals(["N" * 200] * 6), parent, gold)
+    assert worse is not None
+    assert worse.detail["references"] == (gold or {})
+    assert is_collapsed(collapse_signals([""] * 6), parent, gold) is not None
+
+
+def test_a_run_that_had_left_the_loops_of_its_start_collapses_like_any_other() -> None:
+    gold, parent = collapse_signals(DATES), collapse_signals(NOTES)
+    digits = collapse_signals([f"{number}" * 14 for number in range(6)])
+    assert is_collapsed(digits, parent, gold, sound=collapse_signals(DATES)) is not None
+    assert is_collapsed(collapse_signals(DATES), parent, gold, sound=collapse_signals(DATES)) is None
+
+
+def test_rambling_is_told_by_what_is_cut_and_how_much_longer_than_the_references_it_is() -> None:
+    gold = collapse_signals(DATES)
+    wordy = collapse_signals(WORDY)
+    assert loops_already({**wordy, "cut": 1.0}, gold)
+    assert not loops_already({**wordy, "cut": 0.5}, gold)
+    assert not loops_already({**wordy, "cut": 1.0}, collapse_signals(WORDY))
+    assert not loops_already({**wordy, "cut": 1.0})
+    assert loops_already(collapse_signals(["a line\nanother\n" * 4] * 6), collapse_signals(["a line\nanother"] * 6))
+    assert not loops_already(wordy, collapse_signals([]))
