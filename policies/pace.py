@@ -10,13 +10,20 @@ from policies import budget
 from policies.drafts import Draft, draft
 from policies.exhaustion import CLASSES
 from policies.proposals import estimate_of, evaluation_s, next_proposal, parent_of
-from policies.search import Choice
+from policies.search import Choice, is_first_of
 from policies.stopping import StopVerdict
 from policies.view import View
+from policies.walltime import LEAST_ITERS
 from state.records import Action, Alternative, Belief, Instrument, Json
 
 NO_SIGNAL = "signal.none"
 """Rule of the decision that a class of rollouts is not begun, and of the class's end."""
+
+PASSED_OVER = "class.passed_over"
+"""Rule of the decision that a class is not begun, since not even a cut run of it fits what is left."""
+
+_GIVES_TIME = {"class_hours": "budget.class_hours", "until": "budget.until", "hours": "budget.hours"}
+"""Limit -> the key of the campaign file that holds it."""
 
 _EARNED_BY = ("reward_weights", "reward_penalties", "max_completion_length", "truncated", "temperature", "group_size")
 """Keys of a recipe that change what answers earn, and so the figures."""
@@ -25,8 +32,9 @@ _EARNED_BY = ("reward_weights", "reward_penalties", "max_completion_length", "tr
 def time_first(view: View, instrument: Instrument, choice: Choice) -> Draft | None:
     """Time a few steps of a class where its run may or may not fit the time left, as far as is assumed.
 
-    An assumption is off by a factor of four either way. Where the run fits or does not fit by all of that, its own
-    first steps tell soon enough; in between a campaign would be cut or refused on a guess.
+    An assumption is off by a factor of four either way. Where the whole run fits by all of that, its own first steps
+    tell soon enough, and where not even the fewest iterations that teach something do, nothing is left to tell; in
+    between a campaign would be cut or refused on a guess.
 
     Args:
         view: The record.
@@ -39,7 +47,7 @@ def time_first(view: View, instrument: Instrument, choice: Choice) -> Draft | No
         return None
     whole = estimate_of(view, proposal.recipe, instrument)
     left_s = choice.left.nearest_s - 2 * evaluation_s(view)
-    if not whole.low_s <= left_s < whole.high_s:
+    if not whole.low_s * min(1.0, LEAST_ITERS / int(proposal.recipe["iters"])) <= left_s < whole.high_s:
         return None
     weights = parent_of(view, instrument).weights
     if any(
@@ -56,6 +64,42 @@ def time_first(view: View, instrument: Instrument, choice: Choice) -> Draft | No
         sentence=f"Time a few steps of {instrument} first: its run is assumed to take {budget.minutes(whole.seconds)} "
         f"({span}), and {budget.minutes(left_s)} are left for it.",
         otherwise="it would be cut or refused on a guess",
+    )
+
+
+def passed_over(view: View, instrument: Instrument, choice: Choice, stop: StopVerdict) -> Draft | None:
+    """Put on record that a class which nobody tried does not fit what is left, once for each version of the goal.
+
+    Of a campaign's only class its end says so.
+
+    Args:
+        view: The record.
+        instrument: The class's.
+        choice: What it would have run.
+        stop: Why it is not.
+    """
+    is_told = any(
+        d.rule == PASSED_OVER and d.goal_version == view.goal_version and d.verdict["instrument"] == instrument
+        for d in view.decisions
+    )
+    is_alone = len(view.goal.instruments) == 1
+    if is_told or is_alone or stop.rule != "budget.gone" or not is_first_of(view, instrument):
+        return None
+    estimate, left_s = choice.estimate, choice.left.nearest_s
+    return draft(
+        view,
+        "judge",
+        PASSED_OVER,
+        f"{instrument} is passed over, though no run of it was made: {stop.sentence} Its run: {estimate.sentence} "
+        f"More time for it is given by {_GIVES_TIME.get(choice.left.limit, 'budget')}; fewer iterations by its recipe.",
+        {},
+        verdict={
+            "instrument": instrument,
+            "limit": choice.left.limit,
+            "left_s": left_s,
+            "estimate": estimate.model_dump(mode="json"),
+        },
+        alternatives=choice.skipped,
     )
 
 

@@ -33,7 +33,7 @@ from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
 from policies.machine import machine_guards
 from policies.memory import limit_gb
-from policies.pace import no_signal, refuse_blind, signal_first, time_first, without_signal
+from policies.pace import no_signal, passed_over, refuse_blind, signal_first, time_first, without_signal
 from policies.premises import assumed
 from policies.proposals import (
     case_table,
@@ -673,6 +673,8 @@ def _next_run(view: View) -> Draft | None:
             stop = no_signal(view, instrument, recipe)
             if before is not None or stop is None:
                 return before or _train(view, choice.proposal, choice, ends)
+        if stop is not None and (skipped := passed_over(view, instrument, choice, stop)) is not None:
+            return skipped
         ends += [stop] if stop is not None else []
         told |= {stop.sentence: [*told.get(stop.sentence, []), instrument]} if stop is not None else {}
         if stop is not None and (stop.rule in _OF_ALL_CLASSES or choice.left.limit in {"runs", "disk_gb"}):

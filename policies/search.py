@@ -18,7 +18,7 @@ from policies.proposals import (
 from policies.recipes import RecipeProposal, with_recipe
 from policies.stopping import StopVerdict, conclusion
 from policies.view import View
-from policies.walltime import RunEstimate, cut_to_time, least_iters
+from policies.walltime import LEAST_ITERS, RunEstimate, cut_to_time, least_iters
 from state.records import Action, Alternative, Instrument, Run
 
 FOLLOW_UPS = 2
@@ -93,8 +93,12 @@ def _proposals(choices: Sequence[Choice]) -> list[RecipeProposal]:
 
 
 def _cut(view: View, proposal: RecipeProposal, estimate: RunEstimate, left_s: float) -> RecipeProposal | None:
-    """Return a proposal with as many iterations as fit the time left, or None when that would be pointless."""
-    recipe = cut_to_time(proposal.added, estimate, left_s, least_iters(proposal.added))
+    """Return a proposal with as many iterations as fit the time left, or None when that would be pointless.
+
+    A class that nobody tried is begun with few rather than passed over.
+    """
+    least = LEAST_ITERS if is_first_of(view, proposal.instrument) else least_iters(proposal.added)
+    recipe = cut_to_time(proposal.added, estimate, left_s, least)
     if recipe is None:
         return None
     recipe = {**recipe, "iters": proposal.from_step + int(recipe["iters"])}

@@ -1,6 +1,6 @@
 import pytest
 
-from policies.pace import NO_SIGNAL, advice, without_signal
+from policies.pace import NO_SIGNAL, PASSED_OVER, advice, without_signal
 from policies.proposals import estimate_of
 from state.records import Approval, Belief, Evidence, Json
 from tests.policies.rehearsal import Rehearsal, goal
@@ -45,11 +45,11 @@ def test_a_slow_machine_cuts_the_run_before_it_begins() -> None:
 
 
 def test_a_machine_too_slow_for_any_of_it_trains_nothing() -> None:
-    play = until_trained(campaign(hours=1.0, step_s=60.0))
+    play = until_trained(campaign(hours=1.0, step_s=600.0))
     assert play.kinds()[-2:] == ["pace", "conclude"]
 
 
-@pytest.mark.parametrize("hours", [None, 0.05, 20.0])
+@pytest.mark.parametrize("hours", [None, 0.0335, 20.0])
 def test_nothing_is_timed_where_the_assumption_settles_it(hours: float | None) -> None:
     assert "pace" not in until_trained(campaign(hours)).kinds()
 
@@ -201,3 +201,43 @@ def test_a_gate_that_names_no_number_is_told_none() -> None:
         play.step()
     assert next(d for d in play.decisions if d.rule == "baseline.first").sentence.startswith("Measure the base")
     assert play.decisions[-1].sentence.startswith("Train R1")
+
+
+SHORT = {"sft": 0.05}
+"""Three minutes, in which a run that is assumed to take nineteen does not fit by any of the assumption."""
+
+
+def of_classes(step_s: float, class_hours: Json) -> Rehearsal:
+    files = {"train": "train.jsonl", "pairs": "pairs.jsonl"}
+    more = {"instruments": ["sft", "dpo"], "data": files, "recipe": LONG}
+    return Rehearsal(goal=goal(budget={"runs": 2, "class_hours": class_hours}, **more), step_s=step_s)
+
+
+def test_a_class_in_whose_time_a_few_iterations_fit_is_timed_and_begun_with_them() -> None:
+    play = until_trained(of_classes(1.0, SHORT))
+    assert play.kinds() == ["census", "evaluate", "pace", "train"]
+    assert play.runs[0].instrument == "sft"
+    assert 20 <= play.runs[0].recipe["iters"] < 200
+    assert "Cut from 5000 to" in play.decisions[-1].sentence
+
+
+def test_a_class_in_whose_time_nothing_fits_is_passed_over_with_a_sentence_and_a_decision_on_record() -> None:
+    play = until_trained(of_classes(60.0, SHORT))
+    assert play.kinds()[:3] == ["census", "evaluate", "pace"]
+    assert play.runs[0].instrument == "dpo"
+    [told] = [decision for decision in play.decisions if decision.rule == PASSED_OVER]
+    assert told.action == "judge"
+    assert told.sentence.startswith("sft is passed over, though no run of it was made: The budget does not allow")
+    assert "of the 0.05 hours that budget.class_hours gives sft. Its run: 5000 iterations of 50.00 s" in told.sentence
+    assert "More time for it is given by budget.class_hours; " in told.sentence
+    assert (told.verdict["instrument"], told.verdict["limit"]) == ("sft", "class_hours")
+    assert 0 < told.verdict["left_s"] <= 180
+    assert told.verdict["estimate"]["seconds"] > 180
+    to_the_end(play)
+    assert [decision.rule for decision in play.decisions].count(PASSED_OVER) == 1, "said once"
+
+
+def test_an_only_class_in_whose_time_nothing_fits_ends_the_campaign_which_says_so() -> None:
+    play = to_the_end(campaign(hours=1.0, step_s=600.0))
+    assert PASSED_OVER not in [decision.rule for decision in play.decisions]
+    assert play.decisions[-1].rule == "budget.gone"

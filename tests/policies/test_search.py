@@ -154,7 +154,8 @@ def test_the_time_that_is_left_is_kept_for_a_class_that_nobody_tried() -> None:
     rich = Timed(goal=goal(**LADDER, **quick, budget={"hours": 90}), score=flat, step_s=60.0, evaluation_s=5.0)
     rich.run()
     assert [run.instrument for run in rich.runs][:2] == ["sft", "sft"]
-    poor = Timed(goal=goal(**LADDER, budget={"hours": 2.5}), score=flat, step_s=60.0, evaluation_s=5.0)
+    large = {"recipes": {"dpo": {"iters": 20, "batch_size": 400, "max_seq_length": 128}}}
+    poor = Timed(goal=goal(**LADDER, **large, budget={"hours": 2.5}), score=flat, step_s=60.0, evaluation_s=5.0)
     poor.run()
     assert [run.instrument for run in poor.runs][:2] == ["sft", "sft"], "no time is kept for what does not fit at all"
 
