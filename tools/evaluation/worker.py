@@ -159,7 +159,7 @@ def evaluate(context: WorkerContext) -> None:
             "ungraded": sum(bool(row["grader_error"]) for row in rows),
             "form": run.form,
             **({"noise": noise([rows, *more])} if more else {}),
-            **({"other_form": {"form": other, **_moved(rows, others)}} if others else {}),
+            **({"other_form": {"form": other, **moved(rows, others)}} if others else {}),
             "tokens_per_s": pace.tokens_per_s,
             "startup_s": run.startup_s,
             "peak_memory_gb": run.peak_memory_gb,
@@ -206,7 +206,7 @@ def noise(passes: list[list[Row]]) -> dict[str, Any]:
     }
 
 
-def _moved(rows: list[Row], others: list[Row]) -> dict[str, Any]:
+def moved(rows: list[Row], others: list[Row]) -> dict[str, Any]:
     """Return how the same cases in another form differ: `differ`, the share not answered alike, and `mean_change`."""
     ours, theirs = means(rows), means(others)
     pairs = list(zip(rows, others, strict=True))

@@ -19,7 +19,7 @@ from tests.tools.evaluation.worlds import (
     write_lines,
 )
 from tools.evaluation.cases import Split
-from tools.evaluation.worker import CaseFile, means
+from tools.evaluation.worker import CaseFile, means, moved, noise
 from tools.models.identity import weights_hash
 
 MODULE = "tools.evaluation.worker"
@@ -237,3 +237,81 @@ def test_rows_of_cases_that_are_no_longer_asked_for_are_dropped(tmp_path: Path) 
         [{"split": "s", "use": "selection", "case": "a"}]
     )
     assert CaseFile(tmp_path, "h", [Split("s", "selection", ({"id": "b"},))]).rows == {}
+
+
+@pytest.mark.mlx
+def test_the_base_answers_in_other_orders_and_float32_is_moved_by_none(tmp_path: Path, model: Path) -> None:
+    job = make_job(tmp_path / "job", inputs(tmp_path, model, orders=3))
+    result = work(MODULE, job)
+    assert result["noise"] == {
+        "orders": 4,
+        "cases": {"s": N_CASES},
+        "differ": 0,
+        "noise_sd": {"s.exact": 0, "s.share": 0, "s.length": 0},
+    }
+    assert (result["form"], result["cases"]) == ("none", N_CASES)
+    assert result["startup_s"] > 0
+    steps = [json.loads(line)["step"] for line in (job / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 4 * N_CASES
+    plain = make_job(tmp_path / "plain", inputs(tmp_path, model))
+    assert "noise" not in work(MODULE, plain)
+    assert case_rows(plain) == case_rows(job)
+
+
+def test_noise_is_the_spread_of_the_difference_of_two_means_of_the_same_weights() -> None:
+    def rows(*scores: float | None) -> list[dict[str, Any]]:
+        return [
+            {"split": "s", "use": "selection", "case": str(place), "characters": 3, "metrics": {"ok": score}}
+            for place, score in enumerate(scores)
+        ]
+
+    # A third case was asked in one order only. Means 0.5, 1, 0.5, 0; squares of the six differences.
+    found = noise([rows(1, 0, 0.3), rows(1, 1), rows(0, 1), rows(0, 0)])
+    assert found["noise_sd"]["s.ok"] == pytest.approx(((0.25 + 0 + 0.25 + 0.25 + 1 + 0.25) / 6) ** 0.5)
+    assert (found["orders"], found["cases"], found["differ"]) == (4, {"s": 2}, 1)
+    untold = noise([rows(None, 0.5), rows(None, 0.5)])
+    assert untold["noise_sd"] == {"s.ok": 0}
+    assert noise([rows(None), rows(None)])["noise_sd"] == {}
+
+
+@pytest.mark.mlx
+@pytest.mark.parametrize(("form", "other"), [("apart", "fused"), ("fused", "apart")])
+def test_what_is_confirmed_is_answered_in_the_form_that_is_handed_out_and_the_other_beside_it(
+    tmp_path: Path, model: Path, form: str, other: str
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter")
+    asked = inputs(
+        tmp_path, model, adapter=str(adapter), expect_weights=weights_hash(model, adapter), form=form, other_form=other
+    )
+    job = make_job(tmp_path / "job", asked)
+    result = work(MODULE, job)
+    assert result["form"] == form
+    assert result["other_form"] == {
+        "form": other,
+        "cases": N_CASES,
+        "differ": 0,
+        "mean_change": {"s.exact": 0, "s.share": pytest.approx(0), "s.length": 0},
+    }
+    assert len(case_rows(job)) == N_CASES
+    assert len((job / "out" / f"{other}.jsonl").read_text().splitlines()) == N_CASES
+    quick = make_job(tmp_path / "quick", asked | {"form": "", "other_form": ""})
+    assert work(MODULE, quick)["form"] == "merged"
+    assert case_rows(quick) == case_rows(job)
+
+
+def test_how_another_form_differs_is_told_by_share_and_by_metric() -> None:
+    def rows(*texts: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "split": "s",
+                "use": "confirmation",
+                "characters": len(text),
+                "output_tokens": 1,
+                "text": text,
+                "metrics": {"long": float(len(text)), "none": None},
+            }
+            for text in texts
+        ]
+
+    found = moved(rows("a", "b", "cc", "d"), rows("a", "x", "c", "d"))
+    assert found == {"cases": 4, "differ": 0.5, "mean_change": {"s.long": -0.25}}

@@ -19,7 +19,7 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from tests.tools.training.inside import fresh
 from tests.tools.training.jobs import RECIPE
-from tools.evaluation.adapters import merged_adapters
+from tools.evaluation.adapters import merged_adapters, used_as
 from tools.models.load import load_model
 from tools.training.data import Row, answers, answers_after
 from tools.training.head import logits_at
@@ -176,9 +176,16 @@ def merged(folder: Path, _out: Path) -> None:
             decoded = model(tokens)
         with suppress(ZeroDivisionError), merged_adapters(model):
             _ = 1 / 0
-        same, moved = ((learned - other).astype(mx.float32) for other in (decoded, bare))
+        with used_as(model, "apart") as apart:
+            beside = mx.array_equal(model(tokens), learned).item()
+        with used_as(model, "fused") as whole:
+            is_plain = not any("scales" in part or "lora_a" in part for part in model.modules())
+            fused = model(tokens)
+        same, moved, away = ((learned - other).astype(mx.float32) for other in (decoded, bare, fused))
         found[name] = {
             "form": form,
+            "forms": [apart, whole, beside, is_plain],
+            "fused": float(mx.abs(away).max()),
             "dtype": str(decoded.dtype),
             "difference": float(mx.abs(same).max()),
             "moved": float(mx.abs(moved).max()),

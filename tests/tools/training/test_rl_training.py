@@ -297,9 +297,11 @@ def test_adapters_are_in_dense_weights_while_answers_are_generated_and_say_the_s
     for name in ("float32", "quantized", "dora"):
         assert found[name]["moved"] > 1e-2
         assert found[name]["difference"] < 1e-4 * found[name]["moved"] + 1e-5, name
+        assert found[name]["fused"] < 1e-3 * found[name]["moved"], name
     assert found["bfloat16"]["dtype"] == "mlx.core.bfloat16", "adapters in float32 do not make the layers after them so"
     for name in kinds:
         assert found[name]["is_put_back"], name
+        assert found[name]["forms"] == ["apart", "fused", True, True], name
         assert found[name]["trainable"] > 0
     assert found["nearest"]["kept"] == 0, "a small delta is rounded away in bfloat16"
     assert found["random"]["kept"] == pytest.approx(1, abs=0.05), "and is there on average where chance rounds"

@@ -1,0 +1,68 @@
+"""In which form a run is judged, how often more the base is asked, and what is believed about both."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent.campaign import load_campaign
+from agent.nodes import digest
+from agent.specs import job_spec
+from state.paths import CampaignPaths
+from state.records import Decision
+from tests.faults.campaign import world
+
+
+def asked(folder: Path, action: Any, inputs: dict[str, Any], **campaign: Any) -> dict[str, Any]:
+    """Return a worker's input."""
+    loaded = load_campaign(world.write_campaign(folder, **campaign))
+    session: Any = SimpleNamespace(
+        loaded=loaded, goal=loaded.goal, paths=CampaignPaths(folder / "home", "storm"),
+        model=loaded.resolve(loaded.goal.model.path), adapter=None, environment={}, workers={"evaluation": "worker"},
+        store=SimpleNamespace(read=SimpleNamespace(runs=list, actions=list)),
+    )  # fmt: skip
+    decision = Decision(rule="r", sentence="s", action=action, action_key="k", run="R1", action_inputs=inputs)
+    return dict(job_spec(session, decision).input)
+
+
+CONFIRMED = {"use": "confirmation", "side": "candidate", "weights": "w", "adapter": "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("export", "form", "other"),
+    [(None, "apart", "fused"), ({"to": "out"}, "apart", "fused"), ({"to": "out", "fused": True}, "fused", "apart")],
+)
+def test_what_is_confirmed_is_what_the_export_hands_out(tmp_path: Path, export: Any, form: str, other: str) -> None:
+    given = asked(tmp_path, "confirm", CONFIRMED, **({"export": export} if export else {}))
+    assert (given["form"], given["other_form"]) == (form, other)
+    assert "orders" not in given
+    bare = asked(tmp_path / "bare", "confirm", CONFIRMED | {"adapter": ""})
+    assert not {"form", "other_form", "orders"} & bare.keys(), "without an adapter there is one form"
+
+
+@pytest.mark.parametrize(("dtype", "orders"), [("bfloat16", 3), ("float16", 3), ("float32", None)])
+def test_the_base_is_asked_in_other_orders_where_precision_is_half(
+    tmp_path: Path, dtype: str, orders: int | None
+) -> None:
+    base = {"use": "selection", "side": "base", "weights": "w"}
+    model = {"path": "base", "dtype": dtype}
+    assert asked(tmp_path / "base", "evaluate", base, model=model).get("orders") == orders
+    for name, other in (("candidate", CONFIRMED | {"use": "selection"}), ("held", base | {"use": "confirmation"})):
+        given = asked(tmp_path / name, "evaluate", other, model=model)
+        assert not {"form", "other_form", "orders"} & given.keys()
+
+
+def test_beliefs_say_what_order_and_form_change() -> None:
+    found: list[tuple[Any, ...]] = []
+    of: Any = SimpleNamespace(
+        action=SimpleNamespace(inputs={"run": "R2"}, key="k"), believe=lambda *told, **_: found.append(told)
+    )
+    digest._noise(of, {"orders": 4, "cases": {"s": 200}, "differ": 0.13, "noise_sd": {"s.ok": 0.011, "s.f1": 0.002}})
+    digest._other_form(of, {"form": "fused", "cases": 120, "differ": 0.05, "mean_change": {"s.ok": -0.0083}})
+    (subject, claim, order, value), (run, form, other, _) = found
+    assert (subject, claim) == ("harness:order", "noise")
+    assert value["noise_sd"]["s.ok"] == 0.011
+    assert "changes 13% of the base's answers, over 4 orders; most in s.ok, by 0.011" in order
+    assert (run, form) == ("run:R2", "other_form")
+    assert other == "With the adapter fused into one model, 5% of 120 answers differ from those judged: s.ok -0.008."
