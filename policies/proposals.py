@@ -456,7 +456,9 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
             trained, size = steps
             sample = StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters)
             (timed if action.kind == "pace" else samples).setdefault(trained, []).append(sample)
-            fixed_s = max(0.0, float(action.result.get("wall_s") or 0.0) - steps_s)
+            # From the start of the process to its first step: interpreter, imports, weights and kernels.
+            told = float(action.result.get("startup_s") or 0.0)
+            fixed_s = max(told, float(action.result.get("wall_s") or 0.0) - steps_s)
     row = _rows(view, chosen)
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)

@@ -176,11 +176,12 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
                 job["state"],
                 f"{job['step']}/{job['steps'] or '?'}",
                 wall,
+                duration(job["startup_s"]) if job.get("startup_s") else "",
                 job["restarts"],
                 said,
             )
         )
-    show(table(("id", "kind", "run", "state", "step", "time", "restarts", "ending"), rows, last_width=50))
+    show(table(("id", "kind", "run", "state", "step", "time", "start", "restarts", "ending"), rows, last_width=50))
 
 
 @click.command()

@@ -86,7 +86,9 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
     """Return a job's row with what its folder has to add: the last metrics row, and an end not yet copied."""
     files = JobPaths(paths.root / job["folder"])
     if job["state"] not in _ALIVE:
-        return {**job, "last": {}}
+        # What it cost before its first step: start, imports, weights, kernels.
+        result = read_json(files.result)
+        return {**job, "last": {}, "startup_s": result.get("startup_s") if isinstance(result, dict) else None}
     rows = list(_tail(files))
     last = _merged(rows)
     losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]

@@ -133,6 +133,8 @@ class Training:
         self._gradient_weight = 0
         self._grad_norm = 0.0
         self._landed_at = 0.0
+        self.first_landed_at: float | None = None
+        """Monotonic seconds when this process had done its first step, kernels included."""
         self._is_sample_healthy = True
         self._healthy = model.trainable_parameters()
         self._saved_step = 0
@@ -284,6 +286,7 @@ class Training:
         # Of two steps at once each counts from where the other ended.
         learning_s, step_s = (ended - max(self._landed_at, at) for at in (flight.begun_at, flight.drawn_at))
         self._landed_at = ended
+        self.first_landed_at = self.first_landed_at or ended
         self.progress.steps_s += step_s
         self._advance(flight.batch, flight.after)
         window.add(loss, flight.batch, figures, learning_s, step_s)

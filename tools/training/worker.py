@@ -128,6 +128,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
     outcome = training.run()
     if outcome.is_stopped:
         context.leave_stopped()
+    first = training.first_landed_at
     verdict, step = _deliver(training, outcome)
     adapter = out / "adapter"
     lineage = {
@@ -151,6 +152,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
             "trained_tokens": progress.trained_tokens,
             "padded_tokens": progress.padded_tokens,
             "steps_s": progress.steps_s,
+            "startup_s": None if first is None else context.age_s - (time.monotonic() - first),
             "train_loss": progress.train_loss,
             "val_loss": progress.val_losses[-1][1] if progress.val_losses else None,
             "val_losses": [loss for _, loss in progress.val_losses],

@@ -113,6 +113,7 @@ def test_every_row_is_seen_and_the_whole_validation_set_is_measured(tmp_path: Pa
     assert 0 <= found["padding_share"] < 1
     assert found["padded_tokens"] > found["trained_tokens"] > 0
     assert 0 < found["steps_s"] <= found["wall_s"]
+    assert found["wall_s"] - found["steps_s"] < found["startup_s"], "the interpreter's start and one step belong to it"
 
 
 def test_a_data_set_smaller_than_a_batch_trains(tmp_path: Path, model: Path) -> None:
