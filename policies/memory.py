@@ -120,7 +120,7 @@ def _rows(recipe: Json, instrument: Instrument) -> int:
     """Return the rows of one forward pass with a gradient: a pair has two, an update of rollouts is cut in parts."""
     size = int(recipe.get("batch_size", 4))
     if instrument == "grpo":
-        return min(int(recipe.get("update_microbatch", 8)), size * int(recipe.get("group_size", 8)))
+        return min(int(recipe.get("update_microbatch") or 8), size * int(recipe.get("group_size", 8)))
     return 2 * size if instrument == "dpo" else size
 
 

@@ -339,7 +339,7 @@ class Bench:
         recipe = {
             "iters": options.updates, "batch_size": max(1, options.rollouts // options.group_size),
             "group_size": options.group_size, "max_completion_length": options.new_tokens,
-            "rollout_concurrency": options.rollouts, "update_microbatch": options.group_size, "max_seq_length": 1024,
+            "rollout_concurrency": options.rollouts, "max_seq_length": 1024,
             "steps_per_report": 1, "steps_per_eval": 10_000, "save_every": 10_000, "num_layers": -1,
             "lora_parameters": {"rank": options.adapter or 16, "scale": 2.0, "dropout": 0.0}, "learning_rate": 1e-5,
             "reward_weights": {"score": 1.0}, "truncation_penalty": 0.0, "kl_ceiling": None, "entropy_floor": None,

@@ -34,6 +34,10 @@ class Shape:
     width: int
     answers: int
 
+    def rounded(self, step: int) -> "Shape":
+        """Return the shape padded to multiples of a step, so that batches of like length have one shape."""
+        return Shape(-(-self.width // step) * step, -(-self.answers // step) * step)
+
 
 @dataclass(frozen=True)
 class Cursor:

@@ -186,9 +186,10 @@ class RolloutRecipe(Recipe):
     """Of sampling, and of the log-probabilities that are learned: the policy is the one that was sampled."""
     rollout_concurrency: int = Field(default=64, ge=1)
     """Rollouts decoded together; more is faster and takes more memory."""
-    update_microbatch: int = Field(default=8, ge=1)
+    update_microbatch: int | None = Field(default=None, ge=1)
     """Rollouts computed together in an update; fewer takes less memory and gives the same update. Up to `group_size`
-    each prompt is computed once for its answers."""
+    each prompt is computed once for its answers. Left out: 8, and 64 on a GPU, where parts of few shapes count for more
+    than tokens."""
     updates_per_batch: int = Field(default=1, ge=1)
     """Updates that learn from the same rollouts; clipping matters from the second on."""
     beta: float = Field(default=0.04, ge=0)

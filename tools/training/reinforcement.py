@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from state.records import Json
 from tools.tracks.host import Grader
-from tools.training.batching import Batch, Cursor
+from tools.training.batching import Batch, Cursor, Shape, shape_of
 from tools.training.data import Row, answers, answers_after, collate
 from tools.training.head import logits_at
 from tools.training.losses import ROLLOUT_COLUMNS, Logits, Loss, demonstration_loss, rollout_loss
@@ -103,6 +103,9 @@ class Reinforcement(Objective):
         self._latest: list[list[Scored]] = []
         self._bounds = Bounds(recipe.kl_ceiling, recipe.entropy_floor, recipe.length_jump, scheme.scale)
         self._loss = self._loss_by(logits_at)
+        is_gpu = _is_gpu()
+        self._together = recipe.update_microbatch or _TOGETHER[is_gpu]
+        self._step = _GPU_STEP if is_gpu else None
 
     def _loss_by(self, logits_of: Logits) -> Loss:
         recipe = self._recipe
@@ -171,7 +174,7 @@ class Reinforcement(Objective):
         from tools.training.prompt_once import can_share, logits_after
 
         recipe = self._recipe
-        is_together = recipe.update_microbatch <= recipe.group_size and not recipe.grad_checkpoint
+        is_together = self._together <= recipe.group_size and not recipe.grad_checkpoint
         has_two = all(len(task.prompt) > 1 for task in self._tasks)
         self._shares_prompts = is_together and has_two and can_share(self._model, self._tasks[0].prompt)
         if self._shares_prompts:
@@ -214,7 +217,7 @@ class Reinforcement(Objective):
     def probe(self, cursor: Cursor) -> tuple[Loss, Batch]:
         """See `Objective`: the likelihood of a few prompts; to sample anew would cost as much as an update."""
         del cursor
-        tasks = self._tasks[: self._recipe.update_microbatch]
+        tasks = self._tasks[: self._together]
         prompts = [task.prompt if len(task.prompt) > 1 else task.prompt * 2 for task in tasks]
         return demonstration_loss, collate([Row(prompt, 1) for prompt in prompts])
 
@@ -336,8 +339,13 @@ class Reinforcement(Objective):
             together = [[each for each in ordered if each[0].task is task] for task in drawn]
         else:
             together = [ordered]
-        size = self._recipe.update_microbatch
-        parts = [self._part(rows[at : at + size]) for rows in together for at in range(0, len(rows), size)]
+        size = self._together
+        sampled = [rollout.row for rollout, _ in kept]
+        known: list[Shape] = []
+        if self._step is not None and sampled:
+            own = shape_of([len(row.tokens) for row in sampled], [row.targets for row in sampled])
+            known = [own.rounded(self._step)]
+        parts = [self._part(rows[at : at + size], known) for rows in together for at in range(0, len(rows), size)]
         learned = sum(rollout.tokens for rollout, _ in kept)
         real = sum(len(rollout.row.tokens) for rollout in rollouts)
         longest = max(len(rollout.row.tokens) for rollout in rollouts)
@@ -351,9 +359,9 @@ class Reinforcement(Objective):
             more=tuple(parts[1:]),
         )
 
-    def _part(self, kept: Sequence[tuple[Rollout, float]]) -> tuple[NDArray[Any], ...]:
+    def _part(self, kept: Sequence[tuple[Rollout, float]], known: Sequence[Shape]) -> tuple[NDArray[Any], ...]:
         rows = [rollout.row for rollout, _ in kept]
-        *sampled, mask = answers_after(rows) if self._shares_prompts else answers(rows)
+        *sampled, mask = answers_after(rows) if self._shares_prompts else answers(rows, known)
         advantages = np.array([advantage for _, advantage in kept], dtype=np.float32)
         parent = self._logps(sampled, self._parent)
         told = np.zeros_like(mask)
@@ -391,6 +399,19 @@ class Reinforcement(Objective):
         self._model.update(now)
         self._model.train(was_training)
         return found
+
+
+_TOGETHER = {False: 8, True: 64}
+"""Whether on a GPU -> rollouts computed together by default."""
+
+_GPU_STEP = 32
+"""What widths are rounded up to on a GPU: each new shape costs kernels and plans, where a padded token costs little."""
+
+
+def _is_gpu() -> bool:
+    import mlx.core as mx
+
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def _per_token(figures: NDArray[np.float64]) -> dict[str, float]:

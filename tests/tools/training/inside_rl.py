@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.tools.training.inside import fresh
 from tests.tools.training.jobs import RECIPE
 from tools.evaluation.adapters import merged_adapters, used_as
 from tools.models.load import load_model
+from tools.training.batching import shape_of
 from tools.training.data import Row, answers, answers_after
 from tools.training.head import logits_at
 from tools.training.instruments import Setting, build
@@ -209,7 +211,7 @@ def merged(folder: Path, _out: Path) -> None:
 
 
 def shared(folder: Path, _out: Path) -> None:
-    """Compare updates whose prompt is computed once for its answers with those that compute it for each."""
+    """Compare updates whose prompt is computed once, and those of rounded widths, with those of each row on its own."""
     chance = np.random.default_rng(0)
     prompt = [3, *map(int, chance.integers(30, 120, 40)), 4]
     rows = [Row([*prompt, *map(int, chance.integers(30, 120, n)), 1], len(prompt)) for n in (1, 5, 19, 30)]
@@ -218,7 +220,9 @@ def shared(folder: Path, _out: Path) -> None:
     for kind in ("lora", "dora", "full"):
         model = fresh(folder, fine_tune_type=kind, lora_parameters={"rank": 2, "scale": 2.0})
         sides = []
-        for made, logits_of in ((answers, logits_at), (answers_after, logits_after)):
+        wide = shape_of([len(row.tokens) for row in rows], [row.targets for row in rows]).rounded(32)
+        rounded = partial(answers, known=[wide])
+        for made, logits_of in ((answers, logits_at), (answers_after, logits_after), (rounded, logits_at)):
             *sampled, mask = map(mx.array, made(rows))
             loss = rollout_loss(
                 "bnpo",
@@ -234,11 +238,14 @@ def shared(folder: Path, _out: Path) -> None:
                 model, *sampled, mask, advantages, logps + 0.05, logps - 0.1
             )
             sides.append((float(value), np.array(figures), dict(tree_flatten(gradient))))
-        one, two = sides
+        one, two, three = sides
         found[kind] = {
-            "loss": [one[0], two[0]],
-            "figures": float(np.abs(one[1] - two[1]).max()),
-            "gradient": max(float(mx.abs(one[2][name] - two[2][name]).max()) for name in one[2]),
+            "loss": [one[0], two[0], three[0]],
+            "figures": max(float(np.abs(one[1] - other[1]).max()) for other in (two, three)),
+            "gradient": max(
+                float(mx.abs(one[2][name] - each[2][name]).max()) for name in one[2] for each in (two, three)
+            ),
+            "width": [wide.width, wide.answers],
             "largest": max(float(mx.abs(part).max()) for part in one[2].values()),
             "tokens": [int(np.prod(answers(rows)[0].shape)), sum(int(part.size) for part in answers_after(rows)[:2])],
         }

@@ -245,13 +245,16 @@ def test_the_sampled_tokens_are_learned_with_their_end_and_their_log_probabiliti
     assert not found["other"], "another update samples others"
 
 
-def test_a_prompt_computed_once_for_its_answers_gives_the_same_loss_and_gradient(tmp_path: Path, model: Path) -> None:
+def test_a_prompt_computed_once_or_widths_rounded_up_give_the_same_loss_and_gradient(
+    tmp_path: Path, model: Path
+) -> None:
     done = run("tests.tools.training.inside_rl", "shared", str(model), str(tmp_path))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     for kind in ("lora", "dora", "full"):
         seen = found[kind]
-        assert seen["loss"][1] == pytest.approx(seen["loss"][0], rel=1e-5)
+        assert seen["loss"][1:] == [pytest.approx(seen["loss"][0], rel=1e-5)] * 2
+        assert [side % 32 for side in seen["width"]] == [0, 0]
         assert seen["figures"] < 1e-4
         assert seen["gradient"] < 1e-5 * seen["largest"], kind
         assert seen["tokens"][1] < seen["tokens"][0] / 1.5
