@@ -289,8 +289,8 @@ class Evaluation(_Part):
     """Decode budget of one answer, tokens; the gold ceiling is measured under it."""
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy."""
-    batch_size: int = Field(default=16, gt=0)
-    """Cases decoded together."""
+    batch_size: int = Field(default=64, gt=0)
+    """Cases decoded together, at most: fewer where their keys and values would not fit into memory."""
     control: Metric | None = None
     """A metric of the same outputs that must move, or training did nothing; declared beforehand."""
     noise_floor: float = Field(default=0.0, ge=0)

@@ -248,7 +248,8 @@ class Reinforcement(Objective):
             and `completion_length_ended` of those that ended by themselves; `truncated_share`; `rollouts` sampled and
             `learned_rollouts`; `prompts_shared` 1 where each prompt is computed once; `entropy_share` and
             `length_ratio` (see `Bounds`); `sampler_ratio_spread`, root mean square distance from 1 of a token's
-            probability in training over that in the sampler, before the update; `generation_tokens_per_s`,
+            probability in training over that in the sampler, before the update; `ratio_spread`, the same over that of
+            the policy that the rollouts were taken from, where they are learned from again; `generation_tokens_per_s`,
             `grading_per_s` (rollouts) and `scoring_tokens_per_s` (log-probabilities under the parent).
         """
         found: Json = {"learned_rollouts": len(figures), **({"prompts_shared": 1} if self._shares_prompts else {})}
@@ -260,6 +261,7 @@ class Reinforcement(Objective):
             # against that when they were sampled.
             off = told["off"] if self.stride == 1 else tally.off / max(1, tally.off_tokens)
             found |= {"sampler_ratio_spread": math.sqrt(off)} if self.stride == 1 or tally.off_tokens else {}
+            found |= {"ratio_spread": math.sqrt(told["off"])} if self.stride > 1 else {}
         said = self._bounds.row()
         if tally.rollouts:
             return found | said | _sampling_facts(self._scheme, tally)

@@ -287,6 +287,13 @@ def test_an_update_is_the_same_however_prompts_are_computed(
             assert one["learned_rollouts"] == two["learned_rollouts"] > 0
             for figure in ("train_loss", "grad_norm", "kl", "entropy"):
                 assert one[figure] == pytest.approx(two[figure], rel=1e-4, abs=1e-6), (name, figure)
+    for first, *later in told.values():
+        # In float32 the sampler, whose weights are merged, says what the training's own pass says up to rounding.
+        assert 0 < first["sampler_ratio_spread"] < 1e-4
+        if later:
+            assert first["ratio_spread"] < 1e-5, "before the first update the ratio is 1"
+            assert later[0]["ratio_spread"] > 1e-3
+            assert "sampler_ratio_spread" not in later[0], "nothing was sampled"
 
 
 def test_adapters_are_in_dense_weights_while_answers_are_generated_and_say_the_same(
