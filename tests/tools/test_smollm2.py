@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.tools.evaluation.worlds import case_rows, make_job
-from tests.tools.evaluation.worlds import work as evaluate
 from tests.tools.training.jobs import metrics, run, training_job, work
 from tools.models.identity import weights_hash
 
@@ -62,9 +61,10 @@ def inputs(**more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the job of one step on demonstrations."""
-    recipe = {"iters": 1, "batch_size": 4, "learning_rate": 1e-4, "lora_parameters": ADAPTER, "save_every": 1}
+    recipe = {"iters": 1, "batch_size": 4, "learning_rate": 1e-4, "max_seq_length": 128, "lora_parameters": ADAPTER}
     train = DATA / "train.jsonl"
-    job = training_job(tmp_path_factory.mktemp("sft") / "job", MODEL.resolve(), train, recipe=recipe)
+    folder = tmp_path_factory.mktemp("sft") / "job"
+    job = training_job(folder, MODEL.resolve(), train, recipe=recipe, system=SYSTEM)
     work(job)
     return job
 
@@ -88,7 +88,7 @@ def test_the_folder_is_whole_and_a_byte_less_is_noticed(tmp_path: Path) -> None:
 def test_census_counts_the_template_and_finds_that_every_reference_earns_full_marks(tmp_path: Path) -> None:
     data = {"train": str(DATA / "train.jsonl"), "valid": str(DATA / "valid.jsonl")}
     job = make_job(tmp_path / "job", inputs(data=data, max_seq_length=128, mask_prompt=True))
-    found = evaluate("tools.evaluation.census", job)
+    found = work(job, "tools.evaluation.census")
     assert found["ceiling"]["task.selection"]["exact"]["mean"] == 1.0
     assert found["budget"]["task.selection"]["whole"] == N_CASES
 
@@ -102,7 +102,7 @@ def test_sixteen_cases_are_answered_and_graded(tmp_path: Path) -> None:
         "run": "",
     }
     job = make_job(tmp_path / "job", inputs(**more))
-    found = evaluate("tools.evaluation.worker", job)
+    found = work(job, "tools.evaluation.worker")
     rows = case_rows(job)
     assert len(rows) == found["cases"] == N_CASES
     assert all(row["text"] and row["grader_error"] == "" for row in rows)
