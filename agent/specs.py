@@ -10,6 +10,7 @@ from policies.planning import CENSUS_PARTS
 from policies.recipes import BALANCE
 from state.errors import NotFoundError
 from state.goal import Goal
+from state.hashing import hash_json
 from state.records import ActionKind, Decision, Guard, Instrument, JobKind, Json, Run, SplitUse
 from tools.jobs.spec import JobSpec
 from tools.models.identity import describe_model
@@ -127,7 +128,9 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
             "system": session.goal.track.system,
         }
     else:
-        body = evaluation_input(session, inputs["use"])
+        look = inputs.get("look")
+        body = evaluation_input(session, "selection" if look else inputs["use"])
+        body |= {"splits": [_part(session, look)]} if look else {}
         body |= {
             "model": str(model_of(session, inputs["weights"], inputs.get("adapter", ""), decision.run)),
             "adapter": _adapter_of(session, inputs),
@@ -244,6 +247,13 @@ def model_of(session: Session, weights: str = "", adapter: str = "", run: str = 
             return fused[runs[name].parent_hash]
         name = runs[name].parent
     return session.model
+
+
+def _part(session: Session, look: Json) -> Json:
+    """Return the part of a split's selection cases on which saves are compared: the same ones in all of a campaign."""
+    split, ids = _selection_of(session.goal, session.loaded.path.parent, str(look["split"]))
+    drawn = sorted(ids, key=lambda case: hash_json([session.goal.seed, case]))
+    return {**split, "case_ids": drawn[: int(look["cases"])]}
 
 
 def _cases(splits: list[Json]) -> int:

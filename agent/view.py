@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from agent.session import Session
 from policies.contamination import contamination, uprooted
+from policies.looks import at_best_saves
 from policies.view import View, gate_since, taught_since
 from state.errors import VigilError
 from state.goal import Goal
@@ -45,7 +46,7 @@ def view_of(session: Session) -> View:
         taught_since=taught_since(read.goals()),
         suggest=numbers.suggest,
     )
-    return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
+    return at_best_saves(replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start)))
 
 
 OF_RUNS = frozenset({"confirm", "promote"})

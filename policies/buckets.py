@@ -60,6 +60,8 @@ class RunEvidence(Record):
     """`split.metric` -> a denser metric of the same outputs, on which progress is read."""
     use: SplitUse = "selection"
     seed: int = 0
+    looks: int = 1
+    """Saves that were compared on selection cases before the run is judged at the best; the level is divided by it."""
     stopped: str = ""
     """Word of the guard that ended the training before its first save: there is no adapter to measure."""
 
@@ -108,7 +110,9 @@ class _Reading(NamedTuple):
 
 def judge_run(evidence: RunEvidence) -> BucketVerdict:
     """Return the bucket of a run; every evidence gets exactly one."""
-    selection = judge_gate(evidence.gate, evidence.cases, evidence.gate.alpha, use=evidence.use, seed=evidence.seed)
+    selection = judge_gate(
+        evidence.gate, evidence.cases, evidence.gate.alpha / evidence.looks, use=evidence.use, seed=evidence.seed
+    )
     target = find_target(
         evidence.gate,
         evidence.cases,
@@ -147,7 +151,7 @@ def is_promising(selection: GateVerdict) -> bool:
 
 
 def _compared(evidence: RunEvidence, metric: str) -> Comparison:
-    return compare(evidence.cases, metric, use=evidence.use, alpha=ALPHA, seed=evidence.seed)
+    return compare(evidence.cases, metric, use=evidence.use, alpha=ALPHA / evidence.looks, seed=evidence.seed)
 
 
 def _read(target: Target | None, found: Comparison | None, noise_floor: float) -> _Reading:
@@ -228,6 +232,11 @@ def _unclear(target: Target, found: Comparison, noise_floor: float) -> str:
     return f"The interval shows neither movement nor absence within ±{target.delta:.4g}."
 
 
+def _level(alpha: float) -> str:
+    """Return the level of an interval with one-sided bounds at alpha, `95 %`."""
+    return f"{100 * (1 - 2 * alpha):.3g} %"
+
+
 def _shown(evidence: RunEvidence, target: Target, found: Comparison) -> str:
     strict = ""
     if target.asked_metric:
@@ -238,7 +247,7 @@ def _shown(evidence: RunEvidence, target: Target, found: Comparison) -> str:
     paired = "" if found.method in {"exact", "bounded"} else ", unpaired for want of cases"
     return (
         f"{target.metric} went from {found.reference or 0:.4g} to {found.value or 0:.4g}, "
-        f"{found.estimate or 0:+.4g} (95 % interval {shown.low:+.4g} to {shown.high:+.4g}, "
+        f"{found.estimate or 0:+.4g} ({_level(found.alpha)} interval {shown.low:+.4g} to {shown.high:+.4g}, "
         f"{found.n} cases{paired}){strict}; asked {target.asks}."
     )
 
@@ -270,7 +279,12 @@ def _contradicted(evidence: RunEvidence) -> str:
     if predicted is None:
         return ""
     found = compare(
-        evidence.cases, predicted.metric, use=evidence.use, against="value", alpha=ALPHA, seed=evidence.seed
+        evidence.cases,
+        predicted.metric,
+        use=evidence.use,
+        against="value",
+        alpha=ALPHA / evidence.looks,
+        seed=evidence.seed,
     )
     interval = found.interval
     if interval is None or found.value is None:
@@ -281,7 +295,7 @@ def _contradicted(evidence: RunEvidence) -> str:
         return ""
     return (
         f"Predicted before the run: {predicted.metric} between {predicted.low:.4g} and {predicted.high:.4g}; "
-        f"measured {found.value:.4g} (95 % interval {interval.low:.4g} to {interval.high:.4g})."
+        f"measured {found.value:.4g} ({_level(found.alpha)} interval {interval.low:.4g} to {interval.high:.4g})."
     )
 
 

@@ -6,6 +6,7 @@ from policies.buckets import BucketVerdict
 from policies.drafts import Draft, done, draft, is_same
 from policies.proposals import counts, evaluation_s, parent_of, slack, verdict_of
 from policies.search import affords
+from policies.target import aims
 from policies.view import View
 from state.goal import Gate
 from state.records import Action, Json, Request, Run, Side, SplitUse
@@ -176,6 +177,7 @@ def candidate_inputs(view: View, run: Run, trained: Action) -> Json:
         "harness": view.identity("harness"),
         "weights": str(trained.result.get("weights") or ""),
         "adapter": str(trained.result.get("adapter") or ""),
+        **({"save": save} if (save := trained.result.get("judged_step")) is not None else {}),
     }
 
 
@@ -269,7 +271,7 @@ def _open_best(view: View, found: list[_Unopened], rule: str, why: str) -> Draft
 
 def lead(gate: Gate, verdict: BucketVerdict) -> float:
     """Return by how much a run's number on selection clears what the gate's own metric is asked; counts per case."""
-    asked = gate.conditions[0]
+    asked = next(iter(aims(gate)), gate.conditions[0])
     row = next(each for each in verdict.gate.conditions if each.id == asked.id)
     unit = 1 if row.statistic == "mean" else max(1, row.n)
     return float("-inf") if row.estimate is None else row.sign * (row.estimate - row.bound) / unit

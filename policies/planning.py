@@ -31,6 +31,7 @@ from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.findings import ceilings
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import sentence_of, training_guards
+from policies.looks import look_at_save, looks_of, skipped, told_of
 from policies.machine import machine_guards
 from policies.memory import limit_gb
 from policies.pace import no_signal, passed_over, refuse_blind, signal_first, time_first, without_signal
@@ -480,16 +481,33 @@ def _follow(view: View, run: Run) -> Draft | None:
     inputs = candidate_inputs(view, run, trained)
     if done(view, "evaluate", **inputs) is None:
         update = {"adapter": inputs["adapter"], "state": "trained", "cost_s_actual": trained.result.get("wall_s")}
+        where = f" at its save of step {step}" if (step := trained.result.get("judged_step")) else ""
         return draft(
             view,
             "evaluate",
             "run.measure",
-            f"Measure {run.id} on the selection splits, beside {_start_of(run)} under the same harness.",
+            f"Measure {run.id}{where} on the selection splits, beside {_start_of(run)} under the same harness.",
             inputs,
             run_id=run.id,
             run_updates={run.id: update},
+            alternatives=skipped(view, trained),
         )
+    if "looks" not in trained.result and (look := _look(view, run, trained, inputs)) is not None:
+        return look
     return _after_selection(view, run, inputs)
+
+
+def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
+    """Look at the other saves of a run whose end does not meet the gate, or of any where the best is wanted."""
+    if view.goal.search.goal == "gate" and _on_selection(view, run, str(inputs["weights"])).holds:
+        return None
+    return look_at_save(view, run, trained)
+
+
+def _on_selection(view: View, run: Run, weights: str) -> GateVerdict:
+    """Return what the selection cases say of the gate, at a level divided by the saves that were compared."""
+    table, alpha = case_table(view, weights, run.parent_hash), view.goal.gate.alpha / looks_of(view, run)
+    return judge_gate(view.goal.gate, table, alpha, use="selection", seed=view.goal.seed)
 
 
 def _start_of(run: Run) -> str:
@@ -552,7 +570,7 @@ def _lost_run(view: View, run: Run, trained: Action) -> Draft:
 def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     """Open confirmation for a run that meets the gate on selection; judge every other."""
     table = case_table(view, str(inputs["weights"]), run.parent_hash)
-    selection = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection", seed=view.goal.seed)
+    selection = _on_selection(view, run, str(inputs["weights"]))
     confirmed = done(view, "confirm", **{**inputs, "use": "confirmation"})
     if confirmed is not None:
         verdict = judge_gate(view.goal.gate, table, use="confirmation", seed=view.goal.seed)
@@ -622,7 +640,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         view,
         "judge",
         verdict.rule,
-        f"Verdict {verdict.bucket} on {verdict.sentence}",
+        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(training_of(view, run))}",
         {},
         run_id=run.id,
         bucket=verdict.bucket,

@@ -10,6 +10,7 @@ from policies.dose import Harm, dose, harm_of, judge_dose
 from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
 from policies.findings import ceilings, reference_tokens
 from policies.gate import GateVerdict
+from policies.looks import looks_of
 from policies.recipes import Lengths, RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
 from policies.target import find_target, is_ceiling_above
 from policies.view import View
@@ -65,6 +66,7 @@ def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdic
         noise_floor=view.goal.evaluation.noise_floor,
         dense=view.goal.evaluation.dense,
         seed=view.goal.seed,
+        looks=looks_of(view, run),
         stopped=_stopped_unsaved(view, run),
     )
 
@@ -497,6 +499,7 @@ def evaluation_s(view: View) -> float:
         action.finished_at - action.created_at
         for action in view.actions
         if action.kind in {"evaluate", "confirm"} and action.state == "done" and action.finished_at is not None
+        if "look" not in action.inputs
     ]
     return median(took) if took else 0.0
 

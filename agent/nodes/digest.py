@@ -331,12 +331,16 @@ def _grader(of: _Digest, row: Json) -> None:
 def _evaluation(of: _Digest) -> None:
     """Store each case as a measurement and the means as a belief."""
     session, inputs, result = of.session, of.action.inputs, of.result
+    run = str(inputs.get("run") or "")
+    if "look" in inputs:
+        # Of a part of the cases, to compare saves: no word on the run as it is judged.
+        run = f"{run}@{inputs['look']['step']}"
     reference = str(result.get("cases") or "")
     path = session.paths.artifact(reference) / "cases.jsonl"
     rows = [
         Measurement(
             evaluation=of.action.key,
-            run=str(inputs.get("run") or ""),
+            run=run,
             side=inputs["side"],
             split=row["split"],
             use=row["use"],
@@ -353,13 +357,15 @@ def _evaluation(of: _Digest) -> None:
         for row in read_jsonl(path)
     ]
     session.store.knowing.measure(rows)
-    if inputs["side"] == "base" and inputs["use"] == "selection":
+    if inputs["side"] == "base" and inputs.get("use") == "selection":
         _density(of, rows)
     if result.get("noise"):
         _noise(of, result["noise"])
     if result.get("other_form"):
         _other_form(of, result["other_form"])
-    who = str(inputs.get("run") or inputs["side"])
+    who = run or inputs["side"]
+    # Of a save that the run is judged at, beside what its end scored: another thing, so no contradiction.
+    save = f"@{inputs['save']}" if "save" in inputs else ""
     weights = {"base": ("model:base",), "parent": ("model:start",)}.get(inputs["side"], ("model:base",))
     for where, means in (result.get("means") or {}).items():
         here = [row for row in rows if f"{row.split}.{row.use}" == where]
@@ -367,9 +373,9 @@ def _evaluation(of: _Digest) -> None:
         ungraded = sum(bool(row.grader_error) for row in here)
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in sorted(means.items()) if value is not None)
         of.believe(
-            f"score:{who}.{where}",
+            f"score:{who}.{where}{save}",
             "means",
-            f"{who} on {where}, {len(here)} cases: {numbers}; {cut} cut by the decode budget"
+            f"{who}{save} on {where}, {len(here)} cases: {numbers}; {cut} cut by the decode budget"
             + (f", {ungraded} not graded" if ungraded else "")
             + ".",
             {"means": means, "n": len(here), "cut": cut, "ungraded": ungraded},

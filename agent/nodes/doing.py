@@ -12,6 +12,7 @@ from agent.session import Session
 from agent.specs import job_kind, job_spec
 from agent.view import view_of
 from policies.confirmation import asked_for
+from policies.looks import may_be_better
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
 from state.files import read_json, read_jsonl
@@ -20,7 +21,7 @@ from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
 from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus
 from tools.models.identity import weights_hash
-from tools.training.progress import newest_healthy_folder
+from tools.training.progress import newest_healthy_folder, whole_saves
 
 _ENDED = frozenset({"finished", "failed", "stopped"})
 _COPY_EVERY_S = 5.0
@@ -79,8 +80,12 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     if not result:
         told = read_json(session.paths.job(action.key).error)
         return session.store.doing.fail(action.key, result={**ended, "error": told} if told else ended)
-    kept = effects.keep(session, folder, result)
-    return session.store.doing.finish(action.key, result={**ended, **result, **kept}, side_effects=tuple(kept.values()))
+    kept: Json = effects.keep(session, folder, result)
+    if kind == "training" and (saves := _other_saves(session, spec, folder, result)):
+        kept["saves"] = [*saves, {**saves[-1], **_delivered(result), "adapter": kept["adapter"]}]
+    return session.store.doing.finish(
+        action.key, result={**ended, **result, **kept}, side_effects=tuple(map(str, kept.values()))
+    )
 
 
 def _run_side_job(session: Session, decision: Decision, action: Action) -> Action:
@@ -156,6 +161,29 @@ def _seen_until(folder: Path) -> Json:
     collapse = next((row["collapse_figures"] for row in reversed(rows) if row.get("sample_collapsed")), None)
     found: Json = {"val_losses": losses, "val_loss": losses[-1]} if losses else {}
     return found | ({"collapse": collapse} if collapse else {})
+
+
+def _delivered(result: Json) -> Json:
+    """Return the save that a training delivered, as those before it are told."""
+    return {"step": result["adapter_step"], "weights": result["weights"], "val_loss": result.get("val_loss")}
+
+
+def _other_saves(session: Session, spec: JobSpec, folder: Path, result: Json) -> list[Json]:
+    """Return the healthy saves that may be better than what a training that ended as planned delivered, each kept.
+
+    Side effects: puts their adapters among the artifacts.
+    """
+    if result.get("verdict") or result.get("adapter_step") is None or not session.goal.evaluation.look_cases:
+        return []
+    model, found, folders = Path(spec.input["model"]), [], {}
+    for save, progress in whole_saves(folder / "out" / "saves"):
+        if progress.is_healthy and progress.step < result["adapter_step"]:
+            weights = weights_hash(model, save, session.cache)
+            loss = dict(progress.val_losses).get(progress.step)
+            found.append({"step": progress.step, "weights": weights, "val_loss": loss})
+            folders[progress.step] = save
+    chosen = may_be_better([*found, _delivered(result)])
+    return [{**told, "adapter": effects.store_artifact(session, folders[told["step"]])} for told in chosen]
 
 
 def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobStatus:

@@ -271,6 +271,26 @@ def test_a_run_that_a_guard_stopped_after_a_save_is_judged_at_that_save(tmp_path
     assert sorted(path.name for path in kept.iterdir()) == ["adapter_config.json", "adapters.safetensors"]
 
 
+def test_a_run_that_was_better_half_way_is_judged_and_kept_at_that_save(tmp_path: Path) -> None:
+    recipe = {"batch_size": 4, "iters": 60, "max_seq_length": 128, "learning_rate": 0.7}
+    campaign = world.write_campaign(tmp_path / "files", recipe=recipe, budget={"runs": 1})
+    home = tmp_path / "home"
+    assert warm.run(campaign, home, wait=False) == 1, world.words(home)
+    found = world.rows(home)
+    [look] = [action for action in found["actions"] if "look" in action["inputs"]]
+    paths = CampaignPaths(home, "storm")
+    [split] = json.loads(paths.job(look["key"]).spec.read_text())["input"]["splits"]
+    assert (split["name"], split["use"], len(split["case_ids"])) == ("main", "selection", 32)
+    [run] = found["runs"]
+    assert run["adapter"] == look["inputs"]["adapter"]
+    assert json.loads((paths.artifact(run["adapter"]) / "adapter_config.json").read_text())["iters"] == 30
+    subjects = {belief["subject"] for belief in found["beliefs"]}
+    assert {f"score:R1{name}" for name in (".main.selection", ".main.selection@30", "@30.main.selection")} <= subjects
+    said = next(d["sentence"] for d in found["decisions"] if d["bucket"])
+    assert "It is judged at its save of step 30, the best of 2 compared, at a level divided by 2." in said
+    world.assert_exactly_once(home)
+
+
 def test_an_edit_that_voids_a_training_stops_it_and_the_next_run_follows_the_new_file(tmp_path: Path) -> None:
     recipe = {"batch_size": 4, "iters": 3000, "max_seq_length": 128, "learning_rate": 0.001}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"

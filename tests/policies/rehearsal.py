@@ -9,6 +9,7 @@ from policies.cases import CaseTable
 from policies.contamination import contamination, uprooted
 from policies.drafts import Draft
 from policies.findings import gate_beliefs
+from policies.looks import at_best_saves
 from policies.repairs import is_repair, repaired
 from policies.staleness import contaminated
 from policies.view import View, hard_stops
@@ -99,6 +100,8 @@ class Rehearsal:
     goal_version: int = 1
     gate_since: int = 1
     taught_since: int = 1
+    saved_at: tuple[float, ...] = ()
+    """Shares of its steps at which a training leaves a save with a lower validation loss than its end."""
     keeps_states: bool = False
     """Whether trainings leave a save that a longer run can go on from."""
     beliefs: list[Belief] = field(default_factory=list)
@@ -144,7 +147,7 @@ class Rehearsal:
             commitments=tuple(self.commitments),
             void=contamination([*self.beliefs, *self.superseded], self.decisions, self.actions),
         )
-        return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
+        return at_best_saves(replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start)))
 
     def believe(self, belief: Belief) -> None:
         """Put a belief in the place of the one that stood for its claim."""
@@ -297,6 +300,15 @@ class Rehearsal:
         iters = next(run.recipe["iters"] for run in self.runs if run.id == decision.run)
         weights = f"{decision.action_inputs['recipe_hash'][:8]}:{iters}"
         result = {"weights": weights, "adapter": f"a-{weights}", "wall_s": 50.0, "iters": iters}
+        if self.saved_at:
+            steps = [round(share * iters) for share in self.saved_at]
+            names = [f"{decision.action_inputs['recipe_hash'][:8]}:{step}" for step in steps]
+            saves = [
+                {"step": step, "weights": name, "adapter": f"a-{name}", "val_loss": 0.8}
+                for step, name in zip(steps, names, strict=True)
+            ]
+            end = {"step": iters, "weights": weights, "adapter": f"a-{weights}", "val_loss": 0.9}
+            result["saves"] = [*saves, end]
         return result | {"padded_tokens": iters * 400, "steps_s": 40.0, "val_losses": [1.0, 0.9]}
 
     def _census(self, key: str) -> None:
@@ -323,7 +335,7 @@ class Rehearsal:
             self.believe(belief)
 
     def _measure(self, decision: Decision) -> None:
-        inputs = decision.action_inputs
+        inputs = {**decision.action_inputs, **decision.action_inputs.get("look", {})}
         self.believe(
             Belief(
                 subject=f"score:{inputs['run'] or inputs['side']}.main.{inputs['use']}",
@@ -335,7 +347,7 @@ class Rehearsal:
                 evidence=(Evidence(kind="job", ref=decision.action_key, summary="measured"),),
             )
         )
-        for number in range(self.cases):
+        for number in range(min(self.cases, inputs.get("cases", self.cases))):
             offset = number if inputs["use"] == "selection" else number + 1
             score = min(1.0, max(0.0, self.score(inputs["weights"], offset)))
             self.measurements.append(

@@ -11,21 +11,26 @@ import random
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from state.files import append_jsonl, read_json, write_atomic, write_json
 from state.hashing import hash_json, hash_tree
+from tests.tools.models.folders import safetensors
 from tools.evaluation.harness import harness_parts
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.tracks.formats import read_split
+from tools.training.progress import Progress
 
 CEILING = 0.95
 BASE_SCORE = 0.5
 GAIN_PER_ITERATION = 0.0025
 STEP_S = float(os.environ.get("QUICK_STEP_S", "0.01"))
 """A step's seconds; the benchmark of what watching costs takes those of a real training."""
+OVERFITS = 0.7
+"""Learning rate at which a training has lost half of its gain, and the validation loss, by its end."""
 TOO_FAST = 1.0
 """Learning rate above which training diverges half way."""
 
@@ -80,7 +85,7 @@ def _each(places: list[str], row: dict[str, Any]) -> dict[str, Any]:
 def _strength(inputs: dict[str, Any]) -> float:
     """Return what a candidate has gained, from its adapter folder."""
     config = read_json(Path(inputs["adapter"]) / "adapter_config.json") if inputs.get("adapter") else None
-    return GAIN_PER_ITERATION * float(config["iters"]) if config else 0.0
+    return GAIN_PER_ITERATION * float(config.get("worth", config["iters"])) if config else 0.0
 
 
 def _evaluate(context: WorkerContext, out: Path) -> None:
@@ -133,12 +138,12 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _save(out: Path, step: int) -> None:
-    """Leave what a resume would need."""
+    """Leave what a resume would need, as whole as the real trainer's."""
     save = out / "saves" / f"{step:07d}"
     write_json(save / "adapter_config.json", {"iters": step})
-    write_atomic(save / "adapters.safetensors", f"iters {step}".encode())
-    write_atomic(save / "optimizer.safetensors", b"large")
-    write_json(save / "state.json", {"step": step})
+    write_atomic(save / "adapters.safetensors", safetensors({f"iters_{step}": ("F32", [1])}))
+    write_atomic(save / "optimizer.safetensors", safetensors({"large": ("F32", [1])}))
+    write_json(save / "state.json", asdict(Progress(step=step, val_losses=[(step, 0.1)])))
 
 
 def _diverge(context: WorkerContext, out: Path, step: int, iters: int) -> None:
@@ -181,7 +186,10 @@ def _train(context: WorkerContext, out: Path) -> None:
         if context.should_stop:
             context.leave_stopped()
     adapter = out / "adapter"
-    write_json(adapter / "adapter_config.json", {"iters": iters, "seed": context.input["recipe"].get("seed", 0)})
+    is_overfit = float(context.input["recipe"]["learning_rate"]) == OVERFITS
+    worth = {"worth": iters / 4} if is_overfit else {}
+    told = {"iters": iters, "seed": context.input["recipe"].get("seed", 0), **worth}
+    write_json(adapter / "adapter_config.json", told)
     write_atomic(adapter / "adapters.safetensors", f"iters {iters}".encode())
     context.finish(
         {
@@ -189,14 +197,16 @@ def _train(context: WorkerContext, out: Path) -> None:
             "adapter_hash": hash_tree(adapter),
             "weights": weights_hash(context.input["model"], adapter),
             "iters": iters,
+            "adapter_step": iters,
             "trained_tokens": iters * 100,
             "padded_tokens": iters * 160,
             "steps_s": iters * STEP_S,
             "train_loss": 0.1,
-            "val_loss": 0.1,
-            "val_losses": [0.1],
+            "val_loss": 0.4 if is_overfit else 0.1,
+            "val_losses": [0.1, 0.4] if is_overfit else [0.1],
             "tokens_per_s": 1000.0,
-            "wall_s": iters * STEP_S,
+            # Long beside an evaluation, or nobody would look at other saves.
+            "wall_s": 3600.0 if is_overfit else iters * STEP_S,
             "verdict": "",
         }
     )

@@ -1,0 +1,153 @@
+"""Of several saves of a run the best is judged, on what grounds, at which level, and when none is looked at."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from policies.looks import at_best_saves, look_at_save, looks_of, may_be_better, skipped, told_of, why_not
+from policies.proposals import evaluation_s, verdict_of
+from state.records import Action, Json
+from tests.policies.rehearsal import Rehearsal, goal
+
+
+def peaked(weights: str, case: int) -> float:
+    """Return scores that rise until step 10 and fall after it."""
+    step = int(weights.rpartition(":")[2]) if ":" in weights else 0
+    return 0.5 + 0.02 * min(step, 10) - 0.01 * max(0, step - 10) + 0.001 * (case % 7 - 3)
+
+
+def one_run(**world: Any) -> Rehearsal:
+    play = Rehearsal(goal=goal(budget={"runs": 1}), saved_at=(0.25, 0.5), score=peaked, **world)
+    play.run()
+    return play
+
+
+def looked(play: Rehearsal) -> list[Json]:
+    return [a.inputs["look"] for a in play.actions if "look" in a.inputs]
+
+
+def test_a_run_whose_loss_rose_again_is_judged_at_the_best_of_its_saves_and_the_level_is_divided() -> None:
+    play = one_run()
+    assert [(look["step"], look["cases"], look["split"]) for look in looked(play)] == [
+        (5, 32, "main"),
+        (10, 32, "main"),
+    ]
+    [run] = play.runs
+    assert run.adapter.endswith(":10")
+    verdict = verdict_of(play.view(), run)
+    assert verdict is not None
+    assert (verdict.gate.alpha, verdict.comparisons[0].alpha) == (0.05 / 3, 0.025 / 3)
+    said = next(d.sentence for d in play.decisions if d.bucket is not None)
+    assert said.endswith("It is judged at its save of step 10, the best of 3 compared, at a level divided by 3.")
+    assert "98.3 % interval" in said
+    measured = [d.sentence for d in play.decisions if d.rule == "run.measure"]
+    assert measured[1].startswith("Measure R1 at its save of step 10 on the selection splits")
+    assert looks_of(play.view(), run) == 3
+
+
+def test_a_run_that_ended_best_is_judged_at_its_end_at_the_divided_level_all_the_same() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 1}), saved_at=(0.5,))
+    play.run()
+    assert len(looked(play)) == 1
+    assert play.runs[0].adapter.endswith(":20")
+    assert sum(d.rule == "run.measure" for d in play.decisions) == 1
+    found = verdict_of(play.view(), play.runs[0])
+    assert found is not None
+    assert found.gate.alpha == 0.05 / 2
+    said = next(d.sentence for d in play.decisions if d.bucket is not None)
+    assert said.endswith("It is judged at its end, the best of 2 compared, at a level divided by 2.")
+
+
+def test_of_saves_that_score_alike_the_end_is_judged() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 1}), saved_at=(0.5,), score=lambda w, case: 0.6 if ":" in w else 0.5)
+    play.run()
+    assert play.runs[0].adapter.endswith(":20")
+
+
+def test_a_run_whose_end_meets_the_gate_is_looked_at_no_further_unless_the_best_is_wanted() -> None:
+    gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.52}]}
+    ends: Json = {"saved_at": (0.5,), "score": peaked}
+    play = Rehearsal(goal=goal(gate=gate, budget={"runs": 1}), **ends)
+    play.run()
+    assert looked(play) == []
+    best = Rehearsal(goal=goal(gate=gate, budget={"runs": 1}, search={"goal": "best"}), **ends)
+    best.run()
+    assert len(looked(best)) == 1
+    assert best.campaign.state == "promoted"
+    promoted = next(d for d in best.decisions if d.action == "promote")
+    assert promoted.action_inputs["adapter"].endswith(":10"), "what was judged is what is promoted"
+
+
+SAVES: list[Json] = [
+    {"step": 5, "weights": "a", "val_loss": 1.0},
+    {"step": 10, "weights": "b", "val_loss": 0.7},
+    {"step": 15, "weights": "d", "val_loss": None},
+    {"step": 20, "weights": "d", "val_loss": 0.8},
+]
+
+
+def test_saves_with_a_higher_loss_or_the_same_weights_are_not_worth_a_look() -> None:
+    assert [save["step"] for save in may_be_better(SAVES)] == [10]
+    unmeasured = [{**save, "val_loss": None} for save in SAVES]
+    assert [save["step"] for save in may_be_better(unmeasured)] == [5, 10]
+    assert may_be_better([]) == []
+
+
+def test_looks_that_cost_much_beside_the_training_are_left_out_and_that_is_on_record() -> None:
+    play = one_run()
+    trained = next(a for a in play.actions if a.kind == "train")
+    view = play.view()
+    assert why_not(view, trained) == ""
+    slow = [
+        a.model_copy(update={"created_at": (a.finished_at or 0.0) - 900.0}) if a.kind == "evaluate" else a
+        for a in view.actions
+    ]
+    dear = replace(view, actions=tuple(slow))
+    assert "of training" in why_not(dear, trained)
+    assert look_at_save(dear, play.runs[0], trained) is None
+    [said] = skipped(dear, trained)
+    assert said.reason.startswith("the saves at step 5, 10: it would take ")
+    off = replace(view, goal=goal(evaluation={**goal().evaluation.model_dump(mode="json"), "look_cases": 0}))
+    assert why_not(off, trained) == "evaluation.look_cases is 0"
+    assert skipped(view, trained) == ()
+    plain = trained.model_copy(update={"result": {}})
+    assert (why_not(view, plain), look_at_save(view, play.runs[0], plain), told_of(plain), told_of(None)) == (
+        "",
+        None,
+        "",
+        "",
+    )
+    assert evaluation_s(view) == 0.0
+
+
+def test_without_scores_on_the_same_cases_or_with_a_look_that_does_not_count_the_end_is_judged() -> None:
+    play = one_run()
+    [look, _] = [a for a in play.actions if "look" in a.inputs]
+    view = replace(play.view(), actions=tuple(play.actions))
+
+    def adapter(changed: Any) -> str:
+        found: Action = next(a for a in at_best_saves(changed).actions if a.kind == "train")
+        return str(found.result["adapter"]).rpartition(":")[2]
+
+    assert adapter(view) == "10"
+    blank = [row for row in view.measurements if row.evaluation != look.key]
+    assert adapter(replace(view, measurements=tuple(blank))) == "20"
+    void = view.void.model_copy(update={"evaluations": frozenset({look.key})})
+    assert adapter(replace(view, void=void)) == "20"
+
+
+@pytest.mark.parametrize("named", ["main.control", "score"])
+def test_saves_are_compared_by_the_metric_that_the_campaign_is_for(named: str) -> None:
+    gate = {
+        "primary": named,
+        "conditions": [
+            {"id": "score", "metric": "main.score", "min": 0.75},
+            {"id": "control", "any_of": ["main.full", "main.control"], "min": 0.9},
+        ],
+    }
+    asked = goal(gate=gate, budget={"runs": 1})
+    play = Rehearsal(goal=asked, saved_at=(0.5,), score=peaked)
+    play.run()
+    assert len(looked(play)) == 1
+    assert play.runs[0].adapter.endswith(":10")
