@@ -1,4 +1,5 @@
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,33 @@ def test_on_linux_cpu_the_library_is_preloaded_before_others(monkeypatch: pytest
     assert env["MLX_DISABLE_COMPILE"] == "1"
     monkeypatch.setenv("LD_PRELOAD", env["LD_PRELOAD"])
     assert worker_env(Path("/lib/openblas.so"))["LD_PRELOAD"] == env["LD_PRELOAD"]
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("cores", "quota", "expected"),
+    [
+        (2, None, 1),
+        (8, None, 7),
+        (8, "max 100000\n", 7),
+        (8, "300000 100000\n", 2),
+        (64, "50000 100000\n", 1),
+        (1, None, 1),
+    ],
+)
+def test_one_core_is_left_to_other_work_since_threads_wait_by_spinning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, quota: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(blas, "_CPU_QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(blas, "is_mlx_on_linux_cpu", lambda: True)
+    for name in blas._THREADS:
+        monkeypatch.delenv(name, raising=False)
+    assert worker_env(Path("/lib/openblas.so"))["OPENBLAS_NUM_THREADS"] == str(expected)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert "OPENBLAS_NUM_THREADS" not in worker_env(Path("/lib/openblas.so"))
 
 
 def test_without_a_library_nothing_is_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
