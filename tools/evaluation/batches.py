@@ -37,6 +37,9 @@ DROP = {mx.cpu: 0.9, mx.gpu: 0.5}
 IS_COMPILED = {mx.cpu: False, mx.gpu: True}
 """Whether a decoding step is compiled once for all; it then attends to empty slots too, which a CPU would pay for."""
 
+_FEWEST = 16
+"""Rows of the smallest compiled step; fewer are hardly quicker."""
+
 _MEMORY_SHARE = 0.4
 """Of the memory that is free, for keys and values."""
 
@@ -432,13 +435,16 @@ class Decoder:
         self._ends: NDArray[np.int64] = np.array(sorted(ends))
         self._max_tokens = max_tokens
         self._should_stop = should_stop
-        self._slots = asked.read.batch(asked.rows, min(max_tokens, STEP))
-        self._tokens = mx.array(asked.last)
-        self._keys = [] if asked.keys is None else [asked.keys]
-        self._rows = np.arange(len(asked.rows))
-        self._is_done = np.zeros(len(asked.rows), dtype=bool)
-        self._said = np.zeros((len(asked.rows), max_tokens), dtype=np.int32)
-        self._logps = np.zeros((len(asked.rows), max_tokens if self._keys else 0), dtype=np.float32)
+        n = len(asked.rows)
+        places = np.minimum(np.arange(self._size(n)), n - 1)
+        self._slots = asked.read.batch([asked.rows[place] for place in places], min(max_tokens, STEP))
+        self._tokens = mx.array([asked.last[place] for place in places])
+        self._keys = [] if asked.keys is None else [asked.keys[mx.array(places)]]
+        # Rows that only fill up are done before they begin; what they say is left in a row of their own.
+        self._rows = np.minimum(np.arange(len(places)), n)
+        self._is_done = self._rows == n
+        self._said = np.zeros((n + 1, max_tokens), dtype=np.int32)
+        self._logps = np.zeros((n + 1, max_tokens if self._keys else 0), dtype=np.float32)
 
     def answers(self) -> Iterator[Answer]:
         """Yield answers as they are seen to be finished."""
@@ -453,6 +459,10 @@ class Decoder:
             yield from self._seen(taken, done)
             done += len(taken)
             self._drop()
+
+    def _size(self, n: int) -> int:
+        """Return how many rows n are computed as: few different numbers where each is another shape to compile for."""
+        return max(_FEWEST, 1 << (n - 1).bit_length()) if self._step.is_compiled else n
 
     def _next(self) -> list[mx.array]:
         """Take one step; return its tokens, and their log-probabilities where they are sampled."""
@@ -483,9 +493,7 @@ class Decoder:
     def _drop(self) -> None:
         """Drop rows that are done, where enough of them are."""
         rows, alive = len(self._rows), np.flatnonzero(~self._is_done)
-        # Powers of two where each number of rows is another shape to compile for; what is too much is done already.
-        wanted = 1 << max(0, len(alive) - 1).bit_length() if self._step.is_compiled else len(alive)
-        if not len(alive) or wanted > rows * DROP[mx.default_device().type]:
+        if not len(alive) or (wanted := self._size(len(alive))) > rows * DROP[mx.default_device().type]:
             return
         kept = np.concatenate([alive, np.flatnonzero(self._is_done)[: wanted - len(alive)]])
         self._rows, self._is_done = self._rows[kept], self._is_done[kept]
@@ -553,5 +561,6 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def most_rows(slots: int, bytes_a_slot: int) -> int:
-    """Return how many rows of so many slots fit into memory, at least one."""
-    return max(1, int(free_memory() * _MEMORY_SHARE) // (slots * bytes_a_slot))
+    """Return how many rows of so many slots fit into memory: a power of two, as compiled steps have them."""
+    fitting = max(1, int(free_memory() * _MEMORY_SHARE) // (slots * bytes_a_slot))
+    return 1 << (fitting.bit_length() - 1)
