@@ -10,7 +10,7 @@ that runs goes on; the job waits for its turn at the accelerator like any other.
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import case_files, check_campaign, grader_spec
 from agent.mistakes import nearest
 from agent.reading import night
+from agent.reading.view import with_folder
 from agent.session import WORKERS
 from agent.specs import answering_input
+from agent.terminal import Terminal
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, CorruptError, JobFailedError, JobInterruptedError, NotFoundError
 from state.files import ensure_local_disk, read_json, read_jsonl, write_atomic
@@ -82,7 +84,7 @@ def make_pairs(
     clock: Clock | None = None,
     backend: Backend | None = None,
     workers: Mapping[JobKind, str] = WORKERS,
-    say: Callable[[str], None] = lambda _: None,
+    terminal: Terminal | None = None,
 ) -> Json:
     """Answer, grade, build and write pairs; return what came of it.
 
@@ -93,7 +95,7 @@ def make_pairs(
         clock: Time.
         backend: What runs the job; local processes by default.
         workers: Module per kind of job.
-        say: Where progress sentences go.
+        terminal: Where it says what goes on; nowhere when left out.
 
     Raises:
         ConfigError: Something the user can fix; nothing is generated, or no pair could be built.
@@ -103,7 +105,7 @@ def make_pairs(
 
     Side effects: a job under `pairs/` in the campaign's folder; the pairs file, whole or not at all.
     """
-    clock = clock or SystemClock()
+    clock, terminal = clock or SystemClock(), terminal or Terminal(lambda _: None)
     _refuse_arguments(asked)
     loaded = _loaded(file)
     paths = CampaignPaths(home.resolve(), loaded.goal.campaign)
@@ -115,8 +117,8 @@ def make_pairs(
     # Before the hours, not after: only what finished answers gave can be the file that is there.
     if not folder.result.exists():
         _refuse_other_file(asked)
-    say(f"{asked.samples} answers to each of {len(cases)} prompts of data.{name}, in {folder.folder}.")
-    _wait(folder, spec, clock, backend or LocalBackend(), say)
+    terminal.say(f"{asked.samples} answers to each of {len(cases)} prompts of data.{name}, in {folder.folder}.")
+    _wait(folder, spec, clock, backend or LocalBackend(), terminal)
     built = build_pairs(
         cases,
         _answers(folder, spec, parts),
@@ -327,7 +329,7 @@ def _answering(loaded: LoadedCampaign, paths: CampaignPaths, run: str | None) ->
     return Path(given[-1]["input"]["model"]), adapter
 
 
-def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, say: Callable[[str], None]) -> None:
+def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, terminal: Terminal) -> None:
     """Launch, adopt or go on with the job, and wait for its end.
 
     Raises:
@@ -337,10 +339,13 @@ def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, say: C
     _reopen(paths)
     backend.launch(paths.folder, spec)
     pause_s, is_queued = 0.1, False
+    shown = {"key": spec.key, "kind": spec.kind, "run": "", "steps": spec.steps, "folder": str(paths.folder)}
     while not (status := backend.status(paths.folder)).is_ended:
+        seen = {**shown, "state": status.state, "started_at": status.started_at, "exit": {}}
+        terminal.show(with_folder(CampaignPaths(paths.folder, ""), seen))
         if bool(status.waits_for) != is_queued:
             is_queued = not is_queued
-            say(f"The answers wait: {night.waits(status.waits_for)}." if is_queued else "They go on.")
+            terminal.say(f"The answers wait: {night.waits(status.waits_for)}." if is_queued else "They go on.")
         if status.needs_launch:
             backend.launch(paths.folder, spec)
         clock.sleep(pause_s)

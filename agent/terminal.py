@@ -92,7 +92,8 @@ class Terminal:
                 self.say(night.outcome(job))
         elif self.is_live:
             self._region([night.line(job, self._wall(), columns() - 1)])
-        elif at >= self._next_at:
+        elif at >= self._next_at and not job.get("waits_for"):
+            # For whom a job waits has been said where the wait began.
             self._next_at = at + EVERY_S
             self.say(night.progress(job, self._wall()))
 

@@ -1,5 +1,6 @@
 """`vigil pairs`: preference pairs from the campaign's own training prompts, model and grader."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,11 @@ def pairs(file: Path, home: str | None, as_json: bool, **asked: Any) -> None:  #
     3 the pairs would teach something beside the point, 4 the job failed.
     """
     from agent.pairs import Asked, make_pairs
+    from agent.terminal import Terminal
 
-    say = partial(click.echo, err=True) if as_json else tell
-    made = make_pairs(file, folder_of(home), Asked(**asked), say=say)
+    aside = Terminal(partial(click.echo, err=True, nl=False), is_live=False)
+    with closing(aside if as_json else Terminal(partial(tell, nl=False))) as terminal:
+        made = make_pairs(file, folder_of(home), Asked(**asked), terminal=terminal)
     if as_json:
         show_json(made)
         return

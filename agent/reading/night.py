@@ -111,8 +111,9 @@ def parts(job: View, now: float) -> list[tuple[int, str]]:
         found.append((3, "its supervisor is gone"))
     if left is not None and step:
         found.append((1, f"about {duration(max(1.0, left))} left" if step < job["steps"] else "finishing"))
-    elif job.get("started_at") is not None:
-        found.append((1, f"{duration(now - float(job['started_at']))} so far"))
+    elif (begun := job.get("begun_at") or job.get("started_at")) is not None:
+        # Of this sitting: what lay between it and the one before was no work.
+        found.append((1, f"{duration(now - float(begun))} so far"))
     if last.get("train_loss") is not None:
         found.append((2, f"loss {number(last['train_loss'])}{_direction(job)}"))
     if last.get("tokens_per_s") is not None:

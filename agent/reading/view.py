@@ -89,7 +89,7 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
         # What it cost before its first step: start, imports, weights, kernels.
         result = read_json(files.result)
         return {**job, "last": {}, "startup_s": result.get("startup_s") if isinstance(result, dict) else None}
-    rows = list(_tail(files))
+    rows, begun_at = list(_tail(files)), _begun_at(files)
     last = _merged(rows)
     losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
     ending = read_json(files.exit) or {}
@@ -104,7 +104,8 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
         **job,
         "last": last,
         "loss_before": losses[-2] if len(losses) > 1 else None,
-        "pace": night.pace(rows, _begun_at(files)),
+        "pace": night.pace(rows, begun_at),
+        "begun_at": begun_at,
         "step": step,
         "state": state,
         "exit": ending or job["exit"],

@@ -182,6 +182,7 @@ def test_a_job_is_told_by_whom_it_asks_about_what() -> None:
     assert night.line({**JOB, "step": 450}, 100.0, 60).startswith("Training R2: step 450 of 450, finishing")
     new = {"step": 0, "steps": 0, "last": {}, "power": {}}
     assert night.progress({**JOB, **new}, 12.0) == "Training R2: loading, 12 s so far."
+    assert night.progress({**JOB, **new, "begun_at": 960.0}, 972.0) == "Training R2: loading, 12 s so far."
     assert night.progress({**JOB, **new, "state": "orphaned"}, 1.0).endswith("its supervisor is gone, 1 s so far.")
     assert night.progress({**JOB, **new, "kind": "census", "run": "", "step": 3}, 12.0) == (
         "Checking tokens and grader: 3 cases done, 12 s so far."

@@ -120,6 +120,9 @@ def test_a_file_gets_whole_sentences_and_a_line_on_a_long_job_once_a_minute(make
     assert written[1].startswith("Training R1: step 5 of 100, 5 %")
     assert written[2].startswith(f"Training R1: step {5 + int(EVERY_S)} of 100")
     assert len(written) == 4
+    clock.advance(EVERY_S)
+    terminal.show({**JOB, "waits_for": {"ahead": [], "since": 0.0}})
+    assert len(written) == 4, "the wait has a sentence of its own"
     terminal.show({**JOB, "step": 100, "state": "finished", "exit": {"state": "finished", "wall_s": 150.0}})
     assert written[4:] == ["Training R1: 100 of 100 steps in 2 min.\n"]
     terminal.show({**JOB, "key": "n", "kind": "notice", "state": "finished"})
