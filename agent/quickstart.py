@@ -8,7 +8,7 @@ from agent.cli import vigil
 _CAMPAIGN = Path("runbooks/quickstart/campaign.yaml")
 _EXPECTED = """\
 Vigil quickstart: a real campaign on the shipped tiny base (1.3 M parameters), all on this machine, no network.
-The base cleans messy tables and drops about a quarter of the rows of long ones; the gate asks that 84 % are kept and
+The base cleans messy tables and drops about a quarter of the rows of long ones; the gate asks that it keeps more, and
 nothing else gets worse. Vigil checks what perfect answers score, measures the base, trains LoRA adapters and judges
 each on cases that no tuning has seen: at most 3 training runs, 4 to 9 minutes on two cores that nothing else uses. A
 slow or busy machine takes longer and comes to the same verdict. Interrupt it when you like; the same command goes on.
