@@ -8,6 +8,7 @@ from agent.session import WORKERS, Session
 from agent.splits import all_split_inputs, split_inputs
 from policies.planning import CENSUS_PARTS
 from policies.recipes import BALANCE
+from policies.target import aims
 from state.errors import NotFoundError
 from state.goal import Goal
 from state.hashing import hash_json
@@ -334,8 +335,8 @@ def _default_reward(goal: Goal) -> Json:
 def rollout_input(session: Session, recipe: Json) -> Json:
     """Return what rollouts are graded with: the grader, what they earn by default, and the held-out cases.
 
-    Held-out cases are graded by the gate's metrics on the split that it wants more of, without the recipe's weights and
-    penalties.
+    Held-out cases are graded by the gate's metrics on the split of its primary condition, without the recipe's weights
+    and penalties.
     """
     goal, folder = session.goal, session.loaded.path.parent
     names = [(metric.partition("."), condition) for condition in goal.gate.conditions for metric in condition.metrics]
@@ -396,6 +397,7 @@ def _selection_of(goal: Goal, folder: Path, name: str) -> tuple[Json, list[str]]
 
 
 def _target_split(goal: Goal) -> str:
-    """Return the split whose metrics a campaign wants to raise: that of the last condition that asks for a gain."""
-    gains = [c for c in goal.gate.conditions if c.kind == "superiority" and c.direction > 0]
-    return (gains or list(goal.gate.conditions))[-1].metrics[0].partition(".")[0]
+    """Return the split of the metric that runs are for."""
+    wanted = aims(goal.gate) or goal.gate.conditions
+    named = goal.gate.primary if goal.gate.primary in wanted[0].metrics else wanted[0].metrics[0]
+    return str(named).partition(".")[0]

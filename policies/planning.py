@@ -816,6 +816,12 @@ def _train(
             *not_fused(view, proposal.instrument),
         ),
         verdict={"estimate": estimate.model_dump(mode="json"), "grounds": proposal.grounds},
+        premises=[
+            belief
+            for name in dict.fromkeys((proposal.grounds.get("follows"), proposal.grounds.get("best")))
+            if name
+            for belief in beliefs_about(view, f"score:{name}.", "means")
+        ],
         commitments=(
             Commitment(
                 will=f"Measure {run.id} on the selection splits and judge it.",

@@ -168,7 +168,8 @@ def _census(of: _Digest) -> None:
             f"harness:{where}",
             "decode_budget",
             f"{row['whole']} of {row['n']} gold answers of {where} fit whole into "
-            f"{of.session.goal.evaluation.max_tokens} tokens; all fit into {row['smallest_sufficient']}.",
+            f"{of.session.goal.evaluation.max_tokens} tokens; all fit into {row['smallest_sufficient']}, and they have "
+            f"{sum(row['gold_tokens']) / row['n']:.3g} on average.",
             row,
             stands_on=(*_TOKENS, f"split:{where}"),
             mode="P1",
@@ -371,14 +372,14 @@ def _evaluation(of: _Digest) -> None:
         here = [row for row in rows if f"{row.split}.{row.use}" == where]
         cut = sum(row.finish_reason == "length" for row in here)
         ungraded = sum(bool(row.grader_error) for row in here)
+        tokens = sum(row.output_tokens for row in here) / max(1, len(here))
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in sorted(means.items()) if value is not None)
         of.believe(
             f"score:{who}.{where}{save}",
             "means",
-            f"{who}{save} on {where}, {len(here)} cases: {numbers}; {cut} cut by the decode budget"
-            + (f", {ungraded} not graded" if ungraded else "")
-            + ".",
-            {"means": means, "n": len(here), "cut": cut, "ungraded": ungraded},
+            f"{who}{save} on {where}, {len(here)} cases: {numbers}; {tokens:.3g} tokens on average, "
+            f"{cut} cut by the decode budget" + (f", {ungraded} not graded" if ungraded else "") + ".",
+            {"means": means, "n": len(here), "cut": cut, "ungraded": ungraded, "tokens": tokens},
             stands_on=(*_GRADES, f"split:{where}", *weights),
         )
 

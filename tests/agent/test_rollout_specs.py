@@ -65,11 +65,13 @@ def given(asked: Session, **recipe: Any) -> dict[str, Any]:
 
 
 def test_held_out_are_selection_cases_graded_as_the_gate_grades_them(tmp_path: Path) -> None:
-    asked = sitting(tmp_path)
+    first = given(sitting(tmp_path / "first"))["held_out"]
+    assert first["cases"]["name"] == "main", "what the gate asks for first"
+    asked = sitting(tmp_path, gate={**GATE, "primary": "other.kept"})
     found = given(asked, max_completion_length=40)
     assert found["reward"] == {"score": 1.0, "kept": 1.0}, "what the gate wants more of"
     held = found["held_out"]
-    assert (held["cases"]["name"], held["cases"]["use"]) == ("other", "selection"), "where a gain is asked for"
+    assert (held["cases"]["name"], held["cases"]["use"]) == ("other", "selection"), "where runs are for"
     assert held["metrics"] == {"score": 1, "kept": 1}
     assert held["max_tokens"] == 40
     assert len(held["cases"]["case_ids"]) == min(24, world.N_CASES)

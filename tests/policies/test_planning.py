@@ -12,7 +12,7 @@ from policies.confirmation import why_not
 from policies.proposals import estimate_of, going_on, next_proposals, planned_s, verdict_of
 from policies.view import gate_since, taught_since
 from state.hashing import hash_json
-from state.records import Action, Answer, Approval, Belief, Evidence, GoalVersion, Json
+from state.records import Action, Answer, Approval, Belief, Decision, Evidence, GoalVersion, Json
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
 
 
@@ -881,3 +881,47 @@ def test_a_run_that_was_lost_while_it_went_on_from_another_is_begun_anew() -> No
     assert lost["run"] == "R1"
     assert again is None
     assert next(d for d in play.decisions if d.rule == "run.again").run == "R3"
+
+
+def flat_run(of_case: Json | None, mean_answer: float | None, answers: Json) -> Decision:
+    """Return what is planned after a flat run, where answers had these lengths and the census told of references."""
+    play = Rehearsal(goal=goal(budget={"runs": 2}), score=lambda _weights, case: 0.5 + 0.01 * (case % 3))
+    while not play.runs or play.runs[0].bucket is None:
+        play.step()
+    play.measurements = [
+        row.model_copy(update={"output_tokens": answers["run" if ":" in row.weights else "start"]})
+        for row in play.measurements
+    ]
+    seen = (Evidence(kind="job", ref="k", summary="counted"),)
+    place = {"subject": "harness:main.selection", "claim": "decode_budget"}
+    if of_case is not None:
+        play.believe(Belief(**place, statement="b", value={"of_case": of_case}, tag="confirmed", evidence=seen))
+    if mean_answer is not None:
+        told = {"subject": "data:train", "claim": "fits_sequence", "statement": "fits", "tag": "confirmed"}
+        rows = {"rows": 400, "max_tokens": 100, "p50": 60, "p95": 90, "mean_answer": mean_answer}
+        play.believe(Belief(**told, value=rows, evidence=seen))
+    while len(play.runs) == 1:
+        play.step()
+    return next(decision for decision in play.decisions if decision.run == "R2" and decision.action == "train")
+
+
+@pytest.mark.parametrize(
+    ("of_case", "mean_answer", "answers", "reference", "said"),
+    [
+        ({f"selection-{n}": 12 for n in range(40)}, None, {"run": 60, "start": 28}, 12, "has drifted"),
+        ({f"selection-{n}": 12 for n in range(40)}, None, {"run": 12, "start": 28}, 12, ""),
+        ({"selection-0": 900}, None, {"run": 60, "start": 28}, 64, ""),
+        (None, 11.5, {"run": 11, "start": 64}, 11.5, ""),
+        (None, None, {"run": 11, "start": 64}, None, "has drifted"),
+    ],
+)
+def test_lengths_are_held_against_the_cases_references_else_the_demonstrations_else_the_start(
+    of_case: Json | None, mean_answer: float | None, answers: Json, reference: float | None, said: str
+) -> None:
+    planned = flat_run(of_case, mean_answer, answers)
+    told = planned.verdict["grounds"]
+    cases = len(of_case) if of_case is not None else told["lengths"]["cases"]
+    assert told["lengths"] == {**answers, "reference": reference, "cases": cases}
+    assert (told["harm"] == "drifted") is bool(said)
+    assert ("tokens on average" in planned.sentence) is bool(said)
+    assert {"score:R1.main.selection"} <= {premise.subject for premise in planned.premises}
