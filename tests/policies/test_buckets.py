@@ -129,6 +129,15 @@ def test_of_an_any_of_the_alternative_nearest_to_holding_is_the_target_if_it_can
     assert found_in(Gate(conditions=(either,), primary="s.a"), cases, {}) == "s.a"
 
 
+def test_a_count_is_a_target_by_the_mean_that_it_comes_to() -> None:
+    few = Condition(id="few", metric="s.no", statistic="count", max=4)
+    target = find_target(Gate(conditions=(few,)), table(parent={"s.no": ones(10, 40)}))
+    assert target is not None
+    assert (target.threshold, target.sign) == (0.1, -1)
+    assert target.gap == pytest.approx(0.15)
+    assert found_in(Gate(conditions=(few, OK)), table(parent={"s.ok": ones(30, 40)}), {}) == "s.ok"
+
+
 def found_in(gate: Gate, cases: CaseTable, ceilings: dict[str, float]) -> str:
     target = find_target(gate, cases, ceilings=ceilings)
     assert target is not None

@@ -612,7 +612,8 @@ def test_after_progress_nothing_trains_less_than_the_best_run_unless_a_measured_
         sound = [run for run in history if diagnose(run) == "progress"]
         if sound and history[-1] in sound:
             best = max(sound, key=lambda run: run.gain or 0.0)
-            least = dose(best.recipe, rows, "sft")
+            # Of runs that got equally far any may be gone on with.
+            least = min(dose(run.recipe, rows, "sft") for run in sound if run.gain == best.gain)
             more = [
                 run for run in history if dose(run.recipe, rows, "sft") > least and (run.gain or 0) < (best.gain or 0)
             ]
