@@ -25,8 +25,11 @@ STEP = 256
 _READ_WIDTH = 2048
 """Prompt tokens of a row in one forward pass."""
 
-_READ_SCORES, _SHORT = 1 << 22, 512
+_READ_SCORES, _SHORT = {mx.cpu: 1 << 20, mx.gpu: 1 << 22}, 512
 """Attention scores per head in one forward pass, rows counted as so long at least: that bounds the tokens too."""
+
+_BATCH_SLOTS = {mx.cpu: 1 << 15, mx.gpu: 1 << 24}
+"""Slots of a batch, of all rows together: where each takes its time, something is to be answered now and then."""
 
 LOOK = {mx.cpu: 1, mx.gpu: 8}
 """Steps between two looks at what ended; on a CPU the wasted rows cost more than the wait."""
@@ -206,9 +209,16 @@ class Read:
         model: mlx-lm model.
         beginning: Caches of how all of them begin; left as they are.
         prompts: None of them twice, and longer than that.
+        should_stop: Asked between forward passes; when true the rest is not read, and nothing may be asked of it.
     """
 
-    def __init__(self, model: Any, beginning: list[Slots], prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        beginning: list[Slots],
+        prompts: Sequence[Sequence[int]],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._shared = beginning
         before = beginning[0].layout.filled
         self._own = [list(prompt[before:-1]) for prompt in prompts]
@@ -216,10 +226,14 @@ class Read:
         self.width = max([0 if before else 1, *map(len, self._own)])
         self.slots = before + self.width
         self._parts: list[list[list[mx.array]]] = []
+        self.is_whole = False
         for some in self._portions():
+            if should_stop():
+                return
             is_empty = before and not any(some)
             slots = beginning if is_empty else _forward(model, [copy(each) for each in beginning], some)
             self._parts.append([self._own_part(each, len(some)) for each in slots])
+        self.is_whole = True
 
     def _portions(self) -> Iterator[list[list[int]]]:
         """Yield prompts that are read together, in their order."""
@@ -227,7 +241,8 @@ class Read:
         before = self._shared[0].layout.filled
         for own in self._own:
             width = max(map(len, [*some, own]))
-            if some and (len(some) + 1) * width * max(_SHORT, before + width) > _READ_SCORES:
+            scores = (len(some) + 1) * width * max(_SHORT, before + width)
+            if some and scores > _READ_SCORES[mx.default_device().type]:
                 yield some
                 some = []
             some.append(own)
@@ -561,6 +576,7 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def most_rows(slots: int, bytes_a_slot: int) -> int:
-    """Return how many rows of so many slots fit into memory: a power of two, as compiled steps have them."""
-    fitting = max(1, int(free_memory() * _MEMORY_SHARE) // (slots * bytes_a_slot))
+    """Return how many rows of so many slots fit into memory and time: a power of two, as compiled steps have them."""
+    by_memory = int(free_memory() * _MEMORY_SHARE) // (slots * bytes_a_slot)
+    fitting = max(1, min(by_memory, _BATCH_SLOTS[mx.default_device().type] // slots))
     return 1 << (fitting.bit_length() - 1)

@@ -121,8 +121,11 @@ def _answers(  # noqa: PLR0917 - as `generate`, in its order
 
     places = {tokens: place for place, tokens in enumerate(dict.fromkeys(tuple(prompt.tokens) for prompt in prompts))}
     keys = [random_key(f"{decoding.seed}:{prompt.name}") for prompt in prompts]
+    read = batches.Read(model, beginning, [*places], should_stop)
+    if not read.is_whole:
+        return iter(())
     asked = batches.Asked(
-        read=batches.Read(model, beginning, [*places]),
+        read=read,
         rows=[places[tuple(prompt.tokens)] for prompt in prompts],
         last=[prompt.tokens[-1] for prompt in prompts],
         keys=mx.stack(keys) if decoding.temperature else None,

@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
         without = way.get("without", "")
         changed: Any = batches, generation
         changed[0].can_batch = _never if without else can_batch
+        changed[0]._READ_WIDTH = way.get("width", 2048)
+        changed[0]._READ_SCORES[mx.cpu] = 512 * way.get("portion", 2048)
         changed[0].most_rows = (lambda *_asked: 2) if way.get("is_small") else most_rows
         model.make_cache = lambda way=way: [
             RotatingKVCache(max_size=way["window"]) if "window" in way else KVCache() for _ in model.layers

@@ -76,6 +76,21 @@ def test_layers_that_look_back_a_few_positions_do_so_in_batches(model: Path, win
     assert [other == reference for other in others] == [True, True]
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"a": "a", "b": "b", "c": "c"},
+        {"a": "a", "ab": "ab", "abc": "abc", "other": "xyz" * 9},
+        {f"p{n}": "all but the last" + chr(97 + n) for n in range(10)},
+    ],
+    ids=["one token each", "one begins another", "the last token differs"],
+)
+def test_prompts_of_any_kind_are_read_in_portions_of_any_size(model: Path, prompts: dict[str, str]) -> None:
+    ways: list[dict[str, Any]] = [{"batch_size": 4}, {"batch_size": 4, "portion": 12, "width": 5}]
+    found = asked(model, {}, *ways, prompts=prompts)["outputs"]
+    assert [found[json.dumps(way)] == found["{}"] for way in ways] == [True, True]
+
+
 def test_what_prompts_begin_with_is_read_once(model: Path) -> None:
     prompts = {f"p{n}": "the same beginning of all: " + "xyz"[: 1 + n % 3] + chr(97 + n) for n in range(12)}
     other = {f"q{n}": f"{chr(97 + n)} something of its own" for n in range(3)}
