@@ -145,7 +145,10 @@ def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> J
     newest = newest_healthy_folder(folder / "out" / "saves")
     if newest is None:
         return {}
+    # Its steps were timed as well as any: without them the next run is planned on an assumption that this one refuted.
+    then = read_json(newest / "state.json") or {}
     return {
+        **{name: then[name] for name in ("padded_tokens", "steps_s", "trained_tokens") if name in then},
         "adapter": str(newest.relative_to(folder)),
         "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),
         "iters": int(newest.name),

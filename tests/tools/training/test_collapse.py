@@ -113,6 +113,9 @@ def test_a_run_that_collapses_is_stopped_and_judged_at_its_last_healthy_save(tmp
     result = _last_save(Session(), Spec(), folder, ended.verdict)  # type: ignore[arg-type]
     assert result["iters"] == healthy
     assert result["adapter"] == f"out/saves/{healthy:07d}"
+    then = json.loads((folder / "out" / "saves" / f"{healthy:07d}" / "state.json").read_text())
+    timed = (result["steps_s"], result["padded_tokens"])
+    assert timed == (then["steps_s"], then["padded_tokens"]), "the next run is planned with its steps"
     assert result["collapse"]["reasons"]
     assert {"now", "parent", "references"} <= result["collapse"].keys()
 
