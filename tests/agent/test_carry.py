@@ -3,19 +3,71 @@
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.pairs import Asked, make_pairs
 from state.errors import ConfigError
-from tests.agent.test_mended_measurement import DATA, campaign, tables, vigil, write
-from tests.faults.campaign import world
+from state.hashing import hash_file
+from tests.faults.campaign import warm, world
 from tools.models.identity import weights_hash
 
-pytestmark = [pytest.mark.mlx, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mlx, pytest.mark.timeout(900)]
 
+DATA = world.ROOT / "runbooks" / "quickstart" / "data"
+BASE = world.ROOT / "runbooks" / "quickstart" / "base"
 PAIRS = world.ROOT / "runbooks" / "ladder" / "data" / "pairs.jsonl"
 SMALL = {"rank": 2, "scale": 2.0, "dropout": 0.0}
+
+
+def tables(name: str, least: int, most: int, n: int) -> list[dict[str, Any]]:
+    """Return the first rows of a shipped file whose tables have so many rows."""
+    found = [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+    return [row for row in found if least <= _size(row) <= most][:n]
+
+
+def _size(row: dict[str, Any]) -> int:
+    prompt: str = row["prompt"] if "prompt" in row else row["messages"][0]["content"]
+    return prompt.count("\n") - 1
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def campaign(folder: Path, condition: dict[str, Any], recipe: dict[str, Any], **changes: Any) -> Path:
+    """Write a campaign on tables that the tiny base cuts short; return its file."""
+    spec = {
+        "campaign": "mended",
+        "model": {"path": str(BASE), "dtype": "float32"},
+        "track": {"name": "spreadsheet_clean"},
+        "data": {"train": "train.jsonl"},
+        "evaluation": {
+            "max_tokens": 448,
+            "splits": {"stress": {"selection": "selection.jsonl", "confirmation": "confirmation.jsonl"}},
+        },
+        "gate": {"alpha": 0.1, "max_confirmations": 1, "conditions": [condition]},
+        "recipe": {
+            "batch_size": 8,
+            "max_seq_length": 896,
+            "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0},
+            **recipe,
+        },
+        "budget": {"runs": 1, "hours": 1},
+        "approvals": {"promotion": {"mode": "auto"}},
+        **changes,
+    }
+    file = folder / "campaign.yaml"
+    file.write_text(json.dumps(spec, indent=1))
+    return file
+
+
+def vigil(home: Path, *arguments: str) -> str:
+    """Run a command on a home and return what it says, on one line."""
+    told = warm.vigil(*arguments, home=home)
+    assert told.returncode in {0, 1}, told.stdout + told.stderr
+    return " ".join(told.stdout.split())
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +119,8 @@ def test_the_adapter_belongs_to_the_fused_model_and_to_no_other(home: Path) -> N
     [adapter] = (home / "mended" / "artifacts").glob(f"{run['adapter'][:16]}*")
     lineage = json.loads((adapter / "run.json").read_text())
     assert lineage["model_weights"] == weights_hash(model) == run["parent_hash"]
+    [first] = (home / "mended" / "artifacts").glob(f"{rows['runs'][0]['adapter'][:16]}*")
+    assert json.loads((first / "run.json").read_text())["data"] == hash_file(home.parent / "train.jsonl")
     measured = {
         row["inputs"]["weights"]
         for row in rows["actions"]
