@@ -197,11 +197,12 @@ def _add_fused(session: Session, key: str, side: Path, name: str) -> bool:
     made = next(a for a in session.store.read.actions() if a.key == key)
     source = session.paths.job(key).folder / str(made.result["fused"])
     # As links where that can be: two copies of the weights on one disk are one too many.
-    shutil.copytree(source, side / name, copy_function=_link)
+    shutil.copytree(source, side / name, copy_function=link_or_copy)
     return weights_hash(side / name) == str(made.result["weights"])
 
 
-def _link(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
+    """Link a file that nobody changes in place, or copy it where that cannot be."""
     try:
         os.link(source, target)
     except OSError:

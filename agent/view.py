@@ -118,7 +118,7 @@ def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, i
     for action in actions:
         if action.kind == "train" and action.state != "intent":
             job = session.paths.job(action.key)
-            judged_by = None if job.result.exists() else newest_healthy_folder(job.out / "saves")
+            judged_by = None if job.result.exists() else newest_healthy_folder(job.out / "saves", session.cache)
             found[action.key] = sizes(job.out / "saves")
             found[action.key].pop(judged_by.name if judged_by is not None else "", None)
     return found

@@ -438,12 +438,16 @@ def _training(of: _Digest) -> None:
     result = of.result
     run = str(of.action.inputs.get("run") or "")
     verdict = str(result.get("verdict") or (result.get("exit") or {}).get("verdict") or "")
+    damaged = ", ".join(str(step) for step in result.get("damaged_saves") or ())
     of.believe(
         f"run:{run or of.action.key}",
         "trained",
         f"Trained {result.get('iters')} iterations on {int(result.get('trained_tokens') or 0):,} tokens at "
         f"{float(result.get('tokens_per_s') or 0):,.0f} tokens/s; train loss {result.get('train_loss')}, "
-        f"validation loss {result.get('val_loss')}" + (f"; stopped: {verdict}" if verdict else "") + ".",
+        f"validation loss {result.get('val_loss')}"
+        + (f"; stopped: {verdict}" if verdict else "")
+        + (f"; its saves at step {damaged} were damaged, and the ones before were used" if damaged else "")
+        + ".",
         {name: result.get(name) for name in _TRAINED},
     )
 
@@ -492,6 +496,7 @@ _TRAINED = (
     "wall_s",
     "verdict",
     "continued_from",
+    "damaged_saves",
 )
 
 _DIGEST: dict[ActionKind, Callable[[_Digest], None]] = {

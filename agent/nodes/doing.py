@@ -1,5 +1,6 @@
 """Doing: perform the approved decision exactly once, and record the effect. It never judges a result."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
 from state.files import read_json, read_jsonl
 from state.goal import Goal
+from state.hashing import hash_file
 from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
 from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus
 from tools.models.identity import weights_hash
-from tools.training.progress import newest_healthy_folder, whole_saves
+from tools.training.progress import damaged_steps, is_sound, newest_healthy_folder, whole_saves
 
 _ENDED = frozenset({"finished", "failed", "stopped"})
 _COPY_EVERY_S = 5.0
@@ -68,12 +70,14 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     if not session.is_stopping:
         _reopen(session.paths.job(action.key))
     _stop_unknown(session, action.key)
+    if kind == "training":
+        _take_saves(session, spec)
     session.backend.launch(folder, spec)
     status = _watch(session, spec, folder, shown)
     if status.exit is not None and status.exit.waits_for_room:
         raise _no_room(folder, status.exit)
     ended: Json = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
-    result = read_json(session.paths.job(action.key).result) or {}
+    result = _result(session.paths.job(action.key), status.exit)
     is_void = status.exit is not None and status.exit.by in VOIDING
     if not result and kind == "training" and status.state == "stopped" and not is_void:
         result = _last_save(session, spec, folder, str(ended["exit"].get("verdict") or ""))
@@ -81,11 +85,53 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
         told = read_json(session.paths.job(action.key).error)
         return session.store.doing.fail(action.key, result={**ended, "error": told} if told else ended)
     kept: Json = effects.keep(session, folder, result)
+    if result.get("adapter_hash", kept.get("adapter")) != kept.get("adapter"):
+        sentence = f"The adapter of {decision.run} is not what was trained: its files changed on the disk."
+        return session.store.doing.fail(action.key, result={**ended, "exit": {**ended["exit"], "reason": sentence}})
     if kind == "training" and (saves := _other_saves(session, spec, folder, result)):
         kept["saves"] = [*saves, {**saves[-1], **_delivered(result), "adapter": kept["adapter"]}]
     return session.store.doing.finish(
         action.key, result={**ended, **result, **kept}, side_effects=tuple(map(str, kept.values()))
     )
+
+
+def _result(paths: JobPaths, record: ExitRecord | None) -> Json:
+    """Return what a job left as its result, empty where it left none, or where that is not what it wrote."""
+    if (
+        record is not None
+        and record.result_hash
+        and paths.result.exists()
+        and hash_file(paths.result) != record.result_hash
+    ):
+        return {}
+    return read_json(paths.result) or {}
+
+
+def _take_saves(session: Session, spec: JobSpec) -> None:
+    """Give a training the sound saves of an earlier try at the very same, so that what was given up is resumed."""
+    target = session.paths.job(spec.key).out / "saves"
+    if target.exists():
+        return
+    tried = [a for a in session.store.read.actions(state="failed") if a.kind == "train"]
+    for earlier in (session.paths.job(action.key) for action in reversed(tried)):
+        if not earlier.spec.exists() or not _is_same_training(earlier, spec):
+            continue
+        saves = [save for save in sorted((earlier.out / "saves").glob("[0-9]*")) if is_sound(save, session.cache)]
+        if saves:
+            side = target.with_name(".saves.part")
+            shutil.rmtree(side, ignore_errors=True)
+            for save in saves:
+                shutil.copytree(save, side / save.name, copy_function=effects.link_or_copy)
+            side.rename(target)
+            return
+
+
+def _is_same_training(earlier: JobPaths, spec: JobSpec) -> bool:
+    """Say whether a job trained the same recipe on the same bytes; a file may have another name."""
+    theirs, ours = dict((read_json(earlier.spec) or {})["input"]), dict(spec.input)
+    files = [(theirs.pop("data", None) or {}), (ours.pop("data", None) or {})]
+    contents = [{name: path and hash_file(Path(path)) for name, path in named.items()} for named in files]
+    return theirs == ours and contents[0] == contents[1]
 
 
 def _run_side_job(session: Session, decision: Decision, action: Action) -> Action:
@@ -142,13 +188,15 @@ def _stop_unknown(session: Session, key: str) -> None:
 
 def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> Json:
     """Return the newest healthy save of a run that a guard stopped: it is judged at its last healthy state."""
-    newest = newest_healthy_folder(folder / "out" / "saves")
+    saves = folder / "out" / "saves"
+    newest = newest_healthy_folder(saves, session.cache)
     if newest is None:
         return {}
     # Its steps were timed as well as any: without them the next run is planned on an assumption that this one refuted.
     then = read_json(newest / "state.json") or {}
     return {
         **{name: then[name] for name in ("padded_tokens", "steps_s", "trained_tokens") if name in then},
+        "damaged_saves": damaged_steps(saves, session.cache),
         "adapter": str(newest.relative_to(folder)),
         "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),
         "iters": int(newest.name),

@@ -26,7 +26,7 @@ from tools.training.environment import environment
 from tools.training.losses import measure
 from tools.training.objective import Objective
 from tools.training.preparation import draws_while_checkpointing
-from tools.training.progress import Progress, newest
+from tools.training.progress import Progress, damaged_steps, newest, set_damaged_aside
 from tools.training.recipe import Recipe
 from tools.training.samples import Sampler
 from tools.training.stepping import Stepper
@@ -396,7 +396,13 @@ class Training:
 
     def _resume(self) -> int:
         """Go on from the newest save, if there is one that loads as what was saved."""
+        set_damaged_aside(self.saves)
+        damaged = damaged_steps(self.saves)
         found = newest(self.saves)
+        if damaged:
+            at = f"the one at step {found[1].step}" if found else "the beginning"
+            steps = ", ".join(map(str, damaged))
+            self.emit({"damaged_saves": damaged, "warning": f"damaged saves at step {steps}; {at} is gone on from"})
         if found is None:
             return 0
         folder, progress = found

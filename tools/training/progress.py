@@ -1,23 +1,25 @@
 """Where a training stands, and what its folder of saves holds; no MLX, so that the agent may ask.
 
-A save is a folder `saves/<step>/` whose marker `state.json` is written last. The newest two stay, the best by
-validation, and the newest one at which the sampled generations were healthy.
+A save is a folder `saves/<step>/` whose marker `state.json` is written last and holds the hash of every file. The
+newest two stay, the best by validation, and the newest one at which the sampled generations were healthy. One whose
+bytes changed since is set aside as `saves/damaged-<step>/`, and the one before is gone on with.
 """
 
 import json
 import os
 import shutil
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from state.files import fsync_folder, read_json
+from state.files import fsync_folder, read_json, write_json
+from state.hashing import HashCache, hash_bytes, hash_file
 from state.records import Json
 from tools.models.headers import HeaderError, read_header
 from tools.training.batching import Cursor
 
 _KEPT = 2
 _WEIGHTS = ("adapters.safetensors", "optimizer.safetensors")
+_ASIDE = "damaged-"
 
 DOUBT_SHARE = 0.5
 """Share of the steps up to which sampled generations alone do not end a run whose validation loss still falls: on the
@@ -70,6 +72,7 @@ class Progress:
     @classmethod
     def from_json(cls, value: Json) -> "Progress":
         """Return what `state.json` holds."""
+        value = {name: entry for name, entry in value.items() if name not in _SEAL}
         losses = [(int(step), float(loss)) for step, loss in value["val_losses"]]
         return cls(**{**value, "cursor": Cursor(**value["cursor"]), "val_losses": losses})
 
@@ -83,6 +86,58 @@ class Progress:
             return False
         *before, (step, last) = self.val_losses
         return step == self.step and last < (1 - STILL_FALLING) * min(loss for _, loss in before)
+
+
+_SEAL = ("files", "seal")
+"""What `state.json` holds beside the progress: file name -> hash, and the hash of all the rest."""
+
+
+def seal(folder: Path, progress: Progress) -> None:
+    """Write a save's marker, with the hash of each file that is in the folder by then."""
+    files = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.name != "state.json"}
+    value = {**asdict(progress), "files": files}
+    write_json(folder / "state.json", {**value, "seal": _hash(value)})
+
+
+def _hash(value: Json) -> str:
+    # Not canonical JSON, which knows no NaN: a mean loss may be one.
+    return hash_bytes(json.dumps(value, sort_keys=True).encode())
+
+
+def is_sound(folder: Path, cache: HashCache | None = None) -> bool:
+    """Say whether a save is whole, and what was written."""
+    try:
+        return all(_is_whole(folder / name) for name in _WEIGHTS) and not is_damaged(folder, cache)
+    except (HeaderError, OSError):
+        return False
+
+
+def is_damaged(folder: Path, cache: HashCache | None = None) -> bool:
+    """Say whether a save is not what was written; one of an older Vigil, without hashes, cannot tell."""
+    try:
+        value = read_json(folder / "state.json") or {}
+        if not set(_SEAL) & value.keys():
+            return False
+        sealed = value.pop("seal", "")
+        files = value.get("files", {}).items()
+        return sealed != _hash(value) or any(hash_file(folder / name, cache) != digest for name, digest in files)
+    except (ValueError, OSError, AttributeError):
+        return True
+
+
+def set_damaged_aside(saves: Path) -> None:
+    """Rename each save that is not what was written, so that nothing goes on from it, is judged by it or counts it."""
+    for folder in (path for path in saves.glob("[0-9]*") if path.is_dir()):
+        if not is_sound(folder):
+            target = folder.with_name(f"{_ASIDE}{folder.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
+
+
+def damaged_steps(saves: Path, cache: HashCache | None = None) -> list[int]:
+    """Return the steps of the saves that are not what was written, set aside or not."""
+    aside = {int(path.name.removeprefix(_ASIDE)) for path in saves.glob(f"{_ASIDE}[0-9]*")}
+    return sorted(aside | {int(path.name) for path in saves.glob("[0-9]*") if is_damaged(path, cache)})
 
 
 def whole_saves(saves: Path) -> list[tuple[Path, Progress]]:
@@ -135,12 +190,11 @@ def sizes(saves: Path) -> dict[str, int]:
     return {folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders}
 
 
-def newest_healthy_folder(saves: Path) -> Path | None:
-    """Return the newest save before generation collapsed, or None: what a run that was stopped is judged by."""
+def newest_healthy_folder(saves: Path, cache: HashCache | None = None) -> Path | None:
+    """Return the newest sound save before generation collapsed, or None: what a run that was stopped is judged by."""
     for folder in sorted((path.parent for path in saves.glob("[0-9]*/state.json")), reverse=True):
-        with suppress(json.JSONDecodeError):
-            if (read_json(folder / "state.json") or {}).get("is_healthy", True):
-                return folder
+        if not is_damaged(folder, cache) and (read_json(folder / "state.json") or {}).get("is_healthy", True):
+            return folder
     return None
 
 

@@ -1,12 +1,11 @@
 """Saved steps: everything a training needs to go on as if it had never stopped; worker processes only.
 
-A save is a folder `saves/<step>/` that appears by one rename: adapter, optimizer, and `state.json` written last. Random
-numbers need no state: the loop seeds each step from (seed, step).
+A save is a folder `saves/<step>/` that appears by one rename: adapter, optimizer, and `state.json` with their hashes
+written last. Random numbers need no state: the loop seeds each step from (seed, step).
 """
 
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from state.files import fsync_folder, write_json
 from state.records import Json
-from tools.training.progress import Progress, drop_old
+from tools.training.progress import Progress, drop_old, seal
 
 
 def write_adapter(folder: Path, model: Any, config: Json) -> None:
@@ -40,7 +39,7 @@ def save(saves: Path, model: Any, optimizer: Any, config: Json, progress: Progre
     shutil.rmtree(side, ignore_errors=True)
     write_adapter(side, model, config)
     write_arrays(side / "optimizer.safetensors", optimizer.state)
-    write_json(side / "state.json", asdict(progress))
+    seal(side, progress)
     shutil.rmtree(target, ignore_errors=True)
     side.rename(target)
     fsync_folder(saves)

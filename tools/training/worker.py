@@ -27,7 +27,7 @@ from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
 from tools.training.lineage import require_same_adapter
-from tools.training.progress import newest_healthy_folder, take_over
+from tools.training.progress import damaged_steps, newest_healthy_folder, take_over
 from tools.training.recipe import Recipe, validate_recipe
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
             "rows_seen_share": min(1.0, progress.seen_rows / built.rows),
             "resumed_from": outcome.resumed_from,
             "continued_from": int(source.name) if source is not None and is_continued else None,
+            "damaged_saves": damaged_steps(training.saves),
             "verdict": verdict,
             "collapse": training.sampler.collapse if training.sampler is not None and verdict == "collapsed" else None,
             "environment": environment(),

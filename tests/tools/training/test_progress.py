@@ -1,6 +1,6 @@
 """What a folder of saves tells without MLX: which is newest, which was healthy, which are kept."""
 
-from dataclasses import asdict
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from state.files import write_json
-from tools.training.progress import Progress, drop_old, newest, newest_healthy_folder
+from tools.training.progress import (
+    Progress,
+    damaged_steps,
+    drop_old,
+    is_sound,
+    newest,
+    newest_healthy_folder,
+    seal,
+    set_damaged_aside,
+)
 
 
 def save(saves: Path, step: int, *, is_healthy: bool = True) -> Path:
@@ -16,7 +25,7 @@ def save(saves: Path, step: int, *, is_healthy: bool = True) -> Path:
     folder.mkdir(parents=True)
     for name in ("adapters", "optimizer"):
         save_file({"a": np.zeros(2, np.float32)}, folder / f"{name}.safetensors")
-    write_json(folder / "state.json", asdict(Progress(step=step, is_healthy=is_healthy)))
+    seal(folder, Progress(step=step, is_healthy=is_healthy))
     return folder
 
 
@@ -73,3 +82,38 @@ def test_a_run_still_learns_while_it_is_early_and_its_newest_loss_is_clearly_its
     step: int, losses: list[tuple[int, float]], *, is_learning: bool
 ) -> None:
     assert Progress(step=step, val_losses=losses).is_still_learning(100) is is_learning
+
+
+@pytest.mark.parametrize("name", ["adapters.safetensors", "optimizer.safetensors", "state.json", "adapter_config.json"])
+def test_any_flipped_bit_of_a_save_is_noticed_and_the_one_before_is_gone_on_with(tmp_path: Path, name: str) -> None:
+    save(tmp_path, 2)
+    folder = save(tmp_path, 4)
+    (folder / "adapter_config.json").write_text('{"rank": 4}')
+    seal(folder, Progress(step=4, train_loss=float("nan"), val_losses=[(2, 0.5)]))
+    whole = (folder / name).read_bytes()
+    assert is_sound(folder)
+    for place in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        (folder / name).write_bytes(bytes(changed))
+        assert not is_sound(folder), f"byte {place}"
+    assert newest_healthy_folder(tmp_path) == tmp_path / "0000002"
+    for _ in range(2):
+        set_damaged_aside(tmp_path)
+        found = newest(tmp_path)
+        assert found is not None
+        assert (found[1].step, damaged_steps(tmp_path)) == (2, [4])
+
+
+def test_a_save_of_an_older_version_has_no_hashes_and_counts_where_it_is_whole(tmp_path: Path) -> None:
+    folder = save(tmp_path, 2)
+    value = json.loads((folder / "state.json").read_text())
+    write_json(folder / "state.json", {key: value[key] for key in value if key not in {"files", "seal"}})
+    found = newest(tmp_path)
+    assert found is not None
+    assert found[1].step == 2
+    assert is_sound(folder)
+    (folder / "optimizer.safetensors").unlink()
+    assert not is_sound(folder)
+    write_json(folder / "state.json", [])
+    assert not is_sound(folder)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.tools.evaluation.worlds import make_model, write_lines
 from tests.tools.training.jobs import adapter_bytes, drive, metrics, outcome, rows, run, saved_steps, training_job
+from tools.training.progress import Progress, seal
 
 pytestmark = pytest.mark.mlx
 
@@ -104,13 +105,20 @@ def test_what_cannot_be_resumed_is_passed_over_or_refused_by_its_reason(folder: 
     data["moved"].write_text(data["moved"].read_text() * 2)
     state = json.loads((saves["other machine"] / "state.json").read_text())
     state["environment"]["cpu"] = "another"
-    (saves["other machine"] / "state.json").write_text(json.dumps(state))
+    seal(saves["other machine"], Progress.from_json(state))
     rng = np.random.default_rng(0)
     anew = {k: np.zeros_like(v) if k.endswith("b") else rng.normal(size=v.shape) for k, v in fresh.items()}
     save_file({k: v.astype(np.float32) for k, v in anew.items()}, saves["exchanged"] / "adapters.safetensors")
+    for name in ("foreign", "exchanged"):
+        # As an older Vigil wrote them, without hashes; with them, both would be passed over.
+        state = json.loads((saves[name] / "state.json").read_text())
+        (saves[name] / "state.json").write_text(
+            json.dumps({k: v for k, v in state.items() if k not in {"files", "seal"}})
+        )
     codes = dict(zip(names, drive(*({"job": job} for job in jobs.values())), strict=True))
     assert codes == dict.fromkeys(names, 0) | {"foreign": 2, "moved": 2, "exchanged": 2}
     assert [outcome(jobs[name])["resumed_from"] for name in ("torn", "garbled", "emptied")] == [6, 6, 6]
+    assert [outcome(jobs[name])["damaged_saves"] for name in ("torn", "garbled", "emptied")] == [[7], [7], [7]]
     assert outcome(jobs["other machine"])["resumed_from"] == 7
     warned = [row["warning"] for row in metrics(jobs["other machine"]) if "warning" in row]
     assert warned == ["cpu changed since the save; bits may differ from an uninterrupted run"]
