@@ -6,7 +6,7 @@ of a case and no person's words: it leaves the machine.
 """
 
 from policies.drafts import Draft, draft
-from policies.guards import evaluation_guards
+from policies.guards import measuring_guards
 from policies.memory import limit_gb
 from policies.proposals import fusion, next_proposals, slack_of
 from policies.view import View
@@ -116,7 +116,7 @@ def _fuse(view: View, end: Decision) -> Draft | None:
     inputs: Json = {"promotion": promotion.id, "adapter": promotion.action_inputs["adapter"]}
     if fusion(view, inputs["adapter"]) is not None:
         return None
-    guards = evaluation_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
+    guards = measuring_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
     inputs["guards"] = [guard.model_dump(mode="json") for guard in guards]
     sentence = f"Fuse {end.run} into its base, dequantized, in a fresh folder; it has to answer as base and adapter do."
     return draft(view, "fuse", "export.fuse", sentence, inputs, run_id=end.run)

@@ -3,7 +3,7 @@
 from policies.aftermath import FUSE_S
 from policies.confirmation import measure
 from policies.drafts import Draft, draft
-from policies.guards import evaluation_guards
+from policies.guards import measuring_guards
 from policies.memory import limit_gb
 from policies.proposals import best_before, fusion, loss_of, parent_of
 from policies.view import View
@@ -26,7 +26,7 @@ def fuse_again(view: View) -> Draft | None:
 
 def _fuse(view: View, run: Run, rule: str, sentence: str) -> Draft:
     trained = next(a for a in view.actions if a.kind == "train" and a.result.get("adapter") == run.adapter)
-    guards = evaluation_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
+    guards = measuring_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
     inputs: Json = {
         "adapter": run.adapter,
         "weights": str(trained.result.get("weights")),

@@ -34,6 +34,9 @@ WALL_FACTOR = 10
 """A job that gets on may take so many times the upper end of what was expected: other work on the machine may slow it
 several times over, and what hangs is told by its progress, what is too late by the budget."""
 
+LEAST_S = 60.0
+"""No job that measures is ended sooner by the budget: what it measures decides what was paid for."""
+
 DISK_FLOOR_GB = 1.0
 """Room that saves, logs and the store need."""
 
@@ -73,7 +76,10 @@ def training_guards(
         guards.append(Guard(signal="train_loss", op=">", threshold=runaway, patience=2, verdict="diverged"))
     if first_val_loss is not None:
         guards.append(Guard(signal="val_loss", op=">", threshold=1.5 * first_val_loss, patience=2, verdict="overfit"))
-    return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, wall_s, memory_gb, left_s))
+    # Three times the expected time is too long; the end of the budget is sooner.
+    limit_s = max(3 * wall_s, 2 * STALL_FLOOR_S)
+    limit_s = limit_s if left_s is None else max(1.0, min(limit_s, left_s))
+    return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, limit_s, memory_gb))
 
 
 def _runaway_loss(recipe: Json) -> float:
@@ -131,28 +137,30 @@ def _equal_reports(recipe: Json) -> int:
     return math.ceil(max(least, min(most, whole_run / 2)) / of_report)
 
 
-def evaluation_guards(
-    *, wall_s: float, memory_gb: float | None = None, left_s: float | None = None
+def measuring_guards(
+    *, wall_s: float = 0.0, memory_gb: float | None = None, left_s: float | None = None
 ) -> tuple[Guard, ...]:
-    """Return the guards of one evaluation or census.
+    """Return the guards of a job that trains nothing: a census, an evaluation, a timing, a fusion, pairs.
 
     Args:
-        wall_s: Upper end of the expected wall time, seconds.
+        wall_s: Upper end of the expected wall time, seconds; 0 where nobody knows it.
         memory_gb: Most memory the job may hold.
-        left_s: Seconds left in the budget.
+        left_s: Seconds left in the budget. They end what hangs; a job of known length may outlast them by as much as
+            it is expected to take, since what it measures was paid for.
     """
-    return _common(wall_s / 2, wall_s, memory_gb, left_s)
+    limit_s = math.inf if left_s is None else max(LEAST_S, left_s)
+    if wall_s:
+        limit_s = max(3 * wall_s, LEAST_S, 0.0 if left_s is None else left_s)
+        limit_s = max(limit_s, 2 * STALL_FLOOR_S) if left_s is None else limit_s
+    return _common(wall_s / 2, limit_s, memory_gb)
 
 
-def _common(stall_s: float, wall_s: float, memory_gb: float | None, left_s: float | None) -> tuple[Guard, ...]:
-    """Return the guards every job has; the end of the budget comes before any other limit on time."""
-    limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S)
-    limit_s = limit_s if left_s is None else max(1.0, min(limit_s, left_s))
-    guards = [
-        Guard(signal="seconds_since_progress", op=">", threshold=max(STALL_FLOOR_S, stall_s), verdict="stalled"),
-        Guard(signal="wall_s", op=">", threshold=limit_s, verdict="out_of_time"),
-        Guard(signal="disk_free_gb", op="<", threshold=DISK_FLOOR_GB, patience=2, verdict="out_of_disk"),
-    ]
+def _common(stall_s: float, limit_s: float, memory_gb: float | None) -> tuple[Guard, ...]:
+    """Return the guards every job has."""
+    guards = [Guard(signal="seconds_since_progress", op=">", threshold=max(STALL_FLOOR_S, stall_s), verdict="stalled")]
+    if math.isfinite(limit_s):
+        guards.append(Guard(signal="wall_s", op=">", threshold=limit_s, verdict="out_of_time"))
+    guards.append(Guard(signal="disk_free_gb", op="<", threshold=DISK_FLOOR_GB, patience=2, verdict="out_of_disk"))
     if memory_gb is not None:
         # The process as the system counts it, and MLX's own count: on a Mac the first leaves out what the GPU holds.
         guards += [

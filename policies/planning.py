@@ -6,6 +6,7 @@ answer can go on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from policies import budget
 from policies.aftermath import before_end, drop_saves, tell_question
@@ -30,7 +31,7 @@ from policies.contamination import NOTED
 from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.findings import ceilings
 from policies.gate import GateVerdict, judge_gate
-from policies.guards import sentence_of, training_guards
+from policies.guards import measuring_guards, sentence_of, training_guards
 from policies.looks import look_at_save, looks_of, skipped, told_of
 from policies.machine import machine_guards
 from policies.memory import limit_gb
@@ -123,8 +124,27 @@ def plan(view: View) -> Draft | None:
         found = rule(view)
         if found is not None:
             found = _limit_assumed(view, found)
-            return before_end(view, found) or found
+            return _guarded(view, before_end(view, found) or found)
     return None
+
+
+_UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0}
+"""Acts by jobs whose own rule names no guards -> whether how long they take is known from those that ended."""
+
+
+def _guarded(view: View, found: Draft) -> Draft:
+    """Give a job that measures its guards: the budget ends what hangs, before anything was trained too."""
+    decision = found.decision
+    if decision.action not in _UNGUARDED or "guards" in decision.action_inputs:
+        return found
+    left = affords(view, 0.0, runs=0)
+    guards = measuring_guards(
+        wall_s=_UNGUARDED[decision.action] * evaluation_s(view),
+        memory_gb=limit_gb(view.beliefs),
+        left_s=left.nearest_s,
+    )
+    inputs = {**decision.action_inputs, "guards": [guard.model_dump(mode="json") for guard in guards]}
+    return replace(found, decision=decision.model_copy(update={"action_inputs": inputs}))
 
 
 # What may forbid everything else

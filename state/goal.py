@@ -11,6 +11,9 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from state.records import Answer, ApprovalKind, Instrument, Json, Record
 
+MOST_SEED = 2**32 - 1
+"""Numpy takes no larger one."""
+
 Metric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+$")]
 """`split.metric`, such as `stress.rows_kept`."""
 
@@ -62,7 +65,7 @@ class Condition(_Part):
     max: float | None = None
     """Upper bound."""
     test: TestKind = "auto"
-    margin: float | None = Field(default=None, ge=0)
+    margin: float | None = Field(default=None, ge=0, le=1e9)
     """Non-inferiority margin in the metric's unit; the size of the bound when left out."""
     reason: str = ""
     """Why a plain comparison is enough; required for `test: plain`."""
@@ -167,9 +170,9 @@ class Gate(_Part):
     when left out."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """Probability of a wrong promotion accepted for the whole campaign, one-sided."""
-    max_confirmations: int = Field(default=3, ge=1)
+    max_confirmations: int = Field(default=3, ge=1, le=1_000)
     """How often the confirmation split may be opened; each opening is judged at alpha divided by this."""
-    meaningful_delta: float | None = Field(default=None, gt=0)
+    meaningful_delta: float | None = Field(default=None, gt=0, le=1e9)
     """What counts as meaningful progress of the target (δ); half of its gap to the threshold when left out."""
 
     @property
@@ -183,15 +186,15 @@ class Budget(_Part):
 
     until: ClockTime | None = None
     """Local time of day by which everything is finished."""
-    hours: float | None = Field(default=None, gt=0)
+    hours: float | None = Field(default=None, gt=0, le=100_000)
     """Wall time since the campaign started, hours."""
-    class_hours: dict[Instrument, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    class_hours: dict[Instrument, Annotated[float, Field(gt=0, le=100_000)]] = Field(default_factory=dict)
     """Instrument -> wall time of its runs, trained and measured, hours; then the next one takes over."""
-    runs: int | None = Field(default=None, gt=0)
+    runs: int | None = Field(default=None, gt=0, le=100_000)
     """Training runs."""
-    disk_gb: float | None = Field(default=None, gt=0)
+    disk_gb: float | None = Field(default=None, gt=0, le=1e6)
     """What the campaign's folder may hold, decimal gigabytes."""
-    reserve_min: float = Field(default=0.0, ge=0)
+    reserve_min: float = Field(default=0.0, ge=0, le=1e6)
     """Minutes before the deadline kept free for confirmation and the report."""
 
 
@@ -199,7 +202,7 @@ class ApprovalRule(_Part):
     """How one kind of question is answered."""
 
     mode: ApprovalMode = "wait"
-    deadline_h: float | None = Field(default=None, gt=0)
+    deadline_h: float | None = Field(default=None, gt=0, le=100_000)
     """Hours a question may wait; without it the question waits for as long as it takes."""
     unanswered: Answer = "no"
     """What happens at the deadline."""
@@ -236,7 +239,7 @@ class Baseline(_Part):
 
     expected: dict[Metric, float] = Field(default_factory=dict)
     """`split.metric` -> mean."""
-    tolerance: float = Field(default=0.05, ge=0)
+    tolerance: float = Field(default=0.05, ge=0, le=1e9)
     """Largest accepted distance, in the metric's unit."""
     tolerances: dict[Metric, float] = Field(default_factory=dict)
     """Tolerance of single metrics."""
@@ -257,7 +260,7 @@ class Split(_Part):
     """JSON lines that only promotion may look at."""
     confirmation_share: float = Field(default=0.5, gt=0, lt=1)
     """Share of `file` that is kept for confirmation."""
-    min_cases: int = Field(default=1, ge=1)
+    min_cases: int = Field(default=1, ge=1, le=1_000_000)
     """Fewest cases each part must have."""
 
     @model_validator(mode="after")
@@ -272,7 +275,7 @@ class Split(_Part):
 class Repairs(_Part):
     """How far Vigil may mend the measurement by itself when it cannot tell; left out, a person does."""
 
-    max_tokens: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0, le=1_000_000)
     """Largest decode budget of one answer, tokens; taken where the gold is cut off below what the gate asks."""
     cases: dict[str, str] = Field(default_factory=dict)
     """Split -> a file of more cases that takes the place of its `file` or `selection`."""
@@ -285,15 +288,15 @@ class Evaluation(_Part):
 
     splits: dict[str, Split] = Field(min_length=1)
     """Name -> cases."""
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(gt=0, le=1_000_000)
     """Decode budget of one answer, tokens; the gold ceiling is measured under it."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0, le=100)
     """0 is greedy."""
-    batch_size: int = Field(default=64, gt=0)
+    batch_size: int = Field(default=64, gt=0, le=65_536)
     """Cases decoded together, at most: fewer where their keys and values would not fit into memory."""
     control: Metric | None = None
     """A metric of the same outputs that must move, or training did nothing; declared beforehand."""
-    noise_floor: float = Field(default=0.0, ge=0)
+    noise_floor: float = Field(default=0.0, ge=0, le=1e9)
     """A change of the target at or below this is noise whatever its interval says."""
     dense: dict[Metric, Metric] = Field(default_factory=dict)
     """`split.metric` -> a denser metric of the same outputs, on which progress is read; the gate keeps the first."""
@@ -324,7 +327,7 @@ class TrackSpec(_Part):
     """A Python file with `grade(case, text)`."""
     command: tuple[str, ...] | None = Field(default=None, min_length=1)
     """A program that speaks JSON lines."""
-    timeout_s: float = Field(default=10.0, gt=0)
+    timeout_s: float = Field(default=10.0, gt=0, le=86_400)
     """Longest grading of one case, seconds."""
     metrics: tuple[str, ...] | None = None
     """Names the grader answers with; learned from its first good answer when left out."""
@@ -370,15 +373,15 @@ class Search(_Part):
     goal: Literal["gate", "best"] = "gate"
     """gate: a run that meets the gate on selection is confirmed at once, and a promotion ends the campaign. best: go on
     while the budget and the battery allow, then confirm the best run, once, and ask once."""
-    max_runs_without_progress: int = Field(default=3, ge=1)
+    max_runs_without_progress: int = Field(default=3, ge=1, le=100_000)
     """Judged runs in a row without bucket A or B before the campaign concludes; with `goal: best`, only of runs that
     could not tell."""
     carry: Literal["adapter", "fused"] = "adapter"
     """How a class goes on from the best run before it: adapter, that run's own is trained on beside its base; fused,
     the two are made one model, verified and measured, and a new adapter of the class's own shape is trained on it."""
-    max_runs: int | None = Field(default=None, ge=1)
+    max_runs: int | None = Field(default=None, ge=1, le=100_000)
     """Training runs over the whole campaign."""
-    max_assumed: int | None = Field(default=None, ge=0)
+    max_assumed: int | None = Field(default=None, ge=0, le=1_000_000)
     """Most assumed beliefs that a training may stand on; more halt the campaign."""
 
 
@@ -390,20 +393,20 @@ class MachineLimits(_Part):
 
     min_battery_percent: float | None = Field(default=None, gt=0, lt=100)
     """Least charge while the current comes from the battery."""
-    min_heat_margin_c: float | None = Field(default=None, gt=0)
+    min_heat_margin_c: float | None = Field(default=None, gt=0, le=1_000)
     """Least distance of the sensor nearest to its limit, degrees Celsius."""
     max_thermal_pressure: int | None = Field(default=None, ge=0, lt=4)
     """Highest level of macOS's measures against heat: 0 none, 1 moderate, 2 heavy, 3 about to sleep."""
     min_clock_share: float | None = Field(default=None, gt=0, lt=1)
     """Least share of the full clock that the machine may allow, [0, 1]."""
-    max_swap_growth_gb: float | None = Field(default=8.0, gt=0)
+    max_swap_growth_gb: float | None = Field(default=8.0, gt=0, le=1e6)
     """Most that the machine may have put into swap since the training began, 1e9 bytes: beyond it hours become days."""
 
 
 class Retention(_Part):
     """What of the campaign's own files may be deleted; left out, nothing is."""
 
-    saves: int | None = Field(default=None, ge=0)
+    saves: int | None = Field(default=None, ge=0, le=1_000_000)
     """How many of the newest resumable saves a training keeps once its run is judged and is neither the best, promoted,
     nor what a run in the making starts from. Its adapter, figures and answers stay in any case."""
 
@@ -444,7 +447,7 @@ class Goal(_Part):
     """mlx-lm YAML keys of the first run; the rest is chosen by rule."""
     recipes: dict[Instrument, Json] = Field(default_factory=dict)
     """The same for the first run of another instrument than the first."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     budget: Budget = Budget()
     approvals: Approvals = Approvals()
     baseline: Baseline = Baseline()

@@ -15,7 +15,7 @@ from tools.machine.limits import memory_limit
 from tools.machine.system import System
 from tools.models.identity import describe_model
 from tools.models.shape import read_shape
-from tools.probes.contract import RUNNING, Observation, Probe, ProbeContext
+from tools.probes.contract import RUNNING, SPENDING, Observation, Probe, ProbeContext
 
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
 _GB = 1e9
@@ -191,7 +191,7 @@ PROBES = (
         "tool.packages", 0.01, "a package that is missing", _version_prints, _observe_versions, staleness="capability"
     ),
     Probe("machine.disk", 0.01, "too little free space", _no_prints, _observe_disk, is_volatile=True),
-    Probe("machine.memory", 0.05, "weights larger than memory", _memory_prints, _observe_memory, before=RUNNING),
+    Probe("machine.memory", 0.05, "weights larger than memory", _memory_prints, _observe_memory, before=SPENDING),
     Probe(
         "machine.blas",
         5.0,

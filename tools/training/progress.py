@@ -167,11 +167,11 @@ def take_over(source: Path, saves: Path) -> bool:
         saves: Folder of the saves; one that holds a whole save already is left as it is.
 
     Returns:
-        Whether there is a save to go on from now; false where the other run's is gone or torn.
+        Whether there is a save to go on from now; false where the other run's is gone, torn or damaged.
     """
     if newest(saves) is not None:
         return True
-    if source not in {folder for folder, _ in whole_saves(source.parent)}:
+    if not is_sound(source):
         return False
     side = saves / f".{source.name}.tmp"
     shutil.rmtree(side, ignore_errors=True)

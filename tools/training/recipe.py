@@ -41,6 +41,9 @@ _OPTIONAL = {"cosine_decay": 1}
 
 _MOST_SEED = 2**32 - 1
 
+_MOST_STEPS = 10**9
+"""A step a millisecond for eleven days."""
+
 
 class _Part(BaseModel):
     # Strict: `iters: true` is a mistake, not one iteration.
@@ -50,8 +53,8 @@ class _Part(BaseModel):
 class LoraParameters(_Part):
     """How adapters are built."""
 
-    rank: int = Field(default=8, ge=1)
-    scale: float = Field(default=10.0, gt=0)
+    rank: int = Field(default=8, ge=1, le=65_536)
+    scale: float = Field(default=10.0, gt=0, le=1e6)
     """Multiplier of the adapter's output as applied; never alpha."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     keys: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
@@ -64,9 +67,9 @@ class Schedule(_Part):
     name: Literal["cosine_decay", "exponential_decay", "linear_schedule", "step_decay"]
     arguments: tuple[float, ...] = Field(min_length=1, strict=False)
     """As the function of `mlx.optimizers.schedulers` takes them; the first is the initial rate."""
-    warmup: int = Field(default=0, ge=0)
+    warmup: int = Field(default=0, ge=0, le=_MOST_STEPS)
     """Steps from `warmup_init` to the initial rate."""
-    warmup_init: float = Field(default=0.0, ge=0)
+    warmup_init: float = Field(default=0.0, ge=0, le=1e6)
 
     @model_validator(mode="after")
     def _has_its_arguments(self) -> Self:
@@ -88,26 +91,26 @@ class Recipe(_Part):
     learning_rate: float = Field(default=1e-4, gt=0)
     lr_schedule: Schedule | None = None
     """Replaces `learning_rate`; counted in optimizer updates."""
-    batch_size: int = Field(default=4, ge=1)
-    iters: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=4, ge=1, le=65_536)
+    iters: int = Field(default=100, ge=1, le=_MOST_STEPS)
     """Micro-steps, as in mlx-lm; one update every `grad_accumulation_steps`."""
-    grad_accumulation_steps: int = Field(default=1, ge=1)
+    grad_accumulation_steps: int = Field(default=1, ge=1, le=65_536)
     grad_checkpoint: bool = False
-    num_layers: int = Field(default=-1, ge=-1)
+    num_layers: int = Field(default=-1, ge=-1, le=100_000)
     """Layers from the top that are adapted; -1 is all."""
     lora_parameters: LoraParameters = LoraParameters()
-    max_seq_length: int = Field(default=2048, ge=8)
+    max_seq_length: int = Field(default=2048, ge=8, le=4_194_304)
     mask_prompt: bool = True
     """Learn the answer alone."""
-    steps_per_report: int = Field(default=10, ge=1)
-    steps_per_eval: int = Field(default=200, ge=1)
-    save_every: int = Field(default=100, ge=1)
-    val_batches: int = Field(default=-1, ge=-1)
+    steps_per_report: int = Field(default=10, ge=1, le=_MOST_STEPS)
+    steps_per_eval: int = Field(default=200, ge=1, le=_MOST_STEPS)
+    save_every: int = Field(default=100, ge=1, le=_MOST_STEPS)
+    val_batches: int = Field(default=-1, ge=-1, le=_MOST_STEPS)
     """Validation batches; -1 is the whole set, every row once."""
     seed: int = Field(default=0, ge=0, le=_MOST_SEED)
-    clear_cache_threshold: int = Field(default=0, ge=0)
+    clear_cache_threshold: int = Field(default=0, ge=0, le=10**15)
     """Bytes of MLX's cache above which it is cleared between steps; 0 leaves it alone."""
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0, le=1e9)
     """Ours: largest norm of one update's gradient; null clips nothing, as in the stock trainer."""
     truncate: bool = False
     """Ours: cut rows longer than max_seq_length instead of refusing them."""
@@ -147,7 +150,7 @@ class Recipe(_Part):
 class PreferenceRecipe(Recipe):
     """A recipe for pairs; its own keys are mlx-lm-lora's."""
 
-    beta: float = Field(default=0.1, gt=0)
+    beta: float = Field(default=0.1, gt=0, le=1e6)
     """Strength of the tie to the reference; the smaller, the further the policy may go."""
     loss_type: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     """mlx-lm-lora spells it `dpo_cpo_loss_type`."""
@@ -176,27 +179,27 @@ class RolloutRecipe(Recipe):
     `iters` counts updates. An update learns from `batch_size` prompts times `group_size` rollouts.
     """
 
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=4, ge=1, le=65_536)
     """Prompts of an update."""
-    group_size: int = Field(default=8, ge=2)
+    group_size: int = Field(default=8, ge=2, le=65_536)
     """Rollouts of each prompt; their rewards are compared with each other alone."""
-    max_completion_length: int = Field(default=512, ge=1)
+    max_completion_length: int = Field(default=512, ge=1, le=1_000_000)
     """Decode budget of a rollout, tokens; the evaluation's own, or short answers are what is paid for."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, le=100)
     """Of sampling, and of the log-probabilities that are learned: the policy is the one that was sampled."""
-    rollout_concurrency: int = Field(default=64, ge=1)
+    rollout_concurrency: int = Field(default=64, ge=1, le=65_536)
     """Rollouts decoded together; more is faster and takes more memory."""
-    update_microbatch: int | None = Field(default=None, ge=1)
+    update_microbatch: int | None = Field(default=None, ge=1, le=65_536)
     """Rollouts computed together in an update; fewer takes less memory and gives the same update. Up to `group_size`
     each prompt is computed once for its answers. Left out: 8, and 64 on a GPU, where parts of few shapes count for more
     than tokens."""
-    updates_per_batch: int = Field(default=1, ge=1)
+    updates_per_batch: int = Field(default=1, ge=1, le=65_536)
     """Updates that learn from the same rollouts; clipping matters from the second on."""
-    beta: float = Field(default=0.04, ge=0)
+    beta: float = Field(default=0.04, ge=0, le=1e6)
     """Weight of the divergence from the parent."""
     epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How far below 1 a token's probability ratio still earns."""
-    epsilon_high: float | None = Field(default=None, gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0, le=1_000)
     """How far above; `epsilon` when left out."""
     loss_type: Literal["grpo", "bnpo", "dr_grpo"] = "dr_grpo"
     """What a token weighs: grpo, its share of its rollout, so that long answers are paid less per token; bnpo, its
@@ -212,12 +215,12 @@ class RolloutRecipe(Recipe):
     truncated: Literal["mask", "penalize"] = "mask"
     """Rollouts that the decode budget cut: left out of the groups and the loss, or graded and charged
     `truncation_penalty`; a recipe that names the second alone asks for it."""
-    truncation_penalty: float = Field(default=0.5, ge=0)
-    kl_ceiling: float | None = Field(default=0.5, gt=0)
+    truncation_penalty: float = Field(default=0.5, ge=0, le=1e9)
+    kl_ceiling: float | None = Field(default=0.5, gt=0, le=1e9)
     """Divergence from the parent, nats per token, from which a run is stopped; null never."""
     entropy_floor: float | None = Field(default=0.1, gt=0, lt=1)
     """Share of the first updates' entropy below which a run is stopped; null never."""
-    length_jump: float | None = Field(default=2.0, gt=1)
+    length_jump: float | None = Field(default=2.0, gt=1, le=1e9)
     """Factor by which rollouts may become longer or shorter than in the first updates; null any."""
 
     @model_validator(mode="before")
