@@ -113,11 +113,14 @@ def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goa
     if kind == "missing":
         above = f" of `{dotted(loc[:-1])}`" if loc[:-1] else ""
         return f"the key `{loc[-1]}`{above} is missing; add it."
+    if isinstance(value, float) and value.is_integer() and (most := _most(loc, model)) is not None:
+        # Larger than any machine's whole numbers, pydantic takes it for none.
+        return f"`{key}` is {_quoted(value)}; it must be at most {_bound(most)}."
     if kind in _TYPES:
         return f"`{key}` is {_quoted(value)}; write {_TYPES[kind]}."
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"`{key}` is {_quoted(value)}; it must be {words} {context[bound]:g}."
+        return f"`{key}` is {_quoted(value)}; it must be {words} {_bound(context[bound])}."
     if kind == "string_pattern_mismatch":
         word = next((str(part) for part in reversed(loc) if str(part) in _MEANT), "")
         return f"`{key}` is {_quoted(value)}; {_MEANT.get(word, 'it has another form')}."
@@ -134,6 +137,18 @@ def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goa
         text = str(context.get("error", error["msg"])).rstrip(".")
         return f"`{key}`: {text}." if key else f"{text}."
     return f"`{key}` is {_quoted(value)}: {str(error['msg']).rstrip('.')}."
+
+
+def _bound(value: float) -> str:
+    """Show a bound digit by digit, as it may be written."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+
+
+def _most(loc: Sequence[str | int], model: type[BaseModel]) -> float | None:
+    """Return the upper bound of a whole number at a place; None where there is none."""
+    held = _models_at(loc[:-1], model)
+    field = next((each.model_fields[str(loc[-1])] for each in held if str(loc[-1]) in each.model_fields), None)
+    return next((float(each.le) for each in field.metadata if hasattr(each, "le")), None) if field else None
 
 
 def _quoted(value: Any) -> str:
@@ -156,6 +171,11 @@ def _unknown(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
 
 def known_keys(loc: Sequence[str | int], model: type[BaseModel] = Goal) -> list[str]:
     """Return the keys that a place of the campaign file, or of another, may have."""
+    return [name for model in _models_at(loc, model) for name in model.model_fields]
+
+
+def _models_at(loc: Sequence[str | int], model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return the models that a place may hold."""
     models: list[type[BaseModel]] = [model]
     for part in loc:
         below = []
@@ -164,7 +184,7 @@ def known_keys(loc: Sequence[str | int], model: type[BaseModel] = Goal) -> list[
                 below += _models_in(held.model_fields[part].annotation)
         # A list position or a name the user chose (a split) stays on the model it was reached by.
         models = below or models
-    return [name for model in models for name in model.model_fields]
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -22,6 +22,7 @@ from agent.reading.view import with_folder
 from agent.session import WORKERS
 from agent.specs import answering_input
 from agent.terminal import Terminal
+from policies.guards import measuring_guards
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, CorruptError, JobFailedError, JobInterruptedError, NotFoundError
 from state.files import ensure_local_disk, read_json, read_jsonl, write_atomic
@@ -36,6 +37,8 @@ from tools.jobs.blas import worker_env
 from tools.jobs.local import LocalBackend
 from tools.jobs.locks import try_lock
 from tools.jobs.spec import JobSpec
+from tools.machine.limits import memory_limit
+from tools.machine.system import System
 from tools.models.hub import resolve
 from tools.models.identity import weights_hash
 from tools.probes.rows.leakage import check_leakage
@@ -300,7 +303,8 @@ def _spec(  # noqa: PLR0917 - what a job is made of
     if written.exists():
         return JobSpec.model_validate_json(written.read_text(encoding="utf-8")), parts
     given: Json = {"key": key, "kind": "evaluation", "module": module, "input": body, "env": worker_env()}
-    return JobSpec(**given, steps=steps, created_at=now), parts
+    guards = measuring_guards(memory_gb=memory_limit(System(), worker_env())[0])
+    return JobSpec(**given, guards=guards, steps=steps, created_at=now), parts
 
 
 def _answering(loaded: LoadedCampaign, paths: CampaignPaths, run: str | None) -> tuple[Path, Path | None]:

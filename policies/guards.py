@@ -76,8 +76,8 @@ def training_guards(
         guards.append(Guard(signal="train_loss", op=">", threshold=runaway, patience=2, verdict="diverged"))
     if first_val_loss is not None:
         guards.append(Guard(signal="val_loss", op=">", threshold=1.5 * first_val_loss, patience=2, verdict="overfit"))
-    # Three times the expected time is too long; the end of the budget is sooner.
-    limit_s = max(3 * wall_s, 2 * STALL_FLOOR_S)
+    # The end of the budget comes before any other limit on time.
+    limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S)
     limit_s = limit_s if left_s is None else max(1.0, min(limit_s, left_s))
     return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, limit_s, memory_gb))
 
@@ -145,13 +145,13 @@ def measuring_guards(
     Args:
         wall_s: Upper end of the expected wall time, seconds; 0 where nobody knows it.
         memory_gb: Most memory the job may hold.
-        left_s: Seconds left in the budget. They end what hangs; a job of known length may outlast them by as much as
-            it is expected to take, since what it measures was paid for.
+        left_s: Seconds left in the budget. They end what hangs; a job of known length may outlast them, since what it
+            measures was paid for.
     """
-    limit_s = math.inf if left_s is None else max(LEAST_S, left_s)
-    if wall_s:
-        limit_s = max(3 * wall_s, LEAST_S, 0.0 if left_s is None else left_s)
-        limit_s = max(limit_s, 2 * STALL_FLOOR_S) if left_s is None else limit_s
+    if left_s is not None:
+        limit_s = max(WALL_FACTOR * wall_s, LEAST_S, left_s)
+    else:
+        limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S) if wall_s else math.inf
     return _common(wall_s / 2, limit_s, memory_gb)
 
 

@@ -247,16 +247,19 @@ def _give_up(view: View) -> Draft | None:
     failed = [
         action
         for action in view.actions
-        if action.state == "failed" and action.key not in view.earlier and not _was_stopped(action)
+        if action.state == "failed"
+        and action.key not in view.earlier
+        and (action.kind in _MEASURING or not _was_stopped(action))
     ]
     for kind in ("census", "evaluate", "confirm", "train", "promote"):
         of_kind = [action for action in failed if action.kind == kind]
         # These fail again: what a promotion would switch to is not there, and a recipe's refusal does not pass.
-        is_final = kind == "promote" or any(_refused_recipe(action) for action in of_kind)
+        is_final = kind == "promote" or any(_refused_recipe(a) or _guard_verdict(a) for a in of_kind)
         if len(of_kind) >= (1 if is_final else MAX_FAILURES):
             exit_record = of_kind[-1].result.get("exit") or {}
             lines = exit_record.get("last_lines") or [""]
             why = exit_record.get("reason") or lines[-1] or "no reason was left"
+            why = _HUNG.get(_guard_verdict(of_kind[-1]), "") + why
             return draft(
                 view,
                 "conclude",
@@ -265,6 +268,17 @@ def _give_up(view: View) -> Draft | None:
                 {"state": "failed", "after": len(view.earlier)},
             )
     return None
+
+
+_MEASURING = frozenset({"census", "evaluate", "confirm"})
+"""Acts without which nothing can be decided; one that a guard ended would be ended by it again."""
+
+_HUNG = {
+    "out_of_time": "the time for it was over before it ended; ",
+    "stalled": "it reported nothing for too long, so something in it hangs (the template, the grader, the disk); ",
+    "out_of_memory": "it took more memory than a job may hold here; ",
+}
+"""Word of a guard -> what that means for a job that measures."""
 
 
 def _refused_recipe(action: Action) -> bool:

@@ -96,6 +96,15 @@ BAD: dict[str, tuple[Break, list[str]]] = {
     "missing file": (gone("campaign.yaml"), ["no file"]),
     "unknown key": (in_file("hours: 2", "huors: 2"), ["campaign.yaml:21", "`huors`", "`hours`"]),
     "wrong type": (in_file("max_tokens: 64", "max_tokens: lots"), ["campaign.yaml:10", "'lots'", "a whole number"]),
+    "a budget of tokens that no memory holds": (
+        in_file("max_tokens: 64", "max_tokens: 1e12"),
+        ["campaign.yaml:10", "max_tokens", "1000000000000.0", "at most 1000000"],
+    ),
+    "a seed that nothing takes": (more("seed: 1e23"), ["campaign.yaml:22", "`seed`", "at most 4294967295"]),
+    "a batch that no memory holds": (
+        in_file("iters: 20", "iters: 20\n  batch_size: 100000000000"),
+        ["campaign.yaml", "`recipe.batch_size`", "less than or equal to 65536"],
+    ),
     "threshold without metric": (in_file("- metric: words.exact\n      min", "- min"), ["campaign.yaml:15", "metric"]),
     "metric the track lacks": (in_file("words.exact", "words.exakt"), ["campaign.yaml:15", "'words.exakt'", "exact"]),
     "split that is not there": (in_file("words.exact", "verbs.exact"), ["campaign.yaml:15", "'verbs'"]),

@@ -173,7 +173,8 @@ def test_an_edited_evaluator_makes_the_base_be_measured_again() -> None:
     play.step()
     play.believe(identity("harness", "harness-2"))
     assert play.step() == "ceiling.first"
-    assert play.decisions[-1].action_inputs == {"harness": "harness-2"}, "token counts stand as they were"
+    inputs = play.decisions[-1].action_inputs
+    assert (inputs["harness"], set(inputs)) == ("harness-2", {"harness", "guards"}), "token counts stand as they were"
     assert play.step() == "baseline.first"
 
 
@@ -183,7 +184,8 @@ def test_changed_data_are_counted_again_and_nothing_is_graded_again() -> None:
     play.step()
     play.believe(identity("tokens", "tokens-2"))
     assert play.step() == "ceiling.first"
-    assert play.decisions[-1].action_inputs == {"tokens": "tokens-2"}
+    inputs = play.decisions[-1].action_inputs
+    assert (inputs["tokens"], set(inputs)) == ("tokens-2", {"tokens", "guards"})
     assert play.step() == "recipe.first"
 
 
@@ -925,3 +927,42 @@ def test_lengths_are_held_against_the_cases_references_else_the_demonstrations_e
     assert (told["harm"] == "drifted") is bool(said)
     assert ("tokens on average" in planned.sentence) is bool(said)
     assert {"score:R1.main.selection"} <= {premise.subject for premise in planned.premises}
+
+
+def test_every_job_that_measures_has_guards_that_end_with_the_budget_and_do_not_change_its_key() -> None:
+    world = Rehearsal(goal(budget={"hours": 1}))
+    early, late = planning.plan(world.view()), planning.plan(replace(world.view(), now=START + 1800))
+    assert early is not None
+    assert late is not None
+    assert early.decision.action == "census"
+    limits = [
+        {guard["verdict"]: guard["threshold"] for guard in found.decision.action_inputs["guards"]}
+        for found in (early, late)
+    ]
+    assert [limit["out_of_time"] for limit in limits] == [3600, 1800]
+    assert early.decision.action_key == late.decision.action_key
+    while world.step() not in {"ended", "asked"}:
+        pass
+    acts = {action.kind for action in world.actions if action.inputs.get("guards")}
+    assert acts >= {"census", "evaluate", "train", "confirm"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "words"),
+    [
+        ("census", "stalled", "it reported nothing for too long, so something in it hangs"),
+        ("evaluate", "out_of_time", "the time for it was over before it ended; wall_s was 61, > 60."),
+        ("confirm", "out_of_memory", "it took more memory than a job may hold here"),
+        ("confirm", "another", "confirm failed: wall_s was 61"),
+    ],
+)
+def test_a_measurement_that_a_guard_ended_ends_the_campaign_at_once_with_its_reason(
+    kind: str, verdict: str, words: str
+) -> None:
+    stopped = {"state": "stopped", "by": "guard", "verdict": verdict, "reason": "wall_s was 61, > 60."}
+    world = Rehearsal(goal(), fails={kind: 9}, exit=stopped)
+    while (rule := world.step()) not in {"ended", "asked"}:
+        last = rule
+    assert (last, world.campaign.state) == ("tool.failed", "failed")
+    assert words in world.campaign.sentence
+    assert [action.kind for action in world.actions if action.state == "failed"] == [kind]

@@ -241,9 +241,25 @@ def test_what_is_known_beforehand_adds_guards() -> None:
     assert by_verdict["out_of_time"].threshold == 600.0
 
 
-def test_an_evaluation_is_guarded_as_well() -> None:
-    verdicts = {guard.verdict for guard in guards.evaluation_guards(wall_s=100.0, left_s=-5.0)}
-    assert verdicts == {"stalled", "out_of_time", "out_of_disk"}
+@pytest.mark.parametrize(
+    ("wall_s", "left_s", "limit_s"),
+    [
+        (0.0, None, None),
+        (0.0, 900.0, 900.0),
+        (0.0, -5.0, 60.0),
+        (100.0, -5.0, 1000.0),
+        (100.0, 5000.0, 5000.0),
+        (1.0, 5.0, 60.0),
+        (10.0, None, 600.0),
+        (400.0, None, 4000.0),
+    ],
+)
+def test_a_job_that_measures_is_guarded_and_ended_by_the_budget_or_by_its_own_known_length(
+    wall_s: float, left_s: float | None, limit_s: float | None
+) -> None:
+    found = {guard.verdict: guard for guard in guards.measuring_guards(wall_s=wall_s, left_s=left_s, memory_gb=8.0)}
+    assert set(found) - {"out_of_time"} == {"stalled", "out_of_disk", "out_of_memory"}
+    assert (found["out_of_time"].threshold if "out_of_time" in found else None) == limit_s
 
 
 @pytest.mark.parametrize(

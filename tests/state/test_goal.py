@@ -1,8 +1,10 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from state import goal as goal_module
 from state.goal import Approvals, Baseline, Condition, Gate, Goal, Split, TrackSpec, problems
 
 
@@ -185,3 +187,16 @@ def test_preferences_without_pairs_are_a_contradiction_that_names_the_place() ->
     assert "data.pairs" in problem.sentence
     data = {"train": "train.jsonl", "pairs": "pairs.jsonl"}
     assert problems(Goal.model_validate(spec(instruments=["sft", "dpo"], data=data))) == []
+
+
+def _numbers(part: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+    for name, known in part.model_fields.items():
+        if known.annotation in {int, float, int | None, float | None}:
+            yield f"{part.__name__}.{name}", any(hasattr(each, "le") or hasattr(each, "lt") for each in known.metadata)
+
+
+def test_every_number_of_a_campaign_has_a_bound_but_those_that_a_metric_is_compared_with() -> None:
+    parts = [part for part in vars(goal_module).values() if isinstance(part, type) and issubclass(part, BaseModel)]
+    found = dict(pair for part in parts if part.__module__ == "state.goal" for pair in _numbers(part))
+    assert len(found) > 30
+    assert {name for name, is_bounded in found.items() if not is_bounded} == {"Condition.min", "Condition.max"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from state.errors import ConfigError
+from tools.jobs.worker import tick
 from tools.tracks.formats import DataRow, case_messages, detect_format
 
 Messages = list[dict[str, Any]]
@@ -67,6 +68,7 @@ def _template(tokenizer: Any, messages: Messages, *, tokenize: bool, **options: 
     """
     from jinja2 import TemplateError
 
+    tick()
     try:
         return tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
     except TemplateError as error:

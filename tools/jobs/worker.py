@@ -43,6 +43,9 @@ STOPPED = 75
 """Exit status of a worker that was asked to stop and can be resumed."""
 
 
+NOTE_EVERY_S = 10.0
+"""Seconds between two notes that work goes on."""
+
 NO_DISK = 74
 """Exit status of a worker whose disk was full; it goes on from its newest save once there is room."""
 
@@ -65,13 +68,23 @@ class WorkerContext:
         self.input: dict[str, Any] = spec["input"]
         self._lock = lock
         self._should_stop = False
+        self._prepared = 0
+        self._noted_at = time.monotonic()
         _cut_torn_line(self.folder.metrics)
         self._metrics = os.open(self.folder.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     @property
     def should_stop(self) -> bool:
         """Whether a stop was asked for; ask it between two steps."""
+        self.note_work(0)
         return self._should_stop
+
+    def note_work(self, count: int) -> None:
+        """Tell now and then that work goes on between two steps, and how many things were prepared so far."""
+        self._prepared += count
+        if (now := time.monotonic()) - self._noted_at >= NOTE_EVERY_S:
+            self._noted_at = now
+            self.emit({"prepared": self._prepared})
 
     @property
     def is_private(self) -> bool:
@@ -115,6 +128,20 @@ class WorkerContext:
         raise SystemExit(STOPPED)
 
 
+_at_work: list[WorkerContext] = []
+"""The context of this process; empty where it is no worker's."""
+
+
+def tick(count: int = 1) -> None:
+    """Note that a row was read, rendered or graded, a file hashed, or a batch measured; elsewhere it does nothing.
+
+    What takes long between two steps calls it for each of its many parts, so that 200,000 rows are not taken for a
+    stall, and one endless template is.
+    """
+    for context in _at_work:
+        context.note_work(count)
+
+
 def begin(folder: Path | str) -> WorkerContext:
     """Take up a job: keep its lock, write worker.json, listen for SIGTERM; call it before the hub's client is imported.
 
@@ -141,6 +168,7 @@ def begin(folder: Path | str) -> WorkerContext:
     if context.is_private:
         keep_words_out()
     _tell_full_disk(context)
+    _at_work[:] = [context]
     return context
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from state.errors import ConfigError
 from state.hashing import HashCache, hash_file, hash_json
+from tools.jobs.worker import tick
 from tools.models.headers import Header, HeaderError, read_header
 
 WEIGHTS = "model*.safetensors"
@@ -74,7 +75,10 @@ def weights_hash(
         raise ConfigError(
             f"{folder} has no {WEIGHTS}; name a folder with MLX weights.", what="model", where=str(folder)
         )
-    model = {path.relative_to(folder).as_posix(): hash_file(path, cache) for path in files}
+    model = {}
+    for path in files:
+        model[path.relative_to(folder).as_posix()] = hash_file(path, cache)
+        tick()
     adapter: dict[str, str] = {}
     if adapter_folder is not None:
         adapter = _adapter_hashes(Path(adapter_folder), cache)

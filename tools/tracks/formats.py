@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from state.errors import ConfigError
+from tools.jobs.worker import tick
 
 Format = Literal["completions", "chat", "text"]
 """completions: prompt and completion; chat: messages; text: one string, no prompt to mask."""
@@ -104,6 +105,7 @@ def iter_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with path.open("rb") as stream:
             for line, raw in enumerate(stream, start=1):
+                tick()
                 yield line, _parse(path, line, raw)
     except OSError as error:
         raise ConfigError(f"The data file {path} cannot be read: {error.strerror}.", where=str(path)) from error

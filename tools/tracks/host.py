@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from state.errors import ConfigError
+from tools.jobs.worker import tick
 from tools.tracks.contract import Grade, GraderSpec
 from tools.tracks.pipe import ChildDiedError, ChildHungError, LineChild
 
@@ -231,6 +232,7 @@ class Grader:
             self._names.extend(name for name in grade.metrics if name not in self._names)
 
     def _grade_one(self, case: dict[str, Any], text: str, finish_reason: str) -> Grade:
+        tick()
         name = case_id(case)
         try:
             answer = self._ask(self._request(case, text, finish_reason))

@@ -13,6 +13,7 @@ import numpy as np
 from mlx import nn
 from numpy.typing import NDArray
 
+from tools.jobs.worker import tick
 from tools.training.batching import Batch
 from tools.training.head import logits_at
 
@@ -211,6 +212,7 @@ def measure(model: Any, loss: Loss, batches: Iterable[Batch]) -> tuple[float, ND
     total, weight = 0.0, 0
     found = []
     for batch in batches:
+        tick()
         for part in batch.parts:
             value, figures = loss(model, *map(mx.array, part))
             total += float(value)
