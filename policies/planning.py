@@ -635,7 +635,7 @@ def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, 
         view,
         "promote",
         judged.rule,
-        f"Promote {run.id}: {verdict.sentence}{labels}",
+        f"Promote {run.id}: {verdict.sentence}{labels}{_changed_sentence(view, run)}",
         {"adapter": adapter, "run": run.id, "harness": view.identity("harness")},
         run_id=run.id,
         bucket="A",
@@ -645,6 +645,7 @@ def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, 
             "harness": view.identity("harness"),
             "dense": view.goal.evaluation.dense,
             "selection": judged.gate.model_dump(mode="json"),
+            **_changed(view, run),
         },
         prediction=run.predicted,
         needs="promotion",
@@ -652,6 +653,19 @@ def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, 
         alternatives=(Alternative(action="train", reason="the gate holds on cases that no tuning has seen"),),
         premises=beliefs_about(view, f"score:{run.id}.", "means"),
     )
+
+
+def _changed(view: View, run: Run) -> Json:
+    """Return what changed on the disk while a run was trained, for its verdict; empty where nothing did."""
+    trained = training_of(view, run)
+    found = list(trained.result.get("changed_inputs") or ()) if trained is not None else []
+    return {"changed_inputs": found} if found else {}
+
+
+def _changed_sentence(view: View, run: Run) -> str:
+    """Say in a verdict that its run learned from something else than is on record; empty where it did not."""
+    found = _changed(view, run)
+    return f" While it was trained, {', '.join(found['changed_inputs'])} changed on the disk." if found else ""
 
 
 def _kept(view: View, run: Run) -> dict[str, Closing]:
@@ -667,6 +681,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         "bucket": verdict.model_dump(mode="json"),
         "harness": view.identity("harness"),
         "dense": view.goal.evaluation.dense,
+        **_changed(view, run),
     }
     if confirmation is not None:
         detail["selection"] = selection.model_dump(mode="json")
@@ -674,7 +689,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         view,
         "judge",
         verdict.rule,
-        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(training_of(view, run))}",
+        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(training_of(view, run))}{_changed_sentence(view, run)}",
         {},
         run_id=run.id,
         bucket=verdict.bucket,

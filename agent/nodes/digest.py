@@ -450,6 +450,14 @@ def _training(of: _Digest) -> None:
         + ".",
         {name: result.get(name) for name in _TRAINED},
     )
+    if changed := list(result.get("changed_inputs") or ()):
+        of.believe(
+            f"run:{run or of.action.key}",
+            "trained_on_what_was_decided",
+            f"{', '.join(changed)} changed while {run} was trained, so its record does not say what it learned from.",
+            changed,
+            holds=False,
+        )
 
 
 def _pace(of: _Digest) -> None:

@@ -38,7 +38,7 @@ def harness_parts(inputs: dict[str, Any], cache: HashCache | None = None) -> dic
     model = Path(inputs["model"])
     return {
         "code": _named_hashes(_code_files(), _TOOLS, cache),
-        "grader": _grader(inputs["grader"], cache),
+        "grader": grader_hash(inputs["grader"], cache),
         "decode": hash_json(_decode(inputs, model)),
         "prompt": hash_json({"template": chat_template(model), "system": inputs.get("system")}),
         "tokenizer": _named_hashes(tokenizer_files(model), None, cache),
@@ -67,7 +67,7 @@ def _named_hashes(files: Iterable[Path], root: Path | None, cache: HashCache | N
     return hash_json(sorted(rows))
 
 
-def _grader(raw: dict[str, Any], cache: HashCache | None) -> str:
+def grader_hash(raw: dict[str, Any], cache: HashCache | None) -> str:
     """Hash what decides grades: the files and what the grader is called with, not where it lies or how long it may."""
     spec = GraderSpec.model_validate(raw)
     files = _named_hashes(spec.fingerprint_files(), None, cache)

@@ -202,9 +202,8 @@ class Observer:
     def _judge(self, signals: dict[str, float]) -> list[Fired]:
         rows = self._reader.new_rows()
         steps = [step for row in rows if isinstance(step := row.get("step"), int)]
-        if steps or any("prepared" in row for row in rows):
-            self._progress_mark = self._pulse.worked_s
         if steps:
+            self._progress_mark = self._pulse.worked_s
             self.best_step = max(self.best_step, *steps)
         if signals:
             # After the rows: a supervisor that could not look for a while must not call that a stall.

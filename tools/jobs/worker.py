@@ -68,7 +68,7 @@ class WorkerContext:
         self.input: dict[str, Any] = spec["input"]
         self._lock = lock
         self._should_stop = False
-        self._prepared = 0
+        self._step = self._prepared = 0
         self._noted_at = time.monotonic()
         _cut_torn_line(self.folder.metrics)
         self._metrics = os.open(self.folder.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -84,7 +84,7 @@ class WorkerContext:
         self._prepared += count
         if (now := time.monotonic()) - self._noted_at >= NOTE_EVERY_S:
             self._noted_at = now
-            self.emit({"prepared": self._prepared})
+            self.emit({"step": self._step, "prepared": self._prepared})
 
     @property
     def is_private(self) -> bool:
@@ -105,6 +105,7 @@ class WorkerContext:
 
         A row with a higher `step` than all before counts as progress. NaN and infinities are kept: guards see them.
         """
+        self._step = row["step"] if isinstance(row.get("step"), int) else self._step
         line = json.dumps({**row, "t": time.time()}, ensure_ascii=False) + "\n"
         # One write of the whole line: a kill leaves it out or in, never half.
         os.write(self._metrics, line.encode())

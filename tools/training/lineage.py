@@ -1,10 +1,14 @@
-"""Whether a run may continue from its parent's adapter; standard library and `state` only, nothing is loaded."""
+"""Whether a run may continue from its parent's adapter, and what it is trained on; nothing is loaded."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
-from tools.models.identity import read_object
+from state.hashing import HashCache, hash_file, hash_json
+from state.records import Json
+from tools.evaluation.harness import grader_hash
+from tools.models.identity import chat_template, read_object, weights_hash
 from tools.training.recipe import LoraParameters, Recipe
 
 
@@ -49,3 +53,31 @@ def _shape(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
 
 def _said(value: Any) -> str:
     return "all" if value in (None, -1) else str(value)
+
+
+def trained_on(inputs: Json, cache: HashCache) -> dict[str, str]:
+    """Return the hash of everything that a training stands on; what is gone is `missing`.
+
+    Args:
+        inputs: A training worker's `input`.
+        cache: Known content hashes, so that weights are read once where nothing touched them.
+
+    Returns:
+        `data:<name>` for each file, `weights` (with the parent's adapter), `template` (with the system text) and
+        `grader` where rollouts earn something.
+    """
+    model = Path(inputs["model"])
+    files = {name: Path(path) for name, path in inputs["data"].items() if path}
+    found = {f"data:{name}": hash_file(path) if path.is_file() else "missing" for name, path in files.items()}
+    found["weights"] = _or_missing(lambda: weights_hash(model, inputs.get("parent_adapter"), cache))
+    found["template"] = hash_json({"template": chat_template(model), "system": inputs.get("system")})
+    if inputs.get("grader"):
+        found["grader"] = _or_missing(lambda: grader_hash(inputs["grader"], None))
+    return found
+
+
+def _or_missing(hashed: Callable[[], str]) -> str:
+    try:
+        return hashed()
+    except (ConfigError, OSError):
+        return "missing"

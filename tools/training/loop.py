@@ -402,7 +402,8 @@ class Training:
         if damaged:
             at = f"the one at step {found[1].step}" if found else "the beginning"
             steps = ", ".join(map(str, damaged))
-            self.emit({"damaged_saves": damaged, "warning": f"damaged saves at step {steps}; {at} is gone on from"})
+            said = f"damaged saves at step {steps}; {at} is gone on from"
+            self.emit({"step": found[1].step if found else 0, "damaged_saves": damaged, "warning": said})
         if found is None:
             return 0
         folder, progress = found

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from state.errors import ConfigError, VigilError
-from state.files import write_json
-from state.hashing import hash_file, hash_tree
+from state.files import read_json, write_json
+from state.hashing import HashCache, hash_file, hash_tree
 from state.records import Json
 from tools.evaluation.cases import read_split
 from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
-from tools.training.lineage import require_same_adapter
+from tools.training.lineage import require_same_adapter, trained_on
 from tools.training.progress import damaged_steps, newest_healthy_folder, take_over
 from tools.training.recipe import Recipe, validate_recipe
 
@@ -120,6 +120,11 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
     started = time.monotonic()
     inputs, out = context.input, context.folder.out
     recipe = validate_recipe(inputs["recipe"], inputs["instrument"])
+    cache = HashCache()
+    # Of the first start: a resumed one has trained on what that found.
+    began = out / "trained_on.json"
+    if not began.exists():
+        write_json(began, trained_on(inputs, cache))
     training, built, model, weights, data = assemble(context, resources, recipe)
     source = Path(inputs["continue_from"]) if inputs.get("continue_from") else None
     is_continued = source is not None and take_over(source, training.saves)
@@ -140,6 +145,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
         "environment": environment(),
     }
     _write_adapter(adapter, model, recipe, lineage)
+    before, after = read_json(began) or {}, trained_on(inputs, cache)
     progress = outcome.progress
     context.finish(
         {
@@ -165,6 +171,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
             "resumed_from": outcome.resumed_from,
             "continued_from": int(source.name) if source is not None and is_continued else None,
             "damaged_saves": damaged_steps(training.saves),
+            "changed_inputs": sorted(name for name in after if before.get(name) != after[name]),
             "verdict": verdict,
             "collapse": training.sampler.collapse if training.sampler is not None and verdict == "collapsed" else None,
             "environment": environment(),
