@@ -689,7 +689,8 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         view,
         "judge",
         verdict.rule,
-        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(training_of(view, run))}{_changed_sentence(view, run)}",
+        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(training_of(view, run))}"
+        f"{_changed_sentence(view, run)}",
         {},
         run_id=run.id,
         bucket=verdict.bucket,

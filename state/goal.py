@@ -300,7 +300,7 @@ class Evaluation(_Part):
     """A change of the target at or below this is noise whatever its interval says."""
     dense: dict[Metric, Metric] = Field(default_factory=dict)
     """`split.metric` -> a denser metric of the same outputs, on which progress is read; the gate keeps the first."""
-    look_cases: int = Field(default=32, ge=0)
+    look_cases: int = Field(default=32, ge=0, le=1_000_000)
     """Selection cases on which the saves of a run are compared, so that the best is judged; 0: its end is judged."""
     repairs: Repairs = Repairs()
 
