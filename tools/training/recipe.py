@@ -54,7 +54,7 @@ class LoraParameters(_Part):
     """How adapters are built."""
 
     rank: int = Field(default=8, ge=1, le=65_536)
-    scale: float = Field(default=10.0, gt=0, le=1e6)
+    scale: float = Field(default=10.0, gt=0)
     """Multiplier of the adapter's output as applied; never alpha."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     keys: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
