@@ -828,11 +828,13 @@ def _train(
         cost_s_estimate=estimate.seconds,
         created_at=view.now,
     )
+    # What nobody has timed here is a guess, and a guess ends nothing that gets on while the budget lasts.
+    is_guess = estimate.source == "assumed" and left.nearest_s is not None
     guards = (
         *training_guards(
             proposal.recipe,
             step_s=estimate.step_s,
-            wall_s=estimate.high_s,
+            wall_s=max(estimate.high_s, left.nearest_s or 0.0) if is_guess else estimate.high_s,
             memory_gb=limit_gb(view.beliefs),
             left_s=left.nearest_s,
         ),

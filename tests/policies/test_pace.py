@@ -54,6 +54,19 @@ def test_nothing_is_timed_where_the_assumption_settles_it(hours: float | None) -
     assert "pace" not in until_trained(campaign(hours)).kinds()
 
 
+def test_a_guess_ends_no_run_that_gets_on_while_the_budget_lasts_and_a_measured_time_does() -> None:
+    def bounds(play: Rehearsal) -> list[float]:
+        guards = [decision.action_inputs["guards"] for decision in play.decisions if decision.action == "train"]
+        return [float(guard["threshold"]) for of_run in guards for guard in of_run if guard["signal"] == "wall_s"]
+
+    guessed = until_trained(campaign(hours=20.0))
+    assert bounds(guessed)[0] == pytest.approx(20 * 3600, rel=0.01)
+    timed = until_trained(campaign(hours=0.5, step_s=0.001))
+    assert bounds(timed)[0] < 0.5 * 3600
+    endless = until_trained(campaign(hours=None))
+    assert bounds(endless)[0] > 3600, "without a budget an assumption is all there is"
+
+
 def test_steps_that_could_not_be_timed_are_not_tried_again() -> None:
     play = campaign(hours=0.5)
     play.fails = {"pace": 1}
