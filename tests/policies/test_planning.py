@@ -966,3 +966,18 @@ def test_a_measurement_that_a_guard_ended_ends_the_campaign_at_once_with_its_rea
     assert (last, world.campaign.state) == ("tool.failed", "failed")
     assert words in world.campaign.sentence
     assert [action.kind for action in world.actions if action.state == "failed"] == [kind]
+
+
+def test_what_changed_while_a_run_was_trained_is_in_its_verdict() -> None:
+    world = Rehearsal(goal())
+    while not any(run.bucket for run in world.runs):
+        world.step()
+        world.actions = [
+            a.model_copy(update={"result": {**a.result, "changed_inputs": ["data:train", "grader"]}})
+            if a.kind == "train"
+            else a
+            for a in world.actions
+        ]
+    judged = next(d for d in reversed(world.decisions) if d.bucket)
+    assert judged.sentence.endswith("While it was trained, data:train, grader changed on the disk.")
+    assert judged.verdict["changed_inputs"] == ["data:train", "grader"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from state.files import write_json
 from tests.tools.evaluation.worlds import make_model, write_lines
 from tests.tools.training.jobs import adapter_bytes, drive, metrics, outcome, rows, run, saved_steps, training_job
 from tools.training.progress import Progress, seal
@@ -58,6 +59,7 @@ def test_every_optimizer_and_kind_of_adapter_resumes_to_the_same_bytes(folder: P
     for name, (whole, stopped) in jobs.items():
         assert outcome(stopped)["resumed_from"] in {4, 6}, name
         assert adapter_bytes(stopped) == adapter_bytes(whole), name
+        assert outcome(stopped)["changed_inputs"] == [], name
 
 
 def test_a_kill_while_a_save_is_written_leaves_the_one_before(folder: Path, model: Path, train: Path) -> None:
@@ -80,11 +82,14 @@ def test_the_newest_two_and_the_best_by_validation_stay(folder: Path, model: Pat
     recipe = {"iters": 12, "save_every": 2, "steps_per_eval": 1, "learning_rate": 0.3}
     valid = write_lines(folder / "valid.jsonl", [{"prompt": "q", "completion": "never seen"}])
     job = training_job(folder / "kept", model, train, valid=str(valid), recipe=recipe)
+    # As an earlier start found them.
+    write_json(job / "out" / "trained_on.json", {"data:train": "of other rows"})
     assert drive({"job": job}) == [0]
     losses = {row["step"]: row["val_loss"] for row in metrics(job) if "val_loss" in row}
     best = min(range(2, 13, 2), key=losses.__getitem__)
     assert best < 10, "or this shows nothing"
     assert saved_steps(job) == [best, 10, 12]
+    assert outcome(job)["changed_inputs"] == ["data:train", "data:valid", "template", "weights"]
 
 
 def test_what_cannot_be_resumed_is_passed_over_or_refused_by_its_reason(folder: Path, model: Path, train: Path) -> None:

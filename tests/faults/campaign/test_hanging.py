@@ -1,0 +1,37 @@
+"""A job that hangs before anything was trained: the budget ends it, and the campaign says what hung."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from state.files import read_json
+from state.paths import CampaignPaths
+from tests.faults.campaign import world
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["census", "evaluation"])
+def test_a_suspended_measurement_ends_with_the_budget_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("QUICK_STEP_S", "1")
+    campaign = world.write_campaign(tmp_path / "files", budget={"hours": 0.001})
+    home = tmp_path / "home"
+    agent = world.start(campaign, home)
+    while not (workers := _workers(home, kind)):
+        assert agent.poll() is None, world.words(home)
+        time.sleep(0.01)
+    os.kill(workers[0], signal.SIGSTOP)
+    assert agent.wait(timeout=240) == 4, world.words(home)
+    said = world.rows(home)["campaign"][0]["sentence"]
+    assert "the time for it was over before it ended" in said
+
+
+def _workers(home: Path, kind: str) -> list[int]:
+    jobs = [path.parent for path in CampaignPaths(home, "storm").jobs.glob("*/worker.json")]
+    running = (job for job in jobs if (read_json(job / "job.json") or {})["kind"] == kind)
+    return [int((read_json(job / "worker.json") or {})["pid"]) for job in running if not (job / "exit.json").exists()]
