@@ -279,10 +279,24 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
         "system": session.goal.track.system,
         "privacy": session.goal.privacy,
         "samples": _samples(session.goal, session.loaded.path.parent),
+        "interim": _interim(session, decision.action_inputs.get("interim")),
         "continue_from": _continued(session, decision.action_inputs.get("continues") or {}),
         **(rollout_input(session, run.recipe) if run.instrument == "grpo" else {}),
     }
     return body, int(run.recipe["iters"])
+
+
+def _interim(session: Session, look: Json | None) -> Json | None:
+    """Return what a training is looked at by while it runs, where the decision asks for it."""
+    if look is None:
+        return None
+    return {
+        "cases": _part(session, look),
+        "metrics": {look["metric"]: look["sign"]},
+        "max_tokens": session.goal.evaluation.max_tokens,
+        "first": look["first"],
+        "grader": grader_input(session.loaded),
+    }
 
 
 def _continued(session: Session, told: Json) -> str | None:

@@ -6,6 +6,7 @@ the best of them, at a level divided by how many there were. Looks that would co
 out, and the decision to measure the run says so.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from policies.drafts import Draft, draft, is_same
 from policies.target import aims
 from policies.view import View
 from state.goal import Condition
-from state.records import Action, Alternative, Json, Run
+from state.records import Action, Alternative, Guard, Instrument, Json, Run
 
 MOST_SHARE = 0.25
 """Share of a training's time that looking at its other saves may take."""
@@ -100,6 +101,38 @@ def _inputs(view: View, run: str, save: Json) -> Json:
 def _taken(view: View, inputs: Json) -> Action | None:
     found = (a for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, inputs))
     return next((a for a in found if a.key not in view.void.evaluations), None)
+
+
+FIRST_SHARE = 0.25
+"""Share of a run's steps before which nobody looks: what is lost in the first steps may come back."""
+
+
+def interim(view: View, recipe: Json, instrument: Instrument, seconds: float) -> tuple[Json, str]:
+    """Return how a run is looked at while it trains, or nothing and why it is not.
+
+    A run that has lost, at two looks in a row, what its start could do on a part of the selection cases is stopped by a
+    guard that is fixed at launch. It can only end a run, so it takes nothing from the level of a verdict.
+
+    Args:
+        view: The record.
+        recipe: Of the run.
+        instrument: Rollouts are held against cases of their own.
+        seconds: That it is expected to take.
+    """
+    cases = view.goal.evaluation.look_cases
+    if instrument == "grpo" or not cases:
+        return {}, ""
+    iters, every = int(recipe["iters"]), int(recipe.get("steps_per_eval", 200))
+    first = math.ceil(FIRST_SHARE * iters)
+    cost_s = (1 + iters // every - (first - 1) // every) * _look_s(view)
+    if cost_s > MOST_SHARE * seconds:
+        return {}, f"no look at it while it trains: that would take {minutes(cost_s)} beside {minutes(seconds)}"
+    split, metric = _metric(view)
+    return {"split": split, "metric": metric, "sign": _aim(view).direction, "cases": cases, "first": first}, ""
+
+
+HOPELESS = Guard(signal="interim_lost", op=">", threshold=0.5, patience=2, verdict="hopeless")
+"""Two looks in a row that found the target lost."""
 
 
 def at_best_saves(view: View) -> View:

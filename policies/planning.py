@@ -32,7 +32,7 @@ from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
 from policies.findings import ceilings
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import measuring_guards, sentence_of, training_guards
-from policies.looks import look_at_save, looks_of, skipped, told_of
+from policies.looks import HOPELESS, interim, look_at_save, looks_of, skipped, told_of
 from policies.machine import machine_guards
 from policies.memory import limit_gb
 from policies.pace import no_signal, passed_over, refuse_blind, signal_first, time_first, without_signal
@@ -840,6 +840,8 @@ def _train(
         ),
         *machine_guards(view.goal.machine),
     )
+    look, unseen = interim(view, proposal.recipe, proposal.instrument, estimate.seconds)
+    guards += (HOPELESS,) if look else ()
     inputs: Json = {
         "run": run.id,
         "recipe_hash": run.recipe_hash,
@@ -847,6 +849,7 @@ def _train(
         "parent": run.parent,
         "data": run.data_hash,
         **_continued(view, proposal),
+        **({"interim": look} if look else {}),
         "guards": [guard.model_dump(mode="json") for guard in guards],
     }
     return draft(
@@ -865,6 +868,7 @@ def _train(
             *(Alternative(action="train", reason=e.sentence) for e in ends),
             *proposal.alternatives,
             *choice.skipped,
+            *((Alternative(action="evaluate", reason=unseen),) if unseen else ()),
             *not_fused(view, proposal.instrument),
         ),
         verdict={"estimate": estimate.model_dump(mode="json"), "grounds": proposal.grounds},

@@ -611,6 +611,7 @@ _STOPPED: Mapping[str, Diagnosis] = {
     "length_drift": "drifted",
     "kl_runaway": "drifted",
     "reward_hacking": "hacking",
+    "hopeless": "regressed",
     # Pairs told apart without a change of generation: no number of this recipe makes them teach more (mode 14).
     "loss_collapsed": "unmeasurable",
     # The reward cannot tell this parent's answers apart: nothing is learned, whatever the numbers (mode P10).

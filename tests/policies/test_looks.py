@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from policies.looks import at_best_saves, look_at_save, looks_of, may_be_better, skipped, told_of, why_not
+from policies.looks import at_best_saves, interim, look_at_save, looks_of, may_be_better, skipped, told_of, why_not
 from policies.proposals import evaluation_s, verdict_of
 from state.records import Action, Json
 from tests.policies.rehearsal import Rehearsal, goal
@@ -151,3 +151,40 @@ def test_saves_are_compared_by_the_metric_that_the_campaign_is_for(named: str) -
     play.run()
     assert len(looked(play)) == 1
     assert play.runs[0].adapter.endswith(":10")
+
+
+def test_a_run_is_looked_at_while_it_trains_where_that_costs_little_beside_it() -> None:
+    play = one_run()
+    view = play.view()
+    recipe = {"iters": 100, "steps_per_eval": 20}
+    look, reason = interim(view, recipe, "sft", 1000.0)
+    assert (look, reason) == ({"split": "main", "metric": "score", "sign": 1, "cases": 32, "first": 25}, "")
+    assert interim(view, recipe, "grpo", 1000.0) == ({}, "")
+    off = replace(view, goal=goal(evaluation={**goal().evaluation.model_dump(mode="json"), "look_cases": 0}))
+    assert interim(off, recipe, "sft", 1000.0) == ({}, "")
+    slow = [
+        a.model_copy(update={"created_at": (a.finished_at or 0.0) - 100.0}) if a.kind == "evaluate" else a
+        for a in view.actions
+    ]
+    dear = replace(view, actions=tuple(slow))
+    # Five looks, at the start and four times from step 25 on, of 32 of 160 cases: 20 s each.
+    assert interim(dear, recipe, "sft", 401.0)[0] == look
+    assert interim(dear, recipe, "sft", 399.0)[1].startswith("no look at it while it trains: that would take 2 min")
+    launched = next(d for d in play.decisions if d.action == "train")
+    assert launched.action_inputs["interim"]["metric"] == "score"
+    assert launched.action_inputs["guards"][-1]["verdict"] == "hopeless"
+
+
+def test_a_launch_says_why_nobody_looks_while_it_trains() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 1}))
+    while "evaluate" not in play.kinds():
+        play.step()
+    play.actions = [
+        a.model_copy(update={"created_at": (a.finished_at or 0.0) - 9000.0}) if a.kind == "evaluate" else a
+        for a in play.actions
+    ]
+    play.run()
+    launched = next(d for d in play.decisions if d.action == "train")
+    assert "interim" not in launched.action_inputs
+    assert any(other.reason.startswith("no look at it while it trains") for other in launched.alternatives)
+    assert "hopeless" not in {guard["verdict"] for guard in launched.action_inputs["guards"]}

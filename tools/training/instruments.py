@@ -28,7 +28,7 @@ from tools.training.preferences import (
 )
 from tools.training.recipe import PreferenceRecipe, Recipe, RolloutRecipe
 from tools.training.reinforcement import Reinforcement
-from tools.training.reinforcement_watch import HeldOut, RolloutLog
+from tools.training.reinforcement_watch import HeldOut, Interim, RolloutLog
 from tools.training.rewards import Scheme
 from tools.training.rollouts import Task, read_tasks
 
@@ -206,6 +206,40 @@ def _held_out(setting: Setting, grader: Grader, scheme: Scheme) -> HeldOut | Non
         path=setting.out / "held_out.jsonl",
         should_stop=setting.should_stop,
     )
+
+
+def interim_of(setting: Setting) -> Interim | None:
+    """Return the early looks that the input asks for, None where it asks for none.
+
+    `interim`: `{"cases": {"name", "use", "file", "case_ids"}, "metrics": {metric: +1 or -1}, "max_tokens", "first",
+    "grader"}`, answered greedily as an evaluation does, from step `first` on.
+    """
+    asked = setting.inputs.get("interim")
+    if not asked:
+        return None
+    spec = GraderSpec.model_validate({**asked["grader"], "is_private": setting.is_private})
+    system = setting.inputs.get("system")
+    held_out = HeldOut(
+        model=setting.model,
+        tokenizer=setting.tokenizer,
+        tasks=[
+            Task(case, render_prompt(setting.tokenizer, case, system), 1) for case in read_split(asked["cases"]).cases
+        ],
+        grader=setting.resources.enter_context(Grader(spec)),
+        scheme=Scheme(weights={}, penalties={}, cut_cost=0.0),
+        signs={str(name): int(sign) for name, sign in asked["metrics"].items()},
+        max_tokens=int(asked["max_tokens"]),
+        temperature=0.0,
+        seed=setting.recipe.seed,
+        batch_size=_INTERIM_BATCH,
+        path=setting.out / "held_out.jsonl",
+        should_stop=setting.should_stop,
+    )
+    return Interim(held_out, int(asked["first"]))
+
+
+_INTERIM_BATCH = 8
+"""Answers decoded together: looking must not need more memory than training."""
 
 
 _BUILDERS: dict[str, Callable[[Setting], Built]] = {

@@ -28,6 +28,7 @@ from tools.training.objective import Objective
 from tools.training.preparation import draws_while_checkpointing
 from tools.training.progress import Progress, damaged_steps, newest, set_damaged_aside
 from tools.training.recipe import Recipe
+from tools.training.reinforcement_watch import Interim
 from tools.training.samples import Sampler
 from tools.training.stepping import Stepper
 
@@ -104,6 +105,7 @@ class Training:
         should_stop: Whether a stop was asked for.
         data: Hash of the training file.
         sampler: Generates at some steps, so that a collapse shows; None for none.
+        interim: Looks at the held-out score where validation is due; None for none.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Training:
         should_stop: Callable[[], bool],
         data: str = "",
         sampler: Sampler | None = None,
+        interim: Interim | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -127,6 +130,7 @@ class Training:
         self.emit = emit
         self.should_stop = should_stop
         self.sampler = sampler
+        self.interim = interim
         self.progress = Progress(environment=environment(), data=data)
         self._valid = objective.validation()
         self._gradient: Any = None
@@ -148,6 +152,11 @@ class Training:
         if self.sampler is not None:
             # Before a save is put in place: these are the parent's own outputs.
             first = self.sampler.begin()
+            if first is None:
+                return Outcome(self.progress, "", is_stopped=True, resumed_from=0, tokens_per_s=0.0)
+            self.emit(first)
+        if self.interim is not None:
+            first = self.interim.begin()
             if first is None:
                 return Outcome(self.progress, "", is_stopped=True, resumed_from=0, tokens_per_s=0.0)
             self.emit(first)
@@ -211,6 +220,7 @@ class Training:
             if is_due:
                 self._validate()
             signals = [*self._sampled(), *self.objective.watch(step, is_due=is_due)]
+            signals += self.interim.take(step) if self.interim is not None and is_due else []
             self.progress.is_healthy = self._is_sample_healthy and not self.objective.fault
             if self._is_due(self.recipe.save_every, step):
                 self._save()
@@ -426,6 +436,8 @@ class Training:
         self._is_sample_healthy = progress.is_healthy or bool(self.objective.fault)
         if self.sampler is not None:
             self.sampler.rewind(progress.step)
+        if self.interim is not None:
+            self.interim.rewind(progress.step)
         probe = self._probe()
         expected = progress.probe_loss
         if expected is not None and abs(probe - expected) > _PROBE_TOLERANCE * max(1.0, abs(expected)):

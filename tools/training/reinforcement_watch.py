@@ -6,6 +6,7 @@
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,56 @@ class HeldOut:
 
     def _write(self, rows: Sequence[Json]) -> None:
         write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+LOST_P = 0.005
+"""One-sided level of the sign test by which an early look says that a run has lost what its start could do."""
+
+
+class Interim:
+    """Early looks at a run: its answers to a part of the selection cases, held against those of its start.
+
+    Args:
+        held_out: The cases.
+        first: Step from which on it is looked at.
+    """
+
+    def __init__(self, held_out: HeldOut, first: int) -> None:
+        self._held_out = held_out
+        self._first = first
+        self._start: dict[str, float] = {}
+
+    def begin(self) -> Json | None:
+        """Take the start's answers; return a metrics row, None where a stop was asked for meanwhile."""
+        taken = self._held_out.take(0)
+        if taken is None:
+            return None
+        row, self._start = taken
+        return row
+
+    def rewind(self, step: int) -> None:
+        """Forget what was seen after a step that the run goes on from."""
+        self._held_out.rewind(step)
+
+    def take(self, step: int) -> list[Json]:
+        """Look now; return a metrics row, none before the first step and where a stop was asked for meanwhile.
+
+        Returns:
+            As `HeldOut.take`, with `interim_better` and `interim_worse`, cases that score otherwise than the start's,
+            and `interim_lost`, 1 where more are worse for certain.
+        """
+        taken = self._held_out.take(step) if step >= self._first else None
+        if taken is None:
+            return []
+        row, scores = taken
+        better, worse = (
+            sum(sign * (score - self._start[case]) > 0 for case, score in scores.items() if case in self._start)
+            for sign in (1, -1)
+        )
+        changed = better + worse
+        chance = sum(math.comb(changed, lost) for lost in range(worse, changed + 1)) / 2**changed
+        is_lost = chance <= LOST_P
+        return [{**row, "interim_better": better, "interim_worse": worse, "interim_lost": float(is_lost)}]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

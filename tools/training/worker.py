@@ -4,7 +4,8 @@ Input beside model, data and recipe: `instrument`, `sft` with `data.train` (`dat
 (`data.valid_pairs`), or `grpo` with `data.rollouts` and `grader` (see `instruments.py`); and `samples: {"prompts",
 "max_tokens", "every"}`, what to generate for at saved steps; or there `cases: {"name", "use", "file", "case_ids"}` in
 place of `prompts`, so that no text stands in the input. `continue_from`: a save of an earlier run, whose steps are not
-done again; gone or torn, the run begins anew and says so.
+done again; gone or torn, the run begins anew and says so. `interim`: what is looked at while it trains (see
+`instruments.interim_of`).
 
 Exit status 0: trained. 3: usable but bad, with the last healthy weights as result: a loss was not finite (`diverged`),
 or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for, everything is saved.
@@ -78,7 +79,7 @@ def assemble(
         require_same_adapter(recipe, parent, Path(inputs["model"]))
 
     from tools.models.load import load_model
-    from tools.training.instruments import Setting, build
+    from tools.training.instruments import Setting, build, interim_of
     from tools.training.loop import Training
     from tools.training.preparation import build_optimizer, prepare
 
@@ -111,6 +112,7 @@ def assemble(
         should_stop=lambda: context.should_stop,
         data=data,
         sampler=sampler,
+        interim=interim_of(setting),
     )
     training.saves.mkdir(parents=True, exist_ok=True)
     return Assembled(training, built, model, weights, data)

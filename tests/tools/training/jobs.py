@@ -43,6 +43,7 @@ def training_job(folder: Path, model: Path, train: Path, **inputs: Any) -> Path:
         "data": data,
         "system": None,
         "samples": inputs.pop("samples", None),
+        "interim": inputs.pop("look", None),
     }
     return make_job(folder, plain | more | {key: str(value) for key, value in inputs.items()})
 

@@ -105,6 +105,45 @@ def test_a_run_that_goes_on_from_another_one_s_last_save_gives_the_bytes_of_the_
     assert {key: outcome(longer)[key] for key in same} == {key: outcome(whole)[key] for key in same}
 
 
+GRADER = """
+def grade(case, text):
+    return {"plain": float("x" not in text), "x": float("x" in text)}
+"""
+
+
+def test_a_run_that_loses_what_its_start_could_do_says_so_while_it_trains_and_learns_the_same_bytes(
+    tmp_path: Path, model: Path, train: Path
+) -> None:
+    (tmp_path / "grade.py").write_text(GRADER)
+    cases = write_lines(tmp_path / "cases.jsonl", [{"id": f"c{n}", "prompt": "abcdefgh"[: 1 + n]} for n in range(8)])
+    look: dict[str, Any] = {
+        "cases": {"name": "s", "use": "selection", "file": str(cases), "case_ids": None},
+        "max_tokens": 6,
+        "first": 9,
+        "grader": {"file": str(tmp_path / "grade.py"), "timeout_s": 10.0},
+    }
+    often: dict[str, Any] = {"iters": 24, "steps_per_eval": 8, "save_every": 8, "learning_rate": 0.05}
+    often |= {"lora_parameters": {"rank": 8, "scale": 4.0, "dropout": 0.0}}
+    asked = {"plain": {"plain": 1}, "x": {"x": 1}, "killed": {"plain": 1}}
+    jobs = {
+        name: training_job(tmp_path / name, model, train, recipe=often, look=look | {"metrics": metrics})
+        for name, metrics in asked.items()
+    }
+    jobs["unseen"] = training_job(tmp_path / "unseen", model, train, recipe=often)
+    step = {"job": str(jobs["killed"]), "signal": "SIGKILL", "at_step": 19}
+    assert run("tests.tools.training.driver", json.dumps([step])).returncode == -signal.SIGKILL
+    assert drive(*({"job": job} for job in jobs.values())) == [0, 0, 0, 0]
+    assert len({adapter_bytes(job) for job in jobs.values()}) == 1
+    seen = {
+        name: [(row["step"], row["interim_lost"]) for row in metrics(job) if "interim_lost" in row]
+        for name, job in jobs.items()
+    }
+    assert seen["plain"] == [(16, 1.0), (24, 1.0)], "every answer has an x by then, and none had"
+    assert seen["x"] == [(16, 0.0), (24, 0.0)], "what it gains is no loss"
+    assert seen["killed"] == seen["plain"], "the start is known after a restart too"
+    assert seen["unseen"] == []
+
+
 def test_every_row_is_seen_and_the_whole_validation_set_is_measured(tmp_path: Path, model: Path, train: Path) -> None:
     job = training_job(tmp_path / "job", model, train, valid=str(train), recipe={"iters": 4, "steps_per_eval": 2})
     found = work(job)
