@@ -185,7 +185,7 @@ def _check_adapter(loaded: LoadedCampaign) -> Iterator[str]:
         return
     for problem in adapter_problems(adapter, model):
         raise _refusal(loaded, problem.sentence, "model", "adapter")
-    theirs, ours = _flat(adapter_recipe(adapter)), _flat(loaded.goal.recipe)
+    theirs, ours = _flat(adapter_recipe(adapter)), _flat(loaded.goal.first_recipe)
     for key in theirs.keys() & ours.keys():
         if ours[key] != theirs[key]:
             raise _refusal(
@@ -263,10 +263,10 @@ def _check_recipe(loaded: LoadedCampaign) -> bool:
     from tools.training.recipe import RECIPES, validate_recipe
 
     goal = loaded.goal
-    first: tuple[Any, ...] = (goal.instruments[0], goal.recipe, "recipe")
+    first: list[tuple[Any, ...]] = [(goal.instruments[0], goal.recipe, "recipe")]
     others = [(instrument, recipe, "recipes", instrument) for instrument, recipe in goal.recipes.items()]
     masks_prompt = True
-    for instrument, recipe, *loc in [first, *others]:
+    for instrument, recipe, *loc in [*(first if goal.instruments[0] not in goal.recipes else ()), *others]:
         # What an instrument that is not there would read is for the capability probe to refuse, with its reason.
         if instrument not in RECIPES:
             continue

@@ -90,7 +90,7 @@ def census_input(session: Session, parts: Sequence[str] = ("tokens", "grades")) 
         session: This sitting.
         parts: `tokens`, `grades`, or both.
     """
-    recipe, of_pairs = session.goal.recipe, session.goal.recipe_of("dpo")
+    recipe, of_pairs = session.goal.first_recipe, session.goal.recipe_of("dpo")
     return {
         "parts": list(parts),
         **evaluation_input(session, None),

@@ -190,8 +190,10 @@ def _standing(beliefs: Iterable[Belief], subject: str, claim: str) -> Belief | N
 
 
 def _made(goal: Goal, beliefs: list[Belief]) -> list[Belief]:
-    needs = ((instrument, _need(beliefs, instrument, goal.recipe)) for instrument in goal.instruments)
-    return [_belief(instrument, goal.recipe, need) for instrument, need in needs if need is not None]
+    # What an instrument's own recipe leaves open is as in the first one's: the same rows under the same adapter.
+    recipes = ((name, {**goal.first_recipe, **goal.recipe_of(name)}) for name in goal.instruments)
+    needs = ((instrument, recipe, _need(beliefs, instrument, recipe)) for instrument, recipe in recipes)
+    return [_belief(instrument, recipe, need) for instrument, recipe, need in needs if need is not None]
 
 
 def _correction(beliefs: Iterable[Belief], instrument: Instrument) -> float:

@@ -508,5 +508,5 @@ def planned_s(view: View) -> float:
     """Return what the campaign would have spent on training, seconds: its runs at the expected time of one."""
     runs = view.goal.budget.runs or view.goal.search.max_runs or view.goal.search.max_runs_without_progress
     proposal = next_proposal(view)
-    recipe = proposal.recipe if proposal is not None else view.goal.recipe
+    recipe = proposal.recipe if proposal is not None else view.goal.first_recipe
     return estimate_of(view, recipe).seconds * max(0, runs - len(view.runs))

@@ -81,7 +81,7 @@ def choose(view: View, instrument: Instrument) -> Choice:
     else:
         fitting = cut
     if not fitting:
-        recipe = proposals[0].added if proposals else view.goal.recipe
+        recipe = proposals[0].added if proposals else view.goal.recipe_of(instrument)
         estimate = estimate_of(view, recipe, instrument)
         left = affords(view, estimate.seconds + measuring_s, instrument=instrument)
         return Choice(None, estimate, left, bool(proposals), tuple(skipped))

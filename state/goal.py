@@ -446,7 +446,7 @@ class Goal(_Part):
     recipe: Json = Field(default_factory=dict)
     """mlx-lm YAML keys of the first run; the rest is chosen by rule."""
     recipes: dict[Instrument, Json] = Field(default_factory=dict)
-    """The same for the first run of another instrument than the first."""
+    """The same for the first run of an instrument; left out, the first instrument's is `recipe`."""
     seed: int = Field(default=0, ge=0, le=MOST_SEED)
     budget: Budget = Budget()
     approvals: Approvals = Approvals()
@@ -461,9 +461,15 @@ class Goal(_Part):
     privacy: Literal["keep", "redact"] = "keep"
     """redact: scores, lengths and case ids are written, and no text of a case; the adapters still learned from it."""
 
+    @property
+    def first_recipe(self) -> Json:
+        """What the file gives the first run of the first instrument."""
+        return self.recipe_of(self.instruments[0])
+
     def recipe_of(self, instrument: Instrument) -> Json:
-        """Return the keys that the file gives an instrument's first run: `recipe` for the first, else its own."""
-        return self.recipe if instrument == self.instruments[0] else self.recipes.get(instrument, {})
+        """Return the keys that the file gives an instrument's first run: its own, else `recipe` for the first."""
+        is_first = instrument == self.instruments[0]
+        return self.recipes.get(instrument, self.recipe if is_first else {})
 
 
 class Problem(_Part):

@@ -255,7 +255,7 @@ def _token_census(of: _Digest, row: Json) -> None:
         return
     cut, lost = int(row.get("truncated") or 0), int(row.get("prompt_longer_than_max") or 0)
     lines = ", ".join(str(line) for line in (row.get("lines") or [])[:5])
-    limit = int(of.session.goal.recipe.get("max_seq_length", 2048))
+    limit = int(of.session.goal.first_recipe.get("max_seq_length", 2048))
     of.believe(
         "data:train",
         "fits_sequence",

@@ -178,3 +178,13 @@ def test_a_proposal_that_cannot_fit_is_passed_over_with_the_numbers() -> None:
     assert "jobs may hold 0.40 GB" in choice.skipped[0].reason
     assert refusal(play.beliefs, "sft", {**RECIPE, "batch_size": 1, "grad_checkpoint": True}) == ""
     assert refusal([], "sft", RECIPE) == ""
+
+
+def test_each_instrument_is_counted_with_its_own_recipe_over_the_first_one_s() -> None:
+    def needed(**recipes: Json) -> dict[str, float]:
+        asked = goal(instruments=("sft", "dpo"), recipe=RECIPE, recipes=recipes)
+        return {belief.subject: belief.value["needed_gb"] for belief in memory_beliefs(asked, [model(), rows()])}
+
+    plain, large = needed(), needed(dpo={"batch_size": 64})
+    assert large["instrument:sft"] == plain["instrument:sft"]
+    assert large["instrument:dpo"] > 2 * plain["instrument:dpo"]

@@ -200,3 +200,10 @@ def test_every_number_of_a_campaign_has_a_bound_but_those_that_a_metric_is_compa
     found = dict(pair for part in parts if part.__module__ == "state.goal" for pair in _numbers(part))
     assert len(found) > 30
     assert {name for name, is_bounded in found.items() if not is_bounded} == {"Condition.min", "Condition.max"}
+
+
+def test_an_instrument_s_own_recipe_is_read_and_the_first_falls_back_to_the_plain_one() -> None:
+    written = {"recipe": {"iters": 3}, "recipes": {"grpo": {"iters": 9}}}
+    ladder, alone = (Goal.model_validate(spec(instruments=names, **written)) for names in (["sft", "grpo"], ["grpo"]))
+    assert (ladder.first_recipe, ladder.recipe_of("grpo"), ladder.recipe_of("dpo")) == ({"iters": 3}, {"iters": 9}, {})
+    assert alone.first_recipe == {"iters": 9}, "left alone, an instrument keeps the recipe that it has"
