@@ -72,7 +72,8 @@ def real_training() -> World:
     """Return a campaign that Vigil's own trainer works for, in small steps that the student does not notice."""
     world = World(student={"skill": 0.9})
     world.workers["training"] = REAL["training"]
-    world.spec["recipe"] = {"batch_size": 4, "iters": 20, "max_seq_length": 160, "learning_rate": 1e-5}
+    world.spec["recipe"] = {"batch_size": 4, "iters": 6, "max_seq_length": 160, "learning_rate": 1e-5}
+    world.spec["budget"] = {"runs": 1}
     return world
 
 
