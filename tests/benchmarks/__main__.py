@@ -8,6 +8,7 @@ _BENCHMARKS = (
     "command_line",
     "overhead",
     "evaluation",
+    "answering --n 96 --batch-size 32 --rollouts 64 --group-size 8 --new-tokens 24",
     "training",
     "training_speed",
     "beliefs",
@@ -20,12 +21,13 @@ _BENCHMARKS = (
 def main() -> int:
     """Run each benchmark in a process of its own; the exit code is the first that is not zero."""
     worst = 0
-    for name in _BENCHMARKS:
+    for each in _BENCHMARKS:
+        name, *arguments = each.split()
         module = f"tests.benchmarks.{name}"
         if importlib.util.find_spec(module) is None:
             continue
         print(f"\n{name}", flush=True)
-        worst = worst or subprocess.run([sys.executable, "-m", module], check=False).returncode
+        worst = worst or subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     return worst
 
 

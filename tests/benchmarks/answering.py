@@ -197,10 +197,13 @@ class Bench:
     def model(self) -> Any:
         """Return the weights with their adapter, the same each time."""
         import mlx.core as mx
+        from mlx import nn
 
         from tools.models.load import load_model
 
         model, _ = load_model(self.model_folder, None, self.options.dtype)
+        if self.options.bits:
+            nn.quantize(model, group_size=64, bits=self.options.bits)
         if self.options.adapter:
             mx.random.seed(1)
             adapt(model, self.options.adapter)
@@ -225,6 +228,7 @@ class Bench:
             f"evaluation: {len(prompts)} cases, {total:,} prompt tokens, {shared} of {total / len(prompts):.0f} shared"
         )
         model = self.model()
+        forms: dict[bool, str] = {}
 
         def ours(some: Sequence[Any], *, is_merged: bool, is_compiled: bool) -> list[tuple[str, list[int]]]:
             batches.IS_COMPILED[mx.gpu] = is_compiled
@@ -236,8 +240,8 @@ class Bench:
 
             if not is_merged:
                 return answer()
-            with merged_adapters(model) as form:
-                assert form != "apart", form
+            with merged_adapters(model, "benchmark") as form:
+                forms[is_compiled] = form
                 return answer()
 
         ways: dict[str, Callable[[Sequence[Any]], list[tuple[str, list[int]]]]] = {
@@ -268,6 +272,7 @@ class Bench:
                 f"  {n_tokens / wall_s:9,.0f} tokens/s"
                 f"  {speeds[way] / speeds['before']:5.2f} x before  {same} of {len(prompts)} answers the same"
             )
+        _told(f"adapter: {forms[True]}")
 
     def rollouts(self) -> None:
         """Print sampled tokens per second, ours against a bare loop."""
@@ -389,6 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=tuple(SHAPES), default="tiny")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--adapter", type=int, default=16, help="rank; 0 for none")
+    parser.add_argument("--bits", type=int, default=0, help="quantize the base, all parts but updates; 0: as it is")
     parser.add_argument("--n", type=int, default=586, help="evaluation cases")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--max-tokens", type=int, default=64)
