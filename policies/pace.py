@@ -25,6 +25,9 @@ PASSED_OVER = "class.passed_over"
 _GIVES_TIME = {"class_hours": "budget.class_hours", "until": "budget.until", "hours": "budget.hours"}
 """Limit -> the key of the campaign file that holds it."""
 
+DENSE_SHARE = 0.25
+"""Share of the prompts in which a metric must tell answers apart to be named as a denser reward."""
+
 _EARNED_BY = ("reward_weights", "reward_penalties", "max_completion_length", "truncated", "temperature", "group_size")
 """Keys of a recipe that change what answers earn, and so the figures."""
 
@@ -168,7 +171,11 @@ def advice(figures: Json) -> str:
     """Return what would help where no reward differs, by the figures of the worker."""
     cut, denser = figures["cut"], figures["denser"]
     more = f"recipes.grpo.max_completion_length (it cut {cut} of {figures['answers']} answers)" if cut else ""
-    named = f", such as {denser}, which differs in {figures['denser_groups']} of {figures['prompts']}" if denser else ""
+    seen, prompts = figures["denser_groups"], figures["prompts"]
+    # One that hardly differs either would only move the question.
+    named = (
+        f", such as {denser}, which differs in {seen} of {prompts}" if denser and seen >= DENSE_SHARE * prompts else ""
+    )
     parts = [
         "demonstrations first (`instruments: [sft, grpo]` with data.train)",
         "easier cases in data.rollouts",

@@ -181,6 +181,7 @@ def test_a_person_may_take_rollouts_without_signal_upon_them() -> None:
     [
         ({}, "or a denser metric in recipes.grpo.reward_weights."),
         ({"denser": "placed", "denser_groups": 20}, "such as placed, which differs in 20 of 32."),
+        ({"denser": "placed", "denser_groups": 7}, "or a denser metric in recipes.grpo.reward_weights."),
         ({"cut": 250}, "or a higher recipes.grpo.max_completion_length (it cut 250 of 256 answers)."),
     ],
 )
