@@ -102,7 +102,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 def campaign_folders(home: Path) -> list[Path]:
     """Return the folders of a home that hold a campaign, by name."""
-    return sorted(folder.parent for folder in home.glob("*/state.db"))
+    return sorted({file.parent for name in ("state.db", "journal.head") for file in home.glob(f"*/{name}")})
 
 
 def list_campaigns(home: Path) -> list[Values]:

@@ -5,11 +5,13 @@ enters the journal when the holder has dealt with it.
 """
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from state.connection import configure, connect, spoken_errors
-from state.errors import MigrationError, NotFoundError
+from state.connection import configure, connect, connect_to_read, spoken_errors
+from state.errors import MigrationError
 from state.paths import CampaignPaths
+from state.reading import open_reader
 from state.records import Request
 from state.rows import encode
 from state.schema import check_header
@@ -24,17 +26,13 @@ def insert_request(paths: CampaignPaths, request: Request) -> Request:
 
     Raises:
         NotFoundError: There is no such campaign.
+        CorruptError: The store is damaged; nothing was written.
         MigrationError: A newer Vigil wrote the store, or an older one that has no place for this request.
         StoreError: The store cannot be written.
         LimitExceededError: The disk is full.
     """
-    if not paths.db.exists():
-        raise NotFoundError(
-            f"There is no campaign {paths.name} in {paths.home}.",
-            what="campaign",
-            value=paths.name,
-            where=str(paths.home),
-        )
+    # A writer drops what it cannot read of a damaged log; whoever only asks for something must not.
+    open_reader(paths).close()
     with spoken_errors(paths.db):
         connection = connect(paths.db)
         try:
@@ -50,14 +48,13 @@ def last_request(paths: CampaignPaths) -> int:
     """Return the number of the newest request; 0 before there is one, or where the store cannot be read yet."""
     if not paths.db.exists():
         return 0
-    connection = connect(paths.db)
     try:
-        return int(connection.execute("SELECT coalesce(max(number), 0) FROM request").fetchone()[0])
+        # Read-only: a writer drops what it cannot read of a damaged log.
+        with closing(connect_to_read(paths.db)) as connection:
+            return int(connection.execute("SELECT coalesce(max(number), 0) FROM request").fetchone()[0])
     except (sqlite3.Error, UnicodeError):
         # A store that has no tables yet; a damaged one is told by whoever opens it.
         return 0
-    finally:
-        connection.close()
 
 
 def _refuse_lost(request: Request, version: int, path: Path) -> None:

@@ -27,10 +27,16 @@ def find_home(option: str | None) -> Path:
 def campaigns_in(home: Path) -> list[str]:
     """Return the names of the campaigns in a home, newest activity first."""
     try:
-        found = [(_active_at(folder), folder.name) for folder in home.iterdir() if (folder / "state.db").is_file()]
+        found = [(_active_at(folder), folder.name) for folder in home.iterdir() if _is_campaign(folder)]
     except OSError:
         return []
     return [name for _, name in sorted(found, key=lambda each: (-each[0], each[1]))]
+
+
+def _is_campaign(folder: Path) -> bool:
+    """Say whether a campaign was run in a folder, though its store may be lost."""
+    paths = CampaignPaths(folder.parent, folder.name)
+    return paths.db.is_file() or paths.head.is_file()
 
 
 def _active_at(folder: Path) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.reading.places import campaigns_in
 from state import backup
 from state.backup import restore_latest
 from state.clock import FakeClock
@@ -16,7 +17,8 @@ from state.connection import connect
 from state.errors import CorruptError, MigrationError, NotFoundError
 from state.lease import Lease
 from state.paths import CampaignPaths
-from state.reading import open_reader
+from state.reading import list_campaigns, open_reader
+from state.requests import insert_request, last_request
 from state.store import Store
 from state.verify import Head, HeadFile
 from tests.state import samples
@@ -76,6 +78,9 @@ def test_a_lost_or_damaged_log_is_noticed_and_what_a_restore_gives_is_said(
     if not with_head:
         killed.head.unlink()
     for _ in range(2):
+        assert last_request(killed) == 0
+        with pytest.raises(CorruptError, match="vigil run --restore"):
+            insert_request(killed, samples.request())
         with pytest.raises(CorruptError, match=r"It holds 1.* writes, no decision.*found again in their folders"):
             open_reader(killed)
         with Lease.acquire(killed, clock) as lease, pytest.raises(CorruptError, match="vigil run --restore"):
@@ -153,6 +158,8 @@ def test_a_store_that_is_gone_is_integrity_for_readers(paths: CampaignPaths, clo
     paths.db.unlink()
     with pytest.raises(CorruptError, match=r"is gone or empty.*It holds 1 writes"):
         open_reader(paths)
+    assert [row["state"] for row in list_campaigns(paths.home)] == ["unreadable"]
+    assert campaigns_in(paths.home) == [paths.name]
 
 
 def test_a_changed_version_is_damage_not_an_empty_store(paths: CampaignPaths, clock: FakeClock, lease: Lease) -> None:
