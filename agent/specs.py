@@ -140,7 +140,9 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
             "run": decision.run,
         }
         body |= _forms(session, decision, body)
-        steps = _cases(body["splits"]) * (2 if body.get("other_form") else 1)
+        counts = _counts(body["splits"])
+        again = sum(min(count, int(body.get("repeated", 0))) for count in counts) * int(body.get("orders", 0))
+        steps = sum(counts) * (2 if body.get("other_form") else 1) + again
     return JobSpec(
         key=decision.action_key,
         kind=kind,
@@ -156,6 +158,9 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
 _ORDERS = 3
 """Other orders in which the base answers, to see what half precision makes of the same weights."""
 
+_REPEATED = 200
+"""Cases of a split that are answered in other orders: enough to see one case in a hundred change."""
+
 
 def _forms(session: Session, decision: Decision, body: Json) -> Json:
     """Return in which form an adapter is judged, and how often more the base is asked.
@@ -169,7 +174,7 @@ def _forms(session: Session, decision: Decision, body: Json) -> Json:
         return {"form": "fused", "other_form": "apart"} if is_fused else {"form": "apart", "other_form": "fused"}
     is_baseline = decision.action_inputs["side"] == "base" and decision.action_inputs["use"] == "selection"
     dtype = goal.model.dtype or describe_model(Path(body["model"]))["dtype"]
-    return {"orders": _ORDERS} if is_baseline and dtype in _HALF else {}
+    return {"orders": _ORDERS, "repeated": _REPEATED} if is_baseline and dtype in _HALF else {}
 
 
 _HALF = ("bfloat16", "float16", "BF16", "F16")
@@ -257,10 +262,9 @@ def _part(session: Session, look: Json) -> Json:
     return {**split, "case_ids": drawn[: int(look["cases"])]}
 
 
-def _cases(splits: list[Json]) -> int:
-    """Return how many cases an evaluation has, for its progress bar."""
-    counts = [row["case_ids"] or [case["id"] for case in iter_split(Path(row["file"]))] for row in splits]
-    return sum(len(ids) for ids in counts)
+def _counts(splits: list[Json]) -> list[int]:
+    """Return how many cases each split of an evaluation has, for its progress bar."""
+    return [len(row["case_ids"] or [case["id"] for case in iter_split(Path(row["file"]))]) for row in splits]
 
 
 def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:

@@ -98,7 +98,7 @@ def parts(job: View, now: float) -> list[tuple[int, str]]:
     """Return what there is to say of a job at work: in the order to say it, each with its rank; 0 is never left out."""
     if job.get("waits_for"):
         return [(0, f"{subject(job)}: queued, {waits(job['waits_for'])}")]
-    noun = "case" if job["kind"] in {"evaluation", "census"} else "step"
+    noun = {"evaluation": "answer", "census": "case"}.get(job["kind"], "step")
     done, left, last = fraction(job), eta_s(job, now), job.get("last") or {}
     step = int(job.get("step") or 0)
     if done is not None and step:
@@ -151,7 +151,7 @@ def outcome(job: View) -> str:
     ending, last = job.get("exit") or {}, job.get("last") or {}
     took = f" in {duration(ending['wall_s'])}" if ending.get("wall_s") is not None else ""
     done = fraction(job)
-    noun = "cases" if job["kind"] == "evaluation" else "steps"
+    noun = "answers" if job["kind"] == "evaluation" else "steps"
     far = f"{job['step']:,} of {job['steps']:,} {noun}" if done is not None else "done"
     losses = "".join(
         f", {label} {number(last[key])}"

@@ -15,7 +15,7 @@ from tests.faults.campaign import world
 
 
 def asked(folder: Path, action: Any, inputs: dict[str, Any], **campaign: Any) -> dict[str, Any]:
-    """Return a worker's input."""
+    """Return a worker's input, and how many answers it is to give."""
     loaded = load_campaign(world.write_campaign(folder, **campaign))
     session: Any = SimpleNamespace(
         loaded=loaded, goal=loaded.goal, paths=CampaignPaths(folder / "home", "storm"),
@@ -23,7 +23,8 @@ def asked(folder: Path, action: Any, inputs: dict[str, Any], **campaign: Any) ->
         store=SimpleNamespace(read=SimpleNamespace(runs=list, actions=list)),
     )  # fmt: skip
     decision = Decision(rule="r", sentence="s", action=action, action_key="k", run="R1", action_inputs=inputs)
-    return dict(job_spec(session, decision).input)
+    spec = job_spec(session, decision)
+    return spec.input | {"steps": spec.steps}
 
 
 CONFIRMED = {"use": "confirmation", "side": "candidate", "weights": "w", "adapter": "a" * 64}
@@ -47,7 +48,10 @@ def test_the_base_is_asked_in_other_orders_where_precision_is_half(
 ) -> None:
     base = {"use": "selection", "side": "base", "weights": "w"}
     model = {"path": "base", "dtype": dtype}
-    assert asked(tmp_path / "base", "evaluate", base, model=model).get("orders") == orders
+    found = asked(tmp_path / "base", "evaluate", base, model=model)
+    assert found.get("orders") == orders
+    n = sum(len(split["case_ids"]) for split in found["splits"])
+    assert found["steps"] == n * (1 + (orders or 0)), "fewer cases than are asked again"
     for name, other in (("candidate", CONFIRMED | {"use": "selection"}), ("held", base | {"use": "confirmation"})):
         given = asked(tmp_path / name, "evaluate", other, model=model)
         assert not {"form", "other_form", "orders"} & given.keys()

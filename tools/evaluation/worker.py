@@ -6,8 +6,8 @@ The rows are `{"split", "use", "case", "prompt_tokens", "output_tokens", "finish
 
 `form` says how an adapter is used: `apart` and `fused` as the two exports have it, else in the weights where that is
 quicker and the same on average. `other_form` names the form that the same cases are answered in once more, and
-`orders` how often more, in other orders: half precision rounds otherwise beside other rows. What that moves is told in
-the result, and the rows are left in files of their own.
+`orders` how often more, the first `repeated` of each split, in other orders: half precision rounds otherwise beside
+other rows. What that moves is told in the result, and the rows are left in files of their own.
 """
 
 import json
@@ -135,7 +135,7 @@ def evaluate(context: WorkerContext) -> None:
     harness = harness_hash(parts)
     form, other = str(inputs.get("form") or ""), str(inputs.get("other_form") or "")
     passes = [_Pass(CaseFile(out, harness, splits), splits, form)]
-    repeated = [_first(split, _REPEATED_CASES) for split in splits]
+    repeated = [_first(split, int(inputs.get("repeated") or len(split.cases))) for split in splits]
     passes += [
         _Pass(CaseFile(out, harness, repeated, f"order{order}"), repeated, form, order)
         for order in range(1, int(inputs.get("orders") or 0) + 1)
@@ -166,10 +166,6 @@ def evaluate(context: WorkerContext) -> None:
             "wall_s": time.monotonic() - started,
         }
     )
-
-
-_REPEATED_CASES = 200
-"""Cases of a split that are answered in other orders: enough to see one case in a hundred change."""
 
 
 def _first(split: Split, n: int) -> Split:

@@ -21,8 +21,9 @@ SPAN_S = 0.5
 
 LIMIT_S = 3.0
 
-TOLERANCE = 1e-3
-"""Between two float32 sums of 384 products of normal numbers; a wrong library is off by whole numbers."""
+TOLERANCE = 0.2
+"""Between two sums of 384 products of normal numbers: GPUs round the factors to ten bits (TF32), which moves a sum by
+hundredths; a wrong library is off by whole numbers."""
 
 
 class _Symbol(ctypes.Structure):
