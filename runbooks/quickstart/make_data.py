@@ -47,7 +47,7 @@ class DataFile:
 
 FILES = (
     # The judged splits come first: what follows gives way to them, never the other way round.
-    DataFile("regular_confirmation.jsonl", "eval", seed=201, regular=40, stress=0),
+    DataFile("regular_confirmation.jsonl", "eval", seed=201, regular=60, stress=0),
     DataFile("stress_confirmation.jsonl", "eval", seed=301, regular=0, stress=40),
     DataFile("regular_selection.jsonl", "eval", seed=200, regular=40, stress=0),
     DataFile("stress_selection.jsonl", "eval", seed=300, regular=0, stress=40),
