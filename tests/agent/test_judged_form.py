@@ -50,8 +50,8 @@ def test_the_base_is_asked_in_other_orders_where_precision_is_half(
     model = {"path": "base", "dtype": dtype}
     found = asked(tmp_path / "base", "evaluate", base, model=model)
     assert found.get("orders") == orders
-    n = sum(len(split["case_ids"]) for split in found["splits"])
-    assert found["steps"] == n * (1 + (orders or 0)), "fewer cases than are asked again"
+    plain = asked(tmp_path / "plain", "evaluate", base, model={"path": "base", "dtype": "float32"})
+    assert found["steps"] == plain["steps"] * (1 + (orders or 0)), "fewer cases than are asked again"
     for name, other in (("candidate", CONFIRMED | {"use": "selection"}), ("held", base | {"use": "confirmation"})):
         given = asked(tmp_path / name, "evaluate", other, model=model)
         assert not {"form", "other_form", "orders"} & given.keys()
