@@ -22,7 +22,7 @@ from tools.tracks.spreadsheet_clean.generate import generate_case
 QUICKSTART = Path(__file__).parents[2] / "runbooks" / "quickstart"
 BASE, DATA = QUICKSTART / "base", QUICKSTART / "data"
 SPLITS = {
-    "regular_selection": 40, "regular_confirmation": 40, "stress_selection": 40, "stress_confirmation": 40,
+    "regular_selection": 40, "regular_confirmation": 60, "stress_selection": 40, "stress_confirmation": 40,
 }  # fmt: skip
 
 
