@@ -39,6 +39,7 @@ real: smollm2
 # prints what is on file.
 faults: setup
 	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.benchmarks.levels
 	VIGIL_MLX_MODES=1 VIGIL_MLX_KILLS=5 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
 
 bench: setup
