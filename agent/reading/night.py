@@ -81,7 +81,7 @@ _DOING = {
     "census": "Checking tokens and grader",
     "fuse": "Fusing",
     "notice": "Notifying",
-    "pace": "Timing a few steps",
+    "pace": "Trying out a few steps",
 }
 _SIDES = {"base": "the base", "parent": "the parent"}
 
