@@ -41,6 +41,7 @@ faults: setup
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.benchmarks.levels
 	VIGIL_MLX_MODES=1 VIGIL_MLX_KILLS=5 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
+	VIGIL_FLIPS=150 $(BIN)/python -m pytest tests/agent/test_damaged_record.py -q -s -p no:randomly
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks
