@@ -552,7 +552,9 @@ def _got_less(history: Sequence[Tried], best: Tried, rows: int | None) -> bool:
 def _best(history: Sequence[Tried], last: Tried) -> Tried:
     """Return the run that the next goes on from: the furthest one that did no harm; the latest where none is known."""
     sound = [run for run in history if run.gain is not None and diagnose(run) not in {*_HARMED, "unmeasurable"}]
-    return max(reversed(sound), key=lambda run: (run.has_moved, run.gain or 0.0), default=last)
+    moved = [run for run in sound if run.has_moved]
+    # Of equals that moved the first: what the later one did beside it did not help. Of others the last.
+    return max(moved or reversed(sound), key=lambda run: run.gain or 0.0, default=last)
 
 
 def _took_too_much(run: Tried, *, has_moved: bool) -> bool:

@@ -535,6 +535,17 @@ def test_the_best_run_is_trained_longer_first_while_its_loss_falls(losses: tuple
     assert next_recipes([best, other], parent_hash="w", data_hash="d", rows=240)[0].rule == f"plateau.{first}"
 
 
+def test_training_longer_that_got_no_further_is_not_made_longer_again() -> None:
+    """As measured on the dates task: 300 and 600 iterations, 30 of 123 right each."""
+    history = [as_run(3, "B", 0.244, {"iters": 300}), as_run(4, "B", 0.244, {"iters": 600})]
+    [proposal, *_] = next_recipes(history, parent_hash="w", data_hash="d", rows=600)
+    assert (proposal.rule, proposal.recipe["iters"]) == ("plateau.higher_lr", 300)
+    assert "R4 moved task.exact by +0.244, no further than R3 (+0.244), so from R3's recipe" in proposal.hypothesis
+    unmoved = [as_run(1, "C", 0.0, {}), as_run(2, "C", 0.0, {"learning_rate": 2e-4})]
+    [proposal, *_] = next_recipes(unmoved, parent_hash="w", data_hash="d", rows=240)
+    assert proposal.recipe["learning_rate"] == 4e-4, "from the one that went further without moving it"
+
+
 def test_a_collapse_is_told_with_its_figures() -> None:
     seen = {
         "now": {"distinct_4gram_ratio": 0.12},
