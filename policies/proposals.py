@@ -347,7 +347,16 @@ def _tried(view: View, run: Run) -> Tried:
     # A run that a guard ended before its first save has no result, only the guard's word.
     result = {"verdict": (result.get("exit") or {}).get("verdict"), **result}
     losses = [{"val_loss": loss} for loss in result.get("val_losses") or ()]
-    return tried(run, verdict_of(view, run), result, losses, _lengths(view, run, str(result.get("weights") or "")))
+    lengths = _lengths(view, run, str(result.get("weights") or ""))
+    return tried(run, verdict_of(view, run), result, losses, lengths, refused=_refused(view, run))
+
+
+def _refused(view: View, run: Run) -> list[str]:
+    """Return the conditions that confirmation did not show of a run; none where it was not opened for it."""
+    judged = next((d for d in reversed(view.decisions) if d.run == run.id and "bucket" in d.verdict), None)
+    if judged is None or "selection" not in judged.verdict:
+        return []
+    return [each["id"] for each in judged.verdict["gate"]["conditions"] if not each["holds"]]
 
 
 def _lengths(view: View, run: Run, weights: str) -> Lengths | None:

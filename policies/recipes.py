@@ -185,6 +185,8 @@ class Tried(Record):
     """The target meets its bound by the bare number; a no-worse condition that lost something is nearer to failing."""
     failing: tuple[str, ...] = ()
     """Gate conditions that the selection cases do not show to hold."""
+    refused: tuple[str, ...] = ()
+    """Conditions that the confirmation cases did not show, once they were opened for it; told, never tuned by."""
     is_far_enough: bool = False
     """The target's own condition is none of them."""
 
@@ -245,6 +247,8 @@ def tried(
     result: Mapping[str, Any] | None = None,
     rows: Sequence[Json] = (),
     lengths: Lengths | None = None,
+    *,
+    refused: Sequence[str] = (),
 ) -> Tried:
     """Return what the next proposal needs of a run.
 
@@ -254,6 +258,7 @@ def tried(
         result: The training job's `result.json`.
         rows: The training job's `metrics.jsonl`, for the best validation loss.
         lengths: Of its answers, its start's and the references.
+        refused: Conditions that the confirmation cases did not show.
     """
     losses = [float(row["val_loss"]) for row in rows if row.get("val_loss") is not None]
     given = result or {}
@@ -282,6 +287,7 @@ def tried(
         lengths=lengths,
         has_overshot=verdict is not None and _has_overshot(verdict),
         failing=failing,
+        refused=tuple(refused),
         is_far_enough=bool(wanted) and wanted not in failing,
     )
 
@@ -671,7 +677,11 @@ def _short_of(run: Tried) -> str:
 
 
 def _lacking(run: Tried) -> str:
-    return f"is short of {' and '.join(run.failing)}" if run.failing else "meets the gate, not confirmed yet"
+    if run.failing:
+        return f"is short of {' and '.join(run.failing)}"
+    if run.refused:
+        return f"meets the gate on selection; the confirmation cases did not show {' and '.join(run.refused)}"
+    return "meets the gate, not confirmed yet"
 
 
 def _gained(run: Tried) -> str:

@@ -885,6 +885,18 @@ def test_a_run_that_was_lost_while_it_went_on_from_another_is_begun_anew() -> No
     assert next(d for d in play.decisions if d.rule == "run.again").run == "R3"
 
 
+def test_what_confirmation_did_not_show_is_said_of_the_run_that_the_next_follows() -> None:
+    def lucky_on_selection(weights: str, _case: int) -> float:
+        return 0.9 if ":" in weights and not play.decisions[-1].rule.startswith("confirm.") else 0.5
+
+    play = Rehearsal(goal=goal(budget={"runs": 2}))
+    play.score = lucky_on_selection
+    play.run()
+    second = next(d for d in play.decisions if d.run == "R2" and d.action == "train")
+    assert "meets the gate on selection; the confirmation cases did not show score" in second.sentence
+    assert "not confirmed yet" not in second.sentence
+
+
 def flat_run(of_case: Json | None, mean_answer: float | None, answers: Json) -> Decision:
     """Return what is planned after a flat run, where answers had these lengths and the census told of references."""
     play = Rehearsal(goal=goal(budget={"runs": 2}), score=lambda _weights, case: 0.5 + 0.01 * (case % 3))

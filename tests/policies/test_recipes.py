@@ -546,6 +546,15 @@ def test_training_longer_that_got_no_further_is_not_made_longer_again() -> None:
     assert proposal.recipe["learning_rate"] == 4e-4, "from the one that went further without moving it"
 
 
+def test_a_run_that_confirmation_refused_is_said_to_be_refused_and_by_what() -> None:
+    run = as_run(2, "B", 0.4, {}, is_far_enough=True, refused=("no_worse",))
+    [proposal, *_] = next_recipes([run], parent_hash="w", data_hash="d", rows=240)
+    assert proposal.hypothesis.startswith(
+        "R2 moved task.exact by +0.4 far enough and meets the gate on selection; the confirmation cases did not show "
+        "no_worse; "
+    )
+
+
 def test_a_collapse_is_told_with_its_figures() -> None:
     seen = {
         "now": {"distinct_4gram_ratio": 0.12},
