@@ -61,7 +61,7 @@ def write_campaign(folder: Path, name: str = "storm", **changes: Any) -> Path:
             "max_tokens": 64,
             "splits": {"main": {"selection": "selection.jsonl", "confirmation": "confirmation.jsonl"}},
         },
-        "gate": {"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.75}]},
+        "gate": {"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.69}]},
         "recipe": {"batch_size": 4, "iters": 20, "max_seq_length": 128, "learning_rate": 0.001},
         "approvals": {"promotion": {"mode": "auto"}},
         **changes,
