@@ -9,7 +9,7 @@ from policies.search import affords
 from policies.target import aims
 from policies.view import View
 from state.goal import Gate
-from state.records import Action, Json, Request, Run, Side, SplitUse
+from state.records import Action, Decision, Json, Request, Run, Side, SplitUse
 
 
 def is_promotion_open(view: View) -> bool:
@@ -146,13 +146,19 @@ def asked_for(view: View) -> list[tuple[Request, Run]]:
     """Return what people asked of runs, was accepted and is not done yet, oldest first."""
     accepted = {row.decision for row in view.approvals if row.answer == "yes"}
     runs = {run.id: run for run in view.runs}
-    done_for = {str(decision.action_inputs.get("asked")) for decision in view.decisions}
+    done_for = {str(d.action_inputs.get("asked")) for d in view.decisions if not _came_to_nothing(view, d)}
     return [
         (request, run)
         for request in view.requests
         if request.id in accepted - done_for and (run := runs.get(request.target)) is not None
         if not why_not(view, request.kind, run.id)
     ]
+
+
+def _came_to_nothing(view: View, decision: Decision) -> bool:
+    """Say whether what was decided failed, or was withdrawn before it began: what asked for it still stands."""
+    action = view.action(decision.action_key)
+    return view.is_withdrawn(decision) if action is None else action.state == "failed"
 
 
 _WHY_NOT: Mapping[str, Callable[[View, Run], str]] = {"confirm": why_not_confirmed, "promote": why_not_promoted}
@@ -190,7 +196,10 @@ def training_of(view: View, run: Run) -> Action | None:
 def was_opened_late(view: View, run: Run) -> bool:
     """Say whether confirmation was opened for a run after its verdict, which then has to be given again."""
     newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
-    asked = {"run": run.id, "harness": view.identity("harness")}
+    trained = training_of(view, run)
+    # Of these weights: after an edit another save may be what the run is judged at, and that one was not opened.
+    weights = trained.result.get("weights") if trained is not None else None
+    asked = {"run": run.id, "harness": view.identity("harness"), "weights": weights}
     opened = any(is_same(a.inputs, asked) and a.key not in view.void.evaluations for a in openings(view))
     return opened and newest is not None and "selection" not in newest.verdict
 

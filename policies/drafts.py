@@ -42,9 +42,10 @@ class Draft:
 def action_key(campaign: str, kind: ActionKind, inputs: Json, attempt: int) -> str:
     """Return the identity of an act, fixed before it happens.
 
-    Guards are how an act is watched, and depend on the hour: decided again after a restore, it is the same act.
+    Guards and looks meanwhile are how an act is watched, and depend on the hour and on the machine's speed: decided
+    again after a restore, it is the same act.
     """
-    what = {name: value for name, value in inputs.items() if name != "guards"}
+    what = {name: value for name, value in inputs.items() if name not in {"guards", "interim"}}
     return hash_json([campaign, kind, what, attempt])[:24]
 
 

@@ -36,7 +36,7 @@ def may_be_better(saves: Sequence[Json]) -> list[Json]:
 
 def look_at_save(view: View, run: Run, trained: Action) -> Draft | None:
     """Look at the next save of a run that may be better than its end, unless that is dear or was done."""
-    if why_not(view, trained):
+    if why_not(view, trained) or _is_opened(view, run):
         return None
     for save in may_be_better(trained.result.get("saves") or ()):
         inputs = _inputs(view, run.id, save)
@@ -48,6 +48,12 @@ def look_at_save(view: View, run: Run, trained: Action) -> Draft | None:
             )
             return draft(view, "evaluate", "run.look", sentence, inputs, run_id=run.id)
     return None
+
+
+def _is_opened(view: View, run: Run) -> bool:
+    """Say whether the confirmation cases were opened for a run: what was confirmed is what it is judged at."""
+    asked = {"run": run.id, "harness": view.identity("harness")}
+    return any(a.kind == "confirm" and a.state == "done" and is_same(a.inputs, asked) for a in view.actions)
 
 
 def why_not(view: View, trained: Action) -> str:
@@ -71,14 +77,15 @@ def skipped(view: View, trained: Action) -> tuple[Alternative, ...]:
 
 
 def _look_s(view: View) -> float:
-    """Return how long one look takes: its share of the cases of the fastest evaluation so far."""
+    """Return how long one look takes: its share of the cases of the fastest evaluation so far, as its worker timed it.
+
+    Not by when an action began and ended: an evaluation that is taken up again after a restore ends at once.
+    """
     done = (a for a in view.actions if a.kind == "evaluate" and a.state == "done" and "look" not in a.inputs)
     sizes: dict[str, int] = {}
     for row in view.measurements:
         sizes[row.evaluation] = sizes.get(row.evaluation, 0) + 1
-    per_case = [
-        (a.finished_at - a.created_at) / sizes[a.key] for a in done if a.finished_at is not None and a.key in sizes
-    ]
+    per_case = [float(a.result["wall_s"]) / sizes[a.key] for a in done if a.result.get("wall_s") and a.key in sizes]
     return min(per_case, default=0.0) * view.goal.evaluation.look_cases
 
 
@@ -99,8 +106,12 @@ def _inputs(view: View, run: str, save: Json) -> Json:
 
 
 def _taken(view: View, inputs: Json) -> Action | None:
-    found = (a for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, inputs))
-    return next((a for a in found if a.key not in view.void.evaluations), None)
+    """Return the look at a save that was taken, on however many cases: an edit of their number judges nothing anew."""
+    asked = {name: value for name, value in inputs.items() if name != "look"}
+    place = {name: value for name, value in inputs["look"].items() if name != "cases"}
+    found = (a for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, asked))
+    at_place = (a for a in found if is_same(a.inputs.get("look") or {}, place))
+    return next((a for a in at_place if a.key not in view.void.evaluations), None)
 
 
 FIRST_SHARE = 0.25
@@ -156,7 +167,8 @@ def _at_best(view: View, trained: Action) -> Action:
     sign = _aim(view).direction
     # Of equals the later: the end is what the recipe meant.
     shared = set(ended).intersection(*parts)
-    means = [sum(sign * part[case] for case in shared) for part in (*parts, ended)]
+    # Exact sums, rounded: two saves that are equal on paper are equal in every process.
+    means = [round(math.fsum(sign * part[case] for case in shared), 9) for part in (*parts, ended)]
     best = max(range(len(means)), key=lambda place: (means[place], place)) if shared else len(others)
     save = [*others, saves[-1]][best]
     told = {"weights": save["weights"], "adapter": save["adapter"], "looks": len(means)}

@@ -438,11 +438,11 @@ def _still_holds(view: View, decision: Decision) -> bool:
     """Say whether what was promoted meets the gate as it is now; an edit may have raised it since."""
     if decision.id in view.void.decisions:
         return False
-    if decision.goal_version == view.goal_version:
+    if decision.goal_version >= view.gate_since:
         return True
-    run = next(run for run in view.runs if run.id == decision.run)
-    trained = done(view, "train", recipe_hash=run.recipe_hash)
-    weights = str(trained.result.get("weights")) if trained is not None else ""
+    # Of several saves of a run the one that was handed out.
+    linked = decision.action_inputs["adapter"]
+    weights = next((str(a.inputs["weights"]) for a in openings(view) if a.inputs.get("adapter") == linked), "")
     return judge_gate(view.goal.gate, case_table(view, weights), use="confirmation", seed=view.goal.seed).holds
 
 
@@ -610,7 +610,7 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
         verdict = judge_gate(view.goal.gate, table, use="confirmation", seed=view.goal.seed)
         judged = judge_run(evidence_of(view, run, table, verdict))
         standing = _promoted(view)
-        if judged.bucket == "A" and (standing is None or standing.run != run.id):
+        if judged.bucket == "A" and (standing is None or standing.action_inputs["adapter"] != inputs["adapter"]):
             return _promote(view, run, verdict, judged, str(inputs["adapter"]))
         return _judge(view, run, table, selection, verdict)
     # The last of several openings is kept for the furthest run, once nothing gets further.

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import NamedTuple, get_args
 
-from policies.buckets import BucketVerdict, Prediction, RunEvidence
+from policies.buckets import NOISE_FACTOR, BucketVerdict, Prediction, RunEvidence
 from policies.cases import CaseTable
 from policies.comparison import compare
 from policies.dose import Harm, dose, harm_of, judge_dose
@@ -408,7 +408,8 @@ def progressed(view: View) -> frozenset[str]:
                 seed=view.goal.seed,
             )
             gain = verdict.target.sign * (change.estimate or 0.0)
-            if not change.excludes(0.0) or gain <= view.goal.evaluation.noise_floor:
+            floor = max(view.goal.evaluation.noise_floor, NOISE_FACTOR * change.noise_sd)
+            if not change.excludes(0.0) or gain <= floor:
                 continue
         best[place] = weights
         found.add(run.id)

@@ -9,7 +9,7 @@ from policies import budget
 from policies.cases import Noise
 from policies.contamination import Contamination
 from policies.numbers import Suggest
-from state.goal import Goal
+from state.goal import Gate, Goal
 from state.records import (
     Action,
     Approval,
@@ -190,7 +190,8 @@ def gate_since(versions: Sequence[GoalVersion]) -> int:
     return _since(
         versions,
         lambda spec: [
-            {key: value for key, value in spec["gate"].items() if key != "max_confirmations"},
+            # As parsed: a version of an older Vigil lacks keys that stand for the same.
+            Gate.model_validate(spec["gate"], strict=False).model_dump(exclude={"max_confirmations"}),
             *(spec["evaluation"].get(key) for key in read),
         ],
     )

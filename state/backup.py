@@ -256,7 +256,10 @@ def _last_seq(path: Path) -> int | None:
 
 
 def _move_aside(paths: CampaignPaths, clock: Clock, others: list[Path]) -> Path:
-    """Move what a restore replaces to a folder of its own; the head first, which would forbid a shorter store."""
+    """Move what a restore replaces to a folder of its own.
+
+    The head last: killed in between, the store is gone, which everybody notices, and never shorter without a word.
+    """
     stamp = datetime.fromtimestamp(clock.now(), UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     folder = paths.root / f"damaged-{stamp}"
     number = 1
@@ -265,7 +268,7 @@ def _move_aside(paths: CampaignPaths, clock: Clock, others: list[Path]) -> Path:
         folder = folder.with_name(f"damaged-{stamp}-{number}")
     folder.mkdir()
     parts = [base.with_name(base.name + suffix) for base in (paths.graph, paths.db) for suffix in ("", "-wal", "-shm")]
-    for part in (paths.head, *others, *parts):
+    for part in (*reversed(parts), *others, paths.head):
         if part.exists():
             part.replace(folder / part.name)
     return folder

@@ -35,6 +35,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.fixture(scope="session", autouse=True)
 def _machine_of_our_own() -> Iterator[None]:
     """Let the supervisors of this process take turns among themselves."""
+    # Workers of xdist are told 80 columns; what is cut where would depend on how the tests are started.
+    os.environ["COLUMNS"] = "100"
     before = os.environ.get("XDG_STATE_HOME")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["XDG_STATE_HOME"] = str(Path(folder).resolve())

@@ -105,12 +105,16 @@ def run(command: list[str], env: dict[str, str], each: Callable[[str], None], ev
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     kept: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env
+    ) as child:
 
         def read() -> None:
-            for line in child.stdout or ():
-                lines.put(line)
-            lines.put(None)
+            try:
+                for line in child.stdout or ():
+                    lines.put(line)
+            finally:
+                lines.put(None)
 
         threading.Thread(target=read, daemon=True).start()
         while True:
@@ -156,6 +160,7 @@ def main(venv: str) -> int:
     for words, command, each in steps:
         teller.tell(words, stays=True)
         if code := run(command, env, each, teller.every_s):
+            sys.stderr.write(f"Failed while {words}; its last lines stand above. Mend that, then: make setup\n")
             return code
     # On Linux CPUs alone it has something to say; where it gains nothing all works as well, and takes longer.
     said: list[str] = []
@@ -167,4 +172,8 @@ def main(venv: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    try:
+        sys.exit(main(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped; to go on: make setup\n")
+        sys.exit(130)

@@ -31,7 +31,7 @@ TASKS = ("sorting", "legs", "matrix")
 STOPPED, FAILED = 1, 4
 PROMOTED_OR_NOT = frozenset({0, 1, 3})
 """Exit codes of `vigil run` at a verdict."""
-_GRACE_S = 20.0
+_GRACE_S = 45.0
 """How long a stopped campaign may take to save and end before it is killed; the same command goes on then too."""
 _GPU: dict[str, Any] = {
     "model.dtype": "bfloat16",

@@ -6,14 +6,14 @@ from tests.faults.campaign import warm, world
 
 
 def test_a_batch_that_cannot_fit_is_a_hard_stop_with_the_numbers(tmp_path: Path) -> None:
-    recipe = {"batch_size": 500_000, "iters": 60, "max_seq_length": 128, "learning_rate": 0.001}
+    recipe = {"batch_size": 65_000, "iters": 60, "max_seq_length": 128, "learning_rate": 0.001}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
     assert warm.run(campaign, home) == 3
     found = world.rows(home)
     assert [action["kind"] for action in found["actions"]] == ["census", "halt"]
     [belief] = [row for row in found["beliefs"] if row["claim"] == "fits_in_memory"]
     assert (belief["status"], belief["severity"]) == ("refuted", "hard_stop")
-    assert "500000 rows of at most 64 positions" in belief["statement"]
+    assert "65000 rows of at most 64 positions" in belief["statement"]
     # A smaller batch is another goal: the same command goes on.
     recipe["batch_size"] = 4
     world.write_campaign(tmp_path / "files", recipe=recipe)

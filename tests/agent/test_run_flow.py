@@ -102,7 +102,8 @@ def test_a_no_at_promotion_ends_not_promoted_by_whom_and_why(tmp_path: Path) -> 
 
 def test_a_person_has_a_run_confirmed_and_promoted_by_requests_that_the_next_run_applies(tmp_path: Path) -> None:
     gate = {"max_confirmations": 3, "conditions": [{"id": "score", "metric": "main.score", "min": 0.52}]}
-    given = {**WAIT, "gate": gate, "budget": {"runs": 2}}
+    recipe = {"batch_size": 4, "iters": 40, "max_seq_length": 128, "learning_rate": 0.001}
+    given = {**WAIT, "gate": gate, "budget": {"runs": 2}, "recipe": recipe}
     campaign, home = world.write_campaign(tmp_path / "files", **given), tmp_path / "home"
     assert warm.run(campaign, home, wait=False) == 6
     refused = vigil(home, "promote", "R2")

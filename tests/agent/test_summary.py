@@ -176,7 +176,7 @@ def test_a_line_on_a_job_leaves_out_what_matters_least() -> None:
 def test_a_job_is_told_by_whom_it_asks_about_what() -> None:
     asked = {**JOB, "kind": "evaluation", "run": "", "about": {"side": "base", "use": "confirmation"}, "power": {}}
     said = night.line(asked, 100.0, 100)
-    assert said.startswith("Evaluating the base on the confirmation cases: case 120 of 450")
+    assert said.startswith("Evaluating the base on the confirmation cases: answer 120 of 450")
     queued = {"waits_for": {"ahead": [{"kind": "training", "campaign": "other"}], "since": 0.0}}
     assert "queued, training of other has the accelerator" in night.line({**JOB, **queued}, 0.0, 100)
     assert night.line({**JOB, "step": 450}, 100.0, 60).startswith("Training R2: step 450 of 450, finishing")

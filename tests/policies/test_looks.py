@@ -100,7 +100,7 @@ def test_looks_that_cost_much_beside_the_training_are_left_out_and_that_is_on_re
     view = play.view()
     assert why_not(view, trained) == ""
     slow = [
-        a.model_copy(update={"created_at": (a.finished_at or 0.0) - 900.0}) if a.kind == "evaluate" else a
+        a.model_copy(update={"result": {**a.result, "wall_s": 900.0}}) if a.kind == "evaluate" else a
         for a in view.actions
     ]
     dear = replace(view, actions=tuple(slow))
@@ -163,7 +163,7 @@ def test_a_run_is_looked_at_while_it_trains_where_that_costs_little_beside_it() 
     off = replace(view, goal=goal(evaluation={**goal().evaluation.model_dump(mode="json"), "look_cases": 0}))
     assert interim(off, recipe, "sft", 1000.0) == ({}, "")
     slow = [
-        a.model_copy(update={"created_at": (a.finished_at or 0.0) - 100.0}) if a.kind == "evaluate" else a
+        a.model_copy(update={"result": {**a.result, "wall_s": 100.0}}) if a.kind == "evaluate" else a
         for a in view.actions
     ]
     dear = replace(view, actions=tuple(slow))
@@ -180,7 +180,7 @@ def test_a_launch_says_why_nobody_looks_while_it_trains() -> None:
     while "evaluate" not in play.kinds():
         play.step()
     play.actions = [
-        a.model_copy(update={"created_at": (a.finished_at or 0.0) - 9000.0}) if a.kind == "evaluate" else a
+        a.model_copy(update={"result": {**a.result, "wall_s": 9000.0}}) if a.kind == "evaluate" else a
         for a in play.actions
     ]
     play.run()

@@ -249,7 +249,7 @@ def test_a_gate_raised_after_a_promotion_goes_on_until_it_is_met_too() -> None:
     play.run()
     assert play.campaign.state == "promoted"
     again = play.later()
-    again.goal_version = 2
+    again.goal_version = again.gate_since = 2
     again.goal = goal(budget={"runs": 9}, gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.97}]})
     assert again.step() != "ended"
     again.run()

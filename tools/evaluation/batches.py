@@ -384,7 +384,11 @@ class Step:
         self._temperature = temperature
         self._windows: list[int | None] = []
         self.is_compiled = IS_COMPILED[mx.default_device().type]
-        self._compiled = mx.compile(self._by_arrays)
+        self._compiled: Any = mx.compile(self._by_arrays)
+
+    def close(self) -> None:
+        """Let go of what was compiled: it holds the weights it was traced with, and this step holds it."""
+        self._compiled = None
 
     def __call__(self, tokens: mx.array, keys: list[mx.array], slots: list[Slots]) -> tuple[list[mx.array], Any]:
         """Return the next tokens, with their log-probabilities where they are sampled, and the next keys.
@@ -434,6 +438,7 @@ class Decoder:
         asked: The batch.
         ends: End tokens.
         max_tokens: Budget of each answer.
+        most: Rows that may be computed together; a smaller batch is filled up to a power of two no larger.
         should_stop: Asked between steps; when true, what is unfinished is dropped.
     """
 
@@ -444,9 +449,11 @@ class Decoder:
         *,
         ends: Sequence[int],
         max_tokens: int,
+        most: int,
         should_stop: Callable[[], bool],
     ) -> None:
         self._step = step
+        self._fewest = min(_FEWEST, 1 << (most.bit_length() - 1))
         self._ends: NDArray[np.int64] = np.array(sorted(ends))
         self._max_tokens = max_tokens
         self._should_stop = should_stop
@@ -477,7 +484,7 @@ class Decoder:
 
     def _size(self, n: int) -> int:
         """Return how many rows n are computed as: few different numbers where each is another shape to compile for."""
-        return max(_FEWEST, 1 << (n - 1).bit_length()) if self._step.is_compiled else n
+        return max(self._fewest, 1 << (n - 1).bit_length()) if self._step.is_compiled else n
 
     def _next(self) -> list[mx.array]:
         """Take one step; return its tokens, and their log-probabilities where they are sampled."""

@@ -88,18 +88,37 @@ def generate(
     if not slot_bytes:
         yield from _joining(model, tokenizer, prompts, decoding, batch_size, should_stop)
         return
+    step = batches.Step(model, decoding.temperature)
+    try:
+        yield from _batched(model, tokenizer, step, slot_bytes, prompts, decoding, batch_size, should_stop)
+    finally:
+        step.close()
+
+
+def _batched(  # noqa: PLR0917 - as `generate`, in its order
+    model: Any,
+    tokenizer: Any,
+    step: Any,
+    slot_bytes: int,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    batch_size: int,
+    should_stop: Callable[[], bool],
+) -> Iterator[Generation]:
+    """Yield the outputs of static batches, those to one beginning together."""
+    from tools.evaluation import batches
+
     tokens = [prompt.tokens for prompt in prompts]
     lengths = [len(prompt.tokens) + prompt.expected for prompt in prompts]
-    step = batches.Step(model, decoding.temperature)
     for group in batches.batches(tokens, lengths, batch_size, decoding.order):
         shared = batches.shared_beginning([tokens[place] for rows in group for place in rows])
         beginning = batches.read_beginning(model, tokens[group[0][0]][:shared])
         for rows in group:
             longest = max(len(tokens[place]) for place in rows)
-            most = batches.most_rows(longest + decoding.max_tokens, slot_bytes)
+            most = min(batch_size, batches.most_rows(longest + decoding.max_tokens, slot_bytes))
             for at in range(0, len(rows), most):
                 some = [prompts[place] for place in rows[at : at + most]]
-                for answer in _answers(model, tokenizer, step, beginning, some, decoding, should_stop):
+                for answer in _answers(model, tokenizer, step, beginning, some, decoding, most, should_stop):
                     yield _finished(tokenizer, some[answer.row].name, answer.tokens, answer.is_ended, answer.logps)
                 if should_stop():
                     return
@@ -112,6 +131,7 @@ def _answers(  # noqa: PLR0917 - as `generate`, in its order
     beginning: Any,
     prompts: Sequence[Prompt],
     decoding: Decoding,
+    most: int,
     should_stop: Callable[[], bool],
 ) -> Iterator[Any]:
     """Yield the finished rows of one batch."""
@@ -131,7 +151,9 @@ def _answers(  # noqa: PLR0917 - as `generate`, in its order
         keys=mx.stack(keys) if decoding.temperature else None,
     )
     ends = tokenizer.eos_token_ids
-    decoder = batches.Decoder(step, asked, ends=ends, max_tokens=decoding.max_tokens, should_stop=should_stop)
+    decoder = batches.Decoder(
+        step, asked, ends=ends, max_tokens=decoding.max_tokens, most=most, should_stop=should_stop
+    )
     return decoder.answers()
 
 

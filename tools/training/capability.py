@@ -42,6 +42,9 @@ _OF_INSTRUMENT: dict[str, Json] = {
         "group_size": 4,
         "max_completion_length": 12,
         "reward_weights": {"vowels": 1.0},
+        # Answers of random weights are cut by the decode budget, and masked there would be nothing to learn.
+        "truncated": "penalize",
+        "truncation_penalty": 0.0,
         "kl_ceiling": None,
         "entropy_floor": None,
         "length_jump": None,

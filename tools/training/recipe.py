@@ -191,8 +191,8 @@ class RolloutRecipe(Recipe):
     """Rollouts decoded together; more is faster and takes more memory."""
     update_microbatch: int | None = Field(default=None, ge=1, le=65_536)
     """Rollouts computed together in an update; fewer takes less memory and gives the same update. Up to `group_size`
-    each prompt is computed once for its answers. Left out: 8, and 64 on a GPU, where parts of few shapes count for more
-    than tokens."""
+    each prompt is computed once for its answers. Left out: 8, and 64 with CUDA, where few shapes count for more than
+    tokens."""
     updates_per_batch: int = Field(default=1, ge=1, le=65_536)
     """Updates that learn from the same rollouts; clipping matters from the second on."""
     beta: float = Field(default=0.04, ge=0, le=1e6)

@@ -103,9 +103,9 @@ class Reinforcement(Objective):
         self._latest: list[list[Scored]] = []
         self._bounds = Bounds(recipe.kl_ceiling, recipe.entropy_floor, recipe.length_jump, scheme.scale)
         self._loss = self._loss_by(logits_at)
-        is_gpu = _is_gpu()
-        self._together = recipe.update_microbatch or _TOGETHER[is_gpu]
-        self._step = _GPU_STEP if is_gpu else None
+        is_cuda = _is_cuda()
+        self._together = recipe.update_microbatch or _TOGETHER[is_cuda]
+        self._step = _CUDA_STEP if is_cuda else None
 
     def _loss_by(self, logits_of: Logits) -> Loss:
         recipe = self._recipe
@@ -217,7 +217,7 @@ class Reinforcement(Objective):
     def probe(self, cursor: Cursor) -> tuple[Loss, Batch]:
         """See `Objective`: the likelihood of a few prompts; to sample anew would cost as much as an update."""
         del cursor
-        tasks = self._tasks[: self._together]
+        tasks = self._tasks[:_PROBED]
         prompts = [task.prompt if len(task.prompt) > 1 else task.prompt * 2 for task in tasks]
         return demonstration_loss, collate([Row(prompt, 1) for prompt in prompts])
 
@@ -403,17 +403,20 @@ class Reinforcement(Objective):
         return found
 
 
+_PROBED = 8
+"""Prompts whose likelihood tells weights apart, on any machine alike."""
+
 _TOGETHER = {False: 8, True: 64}
-"""Whether on a GPU -> rollouts computed together by default."""
+"""Whether MLX computes with CUDA -> rollouts computed together by default; on Metal nobody measured it."""
 
-_GPU_STEP = 32
-"""What widths are rounded up to on a GPU: each new shape costs kernels and plans, where a padded token costs little."""
+_CUDA_STEP = 32
+"""What widths are rounded up to with CUDA: a new shape costs kernels and plans, a padded token costs little."""
 
 
-def _is_gpu() -> bool:
+def _is_cuda() -> bool:
     import mlx.core as mx
 
-    return bool(mx.default_device().type == mx.DeviceType.gpu)
+    return bool(mx.default_device().type == mx.DeviceType.gpu and mx.cuda.is_available())
 
 
 def _per_token(figures: NDArray[np.float64]) -> dict[str, float]:

@@ -336,7 +336,7 @@ QUICK: tuple[Scenario, ...] = (
     ),
     Scenario(
         "P5", "the margin is finer than one case", shapes.exact_over_parent, _condition(min=0.01),
-        "gate:exact", "resolvable", r"0\.01, but one of the 40 cases is 0\.025",
+        "gate:exact", "resolvable", r"0\.01, but with 40 cases a 0/1 score moves in steps of 0\.025",
         severity="warning", code=0, is_looked_at=False,
     ),
     Scenario(
