@@ -13,7 +13,7 @@ from pydantic import Field
 
 from policies.cases import CaseTable
 from policies.comparison import Comparison, compare
-from policies.gate import GateVerdict, asks_no_worse, judge_gate
+from policies.gate import GateVerdict, asks_no_worse, judge_gate, misses_cases
 from policies.significance import Interval
 from policies.target import Target, find_target
 from state.goal import Gate
@@ -24,6 +24,9 @@ ALPHA = 0.025
 
 NOISE_FACTOR = 2.0
 """A change counts as movement beyond so many standard deviations of what the order of the cases alone moves."""
+
+UNREADABLE = frozenset({"U.unmeasured", "U.missing", "U.capped"})
+"""Rules of U that say the scores themselves tell nothing, however many cases there are."""
 
 _EPSILON = 1e-9
 """Sums of floats that are equal on paper are equal here."""
@@ -71,8 +74,8 @@ class BucketVerdict(Record):
 
     bucket: Bucket
     rule: str
-    """`U.unmeasured`, `U.capped`, `U.coarse`, `U.power`, `A.confirmed`, `D.target_lost`, `D.no_worse_broken`,
-    `D.prediction`, `B.moved`, `C.flat`."""
+    """`U.unmeasured`, `U.missing`, `U.capped`, `U.coarse`, `U.power`, `A.confirmed`, `D.target_lost`,
+    `D.no_worse_broken`, `D.condition_broken`, `D.prediction`, `B.moved`, `C.flat`."""
     sentence: str
     target: Target | None
     comparisons: tuple[Comparison, ...]
@@ -139,7 +142,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         control_moved=None if control is None else control > 0,
         control_lost=control is not None and control < 0,
         is_capped=is_capped,
-        had_power=not is_capped and (reading.moved or reading.lost or reading.flat) and rule != "U.coarse",
+        had_power=(reading.moved or reading.lost or reading.flat) and rule not in {*UNREADABLE, "U.coarse"},
         is_promising=not is_capped and is_promising(selection),
         is_win=_is_win(evidence, target, found),
     )
@@ -177,6 +180,8 @@ def _rule(
             why = f"a guard ended its training before the first save ({evidence.stopped}): no adapter to measure."
         return "U", "U.unmeasured", f"{evidence.run}: {why}"
     what = f"{evidence.run}: {_shown(evidence, target, found)}"
+    if missing := _missing(selection, found):
+        return "U", "U.missing", f"{what} {missing}"
     if (capped := _capped(target, evidence.ceilings)) is not None:
         return "U", "U.capped", f"{what} {capped}"
     holds = (
@@ -250,6 +255,17 @@ def _shown(evidence: RunEvidence, target: Target, found: Comparison) -> str:
         f"{found.estimate or 0:+.4g} ({_level(found.alpha)} interval {shown.low:+.4g} to {shown.high:+.4g}, "
         f"{found.n} cases{paired}){strict}; asked {target.asks}."
     )
+
+
+def _missing(selection: GateVerdict, found: Comparison) -> str:
+    """Return which scores are missing beyond the share that the gate accepts, or an empty string.
+
+    The missing cases may be the lost ones: the others then show neither progress nor its absence.
+    """
+    for row in (found, *selection.conditions):
+        if misses_cases(row.n, row.excluded):
+            return f"{row.excluded} of {row.n + row.excluded} cases have no score of {row.metric} on both sides."
+    return ""
 
 
 def _capped(target: Target, ceilings: Mapping[str, float]) -> str | None:

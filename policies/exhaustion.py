@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-from policies.buckets import ALPHA, BucketVerdict, Movement
+from policies.buckets import ALPHA, UNREADABLE, BucketVerdict, Movement
 from policies.significance import detectable_difference
 from state.records import Bucket, Instrument, Record, Run
 
@@ -78,7 +78,7 @@ def could_tell(verdicts: Sequence[BucketVerdict]) -> bool:
     share = math.sqrt((1 + 1 / max(1, len(verdicts))) / 2)
     for verdict in verdicts:
         target, found = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
-        if target is None or found is None or not found.n or verdict.rule in {"U.unmeasured", "U.capped", "U.coarse"}:
+        if target is None or found is None or not found.n or verdict.rule in {*UNREADABLE, "U.coarse"}:
             return False
         # A parent that meets the bound by its number is short of it by no figure: then all that is left up to a perfect
         # score (metrics live in [0, 1]) is what a class could show.

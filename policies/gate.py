@@ -258,7 +258,7 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
     sign, bound = condition.sign, condition.threshold if condition.kind == "plain" else condition.bound
     if condition.kind == "plain":
         held = sign * (found.estimate - bound) >= -_EPSILON
-        return "fails" if not held else "undecided" if _misses_cases(found) else "holds"
+        return "fails" if not held else "undecided" if misses_cases(found.n, found.excluded) else "holds"
     near, far = (interval.low, interval.high) if sign > 0 else (interval.high, interval.low)
     if sign * (far - bound) < -_EPSILON:
         return "fails"
@@ -267,11 +267,12 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
         # An exact test of the cases knows nothing of what their order alone would change.
         passes = passes and sign * (near - bound) >= -_EPSILON
     passes = passes or _cannot_be_missed(condition, found)
-    return "holds" if passes and not _misses_cases(found) else "undecided"
+    return "holds" if passes and not misses_cases(found.n, found.excluded) else "undecided"
 
 
-def _misses_cases(found: Comparison) -> bool:
-    return found.excluded > MAX_EXCLUDED_SHARE * (found.n + found.excluded)
+def misses_cases(n: int, excluded: int) -> bool:
+    """Return whether so many cases had no score that the n others say nothing of all."""
+    return excluded > MAX_EXCLUDED_SHARE * (n + excluded)
 
 
 def _cannot_be_missed(condition: Condition, found: Comparison) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from policies.buckets import BucketVerdict, Movement
+from policies.buckets import UNREADABLE, BucketVerdict, Movement
 from policies.dose import USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose, usual_lr
 from policies.numbers import ASKED, LEAST_TOLD, Suggest, numbers_of, space_of, with_numbers
 from policies.target import Target
@@ -582,7 +582,7 @@ def diagnose(run: Tried) -> Diagnosis:
     """
     if run.stopped in _STOPPED and not (run.stopped == "length_drift" and _is_nearer(run.lengths)):
         return _STOPPED[run.stopped]
-    if run.rule in {"U.capped", "U.unmeasured"}:
+    if run.rule in UNREADABLE:
         return "unmeasurable"
     if run.val_loss is not None and not math.isfinite(run.val_loss):
         return "diverged"

@@ -508,3 +508,35 @@ def test_what_the_order_moves_is_what_stands_about_it() -> None:
     assert Rehearsal().view().noise == {}
     stale = belief.model_copy(update={"status": "stale"})
     assert Rehearsal(beliefs=[stale]).view().noise == {}
+
+
+HALF_LOST = [None if case % 2 == 0 else float(case % 4 == 1) for case in range(80)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([1.0, 0.0] * 40, HALF_LOST),
+        ([1.0, 0.0] * 40, [None, 0.0] * 40),
+        ([0.0] * 80, [*ones(6, 6), *[None] * 74]),
+        (HALF_LOST, [1.0] * 80),
+    ],
+    ids=["the right ones are gone", "the rest is unchanged", "six are left", "the start's are gone"],
+)
+def test_more_missing_scores_than_the_gate_accepts_tell_nothing(
+    before: list[float | None], after: list[float | None]
+) -> None:
+    cases = table(parent={"s.ok": before}, candidate={"s.ok": after})
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=cases))
+    assert (verdict.rule, verdict.had_power) == ("U.missing", False)
+    assert "cases have no score of s.ok on both sides" in verdict.sentence
+
+
+@pytest.mark.parametrize(("missing", "rule"), [(4, "B.moved"), (5, "U.missing")])
+def test_a_tenth_may_be_missing_of_any_condition(missing: int, rule: str) -> None:
+    safe = [*[None] * missing, *ones(40 - missing, 40 - missing)]
+    cases = table(
+        parent={"s.ok": ones(8, 40), "s.safe": ones(40, 40)}, candidate={"s.ok": ones(24, 40), "s.safe": safe}
+    )
+    verdict = judge_run(RunEvidence(gate=GUARDED, cases=cases))
+    assert verdict.rule == rule, verdict.sentence
