@@ -1,8 +1,8 @@
 """The verdict on one run: A promoted, B progress, C concern, D refuted, U uninformative (design section 5).
 
-Precedence U > A > D > B > C, one rule each. The two rules of U that speak of power (too coarse, no power) need an
-interval that shows nothing; a target that clearly moved, and a confirmation that held, are their own proof that the
-measurement could show it. A capped measurement is U whatever it shows.
+Precedence: U where the scores say nothing (unmeasured, missing, capped); A, D, B; U where the interval shows nothing
+(too coarse, no power); C. What is shown, a movement or a loss, is its own proof that the measurement could show it. A
+gate that holds on confirmation is A whatever δ and the ceiling say.
 Comparisons are made on the selection cases; A needs a gate verdict on the confirmation cases.
 """
 
@@ -16,7 +16,7 @@ from policies.comparison import Comparison, compare
 from policies.gate import GateVerdict, asks_no_worse, judge_gate, misses_cases
 from policies.significance import Interval
 from policies.target import Target, find_target
-from state.goal import Gate
+from state.goal import Condition, Gate
 from state.records import Bucket, Record, SplitUse
 
 ALPHA = 0.025
@@ -89,7 +89,7 @@ class BucketVerdict(Record):
     """The control was measured and fell beyond noise."""
     is_capped: bool
     had_power: bool
-    """The comparison could tell meaningful progress from none."""
+    """The comparison could tell meaningful progress from none, or a loss was shown."""
     is_promising: bool
     """Every condition is met by its estimate on the selection cases: worth an opening of confirmation."""
     is_win: bool = True
@@ -142,7 +142,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         control_moved=None if control is None else control > 0,
         control_lost=control is not None and control < 0,
         is_capped=is_capped,
-        had_power=(reading.moved or reading.lost or reading.flat) and rule not in {*UNREADABLE, "U.coarse"},
+        had_power=bucket in {"A", "D"} or ((reading.moved or reading.flat) and rule not in {*UNREADABLE, "U.coarse"}),
         is_promising=not is_capped and is_promising(selection),
         is_win=_is_win(evidence, target, found),
     )
@@ -182,15 +182,18 @@ def _rule(
     what = f"{evidence.run}: {_shown(evidence, target, found)}"
     if missing := _missing(selection, found):
         return "U", "U.missing", f"{what} {missing}"
+    confirmation = evidence.confirmation if evidence.confirmation and evidence.confirmation.holds else None
+    if confirmation and confirmation.use == "confirmation" and _is_win(evidence, target, found):
+        return "A", "A.confirmed", f"{what} {confirmation.sentence}"
     if (capped := _capped(target, evidence.ceilings)) is not None:
         return "U", "U.capped", f"{what} {capped}"
-    holds = (
-        evidence.confirmation is not None
-        and evidence.confirmation.use == "confirmation"
-        and evidence.confirmation.holds
-        and _is_win(evidence, target, found)
-    )
-    if not (reading.moved or reading.lost or holds):
+    if reading.lost or (target.asked_metric and _is_lost(evidence, target.asked_metric, target.sign)):
+        return "D", "D.target_lost", f"{what} The target was lost."
+    if broken := _broken(evidence, selection):
+        return "D", "D.no_worse_broken", f"{what} {broken}"
+    if broken := _broken_condition(evidence, selection):
+        return "D", "D.condition_broken", f"{what} {broken}"
+    if not reading.moved:
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
         if found.step - target.delta > _EPSILON and (found.method != "bounded" or reading.flat):
             wanted = (
@@ -199,12 +202,6 @@ def _rule(
             return "U", "U.coarse", f"{what} {wanted}"
         if not reading.flat:
             return "U", "U.power", f"{what} {_unclear(target, found, evidence.noise_floor)}"
-    if holds and evidence.confirmation is not None:
-        return "A", "A.confirmed", f"{what} {evidence.confirmation.sentence}"
-    if reading.lost:
-        return "D", "D.target_lost", f"{what} The target was lost."
-    if broken := _broken(evidence, selection):
-        return "D", "D.no_worse_broken", f"{what} {broken}"
     if missed := _contradicted(evidence):
         return "D", "D.prediction", f"{what} {missed}"
     if reading.moved:
@@ -287,6 +284,42 @@ def _broken(evidence: RunEvidence, selection: GateVerdict) -> str:
     verdicts = selection.conditions + (evidence.confirmation.conditions if evidence.confirmation else ())
     broken = [verdict for verdict in verdicts if verdict.id in no_worse and verdict.decided == "fails"]
     return f"A no-worse condition is broken. {broken[0].sentence}" if broken else ""
+
+
+def _broken_condition(evidence: RunEvidence, selection: GateVerdict) -> str:
+    """Return which condition the start met, or was not shown to miss, and the run was shown to break; or ""."""
+    for condition, verdict in zip(evidence.gate.conditions, selection.conditions, strict=True):
+        if asks_no_worse(condition) or not verdict.is_shown_to_miss:
+            continue
+        for metric in condition.metrics:
+            if _is_lost(evidence, metric, condition.sign) and _may_be_met(evidence, condition, metric):
+                was = compare(evidence.cases, metric, use=evidence.use, against="value", side="parent")
+                return f"A condition is broken, {metric} was {was.value or 0:.4g} before. {verdict.sentence}"
+    return ""
+
+
+def _is_lost(evidence: RunEvidence, metric: str, sign: int) -> bool:
+    """Return whether a metric was shown to fall behind the start by more than noise."""
+    found = _compared(evidence, metric)
+    floor = max(evidence.noise_floor, NOISE_FACTOR * found.noise_sd)
+    return found.estimate is not None and found.excludes(0.0) and sign * found.estimate + floor < -_EPSILON
+
+
+def _may_be_met(evidence: RunEvidence, condition: Condition, metric: str) -> bool:
+    """Return whether the start was not shown to miss a condition; what is asked of it in addition, it never missed."""
+    if condition.against == "parent":
+        return True
+    found = compare(
+        evidence.cases,
+        metric,
+        use=evidence.use,
+        against=condition.against,
+        alpha=evidence.gate.alpha / evidence.looks,
+        statistic=condition.statistic,
+        side="parent",
+    )
+    far = None if found.interval is None else found.interval.high if condition.sign > 0 else found.interval.low
+    return far is not None and condition.sign * (far - condition.threshold) >= -_EPSILON
 
 
 def _contradicted(evidence: RunEvidence) -> str:

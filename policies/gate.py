@@ -86,6 +86,12 @@ class ConditionVerdict(Record):
         return self.sign * (self.estimate - self.bound) >= -_EPSILON
 
     @property
+    def is_shown_to_miss(self) -> bool:
+        """Whether even the far bound misses what is asked; of a plain condition the bare number may fail by luck."""
+        far = self.high if self.sign > 0 else self.low
+        return far is not None and self.decided == "fails" and self.sign * (far - self.bound) < -_EPSILON
+
+    @property
     def cases_to_tell(self) -> int | None:
         """How many cases to take where these cannot tell, one number wherever it is said.
 

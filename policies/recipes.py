@@ -563,10 +563,14 @@ def _best(history: Sequence[Tried], last: Tried) -> Tried:
     return max(moved or reversed(sound), key=lambda run: run.gain or 0.0, default=last)
 
 
+_BROKEN = frozenset({"D.no_worse_broken", "D.condition_broken"})
+"""Rules of D by which something was lost beside the target."""
+
+
 def _took_too_much(run: Tried, *, has_moved: bool) -> bool:
     """Say whether a run's dose did harm; where nothing has moved yet, a lost target alone may be one seed's luck."""
     diagnosis = diagnose(run)
-    return diagnosis in _HARMED and (has_moved or diagnosis != "regressed" or run.rule == "D.no_worse_broken")
+    return diagnosis in _HARMED and (has_moved or diagnosis != "regressed" or run.rule in _BROKEN)
 
 
 def _harm(run: Tried, rows: int | None, carried: float) -> Harm:

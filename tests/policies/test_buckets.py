@@ -422,10 +422,10 @@ def test_every_evidence_gets_one_bucket_by_precedence(  # noqa: PLR0917 - one ar
     confirmed = given_evidence.confirmation is not None and given_evidence.confirmation.holds
     # What the parent did as well is no win, whatever the gate says.
     confirmed = confirmed and (after - before) / 40 - noise > 1e-9
-    if verdict.is_capped:
-        assert verdict.bucket == "U"
-    elif confirmed:
+    if confirmed:
         assert verdict.bucket == "A"
+    elif verdict.is_capped:
+        assert verdict.bucket == "U"
     elif verdict.movement == "lost":
         assert verdict.bucket == "D"
     elif verdict.bucket == "B":
@@ -540,3 +540,88 @@ def test_a_tenth_may_be_missing_of_any_condition(missing: int, rule: str) -> Non
     )
     verdict = judge_run(RunEvidence(gate=GUARDED, cases=cases))
     assert verdict.rule == rule, verdict.sentence
+
+
+FLOOR = Condition(id="floor", metric="s.safe", min=0.7)
+ERRORS = Condition(id="errors", metric="s.safe", statistic="count", max=3)
+OTHERS = Condition(id="others", any_of=("s.safe", "s.form"), min=0.7)
+GAIN = Condition(id="gain", metric="s.safe", against="parent", min=0.05)
+
+
+@pytest.mark.parametrize(
+    ("condition", "before", "after", "rule"),
+    [
+        (FLOOR, 56, 8, "D.condition_broken"),
+        (FLOOR, 40, 8, "D.condition_broken"),
+        (FLOOR, 20, 4, "B.moved"),
+        (FLOOR, 56, 38, "B.moved"),
+        (FLOOR, 32, 40, "B.moved"),
+        (ERRORS, 1, 30, "D.condition_broken"),
+        (ERRORS, 20, 30, "B.moved"),
+        (OTHERS, 56, 8, "D.condition_broken"),
+        (GAIN, 40, 8, "D.condition_broken"),
+        (GAIN, 40, 39, "B.moved"),
+    ],
+    ids=[
+        "a floor that the start met",
+        "a floor that the start was not shown to miss",
+        "a floor that the start missed",
+        "a floor that the run may meet",
+        "a rise that is not enough",
+        "a count that the start met",
+        "a count that the start missed",
+        "an any-of that the start met by one",
+        "an improvement that became a loss",
+        "an improvement that may be one",
+    ],
+)
+def test_what_the_start_met_and_the_run_is_shown_to_break_outweighs_progress(
+    condition: Condition, before: int, after: int, rule: str
+) -> None:
+    sides = {
+        "base": {"s.ok": ones(8, 60), "s.safe": ones(before, 60), "s.form": ones(0, 60)},
+        "parent": {"s.ok": ones(8, 60), "s.safe": ones(before, 60), "s.form": ones(0, 60)},
+        "candidate": {"s.ok": ones(30, 60), "s.safe": ones(after, 60), "s.form": ones(0, 60)},
+    }
+    gate = Gate(conditions=(*VALUE.conditions, condition), primary="s.ok")
+    verdict = judge_run(RunEvidence(gate=gate, cases=table(**sides)))
+    assert (verdict.rule, verdict.movement) == (rule, "moved"), verdict.sentence
+    assert (f"was {before / 60:.4g} before" in verdict.sentence) == (rule == "D.condition_broken")
+
+
+def test_a_loss_within_the_noise_floor_breaks_nothing() -> None:
+    sides = {
+        "parent": {"s.ok": ones(8, 60), "s.safe": ones(56, 60)},
+        "candidate": {"s.ok": ones(60, 60), "s.safe": ones(30, 60)},
+    }
+    gate = Gate(conditions=(*VALUE.conditions, FLOOR))
+    told = RunEvidence(gate=gate, cases=table(**sides))
+    assert judge_run(told).rule == "D.condition_broken"
+    assert judge_run(told.model_copy(update={"noise_floor": 0.5})).rule == "B.moved"
+
+
+def test_a_loss_that_is_shown_needs_no_power_of_the_target() -> None:
+    cases = table(
+        parent={"s.ok": ones(26, 40), "s.safe": ones(38, 40)}, candidate={"s.ok": ones(28, 40), "s.safe": ones(6, 40)}
+    )
+    verdict = judge_run(RunEvidence(gate=GUARDED, cases=cases))
+    assert (verdict.rule, verdict.movement, verdict.had_power) == ("D.no_worse_broken", "unclear", True)
+
+
+def test_the_strict_metric_that_was_lost_outweighs_what_the_denser_one_gained() -> None:
+    cases = table(
+        parent={"s.ok": ones(20, 40), "s.kept": [0.5] * 40}, candidate={"s.ok": ones(4, 40), "s.kept": [0.8] * 40}
+    )
+    told = RunEvidence(gate=VALUE, cases=cases, dense={"s.ok": "s.kept"})
+    assert (judge_run(told).rule, judge_run(told).movement) == ("D.target_lost", "moved")
+    kept = table(
+        parent={"s.ok": ones(20, 40), "s.kept": [0.5] * 40}, candidate={"s.ok": ones(19, 40), "s.kept": [0.8] * 40}
+    )
+    assert judge_run(told.model_copy(update={"cases": kept})).rule == "B.moved"
+
+
+def test_a_gate_that_holds_on_confirmation_is_a_promotion_whatever_the_ceiling_says() -> None:
+    for ceiling in (0.7, 0.82):
+        given_evidence = evidence(VALUE, 20, 40, ceilings={"s.ok": ceiling})
+        confirmed = given_evidence.model_copy(update={"confirmation": judge_gate(VALUE, given_evidence.cases)})
+        assert judge_run(confirmed).rule == "A.confirmed"

@@ -392,6 +392,7 @@ def test_what_is_weaker_than_a_run_that_moved_nothing_is_not_tried() -> None:
             "regressed.lower_lr",
         ),
         ({"bucket": "D", "rule": "D.no_worse_broken", "control_moved": False}, "regressed", "regressed.lower_lr"),
+        ({"bucket": "D", "rule": "D.condition_broken", "control_moved": False}, "regressed", "regressed.lower_lr"),
     ],
 )
 def test_what_preferences_and_rollouts_do_wrong_has_its_remedy(
@@ -469,7 +470,7 @@ def test_a_run_is_remembered_with_its_verdict_and_its_best_validation_loss() -> 
     ("kept", "extra", "said"),
     [
         (28, 0, "moved s.ok by +0.5 but not far enough (asked 0.85 of s.ok)"),
-        (40, 8, "moved s.ok by +0.8 far enough and is short of few"),
+        (40, 6, "moved s.ok by +0.8 far enough and is short of few"),
         (40, 0, "moved s.ok by +0.8 far enough and meets the gate, not confirmed yet"),
     ],
 )
