@@ -123,8 +123,9 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         use=evidence.use,
         noise_floor=evidence.noise_floor,
         dense=evidence.dense,
+        closest={verdict.id: verdict.metric for verdict in selection.conditions if verdict.estimate is not None},
     )
-    found = None if target is None else _compared(evidence, target.metric)
+    found = None if target is None else _compared(evidence, target.metric, _alternatives(evidence.gate, target))
     floor = max(evidence.noise_floor, NOISE_FACTOR * found.noise_sd if found else 0.0)
     evidence = evidence.model_copy(update={"noise_floor": floor})
     reading = _read(target, found, floor)
@@ -153,8 +154,15 @@ def is_promising(selection: GateVerdict) -> bool:
     return all(condition.is_met_by_estimate for condition in selection.conditions)
 
 
-def _compared(evidence: RunEvidence, metric: str) -> Comparison:
-    return compare(evidence.cases, metric, use=evidence.use, alpha=ALPHA / evidence.looks, seed=evidence.seed)
+def _compared(evidence: RunEvidence, metric: str, alternatives: int = 1) -> Comparison:
+    alpha = ALPHA / evidence.looks / alternatives
+    return compare(evidence.cases, metric, use=evidence.use, alpha=alpha, seed=evidence.seed)
+
+
+def _alternatives(gate: Gate, target: Target) -> int:
+    """Return among how many metrics the target was chosen after they were measured; the level is divided by them."""
+    asked = next(each for each in gate.conditions if each.id == target.condition)
+    return 1 if gate.primary in asked.metrics else len(asked.metrics)
 
 
 def _read(target: Target | None, found: Comparison | None, noise_floor: float) -> _Reading:

@@ -68,6 +68,7 @@ def find_target(
     use: SplitUse = "selection",
     noise_floor: float = 0.0,
     dense: Mapping[str, str] | None = None,
+    closest: Mapping[str, str] | None = None,
 ) -> Target | None:
     """Return the target of a campaign at its present parent, or None where nothing was measured.
 
@@ -79,14 +80,16 @@ def find_target(
         noise_floor: What a change must exceed.
         dense: `split.metric` -> a denser one of the same outputs; where the target's has one, that is read in its place
             and should reach what the gold scores.
+        closest: Id of a condition -> the metric of it by which a candidate came closest to holding.
 
     All metrics live in [0, 1]; counts are divided by their cases. Of an any-of, the alternative that is nearest to
-    holding stands for the condition, of those that reach their bound below their ceiling; the one with more room of
-    equals. A condition without scores is passed over for the next one.
+    holding stands for the condition, of those that reach their bound below their ceiling: as the candidate was
+    measured, else as the parent was; the one with more room of equals. A condition without scores is passed over for
+    the next one.
     """
     for condition in aims(gate):
         named = [metric for metric in condition.metrics if metric == gate.primary] or condition.metrics
-        metric = _nearest(condition, named, cases, ceilings or {}, use)
+        metric = _nearest(condition, named, cases, ceilings or {}, use, (closest or {}).get(condition.id, ""))
         found = _target(condition, metric, gate, cases, use, noise_floor)
         if found is not None:
             companion = (dense or {}).get(found.metric)
@@ -118,16 +121,21 @@ def _parent_side(cases: CaseTable, metric: str, use: SplitUse) -> Side:
     return "parent" if cases.mean("parent", metric, use) is not None else "base"
 
 
-def _nearest(
-    condition: Condition, metrics: Sequence[str], cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse
+def _nearest(  # noqa: PLR0917 - an inner step of find_target, same arguments
+    condition: Condition,
+    metrics: Sequence[str],
+    cases: CaseTable,
+    ceilings: Mapping[str, float],
+    use: SplitUse,
+    closest: str,
 ) -> str:
-    def order(metric: str) -> tuple[bool, float, float]:
+    def order(metric: str) -> tuple[bool, bool, float, float]:
         start, wanted = cases.mean(_parent_side(cases, metric, use), metric, use), _asked(condition, cases, metric, use)
         if start is None or wanted is None:
-            return False, float("-inf"), 0.0
+            return False, False, float("-inf"), 0.0
         best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
         gap, room = (condition.sign * (value - start.mean) for value in (wanted, best))
-        return room - gap > -_EPSILON, round(-gap, 9), room
+        return room - gap > -_EPSILON, metric == closest, round(-gap, 9), room
 
     return max(metrics, key=order)
 

@@ -625,3 +625,45 @@ def test_a_gate_that_holds_on_confirmation_is_a_promotion_whatever_the_ceiling_s
         given_evidence = evidence(VALUE, 20, 40, ceilings={"s.ok": ceiling})
         confirmed = given_evidence.model_copy(update={"confirmation": judge_gate(VALUE, given_evidence.cases)})
         assert judge_run(confirmed).rule == "A.confirmed"
+
+
+EITHER = Gate(
+    conditions=(
+        Condition(id="safe", metric="s.safe", against="parent", min=0.0, margin=0.1),
+        Condition(id="either", any_of=("s.unit", "s.date"), against="parent", min=0.05),
+    )
+)
+
+
+def either(unit: int, date: int, n: int = 100) -> CaseTable:
+    return table(
+        parent={"s.safe": ones(80, n), "s.unit": ones(60, n), "s.date": ones(40, n)},
+        candidate={"s.safe": ones(81, n), "s.unit": ones(unit, n), "s.date": ones(date, n)},
+    )
+
+
+@pytest.mark.parametrize(("unit", "date", "moved"), [(90, 40, "s.unit"), (90, 38, "s.unit"), (60, 75, "s.date")])
+def test_the_alternative_that_came_closest_to_holding_is_the_target_and_the_win(
+    unit: int, date: int, moved: str
+) -> None:
+    cases = either(unit, date)
+    confirmation = judge_gate(EITHER, cases)
+    chosen = judge_run(RunEvidence(gate=EITHER, cases=cases))
+    assert (chosen.rule, chosen.is_win, chosen.is_promising) == ("B.moved", True, True)
+    assert chosen.target is not None
+    assert (chosen.target.metric, chosen.comparisons[0].alpha) == (moved, 0.0125)
+    assert judge_run(RunEvidence(gate=EITHER, cases=cases, confirmation=confirmation)).rule == "A.confirmed"
+
+
+def test_a_primary_alternative_stays_the_target_whatever_the_other_does() -> None:
+    gate = EITHER.model_copy(update={"primary": "s.date"})
+    verdict = judge_run(RunEvidence(gate=gate, cases=either(90, 40)))
+    assert verdict.target is not None
+    assert (verdict.target.metric, verdict.comparisons[0].alpha) == ("s.date", 0.025)
+
+
+def test_the_closest_alternative_is_passed_over_where_its_ceiling_keeps_it_from_holding() -> None:
+    gate = Gate(conditions=(Condition(id="either", any_of=("s.unit", "s.date"), min=0.9),))
+    verdict = judge_run(RunEvidence(gate=gate, cases=either(80, 60), ceilings={"s.unit": 0.85}))
+    assert verdict.target is not None
+    assert (verdict.target.metric, verdict.rule) == ("s.date", "B.moved")
