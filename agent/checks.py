@@ -14,6 +14,8 @@ from typing import Any
 
 from agent.campaign import LoadedCampaign
 from agent.mistakes import nearest
+from policies.reachability import least_cases
+from policies.target import aims
 from state.errors import ConfigError
 from state.goal import Goal
 
@@ -43,6 +45,7 @@ def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal
     """
     return [
         *_check_data(loaded, masks_prompt=_check_recipe(loaded)),
+        *_check_delta(loaded),
         *_check_splits(loaded, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
         *_check_adapter(loaded),
@@ -118,6 +121,8 @@ def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
                     "splits",
                     row["name"],
                 )
+    if is_rehearsal:
+        _require_decidable(loaded, {name: parts["confirmation"] for name, parts in counts.items()})
     for name, parts in counts.items():
         yield f"Split {name}: {parts['selection']} selection and {parts['confirmation']} confirmation cases."
 
@@ -130,6 +135,42 @@ def case_files(loaded: LoadedCampaign) -> Iterator[tuple[Any, ...]]:
                 yield loaded.resolve(written), "evaluation", "splits", name, key
     for name, written in loaded.goal.evaluation.repairs.cases.items():
         yield loaded.resolve(written), "evaluation", "repairs", "cases", name
+
+
+def _check_delta(loaded: LoadedCampaign) -> Iterator[str]:
+    """Refuse a δ above a gap that the file itself names: an improvement asked over the parent."""
+    gate, dense = loaded.goal.gate, loaded.goal.evaluation.dense
+    aimed = next(iter(aims(gate)), None)
+    if gate.meaningful_delta is None or aimed is None or aimed.against != "parent" or aimed.statistic != "mean":
+        return
+    asked = aimed.sign * aimed.threshold
+    if 0 < asked < gate.meaningful_delta and dense.keys().isdisjoint(aimed.metrics):
+        raise _refusal(
+            loaded,
+            f"`gate.meaningful_delta` is {gate.meaningful_delta:g}, more than the {asked:g} that {aimed.id} asks for;"
+            f" write at most {asked:g}, or leave it out.",
+            "gate",
+            "meaningful_delta",
+        )
+    yield from ()
+
+
+def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int]) -> None:
+    """Refuse confirmation cases on which not even the best scores that there can be would meet a condition."""
+    gate = loaded.goal.gate
+    for place, condition in enumerate(gate.conditions):
+        least = least_cases(condition, gate.confirmation_alpha)
+        splits = {metric.partition(".")[0] for metric in condition.metrics}
+        found = max((confirmation.get(split, 0) for split in splits), default=0)
+        if found < least and splits.isdisjoint(loaded.goal.evaluation.repairs.cases):
+            raise _refusal(
+                loaded,
+                f"{condition.id} cannot be shown on {found} confirmation cases at alpha {gate.confirmation_alpha:.3g}"
+                f" (gate.alpha over gate.max_confirmations), whatever a run scores: it needs at least {least}.",
+                "gate",
+                "conditions",
+                place,
+            )
 
 
 def _require_enough(loaded: LoadedCampaign, name: str, use: str, found: int) -> None:

@@ -108,6 +108,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
             parent=parent if use == "selection" else {},
             use=use,
             budgets=decode_curves(beliefs, use),
+            dense=goal.evaluation.dense,
         ):
             found.setdefault((finding.subject, finding.claim), finding)
     premises = tuple(sorted(b.id for b in known))

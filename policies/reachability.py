@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from policies import significance
 from policies.cases import CaseTable, Mean
-from policies.gate import judge_condition
+from policies.gate import asks_no_worse, judge_condition
+from policies.target import Target, find_target
 from state.goal import Condition, Gate
 from state.records import Record, Severity, Side, SplitUse
 
@@ -25,7 +26,8 @@ class Finding(Record):
     subject: str
     """`gate:<condition id>`."""
     claim: str
-    """`below_ceiling`, `reachable_from_base`, `resolvable`, `decidable`, `independent`."""
+    """`below_ceiling`, `reachable_from_base`, `resolvable`, `decidable`, `independent`, `asks_more`,
+    `meaningful`."""
     sentence: str
     value: dict[str, Any]
     fix: str
@@ -41,6 +43,7 @@ def reachability(
     budgets: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     alpha: float | None = None,
     parent: Mapping[str, Mean] | None = None,
+    dense: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Return what is wrong with a gate; an empty list says nothing was found, not that everything was checked.
 
@@ -53,6 +56,7 @@ def reachability(
         budgets: `split.metric` -> (max_tokens, ceiling) pairs, for the fix of P1.
         alpha: One-sided level of one test; one opening of the confirmation split when left out.
         parent: As `baseline`, of the weights that runs start from; the base's own when left out.
+        dense: `split.metric` -> a denser one, on which progress is read.
     """
     level = gate.confirmation_alpha if alpha is None else alpha
     found: list[Finding | None] = []
@@ -63,8 +67,67 @@ def reachability(
         found.append(beyond)
         if beyond is None:
             found += [_too_coarse(condition, known.baseline), _undecidable(condition, known, level)]
+    start = cases or CaseTable(means={"base": dict(baseline), "parent": dict(parent or baseline)})
+    found += [
+        _met_already(gate, start, use),
+        _beyond_gap(gate, find_target(gate, start, ceilings=ceilings, use=use, dense=dense)),
+    ]
     found += _redundant(gate, cases, use) if cases is not None else []
     return [finding for finding in found if finding is not None]
+
+
+def least_cases(condition: Condition, alpha: float) -> int:
+    """Return how few cases the best scores that there can be still meet a condition on; 1 where any number may.
+
+    Every case rises from the worst end of the scale to the best, or has full marks.
+
+    Args:
+        condition: By a test, else 1.
+        alpha: One-sided level of the gate; divided by the metrics of an any-of.
+    """
+    if condition.kind == "plain" or condition.statistic != "mean":
+        return 1
+    bound = condition.sign * condition.bound
+    room = (1 - bound) / 2 if condition.against != "value" else 1 - bound if condition.sign > 0 else -bound
+    return significance.cases_for_unseen(room, alpha / len(condition.metrics)) if 0 < room < 1 else 1
+
+
+def _met_already(gate: Gate, start: CaseTable, use: SplitUse) -> Finding | None:
+    """Mode 4, the other way round: what runs start from meets all that is asked, so nothing is left to train for."""
+    asked = [condition for condition in gate.conditions if not asks_no_worse(condition)]
+    targets = [find_target(Gate(conditions=(condition,)), start, use=use) for condition in asked]
+    met = [target for target in targets if target is not None and target.gap <= _EPSILON]
+    if not met or len(met) < len(asked):
+        return None
+    shown = ", ".join(f"{target.metric} is {target.parent:.4g}, asked {target.threshold:.4g}" for target in met)
+    return Finding(
+        mode="4",
+        severity="warning",
+        subject=f"gate:{met[0].condition}",
+        claim="asks_more",
+        sentence=f"What runs start from meets the gate already, by its numbers: {shown}. An equal run is no win.",
+        value={target.metric: {"start": target.parent, "asked": target.threshold} for target in met},
+        fix="Ask for more than the start scores, or for an improvement with `against: parent`.",
+    )
+
+
+def _beyond_gap(gate: Gate, target: Target | None) -> Finding | None:
+    """P5: a δ that the whole way to the gate does not reach would call a run that gets there flat."""
+    delta = gate.meaningful_delta
+    if target is None or delta is None or target.gap <= 0 or delta - target.gap <= _EPSILON:
+        return None
+    return Finding(
+        mode="P5",
+        severity="hard_stop",
+        subject=f"gate:{target.condition}",
+        claim="meaningful",
+        sentence=(
+            f"gate.meaningful_delta is {delta:g}, more than the {target.gap:.4g} that {target.metric} is short of what "
+            f"is asked ({target.parent:.4g} of {target.threshold:.4g})."
+        ),
+        value={"metric": target.metric, "delta": delta, "gap": target.gap},
+        fix=f"Write at most {target.gap:.4g}, or leave gate.meaningful_delta out: then it is half of the gap.",
+    )
 
 
 def beyond_reach(

@@ -107,7 +107,7 @@ def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
     if parent is None or strict.sign * (threshold - parent.mean) <= 0:
         return None
     gap = strict.sign * (threshold - parent.mean)
-    delta = gate.meaningful_delta or gap / 2
+    delta = _delta(gate, gap)
     sentence = (
         f"{metric}, read in place of {strict.metric} (asked {strict.asks}), is {parent.mean:.4g} at the parent, "
         f"{gap:.4g} short of what the gold scores; δ is {delta:.4g}."
@@ -115,6 +115,11 @@ def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
     changed: Json = {"metric": metric, "parent": parent.mean, "threshold": threshold, "gap": gap, "delta": delta}
     changed |= {"asked_metric": strict.metric, "asked": strict.threshold}
     return strict.model_copy(update={**changed, "n": parent.n, "sentence": sentence})
+
+
+def _delta(gate: Gate, gap: float) -> float:
+    """Return δ: as the file says, but no more than the gap that is left, which shrinks as runs go on from the best."""
+    return gap / 2 if gate.meaningful_delta is None else min(gate.meaningful_delta, gap)
 
 
 def _parent_side(cases: CaseTable, metric: str, use: SplitUse) -> Side:
@@ -148,7 +153,7 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
     if parent is None or threshold is None:
         return None
     gap = condition.sign * (threshold - parent.mean)
-    delta = gate.meaningful_delta or (gap / 2 if gap > 0 else max(noise_floor, 1 / parent.n))
+    delta = _delta(gate, gap) if gap > 0 else gate.meaningful_delta or max(noise_floor, 1 / parent.n)
     far = f"{gap:.4g} short of" if gap > 0 else f"{-gap:.4g} beyond"
     sentence = f"{metric} is {parent.mean:.4g} at the parent, {far} {threshold:.4g}; δ is {delta:.4g}."
     return Target(

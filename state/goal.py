@@ -172,8 +172,8 @@ class Gate(_Part):
     """Probability of a wrong promotion accepted for the whole campaign, one-sided."""
     max_confirmations: int = Field(default=3, ge=1, le=1_000)
     """How often the confirmation split may be opened; each opening is judged at alpha divided by this."""
-    meaningful_delta: float | None = Field(default=None, gt=0, le=1e9)
-    """What counts as meaningful progress of the target (δ); half of its gap to the threshold when left out."""
+    meaningful_delta: float | None = Field(default=None, gt=0, le=1)
+    """What counts as meaningful progress of the target (δ), no more than its gap; half of that when left out."""
 
     @property
     def confirmation_alpha(self) -> float:

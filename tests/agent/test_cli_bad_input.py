@@ -117,6 +117,18 @@ BAD: dict[str, tuple[Break, list[str]]] = {
         in_file("{file: cases.jsonl}", "{file: cases.jsonl, min_cases: 15}"),
         ["campaign.yaml:12", "min_cases", "15"],
     ),
+    "a delta in percent": (
+        in_file("gate:", "gate:\n  meaningful_delta: 5"),
+        ["campaign.yaml:14", "gate.meaningful_delta", "5", "at most 1"],
+    ),
+    "a delta above what is asked over the parent": (
+        in_file("      min: 0.5", "      against: parent\n      min: 0.1\n  meaningful_delta: 0.2"),
+        ["campaign.yaml:18", "`gate.meaningful_delta` is 0.2", "the 0.1 that words.exact.parent>=0.1 asks for"],
+    ),
+    "too few confirmation cases for any decision": (
+        in_file("gate:", "gate:\n  alpha: 0.0001"),
+        ["campaign.yaml:16", "words.exact", "on 11 confirmation cases", "at least 15"],
+    ),
     "model without tokenizer": (no_tokenizer, ["campaign.yaml:3", "tokenizer"]),
     "adapter folder as model": (an_adapter_for_a_model, ["campaign.yaml:3", "config.json"]),
     "adapter of another parent": (

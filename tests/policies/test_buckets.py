@@ -217,12 +217,14 @@ def test_a_parent_that_meets_the_gate_is_not_replaced_by_what_is_no_better(after
     assert (verdict.rule, verdict.is_win) == ("A.confirmed", True), "no more is asked than that"
 
 
-def test_a_ceiling_that_leaves_less_room_than_meaningful_progress_is_a_cap() -> None:
+def test_delta_is_never_more_than_the_gap_that_is_left() -> None:
     gate = VALUE.model_copy(update={"meaningful_delta": 0.7})
     verdict = judge_run(evidence(gate, 8, 24, ceilings={"s.ok": 0.85}))
-    assert verdict.rule == "U.capped"
-    assert "room" in verdict.sentence
-    assert judge_run(evidence(VALUE, 8, 24, ceilings={"s.ok": 0.85})).bucket == "B"
+    assert verdict.rule == "B.moved"
+    assert verdict.target is not None
+    assert verdict.target.delta == pytest.approx(0.6)
+    near = Gate(conditions=(Condition(metric="s.ok", min=0.55),), meaningful_delta=0.4)
+    assert judge_run(evidence(near, 20, 23)).rule == "U.power", "within 0.4, and beyond the gate's own number"
 
 
 def test_a_broken_no_worse_condition_outweighs_progress() -> None:

@@ -1,7 +1,15 @@
 import pytest
 
 from policies.cases import CaseTable, Mean
-from policies.reachability import Finding, beyond_reach, ceilings_from_census, is_one_measurement, reachability
+from policies.gate import judge_condition
+from policies.reachability import (
+    Finding,
+    beyond_reach,
+    ceilings_from_census,
+    is_one_measurement,
+    least_cases,
+    reachability,
+)
 from state.goal import Condition, Gate, TestKind
 from tests.policies.lab import BASE, CYCLES, GATE, REASON, ones, table
 
@@ -155,9 +163,9 @@ def test_a_limit_on_new_failures_needs_cases_enough_for_none_to_be_shown() -> No
 
 def test_two_conditions_on_one_measurement_are_redundant() -> None:
     both = gate(
-        Condition(id="kept", metric="s.kept", min=0.2, test="plain", reason=REASON),
-        Condition(id="lost", metric="s.lost", max=0.8, test="plain", reason=REASON),
-        Condition(id="other", metric="t.kept", min=0.2, test="plain", reason=REASON),
+        Condition(id="kept", metric="s.kept", min=0.3, test="plain", reason=REASON),
+        Condition(id="lost", metric="s.lost", max=0.7, test="plain", reason=REASON),
+        Condition(id="other", metric="t.kept", min=0.3, test="plain", reason=REASON),
     )
     kept = ones(10, 40)
     lost = [1 - (score or 0) for score in kept]
@@ -189,3 +197,68 @@ def test_ceilings_are_read_from_a_census_for_one_use() -> None:
 
 def test_an_empty_table_finds_no_redundancy() -> None:
     assert reachability(GATE, {}, BASE, cases=CaseTable()) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "least"),
+    [
+        ({"metric": "s.ok", "min": 0.85}, 26),
+        ({"metric": "s.ok", "max": 0.1}, 39),
+        ({"metric": "s.ok", "against": "parent", "min": 0.0, "margin": 0.05}, 6),
+        ({"metric": "s.ok", "against": "base", "min": 0.5}, 15),
+        ({"any_of": ("s.ok", "s.form"), "min": 0.85}, 30),
+        ({"metric": "s.ok", "min": 0.85, "test": "plain", "reason": REASON}, 1),
+        ({"metric": "s.ok", "min": 34, "statistic": "count"}, 1),
+        ({"metric": "s.ok", "min": 0.0}, 1),
+    ],
+)
+def test_the_least_cases_are_those_on_which_the_best_scores_that_there_can_be_hold(
+    asked: dict[str, object], least: int
+) -> None:
+    condition = Condition.model_validate(asked)
+    alpha = Gate(conditions=(condition,)).confirmation_alpha
+    assert least_cases(condition, alpha) == least
+    if least == 1:
+        return
+    worst, best = (0.0, 1.0) if condition.sign > 0 else (1.0, 0.0)
+    for n, holds in ((least, True), (least - 1, False)):
+        scores = {name: [best] * n for name in ("s.ok", "s.form")}
+        start = {name: [worst] * n for name in ("s.ok", "s.form")}
+        verdict = judge_condition(condition, table(base=start, parent=start, candidate=scores), alpha)
+        assert verdict.holds == holds, verdict.sentence
+
+
+def met(*conditions: Condition, start: int) -> list[tuple[str, str]]:
+    cases = table(base={"s.ok": ones(start, 400)}, parent={"s.ok": ones(start, 400)})
+    found = reachability(gate(*conditions), {}, {"s.ok": Mean(mean=start / 400, n=400)}, cases=cases)
+    return [(finding.claim, finding.sentence) for finding in found]
+
+
+FLOOR = Condition(metric="s.ok", min=0.8)
+NO_WORSE = Condition(metric="s.ok", against="parent", min=0.0, margin=0.05)
+
+
+def test_a_start_that_meets_the_gate_already_is_said_before_the_first_run() -> None:
+    [(claim, sentence)] = met(FLOOR, NO_WORSE, start=380)
+    assert claim == "asks_more"
+    assert "s.ok is 0.95, asked 0.8" in sentence
+    assert met(FLOOR, NO_WORSE, start=300) == []
+    assert met(FLOOR, Condition(metric="s.ok", against="parent", min=0.02), start=380) == []
+    assert met(NO_WORSE, start=380) == [], "no more is asked than that"
+
+
+@pytest.mark.parametrize(("delta", "said"), [(0.2, True), (0.05, False), (0.03, False), (None, False)])
+def test_a_delta_above_the_gap_stops_before_the_first_run(delta: float | None, *, said: bool) -> None:
+    asked = Gate(conditions=(FLOOR,), meaningful_delta=delta)
+    found = reachability(asked, {}, {"s.ok": Mean(mean=0.75, n=400)})
+    assert [(each.claim, each.severity) for each in found] == ([("meaningful", "hard_stop")] if said else [])
+    if said:
+        assert "gate.meaningful_delta is 0.2, more than the 0.05" in found[0].sentence
+    carried = reachability(asked, {}, {"s.ok": Mean(mean=0.2, n=400)}, parent={"s.ok": Mean(mean=0.75, n=400)})
+    assert bool(carried) == said, "runs start from the adapter, not from the base"
+
+
+def test_a_delta_is_held_against_the_gap_of_the_denser_metric_where_progress_is_read_on_one() -> None:
+    asked = Gate(conditions=(FLOOR,), meaningful_delta=0.2)
+    base = {"s.ok": Mean(mean=0.75, n=400), "s.kept": Mean(mean=0.4, n=400)}
+    assert reachability(asked, {}, base, dense={"s.ok": "s.kept"}) == []
