@@ -27,7 +27,7 @@ class Finding(Record):
     """`gate:<condition id>`."""
     claim: str
     """`below_ceiling`, `reachable_from_base`, `resolvable`, `decidable`, `independent`, `asks_more`,
-    `meaningful`."""
+    `meaningful`, `on_scale`."""
     sentence: str
     value: dict[str, Any]
     fix: str
@@ -63,15 +63,14 @@ def reachability(
     for condition in gate.conditions:
         side: Side = "parent" if condition.against == "parent" and parent else "base"
         known = _Known(ceilings, parent if side == "parent" and parent else baseline, cases, use, side)
-        beyond = _beyond_reach(condition, known, budgets or {})
+        beyond = _off_scale(condition, known) or _beyond_reach(condition, known, budgets or {})
         found.append(beyond)
         if beyond is None:
             found += [_too_coarse(condition, known.baseline), _undecidable(condition, known, level)]
-    start = cases or CaseTable(means={"base": dict(baseline), "parent": dict(parent or baseline)})
-    found += [
-        _met_already(gate, start, use),
-        _beyond_gap(gate, find_target(gate, start, ceilings=ceilings, use=use, dense=dense)),
-    ]
+    if all(finding is None or finding.claim != "on_scale" for finding in found):
+        start = cases or CaseTable(means={"base": dict(baseline), "parent": dict(parent or baseline)})
+        target = find_target(gate, start, ceilings=ceilings, use=use, dense=dense)
+        found += [_met_already(gate, start, use), _beyond_gap(gate, target)]
     found += _redundant(gate, cases, use) if cases is not None else []
     return [finding for finding in found if finding is not None]
 
@@ -145,7 +144,8 @@ def beyond_reach(
         budgets: `split.metric` -> (max_tokens, ceiling) pairs.
     """
     known = _Known(ceilings, baseline, None, "selection", "base")
-    found = [_beyond_reach(condition, known, budgets or {}) for condition in gate.conditions]
+    on_scale = [condition for condition in gate.conditions if _off_scale(condition, known) is None]
+    found = [_beyond_reach(condition, known, budgets or {}) for condition in on_scale]
     return [finding for finding in found if finding is not None]
 
 
@@ -153,6 +153,31 @@ def _beyond_reach(
     condition: Condition, known: "_Known", budgets: Mapping[str, Sequence[tuple[int, float]]]
 ) -> Finding | None:
     return _above_ceiling(condition, known, budgets) or _out_of_room(condition, known, budgets)
+
+
+def _off_scale(condition: Condition, known: "_Known") -> Finding | None:
+    """P5: a score that is no share, such as percent or a number of rows: every bound here is for scores in [0, 1]."""
+    for metric in condition.metrics:
+        scores = [known.ceilings[metric]] if metric in known.ceilings else []
+        scores += [known.baseline[metric].mean] if metric in known.baseline else []
+        table = known.cases or CaseTable()
+        for side in table.cells:
+            scores += table.values(side, metric, known.use)[0].values()
+        off = max((score for score in scores if not -_EPSILON <= score <= 1 + _EPSILON), key=abs, default=None)
+        if off is not None:
+            return Finding(
+                mode="P5",
+                severity="hard_stop",
+                subject=f"gate:{condition.id}",
+                claim="on_scale",
+                sentence=f"{metric} scores {off:.4g}, and a score must lie between 0 and 1 to be judged.",
+                value={"metric": metric, "score": off},
+                fix=(
+                    f"Let the grader divide {metric} by the largest score that there can be (percent by 100), and "
+                    "write the thresholds and margins on that scale."
+                ),
+            )
+    return None
 
 
 def ceilings_from_census(census: Mapping[str, Any], use: SplitUse) -> dict[str, float]:

@@ -262,3 +262,29 @@ def test_a_delta_is_held_against_the_gap_of_the_denser_metric_where_progress_is_
     asked = Gate(conditions=(FLOOR,), meaningful_delta=0.2)
     base = {"s.ok": Mean(mean=0.75, n=400), "s.kept": Mean(mean=0.4, n=400)}
     assert reachability(asked, {}, base, dense={"s.ok": "s.kept"}) == []
+
+
+@pytest.mark.parametrize("asked", [{"min": 70.0}, {"against": "parent", "min": 2.0}, {"min": 5, "statistic": "count"}])
+@pytest.mark.parametrize("is_measured", [True, False])
+def test_a_metric_that_is_no_share_is_refused_by_name_and_nothing_else_is_said_of_it(
+    asked: dict[str, object], *, is_measured: bool
+) -> None:
+    percent = [54.0, 62.0, 70.0, 62.0] * 20
+    cases = table(base={"s.pct": percent}, parent={"s.pct": percent}) if is_measured else None
+    condition = Condition.model_validate({"metric": "s.pct", **asked})
+    base = {"s.pct": Mean(mean=62, n=80)}
+    [finding] = reachability(gate(condition), {}, base, cases=cases)
+    assert (finding.claim, finding.severity) == ("on_scale", "hard_stop")
+    assert finding.sentence.startswith(
+        f"s.pct scores {70 if is_measured else 62}, and a score must lie between 0 and 1"
+    )
+    assert beyond_reach(gate(condition), {}, base) == []
+
+
+def test_a_gold_or_one_case_beyond_the_scale_is_enough_and_sums_of_floats_are_not() -> None:
+    asked = gate(Condition(metric="s.ok", min=0.8))
+    assert [each.claim for each in reachability(asked, {"s.ok": 100.0}, {})] == ["on_scale"]
+    for one, claims in ((-1.0, ["on_scale"]), (1 + 1e-12, [])):
+        start = [one, *ones(20, 79)]
+        cases = table(base={"s.ok": start}, parent={"s.ok": start})
+        assert [each.claim for each in reachability(asked, {}, {}, cases=cases)] == claims
