@@ -222,11 +222,12 @@ def _cycle(entry: PublishedCycle, splits: Sequence[str], counts: frozenset[str])
     cases = CaseTable(
         means={"candidate": candidate, "parent": base, "base": base}, changes=_changes(base, candidate, counts)
     )
+    kind = entry.instrument.lower()
     return Cycle(
         id=entry.id,
         track=entry.track,
-        kind=entry.instrument,
-        instrument=next((name for name in _INSTRUMENTS if entry.instrument.startswith(name)), None),
+        kind=kind,
+        instrument=next((name for name in _INSTRUMENTS if kind.startswith(name)), None),
         gate=_gate(asked, cases) if asked else None,
         conditions=conditions,
         passed=recorded.passed,

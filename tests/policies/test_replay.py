@@ -558,7 +558,8 @@ def test_an_instrument_that_is_none_of_vigils_is_named_and_nothing_is_said_of_it
     row = replayed([simple("r", 0.9, "ppo")]).cycles[0]
     assert (row.instrument, row.foreign, row.bucket) == ("", "ppo", None)
     assert row.sentence == "r used ppo, which is none of sft, dpo and grpo, so it has no bucket."
-    for word in ("none", ""):
+    assert replayed([simple("r", 0.9, "SFT")]).cycles[0].instrument == "sft"
+    for word in ("none", "None", ""):
         row = replayed([simple("r", 0.9, word)]).cycles[0]
         assert (row.foreign, row.sentence) == ("", "r trained nothing, so it has no bucket.")
 
