@@ -197,10 +197,11 @@ def _rule(
         return "U", "U.capped", f"{what} {capped}"
     if reading.lost or (target.asked_metric and _is_lost(evidence, target.asked_metric, target.sign)):
         return "D", "D.target_lost", f"{what} The target was lost."
-    if broken := _broken(evidence, selection):
-        return "D", "D.no_worse_broken", f"{what} {broken}"
-    if broken := _broken_condition(evidence, selection):
-        return "D", "D.condition_broken", f"{what} {broken}"
+    broken = _broken(evidence, selection)
+    if shown := next((verdict.sentence for verdict in broken if verdict.is_shown_to_miss), ""):
+        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {shown}"
+    if broken_by := _broken_condition(evidence, selection):
+        return "D", "D.condition_broken", f"{what} {broken_by}"
     if not reading.moved:
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
         if found.step - target.delta > _EPSILON and (found.method != "bounded" or reading.flat):
@@ -210,6 +211,9 @@ def _rule(
             return "U", "U.coarse", f"{what} {wanted}"
         if not reading.flat:
             return "U", "U.power", f"{what} {_unclear(target, found, evidence.noise_floor)}"
+    if broken:
+        # By the bare number alone, as `test: plain` asks: no proof of power where the target shows nothing.
+        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {broken[0].sentence}"
     if missed := _contradicted(evidence):
         return "D", "D.prediction", f"{what} {missed}"
     if reading.moved:
@@ -282,12 +286,11 @@ def _capped(target: Target, ceilings: Mapping[str, float]) -> str | None:
     return f"The gold itself scores {ceiling:.4g} through this harness: no adapter can show {target.threshold:.4g}."
 
 
-def _broken(evidence: RunEvidence, selection: GateVerdict) -> str:
-    """Return which no-worse conditions were shown to be broken, or an empty string."""
+def _broken(evidence: RunEvidence, selection: GateVerdict) -> list[ConditionVerdict]:
+    """Return the verdicts on no-worse conditions that fail."""
     no_worse = {condition.id for condition in evidence.gate.conditions if asks_no_worse(condition)}
     verdicts = selection.conditions + (evidence.confirmation.conditions if evidence.confirmation else ())
-    broken = [verdict for verdict in verdicts if verdict.id in no_worse and verdict.decided == "fails"]
-    return f"A no-worse condition is broken. {broken[0].sentence}" if broken else ""
+    return [verdict for verdict in verdicts if verdict.id in no_worse and verdict.decided == "fails"]
 
 
 def _broken_condition(evidence: RunEvidence, selection: GateVerdict) -> str:

@@ -669,3 +669,14 @@ def test_the_closest_alternative_is_passed_over_where_its_ceiling_keeps_it_from_
     verdict = judge_run(RunEvidence(gate=gate, cases=either(80, 60), ceilings={"s.unit": 0.85}))
     assert verdict.target is not None
     assert (verdict.target.metric, verdict.rule) == ("s.date", "B.moved")
+
+
+@pytest.mark.parametrize(("after", "rule"), [(28, "U.power"), (40, "D.no_worse_broken")])
+def test_a_plain_no_worse_condition_that_luck_may_have_broken_proves_no_power(after: int, rule: str) -> None:
+    plain = Condition(metric="s.safe", against="parent", min=0.0, test="plain", reason=REASON)
+    cases = table(
+        parent={"s.ok": ones(26, 40), "s.safe": ones(38, 40)},
+        candidate={"s.ok": ones(after, 40), "s.safe": ones(37, 40)},
+    )
+    verdict = judge_run(RunEvidence(gate=Gate(conditions=(*VALUE.conditions, plain)), cases=cases))
+    assert verdict.rule == rule, verdict.sentence
