@@ -25,7 +25,7 @@ lora_parameters: {{rank: 8, scale: 20.0, dropout: 0.0}}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
-    for name, n in (("train", 12), ("valid", 12), ("test", 30)):
+    for name, n in (("train", 12), ("valid", 30), ("test", 30)):
         write_rows(tmp_path / "data" / f"{name}.jsonl", training_rows(n, name))
     (tmp_path / "lora.yaml").write_text(LORA)
     (tmp_path / "grade.py").write_text(GRADER)
@@ -95,7 +95,7 @@ def test_cases_keep_the_prompt_and_give_the_answer_as_reference(folder: Path) ->
 
 
 def test_a_test_file_that_holds_cases_already_is_used_as_it_is(folder: Path) -> None:
-    write_rows(folder / "data" / "test.jsonl", [{"prompt": f"p{i}", "reference": f"{i}"} for i in range(20)])
+    write_rows(folder / "data" / "test.jsonl", [{"prompt": f"p{i}", "reference": f"{i}"} for i in range(30)])
     assert init(folder).exit_code == 0
     assert load_campaign(folder / "mine.yaml").goal.evaluation.splits["task"].file == "data/test.jsonl"
     assert not (folder / "mine_cases.jsonl").exists()
@@ -109,7 +109,7 @@ def test_without_a_test_file_the_validation_rows_are_the_cases(folder: Path) -> 
 
 
 def test_a_longer_reference_gets_a_larger_decode_budget(folder: Path) -> None:
-    write_rows(folder / "data" / "test.jsonl", [{"prompt": f"p{i}", "completion": "x" * 500} for i in range(20)])
+    write_rows(folder / "data" / "test.jsonl", [{"prompt": f"p{i}", "completion": "x" * 500} for i in range(30)])
     assert init(folder).exit_code == 0
     assert load_campaign(folder / "mine.yaml").goal.evaluation.max_tokens >= 501
 

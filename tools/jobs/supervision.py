@@ -46,7 +46,7 @@ LOCK_WAIT_S = 30.0
 FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 """Signals that no worker ends itself by."""
 
-MAX_KILLS = 6
+MAX_KILLS = 8
 """Starts in a row that are ended from outside without progress: more is no accident, but memory that never suffices."""
 
 MAX_FULL = 3

@@ -70,7 +70,7 @@ def own_probe() -> World:
 
 def real_training() -> World:
     """Return a campaign that Vigil's own trainer works for, in small steps that the student does not notice."""
-    world = World(student={"skill": 0.9})
+    world = World(student={"skill": 0.7})
     world.workers["training"] = REAL["training"]
     world.spec["recipe"] = {"batch_size": 4, "iters": 6, "max_seq_length": 160, "learning_rate": 1e-5}
     world.spec["budget"] = {"runs": 1}
