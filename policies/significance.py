@@ -226,8 +226,9 @@ def _weighted_quantile(points: NDArray[np.float64], shapes: NDArray[np.float64],
     if high - low <= _ON_PAPER:
         return low
     wanted, middle, total = normal_quantile(alpha), (low + high) / 2, float(shapes.sum())
-    theta = 0.0
-    for _ in range(_STEPS):
+    theta, steps = 0.0, 0
+    while True:
+        steps += 1
         distances = points - middle
         theta = _saddlepoint(distances, shapes, theta)
         rest = 1 - theta * distances
@@ -239,24 +240,23 @@ def _weighted_quantile(points: NDArray[np.float64], shapes: NDArray[np.float64],
         slope = theta * total / root if root else math.inf
         step = middle + (wanted - found) / slope
         last, middle = middle, step if low < step < high else (low + high) / 2
-        if abs(middle - last) <= _ON_PAPER * (1 + abs(middle)):
-            break
-    return middle
+        if steps == _STEPS or abs(middle - last) <= _ON_PAPER * (1 + abs(middle)):
+            return middle
 
 
 def _saddlepoint(distances: NDArray[np.float64], shapes: NDArray[np.float64], start: float) -> float:
     """Return where the cumulant generating function of the sum of Gamma(shape) times distance is least."""
     low, high = 1 / float(distances.min()), 1 / float(distances.max())
-    theta = start if low < start < high else 0.0
-    for _ in range(_STEPS):
+    theta, steps = start if low < start < high else 0.0, 0
+    while True:
+        steps += 1
         terms = distances / (1 - theta * distances)
         slope = float(shapes @ terms)
         low, high = (theta, high) if slope < 0 else (low, theta)
         step = theta - slope / float(shapes @ terms**2)
         last, theta = theta, step if low < step < high else (low + high) / 2
-        if abs(theta - last) <= _ON_PAPER * (1 + abs(theta)):
-            break
-    return theta
+        if steps == _STEPS or abs(theta - last) <= _ON_PAPER * (1 + abs(theta)):
+            return theta
 
 
 def cases_for_significance(spread: float, distance: float, alpha: float, depth: float = 0.0) -> int | None:

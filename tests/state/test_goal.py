@@ -207,3 +207,13 @@ def test_an_instrument_s_own_recipe_is_read_and_the_first_falls_back_to_the_plai
     ladder, alone = (Goal.model_validate(spec(instruments=names, **written)) for names in (["sft", "grpo"], ["grpo"]))
     assert (ladder.first_recipe, ladder.recipe_of("grpo"), ladder.recipe_of("dpo")) == ({"iters": 3}, {"iters": 9}, {})
     assert alone.first_recipe == {"iters": 9}, "left alone, an instrument keeps the recipe that it has"
+
+
+def test_what_the_gate_names_as_primary_is_there_and_something_a_run_can_be_for() -> None:
+    few = {"id": "few", "metric": "regular.units", "statistic": "new_failures", "against": "parent", "max": 1}
+    conditions = [{"id": "good", "metric": "regular.ok", "min": 0.5}, few]
+    for primary in ("good", "regular.ok"):
+        assert problems(Goal.model_validate(spec(gate={"primary": primary, "conditions": conditions}))) == []
+    for primary, words in (("other", "names no condition of the gate"), ("few", "counts new failures")):
+        [found] = problems(Goal.model_validate(spec(gate={"primary": primary, "conditions": conditions})))
+        assert (found.where, words in found.sentence) == (("gate", "primary"), True)
