@@ -62,7 +62,6 @@ class RunEvidence(Record):
     dense: dict[str, str] = Field(default_factory=dict)
     """`split.metric` -> a denser metric of the same outputs, on which progress is read."""
     use: SplitUse = "selection"
-    seed: int = 0
     looks: int = 1
     """Saves that were compared on selection cases before the run is judged at the best; the level is divided by it."""
     stopped: str = ""
@@ -113,9 +112,7 @@ class _Reading(NamedTuple):
 
 def judge_run(evidence: RunEvidence) -> BucketVerdict:
     """Return the bucket of a run; every evidence gets exactly one."""
-    selection = judge_gate(
-        evidence.gate, evidence.cases, evidence.gate.alpha / evidence.looks, use=evidence.use, seed=evidence.seed
-    )
+    selection = judge_gate(evidence.gate, evidence.cases, evidence.gate.alpha / evidence.looks, use=evidence.use)
     target = find_target(
         evidence.gate,
         evidence.cases,
@@ -156,7 +153,7 @@ def is_promising(selection: GateVerdict) -> bool:
 
 def _compared(evidence: RunEvidence, metric: str, alternatives: int = 1) -> Comparison:
     alpha = ALPHA / evidence.looks / alternatives
-    return compare(evidence.cases, metric, use=evidence.use, alpha=alpha, seed=evidence.seed)
+    return compare(evidence.cases, metric, use=evidence.use, alpha=alpha)
 
 
 def _alternatives(gate: Gate, target: Target) -> int:
@@ -340,7 +337,6 @@ def _contradicted(evidence: RunEvidence) -> str:
         use=evidence.use,
         against="value",
         alpha=ALPHA / evidence.looks,
-        seed=evidence.seed,
     )
     interval = found.interval
     if interval is None or found.value is None:

@@ -82,7 +82,6 @@ def compare(
     against: Against = "parent",
     alpha: float = 0.025,
     statistic: Statistic = "mean",
-    seed: int = 0,
     side: Side = "candidate",
 ) -> Comparison:
     """Compare one side's metric with a number (`value`: bounds of the metric itself) or with another side.
@@ -94,11 +93,10 @@ def compare(
         against: What the estimate is relative to.
         alpha: One-sided level of each bound.
         statistic: mean; count: the sum over cases; new_failures: cases that lost full marks.
-        seed: Of the bootstrap.
         side: Whose metric it is.
     """
     blank = Comparison(metric=metric, use=use, against=against, alpha=alpha)
-    table = _Question(cases, metric, use, against, alpha, statistic, seed, side)
+    table = _Question(cases, metric, use, against, alpha, statistic, side)
     known, _ = cases.values(side, metric, use)
     pairs = cases.aligned(side, reference_side(against), metric, use)
     if statistic == "new_failures":
@@ -119,7 +117,6 @@ class _Question(NamedTuple):
     against: Against
     alpha: float
     statistic: Statistic
-    seed: int
     side: Side
 
     @property

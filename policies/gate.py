@@ -134,7 +134,6 @@ def judge_gate(
     alpha: float | None = None,
     *,
     use: SplitUse = "confirmation",
-    seed: int = 0,
 ) -> GateVerdict:
     """Judge a candidate against every condition.
 
@@ -143,10 +142,9 @@ def judge_gate(
         cases: Candidate, parent and base as measured.
         alpha: One-sided level of each test; the level of one opening of the confirmation split when left out.
         use: Which part of the splits; promotion needs `confirmation`.
-        seed: Of the bootstrap; a campaign uses one.
     """
     level = gate.confirmation_alpha if alpha is None else alpha
-    verdicts = tuple(judge_condition(condition, cases, level, use=use, seed=seed) for condition in gate.conditions)
+    verdicts = tuple(judge_condition(condition, cases, level, use=use) for condition in gate.conditions)
     holds = all(verdict.holds for verdict in verdicts)
     fails = any(verdict.decided == "fails" for verdict in verdicts)
     decided: Decided = "holds" if holds else "fails" if fails else "undecided"
@@ -198,11 +196,11 @@ def _short_of(verdict: ConditionVerdict) -> str:
 
 
 def judge_condition(
-    condition: Condition, cases: CaseTable, alpha: float, *, use: SplitUse = "confirmation", seed: int = 0
+    condition: Condition, cases: CaseTable, alpha: float, *, use: SplitUse = "confirmation"
 ) -> ConditionVerdict:
     """Judge one condition; of an any-of, return the metric closest to holding."""
     level = alpha / len(condition.metrics)
-    judged = [_judge_metric(condition, metric, cases, level, use, seed) for metric in condition.metrics]
+    judged = [_judge_metric(condition, metric, cases, level, use) for metric in condition.metrics]
     return max(judged, key=lambda verdict: _closeness(verdict, condition.sign))
 
 
@@ -213,12 +211,8 @@ def _closeness(verdict: ConditionVerdict, sign: int) -> tuple[bool, float]:
     return verdict.holds, verdict.estimate * sign if verdict.test == "plain" else near
 
 
-def _judge_metric(  # noqa: PLR0917 - an inner step of judge_condition, same arguments
-    condition: Condition, metric: str, cases: CaseTable, alpha: float, use: SplitUse, seed: int
-) -> ConditionVerdict:
-    found = compare(
-        cases, metric, use=use, against=condition.against, alpha=alpha, statistic=condition.statistic, seed=seed
-    )
+def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: float, use: SplitUse) -> ConditionVerdict:
+    found = compare(cases, metric, use=use, against=condition.against, alpha=alpha, statistic=condition.statistic)
     p = _exact_p(condition, found)
     decided = _decide(condition, found, p)
     better, worse = (found.higher, found.lower)[:: condition.sign]

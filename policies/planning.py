@@ -443,7 +443,7 @@ def _still_holds(view: View, decision: Decision) -> bool:
     # Of several saves of a run the one that was handed out.
     linked = decision.action_inputs["adapter"]
     weights = next((str(a.inputs["weights"]) for a in openings(view) if a.inputs.get("adapter") == linked), "")
-    return judge_gate(view.goal.gate, case_table(view, weights), use="confirmation", seed=view.goal.seed).holds
+    return judge_gate(view.goal.gate, case_table(view, weights), use="confirmation").holds
 
 
 def _gate_sentence(decision: Decision) -> str:
@@ -508,7 +508,7 @@ def _follow(view: View, run: Run) -> Draft | None:
         return _refused_launch(view, run)
     if trained.state == "failed" and _guard_verdict(trained):
         table = case_table(view, "")
-        nothing = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection", seed=view.goal.seed)
+        nothing = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection")
         return _judge(view, run, table, nothing, None)
     if trained.state == "failed":
         return _lost_run(view, run, trained)
@@ -541,7 +541,7 @@ def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
 def _on_selection(view: View, run: Run, weights: str) -> GateVerdict:
     """Return what the selection cases say of the gate, at a level divided by the saves that were compared."""
     table, alpha = case_table(view, weights, run.parent_hash), view.goal.gate.alpha / looks_of(view, run)
-    return judge_gate(view.goal.gate, table, alpha, use="selection", seed=view.goal.seed)
+    return judge_gate(view.goal.gate, table, alpha, use="selection")
 
 
 def _start_of(run: Run) -> str:
@@ -607,7 +607,7 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     selection = _on_selection(view, run, str(inputs["weights"]))
     confirmed = done(view, "confirm", **{**inputs, "use": "confirmation"})
     if confirmed is not None:
-        verdict = judge_gate(view.goal.gate, table, use="confirmation", seed=view.goal.seed)
+        verdict = judge_gate(view.goal.gate, table, use="confirmation")
         judged = judge_run(evidence_of(view, run, table, verdict))
         standing = _promoted(view)
         if judged.bucket == "A" and (standing is None or standing.action_inputs["adapter"] != inputs["adapter"]):

@@ -65,7 +65,6 @@ def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdic
         control=view.goal.evaluation.control,
         noise_floor=view.goal.evaluation.noise_floor,
         dense=view.goal.evaluation.dense,
-        seed=view.goal.seed,
         looks=looks_of(view, run),
         stopped=_stopped_unsaved(view, run),
     )
@@ -405,7 +404,6 @@ def progressed(view: View) -> frozenset[str]:
                 verdict.target.metric,
                 use="selection",
                 alpha=PROGRESS_ALPHA,
-                seed=view.goal.seed,
             )
             gain = verdict.target.sign * (change.estimate or 0.0)
             floor = max(view.goal.evaluation.noise_floor, NOISE_FACTOR * change.noise_sd)

@@ -133,7 +133,6 @@ def _cycle(export: _Export, run: Run) -> Cycle:
             "control": goal.evaluation.control,
             "noise_floor": goal.evaluation.noise_floor,
             "dense": goal.evaluation.dense,
-            "seed": goal.seed,
             "search": goal.search,
         }
     )

@@ -68,7 +68,6 @@ class Cycle(Record):
     control: str | None = None
     noise_floor: float = 0.0
     dense: dict[str, str] = Field(default_factory=dict)
-    seed: int = 0
     search: Search = Search()
     wall_s: float | None = None
     """Training time, seconds."""

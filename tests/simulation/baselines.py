@@ -222,7 +222,7 @@ def _holds(world: World, gate: Gate, weights: Weights) -> bool:
     """Put weights to the gate on the confirmation cases."""
     sides: dict[Side, Weights] = {"base": world.base, "parent": world.base, "candidate": weights}
     cells: Any = {side: _cells(world.scores(each, "confirmation")) for side, each in sides.items()}
-    return judge_gate(gate, CaseTable.model_construct(cells=cells), seed=world.truth.seed).holds
+    return judge_gate(gate, CaseTable.model_construct(cells=cells)).holds
 
 
 def _cells(scores: dict[str, dict[str, NDArray[np.float64]]]) -> Json:
