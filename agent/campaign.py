@@ -9,7 +9,7 @@ import datetime as dt
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,6 @@ class LoadedCampaign:
     def resolve(self, name: str) -> Path:
         """Return a path of the campaign as an absolute one."""
         return (self.folder / Path(name).expanduser()).resolve()
-
-    def with_spec(self, spec: Mapping[str, Any]) -> "LoadedCampaign":
-        """Return this file with the goal of a recorded version, `Goal.model_dump(mode="json")`, in place of its own.
-
-        Raises:
-            pydantic.ValidationError: The record was made by a Vigil whose goals have other keys.
-        """
-        return replace(self, goal=Goal.model_validate(spec))
 
     def where(self, *loc: str | int) -> str:
         """Return `file:line` of a key, or of the nearest key above it."""

@@ -23,8 +23,6 @@ from langgraph.types import interrupt  # noqa: E402
 class KnowingState(TypedDict, total=False):
     """What the knowing node last did."""
 
-    visits: int
-    beliefs: int
     verified: str
     """Kind of act whose beliefs were refreshed in this visit, or empty."""
 
@@ -40,19 +38,11 @@ class DecidingState(TypedDict, total=False):
     """Kind of act whose beliefs must be refreshed before it is chosen, or empty."""
 
 
-class DoingState(TypedDict, total=False):
-    """What the doing node last did."""
-
-    key: str
-    state: str
-
-
 class GraphState(TypedDict, total=False):
     """The channels, under 10 KB."""
 
     knowing: KnowingState
     deciding: DecidingState
-    doing: DoingState
 
 
 class Node(Protocol):

@@ -252,10 +252,10 @@ def _input(session: Session, graph: Graph, config: Any) -> Any:
     snapshot = graph.get_state(config)
     chosen = snapshot.values.get("deciding", {}).get("decision", "")
     if chosen and chosen not in {decision.id for decision in session.store.read.decisions()}:
-        return {"knowing": {"visits": 0}, "deciding": {}, "doing": {}}
+        return {"knowing": {}, "deciding": {}}
     if any(task.interrupts for task in snapshot.tasks):
         return Command(resume={"again": True})
-    return None if snapshot.next or snapshot.tasks else {"knowing": {"visits": 0}}
+    return None if snapshot.next or snapshot.tasks else {"knowing": {}}
 
 
 def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:

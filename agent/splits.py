@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from state.errors import ConfigError
 from state.goal import Goal
@@ -63,8 +62,3 @@ def split_inputs(goal: Goal, folder: Path, use: SplitUse) -> list[Json]:
 def all_split_inputs(goal: Goal, folder: Path) -> list[Json]:
     """Return both uses of each split, selection first."""
     return [*split_inputs(goal, folder, "selection"), *split_inputs(goal, folder, "confirmation")]
-
-
-def split_files(rows: list[dict[str, Any]]) -> list[Path]:
-    """Return the files behind split rows, each once, in order."""
-    return [Path(name) for name in dict.fromkeys(str(row["file"]) for row in rows)]

@@ -153,7 +153,6 @@ def no_signal(view: View, instrument: Instrument, recipe: Json) -> StopVerdict |
     start = {"base": "the base", "start": "the adapter that runs start from"}.get(tried.inputs["parent"])
     return StopVerdict(
         rule=NO_SIGNAL,
-        is_promoted=False,
         sentence=f"{instrument} is not run from {start or tried.inputs['parent']}: of {figures['answers']} answers to "
         f"{figures['prompts']} prompts {figures['right']} earn the full reward (pass@1 {figures['pass_at_1']:.3f}, "
         f"pass@{figures['samples']} {figures['pass_at_k']:.3f}), and to no prompt does one answer earn more than "

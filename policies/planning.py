@@ -775,7 +775,7 @@ def _power_gone(view: View) -> StopVerdict | None:
     if view.goal.search.goal == "gate" or not trained or _guard_verdict(trained[-1]) != "battery_low":
         return None
     said = f"the battery fell below machine.min_battery_percent while {trained[-1].inputs['run']} trained."
-    return StopVerdict(rule="power.gone", is_promoted=False, sentence=said)
+    return StopVerdict(rule="power.gone", sentence=said)
 
 
 def _unused(view: View) -> str:

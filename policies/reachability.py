@@ -180,16 +180,6 @@ def _off_scale(condition: Condition, known: "_Known") -> Finding | None:
     return None
 
 
-def ceilings_from_census(census: Mapping[str, Any], use: SplitUse) -> dict[str, float]:
-    """Return `split.metric` -> the gold's mean from a census result's `ceiling` (`split.use` -> metric -> figures)."""
-    found: dict[str, float] = {}
-    for place, metrics in census.items():
-        split, _, part = place.rpartition(".")
-        if part == use:
-            found |= {f"{split}.{name}": float(row["mean"]) for name, row in metrics.items() if row["mean"] is not None}
-    return found
-
-
 def _above_ceiling(
     condition: Condition, known: "_Known", budgets: Mapping[str, Sequence[tuple[int, float]]]
 ) -> Finding | None:

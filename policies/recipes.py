@@ -424,11 +424,6 @@ def with_recipe(proposal: RecipeProposal, recipe: Json, data_hash: str, why: str
     return proposal.model_copy(update={"recipe": recipe, "recipe_hash": digest, "hypothesis": hypothesis})
 
 
-def next_recipe(history: Sequence[Tried], **known: Any) -> RecipeProposal | None:
-    """Return the first of `next_recipes`, or None when there is none."""
-    return next(iter(next_recipes(history, **known)), None)
-
-
 def next_recipes(
     history: Sequence[Tried],
     *,

@@ -183,7 +183,6 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
         # The best is looked for while the budget allows: no run that stood still ends that.
         idle = 0
     return conclusion(
-        promoted="",
         buckets=[run.bucket for run in of_class if run.bucket is not None],
         search=view.goal.search,
         budget=choice.left if choice.proposal is None else choice.left.model_copy(update={"is_affordable": True}),
@@ -235,7 +234,6 @@ def postponed(
     waiting = [name for name, first in firsts.items() if first.proposal is not None]
     return StopVerdict(
         rule="class.later",
-        is_promoted=False,
         sentence=f"{instrument} has not moved the target in {len(ours)} runs and is not exhausted; the time left is "
         f"kept for {' and '.join(waiting)}, which nobody tried yet.",
     )

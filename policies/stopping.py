@@ -1,4 +1,4 @@
-"""When a campaign ends: reached, spent, exhausted, or nothing left to try."""
+"""When a search ends: spent, exhausted, or nothing left to try."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,13 @@ class StopVerdict(Record):
     """Why a campaign concludes."""
 
     rule: str
-    """`goal.reached`, `budget.gone`, `instruments.exhausted`, `runs.max`, `runs.no_progress`, `runs.unclear`,
+    """`budget.gone`, `instruments.exhausted`, `runs.max`, `runs.no_progress`, `runs.unclear`,
     `measurement.first`, `nothing.left`."""
-    is_promoted: bool
     sentence: str
 
 
 def conclusion(
     *,
-    promoted: str,
     buckets: Sequence[Bucket],
     search: Search,
     budget: BudgetVerdict,
@@ -33,7 +31,6 @@ def conclusion(
     """Return why a campaign concludes now, or None while another run is worth its cost.
 
     Args:
-        promoted: Id of the promoted run, or empty.
         buckets: Verdicts of the judged runs, oldest first; infrastructure failures have none.
         search: How long to go on looking.
         budget: Verdict on the cheapest next run.
@@ -44,8 +41,6 @@ def conclusion(
         is_blind: The measurement could not have shown even what the gate asks; where it could, runs whose interval
             tells nothing end their class and not the campaign.
     """
-    if promoted:
-        return _stop("goal.reached", f"{promoted} is promoted: every gate condition holds on the confirmation cases.")
     if not budget.is_affordable:
         return _stop("budget.gone", f"The budget does not allow another run. {budget.sentence}")
     if exhaustion and all(verdict.state == "exhausted" for verdict in exhaustion):
@@ -80,4 +75,4 @@ def runs_without_progress(buckets: Sequence[Bucket]) -> int:
 
 
 def _stop(rule: str, sentence: str) -> StopVerdict:
-    return StopVerdict(rule=rule, is_promoted=rule == "goal.reached", sentence=sentence)
+    return StopVerdict(rule=rule, sentence=sentence)

@@ -10,8 +10,7 @@ VigilError
 ├── JobError               4  a job or tool failed
 │   ├── JobNotStartedError    the supervisor never came up
 │   ├── JobFailedError        the worker ended badly
-│   ├── JobInterruptedError   stopped by a person or the machine
-│   └── JobTimeoutError       no progress within the limit
+│   └── JobInterruptedError   stopped by a person or the machine
 ├── HardStop               3  a claim was refuted; spending on it is refused
 ├── LimitExceededError     2  a budget, a disk, a memory bound
 └── ToolUnavailableError   4  the only retryable family
@@ -99,10 +98,6 @@ class JobFailedError(JobError):
 
 class JobInterruptedError(JobError):
     """The job was stopped by a person or lost with the machine."""
-
-
-class JobTimeoutError(JobError):
-    """The job made no progress within its limit."""
 
 
 class HardStop(VigilError):  # noqa: N818 - the field's word for the event, not for an error

@@ -103,12 +103,6 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Append one row; a torn last line after a kill is skipped by `read_jsonl`."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the rows of one of our own JSON-lines files; a torn line is left out, a missing file is empty."""
     rows = []

@@ -9,8 +9,6 @@ from typing import Any
 
 _CHUNK = 1 << 20
 
-_StatKey = tuple[int, int, int, int, int]
-
 
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces, no NaN.

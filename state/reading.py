@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from state.backup import acknowledged, verify_readable, with_offer
 from state.connection import connect_to_read, restore_advice, spoken_errors
-from state.errors import CorruptError, NotFoundError, VigilError
+from state.errors import CorruptError, NotFoundError
 from state.paths import CampaignPaths
 from state.rows import decode
 from state.tables import TABLES
@@ -103,18 +103,6 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 def campaign_folders(home: Path) -> list[Path]:
     """Return the folders of a home that hold a campaign, by name."""
     return sorted({file.parent for name in ("state.db", "journal.head") for file in home.glob(f"*/{name}")})
-
-
-def list_campaigns(home: Path) -> list[Values]:
-    """Return the campaign row of each campaign of a home; what cannot be read has the state `unreadable`."""
-    rows = []
-    for folder in campaign_folders(home):
-        try:
-            with open_reader(CampaignPaths(home, folder.name)) as reader:
-                rows.append(reader.campaign())
-        except VigilError as error:
-            rows.append({"name": folder.name, "state": "unreadable", "sentence": error.sentence})
-    return rows
 
 
 class Reader:
@@ -312,25 +300,3 @@ class Reader:
             "SELECT evaluation, run, side, split, use, count(*) AS n FROM measurement"
             " GROUP BY evaluation, run, side, split, use ORDER BY min(number)"
         )
-
-    def measurement_summary(self) -> list[Values]:
-        """Return one row per evaluation, split, use and metric.
-
-        Each has `evaluation`, `run`, `side`, `split`, `use`, `harness`, `weights`, `metric`, `mean` over the `n` cases
-        for which the grader gave a number (None where it gave none), `unknown` cases for which it gave none, and `cut`
-        cases that the decode budget ended.
-        """
-        return self.select(
-            "SELECT evaluation, run, side, split, use, harness, weights, each.key AS metric,"
-            " avg(each.value) AS mean, count(each.value) AS n, count(*) - count(each.value) AS unknown,"
-            " sum(finish_reason = 'length') AS cut"
-            " FROM measurement, json_each(measurement.metrics) AS each"
-            " GROUP BY evaluation, run, side, split, use, harness, weights, each.key ORDER BY min(number), each.key"
-        )
-
-    def journal_tail(self, n: int = 20) -> list[Values]:
-        """Return the last writes, oldest first: seq, at, epoch, node, table_name, row_id."""
-        rows = self.select(
-            "SELECT seq, at, epoch, node, table_name, row_id FROM journal ORDER BY seq DESC LIMIT ?", (n,)
-        )
-        return rows[::-1]

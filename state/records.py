@@ -45,7 +45,6 @@ ActionKind = Literal[
     "promote",
     "conclude",
     "halt",
-    "ask",
     "delete",
     "notify",
     "export",
@@ -55,7 +54,7 @@ ActionKind = Literal[
 """census: ceiling, floor and token counts with the real tokenizer, no weights run.
 evaluate: generate and grade one side on one use of the splits. train: one run. judge: a verdict on a run; the record is
 its only effect. confirm: the candidate on the confirmation splits. promote: switch the campaign's promoted adapter.
-conclude: end, goal reached or not. halt: end on a hard stop. ask: nothing is runnable until a person answers.
+conclude: end, goal reached or not. halt: end on a hard stop.
 delete: saves that a retention rule of the campaign file gives up. notify: run the user's own command about an event.
 export: a folder of the user's with what was promoted. fuse: adapter and base as one model, for an export.
 pace: a few training steps that are timed and thrown away."""

@@ -1,19 +1,28 @@
 """`vigil approve`, `reject`, `cancel`, `confirm`, `promote`: what a person says, a request that the holder applies."""
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from agent.commands.common import folder_of, home_option
 
-_CAMPAIGN = click.option("--campaign", "option", metavar="NAME", help="The campaign, where the home has several.")
-_REASON = click.option("--reason", default="", help="Why, for the record.")
+
+def _answers(argument: str, *, needs_reason: bool = False) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function: what is answered, the campaign, `--campaign`, `--reason`, `--home`."""
+
+    def command(function: Callable[..., None]) -> click.Command:
+        option = click.option("--campaign", "option", metavar="NAME", help="The campaign, where the home has several.")
+        # Given as a default, None would count as a reason.
+        needed: dict[str, Any] = {"required": True} if needs_reason else {"default": ""}
+        reason = click.option("--reason", help="Why, for the record.", **needed)
+        taken = click.argument("campaign", required=False)(option(reason(home_option(function))))
+        return click.command()(click.argument(argument)(taken))
+
+    return command
 
 
-@click.command()
-@click.argument("question")
-@click.argument("campaign", required=False)
-@_CAMPAIGN
-@_REASON
-@home_option
+@_answers("question")
 def approve(question: str, campaign: str | None, option: str | None, reason: str, home: str | None) -> None:
     """Say yes to a question.
 
@@ -24,12 +33,7 @@ def approve(question: str, campaign: str | None, option: str | None, reason: str
     click.echo(answer(folder_of(home), campaign or option, question, is_yes=True, reason=reason))
 
 
-@click.command()
-@click.argument("question")
-@click.argument("campaign", required=False)
-@_CAMPAIGN
-@click.option("--reason", required=True, help="Why, for the record.")
-@home_option
+@_answers("question", needs_reason=True)
 def reject(question: str, campaign: str | None, option: str | None, reason: str, home: str | None) -> None:
     """Say no to a question.
 
@@ -40,12 +44,7 @@ def reject(question: str, campaign: str | None, option: str | None, reason: str,
     click.echo(answer(folder_of(home), campaign or option, question, is_yes=False, reason=reason))
 
 
-@click.command()
-@click.argument("commitment")
-@click.argument("campaign", required=False)
-@_CAMPAIGN
-@_REASON
-@home_option
+@_answers("commitment")
 def cancel(commitment: str, campaign: str | None, option: str | None, reason: str, home: str | None) -> None:
     """Cancel something the campaign means to do.
 
@@ -56,12 +55,7 @@ def cancel(commitment: str, campaign: str | None, option: str | None, reason: st
     click.echo(cancel_commitment(folder_of(home), campaign or option, commitment, reason))
 
 
-@click.command()
-@click.argument("run")
-@click.argument("campaign", required=False)
-@_CAMPAIGN
-@_REASON
-@home_option
+@_answers("run")
 def confirm(run: str, campaign: str | None, option: str | None, reason: str, home: str | None) -> None:
     """Open the confirmation cases for a run that meets the gate on selection.
 
@@ -73,12 +67,7 @@ def confirm(run: str, campaign: str | None, option: str | None, reason: str, hom
     click.echo(ask_of_run(folder_of(home), campaign or option, run, "confirm", reason))
 
 
-@click.command()
-@click.argument("run")
-@click.argument("campaign", required=False)
-@_CAMPAIGN
-@_REASON
-@home_option
+@_answers("run")
 def promote(run: str, campaign: str | None, option: str | None, reason: str, home: str | None) -> None:
     """Promote a run that holds on the confirmation cases, without being asked.
 

@@ -47,8 +47,8 @@ def doing(session: Session, state: GraphState) -> dict[str, Any]:
         )
     )
     if action.state == "intent":
-        action = _PERFORM.get(decision.action, _run_job)(session, decision, action)
-    return {"doing": {"key": action.key, "state": action.state}}
+        _PERFORM.get(decision.action, _run_job)(session, decision, action)
+    return {}
 
 
 def _run_job(session: Session, decision: Decision, action: Action) -> Action:

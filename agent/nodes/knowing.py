@@ -47,8 +47,7 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
             session.store.knowing.believe(belief.model_copy(update={"formed_at": session.clock.now()}))
         for lesson in lessons(view_of(session)):
             session.store.knowing.believe(lesson.model_copy(update={"formed_at": session.clock.now()}))
-    visits = state.get("knowing", {}).get("visits", 0) + 1
-    return {"knowing": {"visits": visits, "beliefs": len(session.standing()), "verified": wanted}}
+    return {"knowing": {"verified": wanted}}
 
 
 def _context(session: Session) -> ProbeContext:

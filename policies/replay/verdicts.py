@@ -303,7 +303,6 @@ def _go_on(history: Sequence[_Judged], seen: Sequence[ReplayFinding]) -> NextSte
     if exhaustion.state == "uninformative" and not last.cycle.ceilings:
         return _step("measure", "ceiling.first", f"{exhaustion.sentence} {_MEASURE}")
     stop = conclusion(
-        promoted="",
         buckets=[judged.verdict.bucket for judged in history],
         search=last.cycle.search,
         budget=_UNLIMITED,

@@ -11,7 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from state.files import append_jsonl, read_jsonl, write_atomic
+from state.files import read_jsonl, write_atomic
+from tests.faults.quick_worker import append_jsonl
 from tools.evaluation.harness import harness_parts
 from tools.jobs.worker import begin
 from tools.tracks.formats import read_split

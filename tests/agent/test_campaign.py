@@ -131,14 +131,6 @@ def test_any_yaml_mapping_can_be_read_under_the_same_bounds(tmp_path: Path) -> N
     assert read_yaml(tmp_path / "lora.yaml") == {"model": "m", "learning_rate": 1e-5, "lora_parameters": {"rank": 8}}
 
 
-def test_a_recorded_goal_takes_the_place_of_the_file_s_own(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(GOOD)
-    loaded = load_campaign(tmp_path / "c.yaml")
-    spec = loaded.goal.model_dump(mode="json") | {"seed": 7}
-    assert loaded.with_spec(spec).goal.seed == 7
-    assert loaded.with_spec(spec).path == loaded.path
-
-
 def test_a_difference_is_told_in_sentences_and_conditions_by_their_id(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(GOOD)
     old = load_campaign(tmp_path / "c.yaml").goal.model_dump(mode="json")

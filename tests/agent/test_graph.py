@@ -27,8 +27,8 @@ def test_a_sound_checkpoint_file_is_kept(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_read_is_set_aside_too(tmp_path: Path) -> None:
     path = tmp_path / "graph.db"
     saver = open_saver(path)
-    graph = build(lambda _: {"knowing": {"visits": 1}}, lambda _: {"deciding": {"action": "end"}}, lambda _: {}, saver)
-    graph.invoke({"knowing": {"visits": 0}}, {"configurable": {"thread_id": "night"}})
+    graph = build(lambda _: {"knowing": {}}, lambda _: {"deciding": {"action": "end"}}, lambda _: {}, saver)
+    graph.invoke({"knowing": {}}, {"configurable": {"thread_id": "night"}})
     saver.conn.close()
     open_saver(path).conn.close()
     assert not list(tmp_path.glob("*.damaged"))

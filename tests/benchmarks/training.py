@@ -7,8 +7,12 @@ the counting is done in a child process, since MLX stays out of every other one.
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tools.training.batching import Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "runbooks" / "quickstart"
@@ -28,12 +32,32 @@ def measure(n_rows: int = 1995) -> dict[str, Any]:
     return found
 
 
+def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], known: Sequence["Shape"] = ()) -> float:
+    """Return the share of positions that hold no token, [0, 1).
+
+    Args:
+        lengths: Tokens of each row.
+        batches: Rows of each batch.
+        known: Shapes that batches are padded to; each to its own where there is none.
+    """
+    real = sum(lengths[row] for batch in batches for row in batch)
+    return 1 - real / _padded_positions(lengths, batches, known)
+
+
+def _padded_positions(lengths: Sequence[int], batches: Sequence[Sequence[int]], known: Sequence["Shape"]) -> int:
+    """Return the positions that batches take, padding and the last token of each row included."""
+    from tools.training.batching import fitting
+
+    spans = [[lengths[row] for row in batch] for batch in batches]
+    return sum(len(span) * (1 + fitting(known, span, [1]).width) for span in spans)
+
+
 def _inside(n_rows: int) -> dict[str, Any]:
     from mlx_lm.tuner.datasets import CacheDataset
     from mlx_lm.tuner.trainer import iterate_batches
 
     from tools.models.load import load_tokenizer
-    from tools.training.batching import epoch_batches, padded_positions, padding_share, shapes
+    from tools.training.batching import epoch_batches, shapes
     from tools.training.data import read_rows
 
     tokenizer = load_tokenizer(QUICKSTART / "base")
@@ -63,7 +87,7 @@ def _inside(n_rows: int) -> dict[str, Any]:
         "ours": {
             "padding_share": padding_share(lengths, ours, known),
             "rows_seen": len({row for batch in ours for row in batch}),
-            "padded_positions": padded_positions(lengths, ours, known),
+            "padded_positions": _padded_positions(lengths, ours, known),
         },
         "stock": {
             "padding_share": 1 - real / padded,

@@ -28,10 +28,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from state.files import append_jsonl, read_jsonl
+from state.files import read_jsonl
 from tools.jobs.worker import WorkerContext, begin
 
 NEVER = -1
+
+
+def append_jsonl(path: Path, row: dict[str, Any]) -> None:
+    """Append one row; a torn last line after a kill is skipped by `read_jsonl`."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 class QuickWorker:

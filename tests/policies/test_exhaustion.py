@@ -159,11 +159,8 @@ def test_one_weak_or_capped_run_among_sound_ones_keeps_a_class_from_being_exhaus
     assert judged([*runs[:weak], runs[weak].model_copy(update=weakness), *runs[weak + 1 :]]).state != "exhausted"
 
 
-def concluded(
-    buckets: Sequence[Bucket], *, promoted: str = "", rich: bool = True, more: bool = True, spent: bool = False
-) -> str:
+def concluded(buckets: Sequence[Bucket], *, rich: bool = True, more: bool = True, spent: bool = False) -> str:
     verdict = conclusion(
-        promoted=promoted,
         buckets=buckets,
         search=Search(max_runs=5),
         budget=RICH if rich else POOR,
@@ -179,22 +176,12 @@ def test_a_campaign_goes_on_while_it_makes_progress() -> None:
 
 
 def test_a_campaign_ends_for_one_named_reason() -> None:
-    assert concluded(["A"], promoted="R1") == "goal.reached"
     assert concluded([], rich=False) == "budget.gone"
     assert concluded(["C", "C", "B"], spent=True) == "instruments.exhausted"
     assert concluded(["B"] * 5) == "runs.max"
     assert concluded(["B", "C", "U", "D"]) == "runs.no_progress"
     assert concluded(["B", "U", "U", "U"]) == "measurement.first"
     assert concluded(["C"], more=False) == "nothing.left"
-
-
-def test_only_reaching_the_goal_is_a_promotion() -> None:
-    reached = conclusion(promoted="R1", buckets=["A"], search=Search(), budget=POOR)
-    gone = conclusion(promoted="", buckets=["B"], search=Search(), budget=POOR)
-    assert reached is not None
-    assert gone is not None
-    assert (reached.is_promoted, gone.is_promoted) == (True, False)
-    assert "0 of 1 runs are left" in gone.sentence
 
 
 def test_idle_runs_are_counted_from_the_last_progress() -> None:
@@ -268,6 +255,6 @@ def test_one_run_is_spoken_of_as_one() -> None:
     assert judged(THREE[:2]).sentence.startswith("2 demonstration runs since the last progress; 3 are needed")
     for most, words in ((1, "The latest run made no progress (C)."), (2, "2 runs in a row made no progress (CC).")):
         search = Search(max_runs_without_progress=most)
-        found = conclusion(promoted="", buckets=["C"] * most, search=search, budget=RICH)
+        found = conclusion(buckets=["C"] * most, search=search, budget=RICH)
         assert found is not None
         assert (found.rule, found.sentence) == ("runs.no_progress", words)

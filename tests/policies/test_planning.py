@@ -529,8 +529,8 @@ def test_a_run_that_goes_on_from_another_is_confirmed_beside_it() -> None:
 
 
 def test_a_collapse_is_answered_with_a_smaller_adapter_and_empty_preferences_with_nothing() -> None:
-    from policies.recipes import diagnose, next_recipe
-    from tests.policies.test_recipes import FIRST, as_tried
+    from policies.recipes import diagnose
+    from tests.policies.test_recipes import FIRST, as_tried, next_recipe
 
     collapsed = as_tried(FIRST, stopped="collapsed", bucket="D")
     following = next_recipe([collapsed], parent_hash="w", data_hash="d")

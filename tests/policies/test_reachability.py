@@ -5,7 +5,6 @@ from policies.gate import judge_condition
 from policies.reachability import (
     Finding,
     beyond_reach,
-    ceilings_from_census,
     is_one_measurement,
     least_cases,
     reachability,
@@ -184,15 +183,6 @@ def test_the_labs_reward_hacking_count_is_its_preservation_in_every_cycle() -> N
     units = [(cycle["regular.data_preservation"].mean, cycle["regular.unit"].mean) for cycle in cycles]
     assert not is_one_measurement(units)
     assert not is_one_measurement([(0.5, 1.0), (0.5, 0.0)])
-
-
-def test_ceilings_are_read_from_a_census_for_one_use() -> None:
-    census = {
-        "regular.selection": {"ok": {"mean": 1.0, "n": 20}, "unknown": {"mean": None, "n": 0}},
-        "regular.confirmation": {"ok": {"mean": 0.9, "n": 20}},
-    }
-    assert ceilings_from_census(census, "selection") == {"regular.ok": 1.0}
-    assert ceilings_from_census(census, "confirmation") == {"regular.ok": 0.9}
 
 
 def test_an_empty_table_finds_no_redundancy() -> None:

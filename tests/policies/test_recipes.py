@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,6 @@ from policies.recipes import (
     axis_of,
     diagnose,
     first_recipe,
-    next_recipe,
     next_recipes,
     recipe_hash,
     tried,
@@ -25,6 +25,11 @@ from state.records import Json, Run
 from tests.policies.lab import GATE, lab_table, ones, table
 
 CENSUS = {"rows": 240, "max_tokens": 301}
+
+
+def next_recipe(history: Sequence[Tried], **known: Any) -> RecipeProposal | None:
+    """Return the first proposal, or None when there is none."""
+    return next(iter(next_recipes(history, **known)), None)
 
 
 def goal(recipe: Json | None = None) -> Goal:

@@ -9,7 +9,6 @@ import pytest
 from state import files
 from state.errors import ConfigError
 from state.files import (
-    append_jsonl,
     ensure_local_disk,
     file_system_type,
     read_json,
@@ -74,10 +73,7 @@ def test_json_comes_back_as_it_was_and_a_missing_file_is_none(tmp_path: Path) ->
 def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert read_jsonl(path) == []
-    append_jsonl(path, {"step": 1})
-    append_jsonl(path, {"step": 2})
-    with path.open("a") as stream:
-        stream.write('7\n{"step": ')
+    path.write_text('{"step": 1}\n{"step": 2}\n7\n{"step": ')
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}]
 
 

@@ -15,7 +15,7 @@ from state.errors import CorruptError, MigrationError, NotFoundError, StoreError
 from state.export import export
 from state.lease import Lease
 from state.paths import CampaignPaths
-from state.reading import list_campaigns, open_reader
+from state.reading import open_reader
 from state.records import Belief, Request
 from state.requests import insert_request, last_request
 from state.store import Store
@@ -66,17 +66,6 @@ def test_what_the_holder_writes_is_read_as_plain_values(busy: Store, paths: Camp
         assert [row["id"] for row in reader.commitments("open")] == ["C1"]
         assert [row["case"] for row in reader.measurements(evaluation="k2", side="base")] == ["c1", "c2"]
         assert reader.requests()[0]["by"] == "ada"
-        tail = reader.journal_tail(2)
-        assert [(row["table_name"], row["row_id"]) for row in tail] == [("approval", "Q2"), ("approval", "Q2")]
-
-
-def test_means_are_over_the_cases_that_have_a_number(busy: Store, paths: CampaignPaths) -> None:
-    with open_reader(paths) as reader:
-        rows = {(row["evaluation"], row["metric"]): row for row in reader.measurement_summary()}
-    kept, strict = rows["k2", "rows_kept"], rows["k2", "strict"]
-    assert (kept["mean"], kept["n"], kept["unknown"], kept["cut"]) == (0.75, 2, 0, 1)
-    assert (strict["mean"], strict["n"], strict["unknown"]) == (0.0, 1, 1)
-    assert rows["k3", "rows_kept"]["run"] == "R1"
 
 
 def test_a_snapshot_is_one_moment(busy: Store, paths: CampaignPaths) -> None:
@@ -192,25 +181,16 @@ def test_damage_is_named_as_damage(busy: Store, paths: CampaignPaths) -> None:
         open_reader(paths)
 
 
-def test_all_campaigns_of_a_home_are_listed_with_those_that_cannot_be_read(busy: Store, paths: CampaignPaths) -> None:
-    for name, version in (("newer", 99), ("broken", None)):
-        other = CampaignPaths(paths.home, name)
-        other.root.mkdir()
-        if version is None:
-            other.db.write_bytes(b"garbage" * 1000)
-            continue
-        busy.backup()
-        shutil.copy(max(paths.backups.glob("*.db")), other.db)
-        connection = sqlite3.connect(other.db)
-        connection.execute(f"PRAGMA user_version={version}")
-        connection.close()
-        with pytest.raises(MigrationError, match="newer Vigil"):
-            open_reader(other)
-    assert [(row["name"], row["state"]) for row in list_campaigns(paths.home)] == [
-        ("broken", "unreadable"),
-        ("newer", "unreadable"),
-        ("night", "running"),
-    ]
+def test_a_store_of_a_newer_vigil_is_refused(busy: Store, paths: CampaignPaths) -> None:
+    other = CampaignPaths(paths.home, "newer")
+    other.root.mkdir()
+    busy.backup()
+    shutil.copy(max(paths.backups.glob("*.db")), other.db)
+    connection = sqlite3.connect(other.db)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(MigrationError, match="newer Vigil"):
+        open_reader(other)
 
 
 def test_reading_costs_none_of_the_heavy_imports() -> None:

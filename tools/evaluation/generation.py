@@ -61,6 +61,17 @@ class Generation:
     """Log-probability of each token spent as it was sampled, at the temperature, nats; empty when greedy."""
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What all ways of generating are given beside the prompts; see `generate`."""
+
+    model: Any
+    tokenizer: Any
+    decoding: Decoding
+    batch_size: int
+    should_stop: Callable[[], bool]
+
+
 def generate(
     model: Any,
     tokenizer: Any,
@@ -84,121 +95,101 @@ def generate(
         return
     from tools.evaluation import batches
 
+    way = _Way(model, tokenizer, decoding, batch_size, should_stop)
     slot_bytes = batches.can_batch(model, prompts[0].tokens)
     if not slot_bytes:
-        yield from _joining(model, tokenizer, prompts, decoding, batch_size, should_stop)
+        yield from _joining(way, prompts)
         return
     step = batches.Step(model, decoding.temperature)
     try:
-        yield from _batched(model, tokenizer, step, slot_bytes, prompts, decoding, batch_size, should_stop)
+        yield from _batched(way, step, slot_bytes, prompts)
     finally:
         step.close()
 
 
-def _batched(  # noqa: PLR0917 - as `generate`, in its order
-    model: Any,
-    tokenizer: Any,
-    step: Any,
-    slot_bytes: int,
-    prompts: Sequence[Prompt],
-    decoding: Decoding,
-    batch_size: int,
-    should_stop: Callable[[], bool],
-) -> Iterator[Generation]:
+def _batched(way: _Way, step: Any, slot_bytes: int, prompts: Sequence[Prompt]) -> Iterator[Generation]:
     """Yield the outputs of static batches, those to one beginning together."""
     from tools.evaluation import batches
 
     tokens = [prompt.tokens for prompt in prompts]
     lengths = [len(prompt.tokens) + prompt.expected for prompt in prompts]
-    for group in batches.batches(tokens, lengths, batch_size, decoding.order):
+    for group in batches.batches(tokens, lengths, way.batch_size, way.decoding.order):
         shared = batches.shared_beginning([tokens[place] for rows in group for place in rows])
-        beginning = batches.read_beginning(model, tokens[group[0][0]][:shared])
+        beginning = batches.read_beginning(way.model, tokens[group[0][0]][:shared])
         for rows in group:
             longest = max(len(tokens[place]) for place in rows)
-            most = min(batch_size, batches.most_rows(longest + decoding.max_tokens, slot_bytes))
+            most = min(way.batch_size, batches.most_rows(longest + way.decoding.max_tokens, slot_bytes))
             for at in range(0, len(rows), most):
                 some = [prompts[place] for place in rows[at : at + most]]
-                for answer in _answers(model, tokenizer, step, beginning, some, decoding, most, should_stop):
-                    yield _finished(tokenizer, some[answer.row].name, answer.tokens, answer.is_ended, answer.logps)
-                if should_stop():
+                for answer in _answers(way, step, beginning, some, most):
+                    yield _finished(way.tokenizer, some[answer.row].name, answer.tokens, answer.is_ended, answer.logps)
+                if way.should_stop():
                     return
 
 
-def _answers(  # noqa: PLR0917 - as `generate`, in its order
-    model: Any,
-    tokenizer: Any,
-    step: Any,
-    beginning: Any,
-    prompts: Sequence[Prompt],
-    decoding: Decoding,
-    most: int,
-    should_stop: Callable[[], bool],
-) -> Iterator[Any]:
+def _answers(way: _Way, step: Any, beginning: Any, prompts: Sequence[Prompt], most: int) -> Iterator[Any]:
     """Yield the finished rows of one batch."""
     import mlx.core as mx
 
     from tools.evaluation import batches
 
     places = {tokens: place for place, tokens in enumerate(dict.fromkeys(tuple(prompt.tokens) for prompt in prompts))}
-    keys = [random_key(f"{decoding.seed}:{prompt.name}") for prompt in prompts]
-    read = batches.Read(model, beginning, [*places], should_stop)
+    keys = [random_key(f"{way.decoding.seed}:{prompt.name}") for prompt in prompts]
+    read = batches.Read(way.model, beginning, [*places], way.should_stop)
     if not read.is_whole:
         return iter(())
     asked = batches.Asked(
         read=read,
         rows=[places[tuple(prompt.tokens)] for prompt in prompts],
         last=[prompt.tokens[-1] for prompt in prompts],
-        keys=mx.stack(keys) if decoding.temperature else None,
+        keys=mx.stack(keys) if way.decoding.temperature else None,
     )
-    ends = tokenizer.eos_token_ids
     decoder = batches.Decoder(
-        step, asked, ends=ends, max_tokens=decoding.max_tokens, most=most, should_stop=should_stop
+        step,
+        asked,
+        ends=way.tokenizer.eos_token_ids,
+        max_tokens=way.decoding.max_tokens,
+        most=most,
+        should_stop=way.should_stop,
     )
     return decoder.answers()
 
 
-def _joining(  # noqa: PLR0917 - as `generate`, in its order
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    decoding: Decoding,
-    batch_size: int,
-    should_stop: Callable[[], bool],
-) -> Iterator[Generation]:
+def _joining(way: _Way, prompts: Sequence[Prompt]) -> Iterator[Generation]:
     """Yield the outputs of mlx-lm's BatchGenerator: for models whose layers keep more than keys and values."""
     ordered = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
-    if not _can_join(model):
-        yield from one_by_one(model, tokenizer, ordered, decoding, should_stop)
+    if not _can_join(way.model):
+        yield from one_by_one(way.model, way.tokenizer, ordered, way.decoding, way.should_stop)
         return
     from mlx_lm.generate import BatchGenerator
 
-    read = _Shared(model, ordered)
+    read = _Shared(way.model, ordered)
     batch = BatchGenerator(
-        model,
-        stop_tokens=[[token] for token in sorted(tokenizer.eos_token_ids)],
-        completion_batch_size=batch_size,
+        way.model,
+        stop_tokens=[[token] for token in sorted(way.tokenizer.eos_token_ids)],
+        completion_batch_size=way.batch_size,
         # What is left of prompts that were read before is one token each.
-        prefill_batch_size=batch_size if read else min(_PREFILL_BATCH, batch_size),
+        prefill_batch_size=way.batch_size if read else min(_PREFILL_BATCH, way.batch_size),
     )
     try:
-        samplers = [_Sampler(decoding, prompt.name) for prompt in ordered]
+        samplers = [_Sampler(way.decoding, prompt.name) for prompt in ordered]
         uids = batch.insert(
             [read.rest(prompt.tokens) for prompt in ordered],
-            max_tokens=[decoding.max_tokens] * len(ordered),
+            max_tokens=[way.decoding.max_tokens] * len(ordered),
             caches=[read.cache(prompt.tokens) for prompt in ordered] if read else None,
             all_tokens=[read.start(prompt.tokens) for prompt in ordered] if read else None,
             samplers=samplers,
         )
         asked = {uid: (prompt.name, sampler) for uid, prompt, sampler in zip(uids, ordered, samplers, strict=True)}
         tokens: dict[int, list[int]] = {uid: [] for uid in uids}
-        while not should_stop() and (responses := batch.next_generated()):
+        while not way.should_stop() and (responses := batch.next_generated()):
             for response in responses:
                 tokens[response.uid].append(int(response.token))
                 if response.finish_reason is not None:
                     name, sampler = asked[response.uid]
                     said = tokens.pop(response.uid)
                     is_ended = response.finish_reason == "stop"
-                    yield _finished(tokenizer, name, said, is_ended, sampler.logps[: len(said)])
+                    yield _finished(way.tokenizer, name, said, is_ended, sampler.logps[: len(said)])
     finally:
         batch.close()
 

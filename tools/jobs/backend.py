@@ -5,7 +5,7 @@ twice; the folder's lock and key make it happen once.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tools.jobs.spec import JobSpec, JobStatus
 
@@ -34,9 +34,3 @@ class Backend(Protocol):
             NotFoundError: There is no job in the folder.
             JobNotStartedError: It had no supervisor and none came up to act.
         """
-
-    def tail(self, folder: Path, count: int) -> list[str]:
-        """Return the last lines of the worker's output."""
-
-    def metrics(self, folder: Path, since: int = 0) -> list[dict[str, Any]]:
-        """Return the worker's rows, the first `since` left out. A resumed worker reports some steps again."""

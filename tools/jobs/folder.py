@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
-from state.files import read_json, read_jsonl
+from state.files import read_json
 from state.paths import JobPaths
 from state.records import JobState
 from tools.jobs.identity import ProcessIdentity
@@ -101,14 +101,6 @@ class FolderBackend(ABC):
             return
         ask_for_stop(paths, StopRequest(by=by, reason=reason, asked_at=time.time()))
         self.serve(paths)
-
-    def tail(self, folder: Path, count: int) -> list[str]:
-        """Return the last lines of the worker's output."""
-        return last_lines(JobPaths(folder).log, count)
-
-    def metrics(self, folder: Path, since: int = 0) -> list[dict[str, Any]]:
-        """Return the worker's rows, the first `since` left out. A resumed worker reports some steps again."""
-        return read_jsonl(JobPaths(folder).metrics)[since:]
 
 
 def _spec(paths: JobPaths) -> JobSpec:

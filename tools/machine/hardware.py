@@ -34,8 +34,6 @@ AMPLE_DISK_GB = 5.0
 LEAST_FILES, AMPLE_FILES = 64, 256
 """Open files: a sitting of the agent holds about thirty; macOS gives 256 unless told otherwise."""
 
-PYTHONS = ((3, 11), (3, 13))
-
 
 def python(system: System) -> Line:
     """Return the interpreter and what it was built for; under Rosetta or on an Intel Mac MLX finds no Metal."""

@@ -1,10 +1,9 @@
 """The process a user's grader lives in: `python -m tools.tracks.child GRADER.py`, JSON lines in and out.
 
-It answers `{"op": "grade", "case", "text"}` with `{"metrics": {...}}` and `{"op": "adversarial", "case"}` with
-`{"outputs": [...]}`; either may be `{"error": sentence}`. The first line it writes says `{"ready": true, ...}` or
-`{"fatal": sentence}`. The protocol uses private copies of stdin and stdout, so the grader may print and read as it
-likes. Standard library only, and run by path: nothing of ours may shadow a module that lies beside the grader.
-`serve` does the same for a user's other files (tools/probes/own_child.py).
+It answers `{"op": "grade", "case", "text"}` with `{"metrics": {...}}` or `{"error": sentence}`. Its first line says
+`{"ready": true}` or `{"fatal": sentence}`. The protocol uses private copies of stdin and stdout, so the grader may
+print and read as it likes. Standard library only, and run by path: nothing of ours may shadow a module that lies beside
+the grader. `serve` does the same for a user's other files (tools/probes/own_child.py).
 """
 
 import importlib.util
@@ -81,14 +80,10 @@ def _grade(module: ModuleType, request: dict[str, Any]) -> dict[str, Any]:
     return {"metrics": {str(name): _number(value) for name, value in metrics.items()}}
 
 
-def _adversarial(module: ModuleType, request: dict[str, Any]) -> dict[str, Any]:
-    return {"outputs": list(module.adversarial(request["case"]))}
-
-
 Operations = Mapping[str, Callable[[ModuleType, dict[str, Any]], dict[str, Any]]]
 """What may be asked, by the request's `op`: module and request in, answer out."""
 
-_OPERATIONS: Operations = {"grade": _grade, "adversarial": _adversarial}
+_OPERATIONS: Operations = {"grade": _grade}
 
 
 def _answer(module: ModuleType, file: Path, line: str, operations: Operations) -> str:
@@ -99,7 +94,7 @@ def _answer(module: ModuleType, file: Path, line: str, operations: Operations) -
         return json.dumps(_told("error", f"{request['op']} raised ", error, file))
 
 
-def _open(file: Path, function: str, operations: Operations) -> tuple[ModuleType | None, dict[str, Any]]:
+def _open(file: Path, function: str) -> tuple[ModuleType | None, dict[str, Any]]:
     """Return the file's module and the greeting; no module when it lacks what every request needs."""
     try:
         module = _load(file)
@@ -108,8 +103,7 @@ def _open(file: Path, function: str, operations: Operations) -> tuple[ModuleType
     required = function.partition("(")[0]
     if not callable(getattr(module, required, None)):
         return None, {"fatal": f"it has no function `{function}`"}
-    offered = {name: callable(getattr(module, name, None)) for name in operations if name != required}
-    return module, {"ready": True, **offered}
+    return module, {"ready": True}
 
 
 def _forget_our_packages() -> None:
@@ -133,7 +127,7 @@ def serve(file: Path, function: str, operations: Operations) -> int:
     sys.dont_write_bytecode = True
     _forget_our_packages()
     sys.path[:] = [str(file.parent), *(entry for entry in sys.path if entry != _PRODUCT_ROOT), _PRODUCT_ROOT]
-    module, greeting = _open(file, function, operations)
+    module, greeting = _open(file, function)
     answers.write(json.dumps(greeting) + "\n")
     answers.flush()
     if module is None:

@@ -2,7 +2,7 @@
 
 A grader that raises, hangs, dies, omits a metric or answers with something that is no number costs that case only; the
 child is replaced and the next case goes on. Not covered: a grader that is wrong in a steady way; that is what the gold
-ceiling, the floor and the adversarial outputs are for.
+ceiling, the floor and the outputs that try to fool it (tools/probes/rows/adversarial.py) are for.
 """
 
 import json
@@ -31,7 +31,6 @@ _MOST_HANGS_IN_A_ROW = 5
 """Then the rest of the cases are not sent: each would cost the whole time-out again."""
 _GOODBYE_S = 2.0
 """A grader that is not asked anything more may close its files."""
-_TOLERANCE = 1e-9
 _METRIC = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 """Names of metrics where case text is private: a grader must not hand out a text as a name."""
 
@@ -50,25 +49,6 @@ class Variation:
     def sentence(self) -> str:
         """The variation in words."""
         return f"Case {self.case_id}: {self.metric} was {self.first} in one call and {self.second} in another."
-
-
-@dataclass(frozen=True)
-class Miss:
-    """An adversarial output whose score lies outside what its track expects."""
-
-    case_id: str
-    output: str
-    """Name of the adversarial output (`duplicate`, `hide_units`, …)."""
-    metric: str
-    value: float | None
-    low: float
-    high: float
-
-    @property
-    def sentence(self) -> str:
-        """The miss in words."""
-        expected = f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
-        return f"Case {self.case_id}: {self.metric} of the output `{self.output}` is {self.value}, not {expected}."
 
 
 class _Unusable(Exception):  # noqa: N818 - a private signal, carrying the sentence of one grade
@@ -132,7 +112,6 @@ class Grader:
         self._child: LineChild | None = None
         self._hangs_in_a_row = 0
         self._names: list[str] = list(spec.metrics or ())
-        self._offers_adversarial = False
 
     def __enter__(self) -> Self:
         self._spec.check()
@@ -182,50 +161,6 @@ class Grader:
         ]
         unique = {(variation.case_id, variation.metric): variation for variation in reversed(found)}
         return list(unique.values())[::-1]
-
-    def adversarial_check(self, cases: Iterable[dict[str, Any]]) -> list[Miss] | None:
-        """Grade each case's adversarial outputs; return those outside their expected scores.
-
-        Returns:
-            None when the grader offers no adversarial outputs.
-
-        Raises:
-            ConfigError: The grader's `adversarial` fails or returns something else than its contract.
-        """
-        if not self._offers_adversarial:
-            return None
-        return [
-            miss
-            for case in cases
-            for number, output in enumerate(self._adversarial(case), start=1)
-            for miss in self._misses(case, output, number)
-        ]
-
-    def _misses(self, case: dict[str, Any], output: dict[str, Any], number: int) -> list[Miss]:
-        [grade] = self.grade([(case, output["text"], "stop")])
-        misses = []
-        for metric, (low, high) in output["expected"].items():
-            value = grade.metrics.get(metric)
-            if value is None or not low - _TOLERANCE <= value <= high + _TOLERANCE:
-                name = self._said(output["name"], f"number {number}")
-                misses.append(Miss(grade.case_id, name, metric, value, low, high))
-        return misses
-
-    def _adversarial(self, case: dict[str, Any]) -> list[dict[str, Any]]:
-        try:
-            answer = self._ask({"op": "adversarial", "case": case})
-        except _Unusable as fault:
-            answer = {"error": str(fault), "bare": str(fault)}
-        outputs = answer.get("outputs")
-        if outputs is None or not all(_is_adversarial(output) for output in outputs):
-            form = "each must be an object with name, text and expected {metric: [low, high]}"
-            raise ConfigError(
-                f"{self._spec.label} cannot make adversarial outputs for case {case_id(case)}:"
-                f" {self._error(answer) if 'error' in answer else form}.",
-                what="grader.adversarial",
-                where=case_id(case),
-            )
-        return list(outputs)
 
     def _learn(self, grades: Iterable[Grade]) -> None:
         for grade in grades:
@@ -343,26 +278,11 @@ class Grader:
                 where=str(path),
                 runbook="runbooks/your_task/README.md",
             )
-        self._offers_adversarial = bool(greeting["adversarial"])
 
     def _stop(self, grace_s: float = 0.0) -> None:
         if self._child is not None:
             self._child.close(grace_s)
             self._child = None
-
-
-def _is_adversarial(output: Any) -> bool:
-    if not isinstance(output, dict) or not {"name", "text", "expected"} <= output.keys():
-        return False
-    expected = output["expected"]
-    return (
-        isinstance(output["text"], str)
-        and isinstance(expected, dict)
-        and all(
-            isinstance(bounds, list) and [type(bound) in (int, float) for bound in bounds] == [True, True]
-            for bounds in expected.values()
-        )
-    )
 
 
 def _variations(one: Grade, two: Grade) -> list[Variation]:

@@ -187,21 +187,3 @@ def batches_from(
             position += 1
             yield rows, Cursor(epoch, position)
         epoch, position = epoch + 1, 0
-
-
-def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], known: Sequence[Shape] = ()) -> float:
-    """Return the share of positions that hold no token, [0, 1).
-
-    Args:
-        lengths: Tokens of each row.
-        batches: Rows of each batch.
-        known: Shapes that batches are padded to; each to its own where there is none.
-    """
-    real = sum(lengths[row] for batch in batches for row in batch)
-    return 1 - real / padded_positions(lengths, batches, known)
-
-
-def padded_positions(lengths: Sequence[int], batches: Sequence[Sequence[int]], known: Sequence[Shape] = ()) -> int:
-    """Return the positions that batches take, padding and the last token of each row included."""
-    spans = [[lengths[row] for row in batch] for batch in batches]
-    return sum(len(span) * (1 + fitting(known, span, [1]).width) for span in spans)

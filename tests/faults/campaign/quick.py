@@ -15,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from state.files import append_jsonl, read_json, write_atomic, write_json
+from state.files import read_json, write_atomic, write_json
 from state.hashing import hash_json, hash_tree
+from tests.faults.quick_worker import append_jsonl
 from tests.tools.models.folders import safetensors
 from tools.evaluation.harness import harness_parts
 from tools.jobs.worker import WorkerContext, begin

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from state.files import append_jsonl
 from tests.faults.campaign import warm, world
 from tests.faults.parts import agents
+from tests.faults.quick_worker import append_jsonl
 
 KILLS = int(os.environ.get("VIGIL_CAMPAIGN_KILLS", "20"))
 """Kills in all; `make faults` does thousands."""

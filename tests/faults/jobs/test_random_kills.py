@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from state.files import append_jsonl
 from tests.faults.jobs.harness import BACKEND, ended, spec
 from tests.faults.parts import jobs
+from tests.faults.quick_worker import append_jsonl
 
 pytestmark = pytest.mark.faults
 

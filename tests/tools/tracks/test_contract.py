@@ -42,7 +42,7 @@ def test_the_fingerprint_covers_the_grader_and_the_modules_it_imports(tmp_path: 
 
 def test_the_shipped_track_s_fingerprint_holds_the_modules_it_grades_with_and_not_its_generator() -> None:
     names = [path.name for path in GraderSpec(shipped="spreadsheet_clean").fingerprint_files()]
-    assert {"grade.py", "noise.py", "adversarial.py"} <= set(names)
+    assert {"grade.py", "noise.py"} <= set(names)
     assert "generate.py" not in names
 
 

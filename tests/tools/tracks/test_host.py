@@ -14,7 +14,7 @@ import pytest
 from state.errors import ConfigError
 from tools.tracks import host
 from tools.tracks.contract import Grade, GraderSpec
-from tools.tracks.host import Grader, Item, Miss, Variation, repeat_check
+from tools.tracks.host import Grader, Item, Variation, repeat_check
 from tools.tracks.spreadsheet_clean.generate import eval_row, generate_cases
 
 ROOT = Path(__file__).parents[3]
@@ -260,48 +260,10 @@ def test_the_shipped_track_goes_through_the_same_child(tmp_path: Path) -> None:
     with Grader(GraderSpec(shipped="spreadsheet_clean")) as grader:
         golds = grader.grade((case, case["reference"], "stop") for case in cases)
         floors = grader.grade((case, "", "stop") for case in cases)
-        assert grader.adversarial_check(cases) == []
         assert grader.repeat_check([(cases[0], cases[0]["prompt"], "stop")]) == []
     assert [grade.metrics["strict"] for grade in golds] == [1.0] * 12
     assert [grade.metrics["composite"] for grade in floors] == [0.0] * 12
     assert not any(grade.error for grade in golds + floors)
-
-
-def test_a_grader_that_pays_an_adversarial_output_is_caught_by_its_own_expectations(tmp_path: Path) -> None:
-    source = """
-        def grade(case, text):
-            return {"score": 1.0 if text else 0.0}
-        def adversarial(case):
-            return [
-                {"name": "gold", "text": "right", "expected": {"score": [1, 1]}},
-                {"name": "padding", "text": "wrong", "expected": {"score": [0, 0.5], "other": [0, 1]}},
-            ]
-    """
-    with Grader(_spec(tmp_path, source)) as grader:
-        misses = grader.adversarial_check([{"id": "a"}])
-    assert misses == [Miss("a", "padding", "score", 1.0, 0, 0.5), Miss("a", "padding", "other", None, 0, 1)]
-    assert misses[0].sentence == "Case a: score of the output `padding` is 1.0, not 0 to 0.5."
-
-
-def test_a_grader_without_adversarial_outputs_is_not_checked_rather_than_passed(tmp_path: Path) -> None:
-    with Grader(_spec(tmp_path, "def grade(case, text): return {'x': 1}")) as grader:
-        assert grader.adversarial_check([{"id": "a"}]) is None
-
-
-@pytest.mark.parametrize(
-    ("body", "fault"),
-    [
-        ("raise ValueError('no')", "adversarial raised ValueError: no"),
-        ("return [{'name': 'x'}]", "name, text and expected"),
-        ("return [{'name': 'x', 'text': '', 'expected': {'m': [0]}}]", "name, text and expected"),
-        ("return [3]", "name, text and expected"),
-        ("import os; os._exit(1)", "exit code 1"),
-    ],
-)
-def test_broken_adversarial_outputs_are_the_user_s_to_fix(body: str, fault: str, tmp_path: Path) -> None:
-    source = f"def grade(case, text): return {{'m': 1}}\ndef adversarial(case):\n    {body}\n"
-    with Grader(_spec(tmp_path, source)) as grader, pytest.raises(ConfigError, match=fault):
-        grader.adversarial_check([{"id": "a"}])
 
 
 @pytest.mark.parametrize(
@@ -379,4 +341,4 @@ def test_the_child_can_be_started_as_a_module(tmp_path: Path) -> None:
         check=True,
         cwd=ROOT,
     )
-    assert done.stdout == '{"ready": true, "adversarial": false}\n{"metrics": {"score": 1.0}}\n'
+    assert done.stdout == '{"ready": true}\n{"metrics": {"score": 1.0}}\n'

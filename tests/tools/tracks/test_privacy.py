@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
@@ -80,27 +79,3 @@ def test_what_a_command_answers_is_told_without_its_words(tmp_path: Path, answer
     private = sentence(GraderSpec(command=command, cwd=str(tmp_path), is_private=True))
     assert CANARY not in private
     assert bare in private
-
-
-def test_adversarial_outputs_are_told_by_number_and_their_failures_without_words(tmp_path: Path) -> None:
-    file = tmp_path / "grade.py"
-    source = """
-        def grade(case, text):
-            return {"score": 1.0}
-
-        def adversarial(case):
-            if case["id"] == "bad":
-                raise ValueError(case["prompt"])
-            return [{"name": case["prompt"], "text": "", "expected": {"score": [0.0, 0.0]}}]
-    """
-    file.write_text(dedent(source))
-    said = {}
-    for is_private in (False, True):
-        with Grader(GraderSpec(file=str(file), is_private=is_private)) as grader:
-            misses = grader.adversarial_check([CASE]) or []
-            with pytest.raises(ConfigError) as caught:
-                grader.adversarial_check([CASE | {"id": "bad"}])
-        said[is_private] = (misses[0].sentence, caught.value.sentence)
-    assert all(CANARY in text for text in said[False])
-    assert said[True][0] == "Case c1: score of the output `number 1` is 1.0, not 0."
-    assert said[True][1].endswith("for case bad: adversarial raised ValueError at grade.py:7.")

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.benchmarks.training import padding_share
 from tools.training import batching
 from tools.training.batching import (
     MOST_SHAPES,
@@ -16,7 +17,6 @@ from tools.training.batching import (
     buckets,
     epoch_batches,
     fitting,
-    padding_share,
     shape_of,
     shapes,
 )

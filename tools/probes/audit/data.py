@@ -18,7 +18,6 @@ from tools.probes.audit.rows import WHOLE, Bounds, DataFile, Features, Row, answ
 from tools.probes.rows.finding import EXAMPLES, RowFinding
 
 SPLITS = ("train", "valid", "test")
-_MOST_LINES_SAID = 3
 _FORMS = (
     "Write each row as prompt and completion, as messages, or as text; or name the columns in the configuration "
     "(prompt_feature, completion_feature)."

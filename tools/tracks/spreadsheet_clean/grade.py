@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from math import log10
 from typing import Any
 
-from tools.tracks.spreadsheet_clean.adversarial import adversarial
 from tools.tracks.spreadsheet_clean.noise import COLUMNS
-
-__all__ = ["adversarial", "composite", "grade"]
 
 WEIGHTS = {"data_preservation": 0.35, "format_validity": 0.25, "unit_consistency": 0.25, "completeness": 0.15}
 """The lab's weights of the composite."""
