@@ -93,6 +93,13 @@ class BucketVerdict(Record):
     """Every condition is met by its estimate on the selection cases: worth an opening of confirmation."""
     is_win: bool = True
     """The target rose by more than the noise floor, or nothing asks that it should: worth a promotion."""
+    on_selection: tuple[Bucket, str] | None = None
+    """Bucket and rule as the selection cases alone say, by which recipes are chosen; None: the same as above."""
+
+    @property
+    def tuned_by(self) -> tuple[Bucket, str]:
+        """Bucket and rule that the next recipe may follow from: what confirmation said never is."""
+        return self.on_selection or (self.bucket, self.rule)
 
 
 class _Reading(NamedTuple):
@@ -123,10 +130,10 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         closest={verdict.id: verdict.metric for verdict in selection.conditions if verdict.estimate is not None},
     )
     found = None if target is None else _compared(evidence, target.metric, _alternatives(evidence.gate, target))
-    floor = max(evidence.noise_floor, NOISE_FACTOR * found.noise_sd if found else 0.0)
-    evidence = evidence.model_copy(update={"noise_floor": floor})
-    reading = _read(target, found, floor)
-    bucket, rule, sentence = _rule(evidence, selection, target, found, reading)
+    reading = _read(target, found, _floor(evidence, found))
+    is_win = _is_win(evidence, target, found)
+    told = _rule(evidence, selection, target, found, reading)
+    bucket, rule, sentence = _confirmed(evidence, target, found, told) if is_win else told
     is_capped = rule == "U.capped"
     control = _control(evidence)
     return BucketVerdict(
@@ -142,7 +149,8 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         is_capped=is_capped,
         had_power=bucket in {"A", "D"} or ((reading.moved or reading.flat) and rule not in {*UNREADABLE, "U.coarse"}),
         is_promising=not is_capped and is_promising(selection),
-        is_win=_is_win(evidence, target, found),
+        is_win=is_win,
+        on_selection=None if rule == told[1] else told[:2],
     )
 
 
@@ -171,6 +179,23 @@ def _read(target: Target | None, found: Comparison | None, noise_floor: float) -
     return _Reading(moved=shows and gains, lost=shows and not gains, flat=interval.within(target.delta))
 
 
+def _floor(evidence: RunEvidence, found: Comparison | None) -> float:
+    """Return what a movement must exceed: the least gain that the user named, and what the order of the cases makes."""
+    return max(evidence.noise_floor, NOISE_FACTOR * found.noise_sd if found else 0.0)
+
+
+def _confirmed(
+    evidence: RunEvidence, target: Target | None, found: Comparison | None, told: tuple[Bucket, str, str]
+) -> tuple[Bucket, str, str]:
+    """Return A where the gate holds on confirmation and the scores are sound, else what the selection cases told."""
+    confirmation = evidence.confirmation
+    if confirmation is None or not confirmation.holds or confirmation.use != "confirmation":
+        return told
+    if target is None or found is None or told[1] in {"U.unmeasured", "U.missing"}:
+        return told
+    return "A", "A.confirmed", f"{evidence.run}: {_shown(evidence, target, found)} {confirmation.sentence}"
+
+
 def _rule(
     evidence: RunEvidence,
     selection: GateVerdict,
@@ -178,7 +203,7 @@ def _rule(
     found: Comparison | None,
     reading: _Reading,
 ) -> tuple[Bucket, str, str]:
-    """Return bucket, rule and sentence, in the order of precedence."""
+    """Return what the selection cases say: bucket, rule and sentence, in the order of precedence."""
     if target is None or found is None or found.estimate is None:
         why = "the target has no scores on both sides, so nothing can be told."
         if evidence.stopped:
@@ -187,9 +212,6 @@ def _rule(
     what = f"{evidence.run}: {_shown(evidence, target, found)}"
     if missing := _missing(selection, found):
         return "U", "U.missing", f"{what} {missing}"
-    confirmation = evidence.confirmation if evidence.confirmation and evidence.confirmation.holds else None
-    if confirmation and confirmation.use == "confirmation" and _is_win(evidence, target, found):
-        return "A", "A.confirmed", f"{what} {confirmation.sentence}"
     if (capped := _capped(target, evidence.ceilings)) is not None:
         return "U", "U.capped", f"{what} {capped}"
     if reading.lost or (target.asked_metric and _is_lost(evidence, target.asked_metric, target.sign)):
@@ -207,7 +229,7 @@ def _rule(
             )
             return "U", "U.coarse", f"{what} {wanted}"
         if not reading.flat:
-            return "U", "U.power", f"{what} {_unclear(target, found, evidence.noise_floor)}"
+            return "U", "U.power", f"{what} {_unclear(target, found, _floor(evidence, found))}"
     if broken:
         # By the bare number alone, as `test: plain` asks: no proof of power where the target shows nothing.
         return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {broken[0].sentence}"
@@ -225,12 +247,13 @@ def _rule(
 def _is_win(evidence: RunEvidence, target: Target | None, found: Comparison | None) -> bool:
     """Return whether what happened to the target could be called a win, were the gate confirmed.
 
-    What a change within the noise floor meets, the parent meets by luck as well, or met before. Without a floor, no
-    change at all will do only where the condition furthest from holding asks for no more than that.
+    What a change within the noise floor meets, the parent meets by luck as well, or met before. No change at all will
+    do only where the gate asks for no more than that, and the user named no least gain; what the order of the cases
+    moves is no such gain, it widens the bounds that such a gate is judged by.
     """
     if target is None or found is None or found.estimate is None:
         return False
-    if target.sign * found.estimate - evidence.noise_floor > _EPSILON:
+    if target.sign * found.estimate - _floor(evidence, found) > _EPSILON:
         return True
     asked = next(each for each in evidence.gate.conditions if each.id == target.condition)
     return not evidence.noise_floor and asks_no_worse(asked)
@@ -284,10 +307,12 @@ def _capped(target: Target, ceilings: Mapping[str, float]) -> str | None:
 
 
 def _broken(evidence: RunEvidence, selection: GateVerdict) -> list[ConditionVerdict]:
-    """Return the verdicts on no-worse conditions that fail."""
+    """Return the verdicts on no-worse conditions that fail on the selection cases.
+
+    Those of confirmation refuse a promotion and choose nothing: the next recipe would be tuned on its cases.
+    """
     no_worse = {condition.id for condition in evidence.gate.conditions if asks_no_worse(condition)}
-    verdicts = selection.conditions + (evidence.confirmation.conditions if evidence.confirmation else ())
-    return [verdict for verdict in verdicts if verdict.id in no_worse and verdict.decided == "fails"]
+    return [verdict for verdict in selection.conditions if verdict.id in no_worse and verdict.decided == "fails"]
 
 
 def _broken_condition(evidence: RunEvidence, selection: GateVerdict) -> str:
@@ -305,8 +330,8 @@ def _broken_condition(evidence: RunEvidence, selection: GateVerdict) -> str:
 def _is_lost(evidence: RunEvidence, metric: str, sign: int) -> bool:
     """Return whether a metric was shown to fall behind the start by more than noise."""
     found = _compared(evidence, metric)
-    floor = max(evidence.noise_floor, NOISE_FACTOR * found.noise_sd)
-    return found.estimate is not None and found.excludes(0.0) and sign * found.estimate + floor < -_EPSILON
+    below = found.estimate is not None and sign * found.estimate + _floor(evidence, found) < -_EPSILON
+    return below and found.excludes(0.0)
 
 
 def _may_be_met(evidence: RunEvidence, condition: Condition, metric: str) -> bool:

@@ -59,7 +59,7 @@ def run_fact(run: Run, verdict: BucketVerdict) -> RunFact:
         instrument=run.instrument,
         axis=run.axis,
         recipe_hash=run.recipe_hash,
-        bucket=verdict.bucket,
+        bucket=verdict.tuned_by[0],
         movement=verdict.movement,
         control_moved=verdict.control_moved,
         is_capped=verdict.is_capped,

@@ -11,7 +11,16 @@ from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
 from policies.findings import ceilings, reference_tokens
 from policies.gate import GateVerdict
 from policies.looks import looks_of
-from policies.recipes import Lengths, RecipeProposal, Tried, first_recipe, next_recipes, tried, with_recipe
+from policies.recipes import (
+    Lengths,
+    RecipeProposal,
+    Tried,
+    as_judged,
+    first_recipe,
+    next_recipes,
+    tried,
+    with_recipe,
+)
 from policies.target import find_target, is_ceiling_above
 from policies.view import View
 from policies.walltime import (
@@ -139,7 +148,7 @@ def loss_of(view: View, weights: str, fused: str) -> str:
 
 
 def best_before(view: View, instrument: Instrument) -> Run | None:
-    """Return the best run of the classes before one that made progress: by verdict, slack, the later of equals."""
+    """Return the best run of the classes before one that made progress: by slack, the later of equals."""
     order = view.goal.instruments
     earlier = order[: order.index(instrument)] if instrument in order else ()
     trained = {a.inputs.get("recipe_hash") for a in view.actions if a.kind == "train" and a.state == "done"}
@@ -147,12 +156,18 @@ def best_before(view: View, instrument: Instrument) -> Run | None:
         run
         for run in view.runs
         if run.instrument in earlier
-        and run.bucket in {"A", "B"}
+        and has_moved(view, run)
         and run.adapter
         and run.recipe_hash in trained
         and counts(view, run)
     ]
-    return max(found, key=lambda run: (run.bucket == "A", slack_of(view, run), view.runs.index(run)), default=None)
+    return max(found, key=lambda run: (slack_of(view, run), view.runs.index(run)), default=None)
+
+
+def has_moved(view: View, run: Run) -> bool:
+    """Say whether a run made progress on the selection cases; what confirmation said of it chooses nothing."""
+    verdict = verdict_of(view, run)
+    return verdict is not None and verdict.tuned_by[0] in {"A", "B"}
 
 
 def slack(verdict: BucketVerdict) -> float:
@@ -196,7 +211,7 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
     # Rollouts earn by default what the gate asks for, so another gate teaches something else.
     since = max(view.taught_since, view.gate_since if proposal.instrument == "grpo" else 1)
     old = {decision.id for decision in view.decisions if decision.goal_version < since}
-    shorter = [
+    alike = [
         run
         for run in view.runs
         if run.recipe_hash in saved
@@ -206,8 +221,14 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
         and _but_length(run.recipe) == _but_length(asked)
         and int(run.recipe["iters"]) < iters
     ]
+    # The state that is saved is of a training's end: where an earlier save is better, going on would start from worse.
+    worn = [run for run in alike if "judged_step" in _result_of(view, run)]
+    shorter = [run for run in alike if run not in worn]
     if not shorter:
-        return proposal
+        if not worn:
+            return proposal
+        said = f"It starts again: {worn[-1].id} is best before its end, and only the state of its end could be gone on "
+        return proposal.model_copy(update={"hypothesis": f"{proposal.hypothesis} {said}from."})
     run = max(shorter, key=lambda each: int(each.recipe["iters"]))
     step = int(run.recipe["iters"])
     whole = max(int(asked.get("grad_accumulation_steps", 1)), int(asked.get("updates_per_batch", 1)))
@@ -320,7 +341,8 @@ def _carried(view: View, name: str) -> float:
     run = next((run for run in view.runs if run.id == name), None)
     if run is None:
         return 0.0
-    return _carried(view, run.parent) + dose(run.recipe, _rows(view, run.instrument).get("rows"), run.instrument)
+    recipe = as_judged(run.recipe, _result_of(view, run).get("judged_step"))
+    return _carried(view, run.parent) + dose(recipe, _rows(view, run.instrument).get("rows"), run.instrument)
 
 
 def _harm(view: View, run: Run) -> Harm:
@@ -341,13 +363,18 @@ def _fixed_keys(view: View) -> Json:
 
 def _tried(view: View, run: Run) -> Tried:
     """Return a run as the recipe rules see it."""
-    ended = [a for a in view.actions if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash]
-    result = ended[-1].result if ended else {}
+    result = _result_of(view, run)
     # A run that a guard ended before its first save has no result, only the guard's word.
     result = {"verdict": (result.get("exit") or {}).get("verdict"), **result}
     losses = [{"val_loss": loss} for loss in result.get("val_losses") or ()]
     lengths = _lengths(view, run, str(result.get("weights") or ""))
     return tried(run, verdict_of(view, run), result, losses, lengths, refused=_refused(view, run))
+
+
+def _result_of(view: View, run: Run) -> Json:
+    """Return what the newest training of a run ended with, at the save that it is judged at; empty before."""
+    ended = [a for a in view.actions if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash]
+    return ended[-1].result if ended else {}
 
 
 def _refused(view: View, run: Run) -> list[str]:
@@ -393,7 +420,7 @@ def progressed(view: View) -> frozenset[str]:
     best: dict[tuple[Instrument, str], str] = {}
     trained = {a.inputs.get("recipe_hash"): a.result for a in view.actions if a.kind == "train" and a.state == "done"}
     for run in view.runs:
-        verdict = verdict_of(view, run) if run.bucket in {"A", "B"} and counts(view, run) else None
+        verdict = verdict_of(view, run) if has_moved(view, run) and counts(view, run) else None
         weights = str((trained.get(run.recipe_hash) or {}).get("weights") or "")
         if verdict is None or verdict.target is None:
             continue

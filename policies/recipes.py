@@ -155,11 +155,18 @@ class Tried(Record):
     run: str
     instrument: Instrument
     recipe: Json
+    """With the iterations of the save that it is judged at."""
     recipe_hash: str
     seed: int
     axis: Axis = "start"
+    ended_at: int = 0
+    """Step at which its training ended, where an earlier save is the one it is judged at; 0: its end is."""
+    is_worn: bool = False
+    """After the save that it is judged at the validation loss rose by OVERFIT_RISE."""
     bucket: Bucket | None = None
-    """None: not judged, or lost to an infrastructure failure."""
+    """As the selection cases say. None: not judged, or lost to an infrastructure failure."""
+    is_confirmed: bool = False
+    """The gate held on the confirmation cases; told, never tuned by."""
     rule: str = ""
     """The bucket's rule."""
     movement: Movement | None = None
@@ -199,7 +206,7 @@ class Tried(Record):
     def is_falling(self) -> bool:
         """Whether the validation loss is known to have fallen still when the run ended."""
         *before, last = self.losses or (math.inf,)
-        return bool(before) and last < (1 - STILL_FALLING) * min(before)
+        return not self.ended_at and bool(before) and last < (1 - STILL_FALLING) * min(before)
 
 
 class RecipeProposal(Record):
@@ -250,7 +257,7 @@ def tried(
     *,
     refused: Sequence[str] = (),
 ) -> Tried:
-    """Return what the next proposal needs of a run.
+    """Return what the next proposal needs of a run, as it was at the save that it is judged at.
 
     Args:
         run: The run.
@@ -260,25 +267,33 @@ def tried(
         lengths: Of its answers, its start's and the references.
         refused: Conditions that the confirmation cases did not show.
     """
-    losses = [float(row["val_loss"]) for row in rows if row.get("val_loss") is not None]
     given = result or {}
+    losses = [float(row["val_loss"]) for row in rows if row.get("val_loss") is not None]
+    judged_step, val_loss, ended = given.get("judged_step"), given.get("val_loss"), losses
+    if judged_step is not None:
+        val_loss = next((save.get("val_loss") for save in given["saves"] if save["step"] == judged_step), None)
+        losses = losses[: losses.index(val_loss) + 1] if val_loss in losses else []
+    bucket, rule = verdict.tuned_by if verdict is not None else (None, "")
     failing = tuple(condition.id for condition in verdict.gate.failing) if verdict is not None else ()
     wanted = verdict.target.condition if verdict is not None and verdict.target is not None else ""
     return Tried(
         run=run.id,
         instrument=run.instrument,
-        recipe=run.recipe,
+        recipe=as_judged(run.recipe, judged_step),
         recipe_hash=run.recipe_hash,
         seed=run.seed,
         axis=run.axis,
-        bucket=verdict.bucket if verdict is not None else None,
-        rule=verdict.rule if verdict is not None else "",
+        ended_at=0 if judged_step is None else int(run.recipe["iters"]),
+        is_worn=bool(losses) and ended[-1] > OVERFIT_RISE * losses[-1],
+        bucket=bucket,
+        is_confirmed=verdict is not None and verdict.bucket == "A",
+        rule=rule,
         movement=verdict.movement if verdict is not None else None,
         control_moved=verdict.control_moved if verdict is not None else None,
         control_lost=verdict is not None and verdict.control_lost,
         stopped=str(given.get("verdict") or ""),
         collapse=given.get("collapse") or {},
-        val_loss=given.get("val_loss"),
+        val_loss=val_loss,
         best_val_loss=min(losses, default=None),
         losses=tuple(losses),
         metric=verdict.target.metric if verdict is not None and verdict.target is not None else "",
@@ -290,6 +305,11 @@ def tried(
         refused=tuple(refused),
         is_far_enough=bool(wanted) and wanted not in failing,
     )
+
+
+def as_judged(recipe: Json, judged_step: int | None) -> Json:
+    """Return a run's recipe with the iterations of the save that it is judged at; None: of its end."""
+    return recipe if judged_step is None else _with_schedule(recipe, {**recipe, "iters": judged_step})
 
 
 def _has_overshot(verdict: BucketVerdict) -> bool:
@@ -491,6 +511,10 @@ def next_recipes(
         if digest in used:
             skipped.append(Alternative(action=remedy.rule, reason="that configuration was run already"))
             continue
+        if base.ended_at and axis_of(before, offered) == "quantity" and offered["iters"] > before["iters"]:
+            gone = f"{base.run} was trained to step {base.ended_at} and is best at its save of step {before['iters']}"
+            skipped.append(Alternative(action=remedy.rule, reason=gone))
+            continue
         given = dose(offered, rows, last.instrument)
         if weak and given <= max(weak):
             skipped.append(Alternative(action=remedy.rule, reason="as much or more did not even move the control"))
@@ -503,6 +527,8 @@ def next_recipes(
         used.add(digest)
         origin = "" if base is last else f", so from {base.run}'s recipe"
         seen = _seen(last, diagnosis, best, parent)
+        if base.ended_at:
+            origin += f", as of its save of step {before['iters']}, the best of {base.ended_at}"
         why = f"{seen}{origin}; {remedy.why}: {_difference(before, offered)}."
         found.append(
             RecipeProposal(
@@ -650,7 +676,7 @@ def _seen(run: Tried, diagnosis: Diagnosis, best: Tried, start: str) -> str:
         best: The run that got furthest.
         start: What it started from.
     """
-    if run.bucket == "A":
+    if run.is_confirmed:
         return f"{run.run} met the gate on the confirmation cases"
     what = f"{run.metric or 'the target'}" + (f" by {run.gain:+.3g}" if run.gain is not None else "")
     if diagnosis == "plateau":
@@ -770,7 +796,7 @@ def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same argument
     """Return what a diagnosis suggests, in order: the run it goes on from, the recipe, the remedy."""
     fallbacks = (_RESHUFFLED,) if diagnosis in _HARMED else _FALLBACKS
     remedies = (*_REMEDIES[diagnosis], *(fallbacks if _REMEDIES[diagnosis] else ()))
-    if diagnosis == "overfit" and last.has_moved:
+    if last.has_moved and (diagnosis == "overfit" or last.is_worn):
         # What moved the target is not taken back first: the same training is made to learn less by heart.
         remedies = (_DROPOUT, *remedies)
     if diagnosis in {"progress", "plateau"} and best.is_falling:

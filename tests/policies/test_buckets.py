@@ -86,10 +86,13 @@ def test_a_difference_to_the_base_is_measured_from_the_base() -> None:
 
 
 def test_a_target_that_holds_already_has_one_case_as_its_meaningful_delta() -> None:
-    target = find_target(VALUE, table(parent={"s.ok": ones(36, 40)}), noise_floor=0.01)
+    above = table(parent={"s.ok": ones(36, 40)})
+    target, noisy_one = (find_target(VALUE, above, noise_floor=floor) for floor in (0.01, 0.05))
     assert target is not None
     assert target.gap < 0
     assert target.delta == pytest.approx(1 / 40)
+    assert noisy_one is not None
+    assert noisy_one.delta == pytest.approx(0.05), "no less than what is noise"
     assert "beyond" in target.sentence
 
 
@@ -319,6 +322,44 @@ def test_progress_says_what_the_gate_said_on_selection(after: int, said: str) ->
     verdict = judge_run(evidence(VALUE, 8, after))
     assert verdict.rule == "B.moved"
     assert said in verdict.sentence
+
+
+def test_what_confirmation_shows_broken_refuses_the_promotion_and_makes_no_verdict() -> None:
+    sides = {"parent": {"s.ok": ones(8, 40), "s.safe": ones(38, 40)}}
+    cases = table(**sides, candidate={"s.ok": ones(38, 40), "s.safe": ones(38, 40)})
+    broken = judge_gate(GUARDED, table(**sides, candidate={"s.ok": ones(38, 40), "s.safe": ones(2, 40)}))
+    verdict = judge_run(RunEvidence(gate=GUARDED, cases=cases, confirmation=broken))
+    assert (verdict.bucket, verdict.rule) == verdict.tuned_by == ("B", "B.moved")
+
+
+def test_a_confirmed_gate_stays_what_the_selection_cases_say_for_the_next_recipe() -> None:
+    cases = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": ones(39, 40)})
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=cases, confirmation=judge_gate(VALUE, cases)))
+    assert (verdict.bucket, verdict.tuned_by) == ("A", ("B", "B.moved"))
+    gone = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": [*ones(35, 35), *[None] * 5]})
+    missing = judge_run(RunEvidence(gate=VALUE, cases=gone, confirmation=judge_gate(VALUE, cases)))
+    assert missing.rule == "U.missing", "sound scores come before the promotion"
+
+
+@pytest.mark.parametrize(("sd", "floor", "bucket"), [(0.01, 0.0, "A"), (0.01, 0.02, "U"), (0.2, 0.0, "U")])
+def test_what_the_order_of_the_cases_moves_is_no_least_gain_of_a_gate_that_asks_for_no_loss(
+    sd: float, floor: float, bucket: str
+) -> None:
+    """Nothing changed but what half precision rounds otherwise; a larger noise shows in the bounds, not in a rule."""
+    gate = Gate(conditions=(Condition(metric="s.ok", against="parent", min=0.0, margin=0.1),))
+    same = RunEvidence(gate=gate, cases=table(parent={"s.ok": ones(60, 80)}, candidate={"s.ok": ones(60, 80)}))
+    noise = noisy(same.model_copy(update={"noise_floor": floor}), sd, n=80)
+    verdict = judge_run(noise.model_copy(update={"confirmation": judge_gate(gate, noise.cases)}))
+    assert verdict.bucket == bucket, verdict.sentence
+
+
+def test_a_gain_of_less_than_twice_the_order_noise_is_no_win_where_more_is_asked() -> None:
+    cases = noisy(evidence(VALUE, 36, 38), 0.03).cases
+    told = RunEvidence(gate=VALUE, cases=cases, confirmation=judge_gate(VALUE, cases))
+    assert told.confirmation is not None
+    assert told.confirmation.holds
+    assert not judge_run(told).is_win
+    assert judge_run(told.model_copy(update={"cases": evidence(VALUE, 36, 38).cases})).is_win
 
 
 def test_progress_says_which_condition_confirmation_did_not_show() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from policies.looks import at_best_saves, interim, look_at_save, looks_of, may_be_better, skipped, told_of, why_not
-from policies.proposals import evaluation_s, verdict_of
+from policies.proposals import evaluation_s, going_on, next_proposals, verdict_of
 from state.records import Action, Json
 from tests.policies.rehearsal import Rehearsal, goal
 
@@ -15,6 +15,11 @@ def peaked(weights: str, case: int) -> float:
     """Return scores that rise until step 10 and fall after it."""
     step = int(weights.rpartition(":")[2]) if ":" in weights else 0
     return 0.5 + 0.02 * min(step, 10) - 0.01 * max(0, step - 10) + 0.001 * (case % 7 - 3)
+
+
+def peaked_at_15(weights: str, case: int) -> float:
+    step = int(weights.rpartition(":")[2]) if ":" in weights else 0
+    return 0.5 + 0.01 * min(step, 15) - 0.01 * max(0, step - 15) + 0.001 * (case % 7 - 3)
 
 
 def one_run(**world: Any) -> Rehearsal:
@@ -188,3 +193,39 @@ def test_a_launch_says_why_nobody_looks_while_it_trains() -> None:
     assert "interim" not in launched.action_inputs
     assert any(other.reason.startswith("no look at it while it trains") for other in launched.alternatives)
     assert "hopeless" not in {guard["verdict"] for guard in launched.action_inputs["guards"]}
+
+
+def test_the_next_recipe_follows_from_the_save_that_was_judged_and_not_from_the_end() -> None:
+    play = one_run()
+    view = replace(play.view(), goal=goal())
+    first, *_ = proposals = next_proposals(view)
+    assert first.grounds["val_losses"] == [1.0, 0.8], "the end's 0.9 is more than a tenth worse: not what was judged"
+    assert first.rule == "progress.dropout", "it learned by heart after step 10"
+    assert {each.recipe["iters"] for each in proposals} == {10}
+    assert "as of its save of step 10, the best of 20" in first.hypothesis
+    said = {each.action: each.reason for each in proposals[-1].alternatives}
+    assert said["longer"] == "that configuration was run already"
+
+
+def test_a_longer_run_does_not_go_on_from_a_state_that_is_past_its_best() -> None:
+    play = one_run(keeps_states=True)
+    view = replace(play.view(), goal=goal())
+    [run] = view.runs
+    longer = next_proposals(view)[0].model_copy(update={"recipe": {**run.recipe, "iters": 30}, "hypothesis": "Longer."})
+    again = going_on(view, longer)
+    assert not again.continues
+    assert again.hypothesis == (
+        "Longer. It starts again: R1 is best before its end, and only the state of its end could be gone on from."
+    )
+    at_end = Rehearsal(goal=goal(budget={"runs": 1}), keeps_states=True)
+    at_end.run()
+    kept = replace(at_end.view(), goal=goal())
+    assert going_on(kept, longer.model_copy(update={"parent_hash": kept.runs[0].parent_hash})).continues == "R1"
+
+
+def test_more_steps_than_a_training_had_are_not_proposed_where_an_earlier_save_was_better() -> None:
+    play = Rehearsal(goal=goal(budget={"runs": 1}), saved_at=(0.75,), score=peaked_at_15)
+    play.run()
+    last = next_proposals(replace(play.view(), goal=goal()))[-1]
+    said = {each.action: each.reason for each in last.alternatives}
+    assert said["longer"] == "R1 was trained to step 20 and is best at its save of step 15"

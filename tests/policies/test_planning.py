@@ -1,6 +1,6 @@
 """The planner over whole campaigns: the order of its rules, and what never happens whatever the world does."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -993,3 +993,51 @@ def test_what_changed_while_a_run_was_trained_is_in_its_verdict() -> None:
     judged = next(d for d in reversed(world.decisions) if d.bucket)
     assert judged.sentence.endswith("While it was trained, data:train, grader changed on the disk.")
     assert judged.verdict["changed_inputs"] == ["data:train", "grader"]
+
+
+@dataclass
+class Confirming(Rehearsal):
+    """A world in which candidates score what they do, and on the confirmation cases something of their own."""
+
+    confirmed: float = 0.0
+
+    def _measure(self, decision: Decision) -> None:
+        world = self.score
+        if decision.action_inputs["use"] == "confirmation" and decision.action_inputs["side"] == "candidate":
+            self.score = lambda _, case: self.confirmed + 0.001 * (case % 7 - 3)
+        super()._measure(decision)
+        self.score = world
+
+
+@pytest.mark.parametrize("bests", ["gate", "best"])
+def test_histories_that_differ_by_their_confirmation_numbers_alone_give_equal_next_recipes(bests: str) -> None:
+    """Broken far below the start, nearly met, and met but refused by a person: the selection cases say one thing."""
+    gate: Json = {
+        "max_confirmations": 3,
+        "conditions": [
+            {"id": "score", "metric": "main.score", "min": 0.75},
+            {"id": "safe", "metric": "main.control", "against": "parent", "min": 0.0, "margin": 0.1},
+        ],
+    }
+    followed = []
+    for confirmed in (0.1, 0.74, 0.95):
+        play = Confirming(
+            goal=goal(
+                gate=gate,
+                search={"goal": bests, "max_runs": 4},
+                approvals={"promotion": {"mode": "wait"}},
+                **LADDER,
+            ),
+            score=lambda weights, case: (0.85 if ":" in weights else 0.5) + 0.001 * (case % 7 - 3),
+            answers={"launch": "yes", "promotion": "no"},
+            confirmed=confirmed,
+        )
+        play.run()
+        assert any(action.kind == "confirm" for action in play.actions) or bests == "best"
+        view = play.view()
+        told = [(row.recipe_hash, row.parent_hash, row.axis) for row in play.runs]
+        nexts = [[row.recipe_hash for row in next_proposals(view, name)] for name in ("sft", "dpo")]
+        followed.append((told, nexts))
+        buckets = {verdict.tuned_by for run in play.runs if (verdict := verdict_of(view, run)) is not None}
+        assert buckets == {("B", "B.moved")}
+    assert followed[0] == followed[1] == followed[2]
