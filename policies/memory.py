@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from state.goal import Goal
+from state.recipe import PAD_TO, ROLLOUTS_TOGETHER
 from state.records import Belief, Evidence, Instrument, Json, Record, runbook_of
 
 _GB = 1e9
@@ -36,7 +37,6 @@ _KINDS = {"lora": 1.0, "dora": 1.37, "full": 1.1}
 """What a layer keeps beside one with a plain adapter."""
 _OPTIMIZER = {"adam": 2.0, "adamw": 2.0, "sgd": 1.0, "muon": 1.0, "adafactor": 0.1}
 """Values of optimizer state per trained value."""
-_PAD_TO = 8
 OVERHEAD_GB = 0.3
 """Python and MLX's libraries."""
 TOLERANCE = 1.25
@@ -80,7 +80,13 @@ class MemoryEstimate(Record):
 
 
 def estimate(
-    shape: Shape, recipe: Json, instrument: Instrument, longest: int, answer: int | None = None
+    shape: Shape,
+    recipe: Json,
+    instrument: Instrument,
+    longest: int,
+    answer: int | None = None,
+    *,
+    together: int = ROLLOUTS_TOGETHER[False],
 ) -> MemoryEstimate:
     """Return what training by a recipe takes.
 
@@ -90,10 +96,11 @@ def estimate(
         instrument: What is learned from decides the rows of a step.
         longest: Tokens of the longest row, before max_seq_length cuts it.
         answer: Tokens of the longest answer, where logits are asked for nowhere else; None: at every position.
+        together: Rollouts computed together in an update where the recipe does not say.
     """
     most = int(recipe.get("max_seq_length", 2048))
-    length = -(-min(longest, most) // _PAD_TO) * _PAD_TO
-    rows = _rows(recipe, instrument)
+    length = -(-min(longest, most) // PAD_TO) * PAD_TO
+    rows = _rows(recipe, instrument, together)
     trained = int(recipe.get("num_layers", -1))
     layers = shape.layers if trained < 0 else min(trained, shape.layers)
     n_trained = _trained_values(shape, recipe, layers)
@@ -101,7 +108,7 @@ def estimate(
     trained_gb = n_trained * (shape.value_bytes if is_full else _VALUE_BYTES) / _GB
     learned = length
     if answer is not None and recipe.get("mask_prompt", True):
-        learned = min(length, -(-answer // _PAD_TO) * _PAD_TO)
+        learned = min(length, -(-answer // PAD_TO) * PAD_TO)
     values = _activations(shape, recipe, rows, length, layers, learned)
     activations_gb = values * _VALUE_BYTES / _GB
     if instrument == "grpo":
@@ -116,11 +123,11 @@ def estimate(
     )
 
 
-def _rows(recipe: Json, instrument: Instrument) -> int:
+def _rows(recipe: Json, instrument: Instrument, together: int) -> int:
     """Return the rows of one forward pass with a gradient: a pair has two, an update of rollouts is cut in parts."""
     size = int(recipe.get("batch_size", 4))
     if instrument == "grpo":
-        return min(int(recipe.get("update_microbatch") or 8), size * int(recipe.get("group_size", 8)))
+        return min(int(recipe.get("update_microbatch") or together), size * int(recipe.get("group_size", 8)))
     return 2 * size if instrument == "dpo" else size
 
 
@@ -213,6 +220,8 @@ class _Need:
     stands_on: tuple[Belief, Belief]
     answer: int | None
     """Tokens of the longest answer, where that is known and matters."""
+    together: int
+    """Rollouts computed together on this machine where the recipe does not say."""
 
     @property
     def gb(self) -> float:
@@ -247,8 +256,10 @@ def _need(beliefs: list[Belief], instrument: Instrument, recipe: Json) -> _Need 
     counted: Json = (rows.value or {}) if instrument == "sft" else {}
     # What was sampled is at most the decode budget.
     answer = recipe.get("max_completion_length", 512) if instrument == "grpo" else counted.get("max_answer")
-    parts = estimate(shape, recipe, instrument, int(counted.get("max_tokens") or most), answer)
-    return _Need(shape, parts, _correction(beliefs, instrument), float(model.value["limit_gb"]), (model, rows), answer)
+    together = int(model.value.get("rollouts_together") or ROLLOUTS_TOGETHER[False])
+    parts = estimate(shape, recipe, instrument, int(counted.get("max_tokens") or most), answer, together=together)
+    limit, grown = float(model.value["limit_gb"]), _correction(beliefs, instrument)
+    return _Need(shape, parts, grown, limit, (model, rows), answer, together)
 
 
 def refusal(beliefs: Iterable[Belief], instrument: Instrument, recipe: Json) -> str:
@@ -284,7 +295,8 @@ def _fix(need: _Need, recipe: Json, instrument: Instrument) -> str:
     said: list[str] = []
     for change in changes:
         smaller |= change
-        gb = replace(need, parts=estimate(need.shape, smaller, instrument, need.parts.length, need.answer)).gb
+        parts = estimate(need.shape, smaller, instrument, need.parts.length, need.answer, together=need.together)
+        gb = replace(need, parts=parts).gb
         [(name, value)] = change.items()
         said.append(f"with {'also ' if said else ''}recipe.{name}: {str(value).lower()} it would need {gb:.2f} GB")
     start = f"Change the recipe ({'; '.join(said)}); or" if said else "Change the recipe:"

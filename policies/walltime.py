@@ -10,13 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from state.recipe import PAD_TO
 from state.records import Instrument, Json, Record
 
 PRIOR_TOKENS_PER_S = 1400.0
 """Training tokens per second of the tiny base on two cores with OpenBLAS (issue 2); an assumption anywhere else."""
-
-LENGTH_STEP = 32
-"""Rows are padded to a multiple of this many tokens."""
 
 ASSUMED_ERROR = 4.0
 """Factor by which an assumed estimate may be off; the lab's were off by 4 to 5."""
@@ -165,7 +163,8 @@ def padded_batches(lengths: Sequence[int], batch_size: int, max_seq_length: int)
     """Return the padded length of each batch when rows are sorted into batches by length."""
     cut = sorted(min(length, max_seq_length) for length in lengths)
     tops = [cut[min(start + batch_size, len(cut)) - 1] for start in range(0, len(cut), batch_size)]
-    return [math.ceil(top / LENGTH_STEP) * LENGTH_STEP for top in tops]
+    # The last token of a row is never read, only learned.
+    return [math.ceil(max(1, top - 1) / PAD_TO) * PAD_TO for top in tops]
 
 
 def lengths_from_quantiles(p50: float, p95: float, longest: float) -> list[int]:

@@ -85,6 +85,22 @@ def test_a_pair_has_two_rows_and_an_update_of_rollouts_is_cut_in_parts() -> None
     assert estimate(MEASURED, {**RECIPE, "batch_size": 1, "group_size": 2}, "grpo", 256).rows == 2
 
 
+def test_an_update_of_rollouts_is_counted_by_what_the_machine_computes_together() -> None:
+    rollouts, asked = {**RECIPE, "batch_size": 8, "group_size": 8}, goal(instruments=["grpo"])
+    cpu, cuda = (
+        {b.subject: b for b in memory_beliefs(asked.model_copy(update={"recipe": rollouts}), [found, rows()])}
+        for found in (model(), model(rollouts_together=64))
+    )
+    assert cpu["instrument:grpo"].value["rows"] == 8
+    assert cuda["instrument:grpo"].value["rows"] == 64
+    told = {**rollouts, "update_microbatch": 4}
+    assert "(4 rows of" in memory_beliefs(asked.model_copy(update={"recipe": told}), [model(0.1), rows()])[0].statement
+    [stop] = memory_beliefs(
+        asked.model_copy(update={"recipe": rollouts}), [model(1.0, rollouts_together=64), rows()]
+    )
+    assert "update_microbatch: 1" in stop.fix
+
+
 def test_many_rollouts_decoded_together_may_take_more_than_an_update() -> None:
     few = {**RECIPE, "update_microbatch": 1, "rollout_concurrency": 1, "group_size": 1000}
     many = {**few, "rollout_concurrency": 4000}

@@ -9,6 +9,7 @@ from policies.budget import Estimate, Spent, affordable, minutes
 from policies.walltime import StepSample, cut_to_time, estimate_run_s, fit, padded_batches
 from state.goal import ApprovalRule, Approvals, Budget
 from state.records import Action, Approval, Guard, Json
+from tools.training.batching import shape_of
 
 HOUR = 3600.0
 MIDNIGHT = 1_700_006_400.0
@@ -121,7 +122,7 @@ def test_without_measured_steps_the_time_is_assumed_and_says_so() -> None:
     assert (estimate.source, fit([]).samples) == ("assumed", 0)
     assert "assumed" in estimate.sentence
     assert estimate.high_s == pytest.approx(4 * estimate.seconds)
-    assert estimate.step_s == pytest.approx(4 * 128 / 1400)
+    assert estimate.step_s == pytest.approx(4 * 104 / 1400)
 
 
 def test_one_measured_length_scales_the_prior() -> None:
@@ -148,7 +149,13 @@ def test_scattered_steps_widen_the_estimate() -> None:
 
 
 def test_rows_are_padded_to_the_longest_of_their_batch() -> None:
-    assert padded_batches([10, 40, 33, 600], 2, 512) == [64, 512]
+    assert padded_batches([10, 40, 33, 600], 2, 512) == [32, 512]
+    assert padded_batches([1], 2, 512) == [8]
+
+
+@given(st.lists(st.integers(2, 500), min_size=1, max_size=9))
+def test_the_trainer_pads_rows_as_the_estimate_of_time_does(lengths: list[int]) -> None:
+    assert padded_batches(lengths, len(lengths), 512) == [shape_of(lengths, [1] * len(lengths)).width]
 
 
 def test_quantiles_stand_in_for_lengths() -> None:

@@ -8,10 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 
 from state.errors import VigilError
+from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Evidence, Fingerprint
 from tools.jobs.blas import matrix_speed, why_slow
 from tools.machine import mac
-from tools.machine.limits import memory_limit
+from tools.machine.limits import ask_cuda, cuda_wheels, memory_limit
 from tools.machine.system import System
 from tools.models.identity import describe_model
 from tools.models.shape import read_shape
@@ -93,7 +94,7 @@ def _memory_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
     wired = str(mac.wired_limit_mb(system) if system.platform == "darwin" else "")
     bound = system.read("sys/fs/cgroup/memory.max") or ""
     return (
-        Fingerprint(kind="machine", name="memory", value=" ".join(part for part in (total, bound, wired) if part)),
+        Fingerprint(kind="machine", name="memory", value=" ".join(filter(None, (total, bound, wired, *cuda_wheels())))),
         Fingerprint(kind="settings", name="model", value=f"{context.goal.model.path} {context.goal.model.dtype}"),
     )
 
@@ -118,6 +119,7 @@ def _observe_memory(context: ProbeContext) -> tuple[Observation, ...]:
                 "needed_gb": needed_gb,
                 "limit_gb": round(limit_gb, 3),
                 "shape": read_shape(context.model, context.goal.model.dtype),
+                **({"rollouts_together": ROLLOUTS_TOGETHER[True]} if ask_cuda(context.environment) else {}),
             },
             tag="inferred",
             severity="hard_stop",

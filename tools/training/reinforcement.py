@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Json
 from tools.tracks.host import Grader
 from tools.training.batching import Batch, Cursor, Shape, shape_of
@@ -104,7 +105,7 @@ class Reinforcement(Objective):
         self._bounds = Bounds(recipe.kl_ceiling, recipe.entropy_floor, recipe.length_jump, scheme.scale)
         self._loss = self._loss_by(logits_at)
         is_cuda = _is_cuda()
-        self._together = recipe.update_microbatch or _TOGETHER[is_cuda]
+        self._together = recipe.update_microbatch or ROLLOUTS_TOGETHER[is_cuda]
         self._step = _CUDA_STEP if is_cuda else None
 
     def _loss_by(self, logits_of: Logits) -> Loss:
@@ -405,9 +406,6 @@ class Reinforcement(Objective):
 
 _PROBED = 8
 """Prompts whose likelihood tells weights apart, on any machine alike."""
-
-_TOGETHER = {False: 8, True: 64}
-"""Whether MLX computes with CUDA -> rollouts computed together by default; on Metal nobody measured it."""
 
 _CUDA_STEP = 32
 """What widths are rounded up to with CUDA: a new shape costs kernels and plans, a padded token costs little."""

@@ -35,3 +35,17 @@ def test_on_a_mac_it_is_what_the_gpu_may_wire_set_by_hand_or_recommended(
     assert memory_limit(mac, {}) == (2.0, "the GPU may wire")
     monkeypatch.setattr(limits, "ask_mlx", lambda _env: "it ended with status 1")
     assert memory_limit(mac, {})[1] == "the machine has"
+
+
+def test_with_cuda_it_is_what_the_gpu_has_where_that_is_less_and_nobody_asks_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linux = System("linux", tmp_path)
+    monkeypatch.setattr(limits, "ask_mlx", lambda _env: pytest.fail("asked for nothing"))
+    assert (limits.cuda_wheels(), limits.ask_cuda({})) == ([], None)
+    monkeypatch.setattr(limits, "cuda_wheels", lambda: ["mlx-cuda-13 0.32.4"])
+    told = {"backend": "cuda", "info": {"total_memory": 1_000_000_000}}
+    monkeypatch.setattr(limits, "ask_mlx", lambda _env: told)
+    assert memory_limit(linux, {}) == (1.0, "the GPU has")
+    monkeypatch.setattr(limits, "ask_mlx", lambda _env: told | {"backend": "cpu"})
+    assert memory_limit(linux, {})[1] == "the machine has"

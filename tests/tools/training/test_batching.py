@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state.recipe import PAD_TO
 from tests.benchmarks.training import padding_share
 from tools.training import batching
 from tools.training.batching import (
     MOST_SHAPES,
-    PAD_TO,
     Cursor,
     Shape,
     batches_from,
