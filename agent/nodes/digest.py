@@ -399,7 +399,16 @@ def _noise(of: _Digest, row: Json) -> None:
 
 
 def _other_form(of: _Digest, row: Json) -> None:
-    """Say how a confirmed run answers in the form that is not handed out."""
+    """Say how a confirmed run answers in the form that is not handed out, or why that was not measured."""
+    if "skipped" in row:
+        of.believe(
+            f"run:{of.action.inputs.get('run') or of.action.key}",
+            "other_form",
+            f"How it answers in the form that is not handed out was not measured: {row['skipped']}.",
+            row,
+            severity="warning",
+        )
+        return
     changes = ", ".join(f"{metric} {change:+.3f}" for metric, change in sorted(row["mean_change"].items()))
     form = "fused into one model" if row["form"] == "fused" else "beside its base"
     of.believe(

@@ -64,7 +64,11 @@ def test_beliefs_say_what_order_and_form_change() -> None:
     )
     digest._noise(of, {"orders": 4, "cases": {"s": 200}, "differ": 0.13, "noise_sd": {"s.ok": 0.011, "s.f1": 0.002}})
     digest._other_form(of, {"form": "fused", "cases": 120, "differ": 0.05, "mean_change": {"s.ok": -0.0083}})
-    (subject, claim, order, value), (run, form, other, _) = found
+    digest._other_form(of, {"form": "fused", "skipped": "fused, its weights would take 9.00 GB"})
+    (subject, claim, order, value), (run, form, other, _), (*_, skipped, _) = found
+    assert skipped == (
+        "How it answers in the form that is not handed out was not measured: fused, its weights would take 9.00 GB."
+    )
     assert (subject, claim) == ("harness:order", "noise")
     assert value["noise_sd"]["s.ok"] == 0.011
     assert "changes 13% of the base's answers, over 4 orders; most in s.ok, by 0.011" in order

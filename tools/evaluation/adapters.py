@@ -14,7 +14,7 @@ Form = Literal["merged", "apart", "none"]
 """merged: in the weights; apart: beside them, as an adapter folder is used; none: the model has no adapter."""
 
 _MEMORY_SHARE = 0.4
-"""Of the memory that is free, for a second copy of the adapted weights."""
+"""Of the memory that is free, for a second copy of the adapted weights, or for a quantized base in full numbers."""
 
 
 @contextmanager
@@ -76,6 +76,38 @@ def used_as(model: Any, form: str) -> Iterator[str]:
     else:
         with merged_adapters(model, "evaluation") as found:
             yield found
+
+
+def no_room(model: Any, form: str) -> str:
+    """Return why a model's adapter cannot be used as asked, empty where it can.
+
+    A fused model is held beside the weights that it was made of, and of a quantized base it is several times as large.
+
+    Args:
+        model: mlx-lm model.
+        form: See `used_as`.
+    """
+    if form != "fused" or not any("lora_a" in part for part in model.modules()):
+        return ""
+    adapted = {id(_base(part)) for part in model.modules() if "lora_a" in part}
+    more = sum(
+        _full_bytes(part) for part in model.modules() if "scales" in part or ("weight" in part and id(part) in adapted)
+    )
+    free = free_memory()
+    if more <= _MEMORY_SHARE * free:
+        return ""
+    return (
+        f"fused, its weights would take {more / 1e9:.2f} GB beside those that it is loaded with, and {free / 1e9:.2f} "
+        f"GB are free, of which {_MEMORY_SHARE:.0%} may be used for that"
+    )
+
+
+def _full_bytes(part: Any) -> int:
+    """Return the bytes of a layer's weights in the precision that they are computed in."""
+    if "scales" not in part:
+        return int(part.weight.nbytes)
+    # Scales of one byte are of formats whose numbers are computed in half precision.
+    return int(part.weight.nbytes * 8 // part.bits * max(2, part.scales.dtype.size))
 
 
 def fuse(model: Any) -> None:

@@ -145,9 +145,9 @@ def evaluate(context: WorkerContext) -> None:
     pace = _Pace(time.monotonic())
     run = _Run(context, pace, [each.file for each in passes])
     for each in passes:
-        run.answer(each)
-    rows, *more = [each.file.seal() for each in passes]
-    others = more.pop() if other else None
+        run.answer(each, is_needed=each.form == form)
+    rows, *more = [each.file.seal() for each in passes if each.form not in run.skipped]
+    others = more.pop() if other and other not in run.skipped else None
     context.finish(
         {
             "weights": weights,
@@ -160,6 +160,7 @@ def evaluate(context: WorkerContext) -> None:
             "form": run.form,
             **({"noise": noise([rows, *more])} if more else {}),
             **({"other_form": {"form": other, **moved(rows, others)}} if others else {}),
+            **{"other_form": {"form": form, "skipped": why} for form, why in run.skipped.items()},
             "tokens_per_s": pace.tokens_per_s,
             "startup_s": run.startup_s,
             "peak_memory_gb": run.peak_memory_gb,
@@ -267,11 +268,20 @@ class _Run:
         self.startup_s: float | None = None
         """From the start of the process to the first token asked for, seconds."""
         self.peak_memory_gb: float | None = None
+        self.skipped: dict[str, str] = {}
+        """Form that this machine has no room for -> why."""
 
-    def answer(self, wanted: _Pass) -> None:
+    def answer(self, wanted: _Pass, *, is_needed: bool) -> None:
         """Generate and grade what is missing.
 
+        Args:
+            wanted: What.
+            is_needed: Whether it is what is judged; else a form without room is skipped.
+
         Side effects: leaves the process as stopped when a stop is asked for; finished cases are kept.
+
+        Raises:
+            ConfigError: There is no room for the form that is judged.
         """
         todo = wanted.todo()
         if not todo:
@@ -281,9 +291,19 @@ class _Run:
         with Grader(GraderSpec.model_validate(inputs["grader"])) as grader:
             import mlx.core as mx
 
-            from tools.evaluation.adapters import used_as
+            from tools.evaluation.adapters import no_room, used_as
 
             model, tokenizer = self._model()
+            if why := no_room(model, wanted.form):
+                if is_needed:
+                    raise ConfigError(
+                        f"The adapter cannot be judged as the export hands it out: {why}. Set export.fused: false to "
+                        "hand it out beside its base, or use a machine with more memory.",
+                        what="export.fused",
+                        where=str(inputs.get("adapter")),
+                    )
+                self.skipped[wanted.form] = why
+                return
             system = inputs.get("system")
             named = {"/".join(_case_key(split, case)): (split, case) for split, case in todo}
             prompts = {name: render_prompt(tokenizer, case, system) for name, (_, case) in named.items()}

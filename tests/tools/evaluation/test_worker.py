@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,38 @@ def test_what_is_confirmed_is_answered_in_the_form_that_is_handed_out_and_the_ot
     quick = make_job(tmp_path / "quick", asked | {"form": "", "other_form": ""})
     assert work(MODULE, quick)["form"] == "merged"
     assert case_rows(quick) == case_rows(job)
+
+
+NO_MEMORY = """
+import sys
+from unittest.mock import patch
+from tools.evaluation.worker import main
+with patch("tools.evaluation.adapters.free_memory", lambda: 1000):
+    main([sys.argv[1]])
+    main([sys.argv[2]])
+"""
+
+
+@pytest.mark.mlx
+def test_a_form_without_room_is_skipped_with_a_sentence_and_refused_where_it_is_what_is_judged(
+    tmp_path: Path, model: Path
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter")
+    asked = inputs(tmp_path, model, adapter=str(adapter), expect_weights=weights_hash(model, adapter))
+    skipped = make_job(tmp_path / "skipped", asked | {"form": "apart", "other_form": "fused"})
+    refused = make_job(tmp_path / "refused", asked | {"form": "fused", "other_form": "apart"})
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY, str(skipped), str(refused)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    result = json.loads((skipped / "result.json").read_text())
+    assert len(case_rows(skipped)) == result["cases"] == N_CASES
+    why = result["other_form"].pop("skipped")
+    assert (result["form"], result["other_form"]) == ("apart", {"form": "fused"})
+    assert "beside those that it is loaded with, and 0.00 GB are free" in why
+    said = json.loads((refused / "error.json").read_text())["sentence"]
+    assert said.startswith("The adapter cannot be judged as the export hands it out: fused, its weights would take")
+    assert "Set export.fused: false" in said
 
 
 def test_how_another_form_differs_is_told_by_share_and_by_metric() -> None:

@@ -20,7 +20,7 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from tests.tools.training.inside import fresh
 from tests.tools.training.jobs import RECIPE
-from tools.evaluation.adapters import merged_adapters, used_as
+from tools.evaluation.adapters import merged_adapters, no_room, used_as
 from tools.models.load import load_model
 from tools.training.batching import shape_of
 from tools.training.data import Row, answers, answers_after
@@ -184,8 +184,14 @@ def merged(folder: Path, _out: Path) -> None:
             is_plain = not any("scales" in part or "lora_a" in part for part in model.modules())
             fused = model(tokens)
         same, moved, away = ((learned - other).astype(mx.float32) for other in (decoded, bare, fused))
+        full = sum(part.nbytes for _, part in tree_flatten(model.parameters())) if name == "quantized" else 0
+        room = []
+        for free in (0, 2 * full, 10**12):
+            with patch("tools.evaluation.adapters.free_memory", lambda free=free: free):
+                room += [no_room(model, "fused"), no_room(model, "apart")]
         found[name] = {
             "form": form,
+            "room": room,
             "forms": [apart, whole, beside, is_plain],
             "fused": float(mx.abs(away).max()),
             "dtype": str(decoded.dtype),

@@ -313,6 +313,10 @@ def test_adapters_are_in_dense_weights_while_answers_are_generated_and_say_the_s
         assert found[name]["is_put_back"], name
         assert found[name]["forms"] == ["apart", "fused", True, True], name
         assert found[name]["trainable"] > 0
+        without, _, little, _, plenty, _ = found[name]["room"]
+        assert without.startswith("fused, its weights would take 0.00 GB beside those that it is loaded with"), name
+        assert (bool(little), plenty) == (True, ""), name
+        assert found[name]["room"][1::2] == ["", "", ""], "beside its base nothing is held twice"
     assert found["nearest"]["kept"] == 0, "a small delta is rounded away in bfloat16"
     assert found["random"]["kept"] == pytest.approx(1, abs=0.05), "and is there on average where chance rounds"
     assert found["random"] == found["again"] != found["other"]
