@@ -6,6 +6,7 @@ from pathlib import Path
 from agent.campaign import LoadedCampaign
 from agent.session import WORKERS, Session
 from agent.splits import all_split_inputs, split_inputs
+from policies.guards import lasting
 from policies.planning import CENSUS_PARTS
 from policies.recipes import BALANCE
 from policies.target import aims
@@ -110,6 +111,7 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
     """
     inputs = decision.action_inputs
     kind = job_kind(decision.action)
+    guards = tuple(Guard.model_validate(guard) for guard in inputs.get("guards", ()))
     steps = 0
     if kind == "census":
         body = census_input(session, [part for part, name in CENSUS_PARTS.items() if name in inputs])
@@ -143,16 +145,29 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
         counts = _counts(body["splits"])
         again = sum(min(count, int(body.get("repeated", 0))) for count in counts) * int(body.get("orders", 0))
         steps = sum(counts) * (2 if body.get("other_form") else 1) + again
+        # Confirmation may have many times the cases that were answered so far, each in both forms.
+        guards = lasting(guards, steps * _answer_s(session))
     return JobSpec(
         key=decision.action_key,
         kind=kind,
         module=session.workers.get(kind) or WORKERS[kind],
         input=body,
         env=dict(session.environment),
-        guards=tuple(Guard.model_validate(guard) for guard in inputs.get("guards", ())),
+        guards=guards,
         steps=steps,
         created_at=decision.made_at,
     )
+
+
+def _answer_s(session: Session) -> float:
+    """Return what an answer took at most, seconds, over the evaluations so far; zero before there was one."""
+    read, took = session.store.read, {}
+    for action in read.actions():
+        if _KINDS.get(action.kind) == "evaluation" and action.state == "done":
+            # The job's own time counts what was answered before a restart.
+            known = (action.result.get("wall_s"), (action.result.get("exit") or {}).get("wall_s"))
+            took[action.key] = max((float(each) for each in known if each), default=0.0)
+    return max((took[job.key] / job.steps for job in read.jobs() if job.steps and job.key in took), default=0.0)
 
 
 _ORDERS = 3

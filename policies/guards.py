@@ -1,6 +1,7 @@
 """The stop conditions a job starts with: data that its supervisor evaluates."""
 
 import math
+from collections.abc import Iterable
 
 from policies.budget import minutes
 from state.records import Guard, Json
@@ -153,6 +154,21 @@ def measuring_guards(
     else:
         limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S) if wall_s else math.inf
     return _common(wall_s / 2, limit_s, memory_gb)
+
+
+def lasting(guards: Iterable[Guard], expected_s: float) -> tuple[Guard, ...]:
+    """Return guards whose limit on time leaves room for a job's own length, once that is known.
+
+    Args:
+        guards: As decided, by what evaluations took so far.
+        expected_s: For as many answers as the job will give, at the slowest speed that was measured.
+    """
+    return tuple(
+        guard.model_copy(update={"threshold": max(guard.threshold, WALL_FACTOR * expected_s)})
+        if guard.signal == "wall_s"
+        else guard
+        for guard in guards
+    )
 
 
 def _common(stall_s: float, limit_s: float, memory_gb: float | None) -> tuple[Guard, ...]:

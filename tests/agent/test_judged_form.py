@@ -9,22 +9,33 @@ import pytest
 from agent.campaign import load_campaign
 from agent.nodes import digest
 from agent.specs import job_spec
+from policies.guards import measuring_guards
 from state.paths import CampaignPaths
-from state.records import Decision
+from state.records import Action, Decision, Job
 from tests.faults.campaign import world
 
+DONE = [
+    Action(key="e1", kind="evaluate", decision="D1", state="done", result={"wall_s": 30.0, "exit": {"wall_s": 40.0}}),
+    Action(key="e2", kind="evaluate", decision="D1", state="done", result={"wall_s": 10.0}),
+    Action(key="e3", kind="evaluate", decision="D1", state="failed", result={"wall_s": 999.0}),
+    Action(key="t1", kind="train", decision="D1", state="done", result={"wall_s": 999.0}),
+]
+JOBS = [Job(key=each.key, kind="evaluation", folder="f", steps=10) for each in DONE]
 
-def asked(folder: Path, action: Any, inputs: dict[str, Any], **campaign: Any) -> dict[str, Any]:
-    """Return a worker's input, and how many answers it is to give."""
+
+def asked(
+    folder: Path, action: Any, inputs: dict[str, Any], done: tuple[list[Action], list[Job]] = ([], []), **campaign: Any
+) -> dict[str, Any]:
+    """Return a worker's input, how many answers it is to give, and for how long it may."""
     loaded = load_campaign(world.write_campaign(folder, **campaign))
     session: Any = SimpleNamespace(
         loaded=loaded, goal=loaded.goal, paths=CampaignPaths(folder / "home", "storm"),
         model=loaded.resolve(loaded.goal.model.path), adapter=None, environment={}, workers={"evaluation": "worker"},
-        store=SimpleNamespace(read=SimpleNamespace(runs=list, actions=list)),
+        store=SimpleNamespace(read=SimpleNamespace(runs=list, actions=lambda: done[0], jobs=lambda: done[1])),
     )  # fmt: skip
     decision = Decision(rule="r", sentence="s", action=action, action_key="k", run="R1", action_inputs=inputs)
     spec = job_spec(session, decision)
-    return spec.input | {"steps": spec.steps}
+    return spec.input | {"steps": spec.steps, "wall_s": [g.threshold for g in spec.guards if g.signal == "wall_s"]}
 
 
 CONFIRMED = {"use": "confirmation", "side": "candidate", "weights": "w", "adapter": "a" * 64}
@@ -40,6 +51,17 @@ def test_what_is_confirmed_is_what_the_export_hands_out(tmp_path: Path, export: 
     assert "orders" not in given
     bare = asked(tmp_path / "bare", "confirm", CONFIRMED | {"adapter": ""})
     assert not {"form", "other_form", "orders"} & bare.keys(), "without an adapter there is one form"
+
+
+def test_confirmation_may_take_as_long_as_all_its_answers_do_however_few_selection_has(tmp_path: Path) -> None:
+    guards = [guard.model_dump(mode="json") for guard in measuring_guards(wall_s=5.0, left_s=1.0)]
+    first = asked(tmp_path / "first", "confirm", CONFIRMED | {"guards": guards})
+    assert first["wall_s"] == [60.0]
+    given = asked(tmp_path / "later", "confirm", CONFIRMED | {"guards": guards}, (DONE, JOBS))
+    cases = (tmp_path / "later" / "confirmation.jsonl").read_text().splitlines()
+    assert given["steps"] == 2 * len(cases)
+    assert given["wall_s"] == [10 * 4.0 * given["steps"]], "ten times all answers, at 4 s each"
+    assert asked(tmp_path / "few", "confirm", CONFIRMED, (DONE, JOBS))["wall_s"] == []
 
 
 @pytest.mark.parametrize(("dtype", "orders"), [("bfloat16", 3), ("float16", 3), ("float32", None)])

@@ -95,9 +95,7 @@ def test_an_update_of_rollouts_is_counted_by_what_the_machine_computes_together(
     assert cuda["instrument:grpo"].value["rows"] == 64
     told = {**rollouts, "update_microbatch": 4}
     assert "(4 rows of" in memory_beliefs(asked.model_copy(update={"recipe": told}), [model(0.1), rows()])[0].statement
-    [stop] = memory_beliefs(
-        asked.model_copy(update={"recipe": rollouts}), [model(1.0, rollouts_together=64), rows()]
-    )
+    [stop] = memory_beliefs(asked.model_copy(update={"recipe": rollouts}), [model(1.0, rollouts_together=64), rows()])
     assert "update_microbatch: 1" in stop.fix
 
 

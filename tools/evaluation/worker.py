@@ -160,7 +160,7 @@ def evaluate(context: WorkerContext) -> None:
             "form": run.form,
             **({"noise": noise([rows, *more])} if more else {}),
             **({"other_form": {"form": other, **moved(rows, others)}} if others else {}),
-            **{"other_form": {"form": form, "skipped": why} for form, why in run.skipped.items()},
+            **({"other_form": {"form": other, "skipped": run.skipped[other]}} if other in run.skipped else {}),
             "tokens_per_s": pace.tokens_per_s,
             "startup_s": run.startup_s,
             "peak_memory_gb": run.peak_memory_gb,

@@ -1,7 +1,6 @@
 """How much memory a job may hold here."""
 
 from collections.abc import Mapping
-
 from importlib.metadata import distributions
 
 import psutil
