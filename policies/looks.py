@@ -3,14 +3,14 @@
 A run is measured at its end first. Other saves that may be better, those with a lower validation loss or any where none
 was measured, are then looked at on a seeded part of the cases that the gate's own metric is of. The run is judged at
 the best of them, at a level divided by how many there were. Looks that would cost much beside the training are left
-out, and the decision to measure the run says so.
+out, and the decision to measure the run says so. What they cost is counted in tokens, never in seconds: a busy machine
+looks at the same saves as a quiet one.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from policies.budget import minutes
 from policies.drafts import Draft, draft, is_same
 from policies.target import aims
 from policies.view import View
@@ -18,7 +18,12 @@ from state.goal import Condition
 from state.records import Action, Alternative, Guard, Instrument, Json, Run
 
 MOST_SHARE = 0.25
-"""Share of a training's time that looking at its other saves may take."""
+"""Share of a training's cost that looking at its other saves may have."""
+
+READ_COST, ANSWER_COST = 1 / 3, 3.0
+"""What a token of a prompt and one of an answer cost beside a trained one. Read, it needs a third of the operations;
+decoded, as many, which on two cores take about as long as the others and on an H200 ten times as long as training
+(README: 36,700 trained and 3,600 decoded tokens a second of the same model)."""
 
 
 def may_be_better(saves: Sequence[Json]) -> list[Json]:
@@ -63,10 +68,14 @@ def why_not(view: View, trained: Action) -> str:
         return ""
     if not view.goal.evaluation.look_cases:
         return "evaluation.look_cases is 0"
-    cost_s, took_s = len(others) * _look_s(view), float(trained.result.get("wall_s") or 0.0)
-    if cost_s <= MOST_SHARE * took_s:
+    return _too_dear(len(others) * _look_tokens(view), float(trained.result.get("padded_tokens") or 0.0))
+
+
+def _too_dear(cost: float, trained: float) -> str:
+    """Return why looks are too dear beside a training, empty where they are not; both in trained tokens."""
+    if cost <= MOST_SHARE * trained:
         return ""
-    return f"it would take {minutes(cost_s)} beside {minutes(took_s)} of training"
+    return f"that would cost as much as {cost:,.0f} trained tokens, and the run has {trained:,.0f}"
 
 
 def skipped(view: View, trained: Action) -> tuple[Alternative, ...]:
@@ -76,17 +85,15 @@ def skipped(view: View, trained: Action) -> tuple[Alternative, ...]:
     return (Alternative(action="evaluate", reason=f"the saves at step {steps}: {reason}"),) if reason else ()
 
 
-def _look_s(view: View) -> float:
-    """Return how long one look takes: its share of the cases of the fastest evaluation so far, as its worker timed it.
-
-    Not by when an action began and ended: an evaluation that is taken up again after a restore ends at once.
-    """
-    done = (a for a in view.actions if a.kind == "evaluate" and a.state == "done" and "look" not in a.inputs)
-    sizes: dict[str, int] = {}
-    for row in view.measurements:
-        sizes[row.evaluation] = sizes.get(row.evaluation, 0) + 1
-    per_case = [float(a.result["wall_s"]) / sizes[a.key] for a in done if a.result.get("wall_s") and a.key in sizes]
-    return min(per_case, default=0.0) * view.goal.evaluation.look_cases
+def _look_tokens(view: View) -> float:
+    """Return what one look costs in trained tokens, by the base's prompts and answers; zero before it was measured."""
+    (split, _), harness = _metric(view), view.identity("harness")
+    each = [
+        READ_COST * row.prompt_tokens + ANSWER_COST * row.output_tokens
+        for row in view.measurements
+        if (row.side, row.split, row.use, row.harness) == ("base", split, "selection", harness)
+    ]
+    return view.goal.evaluation.look_cases * math.fsum(each) / max(1, len(each))
 
 
 def _inputs(view: View, run: str, save: Json) -> Json:
@@ -118,7 +125,7 @@ FIRST_SHARE = 0.25
 """Share of a run's steps before which nobody looks: what is lost in the first steps may come back."""
 
 
-def interim(view: View, recipe: Json, instrument: Instrument, seconds: float) -> tuple[Json, str]:
+def interim(view: View, recipe: Json, instrument: Instrument, tokens: float) -> tuple[Json, str]:
     """Return how a run is looked at while it trains, or nothing and why it is not.
 
     A run that has lost, at two looks in a row, what its start could do on a part of the selection cases is stopped by a
@@ -128,16 +135,15 @@ def interim(view: View, recipe: Json, instrument: Instrument, seconds: float) ->
         view: The record.
         recipe: Of the run.
         instrument: Rollouts are held against cases of their own.
-        seconds: That it is expected to take.
+        tokens: That it will train on, padding included.
     """
     cases = view.goal.evaluation.look_cases
     if instrument == "grpo" or not cases:
         return {}, ""
     iters, every = int(recipe["iters"]), int(recipe.get("steps_per_eval", 200))
     first = math.ceil(FIRST_SHARE * iters)
-    cost_s = (1 + iters // every - (first - 1) // every) * _look_s(view)
-    if cost_s > MOST_SHARE * seconds:
-        return {}, f"no look at it while it trains: that would take {minutes(cost_s)} beside {minutes(seconds)}"
+    if why := _too_dear((1 + iters // every - (first - 1) // every) * _look_tokens(view), tokens):
+        return {}, f"no look at it while it trains: {why}"
     split, metric = _metric(view)
     return {"split": split, "metric": metric, "sign": _aim(view).direction, "cases": cases, "first": first}, ""
 

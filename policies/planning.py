@@ -46,6 +46,7 @@ from policies.proposals import (
     parent_of,
     planned_s,
     saved_by,
+    tokens_of,
 )
 from policies.recipes import RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
@@ -840,7 +841,9 @@ def _train(
         ),
         *machine_guards(view.goal.machine),
     )
-    look, unseen = interim(view, proposal.recipe, proposal.instrument, estimate.seconds)
+    look, unseen = interim(
+        view, proposal.recipe, proposal.instrument, tokens_of(view, proposal.recipe, proposal.instrument)
+    )
     guards += (HOPELESS,) if look else ()
     inputs: Json = {
         "run": run.id,

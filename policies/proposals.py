@@ -29,6 +29,7 @@ from policies.walltime import (
     StepSample,
     estimate_run_s,
     lengths_from_quantiles,
+    padded_batches,
     rows_at_once,
     step_time,
 )
@@ -496,15 +497,26 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
             # From the start of the process to its first step: interpreter, imports, weights and kernels.
             told = float(action.result.get("startup_s") or 0.0)
             fixed_s = max(told, float(action.result.get("wall_s") or 0.0) - steps_s)
-    row = _rows(view, chosen)
+    lengths, full = _sized(view, recipe, chosen)
+    return estimate_run_s(step_time(samples, chosen, _remembered(view), timed), lengths, full, fixed_s)
+
+
+def tokens_of(view: View, recipe: Json, instrument: Instrument) -> float:
+    """Return how many tokens a recipe will train on, padding included, by the lengths that were counted."""
+    lengths, full = _sized(view, recipe, instrument)
+    tops = padded_batches(lengths, full["batch_size"], full["max_seq_length"])
+    return float(full["iters"] * full["batch_size"] * sum(tops) / len(tops))
+
+
+def _sized(view: View, recipe: Json, instrument: Instrument) -> tuple[list[int], Json]:
+    """Return lengths that stand for the rows of an instrument's data, and the recipe with the rows of a step."""
+    row = _rows(view, instrument)
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
-    full = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
-    full["batch_size"] = rows_at_once(full, chosen)
+    full: Json = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
+    full["batch_size"] = rows_at_once(full, instrument)
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
-    return estimate_run_s(
-        step_time(samples, chosen, _remembered(view), timed), lengths * int(full["batch_size"]), full, fixed_s
-    )
+    return lengths * int(full["batch_size"]), full
 
 
 def _steps_of(view: View, action: Action) -> tuple[Instrument, int] | None:

@@ -285,7 +285,7 @@ class Rehearsal:
             result = {
                 "iters": 3,
                 "steps_s": 3 * self.step_s,
-                "padded_tokens": 3 * 4 * 96,
+                "padded_tokens": 3 * 4 * 80,
                 "wall_s": 3 * self.step_s + 5,
                 **({"signal": self.signal[decision.action_inputs["parent"]]} if self.signal else {}),
             }
@@ -310,7 +310,7 @@ class Rehearsal:
             end = {"step": iters, "weights": weights, "adapter": f"a-{weights}", "val_loss": 0.9}
             result["saves"] = [*saves, end]
         losses = [1.0, *(0.8 for _ in self.saved_at), 0.9]
-        return result | {"padded_tokens": iters * 400, "steps_s": 40.0, "val_losses": losses, "val_loss": 0.9}
+        return result | {"padded_tokens": iters * 332, "steps_s": 40.0, "val_losses": losses, "val_loss": 0.9}
 
     def _census(self, key: str) -> None:
         seen = (Evidence(kind="job", ref=key, summary="counted"),)

@@ -7,7 +7,8 @@ import pytest
 
 from policies.looks import at_best_saves, interim, look_at_save, looks_of, may_be_better, skipped, told_of, why_not
 from policies.proposals import evaluation_s, going_on, next_proposals, verdict_of
-from state.records import Action, Json
+from policies.view import View
+from state.records import Action, Json, Measurement
 from tests.policies.rehearsal import Rehearsal, goal
 
 
@@ -84,6 +85,12 @@ def test_a_run_whose_end_meets_the_gate_is_looked_at_no_further_unless_the_best_
     assert promoted.action_inputs["adapter"].endswith(":10"), "what was judged is what is promoted"
 
 
+def told(view: View, output: int, prompt: int = 1) -> list[Measurement]:
+    """Return the measurements as if answers and prompts had so many tokens."""
+    changed = {"output_tokens": output, "prompt_tokens": prompt}
+    return [row.model_copy(update=changed) for row in view.measurements]
+
+
 SAVES: list[Json] = [
     {"step": 5, "weights": "a", "val_loss": 1.0},
     {"step": 10, "weights": "b", "val_loss": 0.7},
@@ -104,15 +111,11 @@ def test_looks_that_cost_much_beside_the_training_are_left_out_and_that_is_on_re
     trained = next(a for a in play.actions if a.kind == "train")
     view = play.view()
     assert why_not(view, trained) == ""
-    slow = [
-        a.model_copy(update={"result": {**a.result, "wall_s": 900.0}}) if a.kind == "evaluate" else a
-        for a in view.actions
-    ]
-    dear = replace(view, actions=tuple(slow))
-    assert "of training" in why_not(dear, trained)
+    dear = replace(view, measurements=tuple(told(view, 60)))
+    assert why_not(dear, trained) == "that would cost as much as 11,541 trained tokens, and the run has 6,640"
     assert look_at_save(dear, play.runs[0], trained) is None
     [said] = skipped(dear, trained)
-    assert said.reason.startswith("the saves at step 5, 10: it would take ")
+    assert said.reason.startswith("the saves at step 5, 10: that would cost ")
     off = replace(view, goal=goal(evaluation={**goal().evaluation.model_dump(mode="json"), "look_cases": 0}))
     assert why_not(off, trained) == "evaluation.look_cases is 0"
     assert skipped(view, trained) == ()
@@ -162,32 +165,45 @@ def test_a_run_is_looked_at_while_it_trains_where_that_costs_little_beside_it() 
     play = one_run()
     view = play.view()
     recipe = {"iters": 100, "steps_per_eval": 20}
-    look, reason = interim(view, recipe, "sft", 1000.0)
+    look, reason = interim(view, recipe, "sft", 10_000.0)
     assert (look, reason) == ({"split": "main", "metric": "score", "sign": 1, "cases": 32, "first": 25}, "")
     assert interim(view, recipe, "grpo", 1000.0) == ({}, "")
     off = replace(view, goal=goal(evaluation={**goal().evaluation.model_dump(mode="json"), "look_cases": 0}))
     assert interim(off, recipe, "sft", 1000.0) == ({}, "")
-    slow = [
-        a.model_copy(update={"result": {**a.result, "wall_s": 100.0}}) if a.kind == "evaluate" else a
-        for a in view.actions
-    ]
-    dear = replace(view, actions=tuple(slow))
-    # Five looks, at the start and four times from step 25 on, of 32 of 160 cases: 20 s each.
-    assert interim(dear, recipe, "sft", 401.0)[0] == look
-    assert interim(dear, recipe, "sft", 399.0)[1].startswith("no look at it while it trains: that would take 2 min")
+    dear = replace(view, measurements=tuple(told(view, 10, prompt=30)))
+    # Five looks, at the start and four times from step 25 on, of 32 cases: 10 tokens as three each, 30 as a third.
+    assert interim(dear, recipe, "sft", 4 * 5 * 32 * 40 + 1)[0] == look
+    assert interim(dear, recipe, "sft", 4 * 5 * 32 * 40 - 1) == (
+        {},
+        "no look at it while it trains: that would cost as much as 6,400 trained tokens, and the run has 25,599",
+    )
     launched = next(d for d in play.decisions if d.action == "train")
     assert launched.action_inputs["interim"]["metric"] == "score"
     assert launched.action_inputs["guards"][-1]["verdict"] == "hopeless"
+
+
+@pytest.mark.parametrize("wall_s", [0.001, 1e6])
+def test_what_is_looked_at_does_not_hang_on_the_machine_s_speed(wall_s: float) -> None:
+    def seen(play: Rehearsal) -> list[Json]:
+        trained = next(d for d in play.decisions if d.action == "train")
+        return [trained.action_inputs["interim"], *looked(play)]
+
+    class Slow(Rehearsal):
+        def act(self, decision: Any) -> None:
+            super().act(decision)
+            last = self.actions[-1]
+            self.actions[-1] = last.model_copy(update={"result": {**last.result, "wall_s": wall_s}})
+
+    play = Slow(goal=goal(budget={"runs": 1}), saved_at=(0.25, 0.5), score=peaked)
+    play.run()
+    assert seen(play) == seen(one_run())
 
 
 def test_a_launch_says_why_nobody_looks_while_it_trains() -> None:
     play = Rehearsal(goal=goal(budget={"runs": 1}))
     while "evaluate" not in play.kinds():
         play.step()
-    play.actions = [
-        a.model_copy(update={"result": {**a.result, "wall_s": 9000.0}}) if a.kind == "evaluate" else a
-        for a in play.actions
-    ]
+    play.measurements = told(play.view(), 90)
     play.run()
     launched = next(d for d in play.decisions if d.action == "train")
     assert "interim" not in launched.action_inputs

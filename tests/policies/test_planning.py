@@ -461,7 +461,7 @@ def test_a_run_lost_near_the_end_of_the_night_is_not_begun_again() -> None:
     play = Rehearsal(goal=goal(budget={"hours": 1, "runs": 5}), fails={"train": 1})
     while "train" not in play.kinds():
         play.step()
-    play.now = START + 3599
+    play.now = START + 3599.5
     assert play.run()[-3:] == ["run.set_aside", "budget.gone", "ended"]
     assert play.kinds().count("train") == 1
     [aside] = [decision for decision in play.decisions if decision.rule == "run.set_aside"]

@@ -77,7 +77,7 @@ def test_a_remembered_time_that_no_longer_holds_is_not_used() -> None:
 
 def test_a_plan_that_does_not_fit_the_night_is_cut_and_says_from_what_to_what() -> None:
     recipe = {"batch_size": 4, "iters": 400, "max_seq_length": 128}
-    play = Timed(goal=goal(budget={"hours": 0.7}, recipe=recipe))
+    play = Timed(goal=goal(budget={"hours": 0.55}, recipe=recipe))
     play.step()
     play.step()
     play.believe(steps(STEPS))
@@ -86,7 +86,7 @@ def test_a_plan_that_does_not_fit_the_night_is_cut_and_says_from_what_to_what() 
     assert "Cut from 400 to " in chosen.proposal.hypothesis
     assert "iterations: the whole would take" in chosen.proposal.hypothesis
     assert 20 <= chosen.proposal.recipe["iters"] < 400
-    assert chosen.estimate.seconds <= START + 0.7 * 3600 - play.now - 2 * evaluation_s(play.view())
+    assert chosen.estimate.seconds <= START + 0.55 * 3600 - play.now - 2 * evaluation_s(play.view())
 
 
 def test_a_remedy_that_would_have_to_be_cut_waits_behind_one_that_fits_whole() -> None:
