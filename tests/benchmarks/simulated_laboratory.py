@@ -1,4 +1,4 @@
-"""Campaigns whose truth is known: Vigil's policies against a keep-if-better loop, random search and Optuna's TPE.
+"""Campaigns whose truth is known: Vigil's policies against seven other ways to search (tests/simulation/baselines.py).
 
 python -m tests.benchmarks.simulated_laboratory [--campaigns N] [--from SEED] [--kinds KIND …] [--players NAME …]
     [--patience N]

@@ -34,6 +34,9 @@ from state.records import (
 CASES = 160
 START = 1_700_000_000.0
 
+ACT_S = 60.0
+"""Seconds that every act takes beside its own."""
+
 Score = Callable[[str, int], float]
 """(weights, case number) -> score in [0, 1]."""
 
@@ -129,7 +132,7 @@ class Rehearsal:
             resumable={
                 a.key: f"{a.result['iters']:07d}"
                 for a in self.actions
-                if self.keeps_states and a.kind == "train" and a.state == "done"
+                if self.keeps_states and a.kind == "train" and a.state == "done" and not a.result.get("verdict")
             },
             now=self.now,
             campaign=self.campaign,
@@ -252,7 +255,7 @@ class Rehearsal:
 
     def act(self, decision: Decision) -> None:
         """Do what was decided: fail if told to, else invent the result."""
-        self.now += 60
+        self.now += ACT_S
         action = Action(
             key=decision.action_key,
             kind=decision.action,
@@ -270,7 +273,7 @@ class Rehearsal:
         if decision.action == "census":
             self._census(decision.action_key)
         elif decision.action in {"evaluate", "confirm"}:
-            self._measure(decision)
+            result = self._measure(decision) or {}
         elif decision.action == "train":
             result = self._train(decision)
         elif decision.action == "fuse":
@@ -335,7 +338,8 @@ class Rehearsal:
         for belief in gate_beliefs(self.goal, self.beliefs, CaseTable()):
             self.believe(belief)
 
-    def _measure(self, decision: Decision) -> None:
+    def _measure(self, decision: Decision) -> Json | None:
+        """Invent what is measured; what is returned becomes the result of the act."""
         inputs = {**decision.action_inputs, **decision.action_inputs.get("look", {})}
         self.believe(
             Belief(
@@ -367,6 +371,7 @@ class Rehearsal:
                     weights=inputs["weights"],
                 )
             )
+        return None
 
     def run(self, most: int = 400) -> list[str]:
         """Step until the campaign has ended or only an answer can go on; return the rules in order."""

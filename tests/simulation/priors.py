@@ -12,12 +12,14 @@ from scipy import stats
 
 from state.records import Instrument
 
-Kind = Literal["sft", "preferences", "rollouts", "nothing", "capped", "coarse", "noisy"]
+Kind = Literal["sft", "preferences", "rollouts", "nothing", "capped", "coarse", "noisy", "dense", "long"]
 """What is true of a campaign: which class of instruments reaches the gate, or why none can be seen to.
 
 capped: the harness cuts answers off, so that not even the gold meets the gate. coarse: a dozen cases, and an effect
 smaller than what is asked. noisy: the weights' luck from case to case and from seed to seed is large; SFT helps in half
-of these campaigns and nothing in the others.
+of these campaigns and nothing in the others. dense: a case scores anywhere between 0 and 1; each class helps in a
+quarter of these campaigns, nothing in the last. long: demonstrations or preferences help, and only
+by many passes: a higher rate or a larger adapter does a third of what as many more passes do, and all of their harm.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -37,6 +39,11 @@ _HELPS: dict[Kind, Instrument] = {"sft": "sft", "preferences": "dpo", "rollouts"
 
 _CASES = (80, 120, 200)
 _COARSE_CASES = (10, 12, 16)
+
+_BLUR = 0.8
+"""How far, in the unit of difficulty, a dense score spreads from 0 to 1 around the ability that just passes a case."""
+
+_THIRD = 1 / 3
 _ROWS = (240, 400, 800)
 
 
@@ -67,6 +74,10 @@ class Truth:
     rows: int
     step_s: float
     """Seconds of one SFT iteration of four rows."""
+    blur: float = 0.0
+    """Zero: a case is passed or not; else it scores Φ((ability - difficulty) / blur)."""
+    rate_counts: float = 1.0
+    """Doublings of passes that a doubling of rate, scale or rank is worth."""
 
     @property
     def is_promotable(self) -> bool:
@@ -81,8 +92,8 @@ class Truth:
 
     @property
     def width(self) -> float:
-        """Standard deviation of difficulty and luck together."""
-        return float(np.hypot(1.0, self.luck))
+        """Standard deviation of difficulty, luck and blur together."""
+        return float(np.sqrt(1.0 + self.luck**2 + self.blur**2))
 
     def score(self, ability: float) -> float:
         """Return the true score that weights of an ability have through this harness."""
@@ -97,7 +108,8 @@ def draw(kind: Kind, seed: int) -> Truth:
     threshold = base + float(rng.uniform(0.12, 0.25))
     luck = float(rng.uniform(0.7, 1.2) if kind == "noisy" else rng.uniform(0.1, 0.4))
     run_spread = float(rng.uniform(0.1, 0.2) if kind == "noisy" else rng.uniform(0.02, 0.08))
-    width = float(np.hypot(1.0, luck))
+    blur = _BLUR if kind == "dense" else 0.0
+    width = float(np.sqrt(1.0 + luck**2 + blur**2))
     reached = min(0.97, threshold + float(rng.uniform(0.08, 0.2)))
     enough = float(stats.norm.ppf(reached) - stats.norm.ppf(base)) * width
     gains = {name: float(rng.normal(0.0, 0.03)) for name in INSTRUMENTS}
@@ -110,6 +122,12 @@ def draw(kind: Kind, seed: int) -> Truth:
         part = threshold - float(rng.uniform(0.03, 0.08))
         gains["sft"] = float(stats.norm.ppf(part) - stats.norm.ppf(base)) * width
     capped = 1 - (threshold - float(rng.uniform(0.02, 0.15))) if kind == "capped" else 0.0
+    optimum = {name: float(rng.normal(0.5, 1.0)) for name in INSTRUMENTS}
+    if kind == "dense" and (helper := int(rng.integers(4))) < len(INSTRUMENTS):
+        gains[INSTRUMENTS[helper]] = enough
+    if kind == "long":
+        name: Instrument = ("sft", "dpo")[int(rng.integers(2))]
+        gains[name], optimum[name] = enough, float(rng.uniform(1.0, 1.8))
     return Truth(
         kind=kind,
         seed=seed,
@@ -117,11 +135,13 @@ def draw(kind: Kind, seed: int) -> Truth:
         base=base,
         threshold=threshold,
         gains=gains,
-        optimum={name: float(rng.normal(0.5, 1.0)) for name in INSTRUMENTS},
+        optimum=optimum,
         tolerance=float(rng.uniform(2.0, 4.0)),
         luck=luck,
         run_spread=run_spread,
         capped=capped,
         rows=int(rng.choice(_ROWS)),
         step_s=float(rng.uniform(3.0, 8.0)),
+        blur=blur,
+        rate_counts=_THIRD if kind == "long" else 1.0,
     )

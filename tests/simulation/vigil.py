@@ -1,17 +1,25 @@
 """Vigil in the simulated laboratory: the planner itself, decision by decision, over a record kept in memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from policies.cases import CaseTable
 from policies.findings import base_table, gate_beliefs
+from policies.looks import HOPELESS
+from policies.significance import sign_p
+from policies.view import hard_stops
 from policies.walltime import rows_at_once
 from state.goal import Goal
 from state.records import Belief, Decision, Evidence, Json, Measurement, SplitUse
 from tests.policies.rehearsal import START, Rehearsal
 from tests.simulation.outcome import Outcome
 from tests.simulation.priors import BUDGET_H, INSTRUMENTS, Truth
-from tests.simulation.world import FIXED_S, MARGIN, Weights, World
+from tests.simulation.world import CASE_S, FIXED_S, MARGIN, Weights, World
+
+LOST_P = 0.005
+"""Chance of so many more losses than wins from which a look says lost, as the workers say it (a test holds them equal).
+"""
 
 _TOKENS = 300
 """Padded length of every row."""
@@ -63,26 +71,61 @@ class Night(Rehearsal):
 
     def _train(self, decision: Decision) -> Json:
         run = next(run for run in self.runs if run.id == decision.run)
-        found = self.world.train(self.made[run.parent_hash], run.instrument, run.recipe, run.seed)
-        if found.seconds > self.left_s:
+        inputs, recipe, parent = decision.action_inputs, run.recipe, self.made[run.parent_hash]
+        iters, every = int(recipe["iters"]), int(recipe["save_every"])
+        since = int(inputs["continues"]["save"]) if "continues" in inputs else 0
+        found = self.world.train(parent, run.instrument, recipe, run.seed, since)
+        seconds, verdict = found.seconds, found.stopped
+        step = max(1, since + round((iters - since) * found.share))
+        shorter = {done: {**recipe, "iters": done} for done in range(every, step, every) if done > since}
+        at = {s: self.world.train(parent, run.instrument, each, run.seed).weights for s, each in shorter.items()}
+        at[step] = found.weights
+        if "interim" in inputs:
+            lost, looking_s = self._looked_at(inputs["interim"], parent, at)
+            seconds += looking_s
+            if lost is not None and lost < step:
+                seconds -= self.world.train_s(run.instrument, {**recipe, "iters": step}, lost) - FIXED_S
+                step, verdict = lost, "hopeless"
+        if seconds > self.left_s:
             self.now += max(0.0, self.left_s)
             return {"exit": {"verdict": "out_of_time"}}
-        self.now += found.seconds
-        weights = f"{found.weights.name}:{run.recipe['iters']}"
-        self.made[weights] = found.weights
-        iters = max(1, round(run.recipe["iters"] * found.share))
-        steps_s = (self.world.train_s(run.instrument, run.recipe) - FIXED_S) * found.share
+        self.now += seconds
+        saves = []
+        for done, weights in at.items():
+            if done <= step:
+                self.made[weights.name] = weights
+                # Nothing is validated while rollouts are learned from.
+                by_rows = run.instrument != "grpo"
+                loss = self.world.val_loss(run.instrument, {**recipe, "iters": done}) if by_rows else None
+                saves.append({"step": done, "weights": weights.name, "adapter": f"a-{weights.name}", "val_loss": loss})
+        losses = [save["val_loss"] for save in saves if save["val_loss"] is not None]
         return {
-            "weights": weights,
-            "adapter": f"a-{weights}",
-            "wall_s": found.seconds,
-            "iters": iters,
-            "padded_tokens": iters * rows_at_once(run.recipe, run.instrument) * _TOKENS,
-            "steps_s": steps_s,
-            "val_losses": list(found.val_losses),
-            "val_loss": found.val_losses[-1],
-            "verdict": found.stopped or None,
+            **saves[-1],
+            "saves": saves,
+            "wall_s": seconds,
+            "startup_s": FIXED_S,
+            "iters": step,
+            "padded_tokens": step * rows_at_once(recipe, run.instrument) * _TOKENS,
+            "steps_s": self.world.train_s(run.instrument, {**recipe, "iters": step}) - FIXED_S,
+            "val_losses": [1.0, *losses] if losses else [],
+            "verdict": verdict or None,
         }
+
+    def _looked_at(self, look: Json, parent: Weights, at: Mapping[int, Weights]) -> tuple[int | None, float]:
+        """Return the step at which looks end a training, None for none, and the seconds that looking took."""
+        cases, lost = int(look["cases"]), 0
+        before = self.world.scores(parent, "selection")[look["split"]][look["metric"]][:cases]
+        taken = 1
+        for step, weights in at.items():
+            if step < look["first"]:
+                continue
+            taken += 1
+            change = self.world.scores(weights, "selection")[look["split"]][look["metric"]][:cases] - before
+            worse, better = int((change < 0).sum()), int((change > 0).sum())
+            lost = lost + 1 if sign_p(worse, better) <= LOST_P else 0
+            if lost == HOPELESS.patience:
+                return step, taken * cases * CASE_S
+        return None, taken * cases * CASE_S
 
     def _census(self, key: str) -> None:
         seen = (Evidence(kind="job", ref=key, summary="counted"),)
@@ -113,11 +156,16 @@ class Night(Rehearsal):
         for belief in gate_beliefs(self.goal, self.beliefs, table):
             self.believe(belief)
 
-    def _measure(self, decision: Decision) -> None:
-        inputs = decision.action_inputs
-        self.now += self.world.evaluation_s
+    def _measure(self, decision: Decision) -> Json:
+        inputs = {**decision.action_inputs, **decision.action_inputs.get("look", {})}
+        cases = min(self.world.truth.cases, int(inputs.get("cases", self.world.truth.cases)))
+        found = self.world.scores(self.made[inputs["weights"]], inputs["use"])
+        if "look" in inputs:
+            found = {inputs["split"]: {name: scores[:cases] for name, scores in found[inputs["split"]].items()}}
+        seconds = len(found) * cases * CASE_S
+        self.now += seconds
         premises = tuple(p.belief for p in decision.premises if p.subject.startswith("harness:"))
-        for split, metrics in self.world.scores(self.made[inputs["weights"]], inputs["use"]).items():
+        for split, metrics in found.items():
             self.believe(
                 Belief(
                     subject=f"score:{inputs['run'] or inputs['side']}.{split}.{inputs['use']}",
@@ -145,16 +193,25 @@ class Night(Rehearsal):
                     harness=inputs["harness"],
                     weights=inputs["weights"],
                 )
-                for number in range(self.world.truth.cases)
+                for number in range(cases)
             ]
         if inputs["side"] != "candidate":
             self._reach(decision.action_key)
+        return {"wall_s": seconds}
+
+
+def census(truth: Truth) -> tuple[bool, float]:
+    """Return whether a campaign is one that a look at the harness and the base ends, and the seconds it takes."""
+    night = Night(goal=goal_of(truth), world=World(truth))
+    while not any(action.kind == "evaluate" for action in night.actions) and night.step() != "hard_stop":
+        pass
+    return bool(hard_stops(night.view())), night.now - START
 
 
 def play(truth: Truth) -> Outcome:
     """Run one campaign to its end."""
     world = World(truth)
-    night = Night(goal=goal_of(truth), world=world)
+    night = Night(goal=goal_of(truth), world=world, keeps_states=True)
     night.run(most=5000)
     hours = min(BUDGET_H, (night.now - START) / 3600)
     promoted = next((d.run for d in reversed(night.decisions) if d.action == "promote"), "")

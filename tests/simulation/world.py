@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from state.hashing import hash_json
 from state.records import Instrument, Json, SplitUse
@@ -51,7 +52,7 @@ class Trained(NamedTuple):
     share: float
     """How much of the iterations were made."""
     stopped: str
-    val_losses: tuple[float, ...]
+    """The word of the guard that ended it; empty where none did."""
 
 
 class World:
@@ -61,13 +62,20 @@ class World:
         self.truth = truth
         self.base = Weights("base", truth.ability, _REGULAR * truth.width, 0.0)
 
-    def train(self, parent: Weights, instrument: Instrument, recipe: Json, seed: int) -> Trained:
-        """Return what a recipe makes of a parent."""
+    def train(self, parent: Weights, instrument: Instrument, recipe: Json, seed: int, since: int = 0) -> Trained:
+        """Return what a recipe makes of a parent.
+
+        Args:
+            parent: What is trained.
+            instrument: By which class.
+            recipe: How.
+            seed: A longer run of the same seed has the luck of the shorter one.
+            since: Iteration that it goes on from: what comes out is the same, and the time is that of the others.
+        """
         truth = self.truth
-        name = hash_json([parent.name, instrument, _dose_keys(recipe), seed])[:16]
-        rng = _rng(truth.seed, name)
-        beyond = dose(truth, instrument, recipe) - truth.optimum[instrument]
-        reached = 1 / (1 + math.exp(-1.6 * (beyond + 1)))
+        path = hash_json([parent.name, instrument, {**_dose_keys(recipe), "iters": 0}, seed])[:16]
+        rng = _rng(truth.seed, path)
+        beyond, reached = self._progress(instrument, recipe)
         ability = parent.ability + truth.gains[instrument] * reached + truth.run_spread * rng.standard_normal()
         harm = max(0.0, beyond - HARM_FROM)
         stopped, share = "", 1.0
@@ -77,15 +85,24 @@ class World:
             ability -= 0.3 if seen else 1.5
         regular = parent.regular - 0.35 * harm - (1.0 if beyond > truth.tolerance else 0.0)
         control = parent.control + (1.2 if instrument == "sft" else 0.8) * reached
-        best = 1.0 - 0.4 * reached
-        losses = (1.0, best, best * (1 + 0.1 * harm))
-        return Trained(
-            Weights(name, ability, regular, control), self.train_s(instrument, recipe) * share, share, stopped, losses
-        )
+        weights = Weights(f"{path}:{recipe['iters']}", ability, regular, control)
+        return Trained(weights, self.train_s(instrument, recipe, since) * share, share, stopped)
 
-    def train_s(self, instrument: Instrument, recipe: Json) -> float:
-        """Return how long a whole training takes, seconds."""
-        rows = int(recipe["iters"]) * int(recipe["batch_size"])
+    def _progress(self, instrument: Instrument, recipe: Json) -> tuple[float, float]:
+        """Return how many doublings a recipe is beyond the best dose, and how much of the class's gain it reaches."""
+        passes, pull = dose(self.truth, instrument, recipe)
+        beyond = passes + pull - self.truth.optimum[instrument]
+        taught = beyond - (1 - self.truth.rate_counts) * pull
+        return beyond, 1 / (1 + math.exp(-1.6 * (taught + 1)))
+
+    def val_loss(self, instrument: Instrument, recipe: Json) -> float:
+        """Return the validation loss after a recipe; 1 before any."""
+        beyond, reached = self._progress(instrument, recipe)
+        return (1.0 - 0.4 * reached) * (1 + 0.1 * max(0.0, beyond - HARM_FROM))
+
+    def train_s(self, instrument: Instrument, recipe: Json, since: int = 0) -> float:
+        """Return how long a training takes, seconds: all of it, or what is added from an iteration on."""
+        rows = (int(recipe["iters"]) - since) * int(recipe["batch_size"])
         return FIXED_S + rows / 4 * self.truth.step_s * STEP_COST[instrument]
 
     @property
@@ -94,17 +111,16 @@ class World:
         return 2 * self.truth.cases * CASE_S
 
     def scores(self, weights: Weights, use: SplitUse) -> dict[str, dict[str, NDArray[np.float64]]]:
-        """Return split -> metric -> 0/1 score of each case."""
+        """Return split -> metric -> score of each case; the control is 0/1 in every world."""
         truth = self.truth
         hard = _difficulties(truth.seed, use, truth.cases)
         rng = _rng(truth.seed, f"{weights.name} {use}")
         luck = rng.standard_normal((3, truth.cases)) * truth.luck
         shown = _shown(truth.seed, use, truth.cases) >= truth.capped
-        passed = (weights.ability + luck[0] > hard[0]) & shown
-        return {
-            "main": {"score": passed.astype(float), "control": (weights.control + luck[1] > hard[1]).astype(float)},
-            "regular": {"score": (weights.regular + luck[2] > hard[2]).astype(float)},
-        }
+        control = weights.control + luck[1] > hard[1]
+        main = _scored(weights.ability + luck[0] - hard[0], truth)
+        regular = _scored(weights.regular + luck[2] - hard[2], truth)
+        return {"main": {"score": main * shown, "control": control.astype(float)}, "regular": {"score": regular}}
 
     def ceiling(self, use: SplitUse) -> float:
         """Return what the gold scores on the target."""
@@ -117,13 +133,19 @@ class World:
         return truth.score(weights.ability) >= truth.threshold and lost <= MARGIN
 
 
-def dose(truth: Truth, instrument: Instrument, recipe: Json) -> float:
-    """Return a recipe's dose in doublings of the usual one."""
+def _scored(ahead: NDArray[np.float64], truth: Truth) -> NDArray[np.float64]:
+    """Return scores by how far ability and luck are ahead of each case's difficulty."""
+    if not truth.blur:
+        return (ahead > 0).astype(float)
+    return np.round(special.ndtr(ahead / truth.blur), 3)
+
+
+def dose(truth: Truth, instrument: Instrument, recipe: Json) -> tuple[float, float]:
+    """Return a recipe's dose in doublings of the usual one: by its passes, and by how hard each step pulls."""
     shape = recipe.get("lora_parameters", {})
     epochs = recipe["iters"] * recipe["batch_size"] / truth.rows
-    return float(
+    return math.log2(epochs / USUAL_EPOCHS), float(
         math.log2(recipe["learning_rate"] / STARTING_LR[instrument])
-        + math.log2(epochs / USUAL_EPOCHS)
         + 0.5 * math.log2(shape.get("scale", 10.0) / 10)
         + 0.25 * math.log2(shape.get("rank", 8) / 8)
         - 0.5 * min(1.0, 5 * shape.get("dropout", 0.0))
