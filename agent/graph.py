@@ -5,7 +5,6 @@ whether the campaign has ended. A checkpoint never covers an effect: effects are
 """
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -56,56 +55,42 @@ Graph = CompiledStateGraph[GraphState, None, GraphState, GraphState]
 
 
 def open_saver(path: Path) -> SqliteSaver:
-    """Open the checkpoint file with a connection of our own.
-
-    The saver's own constructor sets no synchronous mode and waits 5 s for a lock (facts/durability.md 1.4).
-    """
-    if path.exists() and not _is_sound(path):
-        # It holds the position in the loop only, and the loop may begin anew.
-        for suffix in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + suffix)
-            if part.exists():
-                part.rename(part.with_name(part.name + ".damaged"))
-    return _opened(path)
-
-
-def _opened(path: Path) -> SqliteSaver:
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        saver = SqliteSaver(connection)
-        saver.setup()
-    except BaseException:
-        connection.close()
-        raise
-    return saver
-
-
-def _is_sound(path: Path) -> bool:
-    """Say whether every page is whole and every checkpoint can be read.
+    """Open the checkpoint file; a damaged one is set aside, and the loop begins anew: it holds the position only.
 
     Raises:
         sqlite3.OperationalError: The file cannot be opened or stays locked: that is no damage.
     """
     try:
-        with closing(sqlite3.connect(path, timeout=30)) as connection:
-            if connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
-                return False
-        saver = _opened(path)
-        with closing(saver.conn):
-            # A flipped bit in a row breaks no page, and one in the list of free pages only what is written: read and
-            # write as the loop will.
-            prune(saver)
-            list(saver.list(None))
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+        return _opened(path)
+    except Exception as error:
+        # Bytes that were no checkpoint may break any decoder; SQLITE_ERROR: a table or column is not where it was.
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
             raise
-        # A table or column is not where it was.
-        return False
-    except Exception:  # noqa: BLE001 - bytes that were no checkpoint may break any decoder
-        return False
-    return True
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(part.with_name(part.name + ".damaged"))
+    return _opened(path)
+
+
+def _opened(path: Path) -> SqliteSaver:
+    """Open with a connection of our own: the saver's sets no synchronous mode and waits 5 s (durability.md 1.4)."""
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        if connection.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("a page is damaged")  # noqa: TRY301 - the connection is closed below
+        saver = SqliteSaver(connection)
+        saver.setup()
+        # A flipped bit in a row breaks no page, and one in the list of free pages only what is written: read and write
+        # as the loop will.
+        prune(saver)
+        list(saver.list(None))
+    except BaseException:
+        connection.close()
+        raise
+    return saver
 
 
 def prune(saver: SqliteSaver) -> None:

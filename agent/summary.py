@@ -278,10 +278,11 @@ def _last_decision(view: View) -> _Rows:
 
 def _typed_halted(view: View) -> _Rows:
     stops = [row for row in view.get("decisions") or [] if row["action"] == "halt"]
-    # What is only assumed can be settled, and not be overridden.
-    is_refuted = bool(stops) and stops[-1]["rule"] == "hard_stop"
-    belief = stops[-1]["action_inputs"].get("belief") if is_refuted else None
-    against = [("go on regardless", typed.of_row(view, "approve", belief, "--reason", "WHY"))] if belief else []
+    named = str(stops[-1]["action_inputs"].get("belief") or "") if stops else ""
+    status = next((row["status"] for row in view.get("beliefs") or [] if row["id"] == named), "")
+    # Whatever rule halted: what was found false can be gone against, what is only assumed has to be settled.
+    is_open = status in {"refuted", "contradicted"}
+    against = [("go on regardless", typed.of_row(view, "approve", named, "--reason", "WHY"))] if is_open else []
     return [*_last_decision(view), ("after the fix", typed.run(view)), *against]
 
 

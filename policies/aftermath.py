@@ -79,12 +79,15 @@ def _was_tried(view: View, kind: ActionKind, occasion: Json) -> bool:
 
 def _asked(view: View, question: Approval) -> tuple[str, str]:
     """Return a question in our own words, and what answers it."""
-    run = next((decision.run for decision in view.decisions if decision.id == question.decision), "")
+    # What a person asks of a run stands under the request's id, what the campaign asks under the decision's.
+    runs = {**{d.id: d.run for d in view.decisions}, **{request.id: request.target for request in view.requests}}
+    run = runs.get(question.decision, "the run")
     what = {
         "launch": f"May {run} be trained?",
         "promotion": f"{run} meets the gate. May it be promoted?",
         "override": f"May the campaign go on although {question.decision} is refuted?",
         "edit": "May the edited campaign file be followed?",
+        "confirmation": f"May the confirmation cases be opened for {run}?",
     }[question.kind]
     name = f"{view.goal.campaign}:{question.id}"
     return what, f"vigil approve {name}, or vigil reject {name} --reason WHY"

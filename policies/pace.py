@@ -22,8 +22,11 @@ NO_SIGNAL = "signal.none"
 PASSED_OVER = "class.passed_over"
 """Rule of the decision that a class is not begun, since not even a cut run of it fits what is left."""
 
-_GIVES_TIME = {"class_hours": "budget.class_hours", "until": "budget.until", "hours": "budget.hours"}
-"""Limit -> the key of the campaign file that holds it."""
+_GIVES = {
+    "runs": "More runs are given by budget.runs.",
+    "disk_gb": "More room is given by budget.disk_gb, or by retention.saves.",
+}
+"""Limit other than time -> what gives more of it."""
 
 DENSE_SHARE = 0.25
 """Share of the prompts in which a metric must tell answers apart to be named as a denser reward."""
@@ -88,17 +91,18 @@ def passed_over(view: View, instrument: Instrument, choice: Choice, stop: StopVe
     is_alone = len(view.goal.instruments) == 1
     if is_told or is_alone or stop.rule != "budget.gone" or not is_first_of(view, instrument):
         return None
-    estimate, left_s = choice.estimate, choice.left.nearest_s
+    estimate, left_s, limit = choice.estimate, choice.left.nearest_s, choice.left.limit
+    of_time = f"More time for it is given by budget.{limit}; fewer iterations by its recipe."
     return draft(
         view,
         "judge",
         PASSED_OVER,
         f"{instrument} is passed over, though no run of it was made: {stop.sentence} Its run: {estimate.sentence} "
-        f"More time for it is given by {_GIVES_TIME.get(choice.left.limit, 'budget')}; fewer iterations by its recipe.",
+        f"{_GIVES.get(limit, of_time)}",
         {},
         verdict={
             "instrument": instrument,
-            "limit": choice.left.limit,
+            "limit": limit,
             "left_s": left_s,
             "estimate": estimate.model_dump(mode="json"),
         },

@@ -248,10 +248,17 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
 
 def test_a_halted_campaign_says_how_to_go_on_regardless() -> None:
     halt = {"id": "D3", "action": "halt", "rule": "hard_stop", "action_inputs": {"belief": "B29"}, "bucket": None}
-    view = {"campaign": {**CAMPAIGN, "state": "halted"}, "goal": None, "now": 10.0, "decisions": [halt]}
-    assert "vigil approve big:B29 --reason WHY" in " ".join(summarize(view)[-2:])
-    assumed = {**view, "decisions": [{**halt, "rule": "assumed.limit"}]}
-    assert "vigil approve" not in " ".join(summarize(assumed)[-2:]), "what is assumed is settled, not overridden"
+    view = {"campaign": {**CAMPAIGN, "state": "halted"}, "goal": None, "now": 10.0}
+    belief = {**overfull()["beliefs"][0], "id": "B29", "tag": "confirmed"}
+
+    def typed(rule: str, status: str) -> str:
+        told = {**view, "decisions": [{**halt, "rule": rule}], "beliefs": [{**belief, "status": status}]}
+        return " ".join(summarize(told)[-2:])
+
+    for rule, status in (("hard_stop", "refuted"), ("hard_stop", "contradicted"), ("signal.none", "refuted")):
+        assert "vigil approve big:B29 --reason WHY" in typed(rule, status), rule
+    assert "vigil approve" not in typed("assumed.limit", "fresh"), "what is assumed is settled, not overridden"
+    assert "vigil approve" not in " ".join(summarize({**view, "decisions": [halt]})[-2:]), "it is on record no more"
 
 
 def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:

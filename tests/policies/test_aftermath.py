@@ -8,7 +8,7 @@ import pytest
 from policies import planning
 from policies.aftermath import before_end, drop_saves, tell_question
 from policies.view import View
-from state.records import Action, Approval
+from state.records import Action, Approval, Request
 from tests.policies.rehearsal import Rehearsal, goal
 from tests.policies.test_planning import refuted
 
@@ -105,7 +105,8 @@ def test_a_question_is_told_before_other_work_goes_on_and_once() -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("launch", "May  be trained?"),
+        ("launch", "May the run be trained?"),
+        ("confirmation", "May the confirmation cases be opened for the run?"),
         ("override", "May the campaign go on although B7 is refuted?"),
         ("edit", "May the edited campaign file be followed?"),
     ],
@@ -116,6 +117,16 @@ def test_each_kind_of_question_has_its_words(kind: Any, said: str) -> None:
     told = tell_question(play.view())
     assert told is not None
     assert told.decision.action_inputs["sentence"] == said
+
+
+def test_what_a_person_asked_of_a_run_is_told_with_its_name() -> None:
+    play = Rehearsal(goal=goal(notify=TOLD))
+    play.requests.append(Request(id="N1", kind="confirm", target="R2", by="ann"))
+    for kind, said in (("confirmation", "opened for R2?"), ("promotion", "R2 meets the gate.")):
+        play.approvals[:] = [Approval(id="Q1", kind=kind, decision="N1", question="words of a person")]
+        told = tell_question(play.view())
+        assert told is not None
+        assert said in told.decision.action_inputs["sentence"]
 
 
 def test_only_the_events_that_are_asked_for_are_told() -> None:

@@ -1,7 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
-from policies.pace import NO_SIGNAL, PASSED_OVER, advice, without_signal
+from policies.budget import Estimate, Spent, affordable
+from policies.pace import NO_SIGNAL, PASSED_OVER, advice, passed_over, without_signal
 from policies.proposals import estimate_of
+from policies.search import choose
+from policies.stopping import StopVerdict
+from state.goal import Budget
 from state.records import Approval, Belief, Evidence, Json
 from tests.policies.rehearsal import Rehearsal, goal
 
@@ -249,6 +255,27 @@ def test_a_class_in_whose_time_nothing_fits_is_passed_over_with_a_sentence_and_a
     assert told.verdict["estimate"]["seconds"] > 180
     to_the_end(play)
     assert [decision.rule for decision in play.decisions].count(PASSED_OVER) == 1, "said once"
+
+
+@pytest.mark.parametrize(
+    ("budget", "used", "words"),
+    [
+        ({"runs": 1}, Spent(runs=1), "0 of 1 runs are left. "),
+        ({"disk_gb": 0.1}, Spent(disk_gb=0.2), " More room is given by budget.disk_gb, or by retention.saves."),
+    ],
+)
+def test_a_class_that_runs_or_disk_keep_out_is_not_told_to_take_more_time(
+    budget: Json, used: Spent, words: str
+) -> None:
+    play = until_trained(of_classes(1.0, SHORT))
+    view, limits = play.view(), Budget.model_validate(budget)
+    left = affordable(limits, used, Estimate(seconds=1.0, runs=1, disk_gb=0.1), now=1.0, started=0.0)
+    choice = replace(choose(view, "dpo"), left=left)
+    told = passed_over(view, "dpo", choice, StopVerdict(rule="budget.gone", is_promoted=False, sentence=left.sentence))
+    assert told is not None
+    assert words in told.decision.sentence
+    assert ("More runs are given by budget.runs." in told.decision.sentence) is (left.limit == "runs")
+    assert "More time" not in told.decision.sentence
 
 
 def test_an_only_class_in_whose_time_nothing_fits_ends_the_campaign_which_says_so() -> None:
