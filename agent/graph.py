@@ -63,8 +63,10 @@ def open_saver(path: Path) -> SqliteSaver:
     try:
         return _opened(path)
     except Exception as error:
-        # Bytes that were no checkpoint may break any decoder; SQLITE_ERROR: a table or column is not where it was.
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+        # Bytes that were no checkpoint may break any decoder. A table that is not where it was is SQLITE_ERROR; text
+        # that is no UTF-8 has no code.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
             raise
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
@@ -86,7 +88,11 @@ def _opened(path: Path) -> SqliteSaver:
         # A flipped bit in a row breaks no page, and one in the list of free pages only what is written: read and write
         # as the loop will.
         prune(saver)
-        list(saver.list(None))
+        for kept in saver.list(None):
+            if not kept.checkpoint.keys() >= {"id", "channel_values", "versions_seen"}:
+                raise sqlite3.DatabaseError("a checkpoint is not whole")  # noqa: TRY301 - as above
+            for version in kept.checkpoint["channel_versions"].values():
+                saver.get_next_version(str(version), None)
     except BaseException:
         connection.close()
         raise

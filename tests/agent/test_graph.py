@@ -32,10 +32,18 @@ def test_a_checkpoint_that_cannot_be_read_is_set_aside_too(tmp_path: Path) -> No
     saver.conn.close()
     open_saver(path).conn.close()
     assert not list(tmp_path.glob("*.damaged"))
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE checkpoints SET checkpoint = x'c1c1c1'")
-    open_saver(path).conn.close()
-    assert (tmp_path / "graph.db.damaged").exists()
+    whole = path.read_bytes()
+    with closing(sqlite3.connect(path)) as connection:
+        [kept] = connection.execute("SELECT checkpoint FROM checkpoints").fetchone()
+    damages = (b"\xc1", kept.replace(b"0000.", b"000N."), kept.replace(b"versions_seen", b"versions_seem"))
+    for damaged in damages:
+        assert damaged != kept
+        path.write_bytes(whole)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE checkpoints SET checkpoint = ?", (damaged,))
+        open_saver(path).conn.close()
+        assert (tmp_path / "graph.db.damaged").exists(), damaged
+        (tmp_path / "graph.db.damaged").unlink()
 
 
 def test_a_checkpoint_file_without_its_columns_is_set_aside_and_a_locked_one_is_not(tmp_path: Path) -> None:
