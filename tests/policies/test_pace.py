@@ -271,7 +271,7 @@ def test_a_class_that_runs_or_disk_keep_out_is_not_told_to_take_more_time(
     view, limits = play.view(), Budget.model_validate(budget)
     left = affordable(limits, used, Estimate(seconds=1.0, runs=1, disk_gb=0.1), now=1.0, started=0.0)
     choice = replace(choose(view, "dpo"), left=left)
-    told = passed_over(view, "dpo", choice, StopVerdict(rule="budget.gone", is_promoted=False, sentence=left.sentence))
+    told = passed_over(view, "dpo", choice, StopVerdict(rule="budget.gone", sentence=left.sentence))
     assert told is not None
     assert words in told.decision.sentence
     assert ("More runs are given by budget.runs." in told.decision.sentence) is (left.limit == "runs")
