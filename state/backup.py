@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from state.clock import Clock
@@ -59,11 +60,22 @@ def backups(paths: CampaignPaths) -> list[Path]:
 
 
 def _seq(path: Path) -> int:
+    return _seq_of(path, *_stamp(path))
+
+
+@lru_cache(maxsize=16)
+def _seq_of(path: Path, *_stamp: int) -> int:
     try:
         with closing(_as_it_is(path)) as connection:
             return head_of(connection).seq
     except (sqlite3.Error, UnicodeError):
         return -1
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes with a file: a backup is written once, and looked at once by each process."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _as_it_is(path: Path) -> sqlite3.Connection:
@@ -213,6 +225,8 @@ def restore_latest(paths: CampaignPaths, clock: Clock, lease: Lease) -> Restored
     """
     if not lease.is_held or lease.paths != paths:
         raise StoreError(f"Restoring {paths.name} needs its lease.", what="lease", where=str(paths.lock))
+    # What becomes the store is read to its end now, whatever was found before.
+    _verified_head.cache_clear()
     candidate, head = _newest_sound(paths)
     if candidate is None or head is None:
         raise NotFoundError(
@@ -235,6 +249,11 @@ def restore_latest(paths: CampaignPaths, clock: Clock, lease: Lease) -> Restored
 
 def _sound_head(candidate: Path) -> Head | None:
     """Return the last write of a backup, or None where it fails its checks."""
+    return _verified_head(candidate, *_stamp(candidate))
+
+
+@lru_cache(maxsize=16)
+def _verified_head(candidate: Path, *_stamp: int) -> Head | None:
     try:
         with closing(_as_it_is(candidate)) as connection:
             _verify_any_version(connection, candidate)

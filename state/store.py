@@ -98,7 +98,7 @@ class Store:
                 _prepare(connection, paths, clock)
                 store = cls(connection, paths.db, clock, lease)
                 store._paths = paths
-                store._head = HeadFile(paths.head)
+                store._head = HeadFile(paths.head, paths.db)
                 store._take_over()
                 age_s = backup.newest_age_s(paths, clock)
                 # Under a clock that was set back the newest seems to come from the future.

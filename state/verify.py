@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from state.connection import restore_advice
-from state.errors import CorruptError
+from state.errors import ConfigError, CorruptError
 from state.hashing import canonical_json
 from state.rows import image, link
 from state.tables import JOURNAL_COLUMNS, MIGRATIONS, SQL_TYPES, TABLES, Table
@@ -45,21 +46,34 @@ class HeadFile:
 
     Args:
         path: The file; made where there is none.
+        store: The store; who may read it may read this.
     """
 
     _SIZE = 128
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, store: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(PermissionError):
+            os.fchmod(self._descriptor, stat.S_IMODE(store.stat().st_mode))
 
     @classmethod
     def read(cls, path: Path) -> Head | None:
-        """Return what a file holds; None where it is missing, torn or damaged itself, which says nothing."""
-        with suppress(OSError, ValueError):
+        """Return what a file holds; None where it is missing, torn or damaged itself, which says nothing.
+
+        Raises:
+            ConfigError: It is there and may not be read, so that nobody could tell whether writes are lost.
+        """
+        try:
             seq, chain, check = path.read_text(encoding="ascii").split()
-            if check == cls._check(seq, chain):
-                return Head(int(seq), chain)
-        return None
+        except PermissionError as error:
+            raise ConfigError(
+                f"{path} may not be read, and without it nobody can tell whether the last writes are there; let its"
+                " owner give it the permissions that the store beside it has.",
+                where=str(path),
+            ) from error
+        except (OSError, ValueError):
+            return None
+        return Head(int(seq), chain) if check == cls._check(seq, chain) and seq.isdecimal() else None
 
     @staticmethod
     def _check(seq: str, chain: str) -> str:

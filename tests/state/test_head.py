@@ -14,7 +14,7 @@ from state import backup
 from state.backup import restore_latest
 from state.clock import FakeClock
 from state.connection import connect
-from state.errors import CorruptError, MigrationError, NotFoundError
+from state.errors import ConfigError, CorruptError, MigrationError, NotFoundError
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
@@ -129,12 +129,55 @@ def test_a_head_that_is_older_torn_or_damaged_itself_raises_no_alarm(
         store.knowing.believe(samples.belief())
     newest = paths.head.read_bytes()
     assert HeadFile.read(paths.head) == Head(2, newest.split()[1].decode())
-    assert paths.head.stat().st_mode & 0o777 == 0o600
     for data in (old, b"", newest[:40], newest.replace(b"2 ", b"9 ", 1), b"\xff" * 128):
         paths.head.write_bytes(data)
         with open_reader(paths) as reader:
             assert len(reader.beliefs()) == 1
     Store.open(paths, clock, lease).close()
+
+
+def test_who_may_read_the_store_may_read_its_head_and_who_may_not_is_told(
+    paths: CampaignPaths, clock: FakeClock, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.open(paths, clock, lease).close()
+    # As an older version left it.
+    paths.head.chmod(0o600)
+    paths.db.chmod(0o640)
+    Store.open(paths, clock, lease).close()
+    assert paths.head.stat().st_mode & 0o777 == 0o640
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    Store.open(paths, clock, lease).close()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match=r"journal\.head may not be read"):
+        open_reader(paths)
+
+
+def test_without_a_head_a_backup_is_verified_once_by_each_process(
+    store: Store, paths: CampaignPaths, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.knowing.believe(samples.belief())
+    paths.head.unlink()
+    seen: list[Path] = []
+    real = backup._verify_any_version
+
+    def counted(connection: Any, path: Path) -> int:
+        seen.append(path)
+        return real(connection, path)
+
+    monkeypatch.setattr("state.backup._verify_any_version", counted)
+    for _ in range(3):
+        open_reader(paths).close()
+    [newest] = backup.backups(paths)
+    assert seen.count(newest) == 1
+    clock.advance(1)
+    store.backup()
+    open_reader(paths).close()
+    assert seen.count(newest) == 1, "what was verified is known"
+    assert seen.count(backup.backups(paths)[-1]) == 1
 
 
 def test_without_a_sound_backup_that_is_said(paths: CampaignPaths, clock: FakeClock, lease: Lease) -> None:
@@ -248,7 +291,7 @@ def test_an_opening_that_fails_lets_the_file_go(
     paths: CampaignPaths, clock: FakeClock, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Store.open(paths, clock, lease).close()
-    monkeypatch.setattr("state.store.HeadFile", lambda _: 1 / 0)
+    monkeypatch.setattr("state.store.HeadFile", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Store.open(paths, clock, lease)
     monkeypatch.undo()
