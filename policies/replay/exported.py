@@ -106,7 +106,10 @@ def _halt(export: _Export, decision: Decision) -> Halt:
 def _cycle(export: _Export, run: Run) -> Cycle:
     verdict = export.verdict_on(run)
     goal = export.goal_of(verdict)
-    cases, is_measured, is_confirmed = _cases(export, run)
+    measuring = [action for action in export.actions if action.kind in {"evaluate", "confirm"}]
+    looks = [a for a in measuring if "look" in a.inputs and a.inputs.get("run") == run.id]
+    # What was looked at is a part of the cases, by which saves were compared; the run is judged on all of them.
+    cases, is_measured, is_confirmed = _cases(export, run, [a for a in measuring if "look" not in a.inputs])
     recorded = {} if verdict is None else part(verdict.verdict, "gate")
     cycle = Cycle(
         id=run.id,
@@ -123,6 +126,7 @@ def _cycle(export: _Export, run: Run) -> Cycle:
         predicted=Prediction.model_validate(run.predicted) if run.predicted else None,
         wall_s=run.cost_s_actual,
         notes={"recipe": run.recipe, "data": {"hash": run.data_hash}, "axis": run.axis},
+        looks=1 + len({a.inputs["look"]["step"] for a in looks}),
     )
     if goal is None:
         return cycle
@@ -138,9 +142,8 @@ def _cycle(export: _Export, run: Run) -> Cycle:
     )
 
 
-def _cases(export: _Export, run: Run) -> tuple[CaseTable, bool, bool]:
+def _cases(export: _Export, run: Run, mine: Sequence[Action]) -> tuple[CaseTable, bool, bool]:
     """Return the run's cases beside its parent's and the base's under one harness, and which were measured."""
-    mine = [action for action in export.actions if action.kind in {"evaluate", "confirm"}]
     own = next((action for action in reversed(mine) if action.inputs.get("run") == run.id), None)
     if own is None:
         found = export.measured(None)

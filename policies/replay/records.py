@@ -69,6 +69,8 @@ class Cycle(Record):
     noise_floor: float = 0.0
     dense: dict[str, str] = Field(default_factory=dict)
     search: Search = Search()
+    looks: int = 1
+    """Saves that were compared before the run was judged at the best; the level of its verdict is divided by it."""
     wall_s: float | None = None
     """Training time, seconds."""
     notes: Json = Field(default_factory=dict)

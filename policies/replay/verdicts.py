@@ -170,6 +170,7 @@ def replayed_bucket(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> BucketVe
             control=cycle.control,
             noise_floor=cycle.noise_floor,
             dense=cycle.dense,
+            looks=cycle.looks,
         )
     )
 
