@@ -151,16 +151,16 @@ class World:
 
     def data(self) -> list[Any]:
         """Return demonstrations as tokens."""
+        from tools.evaluation.rendered import Source
         from tools.training.data import read_rows
 
         path = self.folder / "train.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in self.rows[: self.size.rows]))
-        return read_rows(
-            path, self.tokenizer, max_seq_length=MAX_SEQ_LENGTH, mask_prompt=True, system=None, truncate=False
-        )
+        return read_rows(Source(path), self.tokenizer, max_seq_length=MAX_SEQ_LENGTH, mask_prompt=True, truncate=False)
 
     def pairs(self) -> list[Any]:
         """Return pairs as tokens: an answer against its first half."""
+        from tools.evaluation.rendered import Source
         from tools.training.preferences import read_pairs
 
         path = self.folder / "pairs.jsonl"
@@ -170,7 +170,7 @@ class World:
                 lines = answer["content"].splitlines()
                 rejected = "\n".join(lines[: max(1, len(lines) // 2)])
                 stream.write(json.dumps({"prompt": prompt, "chosen": answer["content"], "rejected": rejected}) + "\n")
-        return read_pairs(path, self.tokenizer, max_seq_length=MAX_SEQ_LENGTH, system=None, truncate=False)
+        return read_pairs(Source(path), self.tokenizer, max_seq_length=MAX_SEQ_LENGTH, truncate=False)
 
     def prompts(self) -> list[list[int]]:
         """Return the prompts of all rollout updates as tokens."""

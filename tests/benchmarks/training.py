@@ -56,13 +56,14 @@ def _inside(n_rows: int) -> dict[str, Any]:
     from mlx_lm.tuner.datasets import CacheDataset
     from mlx_lm.tuner.trainer import iterate_batches
 
+    from tools.evaluation.rendered import Source
     from tools.models.load import load_tokenizer
     from tools.training.batching import epoch_batches, shapes
     from tools.training.data import read_rows
 
     tokenizer = load_tokenizer(QUICKSTART / "base")
-    options = {"max_seq_length": MAX_SEQ_LENGTH, "mask_prompt": True, "system": None, "truncate": False}
-    rows = read_rows(QUICKSTART / "data" / "train.jsonl", tokenizer, **options)[:n_rows]  # type: ignore[arg-type]  # as named
+    options = {"max_seq_length": MAX_SEQ_LENGTH, "mask_prompt": True, "truncate": False}
+    rows = read_rows(Source(QUICKSTART / "data" / "train.jsonl"), tokenizer, **options)[:n_rows]  # type: ignore[arg-type]  # as named
     lengths = [len(row.tokens) for row in rows]
     ours = epoch_batches(lengths, BATCH_SIZE, 0, 0)
     known = shapes(lengths, [row.targets for row in rows], BATCH_SIZE)

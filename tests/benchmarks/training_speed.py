@@ -72,6 +72,7 @@ def _recipe(n_rows: int, batch_size: int) -> Any:
 
 def _ours(data: Path, n_rows: int, batch_size: int, folder: Path) -> tuple[float, int]:
     """Return CPU seconds and real tokens of one epoch."""
+    from tools.evaluation.rendered import Source
     from tools.models.load import load_model
     from tools.training.data import read_rows
     from tools.training.loop import Training
@@ -80,7 +81,7 @@ def _ours(data: Path, n_rows: int, batch_size: int, folder: Path) -> tuple[float
 
     recipe = _recipe(n_rows, batch_size)
     model, tokenizer = load_model(QUICKSTART / "base", None, "float32")
-    rows = read_rows(data, tokenizer, max_seq_length=MAX_SEQ_LENGTH, mask_prompt=True, system=None, truncate=False)
+    rows = read_rows(Source(data), tokenizer, max_seq_length=MAX_SEQ_LENGTH, mask_prompt=True, truncate=False)
     prepare(model, recipe, None)
     training = Training(
         model=model,

@@ -21,7 +21,9 @@ from state.records import Json
 from tools.evaluation.cases import Split
 from tools.evaluation.census import prompt_parity, token_census, without_words
 from tools.evaluation.prompts import decode, gold_tokens
+from tools.evaluation.rendered import Numbered, render_at
 from tools.jobs.privacy import stay_offline
+from tools.machine.sandbox import OverLimitError
 from tools.probes.audit.data import case_prompt
 from tools.probes.audit.evaluations import MOST_CASES, gold_of
 from tools.probes.audit.rows import Bounds, DataFile, Features, Row
@@ -41,10 +43,19 @@ def answer(request: Json) -> Json:
 
     tokenizer = load_tokenizer(Path(request["model"]))
     taught = [_file(row) for row in request["taught"]]
-    return {
-        "evaluations": [_guarded(_evaluation, tokenizer, row, taught) for row in request["evaluations"]],
-        "trainings": [_guarded(_training, tokenizer, row, _file(row)) for row in request["trainings"]],
-    }
+    evaluations: list[Json] = []
+    trainings: list[Json] = []
+    why = ""
+    for rows, found, count, more in (
+        (request["evaluations"], evaluations, _evaluation, lambda _: taught),
+        (request["trainings"], trainings, _training, _file),
+    ):
+        for row in rows:
+            # A template that broke its limits once is not asked again: each time costs as long.
+            done = {"why": why} if why else _guarded(count, tokenizer, row, more(row))
+            why = str(done["why"]) if done.pop("is_over", False) else why
+            found.append(done)
+    return {"evaluations": evaluations, "trainings": trainings}
 
 
 def _file(row: Json) -> DataFile:
@@ -55,6 +66,8 @@ def _guarded(count: Any, *arguments: Any) -> Json:
     """Count one thing; what a strange row or template does to it is told, and the others are counted all the same."""
     try:
         return dict(count(*arguments))
+    except OverLimitError as error:
+        return {"why": error.sentence, "is_over": error.what == "chat_template"}
     except VigilError as error:
         return {"why": error.sentence}
     except Exception as error:  # noqa: BLE001 - templates and tokenizers of strangers raise anything
@@ -62,7 +75,7 @@ def _guarded(count: Any, *arguments: Any) -> Json:
 
 
 def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
-    rows = list(_data_rows(file))
+    rows = [Numbered(one.line, render_at(file.path, one.line, tokenizer, one.row)) for one in _data_rows(file)]
     if not rows:
         return {"why": "no usable row"}
     return token_census(rows, tokenizer, int(row["max_seq_length"]))

@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from state.errors import VigilError
 from tools.evaluation.cases import Split, read_split
 from tools.evaluation.harness import harness_hash, harness_parts
@@ -25,17 +27,16 @@ from tools.evaluation.prompts import (
     answer_openings,
     decode,
     gold_tokens,
-    render_training,
     row_messages,
     skeleton,
 )
+from tools.evaluation.rendered import Numbered, rendered_pairs, rendered_rows, source_of
 from tools.jobs.worker import WorkerContext, begin
 from tools.probes.rows.adversarial import adversarial_outputs
 from tools.tracks.balance import count_groups
 from tools.tracks.contract import Grade, GraderSpec
 from tools.tracks.formats import DataRow, case_messages, iter_data, iter_split, user_prompt
 from tools.tracks.host import Grader
-from tools.tracks.pairs import PairRow, iter_pairs
 
 PARTS = ("tokens", "grades")
 """What a census can count: lengths and prompts, and what the grader says."""
@@ -235,10 +236,13 @@ class SplitCensus:
         return [f"{self.split.key}, case {g.case_id}, {what}: {g.error}" for g in grades if g.error]
 
 
-def token_census(
-    rows: Iterable[DataRow], tokenizer: Any, max_seq_length: int, system: str | None = None
-) -> dict[str, Any]:
-    """Count training rows in tokens under the real template.
+def token_census(rows: Iterable[Numbered], tokenizer: Any, max_seq_length: int) -> dict[str, Any]:
+    """Count training rows in tokens.
+
+    Args:
+        rows: As the real template renders them.
+        tokenizer: mlx-lm tokenizer wrapper, for its end tokens.
+        max_seq_length: Most tokens a row may have.
 
     Returns:
         rows, max_tokens, max_answer and mean_answer (tokens of the longest answer and of one on average), p50, p95,
@@ -250,14 +254,14 @@ def token_census(
     answers: list[int] = []
     lines: list[int] = []
     lost = unended = mismatched = 0
-    for row in rows:
-        rendered = render_training(tokenizer, row.row, system)
+    ends = np.array(sorted(tokenizer.eos_token_ids), dtype=np.int64)
+    for line, rendered in rows:
         lengths.append(len(rendered.tokens))
         answers.append(len(rendered.tokens) - rendered.prompt_length)
         mismatched += not rendered.is_prefix
-        unended += not any(token in tokenizer.eos_token_ids for token in rendered.tokens[rendered.prompt_length :])
+        unended += not np.isin(rendered.tokens[rendered.prompt_length :], ends).any()
         if len(rendered.tokens) > max_seq_length:
-            lines.append(row.line)
+            lines.append(line)
             # Nothing of the answer is left to learn from: with masking, the loss is 0/0.
             lost += rendered.prompt_length >= max_seq_length
     ordered = sorted(lengths)
@@ -276,28 +280,23 @@ def token_census(
     }
 
 
-def pair_census(
-    pairs: Iterable[PairRow], tokenizer: Any, max_seq_length: int | None, system: str | None = None
-) -> dict[str, Any]:
-    """Count preference pairs in tokens under the real template, both sides of each.
+def pair_census(sides: Iterable[Numbered], max_seq_length: int | None) -> dict[str, Any]:
+    """Count preference pairs in tokens, both sides of each.
 
     Args:
-        pairs: The pairs.
-        tokenizer: mlx-lm tokenizer wrapper.
+        sides: As the real template renders them, chosen and rejected in turn.
         max_seq_length: Of the runs on pairs; None: chosen from what is counted here.
-        system: System text of the track.
 
     Returns:
         rows (pairs), and of their sides max_tokens, p50, p95; truncated (pairs with a longer side), lines (the first).
     """
     lengths: list[int] = []
-    lines: list[int] = []
-    for pair in pairs:
-        rows = [pair.conversation(answer) for answer in (pair.chosen, pair.rejected)]
-        sides = [len(render_training(tokenizer, row, system).tokens) for row in rows]
-        lengths += sides
-        if max_seq_length is not None and max(sides) > max_seq_length:
-            lines.append(pair.line)
+    long: dict[int, None] = {}
+    for line, rendered in sides:
+        lengths.append(len(rendered.tokens))
+        if max_seq_length is not None and len(rendered.tokens) > max_seq_length:
+            long[line] = None
+    lines = list(long)
     ordered = sorted(lengths)
     return {
         "rows": len(lengths) // 2,
@@ -402,15 +401,16 @@ def take_census(context: WorkerContext) -> None:
     if "tokens" in wanted:
         result["budget"] = _budgets(context, splits, tokenizer)
     if "tokens" in wanted and (inputs.get("data") or {}).get("train"):
-        rows = list(iter_data(Path(inputs["data"]["train"])))
-        result["train"] = token_census(rows, tokenizer, int(inputs["max_seq_length"]), inputs.get("system"))
+        train = source_of(inputs, inputs["data"]["train"])
+        result["train"] = token_census(rendered_rows(train, tokenizer), tokenizer, int(inputs["max_seq_length"]))
+        # Read again rather than held: 200,000 rows as Python's own objects take half a gigabyte.
         if inputs.get("group_by"):
-            result["train"]["groups"] = count_groups((row.row for row in rows), str(inputs["group_by"]))
-        parity = prompt_parity(rows, splits, tokenizer, inputs.get("system"))
+            result["train"]["groups"] = count_groups((row.row for row in iter_data(train.path)), inputs["group_by"])
+        parity = prompt_parity(iter_data(train.path), splits, tokenizer, inputs.get("system"))
         result["prompt_parity"] = without_words(parity) if context.is_private else parity
     if "tokens" in wanted and (pairs := (inputs.get("data") or {}).get("pairs")):
         result["pairs"] = pair_census(
-            iter_pairs(Path(pairs)), tokenizer, inputs.get("pair_seq_length"), inputs.get("system")
+            rendered_pairs(source_of(inputs, pairs), tokenizer), inputs.get("pair_seq_length")
         )
     if "tokens" in wanted and (rollouts := (inputs.get("data") or {}).get("rollouts")):
         result["rollouts"] = {"rows": sum(1 for _ in iter_split(Path(rollouts)))}

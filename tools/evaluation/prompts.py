@@ -4,15 +4,20 @@ Training, evaluation and the census share it, so that a model is asked as it was
 tokenizer is always mlx-lm's wrapper; nothing here imports it. Without a chat template texts are joined plainly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from state.errors import ConfigError
 from tools.jobs.worker import tick
+from tools.machine.sandbox import MOST_CHARS, OverLimitError, held
 from tools.tracks.formats import DataRow, case_messages, detect_format
 
 Messages = list[dict[str, Any]]
+
+Tokens = Sequence[int]
+"""Of one row; an array of int32 where it was read from a file of kept rows."""
 
 PLACEHOLDER = "{prompt}"
 """Stands for the user's text in a skeleton."""
@@ -22,11 +27,22 @@ PLACEHOLDER = "{prompt}"
 class Rendered:
     """A training row as tokens."""
 
-    tokens: list[int]
+    tokens: Tokens
     prompt_length: int
     """Leading tokens that belong to the prompt; 0 when the row has no prompt (text rows)."""
     is_prefix: bool
     """Whether the prompt as evaluation would render it is exactly the row's beginning."""
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put the row or case at the head of what a template refuses or breaks."""
+    try:
+        yield
+    except ConfigError as error:
+        raise type(error)(
+            f"{where}: {error.sentence}", what=error.what, value=error.value, limit=error.limit, where=where
+        ) from error
 
 
 def with_system(messages: Messages, system: str | None) -> Messages:
@@ -39,7 +55,7 @@ def with_system(messages: Messages, system: str | None) -> Messages:
 def render_messages(tokenizer: Any, messages: Messages, tools: Any = None) -> list[int]:
     """Return the tokens of a conversation up to the point where the assistant is to answer."""
     if not tokenizer.has_chat_template:
-        return list(tokenizer.encode(plain_text(messages)))
+        return encode(tokenizer, plain_text(messages))
     return list(_template(tokenizer, messages, tools=tools, add_generation_prompt=True, tokenize=True))
 
 
@@ -49,7 +65,8 @@ def render_prompt(tokenizer: Any, case: dict[str, Any], system: str | None = Non
     Raises:
         ConfigError: The template refuses the conversation, or it renders to nothing.
     """
-    tokens = render_messages(tokenizer, case_messages(case, system), case.get("tools"))
+    with naming(f"Case {case.get('id', '?')}"):
+        tokens = render_messages(tokenizer, case_messages(case, system), case.get("tools"))
     if not tokens:
         raise ConfigError(f"The prompt of case {case.get('id', '?')} is empty.", what="prompt")
     return tokens
@@ -70,7 +87,8 @@ def _template(tokenizer: Any, messages: Messages, *, tokenize: bool, **options: 
 
     tick()
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
+        with held("The model's chat template"):
+            text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except TemplateError as error:
         roles = ", ".join(str(message["role"]) for message in messages)
         # The template's own words only: what it puts together may quote the conversation.
@@ -79,6 +97,26 @@ def _template(tokenizer: Any, messages: Messages, *, tokenize: bool, **options: 
         raise ConfigError(
             f"The model's chat template refuses a conversation of {roles}: {why}.", what="chat_template"
         ) from error
+    if not tokenize:
+        return text
+    return encode(tokenizer, text, add_special_tokens=False)
+
+
+def encode(tokenizer: Any, text: str, **options: Any) -> list[int]:
+    """Return a text as tokens.
+
+    Raises:
+        OverLimitError: It is longer than anything that a model reads, as a template that grows makes it.
+    """
+    if len(text) > MOST_CHARS:
+        raise OverLimitError(
+            f"It makes a text of {len(text):,} characters, and no model reads more than {MOST_CHARS:,}; shorten or "
+            "split it, or mend `chat_template` in the model folder.",
+            what="text",
+            value=len(text),
+            limit=MOST_CHARS,
+        )
+    return list(tokenizer.encode(text, **options))
 
 
 def row_messages(row: dict[str, Any], system: str | None = None) -> Messages | None:
@@ -105,7 +143,7 @@ def render_training(tokenizer: Any, row: dict[str, Any], system: str | None = No
     """
     messages = row_messages(row, system)
     if messages is None:
-        return Rendered(_ended(list(tokenizer.encode(row["text"])), tokenizer), 0, is_prefix=True)
+        return Rendered(_ended(encode(tokenizer, row["text"]), tokenizer), 0, is_prefix=True)
     is_answered = messages[-1]["role"] == "assistant" and len(messages) > 1
     asked = messages[:-1] if is_answered else messages
     if not tokenizer.has_chat_template:
@@ -120,12 +158,12 @@ def render_training(tokenizer: Any, row: dict[str, Any], system: str | None = No
 
 def _plain_training(tokenizer: Any, asked: Messages, answer: dict[str, Any] | None) -> Rendered:
     """Encode prompt and answer apart, so that the prompt's tokens are the same with and without the answer."""
-    prompt = list(tokenizer.encode(plain_text(asked)))
+    prompt = encode(tokenizer, plain_text(asked))
     # Some tokenizers end every text; an end before the answer would teach that the prompt is all there is.
     while len(prompt) > 1 and prompt[-1] in tokenizer.eos_token_ids:
         prompt.pop()
     text = str(answer.get("content") or "") if answer else ""
-    completion = list(tokenizer.encode(text, add_special_tokens=False))
+    completion = encode(tokenizer, text, add_special_tokens=False)
     return Rendered(_ended(prompt + completion, tokenizer), len(prompt) if answer else 0, is_prefix=True)
 
 
@@ -150,14 +188,14 @@ def gold_tokens(tokenizer: Any, case: dict[str, Any], system: str | None = None)
     empty thinking block) counts against the decode budget as it does in life.
     """
     answer = {"role": "assistant", "content": case["reference"]}
-    rendered = render_training(
-        tokenizer, {"messages": [*case_messages(case, system), answer], "tools": case.get("tools")}
-    )
+    row = {"messages": [*case_messages(case, system), answer], "tools": case.get("tools")}
+    with naming(f"Case {case.get('id', '?')}"):
+        rendered = render_training(tokenizer, row)
     if not rendered.is_prefix:
-        return list(tokenizer.encode(case["reference"], add_special_tokens=False))
+        return encode(tokenizer, case["reference"], add_special_tokens=False)
     tokens = rendered.tokens[rendered.prompt_length :]
     ends = [position for position, token in enumerate(tokens) if token in tokenizer.eos_token_ids]
-    return tokens[: ends[0]] if ends else tokens
+    return list(tokens[: ends[0]] if ends else tokens)
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:

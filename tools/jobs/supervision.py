@@ -30,6 +30,7 @@ from tools.jobs.processes import AdoptedWorker, ChildWorker, Ended, Worker, clea
 from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, StopRequest
 from tools.jobs.tally import read_tally
 from tools.jobs.worker import LOCK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
+from tools.machine.sandbox import KILLED
 from tools.machine.system import System
 
 FIRST_TICK_S = 0.05
@@ -420,6 +421,8 @@ class Supervision:
             )
         if (error := read_json(self._paths.error)) is not None:
             return self._record("failed", ended or Ended(code=USER_ERROR), reason=str(error.get("sentence", "")))
+        if ended is not None and ended.signal == signal.SIGXCPU:
+            return self._record("failed", ended, reason=KILLED)
         return self._given_up(ended)
 
     def _finished(self, ended: Ended | None, request: StopRequest | None) -> ExitRecord:

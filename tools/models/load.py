@@ -4,7 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
+from tools.machine.sandbox import held
 from tools.models.identity import coherence_problems
+
+_OPENED_S = 120.0
+"""Processor seconds to open a tokenizer; a vocabulary of 262,144 tokens takes four."""
 
 _FATAL = frozenset({"no_folder", "no_config", "no_tokenizer", "no_weights", "unreadable", "truncated"})
 
@@ -19,13 +23,15 @@ def load_tokenizer(folder: Path) -> Any:
     """Return mlx-lm's tokenizer wrapper of a model folder, with the end tokens that `mlx_lm.load` would use.
 
     Raises:
-        ConfigError: The folder has no config or tokenizer.
+        ConfigError: The folder has no config or tokenizer, or opening it takes more than any honest one does.
     """
     _refuse_unloadable(folder, frozenset({"no_folder", "no_config", "no_tokenizer"}))
     from mlx_lm.utils import load_config
     from mlx_lm.utils import load_tokenizer as load
 
-    return load(folder, eos_token_ids=load_config(folder).get("eos_token_id"))
+    # Opening it renders its template to see whether it thinks.
+    with held(f"The tokenizer in {folder}", _OPENED_S):
+        return load(folder, eos_token_ids=load_config(folder).get("eos_token_id"))
 
 
 def load_model(folder: Path, adapter: Path | None = None, dtype: str | None = None) -> tuple[Any, Any]:

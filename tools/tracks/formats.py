@@ -7,6 +7,7 @@ token is counted and no template applied here; that needs the model's tokenizer,
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -15,6 +16,9 @@ from tools.jobs.worker import tick
 
 Format = Literal["completions", "chat", "text"]
 """completions: prompt and completion; chat: messages; text: one string, no prompt to mask."""
+
+MOST_LINE_BYTES = 4 << 20
+"""A longer line is no row that a model reads: a million tokens take less."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _RUNBOOK = "runbooks/your_task/README.md"
@@ -104,8 +108,15 @@ def iter_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     line = 0
     try:
         with path.open("rb") as stream:
-            for line, raw in enumerate(stream, start=1):
+            for line, raw in enumerate(iter(partial(stream.readline, MOST_LINE_BYTES + 1), b""), start=1):
                 tick()
+                if len(raw) > MOST_LINE_BYTES:
+                    _refuse(
+                        path,
+                        line,
+                        f"the line has more than {MOST_LINE_BYTES >> 20} MB, and no model reads that much at once; "
+                        "split or remove it",
+                    )
                 yield line, _parse(path, line, raw)
     except OSError as error:
         raise ConfigError(f"The data file {path} cannot be read: {error.strerror}.", where=str(path)) from error

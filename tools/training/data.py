@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from state.errors import ConfigError
-from tools.evaluation.prompts import Rendered, render_training
-from tools.tracks.formats import iter_data
+from tools.evaluation.prompts import Rendered, Tokens
+from tools.evaluation.rendered import Source, rendered_rows
 from tools.training.batching import Batch, Shape, fitting
 
 
@@ -25,7 +24,7 @@ class Row:
         is_cut: Whether the row was longer than `max_seq_length` and lost its end.
     """
 
-    tokens: list[int]
+    tokens: Tokens
     learned_from: int
     is_cut: bool = False
 
@@ -40,31 +39,29 @@ _PADDING = 0
 
 
 def read_rows(
-    path: Path,
+    source: Source,
     tokenizer: Any,
     *,
     max_seq_length: int,
     mask_prompt: bool,
-    system: str | None,
     truncate: bool,
     exact_mask: bool = True,
 ) -> list[Row]:
     """Return a data file as rows of tokens.
 
     Args:
-        path: Of the file.
+        source: The file, and where its tokens are kept.
         tokenizer: mlx-lm tokenizer wrapper.
         max_seq_length: Most tokens a row may have.
         mask_prompt: Learn the answer alone.
-        system: System text of rows that bring none.
         truncate: Cut what is longer.
         exact_mask: Learn nothing after a row's last token; false learns what the stock trainer does.
 
     Raises:
-        ConfigError: As `fitting_row`.
+        ConfigError: As `rendered_rows` and `fitting_row`.
     """
     fit = partial(fitting_row, max_seq_length=max_seq_length, mask_prompt=mask_prompt, truncate=truncate)
-    rows = [fit(render_training(tokenizer, item.row, system), f"{path}:{item.line}") for item in iter_data(path)]
+    rows = [fit(rendered, f"{source.path}:{line}") for line, rendered in rendered_rows(source, tokenizer)]
     return rows if exact_mask else [_with_padding(row, max_seq_length) for row in rows]
 
 

@@ -12,6 +12,7 @@ from state.errors import ConfigError
 from state.records import Json
 from tools.evaluation.cases import read_split
 from tools.evaluation.prompts import render_prompt
+from tools.evaluation.rendered import source_of
 from tools.tracks.contract import GraderSpec
 from tools.tracks.host import Grader
 from tools.training.data import read_rows
@@ -93,11 +94,10 @@ def _demonstrations(setting: Setting) -> Built:
     files = setting.inputs["data"]
     train, valid = (
         read_rows(
-            Path(files[name]),
+            source_of(setting.inputs, files[name]),
             setting.tokenizer,
             max_seq_length=recipe.max_seq_length,
             mask_prompt=recipe.mask_prompt,
-            system=setting.inputs.get("system"),
             truncate=recipe.truncate,
             exact_mask=recipe.exact_mask,
         )
@@ -114,10 +114,9 @@ def _preferences(setting: Setting) -> Built:
     files = setting.inputs["data"]
     train, valid = (
         read_pairs(
-            Path(files[name]),
+            source_of(setting.inputs, files[name]),
             setting.tokenizer,
             max_seq_length=recipe.max_seq_length,
-            system=setting.inputs.get("system"),
             truncate=recipe.truncate,
         )
         if files.get(name)

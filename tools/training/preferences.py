@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from state.errors import ConfigError
 from state.records import Json
-from tools.evaluation.prompts import render_training
-from tools.tracks.pairs import iter_pairs
+from tools.evaluation.rendered import Source, rendered_pairs
 from tools.training.batching import Batch, Cursor, Shape, shapes
 from tools.training.data import Row, answers, fitting_row
 from tools.training.losses import PREFERENCE_COLUMNS, preference_loss
@@ -51,29 +50,23 @@ class Pair:
         return max(self.chosen.targets, self.rejected.targets)
 
 
-def read_pairs(path: Path, tokenizer: Any, *, max_seq_length: int, system: str | None, truncate: bool) -> list[Pair]:
+def read_pairs(source: Source, tokenizer: Any, *, max_seq_length: int, truncate: bool) -> list[Pair]:
     """Return a file of pairs as tokens.
 
     Raises:
-        ConfigError: As `iter_pairs` and `fitting_row`; or both sides are the same tokens, once cut.
+        ConfigError: As `rendered_pairs` and `fitting_row`; or both sides are the same tokens, once cut.
     """
     found = []
-    for pair in iter_pairs(path):
-        where = f"{path}:{pair.line}"
-        sides = []
-        for name in ("chosen", "rejected"):
-            rendered = render_training(tokenizer, pair.conversation(getattr(pair, name)), system)
-            sides.append(
-                fitting_row(
-                    rendered,
-                    where,
-                    max_seq_length=max_seq_length,
-                    mask_prompt=True,
-                    truncate=truncate,
-                    what=f"the {name} side",
-                )
-            )
-        if sides[0].tokens == sides[1].tokens:
+    sides: list[Row] = []
+    for line, rendered in rendered_pairs(source, tokenizer):
+        where = f"{source.path}:{line}"
+        what = "the rejected side" if sides else "the chosen side"
+        sides.append(
+            fitting_row(rendered, where, max_seq_length=max_seq_length, mask_prompt=True, truncate=truncate, what=what)
+        )
+        if len(sides) == 1:
+            continue
+        if np.array_equal(sides[0].tokens, sides[1].tokens):
             raise ConfigError(
                 f"{where}: cut to {max_seq_length} tokens, both sides are the same; raise recipe.max_seq_length or "
                 "remove the pair.",
@@ -82,6 +75,7 @@ def read_pairs(path: Path, tokenizer: Any, *, max_seq_length: int, system: str |
                 where=where,
             )
         found.append(Pair(*sides))
+        sides = []
     return found
 
 
@@ -202,7 +196,7 @@ def reference_key(weights: str, pairs: Sequence[Pair], settings: Json) -> str:
     digest = sha256(json.dumps([weights, settings], sort_keys=True).encode())
     for pair in pairs:
         for row in (pair.chosen, pair.rejected):
-            digest.update(json.dumps([row.learned_from, row.tokens]).encode())
+            digest.update(json.dumps([row.learned_from, np.asarray(row.tokens).tolist()]).encode())
     return digest.hexdigest()
 
 

@@ -6,6 +6,8 @@ from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.test_prompts import OPENS_OTHERWISE
 from tools.evaluation.cases import Split
 from tools.evaluation.census import Gold, GoldCuts, prompt_parity, summary, token_census
+from tools.evaluation.prompts import render_training
+from tools.evaluation.rendered import Numbered
 from tools.tracks.contract import Grade
 from tools.tracks.formats import DataRow
 
@@ -55,16 +57,17 @@ def test_a_case_without_a_value_counts_neither_in_the_mean_nor_in_n() -> None:
     }
 
 
-def rows(*answers: tuple[str, str]) -> list[DataRow]:
-    return [
-        DataRow(line, "completions", {"prompt": prompt, "completion": answer})
+def census(tokenizer: FakeTokenizer, max_seq_length: int, *answers: tuple[str, str]) -> dict[str, Any]:
+    rows = [
+        Numbered(line, render_training(tokenizer, {"prompt": prompt, "completion": answer}))
         for line, (prompt, answer) in enumerate(answers, start=1)
     ]
+    return token_census(rows, tokenizer, max_seq_length)
 
 
 def test_truncated_rows_are_named_by_line_and_lost_ones_are_counted_apart() -> None:
     # <|user|> p <|end|> <|assistant|> a <|end|>: four tokens around the two texts.
-    found = token_census(rows(("p", "a"), ("pp", "aaaa"), ("p" * 7, "a"), ("p" * 20, "a"), ("p", "aa")), FakeTokenizer(), 9)  # fmt: skip # noqa: E501 - a table of rows in one look
+    found = census(FakeTokenizer(), 9, ("p", "a"), ("pp", "aaaa"), ("p" * 7, "a"), ("p" * 20, "a"), ("p", "aa"))
     assert (found["rows"], found["max_tokens"], found["truncated"], found["lines"]) == (5, 25, 3, [2, 3, 4])
     # Row 3 has 10 prompt tokens, so that nothing of its answer is left within 9.
     assert found["prompt_longer_than_max"] == 2
@@ -73,7 +76,7 @@ def test_truncated_rows_are_named_by_line_and_lost_ones_are_counted_apart() -> N
 
 def test_rows_that_nothing_ends_are_counted() -> None:
     endless = FakeTokenizer("{% for m in messages %}{{ m.content }}{% endfor %}")
-    assert token_census(rows(("p", "a")), endless, 100)["without_end"] == 1
+    assert census(endless, 100, ("p", "a"))["without_end"] == 1
 
 
 def split(*cases: dict[str, Any]) -> Split:

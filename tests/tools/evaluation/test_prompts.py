@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 
 from state.errors import ConfigError
@@ -24,7 +26,7 @@ OPENS_OTHERWISE = (
 )
 
 
-def text(tokenizer: FakeTokenizer, tokens: list[int]) -> str:
+def text(tokenizer: FakeTokenizer, tokens: Sequence[int]) -> str:
     return decode(tokenizer, tokens)
 
 

@@ -183,3 +183,13 @@ def test_the_user_s_last_words_are_found_in_every_format() -> None:
     assert user_prompt(COMPLETIONS) == "q"
     assert user_prompt({"text": "t"}) == "t"
     assert user_prompt({"messages": turns[1:2]}) == ""
+
+
+def test_a_line_beyond_what_any_model_reads_is_refused_by_file_and_line_without_being_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.tracks.formats.MOST_LINE_BYTES", 100)
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "' + "a" * 87 + '"}\n{"text": "' + "a" * 200 + '"}\n')
+    with pytest.raises(ConfigError, match=r"train\.jsonl:3: the line has more than"):
+        check_data(path)

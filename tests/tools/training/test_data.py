@@ -10,14 +10,15 @@ from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
 from tests.tools.training.blocks import padded
+from tools.evaluation.rendered import Source
 from tools.training.batching import Shape
 from tools.training.data import Row, collate, read_rows
 
 
 def read(folder: Path, *data: dict[str, Any], tokenizer: Any = None, **options: Any) -> list[Row]:
-    plain = {"max_seq_length": 64, "mask_prompt": True, "system": None, "truncate": False}
+    plain = {"max_seq_length": 64, "mask_prompt": True, "truncate": False}
     path = write_lines(folder / "train.jsonl", list(data))
-    return read_rows(path, tokenizer or FakeTokenizer(), **(plain | options))
+    return read_rows(Source(path, options.pop("system", None)), tokenizer or FakeTokenizer(), **(plain | options))
 
 
 ROW = {"prompt": "ask", "completion": "x"}

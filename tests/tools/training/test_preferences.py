@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
+from tools.evaluation.rendered import Source
 from tools.training.batching import Cursor
 from tools.training.data import Row
 from tools.training.preferences import (
@@ -26,8 +27,9 @@ PAIR = {"prompt": "ask", "chosen": "xyz", "rejected": "x"}
 
 
 def read(folder: Path, *rows: dict[str, Any], **options: Any) -> list[Pair]:
-    plain = {"max_seq_length": 64, "system": None, "truncate": False}
-    return read_pairs(write_lines(folder / "pairs.jsonl", list(rows)), FakeTokenizer(), **(plain | options))
+    plain = {"max_seq_length": 64, "truncate": False}
+    source = Source(write_lines(folder / "pairs.jsonl", list(rows)), options.pop("system", None))
+    return read_pairs(source, FakeTokenizer(), **(plain | options))
 
 
 def recipe(**keys: Any) -> PreferenceRecipe:

@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 
 from state.records import Json
+from tools.machine.sandbox import ask
 from tools.models.headers import HeaderError
 from tools.models.identity import WEIGHTS
 from tools.probes.audit.adapters import AdapterFolder, not_there
-from tools.probes.audit.asked import ask
 from tools.probes.audit.configs import Loc
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.places import place_of
@@ -268,7 +268,7 @@ def _by_answers(project: Project, one: Fusion, taught: Sequence[Json]) -> Json:
     if size > _MOST_MEMORY * free:
         return {"why": f"weights of {size / 1e9:.1f} GB beside {free / 1e9:.1f} GB of free memory"}
     places = {"base": str(one.base), "adapter": str(adapter.folder), "fused": str(one.fused)}
-    return ask(_MODULE, {**places, "taught": list(taught)}, "loading three models")
+    return ask(_MODULE, {**places, "taught": list(taught)}, "loading three models", most_bytes=None)
 
 
 def _judge_answers(project: Project, one: Fusion, said: Json, found: Sequence[_Arrival], report: Report) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from state.records import Json
-from tools.probes.audit.asked import ask
+from tools.machine.sandbox import ask
 from tools.probes.audit.configs import TrainingConfig
 from tools.probes.audit.data import DataSet
 from tools.probes.audit.evaluations import Stated
