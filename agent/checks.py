@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.campaign import LoadedCampaign
 from agent.mistakes import nearest
+from policies.cases import scales_of
 from policies.reachability import least_cases
 from policies.target import aims
 from state.errors import ConfigError
@@ -157,9 +158,9 @@ def _check_delta(loaded: LoadedCampaign) -> Iterator[str]:
 
 def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int]) -> None:
     """Refuse confirmation cases on which not even the best scores that there can be would meet a condition."""
-    gate = loaded.goal.gate
+    gate, scales = loaded.goal.gate, scales_of(loaded.goal.track.ranges)
     for place, condition in enumerate(gate.conditions):
-        least = least_cases(condition, gate.confirmation_alpha)
+        least = least_cases(condition, gate.confirmation_alpha, scales)
         splits = {metric.partition(".")[0] for metric in condition.metrics}
         found = max((confirmation.get(split, 0) for split in splits), default=0)
         if found < least and splits.isdisjoint(loaded.goal.evaluation.repairs.cases):

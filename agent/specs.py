@@ -387,6 +387,7 @@ def rollout_input(session: Session, recipe: Json) -> Json:
     return {
         "grader": grader_input(session.loaded),
         "reward": _default_reward(goal),
+        **({"ranges": {name: list(ends) for name, ends in goal.track.ranges.items()}} if goal.track.ranges else {}),
         "held_out": {
             "cases": cases,
             "metrics": signs,

@@ -212,7 +212,7 @@ def _rule(
     what = f"{evidence.run}: {_shown(evidence, target, found)}"
     if missing := _missing(selection, found):
         return "U", "U.missing", f"{what} {missing}"
-    if (capped := _capped(target, evidence.ceilings)) is not None:
+    if (capped := _capped(target, evidence.ceilings, found.value)) is not None:
         return "U", "U.capped", f"{what} {capped}"
     if reading.lost or (target.asked_metric and _is_lost(evidence, target.asked_metric, target.sign)):
         return "D", "D.target_lost", f"{what} The target was lost."
@@ -298,9 +298,11 @@ def _missing(selection: GateVerdict, found: Comparison) -> str:
     return ""
 
 
-def _capped(target: Target, ceilings: Mapping[str, float]) -> str | None:
-    """Return why the measurement could not have shown the gate met."""
+def _capped(target: Target, ceilings: Mapping[str, float], value: float | None) -> str | None:
+    """Return why the measurement could not have shown the gate met; where a run beats the gold, that is no bound."""
     ceiling = ceilings.get(target.metric)
+    if ceiling is not None and value is not None and target.sign * (value - ceiling) > _EPSILON:
+        return None
     if ceiling is None or target.gap <= 0 or target.sign * (target.threshold - ceiling) <= _EPSILON:
         return None
     return f"The gold itself scores {ceiling:.4g} through this harness: no adapter can show {target.threshold:.4g}."

@@ -8,8 +8,38 @@ from pydantic import Field
 
 from state.records import Measurement, Record, Side, SplitUse
 
+_EPSILON = 1e-9
+"""Sums of floats that are equal on paper are equal here."""
+
 Scores = dict[str, float | None]
 """Metric -> score of one case; None: the grader could not say."""
+
+
+class Scale(Record):
+    """The least and the largest score that one case can have, as `track.ranges` declares it; a share where it does not.
+
+    Every test and bound is for shares: scores are put on 0 to 1 by it, and what comes out is told in their own unit.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def width(self) -> float:
+        """From the least to the largest score."""
+        return self.high - self.low
+
+    def share(self, score: float) -> float:
+        """Return a score between 0 and 1."""
+        return (score - self.low) / self.width
+
+    def best(self, sign: int) -> float:
+        """Return the best score, where more is better (+1) or less is (-1)."""
+        return self.high if sign > 0 else self.low
+
+    def holds(self, score: float) -> bool:
+        """Return whether a score lies on the scale, but for rounding."""
+        return abs(self.share(score) - 0.5) <= 0.5 + _EPSILON
 
 
 class Mean(Record):
@@ -39,6 +69,19 @@ class Noise(Record):
         return self.sd * math.sqrt(self.n / n)
 
 
+def scales_of(ranges: Mapping[str, tuple[float, float]]) -> dict[str, Scale]:
+    """Return declared ranges as scales."""
+    return {metric: Scale(low=low, high=high) for metric, (low, high) in ranges.items()}
+
+
+def scale_of(scales: Mapping[str, Scale], metric: str) -> Scale:
+    """Return the scale of a `split.metric`, declared for it or for its metric in every split."""
+    return scales.get(metric) or scales.get(metric.partition(".")[2]) or _SHARES
+
+
+_SHARES = Scale()
+
+
 class Aligned(Record):
     """One metric on the cases that both sides have, in the order of the case ids."""
 
@@ -65,6 +108,8 @@ class CaseTable(Record):
 
     noise: dict[str, Noise] = Field(default_factory=dict)
     """`split.metric` -> what the order of the cases moves; empty in float32, where it moves nothing."""
+    scales: dict[str, Scale] = Field(default_factory=dict)
+    """Metric, by its own name or as `split.metric` -> its scale; left out: a share."""
 
     @classmethod
     def from_measurements(
@@ -72,6 +117,7 @@ class CaseTable(Record):
         rows: Iterable[Measurement],
         weights: Mapping[Side, str] | None = None,
         noise: Mapping[str, Noise] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> "CaseTable":
         """Return a table of measurements; a later row of the same side and case replaces an earlier one.
 
@@ -80,6 +126,7 @@ class CaseTable(Record):
             weights: Side -> weights hash: which measurements play which side. One measurement may play two (the base
                 is the parent of the first run). Without it each row keeps the side it was taken for.
             noise: Of the harness.
+            ranges: Metric -> least and largest score, as the campaign declares them.
         """
         cells: dict[Any, Any] = {}
         roles: dict[str, list[Side]] = {}
@@ -89,7 +136,11 @@ class CaseTable(Record):
             for side in [row.side] if weights is None else roles.get(row.weights, ()):
                 part = cells.setdefault(side, {}).setdefault(row.split, {}).setdefault(row.use, {})
                 part[row.case] = dict(row.metrics)
-        return cls(cells=cells, noise=dict(noise or {}))
+        return cls(cells=cells, noise=dict(noise or {}), scales=scales_of(ranges or {}))
+
+    def scale(self, metric: str) -> Scale:
+        """Return the scale of a `split.metric`."""
+        return scale_of(self.scales, metric)
 
     def cases(self, side: Side, split: str, use: SplitUse) -> dict[str, Scores]:
         """Return the scores of one side on one part of a split; empty when it was not measured."""

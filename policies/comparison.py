@@ -7,7 +7,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from policies import significance
-from policies.cases import CaseTable
+from policies.cases import CaseTable, Scale
 from policies.significance import Interval
 from state.goal import Against, Statistic
 from state.records import Record, Side, SplitUse
@@ -18,7 +18,7 @@ Wilson-based, no cases at hand; none: nothing to compare."""
 
 
 class Comparison(Record):
-    """What the data says about one metric; in the metric's unit, counts for a count."""
+    """What the data says about one metric; in the metric's unit, counts for a count, per-case spread as a share."""
 
     metric: str
     use: SplitUse
@@ -55,6 +55,17 @@ class Comparison(Record):
     p_two_sided: float | None = None
     """Exact paired sign test against the reference side."""
     method: Method = "none"
+    scale: Scale = Scale()
+
+    @property
+    def unit(self) -> float:
+        """What a share comes to in the unit of the estimate: the scale's width, times the cases for a count."""
+        return round(self.step * self.n, 9) or 1.0
+
+    @property
+    def start(self) -> float:
+        """The estimate of a share of zero; of a difference that is zero."""
+        return self.scale.low * self.unit / self.scale.width if self.against == "value" else 0.0
 
     @property
     def interval(self) -> Interval | None:
@@ -95,7 +106,7 @@ def compare(
         statistic: mean; count: the sum over cases; new_failures: cases that lost full marks.
         side: Whose metric it is.
     """
-    blank = Comparison(metric=metric, use=use, against=against, alpha=alpha)
+    blank = Comparison(metric=metric, use=use, against=against, alpha=alpha, scale=cases.scale(metric))
     table = _Question(cases, metric, use, against, alpha, statistic, side)
     known, _ = cases.values(side, metric, use)
     pairs = cases.aligned(side, reference_side(against), metric, use)
@@ -124,9 +135,14 @@ class _Question(NamedTuple):
         """The side set beside it."""
         return reference_side(self.against)
 
-    def unit(self, n: int) -> float:
+    def times(self, n: int) -> float:
         """Return what a mean over n cases is multiplied with."""
         return 1.0 if self.statistic == "mean" else float(n)
+
+    @property
+    def scale(self) -> Scale:
+        """The metric's."""
+        return self.cases.scale(self.metric)
 
 
 def _changes(blank: Comparison, asked: _Question) -> Comparison:
@@ -137,7 +153,7 @@ def _changes(blank: Comparison, asked: _Question) -> Comparison:
     higher = tuple(case for case, d in zip(pairs.cases, pairs.differences, strict=True) if d > 0)
     lower = tuple(case for case, d in zip(pairs.cases, pairs.differences, strict=True) if d < 0)
     p_two_sided = significance.sign_p_two_sided(len(higher), len(lower))
-    reference = sum(pairs.reference) / len(pairs.cases) * asked.unit(len(pairs.cases))
+    reference = sum(pairs.reference) / len(pairs.cases) * asked.times(len(pairs.cases))
     return blank.model_copy(
         update={
             "higher": higher,
@@ -152,18 +168,19 @@ def _changes(blank: Comparison, asked: _Question) -> Comparison:
 
 def _paired(blank: Comparison, asked: _Question) -> Comparison:
     pairs = asked.cases.aligned(asked.side, asked.other, asked.metric, asked.use)
-    n, differences = len(pairs.cases), pairs.differences
-    unit = asked.unit(n)
-    binary = significance.is_binary((*pairs.candidate, *pairs.reference))
+    n, scale = len(pairs.cases), asked.scale
+    differences = [each / scale.width for each in pairs.differences]
+    unit = asked.times(n) * scale.width
+    binary = significance.is_binary([scale.share(each) for each in (*pairs.candidate, *pairs.reference)])
     center = sum(differences) / n
     noise = asked.cases.noise.get(asked.metric)
-    noise_sd = 0.0 if noise is None else noise.of(n)
+    noise_sd = 0.0 if noise is None else noise.of(n) / scale.width
     by = significance.normal_quantile(1 - asked.alpha) * noise_sd
     bounds = _widened(significance.paired_interval(differences, asked.alpha), center, by)
     typical = None if binary else _widened(significance.typical_interval(differences, asked.alpha), center, by)
     return _changes(blank, asked).model_copy(
         update={
-            "value": sum(pairs.candidate) / n * unit,
+            "value": sum(pairs.candidate) / n * asked.times(n),
             "estimate": center * unit,
             "noise_sd": noise_sd * unit,
             **bounds.scaled(unit).model_dump(),
@@ -194,7 +211,8 @@ def _new_failures(blank: Comparison, asked: _Question) -> Comparison:
     n = len(pairs.cases)
     if not n:
         return blank
-    broken = [before >= 1.0 > after for before, after in zip(pairs.reference, pairs.candidate, strict=True)]
+    full = asked.scale.high
+    broken = [before >= full > after for before, after in zip(pairs.reference, pairs.candidate, strict=True)]
     flags = [float(each) for each in broken]
     bounds = significance.exact_interval(sum(broken), n, asked.alpha).scaled(n)
     return blank.model_copy(
@@ -216,19 +234,19 @@ def _new_failures(blank: Comparison, asked: _Question) -> Comparison:
 
 def _single(blank: Comparison, asked: _Question) -> Comparison:
     known, unknown = asked.cases.values(asked.side, asked.metric, asked.use)
-    values = list(known.values())
+    values = [asked.scale.share(each) for each in known.values()]
     n = len(values)
     split = asked.metric.partition(".")[0]
     ours, theirs = (asked.cases.cases(side, split, asked.use) for side in (asked.side, asked.other))
-    unit = asked.unit(n)
+    unit = asked.times(n) * asked.scale.width
     bounds = significance.mean_interval(values, asked.alpha)
-    mean = sum(values) / n * unit
+    mean = sum(known.values()) / n * asked.times(n)
     binary = significance.is_binary(values)
     return _changes(blank, asked).model_copy(
         update={
             "value": mean,
             "estimate": mean,
-            **bounds.scaled(unit).model_dump(),
+            **bounds.scaled(unit, asked.scale.low * asked.times(n)).model_dump(),
             "n": n,
             "excluded": unknown + len(theirs.keys() - ours.keys()),
             "step": unit / n,
@@ -242,26 +260,33 @@ def _single(blank: Comparison, asked: _Question) -> Comparison:
 def _unpaired(blank: Comparison, asked: _Question) -> Comparison:
     ours = asked.cases.mean(asked.side, asked.metric, asked.use)
     theirs = asked.cases.mean(asked.other, asked.metric, asked.use)
-    reference = None if theirs is None else theirs.mean * asked.unit(theirs.n)
-    if ours is None or not 0 <= ours.mean <= 1:
+    scale = asked.scale
+    reference = None if theirs is None else theirs.mean * asked.times(theirs.n)
+    if ours is None or not 0 <= (mine := scale.share(ours.mean)) <= 1:
         return blank.model_copy(update={"reference": reference})
-    unit = asked.unit(ours.n)
-    found: dict[str, Any] = {"value": ours.mean * unit, "reference": reference, "n": ours.n, "step": unit / ours.n}
+    times = asked.times(ours.n)
+    unit, start = times * scale.width, 0.0
+    found: dict[str, Any] = {"value": ours.mean * times, "reference": reference, "n": ours.n, "step": unit / ours.n}
     found |= _known_changes(asked)
-    theirs_variance = 0.0
+    other = None if theirs is None else scale.share(theirs.mean)
+    method: Method = "unpaired"
+    variance = mine * (1 - mine)
     if asked.against == "value":
-        bounds = significance.wilson(ours.mean, ours.n, asked.alpha)
-        estimate = ours.mean
-    elif theirs is not None and 0 <= theirs.mean <= 1:
-        bounds = significance.unpaired_difference(ours.mean, ours.n, theirs.mean, theirs.n, asked.alpha)
-        estimate = ours.mean - theirs.mean
-        found["reference"] = theirs.mean * unit
-        theirs_variance = theirs.mean * (1 - theirs.mean)
+        bounds, estimate, start = significance.wilson(mine, ours.n, asked.alpha), mine, scale.low * times
+    elif theirs is not None and other is not None and 0 <= other <= 1:
+        estimate, variance = mine - other, variance + other * (1 - other)
+        bounds = significance.unpaired_difference(mine, ours.n, other, theirs.n, asked.alpha)
+        found["reference"] = theirs.mean * times
+        if "better" in found and ours.n == theirs.n:
+            # The two totals allow one answer only, so the pairs are known though no case was published.
+            gone = [1.0] * found["better"] + [-1.0] * found["worse"]
+            pairs = [*gone, *(0.0 for _ in range(ours.n - len(gone)))]
+            bounds, method = significance.paired_interval(pairs, asked.alpha), "exact"
+            variance = _deviation(pairs) ** 2
     else:
         return blank.model_copy(update=found)
-    spread = math.sqrt(ours.mean * (1 - ours.mean) + theirs_variance)
-    found |= {"estimate": estimate * unit, "spread": spread, "method": "unpaired", **bounds.scaled(unit).model_dump()}
-    return blank.model_copy(update=found)
+    found |= {"estimate": start + estimate * unit, "spread": math.sqrt(variance), "method": method}
+    return blank.model_copy(update=found | bounds.scaled(unit, start).model_dump())
 
 
 def _known_changes(asked: _Question) -> dict[str, Any]:

@@ -282,5 +282,4 @@ def lead(gate: Gate, verdict: BucketVerdict) -> float:
     """Return by how much a run's number on selection clears what the gate's own metric is asked; counts per case."""
     asked = next(iter(aims(gate)), gate.conditions[0])
     row = next(each for each in verdict.gate.conditions if each.id == asked.id)
-    unit = 1 if row.statistic == "mean" else max(1, row.n)
-    return float("-inf") if row.estimate is None else row.sign * (row.estimate - row.bound) / unit
+    return float("-inf") if row.estimate is None else row.sign * (row.estimate - row.bound) / row.unit

@@ -81,9 +81,9 @@ def could_tell(verdicts: Sequence[BucketVerdict]) -> bool:
         if target is None or found is None or not found.n or verdict.rule in {*UNREADABLE, "U.coarse"}:
             return False
         # A parent that meets the bound by its number is short of it by no figure: then all that is left up to a perfect
-        # score (metrics live in [0, 1]) is what a class could show.
-        room = target.gap if target.gap > 0 else target.sign * ((target.sign > 0) - target.parent)
-        if detectable_difference(share * found.spread, found.n, ALPHA) > room:
+        # score is what a class could show.
+        room = target.gap if target.gap > 0 else target.sign * (target.scale.best(target.sign) - target.parent)
+        if detectable_difference(share * found.spread, found.n, ALPHA) * found.scale.width > room:
             return False
     return True
 

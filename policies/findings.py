@@ -5,7 +5,7 @@ The judgement behind beliefs on `gate:*` and `model:base`; Knowing records what 
 
 from collections.abc import Iterable, Mapping
 
-from policies.cases import CaseTable, Mean
+from policies.cases import CaseTable, Mean, scales_of
 from policies.reachability import Finding, reachability
 from state.goal import Condition, Goal
 from state.records import Belief, Evidence, Measurement, Side, SplitUse, runbook_of
@@ -96,6 +96,8 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
     known = [b for b in beliefs if b.claim == "ceiling" and b.subject.startswith("harness:") and b.status == "fresh"]
     if not known:
         return []
+    scales = scales_of(goal.track.ranges)
+    table = table.model_copy(update={"scales": scales})
     baseline, parent = _means(goal, table, "base"), _means(goal, table, "parent")
     found: dict[tuple[str, str], Finding] = {}
     uses: tuple[SplitUse, SplitUse] = ("selection", "confirmation")
@@ -109,6 +111,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
             use=use,
             budgets=decode_curves(beliefs, use),
             dense=goal.evaluation.dense,
+            scales=scales,
         ):
             found.setdefault((finding.subject, finding.claim), finding)
     premises = tuple(sorted(b.id for b in known))
@@ -178,7 +181,7 @@ def baseline_beliefs(goal: Goal, baseline: Mapping[str, Mean]) -> list[Belief]:
         measured = baseline.get(metric)
         if measured is None:
             continue
-        tolerance = goal.baseline.tolerance_for(metric)
+        tolerance = goal.tolerance_for(metric)
         off = abs(measured.mean - expected)
         holds = off <= tolerance + 1e-9
         statement = (

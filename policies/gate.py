@@ -104,10 +104,14 @@ class ConditionVerdict(Record):
 
     @property
     def slack(self) -> float:
-        """By how much the confidence bound clears what is asked, negative where it does not; counts per case."""
+        """By how much the confidence bound clears what is asked, negative where it does not, as a share."""
         near = self.low if self.sign > 0 else self.high
-        unit = 1 if self.statistic == "mean" else max(1, self.n)
-        return float("-inf") if near is None else self.sign * (near - self.bound) / unit
+        return float("-inf") if near is None else self.sign * (near - self.bound) / self.unit
+
+    @property
+    def unit(self) -> float:
+        """What a share comes to in the unit of the estimate: the scale's width, times the cases for a count."""
+        return round(self.step * self.n, 9) or 1.0
 
 
 class GateVerdict(Record):
@@ -276,10 +280,10 @@ def misses_cases(n: int, excluded: int) -> bool:
 
 
 def _cannot_be_missed(condition: Condition, found: Comparison) -> bool:
-    """Return whether every score in [0, 1] meets a bound: there is no luck to rule out, and no test that could."""
+    """Return whether every score on the scale meets a bound: there is no luck to rule out, and no test that could."""
     if condition.against != "value" or found.estimate is None:
         return False
-    worst = 0.0 if condition.sign > 0 else float(found.n if condition.statistic == "count" else 1)
+    worst = found.start if condition.sign > 0 else found.start + found.unit
     met = condition.sign * (found.estimate - condition.threshold) >= 0
     return met and condition.sign * (worst - condition.threshold) >= 0
 
@@ -296,8 +300,8 @@ def _exact_p(condition: Condition, found: Comparison) -> float | None:
     if _cannot_be_missed(condition, found):
         return None
     if condition.against == "value":
-        unit = found.n if condition.statistic == "count" else 1
-        passed, rate = round(found.value / unit * found.n), condition.threshold / unit
+        shares = [(number - found.start) / found.unit for number in (found.value, condition.threshold)]
+        passed, rate = round(shares[0] * found.n), shares[1]
         if condition.sign < 0:
             passed, rate = found.n - passed, 1 - rate
         return significance.binomial_p(passed, found.n, rate)
@@ -339,8 +343,7 @@ def _cases_needed(condition: Condition, found: Comparison, p: float | None, deci
     improvement = is_plain and not asks_no_worse(condition)
     if found.p_two_sided is not None and (paired_test or improvement):
         return significance.cases_for_sign_test(*_wins(condition, found), found.n, found.alpha)
-    unit = 1 if condition.statistic == "mean" else found.n
-    distance = condition.sign * (found.estimate - condition.bound) / unit
+    distance = condition.sign * (found.estimate - condition.bound) / found.unit
     spread = max(found.spread, _least_spread(found))
     needed = significance.cases_for_significance(spread, distance, found.alpha, _depth(condition, found))
     # The normal approximation is kinder than the exact test: an undecided result needs at least one case more.
@@ -351,9 +354,8 @@ def _cases_for_margin(condition: Condition, found: Comparison) -> int | None:
     """Return how many cases tell a true difference of the margin asked: from no change, or from the reference side."""
     if found.estimate is None:
         return None
-    unit = 1 if condition.statistic == "mean" else found.n
     start = found.reference if condition.against == "value" else 0.0
-    margin = 0.0 if start is None else abs(condition.bound - start) / unit
+    margin = 0.0 if start is None else abs(condition.bound - start) / found.unit
     if margin < _EPSILON:
         return None
     spread = max(found.spread, _least_spread(found))
@@ -364,9 +366,8 @@ def _depth(condition: Condition, found: Comparison) -> float:
     """Return how far the estimate lies above the worst end of the scale; 0 where an exact test allows for it."""
     if found.method != "bounded" or found.estimate is None:
         return 0.0
-    unit = 1 if condition.statistic == "mean" else found.n
     lowest = 0.0 if condition.against == "value" and condition.sign > 0 else 1.0
-    return condition.sign * found.estimate / unit + lowest
+    return condition.sign * (found.estimate - found.start) / found.unit + lowest
 
 
 def _least_spread(found: Comparison) -> float:

@@ -59,7 +59,7 @@ def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
         "candidate": candidate,
     }
     rows = (row for row in view.measurements if row.evaluation in current)
-    return CaseTable.from_measurements(rows, sides, view.noise)
+    return CaseTable.from_measurements(rows, sides, view.noise, view.goal.track.ranges)
 
 
 def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdict | None) -> RunEvidence:
@@ -143,7 +143,7 @@ def loss_of(view: View, weights: str, fused: str) -> str:
             ours, theirs = (table.mean(side, metric, "selection") for side in ("candidate", "parent"))
             if ours is None or theirs is None:
                 continue
-            if abs(ours.mean - theirs.mean) > view.goal.baseline.tolerance_for(metric):
+            if abs(ours.mean - theirs.mean) > view.goal.tolerance_for(metric):
                 return f"fused it scores {ours.mean:.4g} on {metric}, as adapter and base {theirs.mean:.4g}"
     return ""
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from policies import significance
-from policies.cases import CaseTable, Mean
+from policies.cases import CaseTable, Mean, Scale, scale_of
 from policies.gate import asks_no_worse, judge_condition
 from policies.target import Target, find_target
 from state.goal import Condition, Gate
@@ -27,7 +27,7 @@ class Finding(Record):
     """`gate:<condition id>`."""
     claim: str
     """`below_ceiling`, `reachable_from_base`, `resolvable`, `decidable`, `independent`, `asks_more`,
-    `meaningful`, `on_scale`."""
+    `meaningful`, `on_scale`, `agrees_with_ceiling`."""
     sentence: str
     value: dict[str, Any]
     fix: str
@@ -44,6 +44,7 @@ def reachability(
     alpha: float | None = None,
     parent: Mapping[str, Mean] | None = None,
     dense: Mapping[str, str] | None = None,
+    scales: Mapping[str, Scale] | None = None,
 ) -> list[Finding]:
     """Return what is wrong with a gate; an empty list says nothing was found, not that everything was checked.
 
@@ -57,25 +58,28 @@ def reachability(
         alpha: One-sided level of one test; one opening of the confirmation split when left out.
         parent: As `baseline`, of the weights that runs start from; the base's own when left out.
         dense: `split.metric` -> a denser one, on which progress is read.
+        scales: Metric -> its scale, where no case says; those of `cases` when left out.
     """
+    known_scales = scales or (cases.scales if cases is not None else {})
     level = gate.confirmation_alpha if alpha is None else alpha
     found: list[Finding | None] = []
     for condition in gate.conditions:
         side: Side = "parent" if condition.against == "parent" and parent else "base"
-        known = _Known(ceilings, parent if side == "parent" and parent else baseline, cases, use, side)
+        known = _Known(ceilings, parent if side == "parent" and parent else baseline, cases, use, side, known_scales)
         beyond = _off_scale(condition, known) or _beyond_reach(condition, known, budgets or {})
         found.append(beyond)
         if beyond is None:
-            found += [_too_coarse(condition, known.baseline), _undecidable(condition, known, level)]
+            found += [_too_coarse(condition, known), _undecidable(condition, known, level)]
     if all(finding is None or finding.claim != "on_scale" for finding in found):
-        start = cases or CaseTable(means={"base": dict(baseline), "parent": dict(parent or baseline)})
+        means: dict[Side, dict[str, Mean]] = {"base": dict(baseline), "parent": dict(parent or baseline)}
+        start = cases or CaseTable(means=means, scales=dict(known_scales))
         target = find_target(gate, start, ceilings=ceilings, use=use, dense=dense)
         found += [_met_already(gate, start, use), _beyond_gap(gate, target)]
     found += _redundant(gate, cases, use) if cases is not None else []
     return [finding for finding in found if finding is not None]
 
 
-def least_cases(condition: Condition, alpha: float) -> int:
+def least_cases(condition: Condition, alpha: float, scales: Mapping[str, Scale] | None = None) -> int:
     """Return how few cases the best scores that there can be still meet a condition on; 1 where any number may.
 
     Every case rises from the worst end of the scale to the best, or has full marks.
@@ -83,12 +87,20 @@ def least_cases(condition: Condition, alpha: float) -> int:
     Args:
         condition: By a test, else 1.
         alpha: One-sided level of the gate; divided by the metrics of an any-of.
+        scales: Metric -> its scale; shares where left out.
     """
     if condition.kind == "plain" or condition.statistic != "mean":
         return 1
-    bound = condition.sign * condition.bound
-    room = (1 - bound) / 2 if condition.against != "value" else 1 - bound if condition.sign > 0 else -bound
-    return significance.cases_for_unseen(room, alpha / len(condition.metrics)) if 0 < room < 1 else 1
+    rooms = [_above_bound(condition, scale_of(scales or {}, metric)) for metric in condition.metrics]
+    least = [significance.cases_for_unseen(room, alpha / len(rooms)) if 0 < room < 1 else 1 for room in rooms]
+    return min(least)
+
+
+def _above_bound(condition: Condition, scale: Scale) -> float:
+    """Return the share of a scale, or of what a difference can be, that lies on the good side of a bound."""
+    if condition.against != "value":
+        return (1 - condition.sign * condition.bound / scale.width) / 2
+    return condition.sign * (scale.best(condition.sign) - condition.bound) / scale.width
 
 
 def _met_already(gate: Gate, start: CaseTable, use: SplitUse) -> Finding | None:
@@ -134,6 +146,7 @@ def beyond_reach(
     ceilings: Mapping[str, float],
     baseline: Mapping[str, Mean],
     budgets: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    scales: Mapping[str, Scale] | None = None,
 ) -> list[Finding]:
     """Return P1 and mode 4 alone: the conditions that no candidate can meet. It judges no cases, so it costs little.
 
@@ -142,8 +155,9 @@ def beyond_reach(
         ceilings: `split.metric` -> mean of the gold through the same harness.
         baseline: `split.metric` -> mean of the base and its number of cases.
         budgets: `split.metric` -> (max_tokens, ceiling) pairs.
+        scales: Metric -> its scale.
     """
-    known = _Known(ceilings, baseline, None, "selection", "base")
+    known = _Known(ceilings, baseline, None, "selection", "base", scales or {})
     on_scale = [condition for condition in gate.conditions if _off_scale(condition, known) is None]
     found = [_beyond_reach(condition, known, budgets or {}) for condition in on_scale]
     return [finding for finding in found if finding is not None]
@@ -156,24 +170,29 @@ def _beyond_reach(
 
 
 def _off_scale(condition: Condition, known: "_Known") -> Finding | None:
-    """P5: a score that is no share, such as percent or a number of rows: every bound here is for scores in [0, 1]."""
+    """P5: a score off its scale, such as percent or a number of rows without a declared range: no bound is for it."""
     for metric in condition.metrics:
+        scale = known.scale(metric)
         scores = [known.ceilings[metric]] if metric in known.ceilings else []
         scores += [known.baseline[metric].mean] if metric in known.baseline else []
         table = known.cases or CaseTable()
         for side in table.cells:
             scores += table.values(side, metric, known.use)[0].values()
-        off = max((score for score in scores if not -_EPSILON <= score <= 1 + _EPSILON), key=abs, default=None)
+        off = max((score for score in scores if not scale.holds(score)), key=abs, default=None)
         if off is not None:
             return Finding(
                 mode="P5",
                 severity="hard_stop",
                 subject=f"gate:{condition.id}",
                 claim="on_scale",
-                sentence=f"{metric} scores {off:.4g}, and a score must lie between 0 and 1 to be judged.",
+                sentence=(
+                    f"{metric} scores {off:.4g}, and a score must lie between {scale.low:g} and {scale.high:g} to be "
+                    "judged."
+                ),
                 value={"metric": metric, "score": off},
                 fix=(
-                    f"Let the grader divide {metric} by the largest score that there can be (percent by 100), and "
+                    f"Declare the least and the largest score that there can be in track.ranges (percent: "
+                    f"`{metric.partition('.')[2]}: [0, 100]`), or let the grader divide {metric} by the largest and "
                     "write the thresholds and margins on that scale."
                 ),
             )
@@ -197,9 +216,16 @@ def _above_ceiling(
     if short[metric] <= _EPSILON:
         return None
     ceiling, asked = ceilings[metric], condition.threshold / sizes[metric]
+    started = known.baseline.get(metric)
+    if started is not None and beats(condition, started.mean, ceiling):
+        return contradiction(condition, metric, f"the {known.side}", started.mean, ceiling)
     enough = _budget_for(budgets.get(metric, ()), asked, condition.sign)
     counted = f" ({condition.threshold:g} of {sizes[metric]} cases)" if is_count else ""
-    fix = _larger_budget(budgets[metric], enough) if enough else _reachable_threshold(condition, asked)
+    fix = (
+        _larger_budget(budgets[metric], enough)
+        if enough
+        else _reachable_threshold(condition, asked, known.scale(metric))
+    )
     word = "above" if condition.sign > 0 else "below"
     return Finding(
         mode="P1",
@@ -220,11 +246,34 @@ def _above_ceiling(
     )
 
 
-def _reachable_threshold(condition: Condition, asked: float) -> str:
+def beats(condition: Condition, score: float, ceiling: float) -> bool:
+    """Return whether a measured mean is better than what the reference answers score, which then is no ceiling."""
+    return condition.direction * (score - ceiling) > _EPSILON
+
+
+def contradiction(condition: Condition, metric: str, who: str, score: float, ceiling: float) -> Finding:
+    """P1, refuted by a measurement: what the reference answers score is no bound, so nothing follows from it."""
+    return Finding(
+        mode="P1",
+        severity="hard_stop",
+        subject=f"gate:{condition.id}",
+        claim="agrees_with_ceiling",
+        sentence=(
+            f"{who} scored {score:.4g} on {metric}, better than the reference answers score through this harness "
+            f"({ceiling:.4g}): the two contradict each other, and what can be reached is not known."
+        ),
+        value={"metric": metric, "score": score, "ceiling": ceiling},
+        fix="Measure both through one harness (decode budget, grader, cases), and correct the reference answers if "
+        "they are what is wrong.",
+    )
+
+
+def _reachable_threshold(condition: Condition, asked: float, scale: Scale) -> str:
     """Return the fix where no decode budget is known to do; beyond the scale, none can."""
-    change, end = ("lower", 1) if condition.sign > 0 else ("raise", 0)
+    change, beyond = ("lower", "above") if condition.sign > 0 else ("raise", "below")
+    end = scale.best(condition.sign)
     if condition.sign * (asked - end) > _EPSILON:
-        return f"{change.capitalize()} the threshold: no metric goes {'above' if end else 'below'} {end}."
+        return f"{change.capitalize()} the threshold: no metric goes {beyond} {end:g}."
     return f"Raise evaluation.max_tokens until the gold scores {asked:.4g}, or {change} the threshold."
 
 
@@ -253,13 +302,14 @@ def _out_of_room(
         return None
     if condition.statistic == "new_failures":
         return None
-    rooms = {metric: _room(condition, metric, ceilings, baseline) for metric in condition.metrics}
+    bests = {metric: known.best(metric, condition.sign) for metric in condition.metrics}
+    rooms = {metric: condition.sign * (bests[metric] - baseline[metric].mean) for metric in condition.metrics}
     metric = max(rooms, key=lambda name: rooms[name])
     room, base = rooms[metric], baseline[metric]
     asked = condition.sign * condition.threshold / (base.n if condition.statistic == "count" else 1)
     if asked <= room + _EPSILON:
         return None
-    best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
+    best = bests[metric]
     source = "the gold's score" if metric in ceilings else "the end of the scale"
     enough = _budget_for(budgets.get(metric, ()), base.mean + condition.sign * asked, condition.sign)
     smaller = f"Ask for a change of at most {room:.4g}, or state the threshold as a value."
@@ -277,23 +327,19 @@ def _out_of_room(
     )
 
 
-def _room(condition: Condition, metric: str, ceilings: Mapping[str, float], baseline: Mapping[str, Mean]) -> float:
-    best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
-    return condition.sign * (best - baseline[metric].mean)
-
-
-def _too_coarse(condition: Condition, baseline: Mapping[str, Mean]) -> Finding | None:
+def _too_coarse(condition: Condition, known: "_Known") -> Finding | None:
     """P5: the demanded change is smaller than one case."""
-    known = [metric for metric in condition.metrics if metric in baseline]
-    if condition.against == "value" or not known or condition.kind == "plain":
+    measured = [metric for metric in condition.metrics if metric in known.baseline]
+    if condition.against == "value" or not measured or condition.kind == "plain":
         return None
-    n = max(baseline[metric].n for metric in known)
-    step = 1 / n if condition.statistic == "mean" else 1.0
+    n = max(known.baseline[metric].n for metric in measured)
+    width = min(known.scale(metric).width for metric in measured)
+    step = width / n if condition.statistic == "mean" else width
     margin = abs(condition.bound)
     if margin >= step - _EPSILON:
         return None
     what = "a no-worse margin" if condition.kind == "non_inferiority" else "an improvement"
-    needed = math.ceil(1 / margin) if margin > _EPSILON and condition.statistic == "mean" else None
+    needed = math.ceil(width / margin) if margin > _EPSILON and condition.statistic == "mean" else None
     cases = f" or {needed} cases" if needed else ""
     return Finding(
         mode="P5",
@@ -317,10 +363,15 @@ class _Known(NamedTuple):
     cases: CaseTable | None
     use: SplitUse
     side: Side
+    scales: Mapping[str, Scale]
+
+    def scale(self, metric: str) -> Scale:
+        """Return the scale of a `split.metric`."""
+        return scale_of(self.scales, metric)
 
     def best(self, metric: str, sign: int) -> float:
         """Return the best mean a candidate can reach."""
-        return self.ceilings.get(metric, 1.0 if sign > 0 else 0.0)
+        return self.ceilings.get(metric, self.scale(metric).best(sign))
 
 
 def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding | None:
@@ -335,7 +386,7 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
     if verdict.holds or verdict.low is None or verdict.high is None:
         return None
     bound = verdict.low if condition.sign > 0 else verdict.high
-    needed = _enough(condition, verdict.cases_needed, alpha)
+    needed = _enough(condition, verdict.cases_needed, alpha, known.scale(verdict.metric))
     cases_fix = f"at least {needed} cases" if needed else "more cases"
     return Finding(
         mode="P5",
@@ -351,9 +402,10 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
     )
 
 
-def _enough(condition: Condition, estimate: int | None, alpha: float) -> int | None:
+def _enough(condition: Condition, estimate: int | None, alpha: float, scale: Scale) -> int | None:
     """Return the cases a perfect candidate needs; exact for a rate with a threshold."""
-    rate = condition.threshold if condition.sign > 0 else 1 - condition.threshold
+    share = scale.share(condition.threshold)
+    rate = share if condition.sign > 0 else 1 - share
     if condition.against == "value" and condition.statistic == "mean" and 0 < rate < 1:
         return significance.cases_for_perfect_score(rate, alpha)
     return estimate
@@ -371,30 +423,31 @@ def _perfect(condition: Condition, known: _Known) -> tuple[CaseTable, bool]:
             continue
         scores = known.cases.values(known.side, metric, known.use)[0] if known.cases is not None else {}
         measured.append(bool(scores))
-        base = scores or _as_cases(known.baseline[metric])
-        ideal = _ideal(base, known.best(metric, condition.direction), condition.direction)
+        scale = known.scale(metric)
+        base = scores or _as_cases(known.baseline[metric], scale)
+        ideal = _ideal(base, known.best(metric, condition.direction), condition.direction, scale)
         sides: tuple[tuple[Side, dict[str, float]], ...] = (("base", base), ("parent", base), ("candidate", ideal))
         split, _, name = metric.partition(".")
         for side, row in sides:
             part = cells[side].setdefault(split, {}).setdefault(known.use, {})
             for case, score in row.items():
                 part.setdefault(case, {})[name] = score
-    return CaseTable(cells=cells), all(measured)
+    return CaseTable(cells=cells, scales=dict(known.scales)), all(measured)
 
 
-def _ideal(base: Mapping[str, float], best: float, sign: int) -> dict[str, float]:
+def _ideal(base: Mapping[str, float], best: float, sign: int, scale: Scale) -> dict[str, float]:
     """Return scores with the best possible mean that lose nothing the base has."""
-    if not significance.is_binary(list(base.values())):
+    if not significance.is_binary([scale.share(score) for score in base.values()]):
         return {case: max(score * sign, best * sign) * sign for case, score in base.items()}
-    ones = round(best * len(base))
+    ones = round(scale.share(best) * len(base))
     ranked = sorted(base, key=lambda case: (-base[case], case))
-    return {case: float(place < ones) for place, case in enumerate(ranked)}
+    return {case: scale.high if place < ones else scale.low for place, case in enumerate(ranked)}
 
 
-def _as_cases(mean: Mean) -> dict[str, float]:
-    """Return 0/1 scores with a mean (rounded to whole cases), best cases first."""
-    passed = round(mean.mean * mean.n)
-    return {f"{index:06d}": float(index < passed) for index in range(mean.n)}
+def _as_cases(mean: Mean, scale: Scale) -> dict[str, float]:
+    """Return scores at the ends of the scale with a mean (rounded to whole cases), best cases first."""
+    passed = round(scale.share(mean.mean) * mean.n)
+    return {f"{index:06d}": scale.high if index < passed else scale.low for index in range(mean.n)}
 
 
 def _redundant(gate: Gate, cases: CaseTable, use: SplitUse) -> list[Finding | None]:

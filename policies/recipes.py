@@ -906,7 +906,7 @@ def _prediction(target: Target | None, ceilings: Mapping[str, float]) -> Json:
     """Return where the target should end: not below the parent, not above what the gold scores."""
     if target is None:
         return {}
-    best = ceilings.get(target.metric, 1.0 if target.sign > 0 else 0.0)
+    best = ceilings.get(target.metric, target.scale.best(target.sign))
     low, high = sorted((target.parent, best))
     return {"metric": target.metric, "low": low, "high": high}
 

@@ -43,9 +43,9 @@ class Interval(Record):
         """Return whether the whole interval lies inside ± radius."""
         return -radius <= self.low and self.high <= radius
 
-    def scaled(self, factor: float) -> "Interval":
-        """Return the interval in another unit; the factor is positive."""
-        return Interval(low=self.low * factor, high=self.high * factor)
+    def scaled(self, factor: float, start: float = 0.0) -> "Interval":
+        """Return the interval in another unit, of which `start` is the zero; the factor is positive."""
+        return Interval(low=start + self.low * factor, high=start + self.high * factor)
 
 
 def is_binary(values: Sequence[float]) -> bool:

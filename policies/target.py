@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from policies.cases import CaseTable
+from policies.cases import CaseTable, Scale
 from policies.gate import asks_no_worse
 from state.goal import Condition, Gate
 from state.records import Json, Record, Side, SplitUse
@@ -34,6 +34,8 @@ class Target(Record):
     """The metric that the gate asks for, where progress is read on a denser one."""
     asked: float | None = None
     """What the gate asks of it; the threshold where left out."""
+    scale: Scale = Scale()
+    """The metric's."""
 
     @property
     def asks(self) -> str:
@@ -82,10 +84,10 @@ def find_target(
             and should reach what the gold scores.
         closest: Id of a condition -> the metric of it by which a candidate came closest to holding.
 
-    All metrics live in [0, 1]; counts are divided by their cases. Of an any-of, the alternative that is nearest to
-    holding stands for the condition, of those that reach their bound below their ceiling: as the candidate was
-    measured, else as the parent was; the one with more room of equals. A condition without scores is passed over for
-    the next one.
+    Every metric is told in its own unit; counts are divided by their cases. Of an any-of, the alternative that is
+    nearest to holding stands for the condition, of those that reach their bound below their ceiling: as the candidate
+    was measured, else as the parent was; the one with more room of equals. A condition without scores is passed over
+    for the next one.
     """
     for condition in aims(gate):
         named = [metric for metric in condition.metrics if metric == gate.primary] or condition.metrics
@@ -103,7 +105,8 @@ def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
 ) -> Target | None:
     """Return the target read on a denser metric; None where that was not measured or has nothing left to show."""
     parent = cases.mean(_parent_side(cases, metric, use), metric, use)
-    threshold = ceilings.get(metric, 1.0 if strict.sign > 0 else 0.0)
+    scale = cases.scale(metric)
+    threshold = ceilings.get(metric, scale.best(strict.sign))
     if parent is None or strict.sign * (threshold - parent.mean) <= 0:
         return None
     gap = strict.sign * (threshold - parent.mean)
@@ -113,7 +116,7 @@ def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
         f"{gap:.4g} short of what the gold scores; δ is {delta:.4g}."
     )
     changed: Json = {"metric": metric, "parent": parent.mean, "threshold": threshold, "gap": gap, "delta": delta}
-    changed |= {"asked_metric": strict.metric, "asked": strict.threshold}
+    changed |= {"asked_metric": strict.metric, "asked": strict.threshold, "scale": scale}
     return strict.model_copy(update={**changed, "n": parent.n, "sentence": sentence})
 
 
@@ -138,8 +141,9 @@ def _nearest(  # noqa: PLR0917 - an inner step of find_target, same arguments
         start, wanted = cases.mean(_parent_side(cases, metric, use), metric, use), _asked(condition, cases, metric, use)
         if start is None or wanted is None:
             return False, False, float("-inf"), 0.0
-        best = ceilings.get(metric, 1.0 if condition.sign > 0 else 0.0)
-        gap, room = (condition.sign * (value - start.mean) for value in (wanted, best))
+        scale = cases.scale(metric)
+        best = ceilings.get(metric, scale.best(condition.sign))
+        gap, room = (condition.sign * (value - start.mean) / scale.width for value in (wanted, best))
         return room - gap > -_EPSILON, metric == closest, round(-gap, 9), room
 
     return max(metrics, key=order)
@@ -153,7 +157,8 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
     if parent is None or threshold is None:
         return None
     gap = condition.sign * (threshold - parent.mean)
-    delta = _delta(gate, gap) if gap > 0 else gate.meaningful_delta or max(noise_floor, 1 / parent.n)
+    scale = cases.scale(metric)
+    delta = _delta(gate, gap) if gap > 0 else gate.meaningful_delta or max(noise_floor, scale.width / parent.n)
     far = f"{gap:.4g} short of" if gap > 0 else f"{-gap:.4g} beyond"
     sentence = f"{metric} is {parent.mean:.4g} at the parent, {far} {threshold:.4g}; δ is {delta:.4g}."
     return Target(
@@ -166,6 +171,7 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
         delta=delta,
         n=parent.n,
         sentence=sentence,
+        scale=scale,
     )
 
 

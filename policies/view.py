@@ -193,13 +193,18 @@ def gate_since(versions: Sequence[GoalVersion]) -> int:
             # As parsed: a version of an older Vigil lacks keys that stand for the same.
             Gate.model_validate(spec["gate"], strict=False).model_dump(exclude={"max_confirmations"}),
             *(spec["evaluation"].get(key) for key in read),
+            spec["track"].get("ranges") or {},
         ],
     )
 
 
 def taught_since(versions: Sequence[GoalVersion]) -> int:
     """Return the first version of a goal from which on a run is given the same model, prompts and data as now."""
-    return _since(versions, lambda spec: [spec["model"], spec["track"], spec["data"]])
+    return _since(
+        versions,
+        # A range says how scores are read, which teaches nothing.
+        lambda spec: [spec["model"], {**spec["track"], "ranges": {}}, spec["data"]],
+    )
 
 
 def _since(versions: Sequence[GoalVersion], read: Callable[[Json], list[Any]]) -> int:

@@ -7,7 +7,7 @@ Nothing here opens a file: whether a path exists or a metric is produced by the 
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from state.records import Answer, ApprovalKind, Instrument, Json, Record
 
@@ -22,6 +22,8 @@ ClockTime = Annotated[str, StringConstraints(pattern=r"^([01]?[0-9]|2[0-3]):[0-5
 
 ProbeFile = Annotated[str, StringConstraints(pattern=r"^(.*/)?[A-Za-z0-9_-]+\.py$")]
 """Path of a Python file; its name without `.py` names the subject of its findings."""
+
+_End = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 Against = Literal["value", "parent", "base"]
 """value: the metric itself; parent/base: its difference, candidate minus parent or base, on the same cases."""
@@ -172,8 +174,9 @@ class Gate(_Part):
     """Probability of a wrong promotion accepted for the whole campaign, one-sided."""
     max_confirmations: int = Field(default=3, ge=1, le=1_000)
     """How often the confirmation split may be opened; each opening is judged at alpha divided by this."""
-    meaningful_delta: float | None = Field(default=None, gt=0, le=1)
-    """What counts as meaningful progress of the target (δ), no more than its gap; half of that when left out."""
+    meaningful_delta: float | None = Field(default=None, gt=0, le=1e9)
+    """What counts as meaningful progress of the target (δ), in its unit, no more than its gap; half of that when left
+    out."""
 
     @property
     def confirmation_alpha(self) -> float:
@@ -240,13 +243,9 @@ class Baseline(_Part):
     expected: dict[Metric, float] = Field(default_factory=dict)
     """`split.metric` -> mean."""
     tolerance: float = Field(default=0.05, ge=0, le=1e9)
-    """Largest accepted distance, in the metric's unit."""
+    """Largest accepted distance, as a share of the metric's range."""
     tolerances: dict[Metric, float] = Field(default_factory=dict)
-    """Tolerance of single metrics."""
-
-    def tolerance_for(self, metric: str) -> float:
-        """Return the accepted distance of one metric."""
-        return self.tolerances.get(metric, self.tolerance)
+    """Tolerance of single metrics, in their own unit."""
 
 
 class Split(_Part):
@@ -318,6 +317,16 @@ class ModelSpec(_Part):
     """Computation type; the folder's own when left out."""
 
 
+def _ascends(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] < ends[1]:
+        raise ValueError("a range is the least and the largest score, `[0, 100]`: the first number is the smaller one")
+    return ends
+
+
+Range = Annotated[tuple[_End, _End], AfterValidator(_ascends)]
+"""The least and the largest score of one case."""
+
+
 class TrackSpec(_Part):
     """The task: who grades an answer, and how."""
 
@@ -333,6 +342,9 @@ class TrackSpec(_Part):
     """Names the grader answers with; learned from its first good answer when left out."""
     system: str | None = None
     """System prompt, the same in training and in evaluation."""
+    ranges: dict[str, Range] = Field(default_factory=dict)
+    """Metric -> the least and the largest score that one case can have (percent: 0 and 100); a share, 0 to 1, where it
+    is left out. Thresholds, margins and δ are in the metric's own unit."""
 
     @model_validator(mode="after")
     def _has_one_grader(self) -> Self:
@@ -461,6 +473,11 @@ class Goal(_Part):
     privacy: Literal["keep", "redact"] = "keep"
     """redact: scores, lengths and case ids are written, and no text of a case; the adapters still learned from it."""
 
+    def tolerance_for(self, metric: str) -> float:
+        """Return how far from what is expected a metric may be, in its unit."""
+        low, high = self.track.ranges.get(metric.partition(".")[2], (0.0, 1.0))
+        return self.baseline.tolerances.get(metric, self.baseline.tolerance * (high - low))
+
     @property
     def first_recipe(self) -> Json:
         """What the file gives the first run of the first instrument."""
@@ -495,7 +512,7 @@ def problems(goal: Goal, *, needs_pairs: bool = True) -> list[Problem]:
         if condition.id in seen:
             found.append(Problem(where=where, sentence=f"Two conditions of the gate are called {condition.id!r}."))
         seen.add(condition.id)
-    found += _primary_problems(goal.gate)
+    found += [*_primary_problems(goal.gate), *_range_problems(goal)]
     if goal.evaluation.control is not None:
         found.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
@@ -531,6 +548,29 @@ def _primary_problems(gate: Gate) -> list[Problem]:
     if named:
         said = f"`primary: {gate.primary}` counts new failures, which limit a run; name a condition that a run is for."
     return [Problem(where=("gate", "primary"), sentence=said)]
+
+
+def _range_problems(goal: Goal) -> list[Problem]:
+    """Return why a declared range is of no metric, and a δ that no scale of the gate reaches."""
+    known, ranges = goal.track.metrics, goal.track.ranges
+    found = [
+        Problem(
+            where=("track", "ranges", name),
+            sentence=f"`ranges` names the metric {name!r}; the track answers with {', '.join(known)}.",
+        )
+        for name in ranges
+        if known is not None and name not in known
+    ]
+    delta = goal.gate.meaningful_delta
+    names = {metric.partition(".")[2] for condition in goal.gate.conditions for metric in condition.metrics}
+    names |= {metric.partition(".")[2] for metric in goal.evaluation.dense.values()}
+    widest = max((high - low for name in names for low, high in [ranges.get(name, (0.0, 1.0))]), default=1.0)
+    if delta is not None and delta > widest:
+        said = (
+            f"`gate.meaningful_delta` is {delta:g}; write at most {widest:g}, since no metric of the gate changes more."
+        )
+        found.append(Problem(where=("gate", "meaningful_delta"), sentence=said))
+    return found
 
 
 def _repair_problems(goal: Goal) -> list[Problem | None]:

@@ -67,6 +67,8 @@ class Cycle(Record):
     predicted: Prediction | None = None
     control: str | None = None
     noise_floor: float = 0.0
+    alpha: float | None = None
+    """Level that the recorded opening of confirmation was judged at; the gate's own where it is not told."""
     dense: dict[str, str] = Field(default_factory=dict)
     search: Search = Search()
     looks: int = 1

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -6,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from state import goal as goal_module
 from state.goal import Approvals, Baseline, Condition, Gate, Goal, Split, TrackSpec, problems
+from state.records import Json
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -145,9 +147,32 @@ def test_a_track_has_one_grader() -> None:
         TrackSpec(name="a", grader="b")
 
 
+def test_a_declared_range_is_of_a_metric_of_the_track_and_ascends() -> None:
+    percent = {"grader": "grade.py", "metrics": ["pct"], "ranges": {"pct": [0, 100]}}
+    gate: Json = {"conditions": [{"metric": "s.pct", "min": 70}], "meaningful_delta": 5}
+    found = spec(track=percent, gate=gate)
+    found["evaluation"]["splits"] = {"s": {"file": "s.jsonl"}}
+    goal = Goal.model_validate_json(json.dumps(found))
+    assert problems(goal) == []
+    assert goal.track.ranges == {"pct": (0.0, 100.0)}
+    assert (goal.tolerance_for("s.pct"), goal.tolerance_for("s.other")) == (5.0, 0.05)
+    gate["meaningful_delta"] = 500
+    [beyond] = problems(Goal.model_validate_json(json.dumps(found)))
+    assert beyond.sentence.startswith("`gate.meaningful_delta` is 500; write at most 100")
+    gate["meaningful_delta"] = 5
+    percent["ranges"] = {"pct": [0, 100], "per": [0, 1]}
+    [unknown] = problems(Goal.model_validate_json(json.dumps(found)))
+    assert unknown.sentence == "`ranges` names the metric 'per'; the track answers with pct."
+    for ends in ([100, 0], [1, 1], [0, 1e12], [0]):
+        percent["ranges"] = {"pct": ends}
+        with pytest.raises(ValidationError):
+            Goal.model_validate_json(json.dumps(found))
+
+
 def test_a_metric_may_have_its_own_tolerance() -> None:
-    baseline = Baseline(expected={"s.a": 0.5}, tolerance=0.05, tolerances={"s.a": 0.01})
-    assert (baseline.tolerance_for("s.a"), baseline.tolerance_for("s.b")) == (0.01, 0.05)
+    own = Baseline(expected={"s.a": 0.5}, tolerance=0.05, tolerances={"s.a": 0.01})
+    goal = Goal.model_validate(spec(baseline=own))
+    assert (goal.tolerance_for("s.a"), goal.tolerance_for("s.b")) == (0.01, 0.05)
 
 
 def test_contradictions_between_places_are_found_with_their_place() -> None:

@@ -162,6 +162,7 @@ def _rollouts(setting: Setting) -> Built:
     grader = setting.resources.enter_context(Grader(spec))
     scheme = Scheme(
         weights=recipe.reward_weights or inputs.get("reward") or {},
+        ranges=inputs.get("ranges") or {},
         penalties=recipe.reward_penalties,
         cut_cost=recipe.truncation_penalty if recipe.truncated == "penalize" else None,
     )

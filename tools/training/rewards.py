@@ -54,11 +54,13 @@ class Scheme:
         weights: Metric -> what full marks are worth.
         penalties: Metric -> what it costs at 1.
         cut_cost: What it costs to be cut by the budget; None: a cut rollout has no reward.
+        ranges: Metric -> its least and largest score, where that is not a share: both are put on 0 to 1.
     """
 
     weights: Mapping[str, float]
     penalties: Mapping[str, float]
     cut_cost: float | None
+    ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
@@ -68,11 +70,15 @@ class Scheme:
     def reward(self, metrics: Mapping[str, float | None], *, is_cut: bool = False) -> float | None:
         """Return what metrics are worth together, or None where one that counts was not measured."""
         signed = [*self.weights.items(), *((name, -cost) for name, cost in self.penalties.items())]
-        parts = [(weight, metrics.get(name)) for name, weight in signed if weight]
+        parts = [(weight, self._share(name, metrics.get(name))) for name, weight in signed if weight]
         known = [weight * value for weight, value in parts if value is not None]
         if len(known) < len(parts) or (is_cut and self.cut_cost is None):
             return None
         return sum(known) - (self.cut_cost or 0.0 if is_cut else 0.0)
+
+    def _share(self, name: str, value: float | None) -> float | None:
+        low, high = self.ranges.get(name, (0.0, 1.0))
+        return None if value is None else (value - low) / (high - low)
 
 
 def score(grader: Grader, scheme: Scheme, rollouts: Sequence[Rollout]) -> list[Scored]:

@@ -52,6 +52,11 @@ def test_a_cut_rollout_is_left_out_where_it_is_masked() -> None:
     assert masked.reward(FULL) == 0.8
 
 
+def test_a_metric_with_a_range_of_its_own_earns_its_share_of_it() -> None:
+    percent = Scheme({"percent": 1.0, "strict": 0.5}, {"lost": 1.0}, None, {"percent": (0, 100), "lost": (-10, 10)})
+    assert percent.reward({"percent": 80.0, "strict": 1.0, "lost": 0.0}) == pytest.approx(0.8 + 0.5 - 0.5)
+
+
 def test_duplicated_and_fabricated_rows_cost_more_than_the_row_count_pays() -> None:
     from tools.tracks.spreadsheet_clean.generate import eval_row, generate_case
     from tools.tracks.spreadsheet_clean.grade import grade
