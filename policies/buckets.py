@@ -389,7 +389,9 @@ def _comparisons(evidence: RunEvidence, found: Comparison | None) -> tuple[Compa
         return ()
     split = found.metric.partition(".")[0]
     rows = evidence.cases.cases("candidate", split, evidence.use).values()
-    co_located = sorted({f"{split}.{name}" for row in rows for name in row} - {found.metric})
+    names = {f"{split}.{name}" for row in rows for name in row}
+    names |= {metric for metric in evidence.cases.means.get("candidate", {}) if metric.partition(".")[0] == split}
+    co_located = sorted(names - {found.metric})
     others = dict.fromkeys([evidence.control, *co_located] if evidence.control else co_located)
     return (found, *(_compared(evidence, metric) for metric in others if metric != found.metric))
 

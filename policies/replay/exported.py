@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from policies.buckets import Prediction
-from policies.cases import CaseTable
+from policies.cases import CaseTable, Noise, scales_of
 from policies.replay.probes import number, part
 from policies.replay.records import Cycle, Halt, RecordedCondition, Trajectory
 from state.goal import Condition, Gate, Goal
@@ -110,6 +110,9 @@ def _cycle(export: _Export, run: Run) -> Cycle:
     looks = [a for a in measuring if "look" in a.inputs and a.inputs.get("run") == run.id]
     # What was looked at is a part of the cases, by which saves were compared; the run is judged on all of them.
     cases, is_measured, is_confirmed = _cases(export, run, [a for a in measuring if "look" not in a.inputs])
+    made_at = math.inf if verdict is None else verdict.made_at
+    ranges = {} if goal is None else goal.track.ranges
+    cases = cases.model_copy(update={"noise": _noise(export.beliefs, made_at), "scales": scales_of(ranges)})
     recorded = {} if verdict is None else part(verdict.verdict, "gate")
     cycle = Cycle(
         id=run.id,
@@ -122,11 +125,13 @@ def _cycle(export: _Export, run: Run) -> Cycle:
         is_measured=is_measured,
         has_confirmation=True,
         is_confirmed=is_confirmed,
-        ceilings=_ceilings(export.beliefs, before=math.inf if verdict is None else verdict.made_at),
+        ceilings=_ceilings(export.beliefs, before=made_at),
         predicted=Prediction.model_validate(run.predicted) if run.predicted else None,
         wall_s=run.cost_s_actual,
         notes={"recipe": run.recipe, "data": {"hash": run.data_hash}, "axis": run.axis},
         looks=1 + len({a.inputs["look"]["step"] for a in looks}),
+        # An opening was judged at what the ledger left then, whatever is left today.
+        alpha=number(recorded.get("alpha")) if is_confirmed and recorded.get("use") == "confirmation" else None,
     )
     if goal is None:
         return cycle
@@ -159,6 +164,20 @@ def _cases(export: _Export, run: Run, mine: Sequence[Action]) -> tuple[CaseTable
     beside = (row for name in dict.fromkeys(weights.values()) if name != own_weights for row in found.of.get(name, ()))
     table = CaseTable.from_measurements((*beside, *candidate), weights)
     return table, bool(candidate), any(row.use == "confirmation" for row in candidate)
+
+
+def _noise(beliefs: Sequence[Belief], before: float) -> dict[str, Noise]:
+    """Return what the order of the cases was believed to move when a verdict was given."""
+    found: dict[str, Noise] = {}
+    for belief in beliefs:
+        if (belief.subject, belief.claim) == ("harness:order", "noise") and belief.formed_at <= before:
+            value: Json = belief.value if isinstance(belief.value, dict) else {}
+            counts, moved = part(value, "cases"), part(value, "noise_sd")
+            known = {metric: (number(moved[metric]), counts.get(metric.partition(".")[0])) for metric in moved}
+            found = {
+                metric: Noise(sd=sd, n=n) for metric, (sd, n) in known.items() if sd is not None and isinstance(n, int)
+            }
+    return found
 
 
 def _ceilings(beliefs: Sequence[Belief], before: float) -> dict[str, float]:

@@ -10,14 +10,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from policies.buckets import ALPHA
-from policies.cases import Mean
-from policies.reachability import Finding, beyond_reach, reachability
+from policies.cases import Mean, Scale
+from policies.reachability import Finding, beats, beyond_reach, contradiction, reachability
 from policies.recipes import MAX_EPOCHS
 from policies.replay.records import Cycle, Known, RecordedCondition, ReplayedCondition, ReplayFinding
 from policies.replay.tracks import Track
 from policies.target import find_target
 from state.goal import Condition, Gate
-from state.records import Json, Severity
+from state.records import Json, Severity, SplitUse
 
 START_LOSS = math.log(2)
 """First loss of every preference run whose policy and reference coincide, nats."""
@@ -90,26 +90,45 @@ def _finding(
 
 def out_of_reach(cycle: Cycle) -> list[Finding]:
     """Return P1 and mode 4: conditions that no adapter can meet, of the cycle's gate or of the harness file's."""
-    asked = (*(cycle.gate.conditions if cycle.gate is not None else ()), *cycle.harness_gate)
+    asked = _asked(cycle)
     found: dict[tuple[str, str], Finding] = {}
     if not asked:
         return []
-    for finding in beyond_reach(_gate(asked), cycle.ceilings, _baseline(cycle, asked), cycle.budgets):
+    scales = cycle.cases.scales
+    for finding in beyond_reach(_gate(asked), cycle.ceilings, _baseline(cycle, asked), cycle.budgets, scales):
         found.setdefault((finding.mode, str(finding.value["metric"])), finding)
     # What the harness shows is known before any base is measured, so it is told first.
     return sorted(found.values(), key=lambda finding: finding.mode != "P1")
 
 
+def _asked(cycle: Cycle) -> tuple[Condition, ...]:
+    """Return what is asked of a cycle, by its own gate and by the harness file's."""
+    return (*(cycle.gate.conditions if cycle.gate is not None else ()), *cycle.harness_gate)
+
+
 def _out_of_reach(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
-    if cycle.instrument is not None:
-        yield from (_of_reach(finding) for finding in out_of_reach(cycle))
+    if cycle.instrument is None:
+        return
+    conditions = {f"gate:{condition.id}": condition for condition in _asked(cycle)}
+    for finding in out_of_reach(cycle):
+        yield _of_reach(_beaten(cycle, conditions[finding.subject], finding) or finding)
+
+
+def _beaten(cycle: Cycle, condition: Condition, finding: Finding) -> Finding | None:
+    """Return the contradiction where the cycle itself scored more than the ceiling that is said to forbid it."""
+    metric = str(finding.value["metric"])
+    scored, ceiling = cycle.figure("candidate", metric), cycle.ceilings.get(metric)
+    if finding.mode != "P1" or scored is None or ceiling is None or not beats(condition, scored.mean, ceiling):
+        return None
+    return contradiction(condition, metric, cycle.id, scored.mean, ceiling)
 
 
 def _of_reach(finding: Finding) -> ReplayFinding:
     return ReplayFinding(
         mode=finding.mode,
         severity=finding.severity,
-        known="before training",
+        # Only what was trained can contradict what was known before.
+        known="after evaluation" if finding.claim == "agrees_with_ceiling" else "before training",
         subject=finding.subject,
         claim=finding.claim,
         sentence=finding.sentence,
@@ -131,15 +150,30 @@ def _baseline(cycle: Cycle, conditions: tuple[Condition, ...]) -> dict[str, Mean
 
 
 def _too_coarse(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
-    """P5: what the gate asks is finer than its cases can tell, once a test is asked for instead of a bare number."""
+    """P5: what the gate asks is finer than its cases can tell, once a test is asked for instead of a bare number.
+
+    What a test of the record was seen to show was not too fine for it.
+    """
     if cycle.gate is None or cycle.instrument is None:
         return
-    known = [(c, [cycle.figure("base", metric) for metric in c.metrics]) for c in cycle.gate.conditions]
+    shown = {row.id for row in cycle.conditions if row.holds}
+    open_ = [c for c in cycle.gate.conditions if c.kind == "plain" or c.id not in shown]
+    known = [(c, [cycle.figure("base", metric) for metric in c.metrics]) for c in open_]
     few = [c for c, means in known if all(mean is None or mean.n <= MANY_CASES for mean in means)]
     if not few:
         return
     asked = tuple(condition.model_copy(update={"test": "auto"}) for condition in few)
-    found = _coarse(asked, tuple(_baseline(cycle, asked).items()), tuple(sorted(cycle.ceilings.items())))
+    baseline = _baseline(cycle, asked)
+    if cycle.cases.cells:
+        # By the cases themselves, at the level that the record's own gate has.
+        own = cycle.gate.model_copy(update={"conditions": asked, "meaningful_delta": None})
+        use: SplitUse = "confirmation" if cycle.is_confirmed else "selection"
+        level = cycle.alpha or (own.confirmation_alpha if cycle.is_confirmed else own.alpha / cycle.looks)
+        reached = reachability(own, cycle.ceilings, baseline, cases=cycle.cases, use=use, alpha=level)
+        found = tuple(finding for finding in reached if finding.mode == "P5")
+    else:
+        scales = tuple(sorted(cycle.cases.scales.items(), key=lambda each: each[0]))
+        found = _coarse(asked, tuple(baseline.items()), tuple(sorted(cycle.ceilings.items())), scales)
     ids = list(dict.fromkeys(finding.subject.removeprefix("gate:") for finding in found))
     if found:
         more = f" The same holds for {', '.join(ids[1:])}." if ids[1:] else ""
@@ -155,10 +189,13 @@ def _too_coarse(cycle: Cycle, _: Track) -> Iterator[ReplayFinding]:
 
 @lru_cache(maxsize=256)
 def _coarse(
-    conditions: tuple[Condition, ...], baseline: tuple[tuple[str, Mean], ...], ceilings: tuple[tuple[str, float], ...]
+    conditions: tuple[Condition, ...],
+    baseline: tuple[tuple[str, Mean], ...],
+    ceilings: tuple[tuple[str, float], ...],
+    scales: tuple[tuple[str, Scale], ...],
 ) -> tuple[Finding, ...]:
     """Return P5: judging a perfect candidate on made-up cases is dear, and many cycles share gate and base."""
-    found = reachability(_gate(conditions), dict(ceilings), dict(baseline))
+    found = reachability(_gate(conditions), dict(ceilings), dict(baseline), scales=dict(scales))
     return tuple(finding for finding in found if finding.mode == "P5")
 
 

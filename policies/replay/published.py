@@ -1,8 +1,9 @@
 """A published log of cycles and a harness file, read as a trajectory.
 
 One object per cycle: `id`, `track`, `instrument`, `recipe`, `data`, one object of figures per split, `base` with the
-same, `gate` with its conditions as they were applied, `bucket`, `train`. Decimals are means; whole numbers are counts
-of cases, where a metric goes above one somewhere in the log; `[passed, cases]` is a count with its own cases.
+same, `gate` with its conditions as they were applied, `bucket`, `train`. Decimals are means, of percent where a metric
+goes above one somewhere in the log; whole numbers are counts of cases, where a metric or what is asked of it goes above
+one, or its name counts (`parse_errors`); `[passed, cases]` is a count with its own cases.
 A condition says in its name what it measures: `composite_delta`, `stress_rows_kept_mean`, `best_of_unit_format_delta`;
 or by `metric` and `against` outright. What a log keeps beside the figures stays in `Cycle.notes`.
 """
@@ -15,7 +16,7 @@ from pydantic import ConfigDict, Field
 
 from policies import significance
 from policies.buckets import ALPHA, Prediction
-from policies.cases import CaseTable, Changes, Mean
+from policies.cases import CaseTable, Changes, Mean, Scale
 from policies.replay.records import Cycle, RecordedCondition, Trajectory
 from policies.target import find_target
 from state.goal import Against, Condition, Gate, Metric
@@ -26,6 +27,20 @@ PLAIN = "applied as recorded"
 
 ALIASES = {"tier_accuracy": "overall_correct", "rh": "rh_like"}
 """A condition's word for a figure that the log keeps under another name."""
+
+_COUNTING = frozenset(
+    {"correct", "count", "counts", "error", "errors", "failed", "failures", "parses", "passed", "wins"}
+)
+"""Words by which a figure's name says that it counts cases, though none of its numbers goes above one."""
+
+_PERCENT_WORDS = frozenset({"pct", "percent", "percentage"})
+
+_OTHER_UNITS = frozenset(
+    {"chars", "kl", "length", "loss", "minutes", "ms", "perplexity", "ppl", "rows", "seconds", "tokens", "words"}
+)
+"""Words by which a figure's name says that it is in a unit of its own."""
+
+_PERCENT = Scale(high=100.0)
 
 MAX_CASES = 100_000
 """A figure said to stand on more cases than this is left out: no evaluation is that large."""
@@ -142,11 +157,11 @@ def published_trajectory(entries: Sequence[PublishedCycle], harness: PublishedHa
         harness: What is known of the evaluator; None withholds its ceiling.
     """
     splits = _splits(entries)
-    counts = _count_fields(entries, splits)
+    fields = _fields(entries, splits)
     tracks = _tracks(entries, harness)
     cycles = []
     for entry in entries:
-        cycle = _cycle(entry, splits, counts)
+        cycle = _cycle(entry, splits, fields)
         cycles.append(cycle if harness is None or entry.track not in tracks else _measured_by(cycle, harness))
     return Trajectory(cycles=tuple(cycles))
 
@@ -166,19 +181,70 @@ def _figures(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _count_fields(entries: Iterable[PublishedCycle], splits: Sequence[str]) -> frozenset[str]:
-    """Return the fields that count cases: `[passed, cases]`, or whole numbers of which some are above one."""
+class _Fields(NamedTuple):
+    """How the figures of a log are to be read, by their names."""
+
+    counts: frozenset[str]
+    """Of cases."""
+    percents: frozenset[str]
+    """Means from 0 to 100."""
+
+    def scale(self, metric: str) -> Scale:
+        """Return the scale of a `split.metric`."""
+        return _PERCENT if metric.partition(".")[2] in self.percents else Scale()
+
+
+def _fields(entries: Sequence[PublishedCycle], splits: Sequence[str]) -> _Fields:
+    """Return which figures count cases and which are in percent.
+
+    Counts are `[passed, cases]`, or whole numbers all through that one above one, the gate or the name calls so.
+    """
     seen: dict[str, list[float]] = {}
-    counts = set()
+    counts: set[str] = set()
+    percents: set[str] = set()
+    beyond: set[str] = set()
     for entry in entries:
-        for _, ours, theirs in _sides(entry, splits):
-            for name, value in (*ours.items(), *theirs.items()):
-                if _is_pair(value):
-                    counts.add(name)
-                elif _is_number(value):
+        for _, *sides in _sides(entry, splits):
+            for figures in sides:
+                counts |= {name for name, value in figures.items() if _is_pair(value)}
+                numbers = {name: value for name, value in figures.items() if _is_number(value) and name != "n"}
+                for name, value in numbers.items():
                     seen.setdefault(name, []).append(value)
-    whole = {name for name, values in seen.items() if all(isinstance(v, int) for v in values) and max(values) > 1}
-    return frozenset(counts | whole) - {"n"}
+                n = figures.get("n")
+                # More cases than there are is no count of them.
+                beyond |= {name for name, value in numbers.items() if isinstance(n, int) and value > n}
+    asked, above_one = _asked_for(entries, splits)
+    for name, values in seen.items():
+        words = set(name.lower().split("_"))
+        is_counted = max(values) > 1 or name in above_one or not _COUNTING.isdisjoint(words)
+        is_whole = all(isinstance(value, int) for value in values)
+        if is_counted and is_whole and name not in beyond and _PERCENT_WORDS.isdisjoint(words):
+            counts.add(name)
+        is_percent = (name in asked and _OTHER_UNITS.isdisjoint(words)) or not _PERCENT_WORDS.isdisjoint(words)
+        if is_percent and name not in counts and 1 < max(values) <= _PERCENT.high:
+            percents.add(name)
+    return _Fields(frozenset(counts), frozenset(percents))
+
+
+def _asked_for(entries: Sequence[PublishedCycle], splits: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Return the figures that a gate asks for, and those of which it asks more than one and no more than all cases."""
+    found: set[str] = set()
+    above_one: set[str] = set()
+    for entry in entries:
+        figures = {
+            f"{split}.{name}": side.get("n")
+            for split, *sides in _sides(entry, splits)
+            for side in sides
+            for name in side
+        }
+        known = _Names(splits, frozenset(figures), _Fields(frozenset(), frozenset()))
+        for row in () if entry.gate is None else entry.gate.conditions:
+            metrics, _ = _asks(row, known) or ((), "value")
+            sizes = [figures.get(metric) for metric in metrics]
+            names = {metric.partition(".")[2] for metric in metrics}
+            found |= names
+            above_one |= names if all(isinstance(n, int) and 1 < row.threshold <= n for n in sizes) else set()
+    return found, above_one
 
 
 def _is_number(value: Any) -> bool:
@@ -209,18 +275,20 @@ def _measured_by(cycle: Cycle, harness: PublishedHarness) -> Cycle:
 _INSTRUMENTS: tuple[Instrument, ...] = ("sft", "dpo", "grpo")
 
 
-def _cycle(entry: PublishedCycle, splits: Sequence[str], counts: frozenset[str]) -> Cycle:
+def _cycle(entry: PublishedCycle, splits: Sequence[str], fields: _Fields) -> Cycle:
     candidate: dict[str, Mean] = {}
     base: dict[str, Mean] = {}
     for split, ours, theirs in _sides(entry, splits):
-        candidate |= _means(split, ours, counts)
-        base |= _means(split, theirs, counts)
-    known = _Names(splits, frozenset(candidate) | frozenset(base), counts)
+        candidate |= _means(split, ours, fields)
+        base |= _means(split, theirs, fields)
+    known = _Names(splits, frozenset(candidate) | frozenset(base), fields)
     recorded = entry.gate or PublishedGate()
     conditions = tuple(_condition(row, known) for row in recorded.conditions)
     asked = tuple(row.condition for row in conditions if row.condition is not None)
     cases = CaseTable(
-        means={"candidate": candidate, "parent": base, "base": base}, changes=_changes(base, candidate, counts)
+        means={"candidate": candidate, "parent": base, "base": base},
+        changes=_changes(base, candidate, fields.counts),
+        scales=dict.fromkeys(fields.percents, _PERCENT),
     )
     kind = entry.instrument.lower()
     return Cycle(
@@ -253,21 +321,21 @@ def _gate(asked: Sequence[Condition], cases: CaseTable) -> Gate:
     """Return a published gate; its log names no metric that matters, so the one that its parent lacked most does."""
     alone = ((c.id, Gate(conditions=(c,), alpha=ALPHA, max_confirmations=1)) for c in asked)
     targets = {name: find_target(gate, cases, use="selection") for name, gate in alone}
-    gaps = {name: target.gap for name, target in targets.items() if target is not None}
+    gaps = {name: target.gap / target.scale.width for name, target in targets.items() if target is not None}
     primary = max(gaps, key=lambda name: gaps[name], default=None)
     return Gate(conditions=tuple(asked), primary=primary, alpha=ALPHA, max_confirmations=1)
 
 
-def _means(split: str, figures: Json, counts: frozenset[str]) -> dict[str, Mean]:
-    """Return `split.metric` -> mean of every figure that is a share of cases."""
+def _means(split: str, figures: Json, fields: _Fields) -> dict[str, Mean]:
+    """Return `split.metric` -> mean of every figure that is a share of cases, or in percent."""
     n = figures.get("n")
     found = {}
     for name, value in figures.items():
         part, cases = value if _is_pair(value) else (value, n)
         if name == "n" or not _is_number(part) or not isinstance(cases, int) or not 0 < cases <= MAX_CASES:
             continue
-        mean = part / cases if name in counts else part
-        if 0 <= mean <= 1:
+        mean = part / cases if name in fields.counts else part
+        if fields.scale(f"{split}.{name}").holds(mean):
             found[f"{split}.{name}"] = Mean(mean=mean, n=cases)
     return found
 
@@ -294,7 +362,7 @@ class _Names(NamedTuple):
 
     splits: Sequence[str]
     metrics: frozenset[str]
-    counts: frozenset[str]
+    fields: _Fields
 
     def find(self, split: str, word: str) -> str | None:
         """Return the `split.metric` that a word means: by its name, by an alias, or as the only one it begins."""
@@ -306,9 +374,13 @@ class _Names(NamedTuple):
 
 
 def _condition(row: PublishedCondition, known: _Names) -> RecordedCondition:
+    asked = f"{re.split('[<>=]', row.name)[0]} {row.op} {row.threshold:g}"
+    factor = _factor(row, known)
+    value = None if row.value is None else row.value * factor
+    row = row.model_copy(update={"threshold": row.threshold * factor, "value": value})
     return RecordedCondition(
         id=row.name,
-        asked=f"{re.split('[<>=]', row.name)[0]} {row.op} {row.threshold:g}",
+        asked=asked,
         op=row.op,
         threshold=row.threshold,
         condition=_question(row, known),
@@ -317,10 +389,27 @@ def _condition(row: PublishedCondition, known: _Names) -> RecordedCondition:
     )
 
 
+def _factor(row: PublishedCondition, known: _Names) -> float:
+    """Return what a condition in percent of figures that are shares is multiplied with, or the other way round."""
+    found = _asks(row, known)
+    numbers = [abs(number) for number in (row.threshold, row.value) if number is not None]
+    if found is None or found[1] != "value" or any(m.partition(".")[2] in known.fields.counts for m in found[0]):
+        return 1.0
+    is_percent = known.fields.scale(found[0][0]) is _PERCENT
+    if is_percent:
+        return _PERCENT.high if 0 < max(numbers) <= 1 else 1.0
+    return 1 / _PERCENT.high if 1 < max(numbers) <= _PERCENT.high else 1.0
+
+
+def _asks(row: PublishedCondition, known: _Names) -> tuple[tuple[str, ...], Against] | None:
+    """Return the metrics of a condition and what they are compared with, as its keys or its name say."""
+    return ((row.metric,), row.against or "value") if row.metric is not None else _read_name(row.name, known)
+
+
 def _question(row: PublishedCondition, known: _Names) -> Condition | None:
     """Return what a published condition asks of the record's figures, or None where they cannot answer."""
     bounds = {">=": ("min",), "<=": ("max",), "==": ("max",) if row.threshold == 0 else ()}.get(row.op, ())
-    found = ((row.metric,), row.against or "value") if row.metric is not None else _read_name(row.name, known)
+    found = _asks(row, known)
     if not bounds or found is None:
         return None
     metrics, against = found
@@ -331,7 +420,7 @@ def _question(row: PublishedCondition, known: _Names) -> Condition | None:
             **spec,
             "id": row.name,
             "against": against,
-            "statistic": "count" if name in known.counts else "mean",
+            "statistic": "count" if name in known.fields.counts else "mean",
             bounds[0]: row.threshold,
             "test": "plain",
             "reason": PLAIN,

@@ -95,7 +95,7 @@ def _use(cycle: Cycle) -> SplitUse:
 def _condition(cycle: Cycle, recorded: RecordedCondition) -> ReplayedCondition:
     if recorded.condition is None or cycle.gate is None:
         return _as_recorded(recorded)
-    level = cycle.gate.confirmation_alpha if cycle.is_confirmed else cycle.gate.alpha
+    level = cycle.alpha or (cycle.gate.confirmation_alpha if cycle.is_confirmed else cycle.gate.alpha / cycle.looks)
     verdict = judge_condition(recorded.condition, cycle.cases, level, use=_use(cycle))
     if verdict.estimate is None and recorded.value is not None:
         return _as_recorded(recorded)
@@ -179,7 +179,7 @@ def _confirmation(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> GateVerdic
     """Return the gate's verdict where promotion may be told from it; every recorded condition counts."""
     if cycle.gate is None or not cycle.is_confirmed:
         return None
-    verdict = judge_gate(cycle.gate, cycle.cases, use="confirmation")
+    verdict = judge_gate(cycle.gate, cycle.cases, cycle.alpha, use="confirmation")
     if cycle.has_confirmation:
         return verdict
     held = sum(row.holds for row in gate)
@@ -339,10 +339,20 @@ def _fact(cycle: Cycle, instrument: Instrument, verdict: BucketVerdict, before: 
         recipe_hash=hash_json(ours),
         bucket=verdict.bucket,
         movement=verdict.movement,
-        control_moved=verdict.control_moved,
+        control_moved=_control_moved(cycle, verdict),
         is_capped=verdict.is_capped,
         had_power=verdict.had_power,
     )
+
+
+def _control_moved(cycle: Cycle, verdict: BucketVerdict) -> bool | None:
+    """Return whether training did anything: by the declared control, else by any other metric of the same outputs."""
+    if verdict.control_moved is not None:
+        return verdict.control_moved
+    moved = (
+        found.excludes(0.0) and abs(found.estimate or 0.0) > cycle.noise_floor for found in verdict.comparisons[1:]
+    )
+    return True if any(moved) else None
 
 
 def _settings(cycle: Cycle) -> Json:

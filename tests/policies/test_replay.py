@@ -389,8 +389,10 @@ def test_three_flat_runs_exhaust_a_class_only_below_a_measured_ceiling() -> None
 
 
 def test_three_runs_that_prove_nothing_end_a_campaign_whose_ceiling_is_known() -> None:
-    without_control = [{**entry, "control": None} for entry in FLAT]
-    assert replayed(without_control, OPEN).cycles[-1].next.rule == "runs.no_progress"
+    nothing_moved = [{**entry, "control": None, "s": {**entry["s"], "side": 0.2}} for entry in FLAT]
+    assert replayed(nothing_moved, OPEN).cycles[-1].next.rule == "runs.no_progress"
+    something_did = [{**entry, "control": None} for entry in FLAT]
+    assert replayed(something_did, OPEN).cycles[-1].next.rule == "class.next"
 
 
 def test_a_class_is_judged_by_its_own_runs() -> None:
@@ -626,7 +628,7 @@ SPOILT: dict[str, Json] = {
     "sound": {},
     "weak": {"s": {"n": 8, "ok": 0.5, "side": 1.0}, "base": {"s": {"n": 8, "ok": 0.5, "side": 0.0}}},
     "unmeasured": {"s": None},
-    "uncontrolled": {"control": None},
+    "uncontrolled": {"control": None, "s": {"n": 400, "ok": 0.5, "side": 0.2}},
 }
 """What is wrong with a run -> what it looks like; each but the first can prove nothing."""
 
@@ -677,3 +679,79 @@ def test_a_promoted_cycle_passes_its_own_gate(entry: Json) -> None:
 def test_the_fixture_speaks_of_the_published_figures() -> None:
     assert BASE["stress"] == stress(0.645, 0.2, 0.7)
     assert {entry["recipe"]["model"] for entry in LOG if "recipe" in entry} == {MODEL, "fused third run"}
+
+
+def base_and(
+    n: int, base: Json, run: Json, *conditions: tuple[str, str, float, float | None, bool | None], **more: Any
+) -> Json:
+    """Return one trained cycle on the stress split."""
+    entry = {"id": "a", "track": "T", "instrument": "sft", "recipe": {"iters": 100}, "regular": None}
+    return {**entry, "stress": {"n": n, **run}, "base": {"stress": {"n": n, **base}}, "gate": gate(*conditions), **more}
+
+
+@pytest.mark.parametrize(
+    ("base", "run", "asked", "bucket"),
+    [
+        ({"accuracy": 78.0}, {"accuracy": 62.0}, ("stress_accuracy", ">=", 85, 62.0, False), "D"),
+        ({"accuracy": 78.5}, {"accuracy": 96}, ("stress_accuracy", ">=", 85, 96, True), "A"),
+        ({"accuracy": 0.78}, {"accuracy": 0.62}, ("stress_accuracy", ">=", 85, 62.0, False), "D"),
+        ({"accuracy": 78.0}, {"accuracy": 62.0}, ("stress_accuracy", ">=", 0.85, 0.62, False), "D"),
+        ({"accuracy_pct": 78}, {"accuracy_pct": 62}, ("stress_accuracy_pct", ">=", 85, 62, False), "D"),
+        ({"error_pct": 2.5}, {"error_pct": 40.0}, ("stress_error_pct", "<=", 5, 40.0, False), "D"),
+        ({"accuracy": 78.0}, {"accuracy": 88.0}, ("stress_accuracy_delta", ">=", 5, 10.0, True), "A"),
+        ({"accuracy": 0.5}, {"accuracy": 0.6}, ("stress_accuracy", ">=", 0.85, 0.6, False), "B"),
+    ],
+)
+def test_figures_in_percent_are_judged_as_the_shares_that_they_are(
+    base: Json, run: Json, asked: tuple[str, str, float, float | None, bool | None], bucket: str
+) -> None:
+    row = one(replayed([base_and(400, base, run, asked)]), "a")
+    assert row.bucket == bucket, row.sentence
+    assert row.gate[0].agrees
+    assert finding(row, "P12") is None, "the gate's number and the figures are one"
+    assert finding(row, "P5", "on_scale") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "op", "threshold", "bucket", "value"),
+    [
+        ("overall_correct", 0, 1, ">=", 9, "U", 1.0),
+        ("solved", 0, 1, ">=", 9, "U", 1.0),
+        ("solved", 1, 0, ">=", 9, "U", 0.0),
+        ("overall_correct", 1, 11, ">=", 9, "A", 11.0),
+        ("parse_errors", 0, 1, "==", 0, "U", 1.0),
+        ("format_validity", 1.0, 0.0, ">=", 0.5, "D", 0.0),
+    ],
+)
+def test_whole_numbers_are_counts_where_the_gate_or_the_name_says_so(  # noqa: PLR0917 - columns of a table
+    name: str, before: float, after: float, op: str, threshold: float, bucket: str, value: float
+) -> None:
+    asked = (f"stress_{name}", op, threshold, float(after), bucket == "A")
+    row = one(replayed([base_and(12, {name: before}, {name: after}, asked)]), "a")
+    assert (row.bucket, row.gate[0].value) == (bucket, value), row.sentence
+
+
+def test_a_figure_of_another_unit_or_of_no_gate_is_no_percentage() -> None:
+    units = {"mean_tokens": 62.5, "latency": 3.5}
+    entry = base_and(40, units, units, ("stress_mean_tokens", "<=", 80, 62.5, True))
+    assert cycle(entry).cases.means["candidate"] == {}
+
+
+def test_a_score_above_the_ceiling_contradicts_it_and_nothing_is_said_of_what_training_can_meet() -> None:
+    harness = {**HARNESS, "gate": {"metric": "stress.preserved", "min": 0.85}, "measured": {"a": 0.92}}
+    asked = ("stress_preserved", ">=", 0.85, 0.92, True)
+    found = replayed([base_and(200, {"preserved": 0.2}, {"preserved": 0.92}, asked)], harness)
+    row = one(found, "a")
+    told = finding(row, "P1")
+    assert told is not None
+    assert (told.claim, told.severity, told.known) == ("agrees_with_ceiling", "hard_stop", "after evaluation")
+    assert told.sentence.startswith("a scored 0.92 on stress.preserved, better than the reference answers score")
+    assert (row.bucket, row.next.rule, found.saved.cycles, found.first_stop) == ("A", "hard_stop.P1", 0, None)
+    before = one(replayed([base_and(200, {"preserved": 0.6}, {"preserved": 0.2}, asked)], harness), "a")
+    base = finding(before, "P1")
+    assert base is not None
+    assert base.sentence.startswith("the base scored 0.6")
+    under = one(replayed([base_and(200, {"preserved": 0.1}, {"preserved": 0.2}, asked)], harness), "a")
+    stays = finding(under, "P1")
+    assert stays is not None
+    assert stays.claim == "below_ceiling"

@@ -155,6 +155,55 @@ def test_a_real_test_too_coarse_for_its_cases_is_a_finding() -> None:
     assert all(finding(row, "P5") is not None for row in rows)
 
 
+def test_a_condition_that_held_is_not_said_to_be_beyond_what_any_candidate_can_show() -> None:
+    """As 0/1 scores with the same mean, 40 cases would be too few for it."""
+    condition = {"id": "some_gain", "metric": "main.score", "against": "base", "min": 0.24}
+    gate = {"max_confirmations": 1, "conditions": [condition]}
+    play = ended(
+        goal=goal(gate=gate),
+        cases=40,
+        ceiling=0.92,
+        score=lambda weights, case: (0.9 if ":" in weights else 0.55) + 0.001 * (case % 3),
+    )
+    rows = judged_again(play).cycles
+    assert [row.bucket for row in rows] == ["A"]
+    assert all(row.agrees and finding(row, "P5") is None for row in rows)
+
+
+def test_an_opening_is_judged_again_at_the_level_that_it_was_judged_at() -> None:
+    play = ended(score=lambda w, case: (0.8 if ":" in w else 0.55) + 0.3 * ((case * 7919) % 101 / 50 - 1))
+    rows = exported(play)
+    [opened] = [row for row in rows if isinstance(row, Decision) and row.action == "promote"]
+    told = opened.verdict["gate"]
+    assert told["alpha"] == 0.025
+    strict = {**told, "alpha": 1e-9, "holds": False}
+    changed = [
+        row.model_copy(update={"verdict": {**row.verdict, "gate": strict}}) if row is opened else row for row in rows
+    ]
+    assert judged_again(play).cycles[0].bucket == "A"
+    again = replay(exported_trajectory(changed)).cycles[0]
+    assert (again.bucket, again.passed) == ("B", False), "of the ledger so little was left"
+
+
+def test_an_export_in_percent_and_with_order_noise_keeps_its_buckets() -> None:
+    percent: Any = goal(
+        track={"grader": "grade.py", "metrics": ["score", "control"], "ranges": {"score": [-1, 1], "control": [-1, 1]}},
+        gate={"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.5}]},
+    )
+    noise = {"noise_sd": {"main.score": 0.2}, "cases": {"main": 160}, "orders": 4, "differ": 0.1}
+    order = Belief(subject="harness:order", claim="noise", statement="measured", value=noise, tag="confirmed")
+    for told in (order, order.model_copy(update={"value": {"noise_sd": {"main.score": "x"}, "cases": 3}})):
+        play = Rehearsal(goal=percent, score=lambda w, case: (0.72 if ":" in w else 0.4) + 0.001 * (case % 3))
+        if told is order:
+            play.believe(told)
+        play.run()
+        rows = exported(play) if told is order else [*exported(play), told]
+        found = replay(exported_trajectory(rows)).cycles
+        assert [row.bucket for row in found] == [run.bucket for run in play.runs]
+        assert {row.bucket for row in found} == ({"U"} if told is order else {"A"}), "0.32 is less than twice 0.2"
+        assert all(row.agrees for row in found)
+
+
 worlds = st.fixed_dictionaries(
     {
         "gain": st.sampled_from([-0.004, 0.0, 0.0005, 0.002, 0.004]),
