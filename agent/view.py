@@ -14,7 +14,7 @@ from state.reading import open_reader
 from state.records import Action, Approval, Belief, Campaign, Decision, GoalVersion, Run
 from tools import numbers
 from tools.models.identity import weights_hash
-from tools.training.progress import newest_healthy_folder, sizes
+from tools.training.progress import is_sound, newest_healthy_folder, sizes
 
 
 def view_of(session: Session) -> View:
@@ -98,9 +98,10 @@ def _is_whole(session: Session, action: Action) -> bool:
 
 
 def _resumable(session: Session, actions: Iterable[Action]) -> dict[str, str]:
-    """Return the trainings that ended as planned and whose last step is saved: key -> name of the save."""
+    """Return the trainings that ended as planned and whose last step is saved as written: key -> name of the save."""
     ended = {a.key: f"{a.result['iters']:07d}" for a in actions if a.kind == "train" and _ended_as_planned(a)}
-    return {key: name for key, name in ended.items() if (session.paths.job(key).out / "saves" / name).is_dir()}
+    saves = {key: session.paths.job(key).out / "saves" / name for key, name in ended.items()}
+    return {key: save.name for key, save in saves.items() if is_sound(save, session.cache)}
 
 
 def _ended_as_planned(action: Action) -> bool:

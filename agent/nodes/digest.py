@@ -447,6 +447,7 @@ def _training(of: _Digest) -> None:
     result = of.result
     run = str(of.action.inputs.get("run") or "")
     verdict = str(result.get("verdict") or (result.get("exit") or {}).get("verdict") or "")
+    anew = str(result.get("begun_anew") or "")
     damaged = ", ".join(str(step) for step in result.get("damaged_saves") or ())
     of.believe(
         f"run:{run or of.action.key}",
@@ -455,9 +456,11 @@ def _training(of: _Digest) -> None:
         f"{float(result.get('tokens_per_s') or 0):,.0f} tokens/s; train loss {result.get('train_loss')}, "
         f"validation loss {result.get('val_loss')}"
         + (f"; stopped: {verdict}" if verdict else "")
+        + (f"; {anew}, so it began anew and did all of its steps" if anew else "")
         + (f"; its saves at step {damaged} were damaged, and the ones before were used" if damaged else "")
         + ".",
         {name: result.get(name) for name in _TRAINED},
+        severity="warning" if anew else "note",
     )
     if changed := list(result.get("changed_inputs") or ()):
         of.believe(
@@ -513,6 +516,7 @@ _TRAINED = (
     "wall_s",
     "verdict",
     "continued_from",
+    "begun_anew",
     "damaged_saves",
 )
 

@@ -195,7 +195,7 @@ def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> J
     # Its steps were timed as well as any: without them the next run is planned on an assumption that this one refuted.
     then = read_json(newest / "state.json") or {}
     return {
-        **{name: then[name] for name in ("padded_tokens", "steps_s", "trained_tokens") if name in then},
+        **{name: then[name] for name in _OF_SAVE if name in then},
         "damaged_saves": damaged_steps(saves, session.cache),
         "adapter": str(newest.relative_to(folder)),
         "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),
@@ -203,6 +203,10 @@ def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> J
         "verdict": verdict,
         **_seen_until(folder),
     }
+
+
+_OF_SAVE = ("padded_tokens", "steps_s", "trained_tokens", "continued_from", "begun_anew")
+"""What a save tells of its run."""
 
 
 def _seen_until(folder: Path) -> Json:

@@ -1,4 +1,4 @@
-"""In which form a run is judged, how often more the base is asked, and what is believed about both."""
+"""In which form a run is judged, how often more the base is asked, and what is believed of both and of its training."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,3 +96,20 @@ def test_beliefs_say_what_order_and_form_change() -> None:
     assert "changes 13% of the base's answers, over 4 orders; most in s.ok, by 0.011" in order
     assert (run, form) == ("run:R2", "other_form")
     assert other == "With the adapter fused into one model, 5% of 120 answers differ from those judged: s.ok -0.008."
+
+
+def test_a_run_that_was_to_go_on_and_began_anew_is_told_so_with_the_reason() -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def believe(*args: Any, severity: str = "note") -> None:
+        told.append((*args, severity))
+
+    trained = {"iters": 20, "continued_from": None, "begun_anew": "saves/0000010 is gone or damaged"}
+    for result in (trained, trained | {"continued_from": 10, "begun_anew": ""}):
+        of: Any = SimpleNamespace(result=result, action=SimpleNamespace(inputs={"run": "R2"}, key="k"), believe=believe)
+        digest._training(of)
+    (_, _, anew, value, loud), (_, _, went_on, after, quiet) = told
+    assert "; saves/0000010 is gone or damaged, so it began anew and did all of its steps." in anew
+    assert (value["continued_from"], value["begun_anew"], loud) == (None, trained["begun_anew"], "warning")
+    assert "anew" not in went_on
+    assert (after["continued_from"], after["begun_anew"], quiet) == (10, "", "note")

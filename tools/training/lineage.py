@@ -1,6 +1,6 @@
-"""Whether a run may continue from its parent's adapter, and what it is trained on; nothing is loaded."""
+"""Whether a run may go on from an adapter or a save, by which recipe, and what it is trained on; nothing is loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from state.hashing import HashCache, hash_file, hash_json
 from state.records import Json
 from tools.evaluation.harness import grader_hash
 from tools.models.identity import chat_template, read_object, weights_hash
-from tools.training.recipe import LoraParameters, Recipe
+from tools.training.recipe import LoraParameters, Recipe, validate_recipe
 
 
 def require_same_adapter(recipe: Recipe, parent_adapter: Path, model: Path) -> None:
@@ -53,6 +53,73 @@ def _shape(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
 
 def _said(value: Any) -> str:
     return "all" if value in (None, -1) else str(value)
+
+
+def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None) -> Recipe:
+    """Return the recipe that a job goes on with: the one that its newest save was made by, or what is asked.
+
+    What the job leaves open is as it was when it began: a default that changed since is for new jobs.
+
+    Args:
+        asked: Keys of the job.
+        instrument: What it learns from.
+        save: Its newest sound save; None where it has none.
+
+    Raises:
+        ConfigError: The recipe cannot be trained, or the save was made by another one.
+    """
+    recipe = validate_recipe(asked, instrument)
+    if save is None:
+        return recipe
+    begun = _recipe_of(save, instrument)
+    told = begun if isinstance(begun, str) else _conflicts(recipe.model_dump(exclude_unset=True), begun.model_dump())
+    if isinstance(begun, str) or told:
+        raise ConfigError(
+            f"The save at step {int(save.name)} was made by another recipe ({told}), so nothing can go on from it; "
+            "restore the job's own recipe, or remove the job's saves to begin the run anew.",
+            what="recipe",
+            where=str(save),
+        )
+    return begun
+
+
+def other_recipe(recipe: Recipe, instrument: str, save: Path) -> str:
+    """Return how a save of another run differs from a recipe that is to go on from it; empty where by length alone."""
+    theirs = _recipe_of(save, instrument)
+    if isinstance(theirs, str):
+        return f"{save} was made by another recipe ({theirs})"
+    ours, before = (each.model_dump(exclude=_NOT_LEARNED) for each in (recipe, theirs))
+    told = _conflicts(ours, before)
+    return f"{save} was made by another recipe ({told})" if told else ""
+
+
+_NOT_LEARNED = {
+    "iters", "lr_schedule", "steps_per_report", "steps_per_eval", "save_every", "val_batches", "clear_cache_threshold",
+}  # fmt: skip
+"""Keys of a recipe that may be another in a longer run, or change nothing that is learned."""
+
+
+def _recipe_of(save: Path, instrument: str) -> Recipe | str:
+    """Return the whole recipe that a save was made by, or why this version cannot read it."""
+    written = read_object(save / "adapter_config.json")
+    if not written:
+        return "its adapter_config.json cannot be read"
+    try:
+        return validate_recipe(written, instrument)
+    except ConfigError as error:
+        return error.sentence.rstrip(".")
+
+
+def _conflicts(asked: Mapping[str, Any], made_by: Mapping[str, Any], place: str = "") -> str:
+    """Return the keys that are asked for and that a save was made with otherwise, with both values."""
+    told = (
+        _conflicts(value, other, f"{place}{key}.")
+        if isinstance(value, Mapping) and isinstance(other := made_by.get(key), Mapping)
+        else f"{place}{key} {made_by.get(key)} -> {value}"
+        for key, value in asked.items()
+        if value != made_by.get(key)
+    )
+    return ", ".join(filter(None, told))
 
 
 def trained_on(inputs: Json, cache: HashCache) -> dict[str, str]:

@@ -8,6 +8,7 @@ bytes changed since is set aside as `saves/damaged-<step>/`, and the one before 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,9 @@ class Progress:
         is_looked_at: Whether the early look at generation was taken.
         environment: What bit-for-bit equality depends on.
         data: Hash of the training file; the cursor means nothing in another one.
+        probed: Hash of what `probe_loss` was measured on; empty where an older Vigil saved.
+        continued_from: Step of the other run's save that this one began with; None where it began at its own start.
+        begun_anew: Why it did not begin with another run's save, though it was to; empty where that is not so.
         notes: What the objective needs to go on.
     """
 
@@ -67,6 +71,9 @@ class Progress:
     is_looked_at: bool = False
     environment: Json = field(default_factory=dict)
     data: str = ""
+    probed: str = ""
+    continued_from: int | None = None
+    begun_anew: str = ""
     notes: Json = field(default_factory=dict)
 
     @classmethod
@@ -116,13 +123,18 @@ def is_damaged(folder: Path, cache: HashCache | None = None) -> bool:
     """Say whether a save is not what was written; one of an older Vigil, without hashes, cannot tell."""
     try:
         value = read_json(folder / "state.json") or {}
-        if not set(_SEAL) & value.keys():
+        if not is_sealed(folder):
             return False
         sealed = value.pop("seal", "")
         files = value.get("files", {}).items()
         return sealed != _hash(value) or any(hash_file(folder / name, cache) != digest for name, digest in files)
     except (ValueError, OSError, AttributeError):
         return True
+
+
+def is_sealed(folder: Path) -> bool:
+    """Say whether a save has hashes of its files; one of an older Vigil has none."""
+    return bool(set(_SEAL) & (read_json(folder / "state.json") or {}).keys())
 
 
 def set_damaged_aside(saves: Path) -> None:
@@ -159,29 +171,43 @@ def newest(saves: Path) -> tuple[Path, Progress] | None:
     return next(reversed(whole_saves(saves)), None)
 
 
-def take_over(source: Path, saves: Path) -> bool:
+def take_over(source: Path, saves: Path, refusal: Callable[[Path], str], config: Json) -> str:
     """Begin a folder of saves with one of another run's, to be gone on from as if it were its own.
+
+    What went on already goes on from its own newest sound save, and where none is sound any more from the other run's
+    again; each save says where the run began.
 
     Args:
         source: The other run's save.
-        saves: Folder of the saves; one that holds a whole save already is left as it is.
+        saves: Folder of the saves.
+        refusal: Returns why the other run's save is none of this run's recipe; empty where it is.
+        config: Of this run's adapter, its recipe in it.
 
     Returns:
-        Whether there is a save to go on from now; false where the other run's is gone, torn or damaged.
+        Why there is no save to go on from; empty where there is one.
     """
+    set_damaged_aside(saves)
     if newest(saves) is not None:
-        return True
+        return ""
     if not is_sound(source):
-        return False
+        return f"{source} is gone or damaged"
+    if why := refusal(source):
+        return why
     side = saves / f".{source.name}.tmp"
     shutil.rmtree(side, ignore_errors=True)
     shutil.copytree(source, side)
+    if not is_sound(side):
+        return f"{source} could not be copied whole"
+    progress = Progress.from_json(read_json(side / "state.json") or {})
+    progress.continued_from, progress.begun_anew = progress.step, ""
+    write_json(side / "adapter_config.json", config)
+    seal(side, progress)
     for path in side.iterdir():
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
     side.rename(saves / source.name)
     fsync_folder(saves)
-    return True
+    return ""
 
 
 def sizes(saves: Path) -> dict[str, int]:

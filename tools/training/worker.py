@@ -4,8 +4,8 @@ Input beside model, data and recipe: `instrument`, `sft` with `data.train` (`dat
 (`data.valid_pairs`), or `grpo` with `data.rollouts` and `grader` (see `instruments.py`); and `samples: {"prompts",
 "max_tokens", "every"}`, what to generate for at saved steps; or there `cases: {"name", "use", "file", "case_ids"}` in
 place of `prompts`, so that no text stands in the input. `continue_from`: a save of an earlier run, whose steps are not
-done again; gone or torn, the run begins anew and says so. `interim`: what is looked at while it trains (see
-`instruments.interim_of`).
+done again; where it is gone, damaged or of another recipe, the run begins anew and says so. `interim`: what is looked
+at while it trains (see `instruments.interim_of`).
 
 Exit status 0: trained. 3: usable but bad, with the last healthy weights as result: a loss was not finite (`diverged`),
 or the sampled generations had collapsed (`collapsed`). 75: a stop was asked for, everything is saved.
@@ -27,9 +27,9 @@ from tools.evaluation.cases import read_split
 from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
-from tools.training.lineage import require_same_adapter, trained_on
-from tools.training.progress import damaged_steps, newest_healthy_folder, take_over
-from tools.training.recipe import Recipe, validate_recipe
+from tools.training.lineage import begun_with, other_recipe, require_same_adapter, trained_on
+from tools.training.progress import damaged_steps, newest, newest_healthy_folder, set_damaged_aside, take_over
+from tools.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from tools.training.instruments import Built
@@ -121,17 +121,21 @@ def assemble(
 def _train(context: WorkerContext, resources: ExitStack) -> int:
     started = time.monotonic()
     inputs, out = context.input, context.folder.out
-    recipe = validate_recipe(inputs["recipe"], inputs["instrument"])
+    instrument, saves = str(inputs["instrument"]), out / "saves"
+    set_damaged_aside(saves)
+    own = newest(saves)
+    recipe = begun_with(inputs["recipe"], instrument, own[0] if own else None)
     cache = HashCache()
     # Of the first start: a resumed one has trained on what that found.
     began = out / "trained_on.json"
     if not began.exists():
         write_json(began, trained_on(inputs, cache))
     training, built, model, weights, data = assemble(context, resources, recipe)
-    source = Path(inputs["continue_from"]) if inputs.get("continue_from") else None
-    is_continued = source is not None and take_over(source, training.saves)
-    if source is not None and not is_continued:
-        context.emit({"step": 0, "note": f"{source} is gone or torn: the run begins anew"})
+    if source := inputs.get("continue_from"):
+        refusal = partial(other_recipe, recipe, instrument)
+        training.progress.begun_anew = take_over(Path(source), saves, refusal, recipe.adapter_config())
+    if why := training.progress.begun_anew:
+        context.emit({"step": 0, "note": f"{why}: the run begins anew"})
     outcome = training.run()
     if outcome.is_stopped:
         context.leave_stopped()
@@ -171,7 +175,8 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
             **built.facts,
             "rows_seen_share": min(1.0, progress.seen_rows / built.rows),
             "resumed_from": outcome.resumed_from,
-            "continued_from": int(source.name) if source is not None and is_continued else None,
+            "continued_from": progress.continued_from,
+            "begun_anew": progress.begun_anew,
             "damaged_saves": damaged_steps(training.saves),
             "changed_inputs": sorted(name for name in after if before.get(name) != after[name]),
             "verdict": verdict,

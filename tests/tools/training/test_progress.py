@@ -1,6 +1,7 @@
 """What a folder of saves tells without MLX: which is newest, which was healthy, which are kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tools.training.progress import (
     newest_healthy_folder,
     seal,
     set_damaged_aside,
+    take_over,
 )
 
 
@@ -117,3 +119,44 @@ def test_a_save_of_an_older_version_has_no_hashes_and_counts_where_it_is_whole(t
     assert not is_sound(folder)
     write_json(folder / "state.json", [])
     assert not is_sound(folder)
+
+
+def began(source: Path, saves: Path, why: str = "") -> tuple[str, int | None, int | None]:
+    """Return why nothing was gone on from, and the newest save's step and where its run began."""
+    told = take_over(source, saves, lambda _save: why, {"iters": 9})
+    found = newest(saves)
+    return told, found and found[1].step, found and found[1].continued_from
+
+
+def test_a_run_that_goes_on_from_another_is_told_from_its_saves_alone_whatever_became_of_the_other(
+    tmp_path: Path,
+) -> None:
+    source, saves = save(tmp_path / "other", 8), tmp_path / "saves"
+    saves.mkdir()
+    assert began(tmp_path / "gone", saves) == (f"{tmp_path / 'gone'} is gone or damaged", None, None)
+    assert began(source, saves, "of another recipe") == ("of another recipe", None, None)
+    assert list(saves.iterdir()) == []
+    assert began(source, saves) == ("", 8, 8)
+    assert json.loads((saves / "0000008" / "adapter_config.json").read_text()) == {"iters": 9}
+    assert is_sound(saves / "0000008")
+    later = save(saves, 12)
+    seal(later, Progress(step=12, continued_from=8))
+    shutil.move(source, tmp_path / "aside")
+    assert began(source, saves) == ("", 12, 8), "its own, though the other is gone"
+    (later / "optimizer.safetensors").write_bytes(b"?")
+    assert began(source, saves) == ("", 8, 8), "the newest sound one"
+    weights = saves / "0000008" / "adapters.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert began(source, saves) == (f"{source} is gone or damaged", None, None)
+    shutil.move(tmp_path / "aside", source)
+    assert began(source, saves) == ("", 8, 8), "back to the other run's, not to the beginning"
+    assert damaged_steps(saves) == [8, 12]
+
+
+def test_a_run_that_began_anew_never_says_that_it_went_on(tmp_path: Path) -> None:
+    source, saves = save(tmp_path / "other", 8), tmp_path / "saves"
+    seal(save(saves, 4), Progress(step=4, begun_anew="gone"))
+    assert began(source, saves) == ("", 4, None)
+    found = newest(saves)
+    assert found is not None
+    assert found[1].begun_anew == "gone"

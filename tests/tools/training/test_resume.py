@@ -79,7 +79,7 @@ def test_a_run_killed_by_sigkill_goes_on_from_its_last_save_and_gives_the_same_b
     assert adapter_bytes(job) == adapter_bytes(whole)
 
 
-def test_a_run_that_goes_on_from_another_one_s_last_save_gives_the_bytes_of_the_whole_and_begins_anew_without_it(
+def test_a_run_that_goes_on_from_another_one_s_save_gives_the_whole_and_says_from_where_it_really_began(
     tmp_path: Path, model: Path, train: Path, whole: Path
 ) -> None:
     short = training_job(tmp_path / "short", model, train, recipe=ACCUMULATED | {"iters": 8})
@@ -92,13 +92,22 @@ def test_a_run_that_goes_on_from_another_one_s_last_save_gives_the_bytes_of_the_
     step = {"job": str(killed), "signal": "SIGKILL", "at_step": 11}
     assert run("tests.tools.training.driver", json.dumps([step])).returncode == -signal.SIGKILL
     assert saved_steps(killed) == [8], "its own copy"
+    torn = killed / "out" / "saves" / "0000008" / "adapters.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1] + b"?")
+    assert drive({"job": killed}) == [0], "its own are damaged: back to the other run's, not to the beginning"
+    assert outcome(killed)["damaged_saves"] == [8]
     taken = (save / "adapters.safetensors").read_bytes()
     (save / "adapters.safetensors").write_bytes(taken[:-1])
-    assert drive({"job": killed}, {"job": anew}) == [0, 0]
+    step = {"job": str(anew), "signal": "SIGKILL", "at_step": 7}
+    assert run("tests.tools.training.driver", json.dumps([step])).returncode == -signal.SIGKILL
+    (save / "adapters.safetensors").write_bytes(taken)
+    assert drive({"job": anew}) == [0], "what began anew goes on with that, whatever is there again"
     assert adapter_bytes(longer) == adapter_bytes(killed) == adapter_bytes(anew) == adapter_bytes(whole)
     assert adapter_bytes(short) != adapter_bytes(whole)
     told = [(outcome(job)["continued_from"], outcome(job)["resumed_from"]) for job in (longer, killed, anew)]
-    assert told == [(8, 8), (8, 8), (None, 0)]
+    assert told == [(8, 8), (8, 8), (None, 4)]
+    assert [outcome(job)["begun_anew"] for job in (longer, killed)] == ["", ""]
+    assert outcome(anew)["begun_anew"] == f"{save} is gone or damaged"
     assert min(row["step"] for row in metrics(longer) if "train_loss" in row) == 9
     assert any("begins anew" in str(row.get("note")) for row in metrics(anew))
     same = ("trained_tokens", "padded_tokens", "rows_seen_share", "weights", "adapter_hash", "iters")

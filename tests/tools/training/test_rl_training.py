@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from state.hashing import hash_bytes
 from tests.tools.evaluation.worlds import make_adapter, make_model
 from tests.tools.training.jobs import adapter_bytes, drive, metrics, outcome, run, saved_steps, work
 from tests.tools.training.rl import CASES, GRADER, rolled, rollout_job
+from tools.training.progress import Progress, seal
 
 pytestmark = pytest.mark.mlx
 
@@ -122,7 +125,26 @@ def test_a_run_over_rollouts_that_goes_on_from_another_samples_and_gives_what_th
     assert rolled(short) + rolled(longer) == rolled(whole)
 
 
-def test_a_killed_run_goes_on_from_its_last_save_and_samples_the_lost_rollouts_again(
+def as_an_older_version_left_it(job: Path) -> None:
+    """Take from a job what today's version writes and earlier ones did not, and what they had by default."""
+    spec = json.loads((job / "job.json").read_text())
+    assert spec["input"]["recipe"].pop("truncation_penalty") == 0
+    (job / "job.json").write_text(json.dumps(spec))
+    [save] = (job / "out" / "saves").iterdir()
+    config = json.loads((save / "adapter_config.json").read_text())
+    assert config.pop("truncated") == "penalize", "before there was the key, what was cut was charged"
+    (save / "adapter_config.json").write_text(json.dumps(config))
+    seal(save, replace(Progress.from_json(json.loads((save / "state.json").read_text())), probe_loss=9.0, probed=""))
+    state = json.loads((save / "state.json").read_text())
+    for name in ("probed", "continued_from", "begun_anew"):
+        del state[name]
+    del state["seal"]
+    (save / "state.json").write_text(
+        json.dumps({**state, "seal": hash_bytes(json.dumps(state, sort_keys=True).encode())})
+    )
+
+
+def test_a_killed_run_goes_on_from_its_last_save_by_its_own_recipe_and_samples_the_lost_rollouts_again(
     tmp_path: Path, model: Path
 ) -> None:
     whole, killed = (rollout_job(tmp_path / name, model, {"save_every": 4}) for name in ("whole", "killed"))
@@ -133,7 +155,12 @@ def test_a_killed_run_goes_on_from_its_last_save_and_samples_the_lost_rollouts_a
     # As a kill in the middle of a line leaves it.
     with (killed / "out" / "rollouts.jsonl").open("a") as stream:
         stream.write('{"update": 6, "cas')
+    as_an_older_version_left_it(killed)
     assert drive({"job": killed}) == [0]
+    made_by = json.loads((killed / "out" / "adapter" / "run.json").read_text())["recipe"]
+    assert made_by["truncated"] == "penalize", "the default is another by now: what began goes on as it began"
+    [resumed] = [row for row in metrics(killed) if "resumed_from" in row]
+    assert resumed["warning"].endswith("on others than now: it is not compared"), "nor is it refused"
     assert adapter_bytes(killed) == adapter_bytes(whole)
     assert rolled(killed) == rolled(whole)
 

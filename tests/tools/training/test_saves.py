@@ -94,7 +94,7 @@ def test_the_newest_two_and_the_best_by_validation_stay(folder: Path, model: Pat
 
 def test_what_cannot_be_resumed_is_passed_over_or_refused_by_its_reason(folder: Path, model: Path, train: Path) -> None:
     recipe = {"iters": 9, "save_every": 3}
-    names = ("torn", "garbled", "emptied", "foreign", "moved", "other machine", "exchanged")
+    names = ("torn", "garbled", "emptied", "foreign", "moved", "other machine", "exchanged", "other recipe", "defaults")
     data = {name: folder / f"{name}.jsonl" for name in names}
     for path in data.values():
         shutil.copy(train, path)
@@ -111,6 +111,10 @@ def test_what_cannot_be_resumed_is_passed_over_or_refused_by_its_reason(folder: 
     state = json.loads((saves["other machine"] / "state.json").read_text())
     state["environment"]["cpu"] = "another"
     seal(saves["other machine"], Progress.from_json(state))
+    for name, key in (("other recipe", "learning_rate"), ("defaults", "weight_of_old")):
+        config = json.loads((saves[name] / "adapter_config.json").read_text())
+        write_json(saves[name] / "adapter_config.json", config | {key: 0.5})
+        seal(saves[name], Progress.from_json(json.loads((saves[name] / "state.json").read_text())))
     rng = np.random.default_rng(0)
     anew = {k: np.zeros_like(v) if k.endswith("b") else rng.normal(size=v.shape) for k, v in fresh.items()}
     save_file({k: v.astype(np.float32) for k, v in anew.items()}, saves["exchanged"] / "adapters.safetensors")
@@ -121,13 +125,22 @@ def test_what_cannot_be_resumed_is_passed_over_or_refused_by_its_reason(folder: 
             json.dumps({k: v for k, v in state.items() if k not in {"files", "seal"}})
         )
     codes = dict(zip(names, drive(*({"job": job} for job in jobs.values())), strict=True))
-    assert codes == dict.fromkeys(names, 0) | {"foreign": 2, "moved": 2, "exchanged": 2}
+    assert codes == dict.fromkeys(names, 0) | {
+        "foreign": 2,
+        "moved": 2,
+        "exchanged": 2,
+        "other recipe": 2,
+        "defaults": 2,
+    }
     assert [outcome(jobs[name])["resumed_from"] for name in ("torn", "garbled", "emptied")] == [6, 6, 6]
     assert [outcome(jobs[name])["damaged_saves"] for name in ("torn", "garbled", "emptied")] == [[7], [7], [7]]
     assert outcome(jobs["other machine"])["resumed_from"] == 7
     warned = [row["warning"] for row in metrics(jobs["other machine"]) if "warning" in row]
     assert warned == ["cpu changed since the save; bits may differ from an uninterrupted run"]
-    said = {name: outcome(jobs[name])["sentence"] for name in ("foreign", "moved", "exchanged")}
+    said = {name: outcome(jobs[name])["sentence"] for name in codes if codes[name]}
+    begun = "The save at step 7 was made by another recipe"
+    assert said["other recipe"].startswith(f"{begun} (learning_rate 0.5 -> 0.01), so nothing can go on from it;")
+    assert said["defaults"].startswith(f"{begun} (`recipe.weight_of_old` is no key of a recipe;")
     assert said["foreign"] == "The save 0000007 holds other parameters than this recipe trains."
     assert said["moved"].startswith("The training file changed since the save at step 7")
     assert "what was written is not what loads" in said["exchanged"]

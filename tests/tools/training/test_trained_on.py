@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from state.errors import ConfigError
+from state.files import write_json
 from state.hashing import HashCache
 from state.records import Json
 from tests.agent.folders import BASE, GRADER
-from tools.training.lineage import trained_on
+from tools.training.lineage import begun_with, other_recipe, trained_on
+from tools.training.recipe import validate_recipe
 
 
 @pytest.fixture
@@ -75,3 +78,52 @@ def test_each_part_that_changes_is_told(inputs: Json, change: Callable[[Json], N
 
 def test_without_rollouts_no_grader_is_part_of_it(inputs: Json) -> None:
     assert "grader" not in trained_on({**inputs, "grader": None}, HashCache())
+
+
+def made_by(folder: Path, instrument: str, recipe: Json, *gone: str) -> Path:
+    """Return a save that was made by a recipe, without keys that its version did not have."""
+    config = validate_recipe(recipe, instrument).adapter_config()
+    write_json(folder / "0000007" / "adapter_config.json", {k: v for k, v in config.items() if k not in gone})
+    return folder / "0000007"
+
+
+def test_what_a_job_left_open_is_as_it_was_when_it_began(tmp_path: Path) -> None:
+    asked = {"iters": 9, "batch_size": 2}
+    save = made_by(tmp_path / "a", "grpo", asked | {"beta": 0.3, "truncated": "penalize"}, "truncated")
+    assert begun_with(asked, "grpo", None).model_dump()["beta"] == 0.04
+    begun = begun_with(asked, "grpo", save).model_dump()
+    assert (begun["beta"], begun["truncated"], begun["iters"]) == (0.3, "penalize", 9)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"iters": 9, "learning_rate": 0.1}, "(learning_rate 0.0001 -> 0.1)"),
+        ({"iters": 8, "lora_parameters": {"rank": 2}}, "(iters 9 -> 8, lora_parameters.rank 8 -> 2)"),
+        ({"iters": 9, "lora_parameters": {"scale": 10.0}}, ""),
+        ({"iters": 9, "lr_schedule": {"name": "cosine_decay", "arguments": [0.1, 5]}}, "(lr_schedule None -> {'name':"),
+    ],
+)
+def test_a_save_of_another_recipe_is_refused_with_each_key_and_both_values(
+    tmp_path: Path, asked: Json, said: str
+) -> None:
+    save = made_by(tmp_path, "sft", {"iters": 9})
+    if not said:
+        assert begun_with(asked, "sft", save) == validate_recipe({"iters": 9})
+        return
+    with pytest.raises(ConfigError) as raised:
+        begun_with(asked, "sft", save)
+    assert raised.value.sentence.startswith(f"The save at step 7 was made by another recipe {said}")
+    write_json(save / "adapter_config.json", [])
+    with pytest.raises(ConfigError, match=r"its adapter_config\.json cannot be read"):
+        begun_with(asked, "sft", save)
+
+
+def test_a_longer_run_goes_on_from_a_save_that_differs_by_its_length_alone(tmp_path: Path) -> None:
+    schedule: Json = {"name": "cosine_decay", "arguments": [0.1, 5]}
+    save = made_by(tmp_path, "grpo", {"iters": 7, "lr_schedule": schedule, "save_every": 7})
+    longer = {"iters": 14, "lr_schedule": {"name": "cosine_decay", "arguments": [0.1, 9]}, "save_every": 5}
+    assert other_recipe(validate_recipe(longer, "grpo"), "grpo", save) == ""
+    other = validate_recipe(longer | {"beta": 0.5}, "grpo")
+    assert other_recipe(other, "grpo", save) == f"{save} was made by another recipe (beta 0.04 -> 0.5)"
+    assert "no key of a recipe" in other_recipe(validate_recipe({}), "sft", save)
