@@ -4,7 +4,8 @@
     .venv/bin/python runbooks/smollm2/run.py --form gpu --model FOLDER --out FOLDER [--limit-s 520] [sorting ...]
 
 The GPU form takes more cases, larger batches and bfloat16. After `--limit-s` seconds a campaign is asked to stop, saves
-and ends; the same command goes on, as after a crash, and a campaign that has its verdict is not run again. Below
+and ends; the same command goes on, as after a crash, and a campaign that has its verdict is not run again. However a
+campaign's agent ends, killed too, no job of it is left at work when this program goes on or ends. Below
 `--home` stand the campaigns; `--out` gets, for each, campaign.yaml, log.txt, report.txt, why.txt and steps.txt.
 
 Exit codes: 0 each campaign has a verdict; 1 the time was over first: call it again; 2 a file is missing; 4 one failed.
@@ -23,7 +24,10 @@ from typing import Any, TextIO
 
 from ruamel.yaml import YAML
 
+from state.errors import VigilError
 from state.files import write_atomic
+from state.paths import CampaignPaths, JobPaths
+from tools.jobs.local import LocalBackend
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -33,6 +37,7 @@ PROMOTED_OR_NOT = frozenset({0, 1, 3})
 """Exit codes of `vigil run` at a verdict."""
 _GRACE_S = 45.0
 """How long a stopped campaign may take to save and end before it is killed; the same command goes on then too."""
+_LOOK_S = 0.1
 _GPU: dict[str, Any] = {
     "model.dtype": "bfloat16",
     "evaluation.batch_size": 128,
@@ -102,6 +107,7 @@ class Campaign:
 
     def __init__(self, task: str, form: str, file: Path, home: Path) -> None:
         self.name = f"{task}_{form}"
+        self._jobs = CampaignPaths(home, self.name).jobs
         self._file = file
         self._environment = {**os.environ, "VIGIL_HOME": str(home), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
 
@@ -147,6 +153,21 @@ class Campaign:
             if agent.poll() is None:
                 os.killpg(agent.pid, signal.SIGKILL)
                 agent.wait()
+            self._stop_jobs(log)
+
+    def _stop_jobs(self, log: TextIO) -> None:
+        """Have what an agent left at work save and end: jobs outlive it, and the next campaign wants the machine."""
+        backend, folders = LocalBackend(), [spec.parent for spec in self._jobs.glob("*/job.json")]
+        left = [folder for folder in folders if not JobPaths(folder).exit.exists()]
+        for folder in left:
+            log.write(f"The job in {folder} outlived its agent and is stopped.\n")
+            try:
+                backend.stop(folder, by="person", reason="its agent is gone, and so is the time of this call")
+            except VigilError as error:
+                log.write(f"{error.sentence}\n")
+        ends = time.monotonic() + _GRACE_S
+        while time.monotonic() < ends and not all(JobPaths(folder).exit.exists() for folder in left):
+            time.sleep(_LOOK_S)
 
     def steps(self) -> str:
         """Return what each job took, as a table."""

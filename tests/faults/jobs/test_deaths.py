@@ -1,3 +1,5 @@
+import importlib.util
+import io
 import os
 import shutil
 import signal
@@ -312,3 +314,25 @@ def test_a_queued_job_whose_folder_is_deleted_leaves_the_queue(folder: Path, tmp
     shutil.rmtree(folder)
     until(lambda: not is_alive(waiting), "its supervisor leaves")
     assert not folder.exists()
+
+
+def test_the_runner_of_the_three_campaigns_leaves_no_job_of_an_agent_that_is_gone(folder: Path) -> None:
+    found = importlib.util.spec_from_file_location("smollm2_run", ROOT / "runbooks" / "smollm2" / "run.py")
+    assert found is not None
+    assert found.loader is not None
+    runner = importlib.util.module_from_spec(found)
+    found.loader.exec_module(runner)
+    home = folder.parent
+    job = home / "sorting_small" / "jobs" / "k1"
+    BACKEND.launch(job, spec(steps=100_000))
+    at_work, log = running_at(job, 1), io.StringIO()
+    # The agent ends at once: its file is not there.
+    with (home / "log.txt").open("w") as log_file:
+        campaign = runner.Campaign("sorting", "small", home / "none.yaml", home)
+        assert campaign.run(runner.Clock(None), log_file) == 2
+    assert not is_alive(at_work)
+    record = ended(job)
+    assert (record.state, record.by) == ("stopped", "person"), "the same command goes on with it"
+    assert f"{job} outlived its agent" in (home / "log.txt").read_text()
+    campaign._stop_jobs(log)
+    assert log.getvalue() == "", "what has ended is left alone"
