@@ -88,15 +88,19 @@ def _opened(path: Path) -> SqliteSaver:
         # A flipped bit in a row breaks no page, and one in the list of free pages only what is written: read and write
         # as the loop will.
         prune(saver)
-        for kept in saver.list(None):
-            if not kept.checkpoint.keys() >= {"id", "channel_values", "versions_seen"}:
-                raise sqlite3.DatabaseError("a checkpoint is not whole")  # noqa: TRY301 - as above
+        graph = build(_nothing, _nothing, _nothing, saver)
+        for kept in list(saver.list(None)):
+            graph.get_state(kept.config)
             for version in kept.checkpoint["channel_versions"].values():
                 saver.get_next_version(str(version), None)
     except BaseException:
         connection.close()
         raise
     return saver
+
+
+def _nothing(_state: GraphState) -> dict[str, Any]:
+    return {}
 
 
 def prune(saver: SqliteSaver) -> None:
