@@ -99,7 +99,7 @@ def _opened(path: Path) -> SqliteSaver:
     return saver
 
 
-def _nothing(_state: GraphState) -> dict[str, Any]:
+def _nothing(state: GraphState) -> dict[str, Any]:  # noqa: ARG001 - a node that is never visited
     return {}
 
 
