@@ -119,8 +119,7 @@ class _Reading(NamedTuple):
 
 def judge_run(evidence: RunEvidence) -> BucketVerdict:
     """Return the bucket of a run; every evidence gets exactly one."""
-    alpha = evidence.gate.alpha / evidence.looks
-    selection = judge_gate(evidence.gate, evidence.cases, alpha, use=evidence.use, ceilings=evidence.ceilings)
+    selection = judge_gate(evidence.gate, evidence.cases, evidence.gate.alpha / evidence.looks, use=evidence.use)
     target = find_target(
         evidence.gate,
         evidence.cases,

@@ -542,7 +542,7 @@ def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
 def _on_selection(view: View, run: Run, weights: str) -> GateVerdict:
     """Return what the selection cases say of the gate, at a level divided by the saves that were compared."""
     table, alpha = case_table(view, weights, run.parent_hash), view.goal.gate.alpha / looks_of(view, run)
-    return judge_gate(view.goal.gate, table, alpha, use="selection", ceilings=ceilings(view.beliefs, "selection"))
+    return judge_gate(view.goal.gate, table, alpha, use="selection")
 
 
 def _start_of(run: Run) -> str:
@@ -608,8 +608,7 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     selection = _on_selection(view, run, str(inputs["weights"]))
     confirmed = done(view, "confirm", **{**inputs, "use": "confirmation"})
     if confirmed is not None:
-        known = ceilings(view.beliefs, "confirmation")
-        verdict = judge_gate(view.goal.gate, table, use="confirmation", ceilings=known)
+        verdict = judge_gate(view.goal.gate, table, use="confirmation")
         judged = judge_run(evidence_of(view, run, table, verdict))
         standing = _promoted(view)
         if judged.bucket == "A" and (standing is None or standing.action_inputs["adapter"] != inputs["adapter"]):

@@ -292,14 +292,14 @@ class Bench:
             """The tokenizer, of an end that no answer has: both ways sample as many tokens."""
 
             eos_token_ids = frozenset({1 << 24})
-            detokenizer = self.tokenizer.detokenizer
+            detokenizer = property(lambda _: self.tokenizer.detokenizer)
 
         def ours(max_tokens: int, *, is_compiled: bool) -> float:
             batches.IS_COMPILED[mx.gpu] = is_compiled
             started = time.perf_counter()
             found = roll_out(
                 model,
-                Endless,
+                Endless(),
                 tasks,
                 group_size=options.group_size,
                 max_tokens=max_tokens,

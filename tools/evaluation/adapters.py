@@ -8,6 +8,7 @@ so whoever judges says which form it asks.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 Form = Literal["merged", "apart", "none"]
@@ -144,8 +145,16 @@ def _merged(part: Any, chance: str | None) -> Any:
         found = part.fuse()
     finally:
         base.weight = whole
-    found.weight = _rounded_at_random(found.weight, random_key(chance))
+    found.weight = _rounding()(found.weight, random_key(chance))
     return found
+
+
+@cache
+def _rounding() -> Any:
+    """Return `_rounded_at_random` in few operations: there are hundreds of weights."""
+    import mlx.core as mx
+
+    return mx.compile(_rounded_at_random)
 
 
 def _rounded_at_random(weight: Any, key: Any) -> Any:

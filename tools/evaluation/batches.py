@@ -5,7 +5,7 @@ Padding in the middle lets a shared beginning be read for one row and stand for 
 Whether tokens end an answer is looked at every few steps only: a GPU that is asked for each token waits for the host.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -33,6 +33,9 @@ _BATCH_SLOTS = {mx.cpu: 1 << 15, mx.gpu: 1 << 24}
 
 LOOK = {mx.cpu: 1, mx.gpu: 8}
 """Steps between two looks at what ended; on a CPU the wasted rows cost more than the wait."""
+
+AHEAD = {mx.cpu: 0, mx.gpu: 1}
+"""Looks that the steps run ahead of: a GPU computes the next ones while the host reads the latest."""
 
 DROP = {mx.cpu: 0.9, mx.gpu: 0.5}
 """Share of the rows still to be answered at which the others are dropped: a copy of what is kept, and new shapes."""
@@ -362,11 +365,14 @@ def draw(logits: mx.array, keys: mx.array, temperature: float) -> tuple[mx.array
     Returns:
         Tokens, their log-probabilities at that temperature (nats), and the keys of the next draw.
     """
-    # In float32: half precision would round the noise that chooses among unlikely tokens.
+    # In float32: half precision would round the sum of many small probabilities.
     scaled = logits.astype(mx.float32) / temperature
     both = mx.vmap(mx.random.split)(keys)
-    noise = mx.vmap(lambda key: mx.random.gumbel((logits.shape[-1],), key=key))(both[:, 1])
-    tokens = mx.argmax(scaled + noise, axis=-1)
+    chance = mx.vmap(lambda key: mx.random.uniform(shape=(1,), key=key))(both[:, 1])
+    # One number for each row, where noise on each logit would be one for each word of the vocabulary.
+    below = mx.cumsum(mx.softmax(scaled, axis=-1), axis=-1)
+    passed = (below <= chance * below[:, -1:]).sum(axis=-1)
+    tokens = mx.minimum(passed, logits.shape[-1] - 1).astype(mx.uint32)
     chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
     return tokens, chosen - mx.logsumexp(scaled, axis=-1), both[:, 0]
 
@@ -464,22 +470,26 @@ class Decoder:
         self._keys = [] if asked.keys is None else [asked.keys[mx.array(places)]]
         # Rows that only fill up are done before they begin; what they say is left in a row of their own.
         self._rows = np.minimum(np.arange(len(places)), n)
-        self._is_done = self._rows == n
+        self._is_done = np.arange(n + 1) == n
         self._said = np.zeros((n + 1, max_tokens), dtype=np.int32)
         self._logps = np.zeros((n + 1, max_tokens if self._keys else 0), dtype=np.float32)
 
     def answers(self) -> Iterator[Answer]:
         """Yield answers as they are seen to be finished."""
-        done = 0
+        device = mx.default_device().type
+        unseen: deque[tuple[NDArray[np.int64], list[list[mx.array]], int]] = deque()
+        taken = 0
         while not self._is_done.all():
-            taken = []
-            for _ in range(min(LOOK[mx.default_device().type], self._max_tokens - done)):
-                if self._should_stop():
-                    return
-                taken.append(self._next())
-                mx.async_eval(taken[-1])  # type: ignore[no-untyped-call]  # MLX says none
-            yield from self._seen(taken, done)
-            done += len(taken)
+            while taken < self._max_tokens and len(unseen) <= AHEAD[device]:
+                block = []
+                for _ in range(min(LOOK[device], self._max_tokens - taken)):
+                    if self._should_stop():
+                        return
+                    block.append(self._next())
+                    mx.async_eval(block[-1])  # type: ignore[no-untyped-call]  # MLX says none
+                unseen.append((self._rows, block, taken))
+                taken += len(block)
+            yield from self._seen(*unseen.popleft())
             self._drop()
 
     def _size(self, n: int) -> int:
@@ -495,30 +505,37 @@ class Decoder:
         self._tokens = found[0]
         return found
 
-    def _seen(self, taken: list[list[mx.array]], done: int) -> Iterator[Answer]:
-        """Yield the rows that the latest steps finished."""
+    def _seen(self, rows: NDArray[np.int64], taken: list[list[mx.array]], done: int) -> Iterator[Answer]:
+        """Yield the rows that some steps finished.
+
+        Args:
+            rows: As the batch held them when the steps were taken.
+            taken: What they gave.
+            done: Steps before them.
+        """
         block: NDArray[np.int64] = np.array(mx.stack([tokens for tokens, *_ in taken], axis=1))
         span = slice(done, done + len(taken))
-        self._said[self._rows, span] = block
+        self._said[rows, span] = block
         if self._keys:
-            self._logps[self._rows, span] = np.array(mx.stack([logps for _, logps in taken], axis=1))
+            self._logps[rows, span] = np.array(mx.stack([logps for _, logps in taken], axis=1))
         is_end: NDArray[np.bool_] = np.isin(block, self._ends)
         has_ended = np.logical_or.reduce(is_end, axis=1)
         is_last = done + len(taken) == self._max_tokens
         lengths = np.where(has_ended, done + is_end.argmax(axis=1) + 1, self._max_tokens)
-        for place in np.flatnonzero(~self._is_done & (has_ended | is_last)):
-            row, length = int(self._rows[place]), int(lengths[place])
-            self._is_done[place] = True
+        for place in np.flatnonzero(~self._is_done[rows] & (has_ended | is_last)):
+            row, length = int(rows[place]), int(lengths[place])
+            self._is_done[row] = True
             said = self._said[row, :length].tolist()
             yield Answer(row, said, bool(has_ended[place]), self._logps[row, :length].copy())
 
     def _drop(self) -> None:
         """Drop rows that are done, where enough of them are."""
-        rows, alive = len(self._rows), np.flatnonzero(~self._is_done)
+        is_done = self._is_done[self._rows]
+        rows, alive = len(self._rows), np.flatnonzero(~is_done)
         if not len(alive) or (wanted := self._size(len(alive))) > rows * DROP[mx.default_device().type]:
             return
-        kept = np.concatenate([alive, np.flatnonzero(self._is_done)[: wanted - len(alive)]])
-        self._rows, self._is_done = self._rows[kept], self._is_done[kept]
+        kept = np.concatenate([alive, np.flatnonzero(is_done)[: wanted - len(alive)]])
+        self._rows = self._rows[kept]
         places = mx.array(kept)
         self._tokens = self._tokens[places]
         self._keys = [keys[places] for keys in self._keys]

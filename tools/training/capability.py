@@ -151,6 +151,7 @@ def _steps(instrument: str, base: Path, data: Json, out: Path, done: Json) -> No
     grader = str(Path(data["train"]).with_name("grade.py"))
     inputs = {
         "instrument": instrument,
+        "model": str(base),
         "data": data,
         "dtype": "float32",
         "system": None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from tools.evaluation import batches, generation
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
         given = list(reversed(prompts)) if way.get("reversed") else prompts
         batches.IS_COMPILED[mx.cpu] = bool(way.get("as_compiled"))
         batches.LOOK[mx.cpu], batches.DROP[mx.cpu] = way.get("look", 1), way.get("drop", 0.9)
+        batches.AHEAD[mx.cpu] = way.get("ahead", 0)
         without = way.get("without", "")
         changed: Any = batches, generation
         changed[0].can_batch = _never if without else can_batch
@@ -61,7 +63,23 @@ def main(argv: list[str]) -> None:
             found = one_by_one(model, tokenizer, given, decoding)
         outputs[json.dumps(way)] = {output.name: asdict(output) for output in found}
         read[json.dumps(way)] = n_tokens[0]
-    print(json.dumps({"outputs": outputs, "read": read}))
+    print(json.dumps({"outputs": outputs, "read": read, "drawn": drawn(20_000) if spec.get("draws") else None}))
+
+
+def drawn(n: int) -> dict[str, Any]:
+    """Return how often each of five tokens was drawn in n rows, and what each draw says of its own chance."""
+    chances = mx.array([0.5, 0.0, 0.3, 0.15, 0.05])
+    logits = mx.broadcast_to(mx.log(chances) * 0.7, (n, 5))
+    keys = mx.stack([mx.random.key(place) for place in range(n)])
+    tokens, logps, after = batches.draw(logits, keys, 0.7)
+    told = {str(int(token)): float(logp) for token, logp in zip(np.array(tokens), np.array(logps), strict=True)}
+    again = batches.draw(logits[:7], keys[:7], 0.7)[0]
+    return {
+        "counts": [int((tokens == token).sum()) for token in range(5)],
+        "logps": told,
+        "is_alone_the_same": bool((again == tokens[:7]).all()),
+        "is_next_another": bool((after != keys).any(axis=1).all()),
+    }
 
 
 def _never(*_asked: Any) -> int:

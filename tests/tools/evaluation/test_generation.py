@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,11 @@ pytestmark = pytest.mark.mlx
 
 
 def asked(
-    model: Path, *ways: dict[str, Any], adapter: Path | None = None, prompts: dict[str, str] = PROMPTS
+    model: Path,
+    *ways: dict[str, Any],
+    adapter: Path | None = None,
+    prompts: dict[str, str] = PROMPTS,
+    draws: bool = False,
 ) -> dict[str, dict[str, Any]]:
     spec = {
         "model": str(model),
@@ -24,6 +29,7 @@ def asked(
         "prompts": prompts,
         "max_tokens": MAX_TOKENS,
         "ways": ways,
+        "draws": draws,
     }
     argv = [sys.executable, "-m", "tests.tools.evaluation.decode_all", json.dumps(spec)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ | WORKER_ENV)
@@ -53,8 +59,8 @@ WAYS: list[dict[str, Any]] = [
     {"batch_size": 5, "order": 7},
     {"batch_size": 16, "is_small": True},
     # As on a GPU: looked at every few steps, half of the rows dropped at once, the step a function of arrays alone.
-    {"batch_size": 16, "look": 8, "drop": 0.5},
-    {"batch_size": 7, "look": 5, "as_compiled": True},
+    {"batch_size": 16, "look": 8, "drop": 0.5, "ahead": 1},
+    {"batch_size": 7, "look": 5, "as_compiled": True, "ahead": 2},
     {"batch_size": 7, "without": "batches"},
 ]
 
@@ -146,6 +152,18 @@ def test_sampled_outputs_depend_on_seed_and_case_alone(model: Path) -> None:
 
 def said(outputs: dict[str, dict[str, Any]]) -> dict[str, tuple[list[int], str]]:
     return {name: (output["tokens"], output["finish_reason"]) for name, output in outputs.items()}
+
+
+def test_tokens_are_drawn_as_often_as_their_chances_say_whoever_else_is_in_the_batch(model: Path) -> None:
+    told = asked(model, draws=True)["drawn"]
+    chances = [0.5, 0.0, 0.3, 0.15, 0.05]
+    for chance, count in zip(chances, told["counts"], strict=True):
+        assert abs(count - 20_000 * chance) <= 4 * (20_000 * chance * (1 - chance)) ** 0.5
+    assert told["logps"] == pytest.approx(
+        {str(n): math.log(chance) for n, chance in enumerate(chances) if chance}, abs=1e-4
+    )
+    assert told["is_alone_the_same"]
+    assert told["is_next_another"]
 
 
 def test_an_adapter_changes_outputs_and_batches_still_agree(model: Path, tmp_path: Path) -> None:
