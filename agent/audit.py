@@ -12,7 +12,7 @@ from state.hashing import canonical_json
 from tools.probes.audit.project import Audited, Settings, discover, look
 from tools.probes.audit.rows import BOUNDS, WHOLE
 from tools.probes.audit.settings import AuditFile
-from tools.probes.catalogue import AUDITED
+from tools.probes.catalogue import AUDITED, MODES
 
 _RUNBOOK = "runbooks/audit.md"
 
@@ -102,11 +102,11 @@ def as_json(found: Audited, path: str) -> dict[str, Any]:
         "findings": [
             {
                 "id": row.mode,
-                "domain": row.domain,
+                "domain": MODES[row.mode].domain,
                 "severity": row.severity,
                 "subject": row.subject,
-                "claim": row.claim,
-                "evidence": row.evidence,
+                "claim": row.sentence,
+                "evidence": {"check": row.claim, **row.value},
                 "fix": row.fix,
                 "runbook": row.runbook,
             }
@@ -134,8 +134,8 @@ def print_table(found: Audited, path: str) -> None:
         table.add_column("what was seen, and what to do", overflow="fold")
         for row in rows:
             words, style = _SEVERITIES[row.severity]
-            said = Text(f"{_place(row.subject, row.evidence)}\n", style="bold")
-            said.append(f"{row.claim}\n", style="not bold").append(row.fix, style="not bold italic")
+            said = Text(f"{_place(row.subject, row.value)}\n", style="bold")
+            said.append(f"{row.sentence}\n", style="not bold").append(row.fix, style="not bold italic")
             table.add_row(Text(f"{words}\n{row.mode}", style=style), said)
         console.print(table)
     stops = sum(row.severity == "hard_stop" for row in rows)

@@ -15,7 +15,7 @@ from typing import Any
 from agent.campaign import LoadedCampaign
 from agent.mistakes import nearest
 from policies.cases import scales_of
-from policies.reachability import least_cases
+from policies.checks import least_cases
 from policies.target import aims
 from state.errors import ConfigError
 from state.goal import Goal

@@ -217,12 +217,12 @@ def _refuse_leakage(loaded: LoadedCampaign, name: str, cases: Sequence[Json]) ->
         place = ".".join(map(str, loc[1:]))
         sets[place] = [(f"{place}:{case['id']}", user_prompt(case)) for case in iter_split(path)]
     for found in check_leakage(sets):
-        if found.severity == "hard_stop" and _PROMPTS in found.detail["sets"]:
+        if found.severity == "hard_stop" and _PROMPTS in found.value["sets"]:
             raise ConfigError(
                 f"{found.sentence.removesuffix('.')}; pairs are built from training prompts alone, so remove these "
                 f"rows from data.{name}.",
                 what=f"data.{name}",
-                value=found.detail["pairs"],
+                value=found.value["pairs"],
                 where=str(loaded.path),
                 runbook="runbooks/hard_stops.md",
             )

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 from state.errors import ConfigError
 from state.files import write_json
+from state.records import Finding
 from tools.probes.audit.project import Audited
-from tools.probes.audit.report import Finding
-from tools.probes.catalogue import CATALOGUE
+from tools.probes.catalogue import CATALOGUE, MODES
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {"hard_stop": "error", "warning": "warning", "note": "note"}
@@ -58,18 +58,22 @@ def _result(finding: Finding, rule: int) -> dict[str, Any]:
         "ruleId": finding.mode,
         "ruleIndex": rule,
         "level": _LEVELS[finding.severity],
-        "message": {"text": f"{finding.claim} {finding.fix}"},
+        "message": {"text": f"{finding.sentence} {finding.fix}"},
         "locations": [_location(finding)],
-        "partialFingerprints": {"vigil/v1": f"{finding.mode}:{finding.subject}:{finding.evidence.get('check', '')}"},
-        "properties": {"subject": finding.subject, "domain": finding.domain, "evidence": finding.evidence},
+        "partialFingerprints": {"vigil/v1": f"{finding.mode}:{finding.subject}:{finding.claim}"},
+        "properties": {
+            "subject": finding.subject,
+            "domain": MODES[finding.mode].domain,
+            "evidence": {"check": finding.claim, **finding.value},
+        },
     }
 
 
 def _location(finding: Finding) -> dict[str, Any]:
     place: dict[str, Any] = {"logicalLocations": [{"fullyQualifiedName": finding.subject}]}
-    file = finding.evidence.get("file")
+    file = finding.value.get("file")
     if file:
-        line = finding.evidence.get("line")
+        line = finding.value.get("line")
         place["physicalLocation"] = {
             "artifactLocation": {"uri": quote(str(file)), "uriBaseId": _ROOT},
             "region": {"startLine": line if isinstance(line, int) and line > 0 else 1},

@@ -26,6 +26,10 @@ FULL_SHARE = 0.5
 """A full fine-tuning's rate over an adapter's at USUAL_SHAPE, whose scale multiplies it by ten already: 5e-5 at
 REFERENCE_PARAMETERS, where the adapter's effective rate is about ten times the usual one of all weights."""
 
+MAX_EPOCHS = 8.0
+"""Passes over the data that a recipe of ours makes at most; adapters without dropout were seen to collapse from about
+there, and the lab's run of 16 did (mode 1)."""
+
 SAFE_SHARE = 0.9
 """Share of a harmful dose that a run may reach: nearer than this says nothing new."""
 

@@ -6,9 +6,9 @@ The judgement behind beliefs on `gate:*` and `model:base`; Knowing records what 
 from collections.abc import Iterable, Mapping
 
 from policies.cases import CaseTable, Mean, scales_of
-from policies.reachability import Finding, reachability
+from policies.checks import reachability
 from state.goal import Condition, Goal
-from state.records import Belief, Evidence, Measurement, Side, SplitUse, runbook_of
+from state.records import Belief, Evidence, Finding, Measurement, Side, SplitUse, runbook_of
 
 
 def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
@@ -127,7 +127,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
             premises=premises,
             mode=mode,
             evidence=(
-                Evidence(kind="record", ref="policies.reachability", summary=f"Threshold held against the {checked}."),
+                Evidence(kind="record", ref="policies.checks", summary=f"Threshold held against the {checked}."),
             ),
         )
         for condition in goal.gate.conditions
@@ -166,9 +166,7 @@ def _belief(finding: Finding, premises: tuple[str, ...]) -> Belief:
         severity=finding.severity,
         premises=premises,
         mode=finding.mode,
-        evidence=(
-            Evidence(kind="record", ref="policies.reachability", summary=finding.sentence, detail=finding.value),
-        ),
+        evidence=(Evidence(kind="record", ref="policies.checks", summary=finding.sentence, detail=finding.value),),
         fix=finding.fix,
         runbook=runbook_of(finding.mode),
     )

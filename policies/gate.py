@@ -3,7 +3,7 @@
 Each condition is its own one-sided test at the full level: the gate asks for all of them, so nothing is divided between
 conditions; `any_of` divides the level by the number of its metrics. How often confirmation may be opened is divided out
 by the caller (`Gate.confirmation_alpha`). A condition by `test: plain` is decided by the bare number and labelled.
-Whether a gate can be met at all is `policies/reachability.py`.
+Whether a gate can be met at all is `policies/checks.py`.
 """
 
 import math

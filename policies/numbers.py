@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from policies.dose import USUAL_SHAPE
+from policies.dose import MAX_EPOCHS, USUAL_SHAPE
 from state.records import Json
 
 Suggest = Callable[[Mapping[str, Json], Sequence[tuple[Json, float]], int, int], list[Json]]
@@ -23,8 +23,8 @@ LEAST_TOLD = 6
 ASKED = 4
 """Proposals asked for at once; some may have been run, or be too much."""
 
-LEAST_PASSES, MOST_PASSES = 0.5, 8.0
-"""Passes over the data that are searched; the lab's run of 16 collapsed."""
+LEAST_PASSES = 0.5
+"""Passes over the data from which on it is searched, up to MAX_EPOCHS."""
 
 _LR_FACTOR = 10.0
 _RANKS = (4, 8, 16, 32)
@@ -54,7 +54,7 @@ def space_of(told: Sequence[Json], rows: int | None, batch_size: int, fixed: Map
     iters = [int(each["iters"]) for each in told]
     least, most = min(iters) / 2, max(iters) * 2.0
     if rows:
-        least, most = LEAST_PASSES * rows / batch_size, MOST_PASSES * rows / batch_size
+        least, most = LEAST_PASSES * rows / batch_size, MAX_EPOCHS * rows / batch_size
     rates = [float(each["learning_rate"]) for each in told]
     # The first run's rate fits the model's size, so it lies in the middle.
     usual = rates[0]

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from policies.buckets import UNREADABLE, BucketVerdict, Movement
-from policies.dose import USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose, usual_lr
+from policies.dose import MAX_EPOCHS, USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose, usual_lr
 from policies.numbers import ASKED, LEAST_TOLD, Suggest, numbers_of, space_of, with_numbers
 from policies.target import Target
 from state.goal import Goal
@@ -67,9 +67,6 @@ over 240 rows; below a hundred updates a rate that is not too high teaches a tin
 
 MOST_UPDATES = 100
 """Updates of a first run of rollouts, each as dear as many steps of the other classes."""
-
-MAX_EPOCHS = 8.0
-"""The lab's run of 16 passes collapsed (mode 1)."""
 
 OVERFIT_RISE = 1.1
 """Final over best validation loss from which a run counts as overfit."""

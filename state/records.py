@@ -164,6 +164,35 @@ class Action(Record):
     finished_at: float | None = None
 
 
+class Finding(Record):
+    """Something that is wrong, as a check of rows, a gate, a folder or a recorded run says it."""
+
+    mode: str
+    """Row of the failure catalogue; empty: a remark outside it."""
+    severity: Severity
+    """What it does to whoever wants to spend on this."""
+    subject: str = ""
+    """`family:name`, such as `config:lora.yaml`; empty where only the caller knows what the rows are."""
+    claim: str
+    """Short stable name of what was refuted."""
+    sentence: str
+    """What was seen, in English with numbers; no text of a single row."""
+    value: Json = Field(default_factory=dict)
+    """Machine-readable figures; text of rows only under `EXAMPLES`; `file` and `line` where known."""
+    fix: str = ""
+    """What to do."""
+
+    @property
+    def runbook(self) -> str:
+        """Where to read on."""
+        return runbook_of(self.mode)
+
+
+EXAMPLES = "examples"
+"""Key of a finding's `value` under which pieces of the rows' own text stand; whoever must not show case text leaves it
+out."""
+
+
 class Guard(Record):
     """A stop condition as data: chosen by a policy, evaluated mechanically by the supervisor."""
 

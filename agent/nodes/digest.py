@@ -241,7 +241,7 @@ def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
         " ".join(finding.sentence for finding in paid)
         or f"{asked} pays for a bad output what it pays for the gold, unpunished "
         f"({row['cases']} cases, {len(row['scores'])} kinds of bad outputs).",
-        {finding.detail.get("metric", finding.claim): finding.detail for finding in found},
+        {finding.value.get("metric", finding.claim): finding.value for finding in found},
         stands_on=("code", "grader", f"split:{where}", "paid"),
         holds=not paid,
         severity="hard_stop" if is_reward else "warning",
@@ -425,7 +425,7 @@ def _density(of: _Digest, rows: list[Measurement]) -> None:
     for split in sorted({row.split for row in rows}):
         cases = [row.metrics for row in rows if row.split == split]
         values = {name: [case.get(name) for case in cases] for name in sorted({n for case in cases for n in case})}
-        findings = {str(finding.detail["metric"]): finding for finding in check_all_or_nothing(values)}
+        findings = {str(finding.value["metric"]): finding for finding in check_all_or_nothing(values)}
         found = {metric: finding for metric, finding in findings.items() if f"{split}.{metric}" in asked}
         warned = [finding for finding in found.values() if finding.severity == "warning"]
         of.believe(
@@ -433,7 +433,7 @@ def _density(of: _Digest, rows: list[Measurement]) -> None:
             "shows_progress",
             " ".join(finding.sentence for finding in warned)
             or f"Each metric that the gate asks of {split} shows progress, or has a denser one beside it.",
-            {metric: finding.detail for metric, finding in found.items()},
+            {metric: finding.value for metric, finding in found.items()},
             stands_on=(*_GRADES, f"split:{split}.*", "model:base"),
             holds=not warned,
             severity="warning",

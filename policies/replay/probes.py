@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from policies.buckets import ALPHA
 from policies.cases import Mean, Scale
-from policies.reachability import Finding, beats, beyond_reach, contradiction, reachability
-from policies.recipes import MAX_EPOCHS
+from policies.checks import beats, beyond_reach, contradiction, reachability
+from policies.dose import MAX_EPOCHS
 from policies.replay.records import Cycle, Known, RecordedCondition, ReplayedCondition, ReplayFinding
 from policies.replay.tracks import Track
 from policies.target import find_target
 from state.goal import Condition, Gate
-from state.records import Json, Severity, SplitUse
+from state.records import Finding, Json, Severity, SplitUse
 
 START_LOSS = math.log(2)
 """First loss of every preference run whose policy and reference coincide, nats."""

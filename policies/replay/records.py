@@ -4,7 +4,7 @@
 the record itself shows; `verdicts.py` judges. Not covered: files behind the record, which no replay has.
 """
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from policies.buckets import Prediction
 from policies.cases import CaseTable, Mean
 from policies.gate import Decided
 from state.goal import Condition, Gate, Search
-from state.records import Bucket, Instrument, Json, Record, Severity
+from state.records import Bucket, Finding, Instrument, Json, Record
 
 Known = Literal["before training", "before evaluation", "after evaluation"]
 """The earliest moment at which a finding could have been made; only the first saves a cycle."""
@@ -107,18 +107,10 @@ class Trajectory(Record):
     halt: Halt | None = None
 
 
-class ReplayFinding(Record):
+class ReplayFinding(Finding):
     """Something that the record shows and that bears on a cycle."""
 
-    mode: str
-    """Failure mode, `1` to `15` or `P1` to `P12`; empty: a remark outside the catalogue."""
-    severity: Severity
     known: Known
-    subject: str
-    claim: str
-    sentence: str
-    fix: str = ""
-    value: dict[str, Any] = Field(default_factory=dict)
     others: tuple[str, ...] = ()
     """Other conditions that it holds for; the sentence ends with their names and a full stop."""
 

@@ -7,7 +7,7 @@ taken further: what a probe asks costs the new cycles, not all of them.
 from typing import NamedTuple
 
 from policies.cases import Mean
-from policies.reachability import is_one_measurement
+from policies.checks import is_one_measurement
 from policies.replay.records import Cycle
 
 

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.buckets import RunEvidence, judge_run
-from policies.dose import Harm, dose, usual_lr
+from policies.dose import MAX_EPOCHS, Harm, dose, usual_lr
 from policies.recipes import (
-    MAX_EPOCHS,
     RecipeProposal,
     Tried,
     axis_of,

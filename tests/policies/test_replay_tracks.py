@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.cases import CaseTable, Mean
-from policies.reachability import is_one_measurement
+from policies.checks import is_one_measurement
 from policies.replay.records import Cycle, Trajectory
 from policies.replay.tracks import Pairs, Track
 from policies.replay.verdicts import replay

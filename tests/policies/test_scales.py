@@ -6,12 +6,13 @@ import pytest
 
 from policies.buckets import BucketVerdict, RunEvidence, judge_run
 from policies.cases import CaseTable, Mean, Noise, Scale, scales_of
+from policies.checks import beyond_reach, least_cases, reachability
 from policies.exhaustion import could_tell
 from policies.gate import judge_condition, judge_gate
-from policies.reachability import Finding, beyond_reach, least_cases, reachability
 from policies.recipes import first_recipe
 from policies.target import find_target
 from state.goal import Condition, Gate
+from state.records import Finding
 from tests.policies.lab import ones, table
 from tests.policies.test_recipes import goal
 

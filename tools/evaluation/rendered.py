@@ -69,7 +69,8 @@ class Source(NamedTuple):
 def source_of(inputs: Json, path: str) -> Source:
     """Return a data file of a job as its input has it; where case text must not be written, no tokens are kept."""
     cache = inputs.get("row_cache") if inputs.get("privacy") != "redact" else None
-    return Source(Path(path), inputs.get("system"), Path(inputs["model"]), Path(cache) if cache else None)
+    kept = (Path(inputs["model"]), Path(cache)) if cache else ()
+    return Source(Path(path), inputs.get("system"), *kept)
 
 
 def rendered_rows(source: Source, tokenizer: Any) -> Iterator[Numbered]:

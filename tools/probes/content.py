@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from state.errors import ConfigError
-from state.records import Evidence, Fingerprint, Json, Severity
+from state.records import EXAMPLES, Evidence, Finding, Fingerprint, Json, Severity
 from tools.probes.contract import RUNNING, Observation, Probe, ProbeContext
 from tools.probes.files import data_files, file_print, split_paths
-from tools.probes.rows.finding import EXAMPLES, RowFinding
 from tools.tracks.formats import DataRow, iter_data, iter_split, user_prompt
 from tools.tracks.pairs import iter_pairs
 
@@ -34,7 +33,7 @@ def _pair_rows(context: ProbeContext) -> Iterator[tuple[str, str, str]]:
         yield str(pair.messages[-1].get("content") or ""), pair.chosen, pair.rejected
 
 
-def _leakage(context: ProbeContext) -> list[RowFinding]:
+def _leakage(context: ProbeContext) -> list[Finding]:
     from tools.probes.rows.leakage import check_leakage
 
     # A prompt may be demonstrated and rolled out: that is one use, training.
@@ -70,19 +69,19 @@ def _case_texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
         yield f"{name}:{case['id']}", user_prompt(case)
 
 
-def _gold_policy(context: ProbeContext) -> list[RowFinding]:
+def _gold_policy(context: ProbeContext) -> list[Finding]:
     from tools.probes.rows.gold_policy import check_gold_policy
 
     return check_gold_policy(_conversations(context))
 
 
-def _glitches(context: ProbeContext) -> list[RowFinding]:
+def _glitches(context: ProbeContext) -> list[Finding]:
     from tools.probes.rows.pairs import check_glitches
 
     return check_glitches(answer for _, answer in _conversations(context))
 
 
-def _pairs(context: ProbeContext) -> list[RowFinding]:
+def _pairs(context: ProbeContext) -> list[Finding]:
     from tools.probes.rows.pairs import check_pairs
 
     return check_pairs(_pair_rows(context))
@@ -108,7 +107,7 @@ _RANK: tuple[Severity, ...] = ("note", "warning", "hard_stop")
 
 
 def _observer(
-    look: Callable[[ProbeContext], list[RowFinding]], subject: str, claim: str, holding: str, mode: str
+    look: Callable[[ProbeContext], list[Finding]], subject: str, claim: str, holding: str, mode: str
 ) -> Callable[[ProbeContext], tuple[Observation, ...]]:
     """Return what observes one check as one claim, whatever the number of its findings.
 
@@ -148,10 +147,10 @@ def _observer(
     return observe
 
 
-def _detail(context: ProbeContext, finding: RowFinding) -> Json:
+def _detail(context: ProbeContext, finding: Finding) -> Json:
     """Return a finding's figures; where case text is private, without the examples."""
     is_private = context.goal.privacy == "redact"
-    return {name: value for name, value in finding.detail.items() if not (is_private and name == EXAMPLES)}
+    return {name: value for name, value in finding.value.items() if not (is_private and name == EXAMPLES)}
 
 
 def _probe(  # noqa: PLR0917 - a row of the table
@@ -159,7 +158,7 @@ def _probe(  # noqa: PLR0917 - a row of the table
     cost_s: float,
     refuted_by: str,
     stands_on: Callable[[ProbeContext], tuple[Fingerprint, ...]],
-    look: Callable[[ProbeContext], list[RowFinding]],
+    look: Callable[[ProbeContext], list[Finding]],
     subject: str,
     claim: str,
     holding: str,

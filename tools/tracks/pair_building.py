@@ -19,8 +19,7 @@ from typing import Any, Literal, get_args
 
 from state.errors import ConfigError, HardStop, VigilError
 from state.files import read_jsonl, write_atomic
-from state.records import Json
-from tools.probes.rows.finding import RowFinding
+from state.records import Finding, Json
 from tools.probes.rows.pairs import check_pairs
 from tools.tracks.formats import case_messages, iter_data, iter_split, user_prompt
 
@@ -42,7 +41,7 @@ class Built:
 
     pairs: list[Json]
     left_out: dict[str, int] = field(default_factory=dict)
-    findings: list[RowFinding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def training_cases(path: Path) -> Iterator[Json]:

@@ -144,7 +144,7 @@ class Sampler:
         parent, now = _signals(self._parent), _signals(found)
         pairs = zip(self._parent, found, strict=True)
         collapse = is_collapsed(now, parent, self._gold, self._sound(step))
-        self.collapse = collapse.detail if collapse else None
+        self.collapse = collapse.value if collapse else None
         return {
             "step": step,
             **_named(now),
@@ -152,7 +152,7 @@ class Sampler:
             "sample_distinct_drop": parent[_DISTINCT] - now[_DISTINCT],
             "sample_moved": sum(then["text"] != row["text"] for then, row in pairs) / len(found),
             "sample_collapsed": float(collapse is not None),
-            **({"collapse": collapse.sentence, "collapse_figures": collapse.detail} if collapse else {}),
+            **({"collapse": collapse.sentence, "collapse_figures": collapse.value} if collapse else {}),
         }
 
     def _sound(self, step: int) -> dict[str, float] | None:

@@ -44,11 +44,11 @@ def test_a_fused_model_that_is_its_base_again_answers_as_its_base(made: Path, tm
     folder = copied(made, tmp_path / "p")
     shutil.copy(folder / "base" / "model.safetensors", folder / "fused" / "model.safetensors")
     found = only(look(folder, folder / "base"), "2")
-    assert (found.severity, found.subject, found.evidence["check"]) == ("hard_stop", "model:fused", "fuse_answers")
-    assert found.evidence["kl_fused"] == pytest.approx(found.evidence["kl_base"], rel=1e-6)
-    assert found.evidence["positions"] > 100
-    assert "does not answer as base with the adapter adapters" in found.claim
-    assert "matrices compared, cosine 0.00" in found.claim
+    assert (found.severity, found.subject, found.claim) == ("hard_stop", "model:fused", "fuse_answers")
+    assert found.value["kl_fused"] == pytest.approx(found.value["kl_base"], rel=1e-6)
+    assert found.value["positions"] > 100
+    assert "does not answer as base with the adapter adapters" in found.sentence
+    assert "matrices compared, cosine 0.00" in found.sentence
 
 
 def test_an_adapter_that_hardly_speaks_is_judged_by_its_matrices(made: Path, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_adapter_that_hardly_speaks_is_judged_by_its_matrices(made: Path, tmp
         shutil.rmtree(folder / name)
     adapter(folder / "adapters", 0.0005)
     fuse(folder)
-    assert only(look(folder, folder / "base"), "2").evidence["check"] == "fuse"
+    assert only(look(folder, folder / "base"), "2").claim == "fuse"
     change(folder / "adapters" / "adapter_config.json", lora_parameters={"rank": 4, "scale": 0.0, "dropout": 0.0})
     assert "too little to tell what became of it" in why_not(look(folder, folder / "base"), "2")
 

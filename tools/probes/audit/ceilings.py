@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from policies.checks import beyond_reach
+from state.goal import Condition, Gate
 from state.records import Json
 from tools.probes.audit.discovery import Project
-from tools.probes.audit.evaluations import Stated
+from tools.probes.audit.evaluations import SCORE, Stated
 from tools.probes.audit.reading import UnreadableError, read_head, read_value, shown
 from tools.probes.audit.report import Report
 from tools.probes.audit.settings import Evaluation
@@ -87,7 +89,8 @@ def check_ceilings(budgets: Sequence[Budget], report: Report) -> None:
         right = one.whole_at(one.max_tokens) if one.graded is None else one.graded
         ceiling = right / one.n if one.score == "whole" else one.ceiling_at(one.max_tokens)
         best = max(ceiling, (one.begun or 0) / one.n)
-        if one.wanted is not None and best < one.wanted - _EPSILON:
+        asked = None if one.wanted is None else Gate(conditions=(Condition(metric=SCORE, min=one.wanted),))
+        if asked is not None and beyond_reach(asked, {SCORE: best}, {}):
             _refuse(one, right, ceiling, report)
         elif one.whole_at(one.max_tokens) < one.n:
             _cut(one, report)

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from state.records import Severity
+from state.records import EXAMPLES, Finding, Severity
 from tools.models.headers import NOT_FETCHED
 from tools.probes.audit.configs import TrainingConfig
 from tools.probes.audit.discovery import Project
 from tools.probes.audit.evaluations import Stated
 from tools.probes.audit.report import Report
 from tools.probes.audit.rows import WHOLE, Bounds, DataFile, Features, Row, answer_text, text_of
-from tools.probes.rows.finding import EXAMPLES, RowFinding
 
 SPLITS = ("train", "valid", "test")
 _FORMS = (
@@ -172,10 +171,10 @@ def _check_conversations(project: Project, train: DataFile, one: DataSet, report
     add_row_findings(report, check_glitches(answer for _, answer in one.conversations), name)
 
 
-def add_row_findings(report: Report, found: Iterable[RowFinding], name: str) -> None:
+def add_row_findings(report: Report, found: Iterable[Finding], name: str) -> None:
     """Record what was found in a file's rows, without the rows' text."""
     for row in found:
-        detail = {key: value for key, value in row.detail.items() if key != EXAMPLES}
+        detail = {key: value for key, value in row.value.items() if key != EXAMPLES}
         report.add(
             row.mode, f"data:{name}", row.sentence, row.severity, row.fix, check=row.claim, file=name, detail=detail
         )
@@ -209,8 +208,8 @@ def check_sets(project: Project, sets: Sequence[DataSet], stated: Sequence[State
         add_row_findings(report, found, "evaluations")
 
 
-def _is_of_test_alone(found: RowFinding) -> bool:
-    sets = set(found.detail.get("sets", ()))
+def _is_of_test_alone(found: Finding) -> bool:
+    sets = set(found.value.get("sets", ()))
     return "test" in sets and not sets & {"train", "valid"}
 
 

@@ -1,11 +1,15 @@
 """Evaluations as vigil-audit.yaml states them: are their files there (8), is there room (4), can n cases tell (P5)?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from policies.cases import Mean
+from policies.checks import beyond_cases, beyond_reach
+from policies.significance import sign_p
+from state.goal import Condition, Gate
 from state.records import Json
 from tools.probes.audit.configs import Loc
 from tools.probes.audit.discovery import Project
@@ -188,7 +192,7 @@ def check_outputs(stated: Sequence[Stated], report: Report) -> None:
         report.look("1")
         found = is_collapsed(collapse_signals(texts), collapse_signals(answers))
         if found is not None:
-            reasons = "; ".join(found.detail["reasons"])
+            reasons = "; ".join(found.value["reasons"])
             report.add(
                 "1",
                 one.subject,
@@ -197,8 +201,8 @@ def check_outputs(stated: Sequence[Stated], report: Report) -> None:
                 "hard_stop",
                 found.fix,
                 check="collapsed",
-                outputs=found.detail["now"],
-                references=found.detail["parent"],
+                outputs=found.value["now"],
+                references=found.value["parent"],
                 **one.where("outputs"),
             )
 
@@ -220,50 +224,57 @@ def check_gates(stated: Sequence[Stated], report: Report) -> None:
         gate, n = one.evaluation.gate, len(one.golds)
         if gate is None:
             continue
+        has_room = True
         if gate.gain is not None and gate.base is not None:
             report.look("4")
-            _check_room(one, gate.base, gate.gain, report)
+            has_room = _has_room(one, gate.base, gate.gain, report)
         if n and (gate.min is not None or gate.gain is not None):
             report.look("P5")
-            _check_ruler(one, n, report)
+            _check_ruler(one, n, report, has_room=has_room)
 
 
-def _check_room(one: Stated, base: float, gain: float, report: Report) -> None:
-    room = 1 - base
-    if gain <= room + _EPSILON:
-        return
-    report.add(
-        "4",
-        one.subject,
-        f"The gate of {one.evaluation.name} asks for a gain of {gain:.4g} over a base of {base:.4g}; the room to 1 is "
-        f"{room:.4g}.",
-        "hard_stop",
-        f"Ask for at most {room:.4g}, or for a value.",
-        check="room",
-        base=base,
-        gain=gain,
-        room=round(room, 6),
-        **one.where("gate"),
-    )
+SCORE = "cases.score"
+"""What an evaluation's score is called where the campaign's own checks judge its gate."""
 
 
-def _check_ruler(one: Stated, n: int, report: Report) -> None:
+def _has_room(one: Stated, base: float, gain: float, report: Report) -> bool:
+    asked = Gate(conditions=(Condition(metric=SCORE, min=gain, against="base"),))
+    beyond = beyond_reach(asked, {}, {SCORE: Mean(mean=base, n=max(1, len(one.golds)))})
+    for found in beyond:
+        room = found.value["room"]
+        report.add(
+            found.mode,
+            one.subject,
+            f"The gate of {one.evaluation.name} asks for a gain of {gain:.4g} over a base of {base:.4g}; the room to 1 "
+            f"is {room:.4g}.",
+            found.severity,
+            f"Ask for at most {room:.4g}, or for a value.",
+            check="room",
+            base=base,
+            gain=gain,
+            room=round(room, 6),
+            **one.where("gate"),
+        )
+    return not beyond
+
+
+def _check_ruler(one: Stated, n: int, report: Report, *, has_room: bool) -> None:
     """Say what n cases cannot tell: a perfect score from one below the gate, or a gain from luck."""
     gate, name = one.evaluation.gate, one.evaluation.name
     if gate is None or one.evaluation.score == "share":
         return
+    start = {SCORE: Mean(mean=gate.base or 0.0, n=n)}
     if gate.min is not None:
-        # The exact (Clopper-Pearson) lower bound of n of n.
-        low = _ALPHA ** (1 / n)
-        if low < gate.min <= 1 - _EPSILON:
-            needed = math.ceil(math.log(_ALPHA) / math.log(gate.min))
+        for found in beyond_cases(Gate(conditions=(Condition(metric=SCORE, min=gate.min),)), start, _ALPHA):
+            low, needed = found.value["bound"], found.value["cases_needed"]
+            more = f"Evaluate on {needed:,} cases or more, or ask" if needed else "Ask"
             report.add(
-                "P5",
+                found.mode,
                 one.subject,
                 f"{n} cases cannot show {gate.min:.4g} for {name}: even {n} of {n} right is compatible with a true "
                 f"score of {low:.3f}.",
                 "warning",
-                f"Evaluate on {needed:,} cases or more, or ask for {low:.2f} at most.",
+                f"{more} for {low:.2f} at most.",
                 check="ruler",
                 cases=n,
                 gate=gate.min,
@@ -271,28 +282,30 @@ def _check_ruler(one: Stated, n: int, report: Report) -> None:
                 cases_needed=needed,
                 **one.where("gate"),
             )
-    if gate.gain is not None:
-        _check_gain(one, n, gate.gain, report)
+    if gate.gain is not None and has_room:
+        _check_gain(one, n, gate.gain, start, report)
 
 
-def _check_gain(one: Stated, n: int, gain: float, report: Report) -> None:
+def _check_gain(one: Stated, n: int, gain: float, start: Mapping[str, Mean], report: Report) -> None:
+    """Say that a gain of just what is asked would be luck, or that not even a perfect score shows it."""
+    asked = Gate(conditions=(Condition(metric=SCORE, min=gain, against="base"),))
     won = max(1, math.ceil(gain * n - _EPSILON))
-    # The exact sign test of wins alone.
-    p = 0.5**won
-    if gain * n >= 1 - _EPSILON and p <= _ALPHA:
+    p = sign_p(won, 0)
+    if not beyond_cases(asked, start, _ALPHA) and p <= _ALPHA:
         return
-    least = next(count for count in range(1, 64) if 0.5**count <= _ALPHA)
+    least = next(count for count in range(1, 64) if sign_p(count, 0) <= _ALPHA)
+    needed = math.ceil(least / gain)
     report.add(
         "P5",
         one.subject,
         f"A gain of {gain:.4g} on the {n} cases of {one.evaluation.name} is {gain * n:.3g} cases; won without a loss, "
         f"{won} are luck with p = {p:.2g}.",
         "warning",
-        f"Ask for {least / n:.3g} at least, evaluate on {math.ceil(least / gain):,} cases, or use a denser score.",
+        f"Ask for {least / n:.3g} at least, evaluate on {needed:,} cases, or use a denser score.",
         check="gain",
         cases=n,
         gain=gain,
         p=round(p, 4),
-        cases_needed=math.ceil(least / gain),
+        cases_needed=needed,
         **one.where("gate"),
     )

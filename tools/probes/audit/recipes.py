@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from policies.dose import MAX_EPOCHS
 from tools.probes.audit.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig
 from tools.probes.audit.data import DataSet
 from tools.probes.audit.reading import is_there, shown
@@ -24,8 +25,6 @@ _DEFAULT_ITERS = 1000
 MAX_SEQ_LENGTH = 2048
 """mlx-lm's own, where a configuration says nothing."""
 
-MOST_EPOCHS = 8.0
-"""Passes over the data from which adapters without dropout were seen to collapse; twice as many did."""
 _NEAR = 0.84
 _KEYS = tuple(sorted(MLX_LM | MLX_LM_LORA | STRONG))
 
@@ -205,14 +204,14 @@ def _check_dose(config: TrainingConfig, rows: int, batch: int, report: Report) -
         passes = config.number("iters", _DEFAULT_ITERS) * batch / rows
     lora = config.values.get("lora_parameters")
     dropout = lora.get("dropout", 0) if isinstance(lora, dict) else 0
-    if passes <= MOST_EPOCHS or config.mode in _ON_PROMPTS:
+    if passes <= MAX_EPOCHS or config.mode in _ON_PROMPTS:
         return
     has_dropout = isinstance(dropout, int | float) and dropout > 0
     report.add(
         "1",
         config.subject,
         f"{config.name} trains {passes:.3g} passes over {rows:,} rows{_strength(lora)}, "
-        f"{'with some' if has_dropout else 'without'} dropout: beyond {MOST_EPOCHS:g} passes generations may collapse "
+        f"{'with some' if has_dropout else 'without'} dropout: beyond {MAX_EPOCHS:g} passes generations may collapse "
         "into repetition while the loss stays good.",
         "note" if has_dropout else "warning",
         "Train fewer passes, with a lower rank or scale and some dropout, and look at generations at every save.",

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from state.records import Json, Severity
-from tools.probes.catalogue import AUDITED, CATALOGUE, MODES, Domain
+from state.records import Finding, Severity
+from tools.probes.catalogue import AUDITED, CATALOGUE
 
 _RANK: tuple[Severity, ...] = ("hard_stop", "warning", "note")
 _ORDER = tuple(mode.id for mode in CATALOGUE)
@@ -44,37 +45,6 @@ _NOTHING_THERE = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong.
-
-    Args:
-        mode: Row of the catalogue.
-        subject: `family:name`, such as `config:lora.yaml`.
-        claim: What was seen, in English with numbers.
-        severity: What it does to whoever wants to spend on this project.
-        evidence: Machine-readable figures; `check` names the check, `file` and `line` the place where known.
-        fix: What to do.
-    """
-
-    mode: str
-    subject: str
-    claim: str
-    severity: Severity
-    evidence: Json
-    fix: str
-
-    @property
-    def domain(self) -> Domain:
-        """Whose failure it is."""
-        return MODES[self.mode].domain
-
-    @property
-    def runbook(self) -> str:
-        """Where to read on."""
-        return MODES[self.mode].anchor
-
-
 @dataclass
 class Report:
     """What is found while looking; each check writes here."""
@@ -85,9 +55,13 @@ class Report:
     skipped: dict[str, dict[str, None]] = field(default_factory=dict)
     """Mode -> reasons why something was not looked at."""
 
-    def add(self, mode: str, subject: str, claim: str, severity: Severity, fix: str, **evidence: object) -> None:
-        """Record a finding."""
-        self.findings.append(Finding(mode, subject, claim, severity, dict(evidence), fix))
+    def add(
+        self, mode: str, subject: str, sentence: str, severity: Severity, fix: str, *, check: str, **value: Any
+    ) -> None:
+        """Record a finding; `check` is its claim."""
+        self.findings.append(
+            Finding(mode=mode, severity=severity, subject=subject, claim=check, sentence=sentence, value=value, fix=fix)
+        )
 
     def look(self, *modes: str) -> None:
         """Record that something was looked at."""
@@ -119,7 +93,7 @@ class Report:
     @property
     def sorted_findings(self) -> list[Finding]:
         """Findings, the gravest first, each thing once."""
-        unique = {(row.mode, row.subject, row.claim): row for row in self.findings}
+        unique = {(row.mode, row.subject, row.sentence): row for row in self.findings}
         return sorted(unique.values(), key=lambda row: (_RANK.index(row.severity), _ORDER.index(row.mode), row.subject))
 
     @property

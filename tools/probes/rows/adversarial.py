@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from state.records import Severity
-from tools.probes.rows.finding import RowFinding
+from state.records import Finding, Severity
 
 __all__ = ["adversarial_outputs", "judge_adversarial"]
 
@@ -68,7 +67,7 @@ class _Verdict:
 
 def judge_adversarial(
     scores: Mapping[str, Mapping[str, Scores]], ceiling: Mapping[str, Scores], metric_signs: Mapping[str, int]
-) -> list[RowFinding]:
+) -> list[Finding]:
     """Report metrics that pay for a bad output what they pay for the reference.
 
     Args:
@@ -140,11 +139,11 @@ def _punishes(sign: int, bad: Scores, gold: Scores) -> bool:
     return worse > _MOST_SHARE * len(pairs)
 
 
-def _finding(metric: str, verdict: _Verdict) -> RowFinding:
+def _finding(metric: str, verdict: _Verdict) -> Finding:
     named = verdict.unpunished or list(verdict.paid)
     severity: Severity = "hard_stop" if verdict.unpunished else "note"
     paid = "; ".join(f"{OUTPUTS.get(kind, kind)} ({verdict.paid[kind]} cases)" for kind in named)
-    return RowFinding(
+    return Finding(
         mode="P10",
         severity=severity,
         claim="pays_for_bad_output",
@@ -153,7 +152,7 @@ def _finding(metric: str, verdict: _Verdict) -> RowFinding:
             + (" No other metric punishes that." if verdict.unpunished else "")
             + _punished_in_words(verdict)
         ),
-        detail={
+        value={
             "metric": metric,
             "paid": verdict.paid,
             "unpunished": verdict.unpunished,

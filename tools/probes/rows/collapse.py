@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from tools.probes.rows.finding import RowFinding
+from state.records import Finding
 
 __all__ = ["collapse_signals", "is_collapsed", "loops_already"]
 
@@ -95,7 +95,7 @@ def is_collapsed(
     parent: Mapping[str, float],
     gold: Mapping[str, float] | None = None,
     sound: Mapping[str, float] | None = None,
-) -> RowFinding | None:
+) -> Finding | None:
     """Return a finding when generations have collapsed against the parent's, else None.
 
     Length alone never counts: a candidate may rightly answer in fewer words. Nor does what the reference answers do
@@ -121,12 +121,12 @@ def is_collapsed(
     reasons = [words for (is_true, words), is_so_for_gold in rules if is_true and is_so_for_gold]
     if not reasons:
         return None
-    return RowFinding(
+    return Finding(
         mode="1",
         severity="hard_stop",
         claim="generations_collapsed",
         sentence=f"Generations have collapsed against the parent's: {'; '.join(reasons)}.",
-        detail={"now": dict(now), "parent": dict(parent), "references": dict(gold or {}), "reasons": reasons},
+        value={"now": dict(now), "parent": dict(parent), "references": dict(gold or {}), "reasons": reasons},
         fix="Stop, keep the last healthy save, and retry with lower rank or scale, some dropout, and fewer epochs.",
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tools.probes.rows.finding import RowFinding
+from state.records import Finding
 
 __all__ = ["check_all_or_nothing"]
 
@@ -16,7 +16,7 @@ _LEAST_ON_A_SIDE = 3
 """With fewer cases on one side no test can show anything; there the two sides must not overlap."""
 
 
-def check_all_or_nothing(values: Mapping[str, Values]) -> list[RowFinding]:
+def check_all_or_nothing(values: Mapping[str, Values]) -> list[Finding]:
     """Report metrics that take 0 and 1 alone.
 
     A companion is another metric of the same outputs that lies strictly between its own extremes, and between 0 and 1,
@@ -66,8 +66,8 @@ def _goes_along(strict: Values, dense: Values, candidates: int) -> bool:
     return float(mannwhitneyu(passed, failed).pvalue) * candidates <= _ALPHA
 
 
-def _with(name: str, passed: int, n: int, companions: list[str]) -> RowFinding:
-    return RowFinding(
+def _with(name: str, passed: int, n: int, companions: list[str]) -> Finding:
+    return Finding(
         mode="P9",
         severity="note",
         claim="is_all_or_nothing",
@@ -75,24 +75,24 @@ def _with(name: str, passed: int, n: int, companions: list[str]) -> RowFinding:
             f"{name} says all or nothing ({passed} of {n} cases are 1, the rest 0); {', '.join(companions)} shows what "
             "lies between and goes along with it."
         ),
-        detail={"metric": name, "passed": passed, "cases": n, "companions": companions},
+        value={"metric": name, "passed": passed, "cases": n, "companions": companions},
         fix=f"Plan by {companions[0]}; judge by {name}.",
     )
 
 
-def _never(name: str, n: int, dense: list[str]) -> RowFinding:
-    return RowFinding(
+def _never(name: str, n: int, dense: list[str]) -> Finding:
+    return Finding(
         mode="P9",
         severity="note",
         claim="is_all_or_nothing",
         sentence=f"{name} is 0 in all {n} cases and tells none from another; {', '.join(dense)} takes values between.",
-        detail={"metric": name, "passed": 0, "cases": n, "companions": dense},
+        value={"metric": name, "passed": 0, "cases": n, "companions": dense},
         fix=f"Plan by {dense[0]} until {name} passes somewhere.",
     )
 
 
-def _without(name: str, passed: int, n: int) -> RowFinding:
-    return RowFinding(
+def _without(name: str, passed: int, n: int) -> Finding:
+    return Finding(
         mode="P9",
         severity="warning",
         claim="is_all_or_nothing",
@@ -100,6 +100,6 @@ def _without(name: str, passed: int, n: int) -> RowFinding:
             f"{name} says all or nothing ({passed} of {n} cases are 1, the rest 0), and no other metric of the same "
             "outputs shows what lies between: progress short of all of it stays unseen."
         ),
-        detail={"metric": name, "passed": passed, "cases": n, "companions": []},
+        value={"metric": name, "passed": passed, "cases": n, "companions": []},
         fix=f"Let the grader return the share of {name} as well: rows kept, fields right, tests passed.",
     )

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from tools.probes.rows.finding import EXAMPLES, RowFinding
+from state.records import EXAMPLES, Finding
 
 _TWICE = re.compile(r"(?<![\w'.-])([A-Za-z]{2,24})[ \t]+\1(?![\w'-])", re.IGNORECASE)
 _ARTICLES = re.compile(
@@ -55,7 +55,7 @@ def glitches(text: str) -> list[str]:
     return [" ".join(words.split()) for words in (*found, *(m.group().lower() for m in _ARTICLES.finditer(text)))]
 
 
-def check_glitches(texts: Iterable[str]) -> list[RowFinding]:
+def check_glitches(texts: Iterable[str]) -> list[Finding]:
     """Report repeated words and clashing articles when more texts have them than people's slips explain.
 
     Returns:
@@ -71,7 +71,7 @@ def check_glitches(texts: Iterable[str]) -> list[RowFinding]:
     if n_glitched < max(_LEAST_TEXTS, _LEAST_SHARE * n_texts):
         return []
     return [
-        RowFinding(
+        Finding(
             mode="7",
             severity="warning",
             claim="has_template_glitches",
@@ -79,7 +79,7 @@ def check_glitches(texts: Iterable[str]) -> list[RowFinding]:
                 f"{n_glitched} of {n_texts} texts say a word twice in a row or set two articles side by side, "
                 f"{counts.total()} times in all: marks of a template, and a free signal for a model."
             ),
-            detail={
+            value={
                 "texts": n_texts,
                 "glitched": n_glitched,
                 "glitches": counts.total(),

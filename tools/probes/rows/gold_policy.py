@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tools.probes.rows.finding import RowFinding
+from state.records import Finding
 from tools.probes.rows.tables import Oddity, Row, lines_of, rows_of, words_of
 
 __all__ = ["PolicyCensus", "check_gold_policy", "policy_census"]
@@ -80,7 +80,7 @@ def policy_census(rows: Iterable[tuple[str, str]]) -> PolicyCensus:
     return census
 
 
-def check_gold_policy(rows: Iterable[tuple[str, str]]) -> list[RowFinding]:
+def check_gold_policy(rows: Iterable[tuple[str, str]]) -> list[Finding]:
     """Report golds that only ever remove what is odd.
 
     Fires when rows with one oddity (a unit, a marker, an empty cell, …) are always deleted, or when odd lines of
@@ -193,13 +193,13 @@ def _removal_in_words(census: PolicyCensus) -> str:
     )
 
 
-def _finding(census: PolicyCensus, reasons: str) -> RowFinding:
-    return RowFinding(
+def _finding(census: PolicyCensus, reasons: str) -> Finding:
+    return Finding(
         mode="5",
         severity="warning",
         claim="gold_teaches_removal_only",
         sentence=f"In {census.golds} golds {reasons}: what is odd is only ever removed, never preserved and converted.",
-        detail={
+        value={
             "golds": census.golds,
             "ordinary": dict(census.ordinary),
             "odd": {kind: dict(fates) for kind, fates in sorted(census.odd.items())},

@@ -12,8 +12,7 @@ from hashlib import blake2b
 from itertools import combinations
 from typing import Literal
 
-from state.records import Severity
-from tools.probes.rows.finding import RowFinding
+from state.records import Finding, Severity
 from tools.probes.rows.shingles import (
     Distinctive,
     Sketch,
@@ -88,7 +87,7 @@ class _Sketches:
         self.keys.append(key)
 
 
-def check_leakage(sets: Mapping[str, Iterable[tuple[str, str]]]) -> list[RowFinding]:
+def check_leakage(sets: Mapping[str, Iterable[tuple[str, str]]]) -> list[Finding]:
     """Report texts that stand in two sets, equal or nearly so, and texts that one set holds twice.
 
     Args:
@@ -146,7 +145,7 @@ def _differ_by_numbers(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return changed > min(len(one), len(other)) / _WORDS_A_NUMBER or changed > 1
 
 
-def _between(one: _Set, other: _Set, near: list[tuple[str, str]]) -> Iterator[RowFinding]:
+def _between(one: _Set, other: _Set, near: list[tuple[str, str]]) -> Iterator[Finding]:
     """Yield what two sets share; `one` is the more precious of them."""
     equal = [(label, other.labels[key]) for key, label in one.labels.items() if key in other.labels]
     for kind, pairs in (("exact", equal), ("near", near)):
@@ -154,11 +153,11 @@ def _between(one: _Set, other: _Set, near: list[tuple[str, str]]) -> Iterator[Ro
             yield _shared(one, other, kind, pairs)
 
 
-def _shared(one: _Set, other: _Set, kind: str, pairs: list[tuple[str, str]]) -> RowFinding:
+def _shared(one: _Set, other: _Set, kind: str, pairs: list[tuple[str, str]]) -> Finding:
     count = len({label for label, _ in pairs})
     share = count / one.n
     words = "also stand" if kind == "exact" else "stand almost unchanged"
-    return RowFinding(
+    return Finding(
         mode="P11",
         severity=_severity(one.role, other.role, kind, share),
         claim="has_leakage" if kind == "exact" else "has_near_duplicates",
@@ -166,7 +165,7 @@ def _shared(one: _Set, other: _Set, kind: str, pairs: list[tuple[str, str]]) -> 
             f"{count} of {one.n} rows of {one.name} {words} in {other.name} ({share:.1%}), "
             f"for example {pairs[0][0]} in {pairs[0][1]}."
         ),
-        detail={
+        value={
             "kind": kind,
             "sets": [one.name, other.name],
             "count": count,
@@ -188,9 +187,9 @@ def _severity(one: Role, other: Role, kind: str, share: float) -> Severity:
     return "hard_stop" if other == "train" and kind == "exact" and share > MANY_SHARE else "warning"
 
 
-def _repeated(one: _Set) -> RowFinding:
+def _repeated(one: _Set) -> Finding:
     first, again = one.again[0]
-    return RowFinding(
+    return Finding(
         mode="P11",
         severity="note",
         claim="has_repeated_rows",
@@ -198,13 +197,13 @@ def _repeated(one: _Set) -> RowFinding:
             f"{one.n_again} of {one.n} rows of {one.name} repeat an earlier one ({one.n_again / one.n:.1%}), "
             f"for example {again} repeats {first}."
         ),
-        detail={"set": one.name, "count": one.n_again, "rows": one.n, "pairs": [list(pair) for pair in one.again]},
+        value={"set": one.name, "count": one.n_again, "rows": one.n, "pairs": [list(pair) for pair in one.again]},
         fix=f"Keep each text once in {one.name}, unless the weight of the repeated ones is meant.",
     )
 
 
-def _not_compared(sketches: _Sketches) -> RowFinding:
-    return RowFinding(
+def _not_compared(sketches: _Sketches) -> Finding:
+    return Finding(
         mode="P11",
         severity="note",
         claim="near_duplicates_not_checked",
@@ -212,6 +211,6 @@ def _not_compared(sketches: _Sketches) -> RowFinding:
             f"Near duplicates were looked for in {len(sketches.rows)} distinct rows; {sketches.left_out} more were "
             "compared for equality only."
         ),
-        detail={"compared": len(sketches.rows), "left_out": sketches.left_out},
+        value={"compared": len(sketches.rows), "left_out": sketches.left_out},
         fix="Check a smaller training set if near duplicates of the rest matter.",
     )

@@ -12,9 +12,8 @@ from itertools import chain
 
 import numpy as np
 
-from state.records import Json, Severity
+from state.records import EXAMPLES, Finding, Json, Severity
 from tools.probes.rows import pair_features as features
-from tools.probes.rows.finding import EXAMPLES, RowFinding
 from tools.probes.rows.glitches import check_glitches, glitches
 from tools.probes.rows.separation import Ballot, Candidates, Separation, separation
 
@@ -123,7 +122,7 @@ class _Census:
         return replace(row, weight="content") if longer >= LEAST_ACCURACY * self.n else row
 
 
-def check_pairs(pairs: Iterable[Pair]) -> list[RowFinding]:
+def check_pairs(pairs: Iterable[Pair]) -> list[Finding]:
     """Report surface features that separate chosen from rejected, and pairs without a difference worth learning.
 
     Returns:
@@ -144,10 +143,10 @@ def check_pairs(pairs: Iterable[Pair]) -> list[RowFinding]:
     return sorted(found, key=lambda finding: finding.severity != "hard_stop")
 
 
-def _separable(rows: list[Separation]) -> RowFinding:
+def _separable(rows: list[Separation]) -> Finding:
     first, *others = rows
     also = f" Further such features: {', '.join(map(_name, others))}." if others else ""
-    return RowFinding(
+    return Finding(
         mode="P3",
         severity="hard_stop",
         claim="pairs_separable",
@@ -155,7 +154,7 @@ def _separable(rows: list[Separation]) -> RowFinding:
             f"One surface feature tells chosen from rejected: {_sentence(first)}.{also} A preference loss falls to "
             "nothing on that alone and need not learn the task."
         ),
-        detail={"features": [_figures(row) for row in rows], "pairs": first.n, EXAMPLES: _texts(rows)},
+        value={"features": [_figures(row) for row in rows], "pairs": first.n, EXAMPLES: _texts(rows)},
         fix=(
             "Write both sides of each pair with the same code: one way to end lines, to trim and to encode; then make "
             "the pairs again."
@@ -163,10 +162,10 @@ def _separable(rows: list[Separation]) -> RowFinding:
     )
 
 
-def _content_separable(rows: list[Separation], census: _Census) -> RowFinding:
+def _content_separable(rows: list[Separation], census: _Census) -> Finding:
     threshold, accuracy = _best_threshold(np.array(census.lengths))
     left_out = f" In {census.left_out} pairs one answer is the other with lines left out or cut short."
-    return RowFinding(
+    return Finding(
         mode="P3",
         severity="warning",
         claim=f"pairs_separable_by_{'length' if rows[0].feature == features.LENGTH else 'content'}",
@@ -175,7 +174,7 @@ def _content_separable(rows: list[Separation], census: _Census) -> RowFinding:
             f"{left_out if census.left_out else ''} That may be what the pairs are to teach; the loss can also fall on "
             "it without the task."
         ),
-        detail={
+        value={
             "features": [_figures(row) for row in rows],
             "pairs": census.n,
             "left_out": census.left_out,
@@ -190,7 +189,7 @@ def _content_separable(rows: list[Separation], census: _Census) -> RowFinding:
     )
 
 
-def _without_difference(census: _Census) -> list[RowFinding]:
+def _without_difference(census: _Census) -> list[Finding]:
     kinds = (
         (census.identical, "pairs_identical", "are identical", "Such a pair has no gradient"),
         (
@@ -201,12 +200,12 @@ def _without_difference(census: _Census) -> list[RowFinding]:
         ),
     )
     return [
-        RowFinding(
+        Finding(
             mode="P3",
             severity=_severity(count / census.n),
             claim=claim,
             sentence=f"Chosen and rejected {words} in {count} of {census.n} pairs. {why}.",
-            detail={"pairs": census.n, "count": count},
+            value={"pairs": census.n, "count": count},
             fix="Remove these pairs, or repair what was to make the rejected answer worse.",
         )
         for count, claim, words, why in kinds
@@ -214,13 +213,13 @@ def _without_difference(census: _Census) -> list[RowFinding]:
     ]
 
 
-def _one_sided_glitches(census: _Census, surface: list[Separation]) -> list[RowFinding]:
+def _one_sided_glitches(census: _Census, surface: list[Separation]) -> list[Finding]:
     count = sum(census.glitched)
     if count < _LEAST_GLITCHED_PAIRS or any(row.feature == "template glitches" for row in surface):
         return []
     chosen, rejected = census.glitched
     return [
-        RowFinding(
+        Finding(
             mode="7",
             severity="warning",
             claim="pairs_have_one_sided_glitches",
@@ -228,7 +227,7 @@ def _one_sided_glitches(census: _Census, surface: list[Separation]) -> list[RowF
                 f"{count} of {census.n} pairs have a word said twice or two articles side by side on one side only "
                 f"(chosen {chosen}, rejected {rejected}): a free signal in those pairs."
             ),
-            detail={"pairs": census.n, "chosen": chosen, "rejected": rejected, EXAMPLES: census.glitches},
+            value={"pairs": census.n, "chosen": chosen, "rejected": rejected, EXAMPLES: census.glitches},
             fix="Repair the template that made these answers and generate them again.",
         )
     ]

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.audit import audit
+from state.records import Finding
 from tests.faults.failure_modes.projects import write_rows
 from tools.probes.audit.project import Audited
-from tools.probes.audit.report import Finding
 
 
 def project(folder: Path, **files: Any) -> Path:

@@ -33,8 +33,8 @@ def test_an_adapter_that_equals_a_save_before_the_last_step_was_never_finished(t
     save(folder, 200, like_last=True)
     found = only(look(folder), "9")
     assert found.severity == "hard_stop"
-    assert "is the save of step 200 of 600, byte for byte" in found.claim
-    assert "400 steps early" in found.claim
+    assert "is the save of step 200 of 600, byte for byte" in found.sentence
+    assert "400 steps early" in found.sentence
 
 
 @pytest.mark.parametrize("step", [500, 600])
@@ -55,9 +55,9 @@ def test_saves_without_a_final_adapter_are_a_training_that_did_not_end(tmp_path:
     folder = trained(tmp_path / "p", iters=600)
     save(folder, 300, like_last=True)
     (folder / "adapters" / "adapters.safetensors").unlink()
-    assert "though a save of step 300 is" in only(look(folder), "9").claim
+    assert "though a save of step 300 is" in only(look(folder), "9").sentence
     (folder / "adapters" / "0000300_adapters.safetensors").unlink()
-    assert "was never written" in only(look(folder), "8").claim
+    assert "was never written" in only(look(folder), "8").sentence
 
 
 def test_without_iterations_or_configuration_nothing_is_said_of_the_end(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_without_iterations_or_configuration_nothing_is_said_of_the_end(tmp_path
     assert "9" not in look(folder).report.checked
     (folder / "adapters" / "adapter_config.json").unlink()
     found = look(folder)
-    assert "has no adapter_config.json that can be read" in only(found, "8").claim
+    assert "has no adapter_config.json that can be read" in only(found, "8").sentence
     assert "adapters has no adapter_config.json" in why_not(found, "P2")
 
 
@@ -75,7 +75,7 @@ def test_a_torn_save_is_a_warning_and_a_torn_adapter_stops(tmp_path: Path) -> No
     torn = folder / "adapters" / "0000300_adapters.safetensors"
     torn.write_bytes(torn.read_bytes()[:-20])
     found = only(look(folder), "8")
-    assert (found.severity, found.evidence["file"]) == ("warning", "adapters/0000300_adapters.safetensors")
+    assert (found.severity, found.value["file"]) == ("warning", "adapters/0000300_adapters.safetensors")
 
 
 def test_values_that_are_no_numbers_are_told_and_too_many_are_not_looked_at(
@@ -85,7 +85,7 @@ def test_values_that_are_no_numbers_are_told_and_too_many_are_not_looked_at(
     good = np.ones((2, 2), np.float32)
     path = folder / "adapters" / "adapters.safetensors"
     save_file({"a.lora_a": good, "b": np.ones(2, np.int64), "a.lora_b": np.array([[np.inf]], np.float16)}, path)
-    assert "1 of 3 tensors of adapters hold NaN or infinity" in only(look(folder), "P8").claim
+    assert "1 of 3 tensors of adapters hold NaN or infinity" in only(look(folder), "P8").sentence
     monkeypatch.setattr(adapters, "_MOST_VALUES", 3)
     assert "they were not looked at" in why_not(look(folder), "P8")
 
@@ -115,7 +115,7 @@ def test_a_copy_of_the_same_weights_is_the_same_model_and_one_byte_makes_another
     edited(folder)
     one = only(look(folder), "P2")
     assert (one.severity, one.subject) == ("hard_stop", "adapter:adapters")
-    assert "was trained on base and is evaluated on other: other weights" in one.claim
+    assert "was trained on base and is evaluated on other: other weights" in one.sentence
 
 
 def test_weights_of_another_size_are_others_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,13 +152,13 @@ def test_an_adapter_that_fits_no_matrix_of_the_model_is_of_another(tmp_path: Pat
     module = "model.layers.0.self_attn.q_proj"
     tensors = {f"{module}.lora_a": np.ones((64, 4), np.float32), f"{module}.lora_b": np.ones((4, 128), np.float32)}
     save_file(tensors, folder / "adapters" / "adapters.safetensors")
-    assert "has 64 inputs" in only(look(folder), "P2").claim
+    assert "has 64 inputs" in only(look(folder), "P2").sentence
 
 
 def test_an_adapter_that_names_the_hash_of_its_weights_is_held_to_it(tmp_path: Path) -> None:
     folder = use(trained(two_models(tmp_path / "p")), evaluated_on="base")
     (folder / "adapters" / "run.json").write_text(json.dumps({"model_weights": "0" * 64}))
-    assert "was trained on the weights 000000000000" in only(look(folder), "P2").claim
+    assert "was trained on the weights 000000000000" in only(look(folder), "P2").sentence
 
 
 def test_a_training_that_goes_on_from_an_adapter_of_another_model_is_told(tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_a_training_that_goes_on_from_an_adapter_of_another_model_is_told(tmp_pa
     config = {"model": "other", "data": "o/d", "iters": 5, "resume_adapter_file": "adapters/adapters.safetensors"}
     (folder / "lora.yaml").write_text(json.dumps(config))
     found = only(look(folder), "P2")
-    assert "is continued on other" in found.claim
-    assert found.evidence["file"] == "lora.yaml"
+    assert "is continued on other" in found.sentence
+    assert found.value["file"] == "lora.yaml"
     (folder / "lora.yaml").write_text(json.dumps({**config, "model": "base"}))
     assert of(look(folder), "P2") == []
     (folder / "lora.yaml").write_text(json.dumps({**config, "resume_adapter_file": "base/model.safetensors"}))
@@ -190,7 +190,7 @@ def test_what_nobody_says_is_not_checked(tmp_path: Path) -> None:
 
 
 def only_of_settings(found: Any) -> str:
-    return " ".join(row.claim for row in of(found, "8") if row.subject.startswith("settings:"))
+    return " ".join(row.sentence for row in of(found, "8") if row.subject.startswith("settings:"))
 
 
 def test_an_adapter_that_does_not_fit_the_model_it_names_is_told(
@@ -203,4 +203,4 @@ def test_an_adapter_that_does_not_fit_the_model_it_names_is_told(
     fusing.adapter(tmp_path / "other", 0.01, "base")
     found = only(look(tmp_path), "P2")
     assert (found.severity, found.subject) == ("hard_stop", "adapter:other")
-    assert "other names base as its model and does not belong to it" in found.claim
+    assert "other names base as its model and does not belong to it" in found.sentence

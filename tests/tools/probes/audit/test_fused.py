@@ -81,21 +81,21 @@ def test_a_large_delta_survives_four_bits_and_a_small_one_does_not(tmp_path: Pat
     assert of(large, "2") == []
     small = only(look(project(tmp_path / "small", 0.0005, unpacked(4) + delta(0.0005), fused_bits=4)), "2")
     assert (small.severity, small.subject) == ("hard_stop", "model:fused")
-    assert small.evidence["cosine"] < 0.5
-    assert small.evidence["is_quantized"]
-    assert "did not arrive in fused (quantized), fused from base" in small.claim
+    assert small.value["cosine"] < 0.5
+    assert small.value["is_quantized"]
+    assert "did not arrive in fused (quantized), fused from base" in small.sentence
 
 
 def test_a_fused_model_that_is_the_base_again_is_told(tmp_path: Path) -> None:
     found = only(look(project(tmp_path / "p", 0.01, BASE, base_bits=0)), "2")
-    assert "not one of them differs from the base" in found.claim
+    assert "not one of them differs from the base" in found.sentence
 
 
 def test_floating_point_weights_are_judged_by_whether_most_of_the_delta_is_there(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).normal(0, float(np.abs(delta(0.01)).mean()), BASE.shape)
     assert of(look(project(tmp_path / "noisy", 0.01, BASE + delta(0.01) + noise, base_bits=0)), "2") == []
     found = only(look(project(tmp_path / "other", 0.01, BASE + noise, base_bits=0)), "2")
-    assert "not quantized" in found.claim
+    assert "not quantized" in found.sentence
 
 
 def test_bfloat16_and_half_precision_are_read(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_of_several_adapters_the_file_must_say_which_was_fused(tmp_path: Path) -
     assert "there is 2 adapters here" in why_not(look(folder), "2")
     settings(folder, fused=[{"path": "fused", "base": "base", "adapter": "second"}])
     found = only(look(folder), "2")
-    assert found.evidence["adapter"] == "second"
-    assert (found.evidence["file"], found.evidence["line"]) == ("vigil-audit.yaml", 1)
+    assert found.value["adapter"] == "second"
+    assert (found.value["file"], found.value["line"]) == ("vigil-audit.yaml", 1)
 
 
 def test_a_model_in_its_adapter_folder_was_fused_from_that_adapter(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_model_in_its_adapter_folder_was_fused_from_that_adapter(tmp_path: Pat
 def test_a_base_by_a_path_of_another_machine_is_the_model_of_its_name(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", 0.01, BASE, base_bits=0, model="/elsewhere/models/Base/")
     model(folder / "second", BASE)
-    assert only(look(folder), "2").evidence["base"] == "base"
+    assert only(look(folder), "2").value["base"] == "base"
     model(folder / "copies", BASE)
     (folder / "base").rename(folder / "third")
     assert "there is no adapter beside its base here" in why_not(look(folder), "2")
@@ -188,7 +188,7 @@ def test_paths_of_fused_that_lead_nowhere_are_told(tmp_path: Path) -> None:
     folder = project(tmp_path / "p", 0.01, BASE + delta(0.01), base_bits=0)
     settings(folder, fused=[{"path": "./gone", "base": "owner/name", "adapter": "adapters"}])
     found = look(folder)
-    assert only(found, "8").claim == "vigil-audit.yaml names the fused model ./gone, which is not there."
+    assert only(found, "8").sentence == "vigil-audit.yaml names the fused model ./gone, which is not there."
     assert "owner/name is not in the project" in why_not(found, "2")
 
 
@@ -198,8 +198,8 @@ def test_a_delta_that_rounding_damaged_is_a_warning_and_one_that_it_drowned_a_st
     noise *= 0.7 * np.sqrt(np.square(wanted).sum() / np.square(noise).sum())
     fused = project(tmp_path / "p", 0.01, unpacked(8) + wanted + noise, base_bits=8, fused_bits=8)
     found = only(look(fused), "2")
-    assert (found.severity, "did not arrive whole" in found.claim) == ("warning", True)
-    assert 0.7 < found.evidence["cosine"] < 0.9
+    assert (found.severity, "did not arrive whole" in found.sentence) == ("warning", True)
+    assert 0.7 < found.value["cosine"] < 0.9
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_with_a_model_the_answers_decide_and_where_there_are_none_the_matrices(
 ) -> None:
     folder = project(tmp_path / "p", 0.01, BASE, base_bits=0)
     counts = {"positions": 144, "same_base": 100, "same_fused": 101} if "why" not in said else {}
-    monkeypatch.setattr("tools.probes.audit.fused.ask", lambda *_: said | counts)
+    monkeypatch.setattr("tools.probes.audit.fused.ask", lambda *_, **__: said | counts)
     found = look(folder, folder / "base")
     assert [row.severity for row in of(found, "2")] == ([severity] if severity else [])
     assert why in why_not(found, "2")

@@ -37,10 +37,10 @@ def test_a_configuration_that_fits_its_rows_is_no_finding(tmp_path: Path) -> Non
 )
 def test_what_the_trainer_refuses_is_told_before_it_does(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     found = of(look(configured(tmp_path / "p", **changes)), "6")
-    assert said in found[0].claim
+    assert said in found[0].sentence
     assert found[0].severity == "hard_stop"
-    assert found[0].evidence["file"] == "lora.yaml"
-    assert found[0].evidence["line"] > 1
+    assert found[0].value["file"] == "lora.yaml"
+    assert found[0].value["line"] > 1
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_key_that_is_passed_over_without_a_word_is_a_warning(
     tmp_path: Path, changes: dict[str, Any], key: str, meant: str
 ) -> None:
     found = only(look(configured(tmp_path / "p", **changes)), "6")
-    assert (found.severity, found.evidence["key"], found.evidence["meant"]) == ("warning", key, meant)
+    assert (found.severity, found.value["key"], found.value["meant"]) == ("warning", key, meant)
 
 
 def test_keys_of_ones_own_are_nobodys_business(tmp_path: Path) -> None:
@@ -77,15 +77,15 @@ def test_a_file_that_is_not_there_is_told_with_the_line_that_names_it(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     found = only(look(configured(tmp_path / "p", **changes)), "8")
-    assert said in found.claim
+    assert said in found.sentence
     lines = (tmp_path / "p" / "lora.yaml").read_text().splitlines()
-    assert lines[found.evidence["line"] - 1].startswith(next(iter(changes)))
+    assert lines[found.value["line"] - 1].startswith(next(iter(changes)))
 
 
 def test_a_folder_without_training_rows_is_told_where_it_is_trained_on(tmp_path: Path) -> None:
     folder = configured(tmp_path / "p")
     (folder / "data" / "train.jsonl").unlink()
-    assert "trains on data, which has no train.jsonl" in only(look(folder), "8").claim
+    assert "trains on data, which has no train.jsonl" in only(look(folder), "8").sentence
     write_config(folder / "lora.yaml", train=False, test=True)
     assert of(look(folder), "8") == []
 
@@ -121,7 +121,7 @@ def test_rows_that_the_training_does_not_take_are_told(
     config = {"model": "o/m", "data": "data", "iters": 5, **values}
     folder = project(tmp_path / "p", data__train_jsonl=rows, lora_json=config)
     found = only(look(folder), "6")
-    assert (found.severity, said in found.claim) == (severity, True)
+    assert (found.severity, said in found.sentence) == (severity, True)
 
 
 def test_an_algorithm_that_a_later_version_may_have_is_not_checked(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_many_passes_without_dropout_are_a_warning(
     batch = 2 if values.get("iters") == 160 else 4
     config = {"model": "o/m", "data": "data", "adapter_path": "a", "batch_size": batch, **values}
     found = of(look(project(tmp_path / "p", data__train_jsonl=rows_of("t", 40), lora_json=config)), "1")
-    assert [(row.severity, row.evidence["passes"]) for row in found] == ([(severity, passes)] if severity else [])
+    assert [(row.severity, row.value["passes"]) for row in found] == ([(severity, passes)] if severity else [])
 
 
 def test_files_that_are_no_configuration_are_left_alone(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_configuration_in_broken_json_or_beyond_bounds_is_told(
     folder = project(
         tmp_path / "p", lora_json=text[:-2], other_yaml="model: o/m\niters: 5\nadapter_path: a\nx: " + "y" * 70_000
     )
-    said = " ".join(row.claim for row in of(look(folder), "8"))
+    said = " ".join(row.sentence for row in of(look(folder), "8"))
     assert "lora.json looks like the configuration of a training and cannot be read: not JSON" in said
     assert "it has more than 65,536 bytes" in said
     monkeypatch.setattr("tools.probes.audit.configs._MOST_CONFIGS", 0)

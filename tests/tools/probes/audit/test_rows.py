@@ -104,8 +104,8 @@ def test_columns_can_be_renamed_and_names_that_are_no_text_are_passed_over() -> 
 def test_rows_that_teach_nothing_are_a_warning(tmp_path: Path) -> None:
     rows = [*rows_of("t", 20), {"messages": [USER]}]
     found = only(look(project(tmp_path / "p", data__train_jsonl=rows)), "8")
-    assert (found.severity, found.evidence["lines"]) == ("warning", [21])
-    assert "there is no answer to learn" in found.claim
+    assert (found.severity, found.value["lines"]) == ("warning", [21])
+    assert "there is no answer to learn" in found.sentence
 
 
 def test_a_stray_file_of_rows_is_named_only_where_it_is_broken(tmp_path: Path) -> None:
@@ -144,11 +144,11 @@ def test_a_case_in_two_sets_is_told_by_line_and_never_by_its_words(tmp_path: Pat
     folder = project(tmp_path / "p", data__train_jsonl=rows, data__test_jsonl=[*rows_of("test", 20), rows[4]])
     found = only(look(folder), "P11")
     assert found.severity == "hard_stop"
-    assert "test:21 in train:5" in found.claim
+    assert "test:21 in train:5" in found.sentence
     settings(folder, evaluations=[{"name": "e", "data": "data/test.jsonl", "max_tokens": 9}])
-    assert "e:21 in train:5" in only(look(folder), "P11").claim
+    assert "e:21 in train:5" in only(look(folder), "P11").sentence
     settings(folder, evaluations=[{"name": "e", "data": "data/train.jsonl", "max_tokens": 9}])
-    assert any("60 of 60" in row.claim for row in of(look(folder), "P11"))
+    assert any("60 of 60" in row.sentence for row in of(look(folder), "P11"))
 
 
 def test_evaluations_without_training_data_are_compared_with_each_other(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_evaluations_without_training_data_are_compared_with_each_other(tmp_path
     rows = [{"question": f"what is {n} and {n * 7}, said in words?", "answer": "x"} for n in range(30)]
     project(folder, a_jsonl=rows, b_jsonl=[*rows[:3], {"input": "something else entirely"}])
     settings(folder, evaluations=[{"name": n, "data": f"{n}.jsonl", "max_tokens": 9} for n in ("a", "b")])
-    assert any("3 of" in row.claim for row in of(look(folder), "P11"))
+    assert any("3 of" in row.sentence for row in of(look(folder), "P11"))
 
 
 def test_text_rows_are_compared_whole(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_text_rows_are_compared_whole(tmp_path: Path) -> None:
 def test_rows_in_a_form_that_no_trainer_knows_are_told_with_the_forms_that_do(tmp_path: Path) -> None:
     rows = [{"instruction": "say", "input": "", "output": f"{place}"} for place in range(9)]
     found = only(look(project(tmp_path / "p", data__train_jsonl=rows)), "8")
-    assert "9 of 9 lines of data/train.jsonl are no good rows" in found.claim
+    assert "9 of 9 lines of data/train.jsonl are no good rows" in found.sentence
     assert "prompt and completion, as messages, or as text" in found.fix
 
 
@@ -190,9 +190,9 @@ def test_a_case_of_an_evaluation_may_stand_in_test_and_not_in_train_or_valid(tmp
     write_rows(folder / "e.jsonl", rows["test"][:20])
     assert of(look(folder), "P11") == []
     write_rows(folder / "e.jsonl", [*rows["test"][:20], rows["valid"][0]])
-    assert "evaluation e also stand in valid" in only(look(folder), "P11").claim
+    assert "evaluation e also stand in valid" in only(look(folder), "P11").sentence
     write_rows(folder / "data" / "test.jsonl", [*rows["test"], rows["train"][0]])
-    assert any("rows of test also stand in train" in row.claim for row in of(look(folder), "P11"))
+    assert any("rows of test also stand in train" in row.sentence for row in of(look(folder), "P11"))
 
 
 def test_a_path_of_windows_is_one_of_another_machine(tmp_path: Path) -> None:

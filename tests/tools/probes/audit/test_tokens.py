@@ -52,9 +52,9 @@ def test_system_texts_are_compared_without_a_tokenizer_too(tmp_path: Path) -> No
     taught = with_system(rows_of("train", 60), "Be brief.")
     stated = only(look(words_project(tmp_path / "a", taught, system="Be long.")), "P7")
     assert stated.severity == "hard_stop"
-    assert "training has the system text 'Be brief.', evaluation the system text 'Be long.'" in stated.claim
+    assert "training has the system text 'Be brief.', evaluation the system text 'Be long.'" in stated.sentence
     silent = only(look(words_project(tmp_path / "b", taught, system=None)), "P7")
-    assert (silent.severity, "evaluation no system text" in silent.claim) == ("warning", True)
+    assert (silent.severity, "evaluation no system text" in silent.sentence) == ("warning", True)
     assert of(look(words_project(tmp_path / "c", taught, system="Be brief.")), "P7") == []
     own = words_project(tmp_path / "d", taught, system=None)
     held = [
@@ -73,8 +73,8 @@ def test_rows_that_carry_their_template_need_a_tokenizer(tmp_path: Path) -> None
     write_config(folder / "lora.yaml", iters=50, mask_prompt=None)
     assert of(look(folder), "P7") == []
     found = only(look(folder, BASE), "P7")
-    assert "characters" in found.claim
-    assert "question" not in json.dumps(found.evidence)
+    assert "characters" in found.sentence
+    assert "question" not in json.dumps(found.value)
 
 
 def test_evaluations_without_configurations_are_compared_with_the_data_that_lie_there(tmp_path: Path) -> None:
@@ -89,12 +89,12 @@ def test_few_long_rows_are_a_warning_and_masked_prompts_that_fill_it_stop(tmp_pa
     rows[7]["messages"][-1]["content"] += "\n- AGAIN" * 200
     folder = words_project(tmp_path / "a", rows)
     found = only(look(folder, BASE), "P8")
-    assert (found.severity, found.evidence["lines"]) == ("warning", [8])
-    assert "1 of 200 rows of data/train.jsonl are longer than max_seq_length 512" in found.claim
+    assert (found.severity, found.value["lines"]) == ("warning", [8])
+    assert "1 of 200 rows of data/train.jsonl are longer than max_seq_length 512" in found.sentence
     rows[7]["messages"][0]["content"] += " again" * 600
     found = only(look(words_project(tmp_path / "b", rows), BASE), "P8")
     assert found.severity == "hard_stop"
-    assert "With mask_prompt their loss is NaN" in found.claim
+    assert "With mask_prompt their loss is NaN" in found.sentence
 
 
 def test_pairs_are_counted_on_both_sides(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_pairs_are_counted_on_both_sides(tmp_path: Path) -> None:
     ]
     folder = project(tmp_path / "p", data__train_jsonl=rows)
     write_config(folder / "dpo.yaml", train_mode="dpo", iters=50, mask_prompt=None, fine_tune_type=None)
-    assert only(look(folder, BASE), "P8").evidence["truncated"] == 1
+    assert only(look(folder, BASE), "P8").value["truncated"] == 1
 
 
 class TestWorker:
@@ -180,7 +180,7 @@ class TestWorker:
         said = {"trainings": [census], "evaluations": [{"why": "refused"}]}
         monkeypatch.setattr(tokens, "ask", lambda *_: said)
         found = look(folder, BASE)
-        assert (only(found, "P8").severity, "60 of 60 rows" in only(found, "P8").claim) == ("warning", True)
+        assert (only(found, "P8").severity, "60 of 60 rows" in only(found, "P8").sentence) == ("warning", True)
         assert "refused" in why_not(found, "P7")
         assert "refused" in why_not(found, "P1")
         said["trainings"] = [{"why": "strange rows"}]

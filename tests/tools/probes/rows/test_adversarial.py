@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state.records import Finding
 from tests.tools.probes.rows.texts import HOSTILE, sentence
 from tools.probes.rows.adversarial import OUTPUTS, Scores, adversarial_outputs, judge_adversarial
-from tools.probes.rows.finding import RowFinding
 from tools.tracks.spreadsheet_clean.generate import Case, generate_cases
 from tools.tracks.spreadsheet_clean.grade import grade
 
@@ -58,7 +58,7 @@ def test_hostile_texts_are_read_like_any_other() -> None:
         assert text.split() or adversarial_outputs("x", text) == {"echo": "x"}
 
 
-def judged(case_list: list[Case], signs: dict[str, int]) -> list[RowFinding]:
+def judged(case_list: list[Case], signs: dict[str, int]) -> list[Finding]:
     """Return the verdict over the shipped grader's scores for the metrics with a sign."""
     outputs = [adversarial_outputs(case.prompt, case.reference) for case in case_list]
 
@@ -79,7 +79,7 @@ CASES = list(generate_cases(300, 12, "stress", (6, 9)))
 def test_the_labs_composite_as_the_only_reward_is_a_hard_stop_for_duplicates_and_fabrications() -> None:
     [finding] = judged(CASES, {"composite": 1})
     assert (finding.mode, finding.severity) == ("P10", "hard_stop")
-    assert set(finding.detail["unpunished"]) == {"duplicate_whole", "duplicate_lines", "fabricate"}
+    assert set(finding.value["unpunished"]) == {"duplicate_whole", "duplicate_lines", "fabricate"}
     assert "No other metric punishes that." in finding.sentence
     assert "12 of 12 cases" in finding.sentence
 
@@ -102,7 +102,7 @@ def test_what_is_punished_by_different_metrics_is_told_apart() -> None:
         "mine": {"a": [1.0], "b": [1.0], "c": [1.0]},
     }
     stops = judge_adversarial(scores, gold, {"a": 1, "b": 0, "c": 1})
-    assert [finding.detail["unpunished"] for finding in stops] == [["echo", "mine"], ["echo", "mine"]]
+    assert [finding.value["unpunished"] for finding in stops] == [["echo", "mine"], ["echo", "mine"]]
     assert "Punished elsewhere: no text by c." in stops[0].sentence
     [note, *_] = judge_adversarial({"echo": scores["echo"], "empty": scores["empty"]}, gold, {"a": 1, "b": 1, "c": 1})
     assert note.severity == "note"

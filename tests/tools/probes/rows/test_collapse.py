@@ -52,7 +52,7 @@ def test_a_collapse_is_mode_1_and_says_what_to_retry() -> None:
     finding = is_collapsed(collapse_signals(["1 1 1 1 1 1 1 1 1 1 1 1"]), collapse_signals(["a b c d e f g h i j k l"]))
     assert finding is not None
     assert (finding.mode, finding.severity, finding.claim) == ("1", "hard_stop", "generations_collapsed")
-    assert finding.detail["now"]["distinct_4gram_ratio"] < 0.2
+    assert finding.value["now"]["distinct_4gram_ratio"] < 0.2
     assert "lower rank" in finding.fix
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_loops_less_than_a_start_that_loops_has_not_collapsed(*, has_
     assert is_collapsed(collapse_signals(one_answer), parent, gold) is None
     worse = is_collapsed(collapse_signals(["N" * 200] * 6), parent, gold)
     assert worse is not None
-    assert worse.detail["references"] == (gold or {})
+    assert worse.value["references"] == (gold or {})
     assert is_collapsed(collapse_signals([""] * 6), parent, gold) is not None
 
 

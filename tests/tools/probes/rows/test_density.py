@@ -16,18 +16,18 @@ def test_a_metric_of_0_and_1_alone_is_a_warning_with_its_figures() -> None:
     [finding] = check_all_or_nothing({"strict": STRICT})
     assert (finding.mode, finding.severity, finding.claim) == ("P9", "warning", "is_all_or_nothing")
     assert "10 of 40 cases are 1" in finding.sentence
-    assert finding.detail == {"metric": "strict", "passed": 10, "cases": 40, "companions": []}
+    assert finding.value == {"metric": "strict", "passed": 10, "cases": 40, "companions": []}
 
 
 def test_a_dense_companion_makes_it_a_note_that_names_it() -> None:
     [finding] = check_all_or_nothing({"strict": STRICT, "rows_kept": ROWS_KEPT})
     assert finding.severity == "note"
-    assert finding.detail["companions"] == ["rows_kept"]
+    assert finding.value["companions"] == ["rows_kept"]
 
 
 def test_a_companion_of_which_less_is_better_goes_along_too() -> None:
     [finding] = check_all_or_nothing({"strict": STRICT, "missing": [1 - value for value in ROWS_KEPT]})
-    assert finding.detail["companions"] == ["missing"]
+    assert finding.value["companions"] == ["missing"]
 
 
 def test_a_dense_metric_that_goes_its_own_way_is_no_companion() -> None:
@@ -46,7 +46,7 @@ def test_a_metric_that_is_1_everywhere_hides_nothing() -> None:
 def test_a_metric_that_is_0_everywhere_is_a_note_where_another_says_more() -> None:
     assert check_all_or_nothing({"strict": [0.0] * 40}) == []
     [finding] = check_all_or_nothing({"strict": [0.0] * 40, "rows_kept": ROWS_KEPT})
-    assert (finding.severity, finding.detail["companions"]) == ("note", ["rows_kept"])
+    assert (finding.severity, finding.value["companions"]) == ("note", ["rows_kept"])
 
 
 @pytest.mark.parametrize(("best", "severity"), [(1.0, "note"), (0.5, "warning")])
@@ -75,10 +75,10 @@ def test_the_shipped_grader_has_a_dense_companion_for_its_strict_score() -> None
     grades = [grade({"reference": c.reference, "rows": c.rows}, text) for c, text in zip(cases, texts, strict=True)]
     found = check_all_or_nothing({metric: [row[metric] for row in grades] for metric in grades[0]})
     assert {finding.severity for finding in found} == {"note"}
-    assert "rows_kept" in next(f for f in found if f.detail["metric"] == "strict").detail["companions"]
+    assert "rows_kept" in next(f for f in found if f.value["metric"] == "strict").value["companions"]
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.lists(st.sampled_from([None, 0.0, 0.5, 1.0]), max_size=30)))
 def test_only_metrics_of_0_and_1_are_ever_named(values: dict[str, list[float | None]]) -> None:
     for finding in check_all_or_nothing(values):
-        assert {value for value in values[finding.detail["metric"]] if value is not None} <= {0.0, 1.0}
+        assert {value for value in values[finding.value["metric"]] if value is not None} <= {0.0, 1.0}

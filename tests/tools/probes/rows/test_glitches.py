@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state.records import EXAMPLES
 from tests.tools.probes.rows.texts import HOSTILE, sentence, shipped, shipped_folders
-from tools.probes.rows.finding import EXAMPLES
 from tools.probes.rows.glitches import check_glitches, glitches
 
 
@@ -53,8 +53,8 @@ def test_two_texts_of_eighty_are_a_warning_with_count_and_example() -> None:
     [finding] = check_glitches(texts)
     assert (finding.mode, finding.severity, finding.claim) == ("7", "warning", "has_template_glitches")
     assert "2 of 80 texts" in finding.sentence
-    assert finding.detail["glitches"] == 3
-    assert finding.detail[EXAMPLES] == ["the the (3)"]
+    assert finding.value["glitches"] == 3
+    assert finding.value[EXAMPLES] == ["the the (3)"]
 
 
 def test_one_slip_and_rare_slips_are_silent() -> None:

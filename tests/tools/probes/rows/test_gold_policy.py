@@ -23,8 +23,8 @@ def test_golds_that_delete_every_row_with_a_unit_are_a_warning_with_the_count() 
     cases = list(generate_cases(500, 60, "stress", (15, 25)))
     [finding] = check_gold_policy(map(without_millions, cases))
     assert (finding.mode, finding.severity, finding.claim) == ("5", "warning", "gold_teaches_removal_only")
-    deleted = finding.detail["odd"]["unit"]["deleted"]
-    assert finding.detail["odd"]["unit"] == {"deleted": deleted}
+    deleted = finding.value["odd"]["unit"]["deleted"]
+    assert finding.value["odd"]["unit"] == {"deleted": deleted}
     assert f"rows with an amount with a unit are deleted {deleted} times and kept 0 times" in finding.sentence
 
 
@@ -43,7 +43,7 @@ def test_golds_that_remove_odd_lines_of_several_kinds_and_change_nothing_are_a_w
     cases = [case for case in generate_cases(100, 240, "regular", (6, 18)) if case.dimension == "preservation"]
     [finding] = check_gold_policy((case.prompt, case.reference) for case in cases)
     assert "no row is kept with a change" in finding.sentence
-    assert set(finding.detail["odd"]) == {"duplicate", "annotation"}
+    assert set(finding.value["odd"]) == {"duplicate", "annotation"}
 
 
 def test_the_shipped_data_are_silent_and_their_conversions_are_counted() -> None:
@@ -77,8 +77,8 @@ def test_each_kind_of_odd_row_that_is_always_deleted_is_named(odd: str, kind: st
         return f"Clean this.\n{_csv([*kept[:3], odd, *kept[3:]])}", _csv(kept)
 
     [finding] = check_gold_policy(row(place) for place in range(12))
-    assert list(finding.detail["odd"]) == [kind]
-    assert finding.detail["odd"][kind] == {"deleted": 12}
+    assert list(finding.value["odd"]) == [kind]
+    assert finding.value["odd"][kind] == {"deleted": 12}
 
 
 def _filtered(place: int) -> tuple[str, str]:
@@ -128,7 +128,7 @@ def test_list_items_with_an_amount_that_are_always_deleted_are_found() -> None:
         return "\n".join([*items, "- item for $3 M"]), "\n".join(items)
 
     [finding] = check_gold_policy(row(place) for place in range(12))
-    assert finding.detail["odd"] == {"unit": {"deleted": 12}}
+    assert finding.value["odd"] == {"unit": {"deleted": 12}}
 
 
 def test_few_deletions_and_deletions_in_few_golds_are_silent() -> None:

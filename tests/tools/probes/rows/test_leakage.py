@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state.records import Finding
 from tests.tools.probes.rows.texts import HOSTILE, sentence, shipped, shipped_folders, words
 from tools.probes.rows import leakage, shingles
-from tools.probes.rows.finding import RowFinding
 from tools.probes.rows.leakage import check_leakage
 from tools.probes.rows.shingles import MOST_PIECES, similar_pairs, similarity, sketch, words_of
 
@@ -19,7 +19,7 @@ def labelled(name: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     return [(f"{name}:{number}", text) for number, text in enumerate(texts, 1)]
 
 
-def found(train: Sequence[str], cases: Sequence[str], name: str = "stress") -> list[RowFinding]:
+def found(train: Sequence[str], cases: Sequence[str], name: str = "stress") -> list[Finding]:
     return check_leakage({"train": labelled("train", train), name: labelled(name, cases)})
 
 
@@ -50,7 +50,7 @@ def test_one_equal_text_is_a_hard_stop_that_names_both_rows() -> None:
     [finding] = found(train, [*notes(9, name="case"), f"  {train[16].upper()}\n"])
     assert (finding.mode, finding.severity, finding.claim) == ("P11", "hard_stop", "has_leakage")
     assert "1 of 10 rows of stress also stand in train (10.0%), for example stress:10 in train:17" in finding.sentence
-    assert finding.detail["pairs"] == [["stress:10", "train:17"]]
+    assert finding.value["pairs"] == [["stress:10", "train:17"]]
 
 
 @pytest.mark.parametrize("length", [18, 30, 45, 70, 120, 600])
@@ -68,7 +68,7 @@ def test_a_natural_text_with_a_small_change_is_a_near_duplicate(length: int, edi
     train = [f"Case 4711. {text}" if i == 7 else text for i, text in enumerate(notes(100, length))]
     [finding] = found(train, [*notes(49, length, name="case"), edit(train[7])])
     assert (finding.severity, finding.claim) == ("hard_stop", "has_near_duplicates")
-    assert finding.detail["pairs"] == [["stress:50", "train:8"]]
+    assert finding.value["pairs"] == [["stress:50", "train:8"]]
 
 
 def test_a_near_duplicate_in_a_text_of_512_pieces_and_more_is_found_by_its_sketch() -> None:
@@ -116,7 +116,7 @@ def test_a_near_duplicate_behind_a_long_template_is_found() -> None:
     assert found(train, cases) == []
     edited = train[3].replace(train[3].split()[-9], "unlike", 1)
     [finding] = found(train, [*cases, edited])
-    assert finding.detail["pairs"] == [["stress:21", "train:4"]]
+    assert finding.value["pairs"] == [["stress:21", "train:4"]]
 
 
 def test_texts_without_spaces_between_words_are_compared_by_character() -> None:
@@ -124,14 +124,14 @@ def test_texts_without_spaces_between_words_are_compared_by_character() -> None:
     texts = ["".join(chr(dice.randint(0x4E00, 0x9000)) for _ in range(90)) for _ in range(30)]
     edited = f"{texts[4][:40]}\u6f22{texts[4][41:]}"
     [finding] = found(texts, [edited])
-    assert finding.detail["pairs"] == [["stress:1", "train:5"]]
+    assert finding.value["pairs"] == [["stress:1", "train:5"]]
 
 
 def test_a_text_in_two_evaluation_sets_is_a_hard_stop() -> None:
     text = sentence("both")
     [finding] = check_leakage({"selection": [("selection:1", text)], "confirmation": [("confirmation:4", text)]})
     assert finding.severity == "hard_stop"
-    assert finding.detail["sets"] == ["selection", "confirmation"]
+    assert finding.value["sets"] == ["selection", "confirmation"]
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,15 @@ def test_a_validation_set_steers_only_so_little_of_it_elsewhere_is_a_warning(
 def test_nearly_equal_rows_of_valid_and_train_are_a_warning() -> None:
     train = notes(10)
     [finding] = found(train, [text.replace(text.split()[5], "unlike", 1) for text in train], name="valid")
-    assert (finding.severity, finding.detail["count"]) == ("warning", 10)
+    assert (finding.severity, finding.value["count"]) == ("warning", 10)
 
 
 def test_repeated_rows_inside_train_are_a_note_with_their_number() -> None:
     train = notes(10)
     [finding] = found([*train, train[2], train[2], train[5]], notes(5, name="case"))
     assert (finding.severity, finding.claim) == ("note", "has_repeated_rows")
-    assert finding.detail["count"] == 3
-    assert finding.detail["pairs"][0] == ["train:3", "train:11"]
+    assert finding.value["count"] == 3
+    assert finding.value["pairs"][0] == ["train:3", "train:11"]
 
 
 def test_rows_beyond_the_bound_are_compared_for_equality_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_rows_beyond_the_bound_are_compared_for_equality_and_that_is_said(monkey
     leak, said = found([*train, cases[3]], cases)
     assert leak.claim == "has_leakage"
     assert (said.severity, said.claim) == ("note", "near_duplicates_not_checked")
-    assert said.detail == {"compared": 20, "left_out": 20}
+    assert said.value == {"compared": 20, "left_out": 20}
 
 
 def test_a_piece_that_more_than_64_texts_share_proposes_no_pair() -> None:
@@ -192,7 +192,7 @@ def test_labels_name_rows_and_no_text_is_repeated() -> None:
 
 def test_hostile_texts_are_read_like_any_other() -> None:
     findings = found(HOSTILE, HOSTILE)
-    assert findings[0].detail["count"] == len([text for text in HOSTILE if text.split()])
+    assert findings[0].value["count"] == len([text for text in HOSTILE if text.split()])
 
 
 @given(st.sets(st.integers(0, 60), min_size=8), st.sets(st.integers(0, 60), min_size=8))
@@ -226,4 +226,4 @@ def test_a_short_text_may_differ_in_one_number_but_not_in_two_or_in_few_words(ot
 def test_of_many_repeated_rows_ten_are_named() -> None:
     train = notes(20)
     [finding] = found([*train, *train], notes(5, name="case"))
-    assert (finding.detail["count"], len(finding.detail["pairs"])) == (20, 10)
+    assert (finding.value["count"], len(finding.value["pairs"])) == (20, 10)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state.records import EXAMPLES
 from tests.tools.probes.rows.texts import HOSTILE, sentence
-from tools.probes.rows.finding import EXAMPLES
 from tools.probes.rows.pair_features import FEATURES, differ_by_content_left_out, first_difference
 from tools.probes.rows.pairs import Pair, check_pairs
 from tools.probes.rows.separation import Candidates
@@ -45,7 +45,7 @@ def claims(pairs: list[Pair]) -> dict[str, str]:
 
 def features_of(pairs: list[Pair]) -> list[str]:
     [finding] = [row for row in check_pairs(pairs) if row.claim == "pairs_separable"]
-    return [row["feature"] for row in finding.detail["features"]]
+    return [row["feature"] for row in finding.value["features"]]
 
 
 def test_answers_written_the_same_way_are_silent() -> None:
@@ -61,16 +61,16 @@ def test_the_labs_line_ends_are_a_hard_stop_in_80_of_80_pairs() -> None:
     assert (stop.mode, stop.severity, stop.claim) == ("P3", "hard_stop", "pairs_separable")
     assert "CRLF line ends" in stop.sentence
     assert "in 80 of 80 pairs" in stop.sentence
-    assert stop.detail["features"][0]["p_value"] < 1e-20
+    assert stop.value["features"][0]["p_value"] < 1e-20
     assert (length.severity, length.claim) == ("warning", "pairs_separable_by_length")
 
 
 def test_rows_left_out_are_a_warning_about_length_and_nothing_else() -> None:
     [finding] = check_pairs(rows_removed("\n"))
     assert (finding.severity, finding.claim) == ("warning", "pairs_separable_by_length")
-    assert finding.detail["left_out"] == 80
-    assert [row["feature"] for row in finding.detail["features"]] == ["more characters"]
-    assert 0.9 < finding.detail["length_threshold_accuracy"] < 1
+    assert finding.value["left_out"] == 80
+    assert [row["feature"] for row in finding.value["features"]] == ["more characters"]
+    assert 0.9 < finding.value["length_threshold_accuracy"] < 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_words_that_come_with_much_greater_length_are_a_warning() -> None:
     ]
     [finding] = check_pairs(pairs)
     assert (finding.severity, finding.claim) == ("warning", "pairs_separable_by_length")
-    assert "word" in [row["feature"] for row in finding.detail["features"]]
+    assert "word" in [row["feature"] for row in finding.value["features"]]
 
 
 def test_digits_alone_are_a_warning() -> None:
@@ -161,8 +161,8 @@ def test_two_of_eighty_pairs_with_a_glitch_on_one_side_are_a_warning_with_their_
         pairs[place] = (prompt, chosen, f"{rejected} It is the the end")
     [finding] = check_pairs(pairs)
     assert (finding.mode, finding.severity) == ("7", "warning")
-    assert (finding.detail["chosen"], finding.detail["rejected"]) == (0, 2)
-    assert finding.detail[EXAMPLES] == ["the the", "the the"]
+    assert (finding.value["chosen"], finding.value["rejected"]) == (0, 2)
+    assert finding.value[EXAMPLES] == ["the the", "the the"]
 
 
 def test_sentences_repeat_no_text_of_the_rows() -> None:

@@ -6,31 +6,16 @@ the base), P5 (a ruler or a number of cases too coarse for the margin) and P4 (t
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from policies import significance
 from policies.cases import CaseTable, Mean, Scale, scale_of
 from policies.gate import asks_no_worse, judge_condition
 from policies.target import Target, find_target
 from state.goal import Condition, Gate
-from state.records import Record, Severity, Side, SplitUse
+from state.records import Finding, Side, SplitUse
 
 _EPSILON = 1e-9
-
-
-class Finding(Record):
-    """One reason why a gate cannot do its work."""
-
-    mode: Literal["P1", "4", "P4", "P5"]
-    severity: Severity
-    subject: str
-    """`gate:<condition id>`."""
-    claim: str
-    """`below_ceiling`, `reachable_from_base`, `resolvable`, `decidable`, `independent`, `asks_more`,
-    `meaningful`, `on_scale`, `agrees_with_ceiling`."""
-    sentence: str
-    value: dict[str, Any]
-    fix: str
 
 
 def reachability(
@@ -47,6 +32,9 @@ def reachability(
     scales: Mapping[str, Scale] | None = None,
 ) -> list[Finding]:
     """Return what is wrong with a gate; an empty list says nothing was found, not that everything was checked.
+
+    Claims on `gate:<condition id>`: `below_ceiling`, `reachable_from_base`, `resolvable`, `decidable`, `independent`,
+    `asks_more`, `meaningful`, `on_scale`, `agrees_with_ceiling`.
 
     Args:
         gate: The conditions.
@@ -160,6 +148,19 @@ def beyond_reach(
     known = _Known(ceilings, baseline, None, "selection", "base", scales or {})
     on_scale = [condition for condition in gate.conditions if _off_scale(condition, known) is None]
     found = [_beyond_reach(condition, known, budgets or {}) for condition in on_scale]
+    return [finding for finding in found if finding is not None]
+
+
+def beyond_cases(gate: Gate, baseline: Mapping[str, Mean], alpha: float) -> list[Finding]:
+    """Return P5 alone: the conditions that so many cases of 0/1 scores cannot settle, whatever the candidate scores.
+
+    Args:
+        gate: The conditions.
+        baseline: `split.metric` -> mean of the base and its number of cases.
+        alpha: One-sided level of one test.
+    """
+    known = _Known({}, baseline, None, "selection", "base", {})
+    found = [_too_coarse(condition, known) or _undecidable(condition, known, alpha) for condition in gate.conditions]
     return [finding for finding in found if finding is not None]
 
 

@@ -1,15 +1,15 @@
 import pytest
 
 from policies.cases import CaseTable, Mean
-from policies.gate import judge_condition
-from policies.reachability import (
-    Finding,
+from policies.checks import (
     beyond_reach,
     is_one_measurement,
     least_cases,
     reachability,
 )
+from policies.gate import judge_condition
 from state.goal import Condition, Gate, TestKind
+from state.records import Finding
 from tests.policies.lab import BASE, CYCLES, GATE, REASON, ones, table
 
 
