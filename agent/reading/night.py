@@ -106,7 +106,10 @@ def parts(job: View, now: float) -> list[tuple[int, str]]:
     elif step:
         found = [(0, f"{subject(job)}: {count(step, noun)} done")]
     else:
-        found = [(0, f"{subject(job)}: {_STATES.get(job['state'], 'loading')}")]
+        found = [(0, f"{subject(job)}: {_STATES.get(job['state']) or job.get('phase') or 'loading'}")]
+    if step and job.get("phase"):
+        # Taken up again: it does not go on from there yet.
+        found.append((1, job["phase"]))
     if job["state"] == "orphaned":
         found.append((3, "its supervisor is gone"))
     if left is not None and step:

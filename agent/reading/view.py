@@ -106,6 +106,7 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
         "loss_before": losses[-2] if len(losses) > 1 else None,
         "pace": night.pace(rows, begun_at),
         "begun_at": begun_at,
+        "phase": _phase(rows, begun_at),
         "step": step,
         "state": state,
         "exit": ending or job["exit"],
@@ -135,6 +136,16 @@ def _begun_at(files: JobPaths) -> float | None:
     """Return when the worker that works now was started, Unix seconds."""
     found = read_json(files.worker)
     return float(found["create_time"]) if isinstance(found, dict) and found.get("create_time") else None
+
+
+def _phase(rows: list[View], begun_at: float | None) -> str:
+    """Return what the worker that works now does before its first step or report; empty once it told a step."""
+    for row in reversed(rows):
+        if row.get("phase") and float(row.get("t") or 0.0) >= (begun_at or 0.0):
+            return str(row["phase"])
+        if isinstance(row.get("step"), int) and "prepared" not in row:
+            break
+    return ""
 
 
 def _merged(rows: Iterable[View]) -> View:

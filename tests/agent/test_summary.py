@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,11 @@ def test_a_job_is_told_by_whom_it_asks_about_what() -> None:
     new = {"step": 0, "steps": 0, "last": {}, "power": {}}
     assert night.progress({**JOB, **new}, 12.0) == "Training R2: loading, 12 s so far."
     assert night.progress({**JOB, **new, "begun_at": 960.0}, 972.0) == "Training R2: loading, 12 s so far."
+    reading = {**new, "phase": "first step, 7,168 tokens"}
+    assert night.progress({**JOB, **reading}, 12.0) == "Training R2: first step, 7,168 tokens, 12 s so far."
+    assert night.progress({**JOB, **reading, "state": "queued"}, 12.0).startswith("Training R2: queued")
+    again = {**JOB, "phase": "loading the model", "power": {}}
+    assert night.line(again, 100.0, 80).startswith("Training R2: step 120 of 450, loading the model, about 3 min left")
     assert night.progress({**JOB, **new, "state": "orphaned"}, 1.0).endswith("its supervisor is gone, 1 s so far.")
     assert night.progress({**JOB, **new, "kind": "census", "run": "", "step": 3}, 12.0) == (
         "Checking tokens and grader: 3 cases done, 12 s so far."
@@ -371,3 +377,24 @@ def test_slack_is_what_the_policies_say_it_is(tmp_path: Path) -> None:
         assert verdicts.slack(row) == min(each.slack for each in gate.conditions)
     unread = {**condition(1), "low": None, "sign": 1, "bound": 0.5}
     assert verdicts.slack({"detail": {}, "gate": {"conditions": [unread]}}) == float("-inf")
+
+
+@pytest.mark.parametrize(
+    ("rows", "phase"),
+    [
+        ([], ""),
+        ([{"phase": "loading the model", "t": 11.0}, {"step": 0, "prepared": 900, "t": 12.0}], "loading the model"),
+        ([{"phase": "first step", "t": 11.0}, {"step": 10, "t": 12.0}], ""),
+        ([{"phase": "reading", "t": 9.0}], ""),
+        ([{"step": 10, "t": 9.0}, {"phase": "reading", "t": 11.0}], "reading"),
+    ],
+)
+def test_what_a_job_does_before_its_first_report_is_what_the_worker_of_now_said_last(
+    tmp_path: Path, rows: list[dict[str, Any]], phase: str
+) -> None:
+    files = CampaignPaths(tmp_path, "x").job("k")
+    files.folder.mkdir(parents=True)
+    files.worker.write_text('{"create_time": 10.0}')
+    files.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = {"folder": "jobs/k", "state": "running", "exit": {}, "started_at": 0.0}
+    assert with_folder(CampaignPaths(tmp_path, "x"), job)["phase"] == phase

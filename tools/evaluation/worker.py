@@ -28,7 +28,7 @@ from tools.evaluation.cases import Split, read_split
 from tools.evaluation.generation import Decoding, Generation, Prompt, generate
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.prompts import render_prompt
-from tools.jobs.worker import WorkerContext, begin
+from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
 from tools.tracks.contract import GraderSpec
 from tools.tracks.host import Grader
@@ -293,6 +293,7 @@ class _Run:
 
             from tools.evaluation.adapters import no_room, used_as
 
+            tell_phase("loading the model")
             model, tokenizer = self._model()
             if why := no_room(model, wanted.form):
                 if is_needed:
@@ -306,12 +307,14 @@ class _Run:
                 return
             system = inputs.get("system")
             named = {"/".join(_case_key(split, case)): (split, case) for split, case in todo}
+            tell_phase(f"reading {len(todo):,} prompts")
             prompts = {name: render_prompt(tokenizer, case, system) for name, (_, case) in named.items()}
             with used_as(model, wanted.form) as form:
                 self.form = self.form or form
                 if self.startup_s is None:
                     self.startup_s = context.age_s
                     self._pace.started = time.monotonic()
+                tell_phase(f"first answers, to {min(batch_size, len(todo)):,} of {len(todo):,} prompts at a time")
                 outputs = generate(
                     model,
                     tokenizer,

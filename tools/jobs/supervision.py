@@ -30,6 +30,7 @@ from tools.jobs.processes import AdoptedWorker, ChildWorker, Ended, Worker, clea
 from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, StopRequest
 from tools.jobs.tally import read_tally
 from tools.jobs.worker import LOCK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
+from tools.machine.linux import memory_kills
 from tools.machine.sandbox import KILLED
 from tools.machine.system import System
 
@@ -49,6 +50,9 @@ FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.
 
 MAX_KILLS = 8
 """Starts in a row that are ended from outside without progress: more is no accident, but memory that never suffices."""
+
+MAX_STARVED = 2
+"""Starts in a row that the system killed for want of memory: the next one would need as much."""
 
 MAX_FULL = 3
 """Starts in a row on a full disk before the job is left, to go on once a person has made room."""
@@ -123,7 +127,8 @@ class Supervision:
         self._spec = job.spec
         self._clock = clock or SystemClock()
         self._tally = read_tally(job.paths)
-        system = system or System()
+        self._system = system = system or System()
+        self._memory_kills: int | None = None
         self._observer = Observer(job.paths, job.spec.guards, self._clock, suspended, system)
         self._awake = Awake(os.getpid(), system)
         self._machine = machine
@@ -287,6 +292,7 @@ class Supervision:
         self._save_tally()
         self._paths.worker.unlink(missing_ok=True)
         self._paths.out.mkdir(exist_ok=True)
+        self._memory_kills = memory_kills(self._system)
         try:
             return ChildWorker(self._popen())
         except OSError as error:
@@ -395,15 +401,22 @@ class Supervision:
         is_death = not (self.is_leaving or self._asked or self._paths.stop.exists())
         is_outside = is_from_outside(ended)
         if self._observer.best_step > self._tally.best_step:
-            self._tally.fruitless = self._tally.killed = 0
+            self._tally.fruitless = self._tally.killed = self._tally.starved = 0
         elif is_death:
             self._tally.fruitless += not is_outside
             self._tally.killed += is_outside
+            self._tally.starved = self._tally.starved + 1 if self._is_starved(ended) else 0
         self._tally.deaths += is_death and not is_outside
         self._tally.is_open = False
         # On a full disk the end must still be told; a start, which needs the tally, fails by itself.
         with suppress(OSError):
             self._save_tally()
+
+    def _is_starved(self, ended: Ended | None) -> bool:
+        """Say whether the system killed a worker for want of memory; false where it does not tell."""
+        if ended is None or ended.signal != signal.SIGKILL or self._memory_kills is None:
+            return False
+        return (memory_kills(self._system) or 0) > self._memory_kills
 
     def _outcome(self, ended: Ended | None) -> ExitRecord | None:
         """Return how the job ended, None if the worker is to be started (again)."""
@@ -443,6 +456,12 @@ class Supervision:
         how = (ended or Ended()).words()
         if ended is not None and ended.code == NO_DISK and tally.killed >= MAX_FULL:
             return self._full(ended)
+        if tally.starved >= MAX_STARVED:
+            reason = (
+                f"The system killed the worker for want of memory, {tally.starved} starts in a row before any progress: "
+                "it has to hold less at once (a smaller batch_size, grad_checkpoint: true), or needs a larger machine."
+            )
+            return self._record("stopped", ended, by="guard", verdict="out_of_memory", reason=reason)
         if tally.killed >= MAX_KILLS:
             reason = f"The worker {how}; {tally.killed} starts in a row were ended from outside before any progress."
         elif tally.fruitless > spec.max_restarts_without_progress:

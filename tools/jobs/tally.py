@@ -19,6 +19,8 @@ class Tally:
     """Deaths in a row of its own without a higher step."""
     killed: int = 0
     """Starts in a row that something outside ended without a higher step: a kill, a reboot, a full disk."""
+    starved: int = 0
+    """Of those in a row, the ones that the system killed for want of memory, where it tells."""
     best_step: int = -1
     """Highest step when the last worker was started."""
     is_open: bool = False

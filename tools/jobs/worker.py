@@ -143,6 +143,15 @@ def tick(count: int = 1) -> None:
         context.note_work(count)
 
 
+def tell_phase(words: str) -> None:
+    """Say what is done before the first step, and until the first report; a job that only loads is told as loading.
+
+    No step stands in the row: it is no progress, and its time is none of a step.
+    """
+    for context in _at_work:
+        context.emit({"phase": words})
+
+
 def begin(folder: Path | str) -> WorkerContext:
     """Take up a job: keep its lock, write worker.json, listen for SIGTERM; call it before the hub's client is imported.
 

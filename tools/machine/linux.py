@@ -160,3 +160,24 @@ def plans(system: System) -> tuple[list[str], list[str], str]:
     is_automatic = re.findall(r'^\s*Unattended-Upgrade::Automatic-Reboot\s+"(\w+)"', written, re.MULTILINE)
     possible = ["unattended-upgrades may restart it"] if is_automatic[-1:] in (["true"], ["1"], ["yes"]) else []
     return certain, possible, "/run/systemd/shutdown, apt.conf.d"
+
+
+def memory_kills(system: System) -> int | None:
+    """Return how many processes the system has killed for want of memory, None where it does not tell.
+
+    By our control group where it counts them, else of the whole machine; a Mac tells nothing.
+    """
+    groups = (line.split(":", 2) for line in (system.read("proc/self/cgroup") or "").splitlines())
+    named = {kind: place.strip("/") for _, kind, place in (each for each in groups if len(each) == 3)}  # noqa: PLR2004
+    files = [
+        f"sys/fs/cgroup/{named.get('', '')}/memory.events",
+        "sys/fs/cgroup/memory.events",
+        f"sys/fs/cgroup/memory/{named.get('memory', '')}/memory.oom_control",
+        "proc/vmstat",
+    ]
+    for name in files:
+        for line in (system.read(name) or "").splitlines():
+            what, _, count = line.partition(" ")
+            if what == "oom_kill" and count.isdigit():
+                return int(count)
+    return None

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from state.errors import ConfigError
 from state.hashing import hash_bytes
 from state.records import Json
+from tools.jobs.worker import tell_phase
 from tools.training import saves
 from tools.training.batching import Batch, Cursor
 from tools.training.environment import environment
@@ -152,11 +153,13 @@ class Training:
         """
         if self.sampler is not None:
             # Before a save is put in place: these are the parent's own outputs.
+            tell_phase("answering a few prompts with what it starts from")
             first = self.sampler.begin()
             if first is None:
                 return Outcome(self.progress, "", is_stopped=True, resumed_from=0, tokens_per_s=0.0)
             self.emit(first)
         if self.interim is not None:
+            tell_phase("answering the cases that it is looked at by, with what it starts from")
             first = self.interim.begin()
             if first is None:
                 return Outcome(self.progress, "", is_stopped=True, resumed_from=0, tokens_per_s=0.0)
@@ -207,6 +210,9 @@ class Training:
                 if self.progress.step:
                     self._save()
                 return True
+            if flying is None and self.first_landed_at is None:
+                made = ", compiled on the way" if stepper.is_compiled else ""
+                tell_phase(f"first step, {drawn[0].padded_tokens:,} tokens{made}")
             begun = self._begin(stepper, step, drawn, drawn_at)
             if flying is not None:
                 self._land(flying, window)
@@ -297,7 +303,9 @@ class Training:
         # Of two steps at once each counts from where the other ended.
         learning_s, step_s = (ended - max(self._landed_at, at) for at in (flight.begun_at, flight.drawn_at))
         self._landed_at = ended
-        self.first_landed_at = self.first_landed_at or ended
+        if self.first_landed_at is None:
+            self.first_landed_at = ended
+            tell_phase(f"first step done in {step_s:,.1f} s, told every {self.recipe.steps_per_report:,} steps")
         self.progress.steps_s += step_s
         self._advance(flight.batch, flight.after)
         window.add(loss, flight.batch, figures, learning_s, step_s)
@@ -379,6 +387,8 @@ class Training:
         if not self._valid:
             return
         started = time.monotonic()
+        if self.first_landed_at is None:
+            tell_phase(f"validation before the first step, {len(self._valid):,} batches")
         loss, figures = measure(self.model, self.objective.loss, self._valid)
         said = {f"val_{name}": value for name, value in self.objective.report(figures).items()}
         seconds = time.monotonic() - started

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Json
+from tools.jobs.worker import tell_phase
 from tools.tracks.host import Grader
 from tools.training.batching import Batch, Cursor, Shape, shape_of
 from tools.training.data import Row, answers, answers_after, collate
@@ -129,6 +130,8 @@ class Reinforcement(Objective):
         """See `Objective`: keep the parent, and measure it on the held-out cases."""
         self._parent = self._model.trainable_parameters()
         self._share_prompts()
+        if self._held_out is not None:
+            tell_phase("answering the held-out cases with what it starts from")
         return self._look(0)
 
     def signal(self) -> Json | None:
@@ -282,6 +285,8 @@ class Reinforcement(Objective):
     def _sampled(self, tasks: Sequence[Task], update: int) -> Batch | None:
         """Return what an update learns from; None where a stop was asked for meanwhile."""
         recipe, tally = self._recipe, self._tally
+        if not self._latest:
+            tell_phase(f"first update: {len(tasks) * recipe.group_size:,} answers to {len(tasks):,} prompts")
         started = time.monotonic()
         rollouts = roll_out(
             self._model,

@@ -1,5 +1,6 @@
 """One micro-step as one function of arrays: loss, gradient and, where it is due, the update; worker processes only."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -47,6 +48,8 @@ class Stepper:
         self._loss_and_grad = nn.value_and_grad(model, loss)
         self._run: Any = self._step
         self._untried = {False, True} if is_compiled else set()
+        self.is_compiled = is_compiled and not os.environ.get("MLX_DISABLE_COMPILE")
+        """Whether its first call on each shape takes long."""
         if is_compiled:
             state = [model.state, optimizer.state, mx.random.state]
             self._run = partial(mx.compile, inputs=state, outputs=state)(self._step)

@@ -24,7 +24,7 @@ from state.files import read_json, write_json
 from state.hashing import HashCache, hash_file, hash_tree
 from state.records import Json
 from tools.evaluation.cases import read_split
-from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin
+from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
 from tools.training.environment import environment
 from tools.training.lineage import begun_with, other_recipe, require_same_adapter, trained_on
@@ -84,6 +84,7 @@ def assemble(
     from tools.training.preparation import build_optimizer, prepare
 
     out = context.folder.out
+    tell_phase("loading the model")
     model, tokenizer = load_model(Path(inputs["model"]), parent, inputs.get("dtype"))
     sampler = _sampler(context, model, tokenizer, recipe)
     # Before anything is trainable: a reference is the parent as it was loaded.
@@ -99,6 +100,7 @@ def assemble(
         should_stop=lambda: context.should_stop,
         is_private=context.is_private,
     )
+    tell_phase("reading the rows")
     built = build(setting)
     prepare(model, recipe, parent)
     data = hash_file(built.data)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from subprocess import PIPE
 from threading import Thread
@@ -184,6 +185,20 @@ def test_a_job_that_is_killed_again_and_again_ends_at_last(folder: Path, monkeyp
     assert found.reason == (
         "The worker died of signal 9 (SIGKILL); 3 starts in a row were ended from outside before any progress."
     )
+
+
+def test_a_job_that_the_system_kills_for_want_of_memory_is_not_started_a_third_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = count()
+    monkeypatch.setattr(supervision, "memory_kills", lambda _system: next(counted))
+    job = spec(crash={"at": 3, "how": "kill", "times": 99}, restart_pause_s=0)
+    assert Supervision(opened(folder, job)).run() == 0
+    found = record(folder)
+    # The first start got on to step 2, so it counts for nothing.
+    assert (found.state, found.by, found.verdict, found.restarts) == ("stopped", "guard", "out_of_memory", 2)
+    assert found.reason.startswith("The system killed the worker for want of memory, 2 starts in a row before any")
+    assert not found.waits_for_room
 
 
 def test_a_disk_that_is_full_before_the_worker_starts_leaves_the_job_to_go_on(

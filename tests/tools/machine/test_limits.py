@@ -6,6 +6,7 @@ import pytest
 from tests.tools.machine import machines
 from tools.machine import limits
 from tools.machine.limits import memory_limit
+from tools.machine.linux import memory_kills
 from tools.machine.system import System
 
 
@@ -35,6 +36,26 @@ def test_on_a_mac_it_is_what_the_gpu_may_wire_set_by_hand_or_recommended(
     assert memory_limit(mac, {}) == (2.0, "the GPU may wire")
     monkeypatch.setattr(limits, "ask_mlx", lambda _env: "it ended with status 1")
     assert memory_limit(mac, {})[1] == "the machine has"
+
+
+@pytest.mark.parametrize(
+    ("files", "kills"),
+    [
+        ({}, None),
+        ({"proc/vmstat": "pgfault 7\noom_kill 3"}, 3),
+        ({"proc/vmstat": "oom_kill 3", "sys/fs/cgroup/memory.events": "low 0\noom 9\noom_kill 1"}, 1),
+        ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/b/memory.events": "oom_kill 2\noom_group_kill 0"}, 2),
+        ({"proc/self/cgroup": "4:memory:/c\n0::/", "sys/fs/cgroup/memory/c/memory.oom_control": "oom_kill 5"}, 5),
+        ({"proc/self/cgroup": "odd", "proc/vmstat": "oom_kill"}, None),
+    ],
+)
+def test_kills_for_want_of_memory_are_counted_where_the_system_tells_them(
+    tmp_path: Path, files: dict[str, str], kills: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory_kills(System("linux", tmp_path)) == kills
 
 
 def test_with_cuda_it_is_what_the_gpu_has_where_that_is_less_and_nobody_asks_without(

@@ -26,7 +26,7 @@ def _interrupt_at(number: int, at_step: int | None, at_rename: str | None, *, at
 
     def emit(self: WorkerContext, row: dict[str, Any]) -> None:
         _emit(self, row)
-        if row["step"] == at_step and "learning_rate" in row:
+        if row.get("step") == at_step and "learning_rate" in row:
             os.kill(os.getpid(), number)
 
     def rename(self: Path, target: Path) -> Path:

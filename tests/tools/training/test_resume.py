@@ -60,6 +60,11 @@ def test_a_run_stopped_by_sigterm_goes_on_and_gives_the_bytes_of_one_that_was_no
     assert adapter_bytes(job) == adapter_bytes(whole)
     assert outcome(job)["resumed_from"] == 8, "a stop waits for the update boundary"
     assert outcome(whole)["resumed_from"] == 0
+    said = [row["phase"] for row in metrics(whole) if "phase" in row]
+    assert said[:2] == ["loading the model", "reading the rows"]
+    assert said[2].startswith("first step, ")
+    assert said[3].startswith("first step done in ")
+    assert [row["phase"] for row in metrics(job) if "phase" in row][4:6] == said[:2], "and when it is taken up again"
     resumed = next(row for row in metrics(job) if "resumed_from" in row)
     assert resumed["probe_loss"] == resumed["expected_loss"]
     assert "warning" not in resumed
@@ -202,7 +207,8 @@ def test_a_child_continues_from_its_parents_weights_and_refuses_another_shape(
     ours, theirs, later = (load_file(job / "out/adapter/adapters.safetensors") for job in (child, parent, same))
     assert all(np.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
     assert not all(np.allclose(later[name], theirs[name], atol=1e-3) for name in theirs), "and trains on from there"
-    assert metrics(same)[0]["train_loss"] < metrics(parent)[0]["train_loss"] - 0.5
+    begun = [next(row["train_loss"] for row in metrics(job) if "train_loss" in row) for job in (same, parent)]
+    assert begun[0] < begun[1] - 0.5
     assert outcome(child)["parent_weights"] == outcome(parent)["weights"]
     changes = "num_layers all -> 1, lora_parameters.rank 2 -> 4, lora_parameters.keys all -> ['mlp.up_proj']"
     assert f"but the recipe changes {changes}; keep the parent's values, or " in outcome(other)["sentence"]
