@@ -458,8 +458,8 @@ class Supervision:
             return self._full(ended)
         if tally.starved >= MAX_STARVED:
             reason = (
-                f"The system killed the worker for want of memory, {tally.starved} starts in a row before any progress: "
-                "it has to hold less at once (a smaller batch_size, grad_checkpoint: true), or needs a larger machine."
+                f"The system killed the worker for want of memory, {tally.starved} starts in a row before any "
+                "progress: it has to hold less at once (a smaller batch_size, grad_checkpoint: true), or needs a larger machine."
             )
             return self._record("stopped", ended, by="guard", verdict="out_of_memory", reason=reason)
         if tally.killed >= MAX_KILLS:
