@@ -38,6 +38,9 @@ several times over, and what hangs is told by its progress, what is too late by 
 LEAST_S = 60.0
 """No job that measures is ended sooner by the budget: what it measures decides what was paid for."""
 
+MOST_S = 3 * 86_400.0
+"""No job that measures takes longer, where neither its length nor a budget is known: three nights and their days."""
+
 DISK_FLOOR_GB = 1.0
 """Room that saves, logs and the store need."""
 
@@ -141,7 +144,7 @@ def _equal_reports(recipe: Json) -> int:
 def measuring_guards(
     *, wall_s: float = 0.0, memory_gb: float | None = None, left_s: float | None = None
 ) -> tuple[Guard, ...]:
-    """Return the guards of a job that trains nothing: a census, an evaluation, a timing, a fusion, pairs.
+    """Return the guards of a job that trains nothing: a census, an evaluation, a timing, a fusion, pairs, a notice.
 
     Args:
         wall_s: Upper end of the expected wall time, seconds; 0 where nobody knows it.
@@ -152,7 +155,7 @@ def measuring_guards(
     if left_s is not None:
         limit_s = max(WALL_FACTOR * wall_s, LEAST_S, left_s)
     else:
-        limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S) if wall_s else math.inf
+        limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S) if wall_s else MOST_S
     return _common(wall_s / 2, limit_s, memory_gb)
 
 
@@ -173,10 +176,11 @@ def lasting(guards: Iterable[Guard], expected_s: float) -> tuple[Guard, ...]:
 
 def _common(stall_s: float, limit_s: float, memory_gb: float | None) -> tuple[Guard, ...]:
     """Return the guards every job has."""
-    guards = [Guard(signal="seconds_since_progress", op=">", threshold=max(STALL_FLOOR_S, stall_s), verdict="stalled")]
-    if math.isfinite(limit_s):
-        guards.append(Guard(signal="wall_s", op=">", threshold=limit_s, verdict="out_of_time"))
-    guards.append(Guard(signal="disk_free_gb", op="<", threshold=DISK_FLOOR_GB, patience=2, verdict="out_of_disk"))
+    guards = [
+        Guard(signal="seconds_since_progress", op=">", threshold=max(STALL_FLOOR_S, stall_s), verdict="stalled"),
+        Guard(signal="wall_s", op=">", threshold=limit_s, verdict="out_of_time"),
+        Guard(signal="disk_free_gb", op="<", threshold=DISK_FLOOR_GB, patience=2, verdict="out_of_disk"),
+    ]
     if memory_gb is not None:
         # The process as the system counts it, and MLX's own count: on a Mac the first leaves out what the GPU holds.
         guards += [

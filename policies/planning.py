@@ -129,7 +129,7 @@ def plan(view: View) -> Draft | None:
     return None
 
 
-_UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0}
+_UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0, "notify": 0}
 """Acts by jobs whose own rule names no guards -> whether how long they take is known from those that ended."""
 
 
@@ -138,12 +138,16 @@ def _guarded(view: View, found: Draft) -> Draft:
     decision = found.decision
     if decision.action not in _UNGUARDED or "guards" in decision.action_inputs:
         return found
-    left = affords(view, 0.0, runs=0)
-    guards = measuring_guards(
-        wall_s=_UNGUARDED[decision.action] * evaluation_s(view),
-        memory_gb=limit_gb(view.beliefs),
-        left_s=left.nearest_s,
-    )
+    notify = view.goal.notify
+    if decision.action == "notify" and notify is not None:
+        # Its worker waits for the command as long as the file says, also when the budget is over.
+        guards = measuring_guards(wall_s=notify.timeout_s, memory_gb=limit_gb(view.beliefs))
+    else:
+        guards = measuring_guards(
+            wall_s=_UNGUARDED[decision.action] * evaluation_s(view),
+            memory_gb=limit_gb(view.beliefs),
+            left_s=affords(view, 0.0, runs=0).nearest_s,
+        )
     inputs = {**decision.action_inputs, "guards": [guard.model_dump(mode="json") for guard in guards]}
     return replace(found, decision=decision.model_copy(update={"action_inputs": inputs}))
 

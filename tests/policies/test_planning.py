@@ -1,5 +1,6 @@
 """The planner over whole campaigns: the order of its rules, and what never happens whatever the world does."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.specs import _KINDS
 from policies import planning
 from policies.confirmation import why_not
 from policies.proposals import estimate_of, going_on, next_proposals, planned_s, verdict_of
@@ -957,6 +959,29 @@ def test_every_job_that_measures_has_guards_that_end_with_the_budget_and_do_not_
         pass
     acts = {action.kind for action in world.actions if action.inputs.get("guards")}
     assert acts >= {"census", "evaluate", "train", "confirm"}
+
+
+@pytest.mark.parametrize("budget", [{}, {"hours": 0.5, "reserve_min": 0}], ids=["no budget", "half an hour"])
+def test_every_kind_of_job_has_guards_of_its_stall_its_time_and_its_memory(budget: Json) -> None:
+    told = {"command": ["true"], "on": ["ended"], "timeout_s": 100}
+    long = {"batch_size": 4, "iters": 5000, "max_seq_length": 128}
+    gate = {"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.51}]}
+    world = Rehearsal(
+        goal(budget=budget, notify=told, export={"to": "out", "fused": True}, recipe=long, gate=gate), step_s=0.01
+    )
+    known = {"subject": "machine:memory", "claim": "fits_the_model", "value": {"limit_gb": 8.0}}
+    world.believe(
+        Belief(**known, statement="m", tag="inferred", evidence=(Evidence(kind="probe", ref="m", summary="m"),))
+    )
+    world.run()
+    jobs = {action.kind: action.inputs.get("guards", []) for action in world.actions if action.kind in _KINDS}
+    assert set(jobs) == set(_KINDS) - (set() if budget else {"pace"})
+    for kind, guards in jobs.items():
+        found = {guard["verdict"]: guard["threshold"] for guard in guards}
+        assert {"stalled", "out_of_time", "out_of_disk", "out_of_memory"} <= found.keys(), kind
+        assert math.isfinite(found["out_of_time"]), kind
+    [limit] = [guard["threshold"] for guard in jobs["notify"] if guard["verdict"] == "out_of_time"]
+    assert limit == 1000, "the budget does not cut what the command may take"
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,8 @@ class Supervision:
         if tally.starved >= MAX_STARVED:
             reason = (
                 f"The system killed the worker for want of memory, {tally.starved} starts in a row before any "
-                "progress: it has to hold less at once (a smaller batch_size, grad_checkpoint: true), or needs a larger machine."
+                "progress: it has to hold less at once (a smaller batch_size, grad_checkpoint: true), or to have more "
+                "memory."
             )
             return self._record("stopped", ended, by="guard", verdict="out_of_memory", reason=reason)
         if tally.killed >= MAX_KILLS:

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from state.errors import JobNotStartedError, LimitExceededError
 from state.files import write_json
-from state.records import Guard
+from state.records import Guard, JobKind
 from tests.faults.jobs.harness import (
     BACKEND,
     ROOT,
@@ -199,6 +200,18 @@ def test_a_worker_suspended_longer_than_the_stall_guard_allows_is_stopped_and_sa
     record = ended(folder)
     assert (record.state, record.verdict, record.code) == ("stopped", "stalled", 75)
     assert len(starts(folder)) == 1
+
+
+def test_a_worker_that_hangs_is_ended_and_the_record_says_so_whatever_its_kind(folder: Path) -> None:
+    guard = Guard(signal="seconds_since_progress", op=">", threshold=1.5, verdict="stalled")
+    kinds = get_args(JobKind)
+    for kind in kinds:
+        BACKEND.launch(folder / kind, spec(kind, kind=kind, guards=(guard,), hang_at=2))
+    for kind in kinds:
+        record = ended(folder / kind)
+        assert (record.state, record.by, record.verdict) == ("stopped", "guard", "stalled"), kind
+        assert "seconds_since_progress" in record.reason, kind
+        assert len(starts(folder / kind)) == 1, kind
 
 
 def test_a_full_disk_is_seen_by_a_guard(folder: Path) -> None:
