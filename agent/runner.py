@@ -20,6 +20,7 @@ from agent.graph import Graph, build, open_saver, prune
 from agent.nodes.deciding import deciding
 from agent.nodes.doing import StopAskedError, doing
 from agent.nodes.knowing import knowing
+from agent.openings import refuse_used
 from agent.reading import typed
 from agent.reading.view import gather
 from agent.reading.words import duration
@@ -94,6 +95,7 @@ def run_campaign(
     for note in check_campaign(loaded):
         terminal.say(note)
     paths = CampaignPaths(home.resolve(), loaded.goal.campaign)
+    refuse_used(loaded, paths)
     _make_home(paths)
     # Before the lease: whoever sees us hold it may ask us to stop.
     before = last_request(paths)

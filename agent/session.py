@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from agent.campaign import LoadedCampaign
@@ -14,6 +15,7 @@ from state.clock import Clock
 from state.files import read_json, write_json
 from state.goal import Goal
 from state.hashing import HashCache, hash_file
+from state.ledger import CaseSet
 from state.paths import CampaignPaths
 from state.records import Belief, JobKind
 from state.store import Store
@@ -52,6 +54,8 @@ class Session:
         show: Where goes what happens now: a job as gathered (agent/reading/view.py), or words.
         ask: Where the lines of a question go that waits for a person.
         asked: Ids of the questions that this sitting has put so.
+        case_sets: Split -> confirmation cases, and what they were read from.
+        noted: Keys of the uses of cases that the ledger has.
     """
 
     loaded: LoadedCampaign
@@ -73,6 +77,8 @@ class Session:
     asked: set[str] = field(default_factory=set)
     is_stopping: bool = False
     cache: HashCache = field(default_factory=HashCache)
+    case_sets: tuple[str, Mapping[str, CaseSet]] = ("", MappingProxyType({}))
+    noted: set[str] = field(default_factory=set)
 
     @property
     def goal(self) -> Goal:

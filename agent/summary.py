@@ -26,7 +26,7 @@ _HEADS = {
     "failed": "failed",
 }
 
-_BOOKS = ("action:", "identity:")
+_BOOKS = ("action:", "identity:", "ledger:")
 """Subjects that keep books for the planner; a person asks about the others."""
 
 _ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
@@ -125,6 +125,12 @@ def _unjudged(view: View) -> list[str]:
         stands = f"; the base has {number(base)}" if base is not None else "; not measured yet"
         lines += block("" if lines else "Gate", verdicts.asked(condition) + stands + ".", lines=2)
     return lines
+
+
+def _openings(view: View) -> list[str]:
+    """Say what of alpha is spent on the confirmation cases, by the ledger as the campaign read it last."""
+    told = [b["statement"] for b in view.get("beliefs") or [] if b["subject"] == "ledger:confirmation"]
+    return block("Openings", told[-1], lines=3) if told else []
 
 
 def _best(view: View) -> list[str]:
@@ -299,5 +305,6 @@ _TYPED: dict[str, Callable[[View], _Rows]] = {
 }
 
 _SECTIONS = (
-    _head, _goal, _gate, _best, _live, _stopped, _night, _assumed, _warned, _failed_effects, _next, _person, _type,
+    _head, _goal, _gate, _openings, _best, _live, _stopped, _night, _assumed, _warned, _failed_effects, _next, _person,
+    _type,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import replace
 from agent import testimony
 from agent.campaign import LoadedCampaign, difference, load_campaign
 from agent.checks import check_campaign
+from agent.openings import refuse_used
 from agent.session import Session
 from agent.view import OF_RUNS, view_of
 from policies.approval import at_deadline
@@ -167,6 +168,7 @@ def _admitted(session: Session, loaded: LoadedCampaign) -> LoadedCampaign:
             f" `campaign: {session.goal.campaign}`, or start the other one from a file of its own."
         )
     check_campaign(loaded)
+    refuse_used(loaded, session.paths)
     return loaded
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from policies.buckets import BucketVerdict
 from policies.drafts import Draft, done, draft, is_same
+from policies.ledger import goal_of
 from policies.proposals import counts, evaluation_s, parent_of, slack, verdict_of
 from policies.search import affords
 from policies.target import aims
@@ -49,8 +50,55 @@ def measure(  # noqa: PLR0917 - which weights, on what, and why
 
 
 def openings(view: View) -> list[Action]:
-    """Return the times that the confirmation cases were opened for a candidate."""
+    """Return the times that this campaign opened confirmation cases for a candidate."""
     return [action for action in view.actions if action.kind == "confirm" and action.state == "done"]
+
+
+def confirmed(view: View, inputs: Json) -> Action | None:
+    """Return what measured a run on the confirmation cases for the gate as it asks now, where the result still counts.
+
+    Args:
+        view: The record.
+        inputs: What measuring the run on the selection cases needs.
+    """
+    wanted, goal = {**inputs, "use": "confirmation"}, goal_of(view.goal.gate)
+    found = (a for a in openings(view) if is_same(a.inputs, wanted) and a.inputs.get("goal", goal) == goal)
+    return next((a for a in found if a.key not in view.void.evaluations), None)
+
+
+def was_refused(view: View, run: Run, weights: str) -> bool:
+    """Say whether these very answers were put to the confirmation cases for the same gate, and the verdict was no.
+
+    They are not opened for it once more: under another checkout of Vigil it would be another throw of the same dice.
+    """
+    asked = {"candidate": view.candidate_of(weights), "goal": goal_of(view.goal.gate), "case_set": view.spent_on}
+    harnesses = {
+        a.inputs["harness"]
+        for a in openings(view)
+        if is_same(a.inputs, {"run": run.id, **asked}) and a.key not in view.void.evaluations
+    }
+    return any(
+        d.run == run.id
+        and d.bucket not in {None, "A"}
+        and "selection" in d.verdict
+        and d.verdict["harness"] in harnesses
+        for d in view.decisions
+        if d.id not in view.void.decisions
+    )
+
+
+def may_open(view: View, weights: str, keep: int = 0) -> bool:
+    """Say whether the confirmation cases may be opened for weights, or the recorded opening of them be read again.
+
+    Args:
+        view: The record.
+        weights: Of the candidate.
+        keep: Openings to leave.
+    """
+    spending = view.spending
+    if spending.recorded(view.candidate_of(weights), goal_of(view.goal.gate)) is not None:
+        return True
+    return spending.next_alpha > 0 and spending.openings_left > keep
 
 
 def open_for(view: View, run: Run, inputs: Json, rule: str, why: str, asked: str = "") -> Draft:  # noqa: PLR0917 - the parts of an act
@@ -70,13 +118,22 @@ def open_for(view: View, run: Run, inputs: Json, rule: str, why: str, asked: str
         "confirm.base",
         "Measure the base on the confirmation splits, beside which the run is confirmed.",
     ) or measure_parent(view, run)
-    return base or draft(
+    if base is not None:
+        return base
+    spending, candidate = view.spending, view.candidate_of(str(inputs["weights"]))
+    goal = goal_of(view.goal.gate)
+    alpha, known = spending.alpha_for(candidate, goal), spending.recorded(candidate, goal)
+    what = f"open confirmation {len(spending.openings) + 1} of {spending.most}"
+    if known is not None:
+        where = f" by {known.campaign}" if known.campaign not in {"", view.campaign.name} else ""
+        what = f"these answers were put to these cases before{where}, so that opening is read again"
+    opening = {"alpha": alpha, "candidate": candidate, "goal": goal, "case_set": spending.cases}
+    return draft(
         view,
         "confirm",
         rule,
-        f"{why}; open confirmation {len(openings(view)) + 1} of {view.goal.gate.max_confirmations}, "
-        f"judged at alpha {view.goal.gate.confirmation_alpha:.4f}.",
-        {**inputs, "use": "confirmation", **({"asked": asked} if asked else {})},
+        f"{why}; {what}, judged at alpha {alpha:.4f}.",
+        {**inputs, "use": "confirmation", **opening, **({"asked": asked} if asked else {})},
         run_id=run.id,
     )
 
@@ -102,14 +159,15 @@ def why_not_confirmed(view: View, run: Run) -> str:
     verdict = verdict_of(view, run)
     if run.bucket is None or verdict is None:
         return f"{run.id} is not judged yet: it has no scores on the selection cases to confirm."
-    most, opened = view.goal.gate.max_confirmations, openings(view)
-    if any(is_same(a.inputs, {"run": run.id, "harness": view.identity("harness")}) for a in opened):
+    trained = training_of(view, run)
+    weights = str(trained.result.get("weights") or "") if trained is not None else ""
+    asked = {"run": run.id, "harness": view.identity("harness")}
+    goal = goal_of(view.goal.gate)
+    is_put = any(is_same(a.inputs, asked) and a.inputs.get("goal", goal) == goal for a in openings(view))
+    if is_put or was_refused(view, run, weights):
         return f"{run.id} was put to the confirmation cases already; they are not opened twice for one run."
-    if len(opened) >= most:
-        return (
-            f"The confirmation cases were opened {len(opened)} times, as often as gate.max_confirmations allows: take "
-            "new ones to confirm more."
-        )
+    if not may_open(view, weights):
+        return view.spending.refusal
     if counts(view, run) and not (verdict.is_win and verdict.is_promising):
         rose = "" if verdict.is_win else " What its target did is within noise."
         return (
@@ -198,9 +256,7 @@ def was_opened_late(view: View, run: Run) -> bool:
     newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
     trained = training_of(view, run)
     # Of these weights: after an edit another save may be what the run is judged at, and that one was not opened.
-    weights = trained.result.get("weights") if trained is not None else None
-    asked = {"run": run.id, "harness": view.identity("harness"), "weights": weights}
-    opened = any(is_same(a.inputs, asked) and a.key not in view.void.evaluations for a in openings(view))
+    opened = trained is not None and confirmed(view, candidate_inputs(view, run, trained)) is not None
     return opened and newest is not None and "selection" not in newest.verdict
 
 
@@ -221,8 +277,7 @@ def next_look(view: View) -> Draft | None:
     There is one after a promotion was refused, or when the gate was edited; the last of several openings is kept for
     `last_look`.
     """
-    most = view.goal.gate.max_confirmations
-    left = [] if view.goal.search.goal == "best" else _unopened(view, most - (most > 1))
+    left = [] if view.goal.search.goal == "best" else _unopened(view, int(view.goal.gate.max_confirmations > 1))
     found = [each for each in left if each[0].gate.holds and is_furthest(view, each[0], each[1])]
     return _open_best(view, found, "confirm.open", "{} meets the gate on selection, further than any other left")
 
@@ -236,8 +291,7 @@ def last_look(view: View, keep: int) -> Draft | None:
         view: The record.
         keep: Openings to leave for classes that are still to come.
     """
-    most = view.goal.gate.max_confirmations - keep
-    found = [each for each in _unopened(view, most) if _is_worth_a_look(each[1], each[0])]
+    found = [each for each in _unopened(view, keep) if _is_worth_a_look(each[1], each[0])]
     if view.goal.search.goal == "gate":
         why = "{} meets the gate by its numbers on selection, and nothing got further"
         return _open_best(view, found, "confirm.last", why)
@@ -254,10 +308,10 @@ _Unopened = tuple[BucketVerdict, Run, Action]
 """A verdict that counts, its run, and the run's training."""
 
 
-def _unopened(view: View, most: int) -> list[_Unopened]:
-    """Return the judged runs never put to confirmation, while fewer than `most` openings are used and time is left."""
-    opened = openings(view)
-    if len(opened) >= most or is_promotion_open(view):
+def _unopened(view: View, keep: int) -> list[_Unopened]:
+    """Return the judged runs never put to confirmation, while more openings than `keep` and time are left."""
+    opened, spending = openings(view), view.spending
+    if spending.openings_left <= keep or not spending.next_alpha or is_promotion_open(view):
         return []
     if not affords(view, 2 * evaluation_s(view), runs=0, use_reserve=True).is_affordable:
         return []

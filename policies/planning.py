@@ -16,9 +16,11 @@ from policies.cases import CaseTable
 from policies.confirmation import (
     asked_for,
     candidate_inputs,
+    confirmed,
     is_furthest,
     is_promotion_open,
     last_look,
+    may_open,
     measure,
     measure_base,
     next_look,
@@ -26,6 +28,7 @@ from policies.confirmation import (
     openings,
     training_of,
     was_opened_late,
+    was_refused,
 )
 from policies.contamination import NOTED
 from policies.drafts import Closing, Draft, beliefs_about, conclude, done, draft
@@ -447,8 +450,10 @@ def _still_holds(view: View, decision: Decision) -> bool:
         return True
     # Of several saves of a run the one that was handed out.
     linked = decision.action_inputs["adapter"]
-    weights = next((str(a.inputs["weights"]) for a in openings(view) if a.inputs.get("adapter") == linked), "")
-    return judge_gate(view.goal.gate, case_table(view, weights), use="confirmation").holds
+    opened = [action for action in openings(view) if action.inputs.get("adapter") == linked]
+    # At the level it was opened at, a bound covers the truth whatever is asked of it later: nothing is spent.
+    tables = [(case_table(view, str(a.inputs["weights"])), view.level_of(a)) for a in opened[-1:]]
+    return any(judge_gate(view.goal.gate, table, level, use="confirmation").holds for table, level in tables)
 
 
 def _gate_sentence(decision: Decision) -> str:
@@ -610,19 +615,20 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     """Open confirmation for a run that meets the gate on selection; judge every other."""
     table = case_table(view, str(inputs["weights"]), run.parent_hash)
     selection = _on_selection(view, run, str(inputs["weights"]))
-    confirmed = done(view, "confirm", **{**inputs, "use": "confirmation"})
-    if confirmed is not None:
-        verdict = judge_gate(view.goal.gate, table, use="confirmation")
+    weights = str(inputs["weights"])
+    if (opened := confirmed(view, inputs)) is not None:
+        verdict = judge_gate(view.goal.gate, table, view.level_of(opened), use="confirmation")
         judged = judge_run(evidence_of(view, run, table, verdict))
         standing = _promoted(view)
         if judged.bucket == "A" and (standing is None or standing.action_inputs["adapter"] != inputs["adapter"]):
             return _promote(view, run, verdict, judged, str(inputs["adapter"]))
         return _judge(view, run, table, selection, verdict)
     # The last of several openings is kept for the furthest run, once nothing gets further.
-    opened, most = openings(view), view.goal.gate.max_confirmations if view.goal.search.goal == "gate" else 0
-    most -= most > 1 and not any(action.inputs.get("run") == run.id for action in opened)
-    may_open = len(opened) < most and not is_promotion_open(view) and not _waits_for_verdict(view, run)
-    if selection.holds and may_open and is_furthest(view, judge_run(evidence_of(view, run, table, None)), run):
+    is_first = not any(action.inputs.get("run") == run.id for action in openings(view))
+    keep = int(view.goal.gate.max_confirmations > 1 and is_first)
+    is_free = view.goal.search.goal == "gate" and not is_promotion_open(view) and not _waits_for_verdict(view, run)
+    may = is_free and may_open(view, weights, keep) and not was_refused(view, run, weights)
+    if selection.holds and may and is_furthest(view, judge_run(evidence_of(view, run, table, None)), run):
         return open_for(view, run, inputs, "confirm.open", f"{run.id} meets the gate on selection")
     return _judge(view, run, table, selection, None)
 
@@ -717,14 +723,13 @@ def _next_run(view: View) -> Draft | None:
     refused = _refusals(view)
     if refused and view.goal.approvals.promotion.mode == "reject":
         return conclude(view, "not_promoted", "promotion.refused", " ".join(refused), "")
-    if len(openings(view)) >= view.goal.gate.max_confirmations and not is_promotion_open(view):
+    if (spent := view.spending.refusal) and not is_promotion_open(view):
         return _end(
             view,
             promoted,
             "confirmations.spent",
-            f"Not promoted: the confirmation cases were opened {len(openings(view))} times, as often as "
-            f"gate.max_confirmations allows, so nothing more could be promoted{_unused(view)}. Take new confirmation "
-            f"cases to go on. {' '.join(refused)}".strip(),
+            f"Not promoted: {spent[0].lower()}{spent[1:]} Nothing more could be promoted{_unused(view)}."
+            f" {' '.join(refused)}".strip(),
         )
     if (look := next_look(view)) is not None:
         return look

@@ -8,8 +8,10 @@ from typing import Any
 from policies import budget
 from policies.cases import Noise
 from policies.contamination import Contamination
+from policies.ledger import Opening, Recorded, Spending, goal_of, is_more
 from policies.numbers import Suggest
 from state.goal import Gate, Goal
+from state.hashing import hash_json
 from state.records import (
     Action,
     Approval,
@@ -30,6 +32,9 @@ _ENDED: frozenset[CampaignState] = frozenset({"promoted", "not_promoted", "halte
 
 WITHDRAWN = "withdrawn"
 """Who closed a question about an act that no longer fits the world; nobody refused it."""
+
+LEDGER = ("ledger:confirmation", "openings")
+"""Subject and claim of what Knowing read in the ledger of cases."""
 
 _NOTHING = Contamination()
 
@@ -102,6 +107,56 @@ class View:
         )
 
     @property
+    def spending(self) -> Spending:
+        """What of alpha is spent on the confirmation cases as they are; by this record alone where no ledger was read.
+
+        Openings of an older Vigil are in no ledger; they count while the harness is the one they were made under.
+        """
+        belief = self.belief(*LEDGER)
+        told = Recorded(cases="") if belief is None else Recorded.model_validate(belief.value, strict=False)
+        own: dict[tuple[str, str, str], Opening] = {}
+        for action in self.actions:
+            if action.kind == "confirm" and (belief is None or self._is_unwritten(action)):
+                opening = self._opening(action)
+                own.setdefault((opening.candidate, opening.goal, opening.cases), opening)
+        openings = (*(each for each in own.values() if each.cases == told.cases), *told.openings)
+        gate = self.goal.gate
+        return Spending(alpha=gate.alpha, most=gate.max_confirmations, openings=openings, cases=told.cases)
+
+    def _is_unwritten(self, action: Action) -> bool:
+        return "alpha" not in action.inputs and action.inputs.get("harness") == self.identity("harness")
+
+    def _opening(self, action: Action) -> Opening:
+        """Return an act of this record as an opening of confirmation cases."""
+        inputs = action.inputs
+        return Opening(
+            key=action.key,
+            alpha=float(inputs.get("alpha", self.goal.gate.confirmation_alpha)),
+            candidate=inputs.get("candidate") or self.candidate_of(str(inputs.get("weights"))),
+            goal=inputs.get("goal") or goal_of(self.goal.gate),
+            cases=inputs.get("case_set") or self.spent_on,
+            at=action.created_at,
+        )
+
+    @property
+    def spent_on(self) -> str:
+        """Name of the set of confirmation cases as it is now."""
+        belief = self.belief(*LEDGER)
+        return "" if belief is None else str(belief.value["cases"])
+
+    def level_of(self, action: Action) -> float:
+        """Return the level at which a candidate is judged on the confirmation cases that an act opened for it."""
+        gate = self.goal.gate
+        return min(float(action.inputs.get("alpha", gate.confirmation_alpha)), gate.alpha)
+
+    def candidate_of(self, weights: str) -> str:
+        """Return the identity of what weights answer and score, whatever checkout of Vigil asks and on which cases."""
+        belief = self.belief("identity:harness", "is")
+        parts = belief.evidence[0].detail if belief is not None and belief.evidence else {}
+        measure = {name: value for name, value in parts.items() if name != "code" and not name.startswith("split:")}
+        return hash_json([weights, measure])[:24]
+
+    @property
     def noise(self) -> dict[str, Noise]:
         """What the order of the cases alone moves, by `split.metric`; empty where it was not measured."""
         belief = self.belief("harness:order", "noise")
@@ -134,6 +189,8 @@ class View:
             return True
         if decision.action in {"halt", "conclude"}:
             return decision.id in self.earlier
+        if decision.action == "confirm" and self._is_overspent(decision.action_inputs):
+            return True
         if decision.action == "train" and self._is_time_over:
             # Asked in the evening and answered in the morning: the hours it was planned into have gone.
             return True
@@ -156,6 +213,15 @@ class View:
         """Say whether a promotion that has not begun was decided before an edit, which may have raised the gate."""
         is_asked = decision.action == "promote" and self.action(decision.action_key) is None
         return is_asked and decision.goal_version < self.goal_version
+
+    def _is_overspent(self, inputs: Json) -> bool:
+        """Say whether cases that were to be opened were edited since, or opened by others: less of alpha is left."""
+        if "alpha" not in inputs:
+            return False
+        spending = self.spending
+        asked = (goal_of(self.goal.gate), spending.cases)
+        left = spending.alpha_for(str(inputs["candidate"]), str(inputs["goal"]))
+        return asked != (inputs["goal"], inputs["case_set"]) or is_more(float(inputs["alpha"]), left)
 
     def _is_overtaken(self, decision: Decision) -> bool:
         """Say whether another run was promoted after a promotion was asked about, as a person may ask for."""
@@ -191,7 +257,7 @@ def gate_since(versions: Sequence[GoalVersion]) -> int:
         versions,
         lambda spec: [
             # As parsed: a version of an older Vigil lacks keys that stand for the same.
-            Gate.model_validate(spec["gate"], strict=False).model_dump(exclude={"max_confirmations"}),
+            Gate.model_validate(spec["gate"], strict=False).model_dump(exclude={"max_confirmations", "ledger"}),
             *(spec["evaluation"].get(key) for key in read),
             spec["track"].get("ranges") or {},
         ],

@@ -173,14 +173,17 @@ class Gate(_Part):
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """Probability of a wrong promotion accepted for the whole campaign, one-sided."""
     max_confirmations: int = Field(default=3, ge=1, le=1_000)
-    """How often the confirmation split may be opened; each opening is judged at alpha divided by this."""
+    """How often the confirmation cases may be opened, by whomever: each opening is judged at what is left of alpha
+    divided by the openings left."""
+    ledger: Literal["machine", "example"] = "machine"
+    """Which openings count: machine, of all campaigns of this user on this machine; example, of this campaign alone."""
     meaningful_delta: float | None = Field(default=None, gt=0, le=1e9)
     """What counts as meaningful progress of the target (δ), in its unit, no more than its gap; half of that when left
     out."""
 
     @property
     def confirmation_alpha(self) -> float:
-        """The one-sided level of one opening of the confirmation split."""
+        """The one-sided level of the first opening of cases that nobody opened before."""
         return self.alpha / self.max_confirmations
 
 

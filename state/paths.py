@@ -111,6 +111,11 @@ class MachinePaths:
         """How long training steps took here, of all campaigns."""
         return self.folder / "steps.json"
 
+    @property
+    def ledger(self) -> Path:
+        """Which cases were opened, trained and selected on, by all campaigns."""
+        return self.folder / "ledger.db"
+
 
 @dataclass(frozen=True)
 class CampaignPaths:
@@ -183,6 +188,16 @@ class CampaignPaths:
     def source(self) -> Path:
         """Where the campaign file was when it was run last, for commands that name it."""
         return self.root / "source.json"
+
+    @property
+    def ledger(self) -> Path:
+        """A ledger of opened cases of its own, where the campaign file says that it is an example."""
+        return self.root / "ledger.db"
+
+    @property
+    def seen_ledger(self) -> Path:
+        """What campaigns of the home saw last of the machine's ledger, by number and hash: its loss shows."""
+        return self.home / "ledger.head"
 
     @property
     def promoted(self) -> Path:

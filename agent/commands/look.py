@@ -41,6 +41,7 @@ def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # no
         return
     if not as_json:
         show(summarize(view))
+        _require_ledger(view)
         return
     shown = ("campaign", "goal", "holder", "decisions", "runs", "jobs", "approvals", "commitments")
     show_json(
@@ -49,9 +50,57 @@ def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # no
             "best": verdicts.best(view),
             "night": night.figures(view),
             "assumed": [row for row in view["beliefs"] if row["tag"] == "assumed" and row["status"] == "fresh"],
+            "openings": [row for row in view["beliefs"] if row["subject"] == "ledger:confirmation"],
             "summary": summarize(view),
         }
     )
+    _require_ledger(view)
+
+
+def _require_ledger(view: dict[str, Any]) -> None:
+    """Say it where the ledger that the campaign's alpha is in is damaged or lost, after all that can be told."""
+    from agent.reading.ledger import opened
+    from state.paths import CampaignPaths
+
+    root = Path(view["root"])
+    if view["goal"] is not None:
+        with opened(view["goal"]["spec"]["gate"].get("ledger") == "example", CampaignPaths(root.parent, root.name)):
+            pass
+
+
+@click.command()
+@reads
+@click.option("--reset", "is_reset", is_flag=True, help="Let what stands in it no longer count, with --reason.")
+@click.option("--reason", default="", help="Why, for the record.")
+def ledger(
+    campaign: str | None,
+    home: str | None,
+    as_json: bool,  # noqa: FBT001 - click passes flags by name
+    is_reset: bool,  # noqa: FBT001
+    reason: str,
+) -> None:
+    """Show which confirmation cases were opened at which alpha, and which cases were trained on.
+
+    It is one for all campaigns on this machine; CAMPAIGN is named where that is an example, which has its own.
+    """
+    from agent.reading.ledger import entries_of, ledger_of, opened, reset_ledger, told
+    from agent.reading.places import find_campaign
+    from state.paths import CampaignPaths
+    from state.reading import open_reader
+
+    folder, is_example = folder_of(home).resolve(), False
+    paths = CampaignPaths(folder, "")
+    if campaign is not None:
+        paths = find_campaign(folder, campaign, is_quiet=as_json)
+        with open_reader(paths) as reader:
+            is_example = reader.goal()["spec"]["gate"].get("ledger") == "example"
+    if is_reset:
+        click.echo(reset_ledger(ledger_of(paths, is_example=is_example), paths, reason))
+        return
+    with opened(is_example, paths) as found:
+        entries = entries_of(found)
+    path = ledger_of(paths, is_example=is_example)
+    show_json({"ledger": str(path), **entries}) if as_json else show(told(path, entries))
 
 
 @click.command()
@@ -293,4 +342,4 @@ def export(campaign: str | None, out: Path | None, home: str | None) -> None:
     click.echo(f"{out}: {count:,} rows.")
 
 
-look_commands = (status, inbox, why, beliefs, jobs, runs, report, export)
+look_commands = (status, ledger, inbox, why, beliefs, jobs, runs, report, export)

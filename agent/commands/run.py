@@ -43,10 +43,14 @@ def run(  # noqa: PLR0917 - one parameter per option
         from agent.checks import check_campaign
 
         show(check_campaign(loaded, online=online, is_rehearsal=is_check))
+    where = folder_of(home)
     if is_check:
+        from agent.openings import check_openings
+        from state.paths import CampaignPaths
+
+        show(check_openings(loaded, CampaignPaths(where.resolve(), loaded.goal.campaign)))
         click.echo(f"{file} is a valid campaign.")
         return
-    where = folder_of(home)
     if restore:
         _restore(where, loaded.goal.campaign)
     from agent.terminal import Terminal

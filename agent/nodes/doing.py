@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import effects, surface
+from agent import effects, openings, surface
 from agent.graph import GraphState
 from agent.reading import night
 from agent.reading.view import about, with_folder
@@ -37,6 +37,10 @@ class StopAskedError(Exception):
 def doing(session: Session, state: GraphState) -> dict[str, Any]:
     """Read the standing decision, perform its action under its key, record what came of it."""
     decision = session.store.read.decision(state["deciding"]["decision"])
+    # Before the act is begun: killed in between, the opening is on record under the key that the act will have.
+    if decision.action == "confirm" and not openings.record_opening(session, decision):
+        return {"doing": {"key": decision.action_key, "state": "withdrawn"}}
+    openings.note_use(session, decision)
     action = session.store.doing.intend(
         Action(
             key=decision.action_key,

@@ -6,6 +6,7 @@ from typing import Any
 from agent import surface
 from agent.graph import GraphState
 from agent.nodes.digest import digest
+from agent.openings import read_openings
 from agent.prints import World, chosen, present, world_of
 from agent.session import Session
 from agent.steps import learn_steps
@@ -39,6 +40,7 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
     age(session, world, context)
     if world:
         digest(session, world)
+        read_openings(session)
     refresh(session, context, wanted)
     if world:
         learn_steps(session, world["model:base"].value)

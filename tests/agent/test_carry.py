@@ -47,7 +47,7 @@ def campaign(folder: Path, condition: dict[str, Any], recipe: dict[str, Any], **
             "max_tokens": 448,
             "splits": {"stress": {"selection": "selection.jsonl", "confirmation": "confirmation.jsonl"}},
         },
-        "gate": {"alpha": 0.1, "max_confirmations": 1, "conditions": [condition]},
+        "gate": {"ledger": "example", "alpha": 0.1, "max_confirmations": 1, "conditions": [condition]},
         "recipe": {
             "batch_size": 8,
             "max_seq_length": 896,

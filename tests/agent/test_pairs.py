@@ -345,7 +345,7 @@ evaluation:
   max_tokens: 96
   batch_size: 2
   splits: {{tables: {{file: cases.jsonl}}}}
-gate: {{conditions: [{{metric: tables.lines, min: 0.9, test: plain, reason: few cases}}]}}
+gate: {{ledger: example, conditions: [{{metric: tables.lines, min: 0.9, test: plain, reason: few cases}}]}}
 recipe: {{iters: 5, max_seq_length: 512}}
 """
 LINES = """

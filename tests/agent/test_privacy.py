@@ -74,7 +74,7 @@ def write_campaign(folder: Path, privacy: str) -> Path:
         "track": {"grader": "grade.py", "metrics": ["score"]},
         "data": {"train": "train.jsonl"},
         "evaluation": {"max_tokens": 16, "splits": splits},
-        "gate": {"max_confirmations": 1, "conditions": [{"metric": "main.score", "min": 0.5}]},
+        "gate": {"ledger": "example", "max_confirmations": 1, "conditions": [{"metric": "main.score", "min": 0.5}]},
         "recipe": {
             "fine_tune_type": "full",
             "batch_size": 8,

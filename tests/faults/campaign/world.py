@@ -66,6 +66,7 @@ def write_campaign(folder: Path, name: str = "storm", **changes: Any) -> Path:
         "approvals": {"promotion": {"mode": "auto"}},
         **changes,
     }
+    spec["gate"] = {"ledger": "example", **spec["gate"]}
     path = folder / "campaign.yaml"
     path.write_text(json.dumps(spec, indent=1))
     return path

@@ -163,6 +163,7 @@ class World:
             (folder / name).write_bytes(_bytes(content))
         if self.student:
             (folder / "student.json").write_text(json.dumps(self.student))
+        self.spec["gate"].setdefault("ledger", "example")
         path = folder / "campaign.yaml"
         path.write_text(json.dumps(self.spec, indent=1))
         for change in self.after:

@@ -1,0 +1,291 @@
+"""What the ledger of cases knows of a campaign's confirmation cases, and what the campaign adds to it.
+
+Reads the files of cases and rows, and joins the ledger (`state/ledger.py`) with the arithmetic (`policies/ledger.py`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.campaign import LoadedCampaign
+from agent.reading.ledger import ledger_of, opened
+from agent.session import Session
+from agent.splits import split_inputs
+from policies.ledger import Opening, Recorded, Spending, counting, goal_of, is_more
+from policies.view import LEDGER
+from state.errors import ConfigError
+from state.goal import Goal
+from state.hashing import hash_json
+from state.ledger import CaseSet, Entry, Ledger, case_hash
+from state.paths import CampaignPaths
+from state.records import Belief, Decision, Evidence, Json, SplitUse
+from tools.tracks.formats import iter_data, iter_split
+from tools.tracks.pairs import iter_pairs
+
+_RUNBOOK = "runbooks/hard_stops.md#ledger"
+
+
+def _is_example(goal: Goal) -> bool:
+    return goal.gate.ledger == "example"
+
+
+# Which cases there are
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else ""
+
+
+def _turns(row: Mapping[str, Any]) -> list[str]:
+    """Return what is said in a case, without the system's words."""
+    messages = row.get("messages") or [{"role": "user", "content": row.get("prompt")}]
+    return [_text(each.get("content")) for each in messages if each.get("role") != "system"]
+
+
+def _case(row: Mapping[str, Any]) -> bytes:
+    return case_hash(_turns(row), _text(row.get("reference")))
+
+
+def _cases(path: Path, ids: Iterable[str] | None) -> list[tuple[int, bytes]]:
+    """Return line and identity of the cases of a file, or of those with some ids."""
+    wanted = None if ids is None else set(ids)
+    rows = enumerate(iter_split(path), start=1)
+    return [(line, _case(row)) for line, row in rows if wanted is None or row["id"] in wanted]
+
+
+def _rows(name: str, path: Path) -> Iterator[bytes]:
+    """Yield the identities of what a file of training or validation data teaches: prompt and answer."""
+    if name.endswith("pairs"):
+        for pair in iter_pairs(path):
+            yield case_hash(_turns({"messages": pair.messages}), pair.chosen)
+    elif name.endswith("rollouts"):
+        yield from (case for _, case in _cases(path, None))
+    else:
+        for row in iter_data(path):
+            turns = _turns({"messages": row.messages}) or [""]
+            yield case_hash(turns[:-1], turns[-1]) if row.messages else case_hash([row.row["text"]], "")
+
+
+def _confirmation(goal: Goal, folder: Path) -> dict[str, list[tuple[int, bytes, Path]]]:
+    """Return split -> line, identity and file of each confirmation case."""
+    return {
+        str(split["name"]): [
+            (line, case, Path(split["file"])) for line, case in _cases(Path(split["file"]), split["case_ids"])
+        ]
+        for split in split_inputs(goal, folder, "confirmation")
+    }
+
+
+def confirmation_cases(session: Session) -> Mapping[str, CaseSet]:
+    """Return split -> its confirmation cases; read again only where a file or the split of it changed."""
+    splits = session.goal.evaluation.splits
+    files = {
+        name: [session.cache_hash(str(session.loaded.resolve(path))) for path in (each.file, each.confirmation) if path]
+        for name, each in splits.items()
+    }
+    key = hash_json([files, {name: each.confirmation_share for name, each in splits.items()}])
+    if session.case_sets[0] != key:
+        found = _confirmation(session.goal, session.loaded.folder)
+        sets = {name: CaseSet.of(case for _, case, _ in rows) for name, rows in found.items()}
+        session.case_sets = (key, sets)
+    return session.case_sets[1]
+
+
+def _name_of(sets: Mapping[str, CaseSet]) -> str:
+    """Return the name of a set of confirmation cases: what all its splits hold together."""
+    return CaseSet.of(case for each in sets.values() for case in each).digest
+
+
+# What the ledger says
+
+
+def _openings(ledger: Ledger, sets: Mapping[str, CaseSet]) -> tuple[Opening, ...]:
+    """Return the openings that count against some cases."""
+    rows = [entry for entry in ledger.entries() if entry.kind == "opening"]
+    opened = [{case for digest in row.body["sets"].values() for case in ledger.cases(digest)} for row in rows]
+    names = [CaseSet.of(cases).digest for cases in opened]
+    return tuple(
+        Opening(
+            key=rows[place].key,
+            cases=names[place],
+            at=rows[place].at,
+            **{name: rows[place].body[name] for name in ("alpha", "candidate", "goal", "campaign", "home")},
+        )
+        for place in counting({name: frozenset(each) for name, each in sets.items()}, opened)
+    )
+
+
+def read_openings(session: Session) -> None:
+    """Form the belief on what of alpha is spent on the confirmation cases as they are now.
+
+    Raises:
+        CorruptError: The ledger is damaged, or gone though this or another campaign of the home has seen rows in it.
+    """
+    sets, place = confirmation_cases(session), ledger_of(session.paths, is_example=_is_example(session.goal))
+    with opened(_is_example(session.goal), session.paths) as ledger:
+        openings, resets = _openings(ledger, sets), ledger.resets()
+    spending = _spending(session.goal, sets, openings)
+    recorded = Recorded(cases=spending.cases, openings=openings)
+    session.store.knowing.believe(
+        Belief(
+            subject=LEDGER[0],
+            claim=LEDGER[1],
+            statement=f"{spending.sentence}{_whose(session.goal)}{_reset(resets)}",
+            value=recorded.model_dump(mode="json"),
+            tag="confirmed",
+            evidence=(Evidence(kind="file", ref=str(place), summary="Read now, its chain checked."),),
+            formed_at=session.clock.now(),
+        )
+    )
+
+
+def _spending(goal: Goal, sets: Mapping[str, CaseSet], openings: tuple[Opening, ...]) -> Spending:
+    gate = goal.gate
+    return Spending(alpha=gate.alpha, most=gate.max_confirmations, openings=openings, cases=_name_of(sets))
+
+
+def _whose(goal: Goal) -> str:
+    return " The ledger is this example's own: what other campaigns opened does not count." if _is_example(goal) else ""
+
+
+def _reset(resets: list[Entry]) -> str:
+    if not resets:
+        return ""
+    body = resets[-1].body
+    return f" {body['by']} reset the ledger: {body['reason']}"
+
+
+# What the campaign adds
+
+
+def record_opening(session: Session, decision: Decision) -> bool:
+    """Record that the confirmation cases are opened, before they are; say whether they may be.
+
+    Not twice: under the key of the act, or for answers that were put to these cases before. Not at a level that is no
+    longer left, since another campaign opened them meanwhile.
+    """
+    inputs, sets = decision.action_inputs, confirmation_cases(session)
+    with opened(_is_example(session.goal), session.paths, is_writing=True) as ledger, ledger.writing():
+        spending = _spending(session.goal, sets, _openings(ledger, sets))
+        # Of a decision of an older Vigil, which names no level.
+        alpha = float(inputs.get("alpha", spending.next_alpha))
+        candidate, goal = (
+            str(inputs.get("candidate", inputs["weights"])),
+            str(inputs.get("goal", goal_of(session.goal.gate))),
+        )
+        if spending.recorded(candidate, goal) is not None:
+            return True
+        if not spending.next_alpha or is_more(alpha, spending.next_alpha):
+            return False
+        body = {"alpha": alpha, "candidate": candidate, "goal": goal, "run": decision.run, **_who(session)}
+        ledger.add(Entry(session.clock.now(), "opening", decision.action_key, body), sets, str(session.paths.root))
+    return True
+
+
+def _who(session: Session) -> Json:
+    return {"campaign": session.goal.campaign, "home": str(session.paths.home)}
+
+
+def note_use(session: Session, decision: Decision) -> None:
+    """Record which cases a training is about to learn from, or an evaluation to compare runs on; each set once."""
+    for what, name, path, ids in _uses(session, decision):
+        key = hash_json([_who(session), what, session.cache_hash(str(path)), ids])[:24]
+        if key in session.noted:
+            continue
+        with opened(_is_example(session.goal), session.paths, is_writing=True) as ledger:
+            if all((entry.kind, entry.key) != ("used", key) for entry in ledger.entries()):
+                hashes = [case for _, case in _cases(path, ids)] if what == _COMPARED else _rows(name, path)
+                cases, body = CaseSet.of(hashes), {"what": what, "file": str(path), **_who(session)}
+                with ledger.writing():
+                    ledger.add(Entry(session.clock.now(), "used", key, body), {name: cases}, str(session.paths.root))
+        session.noted.add(key)
+
+
+_COMPARED = "compared runs on"
+_LEARNED = "trained on"
+_WATCHED = "watched trainings on"
+
+
+def _uses(session: Session, decision: Decision) -> Iterator[tuple[str, str, Path, list[str] | None]]:
+    """Yield how a decision uses cases: what it does, under which name, the file, and which of its cases."""
+    goal, folder = session.goal, session.loaded.folder
+    if decision.action == "train":
+        for name, written in goal.data.files.items():
+            if written:
+                yield (_WATCHED if name.startswith("valid") else _LEARNED), name, session.loaded.resolve(written), None
+    elif decision.action == "evaluate" and decision.action_inputs.get("use") != "confirmation":
+        use: SplitUse = "selection"
+        for split in split_inputs(goal, folder, use):
+            yield _COMPARED, str(split["name"]), Path(split["file"]), split["case_ids"]
+
+
+# What is refused
+
+
+def refuse_used(loaded: LoadedCampaign, paths: CampaignPaths) -> None:
+    """Refuse confirmation cases that a campaign of this machine has trained or compared runs on.
+
+    Those that stand in two files of this very campaign are for the probe of leakage, which names both.
+
+    Raises:
+        ConfigError: There are some; count, first lines, who used them how, and the fix are named.
+        CorruptError: The ledger is damaged or lost.
+    """
+    with opened(_is_example(loaded.goal), paths) as ledger:
+        uses = [entry for entry in ledger.entries() if entry.kind == "used"]
+        if not uses:
+            return
+        digests = {digest: entry for entry in reversed(uses) for digest in entry.body["sets"].values()}
+        for name, rows in _confirmation(loaded.goal, loaded.folder).items():
+            for digest, entry in digests.items():
+                cases = ledger.cases(digest)
+                used = [(line, case, file) for line, case, file in rows if case in cases]
+                if used:
+                    left = _not_in_own_files(loaded, used)
+                    if left:
+                        raise _used(loaded, name, entry, left)
+
+
+def check_openings(loaded: LoadedCampaign, paths: CampaignPaths) -> Iterator[str]:
+    """Refuse what `refuse_used` does, and say what of alpha is spent already.
+
+    Raises:
+        ConfigError, CorruptError: As `refuse_used`.
+    """
+    refuse_used(loaded, paths)
+    sets = {
+        name: CaseSet.of(case for _, case, _ in rows)
+        for name, rows in _confirmation(loaded.goal, loaded.folder).items()
+    }
+    with opened(_is_example(loaded.goal), paths) as ledger:
+        yield _spending(loaded.goal, sets, _openings(ledger, sets)).sentence + _whose(loaded.goal)
+
+
+def _not_in_own_files(loaded: LoadedCampaign, used: list[tuple[int, bytes, Path]]) -> list[tuple[int, bytes, Path]]:
+    """Return the cases that no training file and no selection part of the campaign holds as it is now."""
+    own: set[bytes] = set()
+    for name, written in loaded.goal.data.files.items():
+        if written:
+            own.update(_rows(name, loaded.resolve(written)))
+    for split in split_inputs(loaded.goal, loaded.folder, "selection"):
+        own.update(case for _, case in _cases(Path(split["file"]), split["case_ids"]))
+    return [each for each in used if each[1] not in own]
+
+
+_MOST_LINES = 5
+
+
+def _used(loaded: LoadedCampaign, name: str, entry: Entry, used: list[tuple[int, bytes, Path]]) -> ConfigError:
+    split = loaded.goal.evaluation.splits[name]
+    where = loaded.where("evaluation", "splits", name, *(["confirmation_share"] if split.file else ["confirmation"]))
+    lines = ", ".join(str(line) for line, _, _ in used[:_MOST_LINES]) + (", …" if len(used) > _MOST_LINES else "")
+    who = f"the campaign {entry.body['campaign']} ({entry.body['home']})"
+    fix = "put `confirmation_share` back to what it was, or take new cases" if split.file else "take new cases"
+    return ConfigError(
+        f"{where}: {len(used)} confirmation cases of {name} are no longer unseen: {who} {entry.body['what']} them (line"
+        f"{'s' if len(used) > 1 else ''} {lines} of {used[0][2].name}). A case that was trained or compared on confirms"
+        f" nothing: {fix}.",
+        what=f"evaluation.splits.{name}",
+        where=where,
+        runbook=_RUNBOOK,
+    )
