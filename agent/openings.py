@@ -22,7 +22,7 @@ from state.records import Belief, Decision, Evidence, Json, SplitUse
 from tools.tracks.formats import iter_data, iter_split
 from tools.tracks.pairs import iter_pairs
 
-_RUNBOOK = "runbooks/hard_stops.md#ledger"
+_RUNBOOK = "runbooks/campaign_file.md#ledger"
 
 
 def _is_example(goal: Goal) -> bool:

@@ -307,5 +307,5 @@ def _damaged(path: Path, found: str) -> CorruptError:
         what="ledger",
         value=found,
         where=str(path),
-        runbook="runbooks/hard_stops.md#ledger",
+        runbook="runbooks/campaign_file.md#ledger",
     )

@@ -1,0 +1,113 @@
+"""The ledger of cases in whole campaigns with quick workers: other campaigns, edits, renamed runs, damage, resets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.campaign import load_campaign
+from agent.openings import refuse_used
+from state.errors import ConfigError
+from state.ledger import CaseSet, Entry, case_hash, open_ledger
+from state.paths import CampaignPaths, MachinePaths
+from tests.agent import folders
+from tests.faults.campaign import warm, world
+
+SCORE = [{"id": "score", "metric": "main.score", "min": 0.69}]
+
+
+@pytest.fixture(name="machine")
+def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MachinePaths:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "machine"))
+    return MachinePaths(tmp_path / "machine" / "vigil")
+
+
+def shared(most: int = 1, conditions: list[dict[str, Any]] = SCORE) -> dict[str, Any]:
+    """Return a gate that is counted with all campaigns of the machine."""
+    return {"ledger": "machine", "max_confirmations": most, "conditions": conditions}
+
+
+def openings(machine: MachinePaths) -> list[Entry]:
+    """Return what was opened."""
+    with open_ledger(machine.ledger) as ledger:
+        return [entry for entry in ledger.entries() if entry.kind == "opening"]
+
+
+def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
+    tmp_path: Path, machine: MachinePaths
+) -> None:
+    home = tmp_path / "home"
+    first = world.write_campaign(tmp_path / "files", gate=shared())
+    assert warm.run(first, home, wait=False) == 0
+    [opened] = openings(machine)
+    [confirm] = [row for row in world.rows(home)["actions"] if row["kind"] == "confirm"]
+    assert (opened.key, opened.body["alpha"]) == (confirm["key"], confirm["inputs"]["alpha"])
+    told = warm.vigil("status", home=home)
+    assert "opened once (by storm) of at most 1; alpha 0.05 of 0.05 is spent" in " ".join(told.stdout.split())
+    assert json.loads(warm.vigil("ledger", "--json", home=home).stdout)["openings"][0]["campaign"] == "storm"
+
+    # Under another name the same weights come out, and their opening is read again; another question is refused.
+    again = world.write_campaign(tmp_path / "again", "again", gate=shared())
+    assert warm.run(again, home, wait=False) == 1, "nothing is left, and that is said before anything is trained"
+    ended = world.rows(home, "again")
+    assert "opened once (by storm), as often as gate.max_confirmations allows" in ended["campaign"][0]["sentence"]
+    assert not ended["runs"]
+
+    machine.ledger.unlink()
+    for command in (["status", "storm"], ["ledger"]):
+        lost = warm.vigil(*command, home=home)
+        assert (lost.returncode, "vigil ledger --reset --reason WHY" in lost.stderr) == (5, True), lost.stderr
+    assert "ended: promoted" in warm.vigil("status", "storm", home=home).stdout, "what is on record is still told"
+    third = world.write_campaign(tmp_path / "third", "third", gate=shared())
+    with pytest.raises(Exception, match="damaged or lost"):
+        refuse_used(load_campaign(third), CampaignPaths(home, "third"))
+    assert warm.vigil("ledger", "--reset", home=home).returncode == 2, "a reset needs a reason"
+    reset = warm.vigil("ledger", "--reset", "--reason", "a new disk", home=home)
+    assert (reset.returncode, "On record" in reset.stdout) == (0, True), reset.stderr
+    assert "a new disk" in warm.vigil("ledger", home=home).stdout
+    refuse_used(load_campaign(third), CampaignPaths(home, "third"))
+
+
+def test_an_example_counts_for_itself_alone_and_says_so(tmp_path: Path, machine: MachinePaths) -> None:
+    home = tmp_path / "home"
+    for name in ("one", "two"):
+        campaign = world.write_campaign(tmp_path / name, name, gate={"max_confirmations": 1, "conditions": SCORE})
+        assert warm.run(campaign, home, wait=False) == 0
+        assert "this example's own" in " ".join(warm.vigil("status", name, home=home).stdout.split())
+    assert not machine.ledger.exists()
+    assert "1 opening" in warm.vigil("ledger", "two", home=home).stdout
+
+
+def _uses(folder: Path, machine: MachinePaths, hashes: list[bytes], what: str = "compared runs on") -> None:
+    body = {"what": what, "file": "cases.jsonl", "campaign": "sums", "home": str(folder)}
+    with open_ledger(machine.ledger, is_writing=True) as ledger, ledger.writing():
+        ledger.add(Entry(1.0, "used", f"key-{what}", body), {"words": CaseSet.of(hashes)}, "home")
+
+
+def test_a_case_that_was_compared_or_trained_on_is_refused_as_confirmation(
+    tmp_path: Path, machine: MachinePaths
+) -> None:
+    file = folders.make(tmp_path)
+    paths = CampaignPaths(tmp_path / "home", "small")
+    cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
+    known = {case["id"]: case_hash([case["prompt"]], case["reference"]) for case in cases}
+    from agent.splits import is_confirmation
+
+    selection = [known[name] for name in known if not is_confirmation(name, 0.5)]
+    _uses(tmp_path, machine, selection)
+    refuse_used(load_campaign(file), paths)
+    told = warm.vigil("run", str(file), "--check", home=tmp_path / "home")
+    assert "not opened yet of at most 3; alpha 0 of 0.05 is spent" in told.stdout, told.stderr
+    folders.edit(file, "{file: cases.jsonl}", "{file: cases.jsonl, confirmation_share: 0.9}")
+    with pytest.raises(ConfigError) as said:
+        refuse_used(load_campaign(file), paths)
+    later = [place for place, name in enumerate(known, 1) if known[name] in selection and is_confirmation(name, 0.9)]
+    assert said.value.sentence.startswith("campaign.yaml:12:")
+    assert f"{len(later)} confirmation cases of words are no longer unseen: the campaign sums" in said.value.sentence
+    assert f"(lines {', '.join(map(str, later[:5]))}" in said.value.sentence
+    assert "put `confirmation_share` back" in said.value.sentence
+    # What stands in a training file of this campaign as it is now is for the probe of leakage.
+    rows = [{"prompt": case["prompt"], "completion": case["reference"]} for case in cases]
+    folders.write_rows(tmp_path / "train.jsonl", rows)
+    refuse_used(load_campaign(file), paths)
