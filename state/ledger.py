@@ -142,7 +142,7 @@ class Ledger:
         self._note_head()
 
     def _note_head(self) -> None:
-        kept = HeadFile(head_file(self.path))
+        kept = HeadFile(head_file(self.path), self.path)
         kept.write(self.head)
         kept.close()
 

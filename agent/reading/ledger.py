@@ -36,7 +36,7 @@ def opened(is_example: bool, paths: CampaignPaths, *, is_writing: bool = False) 
     with open_ledger(place, [seen] if seen else (), is_writing=is_writing) as ledger:
         yield ledger
         if is_writing and not is_example:
-            note = HeadFile(paths.seen_ledger)
+            note = HeadFile(paths.seen_ledger, place)
             note.write(ledger.head)
             note.close()
 
