@@ -5,7 +5,7 @@ from policies.confirmation import measure
 from policies.drafts import Draft, draft
 from policies.guards import measuring_guards
 from policies.memory import limit_gb
-from policies.proposals import best_before, fusion, loss_of, parent_of
+from policies.proposals import fusion, loss_of, parent_of, run_before
 from policies.view import View
 from state.records import Alternative, Instrument, Json, Run
 
@@ -43,7 +43,7 @@ def fuse_first(view: View, instrument: Instrument) -> Draft | None:
 
     What could not be fused, or scores otherwise than adapter and base, is carried as an adapter.
     """
-    run = best_before(view, instrument) if view.goal.search.carry == "fused" else None
+    run = run_before(view, instrument) if view.goal.search.carry == "fused" else None
     if run is None:
         return None
     made = fusion(view, run.adapter)
@@ -61,7 +61,7 @@ def fuse_first(view: View, instrument: Instrument) -> Draft | None:
 
 def not_fused(view: View, instrument: Instrument) -> tuple[Alternative, ...]:
     """Say why a class starts from an adapter although the campaign file asks for a fused model."""
-    run = best_before(view, instrument) if view.goal.search.carry == "fused" else None
+    run = run_before(view, instrument) if view.goal.search.carry == "fused" else None
     if run is None or parent_of(view, instrument).is_fused:
         return ()
     made = fusion(view, run.adapter)

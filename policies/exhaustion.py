@@ -2,6 +2,8 @@
 
 At least three runs that differ on different axes, target flat, a control moved (training works), the ceiling above the
 gate, and the comparison had power. Anything less is *uninformative*, never *exhausted*.
+All that shows is that the class does not move the target from where these runs started: before it is given up it is
+tried once from a flat run whose control moved, so from weights that training did change.
 """
 
 import math
@@ -37,6 +39,8 @@ class RunFact(Record):
     control_moved: bool | None
     is_capped: bool
     had_power: bool
+    parent: str = ""
+    """What it started from: `base`, `start` or a run's id; empty: not on record."""
 
 
 class ExhaustionVerdict(Record):
@@ -44,12 +48,15 @@ class ExhaustionVerdict(Record):
 
     instrument: Instrument
     state: Literal["exhausted", "uninformative", "open"]
-    """open: too few flat runs since the last progress. uninformative: enough runs, but they prove nothing."""
+    """open: too few flat runs since the last progress. uninformative: enough runs, but they prove nothing. exhausted:
+    from where they started; see `start_from`."""
     counted: tuple[str, ...]
     """Runs that count toward exhaustion."""
     missing: tuple[str, ...]
     """What keeps it from being exhausted, one phrase each."""
     sentence: str
+    start_from: str = ""
+    """The flat run that an exhausted class is to be tried from once more; empty: it is given up."""
 
 
 def run_fact(run: Run, verdict: BucketVerdict) -> RunFact:
@@ -64,6 +71,7 @@ def run_fact(run: Run, verdict: BucketVerdict) -> RunFact:
         control_moved=verdict.control_moved,
         is_capped=verdict.is_capped,
         had_power=verdict.had_power,
+        parent=run.parent,
     )
 
 
@@ -100,7 +108,10 @@ def judge_exhaustion(
         is_ceiling_above_gate: Measured; None: not checked, which keeps the class from being exhausted.
     """
     name = CLASSES[instrument]
-    ours = _since_progress([run for run in runs if CLASSES[run.instrument] == name])
+    flat = {run.run: run for run in runs if _counts(run)}
+    since = _since_progress([run for run in runs if CLASSES[run.instrument] == name])
+    again = [run for run in since if run.parent in flat]
+    ours = [run for run in since if run not in again]
     counted = [run for run in ours if _counts(run)]
     verdict = partial(ExhaustionVerdict, instrument=instrument, counted=_ids(counted))
     if len({run.recipe_hash for run in ours}) < LEAST_RUNS:
@@ -112,10 +123,18 @@ def judge_exhaustion(
         sentence = f"{len(ours)} {name} runs without progress prove nothing yet: {'; '.join(missing)}."
         return verdict(state="uninformative", missing=missing, sentence=sentence)
     axes = ", ".join(sorted(_axes(counted)))
-    sentence = (
-        f"The {name} class is exhausted: {len(counted)} runs ({', '.join(_ids(counted))}), varied by {axes}, left the "
-        "target flat while the control moved, below a ceiling that allows the gate."
+    start = counted[0].parent
+    where = f" from {'the base' if start == 'base' else start}" if start not in {"", "start"} else " from this start"
+    shown = (
+        f"The {name} class is exhausted{where}: {len(counted)} runs ({', '.join(_ids(counted))}), varied by {axes}, "
+        "left the target flat while the control moved, below a ceiling that allows the gate."
     )
+    if not again:
+        other = [run for run in flat.values() if CLASSES[run.instrument] != name] or counted
+        sentence = f"{shown} It is tried once from {other[-1].run}, which moved the control, before it is given up."
+        return verdict(state="exhausted", missing=(), sentence=sentence, start_from=other[-1].run)
+    tried = ", ".join(f"{run.run} from {run.parent}" for run in again)
+    sentence = f"{shown} Nor did it get anywhere from a run that moved the control ({tried})."
     return verdict(state="exhausted", missing=(), sentence=sentence)
 
 

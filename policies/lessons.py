@@ -127,14 +127,16 @@ def _of_classes(view: View) -> Iterator[Belief]:
                 "Change another axis; if that is flat too, the class is exhausted.",
             )
         if verdict.state == "exhausted":
+            first = f"Try it once from {verdict.start_from}, then go" if verdict.start_from else "Go"
             yield _class_lesson(
                 verdict,
                 "moves_the_target",
                 verdict.sentence,
                 "13",
-                "Go on to the next class of instruments; rollouts act on generation itself.",
+                f"{first} on to the next class of instruments; rollouts act on generation itself.",
             )
-    spent = [v for v in verdicts if v.state == "exhausted" and CLASSES[v.instrument] in _PRECOMPUTED]
+    given_up = [v for v in verdicts if v.state == "exhausted" and not v.start_from]
+    spent = [v for v in given_up if CLASSES[v.instrument] in _PRECOMPUTED]
     if len({CLASSES[v.instrument] for v in spent}) == len(_PRECOMPUTED):
         yield _class_lesson(
             spent[-1].model_copy(update={"counted": tuple(run for v in spent for run in v.counted)}),

@@ -1,5 +1,6 @@
 """What the record says about the next run: cases side by side, verdicts so far, the next recipe and its cost."""
 
+from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple, get_args
 
@@ -7,7 +8,7 @@ from policies.buckets import NOISE_FACTOR, BucketVerdict, Prediction, RunEvidenc
 from policies.cases import CaseTable
 from policies.comparison import compare
 from policies.dose import Harm, dose, harm_of, judge_dose
-from policies.exhaustion import ExhaustionVerdict, judge_exhaustion, run_fact
+from policies.exhaustion import LEAST_RUNS, ExhaustionVerdict, RunFact, judge_exhaustion, run_fact
 from policies.findings import ceilings, reference_tokens
 from policies.gate import GateVerdict
 from policies.looks import looks_of
@@ -102,8 +103,8 @@ class Parent(NamedTuple):
 
 
 def parent_of(view: View, instrument: Instrument) -> Parent:
-    """Return what a class starts from: the best run of an earlier class that made progress, or the campaign's start."""
-    run = best_before(view, instrument)
+    """Return what a class starts from: a run, as `run_before` says, or the campaign's start."""
+    run = run_before(view, instrument)
     if run is not None:
         trained = next(
             a
@@ -118,6 +119,23 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
     if view.start == view.identity("weights"):
         return Parent("base", view.start, "", {})
     return Parent("start", view.start, "", _fixed_keys(view))
+
+
+def run_before(view: View, instrument: Instrument) -> Run | None:
+    """Return the run that a class starts from: the best of an earlier class that made progress, if there is one.
+
+    A class that is exhausted from there is tried once from a flat run whose control moved, and gone on with from that
+    one if it gets somewhere.
+    """
+    ours = [run for run in view.runs if run.instrument == instrument]
+    if sum(run.bucket == "C" for run in ours) >= LEAST_RUNS:
+        facts = _facts(view)
+        flat = {fact.run for fact in facts if fact.bucket == "C"}
+        again = next((run.parent for run in reversed(ours) if run.parent in flat), "")
+        asked = again or _exhaustion(view, instrument, facts, best_before(view, instrument)).start_from
+        if asked:
+            return next(run for run in view.runs if run.id == asked)
+    return best_before(view, instrument)
 
 
 def _shape_of(run: Run) -> Json:
@@ -464,14 +482,22 @@ def counts(view: View, run: Run) -> bool:
 
 def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
     """Return one verdict per instrument that the campaign may use."""
+    facts = _facts(view)
+    return [_exhaustion(view, name, facts, best_before(view, name)) for name in view.goal.instruments]
+
+
+def _facts(view: View) -> list[RunFact]:
+    """Return what exhaustion needs of each run whose verdict counts."""
     judged = ((run, verdict_of(view, run)) for run in view.runs if counts(view, run))
-    facts = [run_fact(run, verdict) for run, verdict in judged if verdict is not None]
+    return [run_fact(run, verdict) for run, verdict in judged if verdict is not None]
+
+
+def _exhaustion(view: View, instrument: Instrument, facts: Sequence[RunFact], start: Run | None) -> ExhaustionVerdict:
+    """Return the verdict on one class, whose runs start from a run or from the campaign's start."""
+    weights = str(_result_of(view, start).get("weights") or "") if start is not None else view.start
     known = ceilings(view.beliefs, "selection")
-    found = []
-    for name in view.goal.instruments:
-        is_above = is_ceiling_above(view.goal.gate, case_table(view, "", parent_of(view, name).weights), known)
-        found.append(judge_exhaustion(name, facts, is_ceiling_above_gate=is_above))
-    return found
+    is_above = is_ceiling_above(view.goal.gate, case_table(view, "", weights), known)
+    return judge_exhaustion(instrument, facts, is_ceiling_above_gate=is_above)
 
 
 def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) -> RunEstimate:

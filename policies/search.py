@@ -182,11 +182,15 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     if view.goal.search.goal == "best" and {run.bucket for run in of_class[len(of_class) - idle :]} != {"U"}:
         # The best is looked for while the budget allows: no run that stood still ends that.
         idle = 0
+    exhaustion = [row for row in exhaustion_of(view) if row.instrument == instrument]
+    if any(row.start_from for row in exhaustion):
+        # Flat from one start is no reason to give the class up before it was tried from another.
+        exhaustion, idle = [], 0
     return conclusion(
         buckets=[run.bucket for run in of_class if run.bucket is not None],
         search=view.goal.search,
         budget=choice.left if choice.proposal is None else choice.left.model_copy(update={"is_affordable": True}),
-        exhaustion=[row for row in exhaustion_of(view) if row.instrument == instrument],
+        exhaustion=exhaustion,
         has_proposal=choice.was_proposed,
         judged=len(judged),
         idle=idle,

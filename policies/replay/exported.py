@@ -128,7 +128,7 @@ def _cycle(export: _Export, run: Run) -> Cycle:
         ceilings=_ceilings(export.beliefs, before=made_at),
         predicted=Prediction.model_validate(run.predicted) if run.predicted else None,
         wall_s=run.cost_s_actual,
-        notes={"recipe": run.recipe, "data": {"hash": run.data_hash}, "axis": run.axis},
+        notes={"recipe": run.recipe, "data": {"hash": run.data_hash}, "axis": run.axis, "parent": run.parent},
         looks=1 + len({a.inputs["look"]["step"] for a in looks}),
         # An opening was judged at what the ledger left then, whatever is left today.
         alpha=number(recorded.get("alpha")) if is_confirmed and recorded.get("use") == "confirmation" else None,

@@ -311,6 +311,7 @@ def _cycle(entry: PublishedCycle, splits: Sequence[str], fields: _Fields) -> Cyc
             "data": entry.data or {},
             "train": entry.train or {},
             "base": {name: value for name, value in (entry.base or {}).items() if _is_number(value)},
+            "parent": (entry.model_extra or {}).get("parent"),
             "artifact_bytes": _figures((entry.model_extra or {}).get("artifact_bytes")),
             "evaluated_on": (entry.model_extra or {}).get("eval_base_model_reported"),
         },

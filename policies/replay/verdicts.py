@@ -299,6 +299,8 @@ def _go_on(history: Sequence[_Judged], seen: Sequence[ReplayFinding]) -> NextSte
     if suspicion is not None:
         return _step("measure", "instrument.first", suspicion.fix)
     exhaustion = _exhaustion(last, history)
+    if exhaustion.start_from and last.fact.parent:
+        return _step("train", "class.start", exhaustion.sentence)
     if exhaustion.state == "exhausted":
         return _step("train", "class.next", f"{exhaustion.sentence} Go on with the next instrument class.")
     if exhaustion.state == "uninformative" and not last.cycle.ceilings:
@@ -342,6 +344,7 @@ def _fact(cycle: Cycle, instrument: Instrument, verdict: BucketVerdict, before: 
         control_moved=_control_moved(cycle, verdict),
         is_capped=verdict.is_capped,
         had_power=verdict.had_power,
+        parent=str(cycle.notes.get("parent") or ""),
     )
 
 

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 
 from policies.buckets import RunEvidence, judge_run
 from policies.budget import Estimate, Spent, affordable
-from policies.exhaustion import LEAST_RUNS, ExhaustionVerdict, RunFact, judge_exhaustion, run_fact
+from policies.exhaustion import (
+    LEAST_RUNS,
+    ExhaustionVerdict,
+    RunFact,
+    could_tell,
+    judge_exhaustion,
+    run_fact,
+)
 from policies.proposals import exhaustion_of
 from policies.stopping import conclusion, runs_without_progress
 from policies.target import is_ceiling_above
 from state.goal import Budget, Condition, Gate, Search
-from state.records import Bucket, Run
+from state.records import Bucket, Decision, Run
 from tests.policies.lab import GATE, lab_table, ones, table
 from tests.policies.rehearsal import Rehearsal, goal
 
@@ -48,6 +55,61 @@ def test_three_flat_runs_on_different_axes_exhaust_a_class() -> None:
     assert verdict.state == "exhausted"
     assert verdict.counted == ("R1", "R2", "R3")
     assert "quantity, recipe" in verdict.sentence
+
+
+def test_a_class_is_exhausted_from_its_start_and_tried_once_from_a_flat_run_before_it_is_given_up() -> None:
+    from_base = [run.model_copy(update={"parent": "base"}) for run in THREE]
+    first = judged(from_base)
+    assert (first.state, first.start_from) == ("exhausted", "R3")
+    assert first.sentence.startswith("The demonstration class is exhausted from the base: 3 runs (R1, R2, R3)")
+    assert first.sentence.endswith("It is tried once from R3, which moved the control, before it is given up.")
+    assert "exhausted from this start" in judged(THREE).sentence, "where it started is not on record"
+    again = [*from_base, flat("R4", "start", parent="R3")]
+    last = judged(again)
+    assert (last.state, last.start_from, last.counted) == ("exhausted", "", ("R1", "R2", "R3"))
+    assert last.sentence.endswith("Nor did it get anywhere from a run that moved the control (R4 from R3).")
+    weak = [*from_base, flat("R4", "start", parent="R3", bucket="U", movement="unclear", had_power=False)]
+    assert judged(weak).start_from == "", "once is enough, whatever it showed"
+    assert judged([*from_base, flat("R4", "start", parent="R3", bucket="B", movement="moved")]).state == "open"
+    assert judged([*from_base, flat("R4", "recipe", parent="base")]).start_from == "R4"
+    of_other = [run.model_copy(update={"run": f"P{run.run}", "instrument": "dpo"}) for run in from_base]
+    other = judge_exhaustion("dpo", [*from_base, *of_other], is_ceiling_above_gate=True)
+    assert other.start_from == "R3", "of another class rather than of its own"
+
+
+@dataclass
+class Untaught(Rehearsal):
+    """A world in which every training moves the control and none the target, but from a run, where `helps` is set."""
+
+    helps: bool = False
+
+    def _measure(self, decision: Decision) -> None:
+        before = len(self.measurements)
+        super()._measure(decision)
+        run = next((run for run in self.runs if run.id == decision.action_inputs["run"]), None)
+        has_helped = self.helps and run is not None and run.instrument == "dpo" and run.parent != "base"
+        for place in range(before, len(self.measurements)):
+            row = self.measurements[place]
+            told = {"score": 0.9 if has_helped else 0.5, "control": 0.2 if run is None else 0.8}
+            self.measurements[place] = row.model_copy(update={"metrics": told})
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_campaign_tries_each_class_once_from_a_flat_run_before_it_ends(*, helps: bool) -> None:
+    pairs = {"instruments": ["sft", "dpo"], "data": {"train": "train.jsonl", "pairs": "pairs.jsonl"}}
+    play = Untaught(goal=goal(**pairs), helps=helps)
+    play.run()
+    starts = [(run.instrument, run.parent) for run in play.runs]
+    own = [("sft", "base")] * 3 + [("sft", "R3")] + [("dpo", "base")] * 3
+    assert starts == [*own, ("dpo", "R3")], starts
+    parents = {run.id: run.parent_hash for run in play.runs}
+    assert parents["R1"] == parents["R5"] != parents["R4"] == parents["R8"]
+    if helps:
+        assert (play.campaign.state, play.decisions[-1].run) == ("promoted", "R8")
+    else:
+        assert play.campaign.state == "not_promoted"
+        assert "The preference class is exhausted from the base" in play.campaign.sentence
+        assert "(R8 from R3)" in play.campaign.sentence
 
 
 def test_two_runs_leave_a_class_open() -> None:
@@ -258,3 +320,14 @@ def test_one_run_is_spoken_of_as_one() -> None:
         found = conclusion(buckets=["C"] * most, search=search, budget=RICH)
         assert found is not None
         assert (found.rule, found.sentence) == ("runs.no_progress", words)
+
+
+@pytest.mark.parametrize(("runs", "n", "tells"), [(1, 63, False), (1, 64, True), (8, 36, True), (8, 35, False)])
+def test_of_several_runs_the_candidates_part_of_the_spread_averages_out(runs: int, n: int, *, tells: bool) -> None:
+    """A gap of 0.2 at a spread of 0.567: 63.1 cases by one run, 35.5 by eight, whose noise is half averaged out."""
+    scores = [float(case % 2) for case in range(n)]
+    cases = table(parent={"s.ok": [0.6] * n}, candidate={"s.ok": scores})
+    found = judge_run(RunEvidence(gate=Gate(conditions=(Condition(metric="s.ok", min=0.8),)), cases=cases))
+    spread = found.comparisons[0].model_copy(update={"spread": 0.567})
+    verdict = found.model_copy(update={"comparisons": (spread,)})
+    assert could_tell([verdict] * runs) == tells

@@ -388,6 +388,15 @@ def test_three_flat_runs_exhaust_a_class_only_below_a_measured_ceiling() -> None
     assert [row.next.rule for row in replayed(FLAT).cycles] == ["flat", "flat", "ceiling.first"]
 
 
+def test_a_log_that_says_where_runs_started_is_told_to_try_the_class_from_a_flat_one_once() -> None:
+    said = [{**entry, "parent": "base"} for entry in FLAT]
+    row = replayed(said, OPEN).cycles[-1]
+    assert (row.next.action, row.next.rule) == ("train", "class.start")
+    assert row.next.sentence.endswith("It is tried once from r3, which moved the control, before it is given up.")
+    again = simple("r4", 0.51, recipe={"rank": 8}, parent="r3")
+    assert replayed([*said, again], OPEN).cycles[-1].next.rule == "class.next"
+
+
 def test_three_runs_that_prove_nothing_end_a_campaign_whose_ceiling_is_known() -> None:
     nothing_moved = [{**entry, "control": None, "s": {**entry["s"], "side": 0.2}} for entry in FLAT]
     assert replayed(nothing_moved, OPEN).cycles[-1].next.rule == "runs.no_progress"
