@@ -456,12 +456,20 @@ def _training(of: _Digest) -> None:
         f"{float(result.get('tokens_per_s') or 0):,.0f} tokens/s; train loss {result.get('train_loss')}, "
         f"validation loss {result.get('val_loss')}"
         + (f"; stopped: {verdict}" if verdict else "")
-        + (f"; {anew}, so it began anew and did all of its steps" if anew else "")
         + (f"; its saves at step {damaged} were damaged, and the ones before were used" if damaged else "")
         + ".",
         {name: result.get(name) for name in _TRAINED},
-        severity="warning" if anew else "note",
     )
+    if anew:
+        of.believe(
+            f"run:{run or of.action.key}",
+            "went_on_from_another",
+            f"{run} was to go on from another run and began anew with all of its steps: {anew}.",
+            result.get("iters"),
+            holds=False,
+            severity="warning",
+            fix="Nothing to do: its result is that of a run of its own; it only took longer.",
+        )
     if changed := list(result.get("changed_inputs") or ()):
         of.believe(
             f"run:{run or of.action.key}",

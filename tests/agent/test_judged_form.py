@@ -101,15 +101,17 @@ def test_beliefs_say_what_order_and_form_change() -> None:
 def test_a_run_that_was_to_go_on_and_began_anew_is_told_so_with_the_reason() -> None:
     told: list[tuple[Any, ...]] = []
 
-    def believe(*args: Any, severity: str = "note") -> None:
-        told.append((*args, severity))
+    def believe(*args: Any, **how: Any) -> None:
+        told.append((*args, how))
 
     trained = {"iters": 20, "continued_from": None, "begun_anew": "saves/0000010 is gone or damaged"}
     for result in (trained, trained | {"continued_from": 10, "begun_anew": ""}):
         of: Any = SimpleNamespace(result=result, action=SimpleNamespace(inputs={"run": "R2"}, key="k"), believe=believe)
         digest._training(of)
-    (_, _, anew, value, loud), (_, _, went_on, after, quiet) = told
-    assert "; saves/0000010 is gone or damaged, so it began anew and did all of its steps." in anew
-    assert (value["continued_from"], value["begun_anew"], loud) == (None, trained["begun_anew"], "warning")
-    assert "anew" not in went_on
-    assert (after["continued_from"], after["begun_anew"], quiet) == (10, "", "note")
+    (_, _, _, value, _), (about, claim, anew, _, how), (_, _, _, after, _) = told
+    assert (about, claim, how["holds"], how["severity"]) == ("run:R2", "went_on_from_another", False, "warning")
+    assert anew == (
+        "R2 was to go on from another run and began anew with all of its steps: saves/0000010 is gone or damaged."
+    )
+    assert (value["continued_from"], value["begun_anew"]) == (None, trained["begun_anew"])
+    assert (after["continued_from"], after["begun_anew"]) == (10, "")
