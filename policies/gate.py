@@ -22,6 +22,9 @@ Decided = Literal["holds", "fails", "undecided"]
 MAX_EXCLUDED_SHARE = 0.1
 """More missing scores than this and a condition cannot hold: the missing cases could be the bad ones."""
 
+COUNTED = "counted on these cases, which says nothing of a rate"
+"""Label of a limit on a count so small that no number of cases could show it as a rate."""
+
 NOT_SIGNIFICANT = "plain, not significant"
 """How the label of a condition begins that only a bare number meets."""
 
@@ -193,7 +196,7 @@ def _short_of(verdict: ConditionVerdict) -> str:
     word, side = ("at least", "lower") if verdict.sign > 0 else ("at most", "upper")
     asked = verdict.threshold if verdict.test == "plain" else verdict.bound
     measured = f"{verdict.estimate:.4g} measured, {word} {asked:g} asked"
-    if verdict.test == "plain":
+    if verdict.test == "plain" or verdict.label == COUNTED:
         return measured
     more = f", about {verdict.cases_to_tell} cases would tell" if verdict.cases_to_tell else ""
     return f"{measured} of its {side} bound, which is {near:.4g} on {verdict.n} cases{more}"
@@ -220,8 +223,9 @@ def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: fl
     p = _exact_p(condition, found)
     decided = _decide(condition, found, p)
     better, worse = (found.higher, found.lower)[:: condition.sign]
-    label = _label(condition, found, p) if decided == "holds" else ""
-    needed = _cases_needed(condition, found, p, decided)
+    is_counted = _is_counted(condition, found)
+    label = _label(condition, found, p) if decided == "holds" or is_counted else ""
+    needed = None if is_counted else _cases_needed(condition, found, p, decided)
     verdict = ConditionVerdict(
         id=condition.id,
         metric=metric,
@@ -249,7 +253,7 @@ def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: fl
         rescued=better,
         broken=worse,
         cases_needed=needed,
-        cases_for_margin=_cases_for_margin(condition, found),
+        cases_for_margin=None if is_counted else _cases_for_margin(condition, found),
         sentence="",
     )
     return verdict.model_copy(update={"sentence": _sentence(condition, verdict)})
@@ -266,12 +270,28 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
     near, far = (interval.low, interval.high) if sign > 0 else (interval.high, interval.low)
     if sign * (far - bound) < -_EPSILON:
         return "fails"
+    if _is_counted(condition, found):
+        held = found.estimate <= bound + _EPSILON and not misses_cases(found.n, found.excluded)
+        return "holds" if held else "undecided"
     passes = sign * (near - bound) >= -_EPSILON if p is None else p <= found.alpha
     if found.noise_sd:
         # An exact test of the cases knows nothing of what their order alone would change.
         passes = passes and sign * (near - bound) >= -_EPSILON
     passes = passes or _cannot_be_missed(condition, found)
     return "holds" if passes and not misses_cases(found.n, found.excluded) else "undecided"
+
+
+def _is_counted(condition: Condition, found: Comparison) -> bool:
+    """Return whether a limit on a count is met by none of n cases, and even that would not show it as a rate.
+
+    -ln(alpha) failures are possible where none was seen, however many the cases: `at most 2` can then only be said of
+    the cases that were counted, and it is.
+    """
+    is_limit = condition.statistic == "count" and condition.against == "value" and condition.sign < 0
+    if condition.kind == "plain" or not is_limit:
+        return False
+    none = significance.exact_interval(0, max(1, found.n), found.alpha).high
+    return found.start + none * found.unit > condition.threshold + _EPSILON
 
 
 def misses_cases(n: int, excluded: int) -> bool:
@@ -322,12 +342,12 @@ def _is_significant(condition: Condition, found: Comparison, p: float | None) ->
     if not asks_no_worse(condition) and found.p_two_sided is not None:
         return significance.sign_p(*_wins(condition, found)) <= found.alpha
     tested = condition.model_copy(update={"test": "auto"})
-    return _decide(tested, found, p) == "holds"
+    return _decide(tested, found, p) == "holds" and not _is_counted(tested, found)
 
 
 def _label(condition: Condition, found: Comparison, p: float | None) -> str:
     if condition.kind != "plain":
-        return ""
+        return COUNTED if _is_counted(condition, found) else ""
     label = "plain, also significant" if _is_significant(condition, found, p) else NOT_SIGNIFICANT
     if asks_no_worse(condition) or found.p_two_sided is None:
         return label

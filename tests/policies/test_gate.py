@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.cases import CaseTable, Changes, Mean
-from policies.gate import GateVerdict, judge_condition, judge_gate
+from policies.gate import COUNTED, GateVerdict, judge_condition, judge_gate
 from state.goal import Condition, Gate
 from state.records import Measurement, Side
 from tests.policies.lab import GATE, REASON, lab_table, ones, table
@@ -431,3 +431,26 @@ def test_a_score_outside_the_scale_is_not_waved_through() -> None:
     condition = Condition(metric="main.score", max=1.0)
     scores = [0.2, 0.4, 0.9, 4.0]
     assert judge_condition(condition, table(candidate={"main.score": scores}), 0.05).decided == "undecided"
+
+
+@pytest.mark.parametrize(("lost", "decided"), [(0, "holds"), (2, "holds"), (3, "undecided"), (20, "fails")])
+def test_a_limit_too_small_for_any_rate_holds_by_the_count_and_says_so(lost: int, decided: str) -> None:
+    limit = Condition(id="few", metric="s.x", statistic="count", max=2)
+    cases = table(parent={"s.x": ones(0, 80)}, candidate={"s.x": ones(lost, 80)})
+    verdict = judge_condition(limit, cases, 0.05 / 3)
+    assert (verdict.decided, verdict.cases_to_tell) == (decided, None), verdict.sentence
+    assert verdict.label == COUNTED
+    gate = judge_gate(Gate(conditions=(limit,)), cases)
+    assert gate.labels == (f"few: {COUNTED}",)
+    if decided == "undecided":
+        assert gate.sentence.endswith("not few (3 measured, at most 2 asked).")
+
+
+@pytest.mark.parametrize(("most", "label"), [(3, COUNTED), (4, "")])
+def test_a_limit_that_no_failure_in_these_cases_would_show_as_a_rate_is_tested_as_one(most: int, label: str) -> None:
+    """At 0.0167 none of 80 leaves room for 3.99."""
+    limit = Condition(metric="s.x", statistic="count", max=most)
+    verdict = judge_condition(limit, table(candidate={"s.x": [0.0] * 80}, parent={"s.x": [0.0] * 80}), 0.05 / 3)
+    assert (verdict.holds, verdict.label) == (True, label)
+    gone = table(candidate={"s.x": [0.0] * 60 + [None] * 20}, parent={"s.x": [0.0] * 80})
+    assert not judge_condition(limit, gone, 0.05 / 3).holds
