@@ -7,6 +7,7 @@ from agent.reading import night, typed
 from agent.reading.view import gather
 from agent.reading.words import block, clock, columns, count, duration, number, shortened, wrapped
 from agent.terminal import EVERY_S, Terminal
+from state.errors import CorruptError
 from state.paths import CampaignPaths
 
 View = dict[str, Any]
@@ -24,6 +25,9 @@ def watch_campaign(paths: CampaignPaths, terminal: Terminal, *, every_s: float =
             and once a minute.
         every_s: Seconds between looks.
         once: Print one line and return.
+
+    Raises:
+        CorruptError: A file beside the record is damaged; said after the last look.
     """
     seen: tuple[Any, ...] = ()
     next_at = 0.0
@@ -40,6 +44,8 @@ def watch_campaign(paths: CampaignPaths, terminal: Terminal, *, every_s: float =
             terminal.print([line(view)])
             seen, next_at = mark, view["now"] + EVERY_S
         if is_last:
+            if view["damaged"]:
+                raise CorruptError(" ".join(view["damaged"]))
             return
         time.sleep(every_s)
 

@@ -7,6 +7,7 @@ VigilError
 │   ├── MigrationError     5  the file is newer than this Vigil, or a migration failed
 │   ├── LeaseLostError     5  another process holds the campaign
 │   └── CorruptError       5  a check of the store failed
+│       └── DamagedFileError  a file of ours, beside the store, is not as it was written
 ├── JobError               4  a job or tool failed
 │   ├── JobNotStartedError    the supervisor never came up
 │   ├── JobFailedError        the worker ended badly
@@ -18,6 +19,7 @@ VigilError
 Expected outcomes (a diverged training, a gate that does not hold) are values, never exceptions.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -80,6 +82,23 @@ class LeaseLostError(StoreError):
 
 class CorruptError(StoreError):
     """A check of the store failed: bytes changed that nothing of ours wrote."""
+
+
+class DamagedFileError(CorruptError, ValueError):
+    """A file that appears whole or not at all holds something else; also a ValueError, for what can do without it.
+
+    Args:
+        path: The file.
+        why: What is wrong in it, without a full stop.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {why}. What is on record stands; put the file back from a copy, or move it away.",
+            what=path.name,
+            value=why,
+            where=str(path),
+        )
 
 
 class JobError(VigilError):

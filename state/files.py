@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from state.errors import ConfigError
+from state.errors import ConfigError, DamagedFileError
 
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smbfs", "smb3", "afpfs", "webdav", "fuse.sshfs", "9p", "afs", "ceph", "glusterfs"}
@@ -91,34 +91,59 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+MOST_BYTES = 1 << 28
+"""No JSON file of ours is as large; read, it takes many times its size in memory."""
+
+
 def read_json(path: Path) -> Any | None:
     """Return a JSON file's value, or None where there is no such file.
 
     Raises:
-        json.JSONDecodeError: The file is not JSON; our own files never are, since they appear whole.
+        DamagedFileError: The file is not JSON; our own files never are, since they appear whole.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        found = json.loads(path.read_text(encoding="utf-8")) if size <= MOST_BYTES else None
     except FileNotFoundError:
         return None
+    except RecursionError as error:
+        raise DamagedFileError(path, "it is nested too deeply") from error
+    except ValueError as error:
+        raise DamagedFileError(path, f"it is no JSON ({error})") from error
+    if size > MOST_BYTES:
+        raise DamagedFileError(path, f"it has {size:,} bytes")
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON file's object, empty where there is no such file.
+
+    Raises:
+        DamagedFileError: The file holds anything else.
+    """
+    found = read_json(path)
+    if isinstance(found, dict) or (found is None and not path.exists()):
+        return found or {}
+    raise DamagedFileError(path, "it holds no object")
+
+
+def json_row(line: str | bytes) -> dict[str, Any] | None:
+    """Return the object in a line of JSON lines, None where it holds none: torn by a kill, or damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the rows of one of our own JSON-lines files; a torn line is left out, a missing file is empty."""
-    rows = []
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     # Not splitlines(): it also breaks at U+2028 and U+0085, which JSON text may hold as they are.
-    for line in text.split("\n"):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    return [row for line in text.split("\n") if (row := json_row(line)) is not None]
 
 
 def _linux_mounts() -> list[tuple[str, str]]:

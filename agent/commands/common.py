@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from state.errors import VigilError
+from state.errors import CorruptError, VigilError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -144,6 +144,27 @@ def show(lines: Iterable[str]) -> None:
 def show_json(value: Any) -> None:
     """Print a value as JSON, readable."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def gathered(paths: Any, **given: Any) -> dict[str, Any]:
+    """Return the campaign as gathered; a file beside its record that is damaged is said once the command has shown it.
+
+    What is on record is verified, and shown; the command ends with code 5 all the same.
+
+    Args:
+        paths: The campaign's files.
+        given: More for `gather`.
+    """
+    from agent.reading.view import gather
+
+    view = gather(paths, **given)
+    if view["damaged"]:
+
+        def tell_damage() -> None:
+            raise CorruptError(" ".join(view["damaged"]))
+
+        click.get_current_context().call_on_close(tell_damage)
+    return view
 
 
 def folder_of(option: str | None) -> Path:

@@ -5,16 +5,15 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, home_option, reads, show, show_json
+from agent.commands.common import folder_of, gathered, home_option, reads, show, show_json
 
 
 def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[str, Any], str]:
     """Return the campaign as gathered, and the id of one of its rows where that was given."""
     from agent.reading.places import find_row
-    from agent.reading.view import gather
 
     paths, row = find_row(folder_of(home), given, is_quiet=as_json)
-    return gather(paths), row
+    return gathered(paths), row
 
 
 def _listed(view: dict[str, Any], name: str, row: str, *, as_json: bool) -> bool:
@@ -171,9 +170,8 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
         return
     if wanted:
         from agent.reading import rows as one
-        from agent.reading.view import gather
 
-        view = gather(paths)
+        view = gathered(paths)
         show_json([one.find(view, wanted)]) if as_json else show(one.told(view, wanted))
         return
     if is_tally:
@@ -303,10 +301,9 @@ def report(  # noqa: PLR0917 - one argument per option
 ) -> None:
     """Write the whole campaign as one HTML file."""
     from agent.reading.places import find_campaign
-    from agent.reading.view import gather
     from agent.report import report_data, report_page, report_text, write_report
 
-    view = gather(find_campaign(folder_of(home), campaign, is_quiet=as_json))
+    view = gathered(find_campaign(folder_of(home), campaign, is_quiet=as_json))
     if as_json:
         show_json(report_data(view))
     elif as_page:

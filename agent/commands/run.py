@@ -91,7 +91,7 @@ def _summary(home: Path, campaign: str, file: Path) -> None:
     from agent.summary import summarize
 
     view = gather(find_campaign(home, campaign), file=str(file))
-    for line in ("", *summarize(view)):
+    for line in ("", *summarize(view), *view["damaged"]):
         tell(line)
     write_report(view)
 

@@ -16,12 +16,12 @@ from policies.confirmation import asked_for
 from policies.looks import may_be_better
 from policies.planning import BY_ANSWER, BY_EDIT, VOIDING
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
-from state.files import read_json, read_jsonl
+from state.files import read_json, read_jsonl, read_object
 from state.goal import Goal
 from state.hashing import hash_file
 from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
-from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus
+from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus, read_record
 from tools.models.identity import weights_hash
 from tools.training.progress import damaged_steps, is_sound, newest_healthy_folder, whole_saves
 
@@ -108,7 +108,7 @@ def _result(paths: JobPaths, record: ExitRecord | None) -> Json:
         and hash_file(paths.result) != record.result_hash
     ):
         return {}
-    return read_json(paths.result) or {}
+    return read_object(paths.result)
 
 
 def _take_saves(session: Session, spec: JobSpec) -> None:
@@ -132,7 +132,7 @@ def _take_saves(session: Session, spec: JobSpec) -> None:
 
 def _is_same_training(earlier: JobPaths, spec: JobSpec) -> bool:
     """Say whether a job trained the same recipe on the same bytes; a file may have another name."""
-    theirs, ours = dict((read_json(earlier.spec) or {})["input"]), dict(spec.input)
+    theirs, ours = dict(read_object(earlier.spec).get("input") or {}), dict(spec.input)
     files = [(theirs.pop("data", None) or {}), (ours.pop("data", None) or {})]
     contents = [{name: path and hash_file(Path(path)) for name, path in named.items()} for named in files]
     return theirs == ours and contents[0] == contents[1]
@@ -149,15 +149,12 @@ def _run_side_job(session: Session, decision: Decision, action: Action) -> Actio
 def _spec(session: Session, decision: Decision) -> JobSpec:
     """Return the job's specification: the one in its folder where there is one, since it is fixed once written."""
     paths = session.paths.job(decision.action_key)
-    if paths.spec.exists():
-        return JobSpec.model_validate_json(paths.spec.read_text(encoding="utf-8"))
-    return job_spec(session, decision)
+    return read_record(paths.spec, JobSpec) or job_spec(session, decision)
 
 
 def _reopen(paths: JobPaths) -> None:
     """Let a job that was stopped on request go on from its last save; its first ending stays on file."""
-    found = read_json(paths.exit)
-    record = None if found is None else ExitRecord.model_validate(found)
+    record = read_record(paths.exit, ExitRecord)
     if record is None or not (record.waits_for_room or (record.state == "stopped" and record.by != "guard")):
         return
     number = len(list(paths.folder.glob("exit.*.json"))) + 1

@@ -13,7 +13,8 @@ from typing import Any
 from agent.reading import verdicts
 from agent.reading.places import find_home
 from agent.reading.words import block, clock, columns, near, wrapped
-from state.files import read_json
+from state.errors import DamagedFileError
+from state.files import read_object
 from state.paths import CampaignPaths
 
 View = dict[str, Any]
@@ -33,7 +34,7 @@ def place(paths: CampaignPaths, file: str = "") -> View:
         (folder of our programs, where the shell does not find them), `file` (as typed here).
     """
     here = str(Path.cwd())
-    known = file or str((read_json(paths.source) or {}).get("file") or "")
+    known = file or _source(paths)
     return {
         "name": paths.name,
         "here": here,
@@ -41,6 +42,14 @@ def place(paths: CampaignPaths, file: str = "") -> View:
         "bin": _bin(),
         "file": near(known, here) if known else "",
     }
+
+
+def _source(paths: CampaignPaths) -> str:
+    """Return the campaign's file as it was run last, empty where nobody knows: a printed command then says FILE."""
+    try:
+        return str(read_object(paths.source).get("file") or "")
+    except DamagedFileError:
+        return ""
 
 
 def _bin() -> str:

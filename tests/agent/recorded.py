@@ -12,6 +12,7 @@ from policies.gate import judge_gate
 from state.clock import FakeClock
 from state.files import write_json
 from state.goal import Goal
+from state.hashing import hash_file
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.records import (
@@ -240,15 +241,18 @@ def _job(  # noqa: PLR0917 - one row of a table
         "peak_rss_gb": 1.25,
         "peak_swap_gb": 0.0,
     }
+    folder = paths.job(key)
+    write_json(folder.spec, {"key": key, "kind": "training", "module": "none", "steps": iters})
+    write_json(folder.start, {"pid": 1, "create_time": 1000.0, "tally": {"starts": 1 + restarts, "started_at": 1000.0}})
+    write_json(folder.result, {"wall_s": 120.0, "startup_s": 3.0})
+    ending["result_hash"] = hash_file(folder.result)
     store.doing.intend(Action(key=key, kind="train", decision=f"D{number}", inputs={"run": f"R{number}"}))
     store.doing.record_job(
         Job(key=key, kind="training", folder=f"jobs/{key}", run=f"R{number}", steps=iters, started_at=1000.0)
     )
     store.doing.update_job(key, state=ending["state"], step=step, restarts=restarts, exit=ending, finished_at=1120.0)
-    store.doing.finish(key, {"wall_s": 120.0})
+    store.doing.finish(key, {"wall_s": 120.0, **({"startup_s": 41.2} if number == 1 else {})})
     store.deciding.update_run(f"R{number}", cost_s_actual=120.0, state="evaluated")
-    folder = paths.job(key)
-    folder.folder.mkdir(parents=True)
     rows = [{"step": i, "train_loss": 2.0 / i, "tokens_per_s": 1400} for i in range(10, step + 1, 10)]
     rows += [{"step": i, "val_loss": 2.2 / i} for i in range(50, step + 1, 50)]
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))

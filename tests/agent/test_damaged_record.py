@@ -1,5 +1,6 @@
-"""Single bits of a campaign's record flipped: every reading command says so, or shows what was written."""
+"""A campaign's record and its job folders damaged: every reading command says so, or shows what was written."""
 
+import json
 import os
 import random
 import shutil
@@ -11,7 +12,8 @@ from click.testing import CliRunner
 from agent.cli import vigil
 from state.clock import FakeClock
 from state.paths import CampaignPaths
-from tests.agent.recorded import opened, record
+from state.records import Action, Decision, Job
+from tests.agent.recorded import begin, opened, record
 from tests.state import samples
 
 FLIPS = int(os.environ.get("VIGIL_FLIPS", "20"))
@@ -76,3 +78,102 @@ def test_a_flipped_bit_is_said_by_every_reading_command_or_changes_nothing(
         shutil.rmtree(home)
     print(f"{noticed} of {FLIPS} flips of {part} noticed, the others changed no row")
     assert noticed >= FLIPS // 3
+
+
+FILES = ("job.json", "start.json", "exit.json", "result.json", "metrics.jsonl")
+GATHERING = tuple(command for command in COMMANDS if command[0] not in {"beliefs", "export"})
+STABLE = frozenset({("why",), ("why", "D5"), ("why", "D4", "--json"), ("jobs",), ("runs",), ("inbox",)})
+"""What is shown does not depend on when."""
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def empty(_data: bytes) -> bytes:
+    return b""
+
+
+def binary(_data: bytes) -> bytes:
+    return bytes(range(256)) * 8
+
+
+def nested(_data: bytes) -> bytes:
+    return (b"[" * 200_000 + b"\n") * 2
+
+
+def of_wrong_types(data: bytes) -> bytes:
+    """Each text a number, each number a list, whatever they stand in."""
+
+    def wrong(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: wrong(each) for key, each in value.items()}
+        return 7 if isinstance(value, str) else ["x"]
+
+    rows = data.splitlines() if b"\n{" in data else [data]
+    return b"\n".join(json.dumps(wrong(json.loads(row))).encode() for row in rows) + b"\n"
+
+
+DAMAGES = (cut, empty, binary, nested, of_wrong_types)
+
+
+def test_a_damaged_file_of_a_job_is_named_by_every_command_that_shows_the_job_and_changes_nothing_shown(
+    tmp_path: Path,
+) -> None:
+    paths = record(tmp_path, "promoted")
+    whole = {command: said(tmp_path, command) for command in COMMANDS}
+    assert {code for code, _, _ in whole.values()} == {0}
+    number = 0
+    for name in FILES:
+        path = paths.job("train2").folder / name
+        data = path.read_bytes()
+        for harm in DAMAGES:
+            path.write_bytes(harm(data))
+            # A torn last line is what a power cut leaves, and no rows are what a short job has.
+            is_normal = path == paths.job("train2").metrics and harm in {cut, empty}
+            for command in (
+                COMMANDS[number % len(COMMANDS)],
+                *(GATHERING[(number + n) % len(GATHERING)] for n in (0, 5)),
+            ):
+                number += 1
+                code, out, err = said(tmp_path, command)
+                is_said = command in GATHERING and not is_normal
+                assert (code, "Traceback" in err) == (5 if is_said else 0, False), (name, harm, command, err)
+                assert (f"{path} is damaged: " in err) is is_said, (name, harm, command, err)
+                assert len(err.splitlines()) == is_said, err
+                assert out == whole[command][1] or command not in STABLE, (name, harm, command)
+        path.write_bytes(data)
+
+
+def test_a_damaged_file_of_a_job_at_work_is_named_and_what_is_whole_is_shown(tmp_path: Path) -> None:
+    with opened(tmp_path, FakeClock()) as store:
+        begin(store)
+        store.deciding.decide(Decision(rule="r", sentence="Train.", action="train", action_key="k", run="R1"))
+        store.doing.intend(Action(key="k", kind="train", decision="D1"))
+        store.doing.record_job(Job(key="k", kind="training", folder="jobs/k", run="R1", steps=100))
+        store.doing.update_job("k", state="running", step=10)
+    files = CampaignPaths(tmp_path, "quick").job("k")
+    files.folder.mkdir(parents=True)
+    rows = [{"step": step, "t": 1000.0 + step, "train_loss": 1.5} for step in (20, 30)]
+    texts = {
+        files.worker: json.dumps({"pid": 1, "create_time": 1000.0}),
+        files.start: json.dumps({"pid": 1, "tally": {"starts": 1, "started_at": 990.0}}),
+        files.metrics: "".join(json.dumps(row) + "\n" for row in rows),
+        files.exit: json.dumps({"state": "finished", "code": 0, "wall_s": 12.0}),
+    }
+    for path, text in texts.items():
+        for harm in DAMAGES:
+            for each, content in texts.items():
+                each.write_text(content)
+            # An end hides what would be told of a job at work.
+            files.exit.unlink()
+            path.write_bytes(harm(text.encode()))
+            is_normal = path == files.metrics and harm in {cut, empty}
+            for command in (("status",), ("jobs", "--json"), ("watch", "--once")):
+                code, out, err = said(tmp_path, command)
+                assert (code, "Traceback" in err, "R1" in out) == (0 if is_normal else 5, False, True), (
+                    path,
+                    harm,
+                    err,
+                )
+                assert is_normal or f"{path} is damaged: " in err, (path, harm, command, err)

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -7,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from state import files
-from state.errors import ConfigError
+from state.errors import ConfigError, DamagedFileError
 from state.files import (
     ensure_local_disk,
     file_system_type,
+    json_row,
     read_json,
     read_jsonl,
+    read_object,
     side_of,
     sweep,
     write_atomic,
@@ -65,9 +66,34 @@ def test_json_comes_back_as_it_was_and_a_missing_file_is_none(tmp_path: Path) ->
     write_json(tmp_path / "x.json", {"b": [1, None], "a": "é"})
     assert read_json(tmp_path / "x.json") == {"b": [1, None], "a": "é"}
     assert read_json(tmp_path / "y.json") is None
-    (tmp_path / "z.json").write_text("{")
-    with pytest.raises(json.JSONDecodeError):
-        read_json(tmp_path / "z.json")
+    assert read_object(tmp_path / "y.json") == {}
+    assert read_object(tmp_path / "x.json") == {"b": [1, None], "a": "é"}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"{", "no JSON"), (b"", "no JSON"), (b"\xff", "no JSON"), (b"[" * 200_000, "nested"), (b" " * 99 + b"{}", "")],
+)
+def test_a_damaged_file_of_ours_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str
+) -> None:
+    path = tmp_path / "z.json"
+    path.write_bytes(data)
+    if data.endswith(b"{}"):
+        monkeypatch.setattr(files, "MOST_BYTES", 100)
+        words = "101 bytes"
+    for read in (read_json, read_object):
+        with pytest.raises(DamagedFileError, match=rf"z\.json is damaged: .*{words}.*move it away"):
+            read(path)
+
+
+def test_an_object_is_told_from_anything_else(tmp_path: Path) -> None:
+    for text in ("[]", "null", "7"):
+        (tmp_path / "z.json").write_text(text)
+        with pytest.raises(DamagedFileError, match="holds no object"):
+            read_object(tmp_path / "z.json")
+    rows = [json_row(line) for line in ("{}", "[]", "{", "[" * 200_000)]
+    assert rows == [{}, None, None, None]
 
 
 def test_a_torn_line_is_left_out(tmp_path: Path) -> None:

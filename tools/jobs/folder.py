@@ -5,22 +5,21 @@ it was asked: the folder's locks, key and exit record make the job happen once a
 """
 
 import errno
-import json
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
-from state.files import read_json
+from state.files import json_row, read_json, read_object
 from state.paths import JobPaths
 from state.records import JobState
 from tools.jobs.identity import ProcessIdentity
 from tools.jobs.locks import is_held
 from tools.jobs.logs import last_lines
 from tools.jobs.once import ask_for_stop, write_once
-from tools.jobs.spec import ExitRecord, JobSpec, JobStatus, StopRequest
+from tools.jobs.spec import ExitRecord, JobSpec, JobStatus, StopRequest, read_record
+from tools.jobs.tally import read_tally
 
 RUNBOOK = "stuck_job.md"
 
@@ -66,8 +65,8 @@ class FolderBackend(ABC):
         paths = JobPaths(folder.resolve())
         spec = _spec(paths)
         state, record = _state(paths)
-        start = read_json(paths.start) or {}
-        tally = start.get("tally", {})
+        start = read_object(paths.start)
+        tally = read_tally(paths)
         last = _last_row(paths)
         waits_for = _waits_for(paths, state)
         return JobStatus(
@@ -77,8 +76,8 @@ class FolderBackend(ABC):
             step=int(last.get("step", 0)),
             steps=spec.steps,
             heartbeat_at=_modified_at(paths.heartbeat),
-            started_at=tally.get("started_at"),
-            restarts=max(0, tally.get("starts", 0) - 1),
+            started_at=tally.started_at,
+            restarts=max(0, tally.starts - 1),
             exit=record,
             supervisor=_identity(start),
             worker=_identity(read_json(paths.worker)),
@@ -104,10 +103,10 @@ class FolderBackend(ABC):
 
 
 def _spec(paths: JobPaths) -> JobSpec:
-    value = read_json(paths.spec)
-    if value is None:
+    found = read_record(paths.spec, JobSpec)
+    if found is None:
         raise NotFoundError(f"There is no job in {paths.folder}.", what="job", where=str(paths.folder))
-    return JobSpec.model_validate(value)
+    return found
 
 
 def _unwritable(paths: JobPaths, error: OSError) -> JobNotStartedError | LimitExceededError:
@@ -158,22 +157,17 @@ def _state(paths: JobPaths) -> tuple[JobState, ExitRecord | None]:
 
 def _waits_for(paths: JobPaths, state: JobState) -> dict[str, Any]:
     """Return whom a living supervisor waits for; what one that was killed meanwhile left is not believed."""
-    return (read_json(paths.waiting) or {}) if state in ("starting", "running") else {}
+    return read_object(paths.waiting) if state in ("starting", "running") else {}
 
 
 def _exit(paths: JobPaths) -> ExitRecord | None:
-    value = read_json(paths.exit)
-    return None if value is None else ExitRecord.model_validate(value)
+    return read_record(paths.exit, ExitRecord)
 
 
 def _last_row(paths: JobPaths) -> dict[str, Any]:
     """Return the last whole row that has a step, reading the file's end only."""
-    for line in reversed(last_lines(paths.metrics, 50)):
-        with suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                return row
-    return {}
+    rows = (json_row(line) for line in reversed(last_lines(paths.metrics, 50)))
+    return next((row for row in rows if row is not None and isinstance(row.get("step"), int)), {})
 
 
 def _modified_at(path: Path) -> float | None:

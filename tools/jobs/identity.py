@@ -40,10 +40,12 @@ class ProcessIdentity:
         """Return the identity in a start.json or worker.json, or None where there is none in it."""
         if not isinstance(value, dict) or not isinstance(value.get("pid"), int):
             return None
-        ticks = value.get("start_ticks")
+        ticks, born = value.get("start_ticks"), value.get("create_time", 0.0)
+        if not isinstance(born, int | float):
+            return None
         return cls(
             pid=value["pid"],
-            create_time=float(value.get("create_time", 0.0)),
+            create_time=float(born),
             boot_id=str(value.get("boot_id", "")),
             start_ticks=ticks if isinstance(ticks, int) else None,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from state.clock import Clock
-from state.files import read_json
+from state.files import json_row, read_json
 from state.paths import JobPaths
 from state.records import Guard, Json
 from tools.jobs.guards import Counters, Fired, evaluate
@@ -52,13 +52,7 @@ class RowReader:
             data = stream.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        rows = []
-        for line in whole.splitlines():
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    rows.append(row)
-        return rows
+        return [row for line in whole.splitlines() if (row := json_row(line)) is not None]
 
 
 @dataclass

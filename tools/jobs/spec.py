@@ -1,9 +1,12 @@
 """What a job folder holds, as values: the specification before, the status during, the exit record after."""
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from state.errors import DamagedFileError
+from state.files import read_json
 from state.records import Guard, JobKind, JobState, Json, Record
 
 ExitState = Literal["finished", "failed", "stopped"]
@@ -160,3 +163,23 @@ class JobStatus(Record):
         One `launch` is not enough for ever: a supervisor may die right after it was seen alive.
         """
         return self.state in ("queued", "orphaned", "lost") and not self.waits_for
+
+
+_File = TypeVar("_File", bound=Record)
+
+
+def read_record(path: Path, kind: type[_File]) -> _File | None:
+    """Return what a file of a job folder holds, or None where there is no such file.
+
+    Raises:
+        DamagedFileError: It holds something else.
+    """
+    value = read_json(path)
+    if value is None and not path.exists():
+        return None
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DamagedFileError(path, f"{place or 'the whole'}: {first['msg']}") from error

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from state.clock import Clock, SystemClock
-from state.files import read_json, write_json
+from state.files import read_json, read_object, write_json
 from state.hashing import hash_file
 from state.paths import JobPaths, MachinePaths
 from tools.jobs.accelerator import Turn, machine_paths
@@ -432,7 +432,7 @@ class Supervision:
                 verdict=request.verdict,
                 guard=request.guard,
             )
-        if (error := read_json(self._paths.error)) is not None:
+        if error := read_object(self._paths.error):
             return self._record("failed", ended or Ended(code=USER_ERROR), reason=str(error.get("sentence", "")))
         if ended is not None and ended.signal == signal.SIGXCPU:
             return self._record("failed", ended, reason=KILLED)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from state.files import read_json
+from state.errors import DamagedFileError
+from state.files import read_object
 from state.paths import JobPaths
 
 
@@ -30,6 +31,17 @@ class Tally:
 
 
 def read_tally(paths: JobPaths) -> Tally:
-    """Return the tally in start.json, an empty one before the first supervisor."""
-    value = read_json(paths.start)
-    return Tally(**value["tally"]) if isinstance(value, dict) and "tally" in value else Tally()
+    """Return the tally in start.json, an empty one before the first supervisor.
+
+    Raises:
+        DamagedFileError: It holds something else.
+    """
+    found = read_object(paths.start)
+    try:
+        tally = Tally(**found.get("tally", {}))
+    except TypeError as error:
+        raise DamagedFileError(paths.start, f"its tally cannot be read ({error})") from error
+    counts = (tally.starts, tally.deaths, tally.fruitless, tally.killed, tally.best_step)
+    if not all(type(count) is int for count in counts) or not isinstance(tally.started_at, float | int | None):
+        raise DamagedFileError(paths.start, "its tally holds other values than numbers")
+    return tally
