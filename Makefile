@@ -40,6 +40,7 @@ real: smollm2
 faults: setup
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.benchmarks.levels
+	$(BIN)/python -m tests.benchmarks.ledger
 	VIGIL_MLX_MODES=1 VIGIL_MLX_KILLS=5 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
 	VIGIL_FLIPS=150 $(BIN)/python -m pytest tests/agent/test_damaged_record.py -q -s -p no:randomly
 

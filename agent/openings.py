@@ -131,7 +131,14 @@ def read_openings(session: Session) -> None:
             subject=LEDGER[0],
             claim=LEDGER[1],
             statement=f"{spending.sentence}{_whose(session.goal)}{_reset(resets)}",
-            value=recorded.model_dump(mode="json"),
+            value={
+                **recorded.model_dump(mode="json"),
+                "alpha": spending.alpha,
+                "spent": spending.spent,
+                "left": spending.left,
+                "openings_left": spending.openings_left,
+                "next_alpha": spending.next_alpha,
+            },
             tag="confirmed",
             evidence=(Evidence(kind="file", ref=str(place), summary="Read now, its chain checked."),),
             formed_at=session.clock.now(),
@@ -167,15 +174,17 @@ def record_opening(session: Session, decision: Decision) -> bool:
     inputs, sets = decision.action_inputs, confirmation_cases(session)
     with opened(_is_example(session.goal), session.paths, is_writing=True) as ledger, ledger.writing():
         spending = _spending(session.goal, sets, _openings(ledger, sets))
-        # Of a decision of an older Vigil, which names no level.
-        alpha = float(inputs.get("alpha", spending.next_alpha))
+        # An act that an older Vigil began names no level.
+        alpha = float(inputs.get("alpha", session.goal.gate.confirmation_alpha))
         candidate, goal = (
             str(inputs.get("candidate", inputs["weights"])),
             str(inputs.get("goal", goal_of(session.goal.gate))),
         )
         if spending.recorded(candidate, goal) is not None:
             return True
-        if not spending.next_alpha or is_more(alpha, spending.next_alpha):
+        # One that was begun has its job: what is left now cannot undo it.
+        is_begun = any(action.key == decision.action_key for action in session.store.read.actions())
+        if not is_begun and (not spending.next_alpha or is_more(alpha, spending.next_alpha)):
             return False
         body = {"alpha": alpha, "candidate": candidate, "goal": goal, "run": decision.run, **_who(session)}
         ledger.add(Entry(session.clock.now(), "opening", decision.action_key, body), sets, str(session.paths.root))

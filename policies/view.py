@@ -113,7 +113,9 @@ class View:
         Openings of an older Vigil are in no ledger; they count while the harness is the one they were made under.
         """
         belief = self.belief(*LEDGER)
-        told = Recorded(cases="") if belief is None else Recorded.model_validate(belief.value, strict=False)
+        told = Recorded(cases="")
+        if belief is not None:
+            told = Recorded.model_validate({name: belief.value[name] for name in Recorded.model_fields}, strict=False)
         own: dict[tuple[str, str, str], Opening] = {}
         for action in self.actions:
             if action.kind == "confirm" and (belief is None or self._is_unwritten(action)):
@@ -217,7 +219,8 @@ class View:
     def _is_overspent(self, inputs: Json) -> bool:
         """Say whether cases that were to be opened were edited since, or opened by others: less of alpha is left."""
         if "alpha" not in inputs:
-            return False
+            # Decided by an older Vigil and never begun: decided again, with its level.
+            return True
         spending = self.spending
         asked = (goal_of(self.goal.gate), spending.cases)
         left = spending.alpha_for(str(inputs["candidate"]), str(inputs["goal"]))

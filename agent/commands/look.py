@@ -94,7 +94,7 @@ def ledger(
         with open_reader(paths) as reader:
             is_example = reader.goal()["spec"]["gate"].get("ledger") == "example"
     if is_reset:
-        click.echo(reset_ledger(ledger_of(paths, is_example=is_example), paths, reason))
+        click.echo(reset_ledger(paths, reason, is_example=is_example))
         return
     with opened(is_example, paths) as found:
         entries = entries_of(found)

@@ -62,7 +62,7 @@ def told(path: Path, entries: View) -> Iterator[str]:
         yield f"{clock(row['at'])} {row['by']} reset it: {row['reason']}"
 
 
-def reset_ledger(path: Path, paths: CampaignPaths, reason: str) -> str:
+def reset_ledger(paths: CampaignPaths, reason: str, *, is_example: bool) -> str:
     """Let everything in a ledger no longer count, on record, and say what was done.
 
     Raises:
@@ -70,7 +70,8 @@ def reset_ledger(path: Path, paths: CampaignPaths, reason: str) -> str:
     """
     if not reason.strip():
         raise ConfigError("Resetting the ledger needs --reason WHY, for the record.", what="reason")
-    by, seen = me(), HeadFile.read(paths.seen_ledger)
+    by, path = me(), ledger_of(paths, is_example=is_example)
+    seen = None if is_example else HeadFile.read(paths.seen_ledger)
     entry = Entry(time.time(), "reset", "", {"by": by, "reason": reason.strip(), "home": str(paths.home)})
     kind, moved = reset(path, [seen] if seen else (), entry, str(paths.home))
     what = "what was opened and used before no longer counts" if kind == "reset" else "what was lost no longer counts"

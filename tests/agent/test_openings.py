@@ -1,6 +1,7 @@
 """The ledger of cases in whole campaigns with quick workers: other campaigns, edits, renamed runs, damage, resets."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
 ) -> None:
     home = tmp_path / "home"
     first = world.write_campaign(tmp_path / "files", gate=shared())
+    bend = {"kill_at": "amid_opening", "passage": 1}
+    assert warm.run(first, home, wait=False, bend=bend) == -signal.SIGKILL, "between its row and the act"
+    assert len(openings(machine)) == 1
     assert warm.run(first, home, wait=False) == 0
     [opened] = openings(machine)
     [confirm] = [row for row in world.rows(home)["actions"] if row["kind"] == "confirm"]

@@ -241,6 +241,8 @@ def test_what_is_left_is_taken_by_others_between_decision_and_act() -> None:
     assert not replace(view, beliefs=play.view().beliefs).is_withdrawn(decided), "its own row, written before a kill"
     other = replace(view, beliefs=play.view().beliefs, goal=asked(2, least=0.6))
     assert other.is_withdrawn(decided), "another question than it was decided for"
+    old = {name: value for name, value in decided.action_inputs.items() if name != "alpha"}
+    assert view.is_withdrawn(decided.model_copy(update={"action_inputs": old})), "decided by a Vigil without a ledger"
 
 
 def _as(decision: Decision) -> dict[str, Any]:

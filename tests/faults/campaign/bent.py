@@ -20,7 +20,7 @@ from typing import Any
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
-from agent import effects, graph, runner
+from agent import effects, graph, openings, runner
 from agent.nodes import deciding, doing
 from agent.terminal import Terminal
 from state.clock import SystemClock
@@ -84,6 +84,10 @@ def kill_at(point: str, passage: int) -> None:
     if name == "promotion":
         # The link points to the new adapter, and nothing says so yet.
         effects.write_json = _deadly(effects.write_json, countdown, is_before=True)  # type: ignore[attr-defined]
+        return
+    if name == "opening":
+        # The ledger has it, and the act is not begun.
+        openings.record_opening = _deadly(openings.record_opening, countdown, is_before=False)
         return
     if name == "export":
         # The folder is whole beside its place, and not there yet.

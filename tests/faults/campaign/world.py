@@ -11,6 +11,7 @@ from typing import Any
 
 from state.files import read_json, read_jsonl
 from state.hashing import hash_tree
+from state.ledger import open_ledger
 from state.paths import CampaignPaths
 from state.reading import open_reader
 
@@ -192,6 +193,12 @@ def assert_exactly_once(home: Path, name: str = "storm") -> None:
         folder = CampaignPaths(home, name).job(key).folder
         assert (read_json(folder / "exit.json") or {})["state"] == "finished"
         assert read_jsonl(folder / "out" / "violations.jsonl") == []
+    if (ledger := CampaignPaths(home, name).ledger).exists():
+        with open_ledger(ledger) as opened:
+            paid = [(row.body["candidate"], row.body["goal"]) for row in opened.entries() if row.kind == "opening"]
+        confirms = [action["inputs"] for action in found["actions"] if action["kind"] == "confirm"]
+        assert len(paid) == len(set(paid)), "opened once, paid once"
+        assert {(each["candidate"], each["goal"]) for each in confirms} <= set(paid), "nothing is opened unpaid"
     # The same effects, stated by what they are: no evaluation of one side, use and run twice under one harness.
     seen = [(a["kind"], json.dumps(a["inputs"], sort_keys=True)) for a in found["actions"]]
     assert len(seen) == len(set(seen))
