@@ -14,8 +14,8 @@ from typing import Any
 
 from agent.campaign import LoadedCampaign
 from agent.mistakes import nearest
-from policies.cases import scales_of
-from policies.checks import least_cases
+from policies.cases import CaseTable, scales_of
+from policies.checks import cases_told, least_cases
 from policies.target import aims
 from state.errors import ConfigError
 from state.goal import Goal
@@ -124,6 +124,7 @@ def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
                 )
     if is_rehearsal:
         _require_decidable(loaded, {name: parts["confirmation"] for name, parts in counts.items()})
+    yield from _tell_cases(loaded, {name: parts["confirmation"] for name, parts in counts.items()})
     for name, parts in counts.items():
         yield f"Split {name}: {parts['selection']} selection and {parts['confirmation']} confirmation cases."
 
@@ -154,6 +155,13 @@ def _check_delta(loaded: LoadedCampaign) -> Iterator[str]:
             "meaningful_delta",
         )
     yield from ()
+
+
+def _tell_cases(loaded: LoadedCampaign, confirmation: dict[str, int]) -> Iterator[str]:
+    """Say of each condition what the confirmation cases can show, as far as it is known before anything is measured."""
+    nothing = CaseTable(scales=scales_of(loaded.goal.track.ranges))
+    for told in cases_told(loaded.goal.gate, confirmation, cases=nothing):
+        yield f"Confirmation cases for {told.sentence}"
 
 
 def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int]) -> None:

@@ -119,7 +119,8 @@ class _Reading(NamedTuple):
 
 def judge_run(evidence: RunEvidence) -> BucketVerdict:
     """Return the bucket of a run; every evidence gets exactly one."""
-    selection = judge_gate(evidence.gate, evidence.cases, evidence.gate.alpha / evidence.looks, use=evidence.use)
+    alpha = evidence.gate.alpha / evidence.looks
+    selection = judge_gate(evidence.gate, evidence.cases, alpha, use=evidence.use, ceilings=evidence.ceilings)
     target = find_target(
         evidence.gate,
         evidence.cases,

@@ -4,13 +4,13 @@ Modes of `facts/failure_modes.md`: P1 (a threshold above what the gold itself sc
 the base), P5 (a ruler or a number of cases too coarse for the margin) and P4 (two conditions that measure one thing).
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from policies import significance
 from policies.cases import CaseTable, Mean, Scale, scale_of
 from policies.gate import asks_no_worse, judge_condition
+from policies.power import Needed, cases_needed
 from policies.target import Target, find_target
 from state.goal import Condition, Gate
 from state.records import Finding, Side, SplitUse
@@ -57,7 +57,7 @@ def reachability(
         beyond = _off_scale(condition, known) or _beyond_reach(condition, known, budgets or {})
         found.append(beyond)
         if beyond is None:
-            found += [_too_coarse(condition, known), _undecidable(condition, known, level)]
+            found += [_too_coarse(condition, known, level), _undecidable(condition, known, level)]
     if all(finding is None or finding.claim != "on_scale" for finding in found):
         means: dict[Side, dict[str, Mean]] = {"base": dict(baseline), "parent": dict(parent or baseline)}
         start = cases or CaseTable(means=means, scales=dict(known_scales))
@@ -89,6 +89,95 @@ def _above_bound(condition: Condition, scale: Scale) -> float:
     if condition.against != "value":
         return (1 - condition.sign * condition.bound / scale.width) / 2
     return condition.sign * (scale.best(condition.sign) - condition.bound) / scale.width
+
+
+class CasesTold(Record):
+    """What the confirmation cases can show of one condition, told before the first run."""
+
+    condition: str
+    n: int | None
+    """Confirmation cases; None: not counted yet."""
+    needed: Needed
+    sentence: str
+
+    @property
+    def is_never_told(self) -> bool:
+        """Whether no number of cases can tell."""
+        return self.needed.most is None
+
+    @property
+    def fix(self) -> str:
+        """What to do where no number of cases can tell."""
+        if not self.is_never_told:
+            return ""
+        return "Give a margin, ask for less than the references score, or use `test: plain` with a reason."
+
+
+def cases_told(
+    gate: Gate,
+    counts: Mapping[str, int],
+    *,
+    cases: CaseTable | None = None,
+    ceilings: Mapping[str, float] | None = None,
+) -> list[CasesTold]:
+    """Return how many cases each tested condition needs and how many there are, of those that anything is known of.
+
+    Args:
+        gate: The conditions.
+        counts: Split -> its confirmation cases.
+        cases: The start as measured on the selection cases; left out: not measured.
+        ceilings: `split.metric` -> what the references score.
+    """
+    found = []
+    for condition in gate.conditions:
+        level = gate.confirmation_alpha / len(condition.metrics)
+        told = [
+            (needed, counts.get(metric.partition(".")[0]))
+            for metric in condition.metrics
+            if (
+                needed := cases_needed(
+                    condition,
+                    metric,
+                    level,
+                    cases=cases,
+                    delta=gate.meaningful_delta,
+                    ceiling=(ceilings or {}).get(metric),
+                    n=counts.get(metric.partition(".")[0]),
+                )
+            )
+        ]
+        if condition.kind != "plain" and told:
+            # Of an any-of, the metric that is told most easily.
+            needed, n = min(told, key=lambda each: float("inf") if each[0].most is None else each[0].most)
+            sentence = f"{condition.id}: {_cases_sentence(condition, needed, n, level)}"
+            found.append(CasesTold(condition=condition.id, n=n, needed=needed, sentence=sentence))
+    return found
+
+
+def _cases_sentence(condition: Condition, needed: Needed, n: int | None, alpha: float) -> str:
+    is_level = condition.against == "value" or condition.statistic == "new_failures"
+    assumed = f"a true {needed.truth:.4g}" if is_level else f"a true difference of {needed.truth:+.4g}"
+    assumed = "no change" if not is_level and not needed.truth else assumed
+    assumed += " share of new failures" if condition.statistic == "new_failures" else ""
+    asked = f"from the {needed.bound:.4g} asked"
+    if needed.least is None:
+        return f"no number of cases can tell {assumed} {asked}."
+    count = f"{needed.least:,}"
+    more = ""
+    if needed.most != needed.least:
+        most = "no number" if needed.most is None else f"{needed.most:,}"
+        more = f", if no more answers change than that; {most}, if they have nothing to do with the start's"
+    if condition.kind == "non_inferiority" and condition.statistic == "mean":
+        share = None if n is None else 100 * unseen_share(n, alpha)
+        room = "" if share is None else f"{n} cases leave room for {share:.1f} % of answers lost whole; "
+        return f"{room}a margin of {abs(needed.bound):.4g} needs {count}{more}."
+    there = "" if n is None else f"there are {n}; "
+    return f"{there}{count} would tell {assumed} {asked} four times of five at alpha {alpha:.3g}{more}."
+
+
+def unseen_share(n: int, alpha: float) -> float:
+    """Return the share of answers that may be lost whole though n cases show no loss: 0.097 of 40 at 0.0167."""
+    return -significance.paired_interval([0.0] * n, alpha).low
 
 
 def _met_already(gate: Gate, start: CaseTable, use: SplitUse) -> Finding | None:
@@ -328,7 +417,7 @@ def _out_of_room(
     )
 
 
-def _too_coarse(condition: Condition, known: "_Known") -> Finding | None:
+def _too_coarse(condition: Condition, known: "_Known", alpha: float) -> Finding | None:
     """P5: the demanded change is smaller than one case."""
     measured = [metric for metric in condition.metrics if metric in known.baseline]
     if condition.against == "value" or not measured or condition.kind == "plain":
@@ -340,8 +429,9 @@ def _too_coarse(condition: Condition, known: "_Known") -> Finding | None:
     if margin >= step - _EPSILON:
         return None
     what = "a no-worse margin" if condition.kind == "non_inferiority" else "an improvement"
-    needed = math.ceil(width / margin) if margin > _EPSILON and condition.statistic == "mean" else None
-    cases = f" or {needed} cases" if needed else ""
+    told = cases_needed(condition, measured[0], alpha, cases=known.start, use=known.use)
+    least = told.least if told is not None and condition.statistic == "mean" else None
+    cases = f" or {least:,} cases" if least else ""
     return Finding(
         mode="P5",
         severity="warning",
@@ -351,7 +441,7 @@ def _too_coarse(condition: Condition, known: "_Known") -> Finding | None:
             f"{condition.id} asks for {what} of {margin:.4g}, but with {n} cases a 0/1 score moves in steps "
             f"of {step:.4g}."
         ),
-        value={"margin": margin, "step": step, "n": n, "cases_needed": needed},
+        value={"margin": margin, "step": step, "n": n, "cases_needed": least},
         fix=f"Give a margin of at least {step:.4g}{cases}, a denser metric, or `test: plain` with a reason.",
     )
 
@@ -370,6 +460,14 @@ class _Known(NamedTuple):
         """Return the scale of a `split.metric`."""
         return scale_of(self.scales, metric)
 
+    @property
+    def start(self) -> CaseTable:
+        """The base and the parent alone, by their means where their cases are not at hand."""
+        cells = self.cases.cells if self.cases is not None else {}
+        means: dict[Side, dict[str, Mean]] = {"base": dict(self.baseline), "parent": dict(self.baseline)}
+        kept = {side: rows for side, rows in cells.items() if side != "candidate"}
+        return CaseTable(cells=kept, means=means, scales=dict(self.scales))
+
     def best(self, metric: str, sign: int) -> float:
         """Return the best mean a candidate can reach."""
         return self.ceilings.get(metric, self.scale(metric).best(sign))
@@ -387,8 +485,18 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
     if verdict.holds or verdict.low is None or verdict.high is None:
         return None
     bound = verdict.low if condition.sign > 0 else verdict.high
-    needed = _enough(condition, verdict.cases_needed, alpha, known.scale(verdict.metric))
-    cases_fix = f"at least {needed} cases" if needed else "more cases"
+    metric = verdict.metric
+    told = cases_needed(
+        condition,
+        metric,
+        verdict.alpha,
+        cases=known.start,
+        use=known.use,
+        delta=known.scale(metric).width,
+        ceiling=known.ceilings.get(metric),
+    )
+    needed = None if told is None or (told.least or 0) <= verdict.n else told.least
+    cases_fix = f"at least {needed:,} cases" if needed else "more cases"
     return Finding(
         mode="P5",
         severity="hard_stop" if is_measured else "warning",
@@ -401,15 +509,6 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
         value={"n": verdict.n, "bound": bound, "asked": verdict.bound, "cases_needed": needed},
         fix=f"Take {cases_fix}, a wider margin, a denser metric, or `test: plain` with a reason.",
     )
-
-
-def _enough(condition: Condition, estimate: int | None, alpha: float, scale: Scale) -> int | None:
-    """Return the cases a perfect candidate needs; exact for a rate with a threshold."""
-    share = scale.share(condition.threshold)
-    rate = share if condition.sign > 0 else 1 - share
-    if condition.against == "value" and condition.statistic == "mean" and 0 < rate < 1:
-        return significance.cases_for_perfect_score(rate, alpha)
-    return estimate
 
 
 def _perfect(condition: Condition, known: _Known) -> tuple[CaseTable, bool]:

@@ -6,7 +6,7 @@ The judgement behind beliefs on `gate:*` and `model:base`; Knowing records what 
 from collections.abc import Iterable, Mapping
 
 from policies.cases import CaseTable, Mean, scales_of
-from policies.checks import reachability
+from policies.checks import cases_told, reachability
 from state.goal import Condition, Goal
 from state.records import Belief, Evidence, Finding, Measurement, Side, SplitUse, runbook_of
 
@@ -136,7 +136,38 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
         if (f"gate:{condition.id}", claim) not in found
         if (checked := _held_against(condition, claim, ceilings(beliefs, "selection"), baseline))
     ]
-    return [*refuted, *met, *baseline_beliefs(goal, baseline)]
+    told = _cases_beliefs(goal, beliefs, table, premises)
+    told = [belief for belief in told if (belief.subject, belief.claim) not in found]
+    return [*refuted, *met, *told, *baseline_beliefs(goal, baseline)]
+
+
+def _cases_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable, premises: tuple[str, ...]) -> list[Belief]:
+    """Return what the confirmation cases can show of each condition, once the start is measured."""
+    if not table.cells:
+        return []
+    counts = {
+        split: max(int(row.get("n") or 0) for row in belief.value.values())
+        for split, belief in _harness(beliefs, "ceiling", "confirmation")
+        if belief.value
+    }
+    made = []
+    for told in cases_told(goal.gate, counts, cases=table, ceilings=ceilings(beliefs, "selection")):
+        belief = Belief(
+            subject=f"gate:{told.condition}",
+            claim="decidable",
+            statement=told.sentence,
+            value={"n": told.n, **told.needed.model_dump()},
+            tag="inferred",
+            status="refuted" if told.is_never_told else "fresh",
+            severity="warning" if told.is_never_told else "note",
+            premises=premises,
+            mode="P5",
+            evidence=(Evidence(kind="record", ref="policies.power", summary=told.sentence),),
+            fix=told.fix,
+            runbook=runbook_of("P5") if told.is_never_told else "",
+        )
+        made.append(belief)
+    return made
 
 
 def _held_against(condition: Condition, claim: str, known: Mapping[str, float], baseline: Mapping[str, Mean]) -> str:

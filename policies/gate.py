@@ -6,13 +6,15 @@ by the caller (`Gate.confirmation_alpha`). A condition by `test: plain` is decid
 Whether a gate can be met at all is `policies/checks.py`.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from policies import significance
 from policies.cases import CaseTable
 from policies.comparison import Comparison, compare
+from policies.power import cases_needed
 from state.goal import Against, Condition, Gate, Statistic
 from state.records import Record, SplitUse
 
@@ -25,6 +27,7 @@ MAX_EXCLUDED_SHARE = 0.1
 COUNTED = "counted on these cases, which says nothing of a rate"
 """Label of a limit on a count so small that no number of cases could show it as a rate."""
 
+_SIGNIFICANT = "plain, also significant"
 NOT_SIGNIFICANT = "plain, not significant"
 """How the label of a condition begins that only a bare number meets."""
 
@@ -76,10 +79,17 @@ class ConditionVerdict(Record):
     broken: tuple[str, ...]
     """Cases that it does worse."""
     cases_needed: int | None
-    """Cases at which the same result would be significant; None when it already is, or when more would not help."""
-    cases_for_margin: int | None = None
-    """Cases at which a difference as large as the margin asked would show four times of five; None: no margin."""
+    """Cases that would tell: with which the condition is shown four times of five (`policies.power`), whatever was
+    measured. None: it is decided, or no number of cases can tell."""
+    assumed_truth: float | None = None
+    """The mean or difference per case at which that number is told; None where none is."""
     sentence: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        """Leave out the second number of cases that records of earlier versions hold."""
+        return {key: data[key] for key in data if key != "cases_for_margin"} if isinstance(data, dict) else data
 
     @property
     def is_met_by_estimate(self) -> bool:
@@ -96,14 +106,13 @@ class ConditionVerdict(Record):
 
     @property
     def cases_to_tell(self) -> int | None:
-        """How many cases to take where these cannot tell, one number wherever it is said.
+        """How many cases to take where these cannot tell; None where it is decided, or as many are at hand."""
+        return self.cases_needed if self.decided == "undecided" and (self.cases_needed or 0) > self.n else None
 
-        As many as show the margin asked; fewer only where there is no margin, or as many are at hand already: then as
-        many as would make this same result significant. None where it is decided and no bare number met it.
-        """
-        if self.decided == "undecided" and self.cases_for_margin is not None and self.cases_for_margin > self.n:
-            return self.cases_for_margin
-        return self.cases_needed
+    @property
+    def is_never_told(self) -> bool:
+        """Whether no number of cases can tell: the truth that is assumed lies at the bound."""
+        return self.decided == "undecided" and self.assumed_truth is not None and self.cases_needed is None
 
     @property
     def slack(self) -> float:
@@ -141,6 +150,7 @@ def judge_gate(
     alpha: float | None = None,
     *,
     use: SplitUse = "confirmation",
+    ceilings: Mapping[str, float] | None = None,
 ) -> GateVerdict:
     """Judge a candidate against every condition.
 
@@ -149,9 +159,14 @@ def judge_gate(
         cases: Candidate, parent and base as measured.
         alpha: One-sided level of each test; the level of one opening of the confirmation split when left out.
         use: Which part of the splits; promotion needs `confirmation`.
+        ceilings: `split.metric` -> what the references score, for the number of cases that would tell.
     """
     level = gate.confirmation_alpha if alpha is None else alpha
-    verdicts = tuple(judge_condition(condition, cases, level, use=use) for condition in gate.conditions)
+    delta = gate.meaningful_delta
+    verdicts = tuple(
+        judge_condition(condition, cases, level, use=use, delta=delta, ceilings=ceilings)
+        for condition in gate.conditions
+    )
     holds = all(verdict.holds for verdict in verdicts)
     fails = any(verdict.decided == "fails" for verdict in verdicts)
     decided: Decided = "holds" if holds else "fails" if fails else "undecided"
@@ -198,17 +213,58 @@ def _short_of(verdict: ConditionVerdict) -> str:
     measured = f"{verdict.estimate:.4g} measured, {word} {asked:g} asked"
     if verdict.test == "plain" or verdict.label == COUNTED:
         return measured
-    more = f", about {verdict.cases_to_tell} cases would tell" if verdict.cases_to_tell else ""
-    return f"{measured} of its {side} bound, which is {near:.4g} on {verdict.n} cases{more}"
+    more = told(verdict)
+    return f"{measured} of its {side} bound, which is {near:.4g} on {verdict.n} cases{more and ', ' + more}"
+
+
+def told(verdict: ConditionVerdict) -> str:
+    """Return how many cases would tell where these cannot, in words; empty where it is decided, or they are enough."""
+    if verdict.is_never_told:
+        return f"no number of cases can tell {_assumed(verdict)} from what is asked"
+    return f"about {verdict.cases_to_tell} cases would tell {_assumed(verdict)}" if verdict.cases_to_tell else ""
+
+
+def _assumed(verdict: ConditionVerdict) -> str:
+    """Return the truth that a number of cases is told for."""
+    truth = verdict.assumed_truth or 0.0
+    if verdict.statistic == "new_failures":
+        return f"a true share of {truth:.4g}"
+    if verdict.against == "value":
+        return f"a true {truth:.4g}"
+    return f"a true difference of {truth:+.4g}" if truth else "a true difference of 0"
 
 
 def judge_condition(
-    condition: Condition, cases: CaseTable, alpha: float, *, use: SplitUse = "confirmation"
+    condition: Condition,
+    cases: CaseTable,
+    alpha: float,
+    *,
+    use: SplitUse = "confirmation",
+    delta: float | None = None,
+    ceilings: Mapping[str, float] | None = None,
 ) -> ConditionVerdict:
-    """Judge one condition; of an any-of, return the metric closest to holding."""
+    """Judge one condition; of an any-of, return the metric closest to holding.
+
+    Args:
+        condition: What is asked.
+        cases: Candidate, parent and base as measured.
+        alpha: One-sided level; of an any-of, divided by the number of its metrics.
+        use: Which part of the splits.
+        delta: `gate.meaningful_delta`, for the number of cases that would tell, as are the ceilings.
+        ceilings: `split.metric` -> what the references score.
+    """
     level = alpha / len(condition.metrics)
     judged = [_judge_metric(condition, metric, cases, level, use) for metric in condition.metrics]
-    return max(judged, key=lambda verdict: _closeness(verdict, condition.sign))
+    verdict = max(judged, key=lambda verdict: _closeness(verdict, condition.sign))
+    is_sure = verdict.decided != "undecided" if verdict.test != "plain" else verdict.label.startswith(_SIGNIFICANT)
+    is_sure = is_sure or verdict.label == COUNTED
+    needed = None
+    if verdict.estimate is not None and not is_sure:
+        ceiling = (ceilings or {}).get(verdict.metric)
+        needed = cases_needed(condition, verdict.metric, level, cases=cases, use=use, delta=delta, ceiling=ceiling)
+    if needed is not None:
+        verdict = verdict.model_copy(update={"cases_needed": needed.most, "assumed_truth": needed.truth})
+    return verdict.model_copy(update={"sentence": _sentence(condition, verdict)})
 
 
 def _closeness(verdict: ConditionVerdict, sign: int) -> tuple[bool, float]:
@@ -223,10 +279,8 @@ def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: fl
     p = _exact_p(condition, found)
     decided = _decide(condition, found, p)
     better, worse = (found.higher, found.lower)[:: condition.sign]
-    is_counted = _is_counted(condition, found)
-    label = _label(condition, found, p) if decided == "holds" or is_counted else ""
-    needed = None if is_counted else _cases_needed(condition, found, p, decided)
-    verdict = ConditionVerdict(
+    label = _label(condition, found, p) if decided == "holds" or _is_counted(condition, found) else ""
+    return ConditionVerdict(
         id=condition.id,
         metric=metric,
         statistic=condition.statistic,
@@ -252,11 +306,9 @@ def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: fl
         step=found.step,
         rescued=better,
         broken=worse,
-        cases_needed=needed,
-        cases_for_margin=None if is_counted else _cases_for_margin(condition, found),
+        cases_needed=None,
         sentence="",
     )
-    return verdict.model_copy(update={"sentence": _sentence(condition, verdict)})
 
 
 def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided:
@@ -330,7 +382,7 @@ def _exact_p(condition: Condition, found: Comparison) -> float | None:
 
 def asks_no_worse(condition: Condition) -> bool:
     """Return whether a condition is met by no change at all: the no-worse conditions of the gate."""
-    return condition.against != "value" and condition.sign * condition.threshold <= 0
+    return condition.allows_no_change
 
 
 def _is_significant(condition: Condition, found: Comparison, p: float | None) -> bool:
@@ -348,51 +400,10 @@ def _is_significant(condition: Condition, found: Comparison, p: float | None) ->
 def _label(condition: Condition, found: Comparison, p: float | None) -> str:
     if condition.kind != "plain":
         return COUNTED if _is_counted(condition, found) else ""
-    label = "plain, also significant" if _is_significant(condition, found, p) else NOT_SIGNIFICANT
+    label = _SIGNIFICANT if _is_significant(condition, found, p) else NOT_SIGNIFICANT
     if asks_no_worse(condition) or found.p_two_sided is None:
         return label
     return f"{label} (exact paired p = {found.p_two_sided:.2g} two-sided)"
-
-
-def _cases_needed(condition: Condition, found: Comparison, p: float | None, decided: Decided) -> int | None:
-    """Return how many cases the same result would need, None when it is significant or points the wrong way."""
-    is_plain = condition.kind == "plain"
-    if found.estimate is None or (_is_significant(condition, found, p) if is_plain else decided == "holds"):
-        return None
-    paired_test = condition.against != "value" and condition.bound == 0 and found.method == "exact"
-    improvement = is_plain and not asks_no_worse(condition)
-    if found.p_two_sided is not None and (paired_test or improvement):
-        return significance.cases_for_sign_test(*_wins(condition, found), found.n, found.alpha)
-    distance = condition.sign * (found.estimate - condition.bound) / found.unit
-    spread = max(found.spread, _least_spread(found))
-    needed = significance.cases_for_significance(spread, distance, found.alpha, _depth(condition, found))
-    # The normal approximation is kinder than the exact test: an undecided result needs at least one case more.
-    return None if needed is None else max(needed, found.n + 1)
-
-
-def _cases_for_margin(condition: Condition, found: Comparison) -> int | None:
-    """Return how many cases tell a true difference of the margin asked: from no change, or from the reference side."""
-    if found.estimate is None:
-        return None
-    start = found.reference if condition.against == "value" else 0.0
-    margin = 0.0 if start is None else abs(condition.bound - start) / found.unit
-    if margin < _EPSILON:
-        return None
-    spread = max(found.spread, _least_spread(found))
-    return significance.cases_for_difference(spread, margin, found.alpha, _depth(condition, found))
-
-
-def _depth(condition: Condition, found: Comparison) -> float:
-    """Return how far the estimate lies above the worst end of the scale; 0 where an exact test allows for it."""
-    if found.method != "bounded" or found.estimate is None:
-        return 0.0
-    lowest = 0.0 if condition.against == "value" and condition.sign > 0 else 1.0
-    return condition.sign * (found.estimate - found.start) / found.unit + lowest
-
-
-def _least_spread(found: Comparison) -> float:
-    """Return a spread for scores that do not vary: as if one case in n + 2 differed."""
-    return 1 / math.sqrt(found.n + 2)
 
 
 _METHODS = {
@@ -416,10 +427,11 @@ def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
     level = f"{100 * (1 - 2 * verdict.alpha):.3g} %"
     cases = "1 case" if verdict.n == 1 else f"{verdict.n} cases"
     shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {cases})"
-    words = {"holds": "It holds", "fails": "It fails", "undecided": "The cases cannot tell"}[verdict.decided]
+    answer = {"holds": "It holds", "fails": "It fails", "undecided": "The cases cannot tell"}[verdict.decided]
     extra = f", {verdict.label}" if verdict.label else ""
-    needed = f" About {verdict.cases_to_tell} cases would tell." if verdict.cases_to_tell else ""
+    words = told(verdict)
+    more = f" {words[0].upper()}{words[1:]}." if words else ""
     gone = (
         f" {verdict.excluded} {'case' if verdict.excluded == 1 else 'cases'} had no score." if verdict.excluded else ""
     )
-    return f"Asked: {asked}. Measured {shown}. {words}{extra}.{needed}{gone}"
+    return f"Asked: {asked}. Measured {shown}. {answer}{extra}.{more}{gone}"

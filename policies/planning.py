@@ -551,7 +551,7 @@ def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
 def _on_selection(view: View, run: Run, weights: str) -> GateVerdict:
     """Return what the selection cases say of the gate, at a level divided by the saves that were compared."""
     table, alpha = case_table(view, weights, run.parent_hash), view.goal.gate.alpha / looks_of(view, run)
-    return judge_gate(view.goal.gate, table, alpha, use="selection")
+    return judge_gate(view.goal.gate, table, alpha, use="selection", ceilings=ceilings(view.beliefs, "selection"))
 
 
 def _start_of(run: Run) -> str:
@@ -617,7 +617,8 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     selection = _on_selection(view, run, str(inputs["weights"]))
     weights = str(inputs["weights"])
     if (opened := confirmed(view, inputs)) is not None:
-        verdict = judge_gate(view.goal.gate, table, view.level_of(opened), use="confirmation")
+        known = ceilings(view.beliefs, "confirmation")
+        verdict = judge_gate(view.goal.gate, table, view.level_of(opened), use="confirmation", ceilings=known)
         judged = judge_run(evidence_of(view, run, table, verdict))
         standing = _promoted(view)
         if judged.bucket == "A" and (standing is None or standing.action_inputs["adapter"] != inputs["adapter"]):

@@ -11,6 +11,7 @@ for a share of 1 - alpha^(1/n) of answers lost whole. Levels under seven kinds o
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,42 +166,90 @@ def typical_interval(values: Sequence[float], alpha: float) -> Interval:
     if n <= _FEWEST:
         return Interval(low=-math.inf, high=math.inf)
     half = -_student_quantile(alpha, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    low, high = _resampled(ordered, alpha), -_resampled(-ordered[::-1], alpha)
+    points, counts = _counted(values)
+    low = _weighted_quantile(*_resampled(points, counts, alpha)[:3])
+    high = -_weighted_quantile(*_resampled(-points[::-1], counts[::-1], alpha)[:3])
     return Interval(low=min(low, center - half), high=max(high, center + half))
+
+
+class Weighted(NamedTuple):
+    """Cases whose mean, their weights being Dirichlet distributed, is a lower bound of the true mean at a level."""
+
+    points: NDArray[np.float64]
+    """Shape (n_points,), values."""
+    shapes: NDArray[np.float64]
+    """Shape (n_points,), positive; what stands in for one case has `unit`."""
+    wanted: float
+    """The standard normal quantile of its level."""
+    unit: float
+    own: NDArray[np.float64]
+    """Shape (n_values,): the share of each value's cases that keep their own weight; the others stand as their mean,
+    which is the last point."""
 
 
 @lru_cache(maxsize=4096)
 def _lower_bound(values: tuple[float, ...], alpha: float, floor: float) -> float:
-    """Return the lower bound of a mean whose cases lie at or above `floor`.
+    """Return the lower bound of a mean whose cases lie at or above `floor`."""
+    return lower_bound(*_counted(values), alpha, floor)
+
+
+def _counted(values: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the values that there are, ascending, and how often each."""
+    points, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    return points, counts.astype(np.float64)
+
+
+def lower_bound(points: NDArray[np.float64], counts: NDArray[np.float64], alpha: float, floor: float) -> float:
+    """Return the lower bound of a mean, of values in ascending order and how often each was seen."""
+    return min(_weighted_quantile(*part[:3]) for part in bound_parts(points, counts, alpha, floor))
+
+
+def bound_parts(
+    points: NDArray[np.float64], counts: NDArray[np.float64], alpha: float, floor: float
+) -> tuple[Weighted, ...]:
+    """Return the two bounds of which the lower one is the bound of a mean: what was seen, and what was not.
 
     The order statistics below the square root of n keep weights of their own in the second bound, as rare losses would
     need; the rest stand as their mean, whose noise the first bound covers.
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(ordered)
-    kept = math.isqrt(n - 1) + 1
-    unseen = _weighted_quantile(
-        np.concatenate(([floor], ordered[:kept], ordered[kept:].mean(keepdims=True) if n > kept else [])),
-        np.concatenate((np.ones(kept + 1), [n - kept] if n > kept else [])),
-        alpha,
-    )
-    return unseen if n <= _FEWEST else min(unseen, _resampled(ordered, _SHARE * alpha))
-
-
-def _resampled(ordered: NDArray[np.float64], alpha: float) -> float:
-    """Return the Bayesian bootstrap's lower bound of a mean, widened as Student's t asks.
 
     Args:
-        ordered: Shape (n,), more than `_FEWEST`, ascending.
-        alpha: One-sided level.
+        points: Shape (n_points,), the values, ascending.
+        counts: Shape (n_points,), how often; expected numbers of cases need not be whole.
+        alpha: One-sided level of the bound.
+        floor: The least that a case may give.
     """
-    n = len(ordered)
+    n = round(float(counts.sum()))
+    kept = np.clip(math.isqrt(n - 1) + 1 - (np.cumsum(counts) - counts), 0.0, counts)
+    others = counts - kept
+    rest = float(others.sum())
+    own = kept > 0
+    unseen = Weighted(
+        np.concatenate(([floor], points[own], [others @ points / rest] if rest > _ON_PAPER else [])),
+        np.concatenate(([1.0], kept[own], [rest] if rest > _ON_PAPER else [])),
+        _unseen_quantile(n, alpha),
+        1.0,
+        kept / counts,
+    )
+    return (unseen,) if n <= _FEWEST else (unseen, _resampled(points, counts, _SHARE * alpha))
+
+
+def _resampled(points: NDArray[np.float64], counts: NDArray[np.float64], alpha: float) -> Weighted:
+    """Return the Bayesian bootstrap's bound, widened as Student's t asks; of more cases than `_FEWEST`."""
+    n = round(float(counts.sum()))
     share = (normal_quantile(alpha) / _student_quantile(alpha, n - 1)) ** 2
     # The variance of the weighted mean is that of the cases over (n shape + 1).
     shape = max(1 / n, ((n - 1) * share - 1) / n)
-    points, counts = np.unique(ordered, return_counts=True)
-    return _weighted_quantile(points, np.asarray(shape * counts, dtype=np.float64), alpha)
+    return Weighted(points, shape * counts, normal_quantile(alpha), shape, np.ones(len(points)))
+
+
+@lru_cache(maxsize=4096)
+def _unseen_quantile(n: int, alpha: float) -> float:
+    """Return the quantile with which n cases without a loss leave room for exactly 1 - alpha^(1/n) of whole losses.
+
+    The saddlepoint's own is a few parts in a thousand off: 204 cases for a margin that 203 show.
+    """
+    kept = alpha ** (1 / n)
+    return signed_root(np.array([-kept, 1 - kept]), np.array([1.0, n]))[2]
 
 
 _FEWEST = 3
@@ -210,8 +259,8 @@ _STEPS = 60
 """Most Newton steps, each halved back into its bracket; 5 are usual."""
 
 
-def _weighted_quantile(points: NDArray[np.float64], shapes: NDArray[np.float64], alpha: float) -> float:
-    """Return the alpha quantile of a mean of points whose weights are Dirichlet distributed.
+def _weighted_quantile(points: NDArray[np.float64], shapes: NDArray[np.float64], wanted: float) -> float:
+    """Return a quantile of a mean of points whose weights are Dirichlet distributed.
 
     The mean lies at or below m with the probability that a sum of Gamma(shape) variables times (point - m) is at most
     0; that probability is taken from the saddlepoint (Lugannani and Rice 1980 in the form of Barndorff-Nielsen 1986).
@@ -220,28 +269,43 @@ def _weighted_quantile(points: NDArray[np.float64], shapes: NDArray[np.float64],
     Args:
         points: Shape (n,), the values.
         shapes: Shape (n,), positive.
-        alpha: Below 0.5.
+        wanted: The standard normal quantile of its level, negative.
     """
     low, high = float(points.min()), float(shapes @ points / shapes.sum())
     if high - low <= _ON_PAPER:
         return low
-    wanted, middle, total = normal_quantile(alpha), (low + high) / 2, float(shapes.sum())
+    middle, total = (low + high) / 2, float(shapes.sum())
     theta, steps = 0.0, 0
     while True:
         steps += 1
-        distances = points - middle
-        theta = _saddlepoint(distances, shapes, theta)
-        rest = 1 - theta * distances
-        root = -math.sqrt(max(0.0, 2 * float(shapes @ np.log(rest))))
-        curvature = theta * math.sqrt(float(shapes @ (distances / rest) ** 2))
-        # Nearer to its mean than this the correction is 0/0, and the quantile wanted lies below.
-        found = root + math.log(curvature / root) / root if root < -(_ON_PAPER**0.5) else 0.0
+        theta, root, found = signed_root(points - middle, shapes, theta)
         low, high = (middle, high) if found < wanted else (low, middle)
         slope = theta * total / root if root else math.inf
         step = middle + (wanted - found) / slope
         last, middle = middle, step if low < step < high else (low + high) / 2
         if steps == _STEPS or abs(middle - last) <= _ON_PAPER * (1 + abs(middle)):
             return middle
+
+
+def signed_root(
+    distances: NDArray[np.float64], shapes: NDArray[np.float64], start: float = 0.0
+) -> tuple[float, float, float]:
+    """Return what a normal quantile is for the share of weighted means that lie below a number.
+
+    Args:
+        distances: Shape (n,), of the points from the number, which lies between the least of them and their mean.
+        shapes: Shape (n,), positive.
+        start: Where the saddlepoint is looked for first.
+
+    Returns:
+        The saddlepoint, the signed root of twice the likelihood ratio, and that root corrected: the quantile.
+    """
+    theta = _saddlepoint(distances, shapes, start)
+    rest = 1 - theta * distances
+    root = -math.sqrt(max(0.0, 2 * float(shapes @ np.log(rest))))
+    curvature = theta * math.sqrt(float(shapes @ (distances / rest) ** 2))
+    # Nearer to its mean than this the correction is 0/0, and the quantile wanted lies below.
+    return theta, root, root + math.log(curvature / root) / root if root < -(_ON_PAPER**0.5) else 0.0
 
 
 def _saddlepoint(distances: NDArray[np.float64], shapes: NDArray[np.float64], start: float) -> float:
@@ -259,22 +323,6 @@ def _saddlepoint(distances: NDArray[np.float64], shapes: NDArray[np.float64], st
             return theta
 
 
-def cases_for_significance(spread: float, distance: float, alpha: float, depth: float = 0.0) -> int | None:
-    """Return how many cases the same mean and spread would need to pass a bound, or None when they point away from it.
-
-    Args:
-        spread: Standard deviation of the scores or paired differences.
-        distance: How far the estimate lies on the right side of the bound.
-        alpha: One-sided level.
-        depth: How far the estimate lies above the worst end of the scale, which losses that no case shows would reach;
-            0 where an exact test allows for them.
-    """
-    if distance <= _ON_PAPER:
-        return None
-    noisy = math.ceil((normal_quantile(1 - alpha) * spread / distance) ** 2)
-    return max(2, noisy, cases_for_unseen(distance / depth, alpha) if depth > distance else 0)
-
-
 def cases_for_unseen(share: float, alpha: float) -> int:
     """Return how many cases without a loss show that at most this share of answers is lost: 0.02 needs 203 at 0.0167.
 
@@ -285,45 +333,6 @@ def cases_for_unseen(share: float, alpha: float) -> int:
     return math.ceil(math.log(alpha) / math.log1p(-share))
 
 
-_FAR = 1000
-"""From twice as many wins on, the number of cases needed is told to a tenth of a percent."""
-
-
-def cases_for_sign_test(better: int, worse: int, n: int, alpha: float) -> int | None:
-    """Return how many cases the exact paired test needs if wins and losses keep their shares; None if not more wins.
-
-    Three wins and no loss in 12 cases need 20 cases at one-sided 0.05: five wins, 0.5**5 = 0.031.
-    """
-    if better <= worse:
-        return None
-    # Only one more win can lower the p-value, so the counts in between need no look.
-    wins = better
-    while True:
-        cases = -(-wins * n // better)
-        if sign_p(wins, worse * cases // n) <= alpha:
-            return cases
-        wins += max(1, wins // _FAR)
-
-
-def cases_for_difference(spread: float, difference: float, alpha: float, depth: float = 0.0) -> int:
-    """Return how many paired cases show a true difference with probability POWER (normal approximation).
-
-    Args:
-        spread: Expected standard deviation of the paired differences.
-        difference: True distance from the bound, positive.
-        alpha: One-sided level.
-        depth: How far the truth lies above the worst end of the scale; 0 where an exact test is used.
-    """
-    z = normal_quantile(1 - alpha) + normal_quantile(POWER)
-    noisy = math.ceil((z * spread / difference) ** 2)
-    return max(2, noisy, cases_for_unseen(difference / depth, alpha) if depth > difference else 0)
-
-
 def detectable_difference(spread: float, n: int, alpha: float) -> float:
     """Return the smallest true difference that n paired cases show with probability POWER (normal approximation)."""
     return (normal_quantile(1 - alpha) + normal_quantile(POWER)) * spread / math.sqrt(n)
-
-
-def cases_for_perfect_score(threshold: float, alpha: float) -> int:
-    """Return how many cases, all passed, put the exact lower bound at a threshold in (0, 1): 0.85 needs 19 at 0.05."""
-    return cases_for_unseen(1 - threshold, alpha)

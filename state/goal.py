@@ -128,8 +128,12 @@ class Condition(_Part):
         """The test after `auto` is resolved."""
         if self.test != "auto":
             return self.test
-        allows_no_change = self.against != "value" and self.sign * self.threshold <= 0
-        return "non_inferiority" if allows_no_change else "superiority"
+        return "non_inferiority" if self.allows_no_change else "superiority"
+
+    @property
+    def allows_no_change(self) -> bool:
+        """Whether no change at all meets it: a no-worse condition, also where the bare number decides."""
+        return self.against != "value" and self.sign * self.threshold <= 0
 
     @property
     def bound(self) -> float:

@@ -166,16 +166,12 @@ def said(row: View) -> str:
             f" ({level} interval {number(row['low'], digits)} to {number(row['high'], digits)}, {row['n']} cases)"
         )
     label = f"; {row['label']}" if row["label"] else ""
-    needed = _cases_to_tell(row) if row["decided"] == "undecided" else None
-    more = f"; about {needed} cases would tell" if needed else ""
+    more, needed = "", row["cases_needed"]
+    if row["decided"] == "undecided" and needed is not None and needed > row["n"]:
+        more = f"; about {needed} cases would tell"
+    elif row["decided"] == "undecided" and needed is None and row.get("assumed_truth") is not None:
+        more = "; no number of cases can tell"
     return f"{question}: {shown}{interval}{label}{more}."
-
-
-def _cases_to_tell(row: View) -> int | None:
-    """Return the number of `policies.gate.ConditionVerdict.cases_to_tell`, from the plain values of the record."""
-    of_margin = row.get("cases_for_margin")
-    found = of_margin if of_margin is not None and of_margin > row["n"] else row["cases_needed"]
-    return None if found is None else int(found)
 
 
 def base_mean(view: View, metric: str) -> float | None:

@@ -96,7 +96,14 @@ def _condition(cycle: Cycle, recorded: RecordedCondition) -> ReplayedCondition:
     if recorded.condition is None or cycle.gate is None:
         return _as_recorded(recorded)
     level = cycle.alpha or (cycle.gate.confirmation_alpha if cycle.is_confirmed else cycle.gate.alpha / cycle.looks)
-    verdict = judge_condition(recorded.condition, cycle.cases, level, use=_use(cycle))
+    verdict = judge_condition(
+        recorded.condition,
+        cycle.cases,
+        level,
+        use=_use(cycle),
+        delta=cycle.gate.meaningful_delta,
+        ceilings=cycle.ceilings,
+    )
     if verdict.estimate is None and recorded.value is not None:
         return _as_recorded(recorded)
     return ReplayedCondition(
@@ -179,7 +186,7 @@ def _confirmation(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> GateVerdic
     """Return the gate's verdict where promotion may be told from it; every recorded condition counts."""
     if cycle.gate is None or not cycle.is_confirmed:
         return None
-    verdict = judge_gate(cycle.gate, cycle.cases, cycle.alpha, use="confirmation")
+    verdict = judge_gate(cycle.gate, cycle.cases, cycle.alpha, use="confirmation", ceilings=cycle.ceilings)
     if cycle.has_confirmation:
         return verdict
     held = sum(row.holds for row in gate)

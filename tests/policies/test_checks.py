@@ -3,11 +3,13 @@ import pytest
 from policies.cases import CaseTable, Mean
 from policies.checks import (
     beyond_reach,
+    cases_told,
     is_one_measurement,
     least_cases,
     reachability,
 )
 from policies.gate import judge_condition
+from policies.significance import cases_for_unseen
 from state.goal import Condition, Gate, TestKind
 from state.records import Finding
 from tests.policies.lab import BASE, CYCLES, GATE, REASON, ones, table
@@ -101,7 +103,7 @@ def test_a_margin_below_one_case_is_coarser_than_the_ruler() -> None:
     findings = reachability(strict, {}, BASE)
     assert ("P5", "warning") in modes(findings)
     assert "0.0125" in findings[0].sentence
-    assert findings[0].value["cases_needed"] == 200
+    assert findings[0].value["cases_needed"] == cases_for_unseen(0.005, 0.05 / 3)
 
 
 def test_a_margin_of_nothing_asks_for_more_than_any_number_of_cases() -> None:
@@ -278,3 +280,48 @@ def test_a_gold_or_one_case_beyond_the_scale_is_enough_and_sums_of_floats_are_no
         start = [one, *ones(20, 79)]
         cases = table(base={"s.ok": start}, parent={"s.ok": start})
         assert [each.claim for each in reachability(asked, {}, {}, cases=cases)] == claims
+
+
+def test_what_the_cases_can_show_is_told_before_anything_is_measured() -> None:
+    margin = Condition(id="no_worse", metric="s.ok", against="parent", min=0.0, margin=0.02)
+    value = Condition(id="target", metric="s.ok", min=0.8)
+    asked = Gate(conditions=(value, margin), meaningful_delta=0.1)
+    said = [told.sentence for told in cases_told(asked, {"s": 40})]
+    assert said == [
+        "target: there are 40; 117 would tell a true 0.9 from the 0.8 asked four times of five at alpha 0.0167.",
+        "no_worse: 40 cases leave room for 9.7 % of answers lost whole; a margin of 0.02 needs 203.",
+    ]
+    assert [told.sentence for told in cases_told(asked, {})][1] == "no_worse: a margin of 0.02 needs 203."
+
+
+def test_a_measured_start_brackets_the_cases_and_the_references_bound_what_is_true() -> None:
+    margin = Condition(id="no_worse", metric="s.ok", against="parent", min=0.0, margin=0.05)
+    value = Condition(id="target", metric="s.ok", min=0.8)
+    start = table(base={"s.ok": ones(32, 40)}, parent={"s.ok": ones(24, 40)})
+    target, no_worse = cases_told(gate(value, margin), {"s": 40}, cases=start, ceilings={"s.ok": 0.85})
+    assert (target.needed.truth, target.needed.basis) == (0.85, "0/1")
+    assert no_worse.needed.basis == "bracketed"
+    assert no_worse.needed.least == cases_for_unseen(0.05, 0.05 / 3)
+    assert no_worse.needed.most is not None
+    assert f"{no_worse.needed.most:,}, if they have nothing to do with the start's" in no_worse.sentence
+    assert no_worse.needed.most > 10 * no_worse.needed.least
+
+
+def test_of_an_any_of_the_easiest_is_told_and_of_a_plain_condition_nothing() -> None:
+    either = Condition(id="either", any_of=("s.a", "t.b"), min=0.5)
+    plain = Condition(id="plain", metric="s.a", min=0.5, test="plain", reason=REASON)
+    start = table(base={"s.a": ones(4, 40), "t.b": ones(16, 40)}, parent={"s.a": ones(4, 40), "t.b": ones(16, 40)})
+    [told] = cases_told(gate(either, plain), {"s": 40, "t": 30}, cases=start)
+    assert (told.condition, told.n) == ("either", 40)
+    assert told.needed.truth == pytest.approx(0.7)
+    zero = Condition(id="zero", metric="s.a", against="parent", min=0.0)
+    limit = Condition(id="limit", metric="s.a", statistic="new_failures", against="parent", max=2)
+    never, failures = cases_told(gate(zero, limit), {"s": 40})
+    assert never.is_never_told
+    assert never.sentence == "zero: no number of cases can tell no change from the 0 asked."
+    assert never.fix.startswith("Give a margin")
+    assert "would tell a true 0 share of new failures from the 0.05 asked" in failures.sentence
+    assert failures.fix == ""
+    assert cases_told(gate(limit), {}) == [], "of how many cases is not known"
+    measured = cases_told(gate(limit), {"s": 40}, cases=start)[0]
+    assert measured.sentence.endswith("no number, if they have nothing to do with the start's.")

@@ -48,7 +48,7 @@ def test_what_no_gold_was_measured_for_is_not_said_to_be_below_its_ceiling() -> 
     table = base_table(measured(0.5), "w", frozenset({"E1"}))
     assert gate_beliefs(goal(), [ceiling(None)], CaseTable()) == []
     found = gate_beliefs(goal(), [ceiling(None)], table)
-    assert [(b.claim, b.status) for b in found] == [("reachable_from_base", "fresh")]
+    assert [(b.claim, b.status) for b in found] == [("reachable_from_base", "fresh"), ("decidable", "fresh")]
     assert found[0].statement.startswith("Within reach of the base: ")
     either = {"conditions": [{"id": "either", "any_of": ["main.score", "main.control"], "min": 0.75}]}
     assert gate_beliefs(goal(gate=either), [ceiling(None)], CaseTable()) == []
@@ -135,3 +135,16 @@ def test_a_stale_ceiling_neither_stops_nor_counts() -> None:
     stale = ceiling(0.5).model_copy(update={"status": "stale"})
     assert gate_beliefs(goal(), [stale], CaseTable()) == []
     assert [b.status for b in gate_beliefs(goal(), [ceiling(0.5)], CaseTable())] == ["refuted"]
+
+
+def test_what_the_confirmation_cases_can_show_is_believed_before_the_first_run() -> None:
+    table = base_table(measured(0.5), "w", frozenset({"E1"}))
+    known = [ceiling(1.0), ceiling(1.0, "confirmation")]
+    [told] = [b for b in gate_beliefs(goal(), known, table) if b.claim == "decidable"]
+    assert (told.status, told.severity, told.value["n"]) == ("fresh", "note", 40)
+    assert told.statement.startswith("score: there are 40; ")
+    zero = goal(gate={"conditions": [{"id": "zero", "metric": "main.score", "against": "parent", "min": 0}]})
+    [never] = [b for b in gate_beliefs(zero, known, table) if b.claim == "decidable"]
+    assert (never.status, never.severity, never.mode) == ("refuted", "warning", "P5")
+    assert "no number of cases can tell" in never.statement
+    assert never.fix

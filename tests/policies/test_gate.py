@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.cases import CaseTable, Changes, Mean
-from policies.gate import COUNTED, GateVerdict, judge_condition, judge_gate
+from policies.gate import COUNTED, ConditionVerdict, GateVerdict, judge_condition, judge_gate
 from state.goal import Condition, Gate
 from state.records import Measurement, Side
 from tests.policies.lab import GATE, REASON, lab_table, ones, table
@@ -37,7 +37,7 @@ def test_nine_to_twelve_of_twelve_holds_by_a_plain_test_and_is_labelled() -> Non
     assert verdict.holds
     assert condition.p_two_sided == 0.25
     assert condition.label == "plain, not significant (exact paired p = 0.25 two-sided)"
-    assert condition.cases_needed == 20
+    assert (condition.cases_needed, condition.assumed_truth) == (26, 0.25), "were what was measured the truth"
     assert condition.rescued == ("case_009", "case_010", "case_011")
     assert condition.broken == ()
     assert verdict.labels == (f"{condition.id}: {condition.label}",)
@@ -50,7 +50,7 @@ def test_the_same_result_by_a_real_test_is_undecided() -> None:
     )
     assert verdict.decided == "undecided"
     assert verdict.p == 0.125
-    assert verdict.cases_needed == 20
+    assert (verdict.cases_needed, verdict.assumed_truth) == (107, 0.125), "half of what is left up to full marks"
 
 
 def test_a_large_plain_gain_is_called_significant() -> None:
@@ -170,7 +170,7 @@ def test_published_wins_and_losses_give_the_exact_test_that_means_alone_cannot()
     assert verdict.holds
     assert "unpaired" in verdict.method
     assert verdict.label == "plain, not significant (exact paired p = 0.25 two-sided)"
-    assert verdict.cases_needed == 24
+    assert verdict.cases_needed == 31
     assert judge_condition(condition, CaseTable.model_validate({"means": means}), 0.025).p_two_sided is None
     against_base = Condition(metric="s.ok", against="base", min=0.1)
     assert judge_condition(against_base, known, 0.025).p_two_sided is None
@@ -243,7 +243,7 @@ def test_no_new_failure_at_all_is_shown_by_no_number_of_cases_and_asked_plainly(
 def test_new_failures_without_cases_are_not_measured() -> None:
     verdict = judge_condition(NEW_FAILURES, CaseTable(means={"candidate": {"s.ok": Mean(mean=0.5, n=40)}}), 0.05)
     assert "Not measured" in verdict.sentence
-    assert verdict.cases_for_margin is None
+    assert verdict.cases_needed is None
 
 
 @settings(max_examples=40)
@@ -270,7 +270,7 @@ def test_a_gate_met_by_bare_numbers_says_so_with_the_cases_that_would_settle_it(
     gate = Gate(conditions=(Condition(id="ok", metric="trace.ok", min=0.75, test="plain", reason=REASON),))
     cases = table(parent={"trace.ok": ones(9, 12)}, candidate={"trace.ok": ones(12, 12)})
     assert judge_gate(gate, cases, 0.025).sentence.endswith(
-        "hold on the confirmation cases; by the bare number only: ok (a test would need 24 cases)."
+        "hold on the confirmation cases; by the bare number only: ok (a test would need 31 cases)."
     )
     assert "; by the bare number only" in judge_gate(gate, cases, 0.025, use="selection").sentence
     no_parent = table(candidate={"trace.ok": ones(34, 40)})
@@ -286,22 +286,62 @@ def test_an_undecided_gate_says_its_numbers_and_one_number_of_cases_that_would_t
     verdict = judge_gate(gate, cases, 0.05)
     condition = verdict.conditions[0]
     assert verdict.decided == "undecided"
-    assert condition.cases_for_margin is not None
-    assert condition.cases_for_margin > 40
-    needed = condition.cases_for_margin
+    needed = condition.cases_needed
+    assert needed is not None
+    assert needed > 40
     assert verdict.sentence.endswith(
         "not no_worse (0 measured, at least -0.05 asked of its lower bound, which is "
-        f"{condition.low:.4g} on 40 cases, about {needed} cases would tell)."
+        f"{condition.low:.4g} on 40 cases, about {needed} cases would tell a true difference of 0)."
     )
-    assert condition.cases_needed not in {None, needed}, "the other number is said nowhere"
-    assert condition.sentence.endswith(f"The cases cannot tell. About {needed} cases would tell.")
-    near = table(parent={"s.ok": ones(0, 40)}, candidate={"s.ok": ones(30, 40)})
-    value = Gate(conditions=(Condition(metric="s.ok", min=0.7),))
-    assert judge_gate(value, near, 0.05).decided == "undecided"
-    told = judge_gate(value, near, 0.05)
-    assert told.conditions[0].cases_to_tell == told.conditions[0].cases_needed, "as many as the margin asks are at hand"
-    zero = Gate(conditions=(Condition(metric="s.ok", against="parent", min=0.0, test="superiority"),))
-    assert judge_gate(zero, cases, 0.05).conditions[0].cases_to_tell is None
+    assert condition.sentence.endswith(
+        f"The cases cannot tell. About {needed} cases would tell a true difference of 0."
+    )
+    lost = [*ones(0, 25), *ones(180, 375)]
+    many = judge_gate(gate, table(parent={"s.ok": ones(200, 400)}, candidate={"s.ok": lost}), 0.05).conditions[0]
+    assert (many.decided, many.cases_to_tell) == ("undecided", None), "as many as tell a difference of 0 are at hand"
+    assert many.cases_needed is not None
+    assert many.sentence.endswith("The cases cannot tell.")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"against": "parent", "min": 0.0}, "no number of cases can tell a true difference of 0 from what is asked"),
+        ({"statistic": "new_failures", "against": "parent", "max": 0}, "no number of cases can tell"),
+        ({"min": 0.52}, "no number of cases can tell a true 0.5 from what is asked"),
+        ({"against": "parent", "min": 0.05}, "no number of cases can tell a true difference of +0.05"),
+    ],
+)
+def test_what_is_assumed_to_be_true_at_the_bound_is_told_by_no_number_of_cases(
+    asked: dict[str, object], said: str
+) -> None:
+    cases = table(parent={"s.ok": ones(18, 40)}, candidate={"s.ok": ones(19, 40)})
+    condition = Condition.model_validate({"metric": "s.ok", **asked})
+    verdict = judge_condition(condition, cases, 0.05, ceilings={"s.ok": 0.5})
+    assert (verdict.decided, verdict.cases_needed, verdict.is_never_told) == ("undecided", None, True)
+    assert said in judge_gate(Gate(conditions=(condition,)), cases, 0.05, ceilings={"s.ok": 0.5}).sentence
+
+
+def test_a_record_of_an_earlier_version_is_read_without_its_second_number_of_cases() -> None:
+    verdict = judge_condition(Condition(metric="s.ok", min=0.5), table(candidate={"s.ok": ones(30, 40)}), 0.05)
+    assert ConditionVerdict.model_validate({**verdict.model_dump(), "cases_for_margin": 12}) == verdict
+    assert ConditionVerdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+@pytest.mark.parametrize("missing", [4, 5])
+def test_a_tenth_of_the_scores_may_be_missing_and_no_more(missing: int) -> None:
+    scores: list[float | None] = [*ones(40 - missing, 40 - missing), *[None] * missing]
+    verdict = judge_condition(Condition(metric="s.ok", min=0.5), table(candidate={"s.ok": scores}), 0.05)
+    assert verdict.holds == (missing == 4)
+
+
+def test_a_bound_that_is_missed_by_a_hair_is_missed() -> None:
+    verdict = judge_condition(Condition(metric="s.ok", min=0.6), table(candidate={"s.ok": ones(19, 40)}), 0.05)
+    assert verdict.high is not None
+    above = Condition(metric="s.ok", min=verdict.high + 1e-4)
+    assert judge_condition(above, table(candidate={"s.ok": ones(19, 40)}), 0.05).decided == "fails"
+    below = Condition(metric="s.ok", min=verdict.high - 1e-4)
+    assert judge_condition(below, table(candidate={"s.ok": ones(19, 40)}), 0.05).decided == "undecided"
 
 
 def test_a_gate_that_does_not_hold_names_what_is_missing_by_its_numbers() -> None:
@@ -397,13 +437,13 @@ def test_a_lower_bound_on_failures_is_the_mirror_of_an_upper_bound_on_passes(cas
     assert low.rescued == high.rescued
 
 
-def test_an_estimate_that_lies_on_its_bound_on_paper_names_no_number_of_cases() -> None:
+def test_an_estimate_that_lies_on_its_bound_on_paper_is_undecided() -> None:
     condition = Condition(metric="s.kept", min=0.1)
     verdict = judge_condition(condition, table(candidate={"s.kept": [0.1] * 30}), 0.05)
     assert verdict.estimate is not None
     assert verdict.estimate > 0.1, "by the rounding of thirty sums"
-    assert (verdict.decided, verdict.cases_needed) == ("undecided", None)
-    assert "would tell" not in verdict.sentence
+    assert verdict.decided == "undecided"
+    assert "would tell" not in verdict.sentence, "thirty would tell a true 0.55"
 
 
 @pytest.mark.parametrize(

@@ -145,11 +145,11 @@ def test_a_promotion_by_bare_numbers_is_labelled_with_its_p_value_and_the_cases_
     row = one(WITHHELD, "trace_dpo_v1")
     accuracy = row.gate[1]
     assert accuracy.label == "plain, not significant (exact paired p = 0.25 two-sided)"
-    assert (accuracy.p_two_sided, accuracy.cases_needed, accuracy.n) == (0.25, 24, 12)
+    assert (accuracy.p_two_sided, accuracy.cases_needed, accuracy.n) == (0.25, 31, 12)
     assert (row.next.action, row.rule) == ("promote", "A.confirmed")
     assert "promoted, not significant: tier_accuracy (exact paired p = 0.25 two-sided)" in row.next.sentence
     assert row.next.sentence.endswith(
-        "Significance would need 24 cases for tier_accuracy, 12 cases for prospective_and_flip. "
+        "Significance would need 31 cases for tier_accuracy, 15 cases for prospective_and_flip. "
         "More cases of the same result would not make parse_errors significant."
     )
     assert any(sentence.startswith("trace_dpo_v1 was promoted by a bare number") for sentence in WITHHELD.sentences)

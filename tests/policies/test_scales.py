@@ -75,7 +75,7 @@ def test_a_declared_range_gives_the_decisions_of_the_shares_and_its_own_numbers(
     share = judge_condition(Condition.model_validate(asked), ours, 0.05)
     scaled = judge_condition(Condition.model_validate(in_unit(asked)), theirs, 0.05)
     assert (scaled.decided, scaled.label, scaled.method) == (share.decided, share.label, share.method)
-    assert (scaled.cases_needed, scaled.cases_for_margin) == (share.cases_needed, share.cases_for_margin)
+    assert scaled.cases_needed == share.cases_needed
     assert scaled.p == pytest.approx(share.p) if share.p is not None else scaled.p is None
     number = put if share.against == "value" else lambda each: WIDTH * each
     for one, other in ((scaled.estimate, share.estimate), (scaled.low, share.low), (scaled.high, share.high)):
