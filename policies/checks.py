@@ -147,11 +147,15 @@ def cases_told(
             )
         ]
         if condition.kind != "plain" and told:
-            # Of an any-of, the metric that is told most easily.
-            needed, n = min(told, key=lambda each: float("inf") if each[0].most is None else each[0].most)
+            needed, n = min(told, key=lambda each: _difficulty(each[0]))
             sentence = f"{condition.id}: {_cases_sentence(condition, needed, n, level)}"
             found.append(CasesTold(condition=condition.id, n=n, needed=needed, sentence=sentence))
     return found
+
+
+def _difficulty(needed: Needed) -> tuple[bool, float]:
+    """Return what orders the metrics of an any-of: those that were measured first, by the cases that they need."""
+    return needed.basis == "least", float("inf") if needed.most is None else needed.most
 
 
 def _cases_sentence(condition: Condition, needed: Needed, n: int | None, alpha: float) -> str:
@@ -167,6 +171,8 @@ def _cases_sentence(condition: Condition, needed: Needed, n: int | None, alpha: 
     if needed.most != needed.least:
         most = "no number" if needed.most is None else f"{needed.most:,}"
         more = f", if no more answers change than that; {most}, if they have nothing to do with the start's"
+        if needed.basis == "least":
+            count, more = f"at least {count}", f"; {most}, if answers are right or wrong"
     if condition.kind == "non_inferiority" and condition.statistic == "mean":
         share = None if n is None else 100 * unseen_share(n, alpha)
         room = "" if share is None else f"{n} cases leave room for {share:.1f} % of answers lost whole; "

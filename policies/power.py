@@ -11,8 +11,9 @@ the truth what is assumed here. That is, where the condition
 
 How much cases vary is taken from the scores or paired differences at hand, moved to that truth. Before a candidate was
 measured it is bracketed, by answers that change no more than the truth asks and by answers that have nothing to do with
-the start's. Exact tests are counted out. Behind the bounds of a mean stands a likelihood ratio, whose signed root is
-taken as normal; how often the number said then tells is held against simulated campaigns in `tests/benchmarks/levels`.
+the start's; before the start was, by answers that are all alike and by answers that are right or wrong. Exact tests are
+counted out. Behind the bounds of a mean stands a likelihood ratio, whose signed root is taken as normal; how often the
+number said then tells is held against simulated campaigns in `tests/benchmarks/levels`.
 """
 
 import math
@@ -35,8 +36,8 @@ MOST_CASES = 10_000_000
 
 Basis = Literal["measured", "0/1", "bracketed", "least"]
 """What the variation of cases is taken from. measured: scores or paired differences at hand; 0/1: scores of 0 and 1
-with that mean, the most that a score varies; bracketed: from the least change to unrelated answers; least: the least
-change alone, where the start was not measured either."""
+with that mean, the most that a score varies; bracketed: from the least change to unrelated answers; least: nothing is
+measured, from all answers alike to answers that are right or wrong and change no more than they must."""
 
 _EPSILON = 1e-9
 _FEW = 300
@@ -234,7 +235,7 @@ def _truth(known: _Known, bound: float, delta: float | None, ceiling: float | No
 def _of_failures(known: _Known, alpha: float) -> Needed:
     """Return how many cases show that few enough newly fail, were as many gained as lost."""
     bound = known.condition.bound / known.n
-    basis: Basis = "bracketed"
+    basis: Basis = "bracketed" if known.start else "least"
     full = sum(score >= 1 for score in known.start) / max(1, len(known.start))
     shares = [0.0, full * (1 - full)]
     if known.differences:
@@ -246,7 +247,10 @@ def _of_failures(known: _Known, alpha: float) -> Needed:
 
 def _samples(known: _Known, sign: int, truth: float) -> tuple[list[_Sample], Basis]:
     """Return what one case may give at a truth, from the least to the most variation; more is better."""
+    alike = _Sample((truth,), (1.0,))
     if not known.is_paired:
+        if known.mean is None and known.result is None:
+            return [alike, _binary(truth, sign)], "least"
         if known.is_binary:
             return [_binary(truth, sign)], "measured" if known.candidate else "0/1"
         scores = _sample([sign * each for each in known.candidate or known.start])
@@ -258,15 +262,14 @@ def _samples(known: _Known, sign: int, truth: float) -> tuple[list[_Sample], Bas
         sample = _sample(differences)
         return [_sample(np.clip(sample.points + truth - sample.mean, -1, 1), sample.shares)], "measured"
     if known.mean is None:
-        return [_changes(0.0, truth)], "least"
+        return [alike, _changes(0.0, truth)], "least"
     start = _sample([sign * each for each in known.start]) if known.start else _binary(sign * known.mean, sign)
     after = _moved(start, start.mean + truth, sign)
     apart = np.subtract.outer(after.points, start.points).ravel()
     unrelated = _sample(apart, np.multiply.outer(after.shares, start.shares).ravel())
     if known.result is not None:
         return [unrelated], "0/1"
-    least = _changes(0.0, truth) if known.is_binary else _Sample((truth,), (1.0,))
-    return [least, unrelated], "bracketed"
+    return [_changes(0.0, truth) if known.is_binary else alike, unrelated], "bracketed"
 
 
 def _sample(values: Sequence[float] | NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> _Sample:
@@ -313,6 +316,7 @@ def _cases(world: _World, *, is_paired: bool, is_binary: bool, wanted: float = P
     """Return the fewest cases whose lower bound passes a number with the power wanted, None where none does."""
     if world.sample.mean - world.bound <= _EPSILON:
         return None
+    is_binary = is_binary and len(set(world.sample.values) - {-1.0, 0.0, 1.0}) == 0
     if is_binary and not is_paired:
         return _counted(world.sample.mean - world.floor, world.bound - world.floor, world.alpha, wanted)
     if not (is_binary and abs(world.bound) <= _EPSILON):

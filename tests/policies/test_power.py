@@ -76,7 +76,14 @@ def test_the_variation_is_what_was_measured_and_bracketed_before() -> None:
     assert before.most is not None
     assert after.most == after.least
     assert before.least < (after.most or 0) < before.most
-    assert told(NO_WORSE).basis == "least"
+    assert (told(NO_WORSE).basis, told(NO_WORSE).least, told(NO_WORSE).most) == ("least", before.least, before.least)
+    gain = Condition(metric="s.ok", against="parent", min=0.05)
+    alike = told(gain)
+    assert alike.least is not None
+    assert alike.most is not None
+    assert alike.least < alike.most / 2, "all answers gain as much, or a few gain all"
+    assert told(VALUE, delta=0.1).most == told(VALUE, table(parent=start), delta=0.1).most
+    assert (told(VALUE).least or 0) < (told(VALUE).most or 0)
     assert told(NO_WORSE, CaseTable(means={"parent": {"s.ok": Mean(mean=0.5, n=40)}})) == before
     published = CaseTable(means={side: {"s.ok": Mean(mean=0.5, n=40)} for side in ("parent", "candidate")})
     unrelated = told(NO_WORSE, published)
