@@ -13,7 +13,7 @@ from policies.gate import asks_no_worse, judge_condition
 from policies.power import Needed, cases_needed
 from policies.target import Target, find_target
 from state.goal import Condition, Gate
-from state.records import Finding, Side, SplitUse
+from state.records import Finding, Record, Side, SplitUse
 
 _EPSILON = 1e-9
 
@@ -255,7 +255,9 @@ def beyond_cases(gate: Gate, baseline: Mapping[str, Mean], alpha: float) -> list
         alpha: One-sided level of one test.
     """
     known = _Known({}, baseline, None, "selection", "base", {})
-    found = [_too_coarse(condition, known) or _undecidable(condition, known, alpha) for condition in gate.conditions]
+    found = [
+        _too_coarse(condition, known, alpha) or _undecidable(condition, known, alpha) for condition in gate.conditions
+    ]
     return [finding for finding in found if finding is not None]
 
 
