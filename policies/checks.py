@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from policies import significance
 from policies.cases import CaseTable, Mean, Scale, scale_of
-from policies.gate import asks_no_worse, judge_condition
+from policies.gate import asks_no_worse, is_only_counted, judge_condition
 from policies.power import Needed, cases_needed
 from policies.target import Target, find_target
 from state.goal import Condition, Gate
@@ -146,8 +146,12 @@ def cases_told(
                 )
             )
         ]
-        if condition.kind != "plain" and told:
-            needed, n = min(told, key=lambda each: _difficulty(each[0]))
+        if condition.kind == "plain" or not told:
+            continue
+        needed, n = min(told, key=lambda each: _difficulty(each[0]))
+        # A limit on a count that even none of the cases would not show as a rate is judged by the count.
+        scale = (cases or CaseTable()).scale(condition.metrics[0])
+        if n is None or not is_only_counted(condition, n, level, scale):
             sentence = f"{condition.id}: {_cases_sentence(condition, needed, n, level)}"
             found.append(CasesTold(condition=condition.id, n=n, needed=needed, sentence=sentence))
     return found

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from policies import significance
-from policies.cases import CaseTable
+from policies.cases import CaseTable, Scale
 from policies.comparison import Comparison, compare
 from policies.power import cases_needed
 from state.goal import Against, Condition, Gate, Statistic
@@ -279,7 +279,11 @@ def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: fl
     p = _exact_p(condition, found)
     decided = _decide(condition, found, p)
     better, worse = (found.higher, found.lower)[:: condition.sign]
-    label = _label(condition, found, p) if decided == "holds" or _is_counted(condition, found) else ""
+    label = (
+        _label(condition, found, p)
+        if decided == "holds" or is_only_counted(condition, found.n, found.alpha, found.scale)
+        else ""
+    )
     return ConditionVerdict(
         id=condition.id,
         metric=metric,
@@ -322,7 +326,7 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
     near, far = (interval.low, interval.high) if sign > 0 else (interval.high, interval.low)
     if sign * (far - bound) < -_EPSILON:
         return "fails"
-    if _is_counted(condition, found):
+    if is_only_counted(condition, found.n, found.alpha, found.scale):
         held = found.estimate <= bound + _EPSILON and not misses_cases(found.n, found.excluded)
         return "holds" if held else "undecided"
     passes = sign * (near - bound) >= -_EPSILON if p is None else p <= found.alpha
@@ -333,7 +337,7 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
     return "holds" if passes and not misses_cases(found.n, found.excluded) else "undecided"
 
 
-def _is_counted(condition: Condition, found: Comparison) -> bool:
+def is_only_counted(condition: Condition, n: int, alpha: float, scale: Scale) -> bool:
     """Return whether a limit on a count is met by none of n cases, and even that would not show it as a rate.
 
     -ln(alpha) failures are possible where none was seen, however many the cases: `at most 2` can then only be said of
@@ -342,8 +346,8 @@ def _is_counted(condition: Condition, found: Comparison) -> bool:
     is_limit = condition.statistic == "count" and condition.against == "value" and condition.sign < 0
     if condition.kind == "plain" or not is_limit:
         return False
-    none = significance.exact_interval(0, max(1, found.n), found.alpha).high
-    return found.start + none * found.unit > condition.threshold + _EPSILON
+    none = significance.exact_interval(0, max(1, n), alpha).high
+    return n * (scale.low + none * scale.width) > condition.threshold + _EPSILON
 
 
 def misses_cases(n: int, excluded: int) -> bool:
@@ -394,12 +398,12 @@ def _is_significant(condition: Condition, found: Comparison, p: float | None) ->
     if not asks_no_worse(condition) and found.p_two_sided is not None:
         return significance.sign_p(*_wins(condition, found)) <= found.alpha
     tested = condition.model_copy(update={"test": "auto"})
-    return _decide(tested, found, p) == "holds" and not _is_counted(tested, found)
+    return _decide(tested, found, p) == "holds" and not is_only_counted(tested, found.n, found.alpha, found.scale)
 
 
 def _label(condition: Condition, found: Comparison, p: float | None) -> str:
     if condition.kind != "plain":
-        return COUNTED if _is_counted(condition, found) else ""
+        return COUNTED if is_only_counted(condition, found.n, found.alpha, found.scale) else ""
     label = _SIGNIFICANT if _is_significant(condition, found, p) else NOT_SIGNIFICANT
     if asks_no_worse(condition) or found.p_two_sided is None:
         return label

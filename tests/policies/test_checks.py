@@ -329,5 +329,8 @@ def test_of_an_any_of_the_easiest_is_told_and_of_a_plain_condition_nothing() -> 
     assert "would tell a true 0 share of new failures from the 0.05 asked" in failures.sentence
     assert failures.fix == ""
     assert cases_told(gate(limit), {}) == [], "of how many cases is not known"
+    few = Condition(id="few", metric="s.a", statistic="count", max=2)
+    assert cases_told(gate(few), {"s": 40}) == [], "judged by the count"
+    assert [told.condition for told in cases_told(gate(few.model_copy(update={"max": 8.0})), {"s": 40})] == ["few"]
     measured = cases_told(gate(limit), {"s": 40}, cases=start)[0]
     assert measured.sentence.endswith("no number, if they have nothing to do with the start's.")
