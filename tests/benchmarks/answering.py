@@ -211,8 +211,6 @@ class Bench:
 
     def evaluation(self) -> None:
         """Print tokens per second of both ways."""
-        import mlx.core as mx
-
         from tools.evaluation import batches
         from tools.evaluation.adapters import merged_adapters
         from tools.evaluation.generation import Decoding, Prompt, generate
@@ -228,11 +226,9 @@ class Bench:
             f"evaluation: {len(prompts)} cases, {total:,} prompt tokens, {shared} of {total / len(prompts):.0f} shared"
         )
         model = self.model()
-        forms: dict[bool, str] = {}
+        forms: list[str] = []
 
-        def ours(some: Sequence[Any], *, is_merged: bool, is_compiled: bool) -> list[tuple[str, list[int]]]:
-            batches.IS_COMPILED[mx.gpu] = is_compiled
-
+        def ours(some: Sequence[Any], *, is_merged: bool) -> list[tuple[str, list[int]]]:
             def answer() -> list[tuple[str, list[int]]]:
                 decoding = Decoding(options.max_tokens)
                 outputs = generate(model, self.tokenizer, some, decoding, batch_size=options.batch_size)
@@ -241,20 +237,13 @@ class Bench:
             if not is_merged:
                 return answer()
             with merged_adapters(model, "benchmark") as form:
-                forms[is_compiled] = form
+                forms.append(form)
                 return answer()
 
         ways: dict[str, Callable[[Sequence[Any]], list[tuple[str, list[int]]]]] = {
             "before": lambda some: list(before(model, self.tokenizer, some, options.max_tokens, options.batch_size)),
-            "now": lambda some: ours(some, is_merged=True, is_compiled=True),
-            **(
-                {"now, not compiled": lambda some: ours(some, is_merged=True, is_compiled=False)} if self.is_gpu else {}
-            ),
-            **(
-                {"now, adapter apart": lambda some: ours(some, is_merged=False, is_compiled=True)}
-                if options.adapter
-                else {}
-            ),
+            "now": lambda some: ours(some, is_merged=True),
+            **({"now, adapter apart": lambda some: ours(some, is_merged=False)} if options.adapter else {}),
         }
         found: dict[str, dict[str, list[int]]] = {}
         speeds: dict[str, float] = {}
@@ -272,13 +261,12 @@ class Bench:
                 f"  {n_tokens / wall_s:9,.0f} tokens/s"
                 f"  {speeds[way] / speeds['before']:5.2f} x before  {same} of {len(prompts)} answers the same"
             )
-        _told(f"adapter: {forms[True]}")
+        _told(f"adapter: {forms[-1]}")
 
     def rollouts(self) -> None:
         """Print sampled tokens per second, ours against a bare loop."""
         import mlx.core as mx
 
-        from tools.evaluation import batches
         from tools.evaluation.adapters import merged_adapters
         from tools.evaluation.prompts import render_prompt
         from tools.training.rollouts import Task, roll_out
@@ -294,8 +282,7 @@ class Bench:
             eos_token_ids = frozenset({1 << 24})
             detokenizer = property(lambda _: self.tokenizer.detokenizer)
 
-        def ours(max_tokens: int, *, is_compiled: bool) -> float:
-            batches.IS_COMPILED[mx.gpu] = is_compiled
+        def ours(max_tokens: int) -> float:
             started = time.perf_counter()
             found = roll_out(
                 model,
@@ -321,13 +308,12 @@ class Bench:
         _told(
             f"{'bare loop':<20} {write_s:8.2f} s, without reading ({read_s:.2f} s)  {n_tokens / write_s:9,.0f} tokens/s"
         )
-        for way, is_compiled in (("now", True), *((("now, not compiled", False),) if self.is_gpu else ())):
-            ours(options.new_tokens if self.is_gpu else 2, is_compiled=is_compiled)
-            whole_s = ours(options.new_tokens, is_compiled=is_compiled)
-            _told(
-                f"{way:<20} {whole_s:8.2f} s, whole                      {n_tokens / whole_s:9,.0f} tokens/s"
-                f"  {write_s / whole_s:5.2f} of the bare loop, {(read_s + write_s) / whole_s:5.2f} with its reading"
-            )
+        ours(options.new_tokens if self.is_gpu else 2)
+        whole_s = ours(options.new_tokens)
+        _told(
+            f"{'now':<20} {whole_s:8.2f} s, whole                      {n_tokens / whole_s:9,.0f} tokens/s"
+            f"  {write_s / whole_s:5.2f} of the bare loop, {(read_s + write_s) / whole_s:5.2f} with its reading"
+        )
         mx.clear_cache()
 
     def updates(self) -> None:

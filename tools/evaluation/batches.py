@@ -40,12 +40,6 @@ AHEAD = {mx.cpu: 0, mx.gpu: 1}
 DROP = {mx.cpu: 0.9, mx.gpu: 0.5}
 """Share of the rows still to be answered at which the others are dropped: a copy of what is kept, and new shapes."""
 
-IS_COMPILED = {mx.cpu: False, mx.gpu: True}
-"""Whether a decoding step is compiled once for all; it then attends to empty slots too, which a CPU would pay for."""
-
-_FEWEST = 16
-"""Rows of the smallest compiled step; fewer are hardly quicker."""
-
 _MEMORY_SHARE = 0.4
 """Of the memory that is free, for keys and values."""
 
@@ -77,22 +71,14 @@ class Layout:
     filled: int = 0
     offset: Any = 0
     is_reading: bool = True
-    slot: mx.array | None = None
-    """Where the next token goes, shape (1,), in a step that is compiled once for all; the whole width is attended to
-    there, and `filled` is not looked at."""
 
-    def mask(self, n: int, window: int | None, capacity: int, *, as_array: bool) -> Any:
+    def mask(self, n: int, window: int | None, *, as_array: bool) -> Any:
         """Return what the next n positions may see, as mlx-lm's caches do."""
-        if self.slot is not None:
-            after = self.slot
-            width = capacity
-        else:
-            after = mx.array([self.filled])
-            width = self.filled + n
-            if self.gaps is None and (window is None or width <= window):
-                return None if n == 1 else create_causal_mask(n, self.filled) if as_array else "causal"
+        width = self.filled + n
+        if self.gaps is None and (window is None or width <= window):
+            return None if n == 1 else create_causal_mask(n, self.filled) if as_array else "causal"
         keys = mx.arange(width)
-        queries = (mx.arange(n) + after)[:, None]
+        queries = mx.arange(self.filled, width)[:, None]
         seen = keys <= queries
         if self.gaps is None:
             return seen & (queries - keys < window) if window else seen
@@ -143,9 +129,6 @@ class Slots:
             self.keys, self.values = keys, values
         elif layout.is_reading:
             self.keys, self.values = _behind(self.keys, keys), _behind(self.values, values)
-        elif layout.slot is not None:
-            self.keys = mx.slice_update(self.keys, keys, layout.slot, axes=[2])
-            self.values = mx.slice_update(self.values, values, layout.slot, axes=[2])
         else:
             end = layout.filled + keys.shape[2]
             self.keys[..., layout.filled : end, :] = keys
@@ -155,8 +138,7 @@ class Slots:
 
     def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:  # noqa: FBT001, FBT002 - as mlx-lm's caches have it
         """Return the mask of the next n positions."""
-        capacity = 0 if self.keys is None else self.keys.shape[2]
-        return self.layout.mask(n, window_size or self.window, capacity, as_array=return_array)
+        return self.layout.mask(n, window_size or self.window, as_array=return_array)
 
 
 def _behind(before: mx.array, new: mx.array) -> mx.array:
@@ -377,102 +359,41 @@ def draw(logits: mx.array, keys: mx.array, temperature: float) -> tuple[mx.array
     return tokens, chosen - mx.logsumexp(scaled, axis=-1), both[:, 0]
 
 
-class Step:
-    """One decoding step of a model, compiled once for each shape where that pays.
-
-    Args:
-        model: mlx-lm model.
-        temperature: 0 is greedy.
-    """
-
-    def __init__(self, model: Any, temperature: float) -> None:
-        self._model = model
-        self._temperature = temperature
-        self._windows: list[int | None] = []
-        self.is_compiled = IS_COMPILED[mx.default_device().type]
-        self._compiled: Any = mx.compile(self._by_arrays)
-
-    def close(self) -> None:
-        """Let go of what was compiled: it holds the weights it was traced with, and this step holds it."""
-        self._compiled = None
-
-    def __call__(self, tokens: mx.array, keys: list[mx.array], slots: list[Slots]) -> tuple[list[mx.array], Any]:
-        """Return the next tokens, with their log-probabilities where they are sampled, and the next keys.
-
-        Args:
-            tokens: The latest, shape (rows,).
-            keys: One array of random keys; empty when greedy.
-            slots: Of all layers; they hold the tokens after the call.
-        """
-        layout = slots[0].layout
-        if not self.is_compiled:
-            found, keys = self._choose(self._model(tokens[:, None], cache=slots)[:, -1], keys)
-            layout.offset = layout.offset + 1
-        else:
-            if layout.slot is None:
-                layout.slot, layout.shared = mx.array([layout.filled]), mx.array(layout.shared)
-                layout.offset = mx.broadcast_to(mx.array(layout.offset), tokens.shape)
-            self._windows = [each.window for each in slots]
-            sides = [each.sides for each in slots]
-            state = layout.slot, layout.offset, layout.shared, layout.gaps
-            found, keys, sides, layout.slot, layout.offset = self._compiled(tokens, keys, sides, *state)
-            for each, (keys_now, values_now) in zip(slots, sides, strict=True):
-                each.keys, each.values = keys_now, values_now
-        layout.filled += 1
-        return found, keys
-
-    def _by_arrays(self, tokens: Any, keys: Any, sides: Any, *state: Any) -> Any:
-        """Take a step as a function of arrays alone."""
-        slot, offset, shared, gaps = state
-        layout = Layout(shared, gaps, 0, offset, is_reading=False, slot=slot)
-        slots = [Slots(layout, window, *both) for window, both in zip(self._windows, sides, strict=True)]
-        found, keys = self._choose(self._model(tokens[:, None], cache=slots)[:, -1], keys)
-        return found, keys, [each.sides for each in slots], slot + 1, offset + 1
-
-    def _choose(self, logits: mx.array, keys: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:
-        if not keys:
-            return [mx.argmax(logits, axis=-1)], []
-        tokens, logps, after = draw(logits, keys[0], self._temperature)
-        return [tokens, logps], [after]
-
-
 class Decoder:
     """Answers one batch.
 
     Args:
-        step: Of the model.
+        model: mlx-lm model.
         asked: The batch.
+        temperature: 0 is greedy.
         ends: End tokens.
         max_tokens: Budget of each answer.
-        most: Rows that may be computed together; a smaller batch is filled up to a power of two no larger.
         should_stop: Asked between steps; when true, what is unfinished is dropped.
     """
 
     def __init__(
         self,
-        step: Step,
+        model: Any,
         asked: Asked,
         *,
+        temperature: float,
         ends: Sequence[int],
         max_tokens: int,
-        most: int,
         should_stop: Callable[[], bool],
     ) -> None:
-        self._step = step
-        self._fewest = min(_FEWEST, 1 << (most.bit_length() - 1))
+        self._model = model
+        self._temperature = temperature
         self._ends: NDArray[np.int64] = np.array(sorted(ends))
         self._max_tokens = max_tokens
         self._should_stop = should_stop
         n = len(asked.rows)
-        places = np.minimum(np.arange(self._size(n)), n - 1)
-        self._slots = asked.read.batch([asked.rows[place] for place in places], min(max_tokens, STEP))
-        self._tokens = mx.array([asked.last[place] for place in places])
-        self._keys = [] if asked.keys is None else [asked.keys[mx.array(places)]]
-        # Rows that only fill up are done before they begin; what they say is left in a row of their own.
-        self._rows = np.minimum(np.arange(len(places)), n)
-        self._is_done = np.arange(n + 1) == n
-        self._said = np.zeros((n + 1, max_tokens), dtype=np.int32)
-        self._logps = np.zeros((n + 1, max_tokens if self._keys else 0), dtype=np.float32)
+        self._slots = asked.read.batch(asked.rows, min(max_tokens, STEP))
+        self._tokens = mx.array(asked.last)
+        self._keys = asked.keys
+        self._rows = np.arange(n)
+        self._is_done = np.zeros(n, dtype=bool)
+        self._said = np.zeros((n, max_tokens), dtype=np.int32)
+        self._logps = np.zeros((n, 0 if asked.keys is None else max_tokens), dtype=np.float32)
 
     def answers(self) -> Iterator[Answer]:
         """Yield answers as they are seen to be finished."""
@@ -492,18 +413,20 @@ class Decoder:
             yield from self._seen(*unseen.popleft())
             self._drop()
 
-    def _size(self, n: int) -> int:
-        """Return how many rows n are computed as: few different numbers where each is another shape to compile for."""
-        return max(self._fewest, 1 << (n - 1).bit_length()) if self._step.is_compiled else n
-
     def _next(self) -> list[mx.array]:
         """Take one step; return its tokens, and their log-probabilities where they are sampled."""
         if self._slots[0].layout.filled == self._slots[0].sides[0].shape[2]:
             for each in self._slots:
                 each.keep([mx.pad(side, [(0, 0), (0, 0), (0, STEP), (0, 0)]) for side in each.sides])
-        found, self._keys = self._step(self._tokens, self._keys, self._slots)
-        self._tokens = found[0]
-        return found
+        logits = self._model(self._tokens[:, None], cache=self._slots)[:, -1]
+        layout = self._slots[0].layout
+        layout.filled += 1
+        layout.offset = layout.offset + 1
+        if self._keys is None:
+            self._tokens = mx.argmax(logits, axis=-1)
+            return [self._tokens]
+        self._tokens, logps, self._keys = draw(logits, self._keys, self._temperature)
+        return [self._tokens, logps]
 
     def _seen(self, rows: NDArray[np.int64], taken: list[list[mx.array]], done: int) -> Iterator[Answer]:
         """Yield the rows that some steps finished.
@@ -516,7 +439,7 @@ class Decoder:
         block: NDArray[np.int64] = np.array(mx.stack([tokens for tokens, *_ in taken], axis=1))
         span = slice(done, done + len(taken))
         self._said[rows, span] = block
-        if self._keys:
+        if self._keys is not None:
             self._logps[rows, span] = np.array(mx.stack([logps for _, logps in taken], axis=1))
         is_end: NDArray[np.bool_] = np.isin(block, self._ends)
         has_ended = np.logical_or.reduce(is_end, axis=1)
@@ -530,15 +453,13 @@ class Decoder:
 
     def _drop(self) -> None:
         """Drop rows that are done, where enough of them are."""
-        is_done = self._is_done[self._rows]
-        rows, alive = len(self._rows), np.flatnonzero(~is_done)
-        if not len(alive) or (wanted := self._size(len(alive))) > rows * DROP[mx.default_device().type]:
+        kept = np.flatnonzero(~self._is_done[self._rows])
+        if not len(kept) or len(kept) > len(self._rows) * DROP[mx.default_device().type]:
             return
-        kept = np.concatenate([alive, np.flatnonzero(is_done)[: wanted - len(alive)]])
         self._rows = self._rows[kept]
         places = mx.array(kept)
         self._tokens = self._tokens[places]
-        self._keys = [keys[places] for keys in self._keys]
+        self._keys = None if self._keys is None else self._keys[places]
         layout = self._slots[0].layout
         layout.gaps = None if layout.gaps is None else layout.gaps[places]
         if isinstance(layout.offset, mx.array):
@@ -600,7 +521,6 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def most_rows(slots: int, bytes_a_slot: int) -> int:
-    """Return how many rows of so many slots fit into memory and time: a power of two, as compiled steps have them."""
+    """Return how many rows of so many slots fit into memory and time."""
     by_memory = int(free_memory() * _MEMORY_SHARE) // (slots * bytes_a_slot)
-    fitting = max(1, min(by_memory, _BATCH_SLOTS[mx.default_device().type] // slots))
-    return 1 << (fitting.bit_length() - 1)
+    return max(1, min(by_memory, _BATCH_SLOTS[mx.default_device().type] // slots))

@@ -100,14 +100,10 @@ def generate(
     if not slot_bytes:
         yield from _joining(way, prompts)
         return
-    step = batches.Step(model, decoding.temperature)
-    try:
-        yield from _batched(way, step, slot_bytes, prompts)
-    finally:
-        step.close()
+    yield from _batched(way, slot_bytes, prompts)
 
 
-def _batched(way: _Way, step: Any, slot_bytes: int, prompts: Sequence[Prompt]) -> Iterator[Generation]:
+def _batched(way: _Way, slot_bytes: int, prompts: Sequence[Prompt]) -> Iterator[Generation]:
     """Yield the outputs of static batches, those to one beginning together."""
     from tools.evaluation import batches
 
@@ -121,13 +117,13 @@ def _batched(way: _Way, step: Any, slot_bytes: int, prompts: Sequence[Prompt]) -
             most = min(way.batch_size, batches.most_rows(longest + way.decoding.max_tokens, slot_bytes))
             for at in range(0, len(rows), most):
                 some = [prompts[place] for place in rows[at : at + most]]
-                for answer in _answers(way, step, beginning, some, most):
+                for answer in _answers(way, beginning, some):
                     yield _finished(way.tokenizer, some[answer.row].name, answer.tokens, answer.is_ended, answer.logps)
                 if way.should_stop():
                     return
 
 
-def _answers(way: _Way, step: Any, beginning: Any, prompts: Sequence[Prompt], most: int) -> Iterator[Any]:
+def _answers(way: _Way, beginning: Any, prompts: Sequence[Prompt]) -> Iterator[Any]:
     """Yield the finished rows of one batch."""
     import mlx.core as mx
 
@@ -145,11 +141,11 @@ def _answers(way: _Way, step: Any, beginning: Any, prompts: Sequence[Prompt], mo
         keys=mx.stack(keys) if way.decoding.temperature else None,
     )
     decoder = batches.Decoder(
-        step,
+        way.model,
         asked,
+        temperature=way.decoding.temperature,
         ends=way.tokenizer.eos_token_ids,
         max_tokens=way.decoding.max_tokens,
-        most=most,
         should_stop=way.should_stop,
     )
     return decoder.answers()

@@ -41,7 +41,6 @@ def main(argv: list[str]) -> None:
             spec["max_tokens"], way.get("temperature", 0.0), way.get("seed", 0), order=way.get("order", 0)
         )
         given = list(reversed(prompts)) if way.get("reversed") else prompts
-        batches.IS_COMPILED[mx.cpu] = bool(way.get("as_compiled"))
         batches.LOOK[mx.cpu], batches.DROP[mx.cpu] = way.get("look", 1), way.get("drop", 0.9)
         batches.AHEAD[mx.cpu] = way.get("ahead", 0)
         without = way.get("without", "")
