@@ -31,7 +31,7 @@ from tools.evaluation.prompts import (
     skeleton,
 )
 from tools.evaluation.rendered import Numbered, rendered_pairs, rendered_rows, source_of
-from tools.jobs.worker import WorkerContext, begin
+from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.probes.rows.adversarial import adversarial_outputs
 from tools.tracks.balance import count_groups
 from tools.tracks.contract import Grade, GraderSpec
@@ -400,6 +400,7 @@ def take_census(context: WorkerContext) -> None:
     result = _grades(context, splits, tokenizer) if "grades" in wanted else {}
     if "tokens" in wanted:
         result["budget"] = _budgets(context, splits, tokenizer)
+        tell_phase("counting the tokens of the rows")
     if "tokens" in wanted and (inputs.get("data") or {}).get("train"):
         train = source_of(inputs, inputs["data"]["train"])
         result["train"] = token_census(rendered_rows(train, tokenizer), tokenizer, int(inputs["max_seq_length"]))
@@ -438,6 +439,8 @@ def _grades(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict
         for split in splits:
             if context.should_stop:
                 context.leave_stopped()
+            if not done:
+                tell_phase(f"grading reference answers and bad ones, of {len(split.cases):,} cases first")
             census = SplitCensus(split, tokenizer, grader, int(inputs["max_tokens"]), inputs.get("system"))
             if census.has_golds:
                 result["ceiling"][split.key] = census.ceiling()

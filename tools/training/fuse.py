@@ -13,7 +13,7 @@ from state.errors import ConfigError, VigilError
 from state.files import read_json, write_json
 from state.records import Json
 from tools.evaluation.prompts import render_training
-from tools.jobs.worker import WorkerContext, begin
+from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
 from tools.models.likeness import agreeing, divergence, told
 from tools.tracks.formats import iter_data
@@ -58,13 +58,16 @@ def fuse(context: WorkerContext) -> None:
     from tools.models.load import load_model
 
     shutil.rmtree(side, ignore_errors=True)
+    tell_phase("loading the model")
     model, tokenizer = load_model(model_folder, adapter, inputs.get("dtype"))
     config = load_config(model_folder)
+    tell_phase("writing the fused model")
     adapters.fuse(model)
     config.pop("quantization", None)
     config.pop("quantization_config", None)
     save(side, str(model_folder), model, tokenizer, config)
     del model
+    tell_phase("comparing its answers with those of base and adapter")
     likeness = _likeness(inputs, side)
     told = {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True, "likeness": likeness}
     write_json(side / "run.json", told)

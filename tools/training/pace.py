@@ -22,7 +22,7 @@ from pathlib import Path
 from state.errors import ConfigError, VigilError
 from state.files import write_atomic
 from state.records import Json
-from tools.jobs.worker import WorkerContext, begin
+from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.tracks.formats import iter_rows
 from tools.training.recipe import RolloutRecipe, validate_recipe
 from tools.training.rewards import signal_prompts
@@ -66,6 +66,8 @@ def pace(context: WorkerContext) -> None:
             context.emit(row)
 
         training = assemble(context, resources, recipe, note).training
+        if of_rollouts:
+            tell_phase("answering a few prompts, to see whether rewards differ")
         signal = training.objective.signal()
         is_blind = signal is not None and signal.get("groups_that_differ") == 0
         outcome = None if is_blind or signal is None else training.run()

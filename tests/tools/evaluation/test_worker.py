@@ -293,6 +293,10 @@ def test_what_is_confirmed_is_answered_in_the_form_that_is_handed_out_and_the_ot
         "differ": 0,
         "mean_change": {"s.exact": 0, "s.share": pytest.approx(0), "s.length": 0},
     }
+    said = [row["phase"] for row in map(json.loads, (job / "metrics.jsonl").read_text().splitlines()) if "phase" in row]
+    first = ["loading the model", f"reading {N_CASES} prompts"]
+    assert (said[:2], len(said)) == (first, 6)
+    assert said[2].startswith("first answers, to ")
     assert len(case_rows(job)) == N_CASES
     assert len((job / "out" / f"{other}.jsonl").read_text().splitlines()) == N_CASES
     quick = make_job(tmp_path / "quick", asked | {"form": "", "other_form": ""})
