@@ -88,8 +88,8 @@ def test_every_case_is_stored_graded_and_in_order(tmp_path: Path, model: Path) -
     assert result["weights"] == weights_hash(model)
     assert result["means"] == means(rows)
     assert result["cut"] == {"s.selection": 8, "s.confirmation": 4}
-    rows = map(json.loads, (job / "metrics.jsonl").read_text().splitlines())
-    steps = [row["step"] for row in rows if "step" in row]
+    told = map(json.loads, (job / "metrics.jsonl").read_text().splitlines())
+    steps = [row["step"] for row in told if "step" in row]
     assert steps == sorted(set(steps))
     assert steps[-1] == N_CASES
 
@@ -253,8 +253,8 @@ def test_the_base_answers_in_other_orders_and_float32_is_moved_by_none(tmp_path:
     }
     assert (result["form"], result["cases"]) == ("none", N_CASES)
     assert result["startup_s"] > 0
-    rows = map(json.loads, (job / "metrics.jsonl").read_text().splitlines())
-    steps = [row["step"] for row in rows if "step" in row]
+    told = map(json.loads, (job / "metrics.jsonl").read_text().splitlines())
+    steps = [row["step"] for row in told if "step" in row]
     assert steps[-1] == 4 * N_CASES
     plain = make_job(tmp_path / "plain", inputs(tmp_path, model))
     assert "noise" not in work(MODULE, plain)
