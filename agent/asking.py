@@ -7,7 +7,6 @@ stands before it is inserted, so that a second answer is told what the first one
 import getpass
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from agent.reading.view import gather
 from agent.reading.words import count, listed
 from state.errors import ConfigError, NotFoundError, VigilError
 from state.lease import holder
+from state.log import passed_over
 from state.paths import CampaignPaths
 from state.reading import open_reader
 
@@ -67,7 +67,7 @@ def _asking(home: Path, question: str) -> str | None:
     names = campaigns_in(home) if question.startswith("Q") else []
     waiting = []
     for name in names if len(names) > 1 else ():
-        with suppress(VigilError), open_reader(CampaignPaths(home, name)) as reader:
+        with passed_over("campaign.not_read", VigilError), open_reader(CampaignPaths(home, name)) as reader:
             waiting += [name for row in reader.approvals(pending=True) if row["id"] == question]
     return waiting[0] if len(waiting) == 1 else None
 
@@ -97,6 +97,8 @@ def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason
     if earlier is not None:
         standing = "yes" if earlier["kind"] == "approve" else "no"
         return f"{paths.name}:{row} was already answered {standing} by {earlier['by']}; the first answer stands."
+    if question["kind"] == "override" and is_yes and not reason.strip():
+        raise ConfigError(f"Going on against belief {question['decision']} needs --reason WHY.", what="reason")
     _insert(paths, "approve" if is_yes else "reject", target=row, reason=reason)
     return f"Answered {said} to {paths.name}:{row} ({question['kind']}). {_applied(paths)}"
 
@@ -112,6 +114,8 @@ def _pending(paths: CampaignPaths, target: str) -> View | None:
 def _override(paths: CampaignPaths, row: str, reason: str) -> str:
     with open_reader(paths) as reader:
         named = reader.table("belief", id=row)
+        rule = (reader.goal()["spec"].get("approvals") or {}).get("override") or {}
+        asked = [each for each in reader.approvals() if (each["kind"], each["decision"]) == ("override", row)]
     belief = _one(named, row, "belief", paths.name, _listing(paths, "beliefs", "--stale"))
     if belief["status"] == "contradicted":
         _insert(paths, "override", target=row, reason=reason)
@@ -121,6 +125,15 @@ def _override(paths: CampaignPaths, row: str, reason: str) -> str:
             f"Belief {row} of {paths.name} is {belief['status']}; only a refuted one can be gone against.",
             what="belief",
             value=row,
+        )
+    if any(each["answer"] == "no" for each in asked):
+        said = f"{paths.name}:{asked[0]['id']} was already answered no by {asked[0]['answered_by']}"
+        raise ConfigError(f"{said}; the first answer stands. Mend what refutes {row}.", what="override", value=row)
+    if rule.get("mode") == "reject":
+        raise ConfigError(
+            f"approvals.override is `reject` in the campaign file, so {paths.name} does not go on although {row} is"
+            " refuted; mend what refutes it.",
+            what="approvals.override",
         )
     if not reason.strip():
         raise ConfigError(f"Going on against belief {row} needs --reason WHY, for the record.", what="reason")

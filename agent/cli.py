@@ -11,6 +11,7 @@ from agent.commands.audit import audit_commands
 from agent.commands.common import SentenceGroup
 from agent.commands.doctor import doctor_commands
 from agent.commands.know import know_commands
+from agent.commands.log import log_commands
 from agent.commands.look import look_commands
 from agent.commands.make import make_commands
 from agent.commands.pairs import pairs_commands
@@ -21,6 +22,7 @@ from agent.commands.service import service_commands
 _ORDER = (
     *run_commands,
     *look_commands,
+    *log_commands,
     *answer_commands,
     *know_commands,
     *make_commands,

@@ -33,6 +33,7 @@ from state.errors import ConfigError, LimitExceededError
 from state.files import ensure_local_disk, write_json
 from state.goal import Goal
 from state.lease import Lease
+from state.log import bind_log, hand_on, log_error, log_info, start_log, stop_log
 from state.paths import CampaignPaths
 from state.records import CampaignState, GoalVersion, JobKind
 from state.requests import last_request
@@ -73,6 +74,7 @@ def run_campaign(
     backend: Backend | None = None,
     workers: Mapping[JobKind, str] = WORKERS,
     terminal: Terminal | None = None,
+    is_verbose: bool = False,
 ) -> RunEnd:
     """Run a campaign until it ends, or until only a person can go on.
 
@@ -84,6 +86,7 @@ def run_campaign(
         backend: What runs jobs; local processes by default.
         workers: Module per kind of job.
         terminal: Where it says what goes on; nowhere when left out.
+        is_verbose: Show the lines of the agent's log there too.
 
     Raises:
         ConfigError: The file, the data or the home cannot be used; nothing was created.
@@ -101,13 +104,34 @@ def run_campaign(
     before = last_request(paths)
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(Lease.acquire(paths, clock))
+        stack.callback(stop_log)
+        start_log(
+            paths.log,
+            is_private=loaded.goal.privacy == "redact",
+            echo=terminal.say if is_verbose else None,
+            campaign=paths.name,
+            # What an agent before it in this process was at.
+            epoch=None,
+            decision=None,
+            job=None,
+        )
+        stack.push(_log_failure)
         store = stack.enter_context(Store.open(paths, clock, lease))
+        bind_log(epoch=lease.epoch)
+        hand_on(campaign=paths.name, epoch=lease.epoch, decision=None)
+        log_info("agent.start", state=store.read.campaign().state if store.read.goals() else "new")
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
         session.requests_before, session.say, session.show = before, terminal.say, terminal.show
         session.ask = partial(terminal.print, is_loud=True)
         # Whatever was edited since the last sitting is surfaced like an edit during one.
         was = store.read.campaign().state
-        changed = surface.take_up(session, loaded)
+        version = session.goal_version
+        surface.take_up(session, loaded)
+        surface.apply_requests(session)
+        surface.apply_deadlines(session)
+        # Now that it may have been answered.
+        surface.absorb_edit(session)
+        changed = session.goal_version > version
         if changed:
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
         if (ended := _ended(session)) is not None:
@@ -122,6 +146,12 @@ def run_campaign(
                 " campaign: give the file another `campaign` name."
             )
         return _end(session)
+
+
+def _log_failure(_kind: Any, failure: BaseException | None, _trace: Any) -> None:
+    """Log what ends the agent before its time; `ExitStack` calls it, and the failure goes on."""
+    if failure is not None:
+        log_error("agent.failed", failure)
 
 
 def _make_home(paths: CampaignPaths) -> None:
@@ -201,7 +231,7 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
     else:
         newest = max(known, key=lambda version: version.version)
         session.goal_version = newest.version
-        session.loaded = replace(loaded, goal=Goal.model_validate(newest.spec))
+        session.loaded = replace(loaded, goal=Goal.model_validate(newest.spec), file_hash=newest.file_hash)
     return session
 
 
@@ -210,10 +240,10 @@ def _ended(session: Session) -> RunEnd | None:
 
     A verdict whose ground was refuted since is no end.
     """
-    surface.apply_requests(session)
     campaign = session.store.read.campaign()
     view = view_of(session)
-    if campaign.state in {"promoted", "not_promoted"} and not (planning.has_fallen(view) or planning.is_asked(view)):
+    is_open = session.proposed is not None or planning.has_fallen(view) or planning.is_asked(view)
+    if campaign.state in {"promoted", "not_promoted"} and not is_open:
         return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])
     session.store.agent.set_campaign(state="running", sentence="", ended_at=None)
     return None
@@ -268,6 +298,15 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
             decisions = session.store.read.decisions()
             for decision in decisions[told:]:
                 session.say(f"{decision.id} {decision.sentence}")
+                log_info(
+                    "decision",
+                    decision=decision.id,
+                    rule=decision.rule,
+                    action=decision.action,
+                    run=decision.run,
+                    bucket=decision.bucket,
+                    goal_version=decision.goal_version,
+                )
             told = len(decisions)
             # Where all waits for the answer it is put once more, and last.
             if session.store.read.campaign().state != "waiting":
@@ -312,4 +351,5 @@ def _await_answer(session: Session) -> None:
 
 def _end(session: Session) -> RunEnd:
     campaign = session.store.read.campaign()
+    log_info("agent.end", state=campaign.state, code=_EXIT[campaign.state])
     return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])

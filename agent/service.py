@@ -21,6 +21,7 @@ from agent.checks import check_campaign
 from state.errors import ConfigError, NotFoundError, VigilError
 from state.files import ensure_local_disk, file_system_type, fsync_folder, write_atomic
 from state.hashing import hash_bytes
+from state.log import log_debug
 from tools.machine.system import System
 
 RUNBOOK = "runbooks/night.md"
@@ -378,8 +379,8 @@ def take_up(home: Path, file: Path) -> int:
             print(said, flush=True)  # noqa: T201 - the service's log
             return 0
     except NotFoundError:
-        # Nothing is on record yet: the run begins it.
-        pass
+        # The run begins it.
+        log_debug("service.nothing_on_record")
     except VigilError as error:
         print(error.sentence, flush=True)  # noqa: T201 - the service's log
         return 0

@@ -3,7 +3,6 @@
 import json
 import stat
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from state.files import read_json, write_json
 from state.goal import Goal
 from state.hashing import HashCache, hash_file
 from state.ledger import CaseSet
+from state.log import passed_over
 from state.paths import CampaignPaths
 from state.records import Belief, JobKind
 from state.store import Store
@@ -76,6 +76,8 @@ class Session:
     ask: Callable[[list[str]], None] = lambda _: None
     asked: set[str] = field(default_factory=set)
     is_stopping: bool = False
+    proposed: LoadedCampaign | None = None
+    """An edited campaign file that waits for an answer; the version on record stands meanwhile."""
     cache: HashCache = field(default_factory=HashCache)
     case_sets: tuple[str, Mapping[str, CaseSet]] = ("", MappingProxyType({}))
     noted: set[str] = field(default_factory=set)
@@ -107,7 +109,7 @@ class Session:
         total = 0
         for path in self.paths.root.rglob("*"):
             # A job of `vigil pairs` may work meanwhile, and its side files come and go.
-            with suppress(FileNotFoundError):
+            with passed_over("disk_use.file_gone", FileNotFoundError):
                 found = path.lstat()
                 total += found.st_size if stat.S_ISREG(found.st_mode) else 0
         return total / 1e9

@@ -287,7 +287,9 @@ def _typed_halted(view: View) -> _Rows:
     named = str(stops[-1]["action_inputs"].get("belief") or "") if stops else ""
     status = next((row["status"] for row in view.get("beliefs") or [] if row["id"] == named), "")
     # Whatever rule halted: what was found false can be gone against, what is only assumed has to be settled.
-    is_open = status in {"refuted", "contradicted"}
+    spec = (view.get("goal") or {}).get("spec") or {}
+    is_final = ((spec.get("approvals") or {}).get("override") or {}).get("mode") == "reject"
+    is_open = status == "contradicted" or (status == "refuted" and not is_final)
     against = [("go on regardless", typed.of_row(view, "approve", named, "--reason", "WHY"))] if is_open else []
     return [*_last_decision(view), ("after the fix", typed.run(view)), *against]
 

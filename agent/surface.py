@@ -11,13 +11,19 @@ from agent.checks import check_campaign
 from agent.openings import refuse_used
 from agent.session import Session
 from agent.view import OF_RUNS, view_of
-from policies.approval import at_deadline
+from policies.approval import at_deadline, easier, rule_of, rule_of_edit
 from policies.confirmation import why_not
 from policies.repairs import repaired
+from policies.view import WITHDRAWN
 from state.errors import ConfigError, NotFoundError
-from state.hashing import hash_file
-from state.records import Answer, Approval, Evidence, GoalVersion, Request
+from state.goal import ApprovalRule
+from state.hashing import hash_file, hash_json
+from state.log import log_info
+from state.records import Answer, Approval, ApprovalKind, Evidence, GoalVersion, Request
 from tools.models.hub import resolve
+
+_ABOUT = 16
+"""Digits of a goal's hash that tell one edit from another."""
 
 
 def apply_requests(session: Session) -> None:
@@ -26,6 +32,7 @@ def apply_requests(session: Session) -> None:
         # What was done and that it was done are kept together: a request is never applied twice.
         with session.store.transaction():
             session.store.agent.apply_request(request.id, _apply(session, request))
+        log_info("request", request=request.id, kind=request.kind, target=request.target)
 
 
 def _apply(session: Session, request: Request) -> str:
@@ -83,6 +90,37 @@ def _ask_of_run(session: Session, request: Request) -> str:
     return f"accepted as {asked.id}; it is done once the job that runs now has ended"
 
 
+def ask(session: Session, kind: ApprovalKind, about: str, question: str, rule: ApprovalRule | None = None) -> Approval:
+    """Put a question, and answer it at once where the campaign file already has.
+
+    Args:
+        session: This sitting.
+        kind: What is asked.
+        about: The decision, belief or edit that it is about.
+        question: As a person reads it.
+        rule: How it is answered; as the campaign file says for its kind when left out.
+    """
+    rule = rule or rule_of(kind, session.goal.approvals)
+    now = session.clock.now()
+    agent = session.store.agent
+    with session.store.transaction():
+        asked = agent.ask(
+            Approval(
+                kind=kind,
+                decision=about,
+                question=question,
+                asked_at=now,
+                deadline_at=now + rule.deadline_h * 3600 if rule.deadline_h else None,
+                unanswered=rule.unanswered,
+            )
+        )
+        log_info("question", question=asked.id, kind=kind, about=about, mode=rule.mode)
+        if rule.mode == "wait":
+            return asked
+        answer: Answer = "yes" if rule.mode == "auto" else "no"
+        return agent.answer(asked.id, answer, by="policy", reason=f"approvals.{kind}: {rule.mode} in the campaign file")
+
+
 def _override(session: Session, request: Request) -> str:
     """Put a person's override of a hard stop on record; the planner reads it as an answered question."""
     agent = session.store.agent
@@ -93,6 +131,8 @@ def _override(session: Session, request: Request) -> str:
         said = f"{request.by} let {target.id} stand{f': {request.reason}' if request.reason else ''}."
         session.store.knowing.settle(target.id, Evidence(kind="person", ref=request.by, summary=said))
         return f"settled by {request.by}"
+    if rule_of("override", session.goal.approvals).mode == "reject":
+        return "refused: approvals.override is reject in the campaign file"
     question = agent.ask(
         Approval(
             kind="override",
@@ -101,7 +141,9 @@ def _override(session: Session, request: Request) -> str:
             asked_at=session.clock.now(),
         )
     )
-    agent.answer(question.id, "yes", by=request.by, reason=request.reason)
+    answered = agent.answer(question.id, "yes", by=request.by, reason=request.reason)
+    if answered.answer == "no":
+        return f"too late: {answered.id} was already answered no by {answered.answered_by}"
     return f"overridden by {request.by}"
 
 
@@ -115,6 +157,7 @@ def apply_deadlines(session: Session, at: float | None = None) -> None:
     now = session.clock.now() if at is None else at
     for approval in session.store.read.approvals():
         if approval.answer is None and (answer := at_deadline(approval, now)) is not None:
+            log_info("question.deadline", question=approval.id, answer=answer)
             session.store.agent.answer(
                 approval.id,
                 answer,
@@ -138,7 +181,7 @@ def absorb_edit(session: Session) -> tuple[str, ...]:
     except OSError:
         return ()
     if digest == session.seen_file:
-        return ()
+        return take_up(session, session.proposed) if session.proposed is not None else ()
     session.seen_file = digest
     try:
         loaded = _admitted(session, load_campaign(path))
@@ -149,11 +192,65 @@ def absorb_edit(session: Session) -> tuple[str, ...]:
 
 
 def take_up(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
-    """Make a campaign file that has passed the check the goal, and say what is new in it; return that."""
+    """Make a campaign file that has passed the check the goal, where its edit is accepted, and say what is new in it.
+
+    What is asked about an edit is asked by the rules of the version that stands, so that no edit gives itself leave.
+
+    Returns:
+        Sentences of the difference; empty where nothing changed, or not yet.
+    """
+    goal = repaired(loaded.goal, session.store.read.decisions())
+    before, after = session.goal.model_dump(mode="json"), goal.model_dump(mode="json")
+    about, asked = _asked_about_edit(session, f"{session.goal_version}:{hash_json(after)[:_ABOUT]}")
+    session.proposed = None
+    if loaded.file_hash == session.loaded.file_hash and before | {"approvals": after["approvals"]} == after:
+        # The file is as it was, and an older Vigil wrote down other defaults.
+        session.loaded = replace(loaded, goal=goal)
+        return ()
+    if before == after:
+        return ()
+    lowered = easier(session.goal, goal)
+    rule = rule_of_edit(session.goal.approvals, is_easier=bool(lowered))
+    is_edit = loaded.file_hash != session.loaded.file_hash
+    if is_edit and (lowered or rule.mode != "auto"):
+        asked = asked or ask(session, "edit", about, _question(loaded, lowered, difference(before, after)), rule)
+        if asked.answer is None:
+            session.proposed = loaded
+            return ()
+        if asked.answer == "no":
+            why = asked.reason or f"{asked.answered_by} said no"
+            session.say(
+                f"The edit of {loaded.path.name} is not followed ({asked.id}: {why}); version {session.goal_version}"
+                f" stands. It asked: {' '.join([*lowered, *difference(before, after)])}"
+            )
+            return ()
     changed = _take(session, loaded)
-    if changed:
-        session.say(f"Version {session.goal_version} of {loaded.path.name}: {' '.join(changed)}")
+    session.say(f"Version {session.goal_version} of {loaded.path.name}: {' '.join(changed)}")
     return changed
+
+
+def _asked_about_edit(session: Session, edit: str) -> tuple[str, Approval | None]:
+    """Return what a question about an edit is filed under, and the question where it was put already.
+
+    Side effects: withdraws the open questions about other edits: the file is another now.
+
+    Args:
+        session: This sitting.
+        edit: The version that it edits, and what it makes of it.
+    """
+    questions = [row for row in session.store.read.approvals() if row.kind == "edit"]
+    # One that was edited away and came back is asked anew.
+    gone = sum(row.answered_by == WITHDRAWN and row.decision.startswith(edit) for row in questions)
+    about = f"{edit}:{gone}" if gone else edit
+    for row in questions:
+        if row.answer is None and row.decision != about:
+            session.store.agent.answer(row.id, "no", by=WITHDRAWN, reason="the campaign file was edited again")
+    return about, next((row for row in questions if row.decision == about), None)
+
+
+def _question(loaded: LoadedCampaign, lowered: list[str], changed: list[str]) -> str:
+    what = f"It makes the gate easier: {' '.join(lowered)} " if lowered else ""
+    return f"Follow the edited {loaded.path.name}? {what}What changes: {' '.join(changed)}"
 
 
 def _admitted(session: Session, loaded: LoadedCampaign) -> LoadedCampaign:
@@ -201,5 +298,6 @@ def _take(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
         )
     )
     session.store.agent.set_campaign(goal_version=session.goal_version)
+    log_info("goal.version", version=session.goal_version, changes=len(changed))
     session.loaded = loaded
     return changed

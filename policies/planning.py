@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from policies import budget
 from policies.aftermath import before_end, drop_saves, tell_question
+from policies.approval import holds_end
 from policies.buckets import BucketVerdict, judge_run
 from policies.carry import fuse_again, fuse_first, not_fused
 from policies.cases import CaseTable
@@ -124,12 +125,31 @@ def must_verify(view: View, action: ActionKind, key: str, verified: str) -> bool
 
 def plan(view: View) -> Draft | None:
     """Return the next decision, or None when only a person's answer can go on."""
-    for rule in _RULES:
-        found = rule(view)
-        if found is not None:
-            found = _limit_assumed(view, found)
-            return _guarded(view, before_end(view, found) or found)
-    return None
+    found = next((found for rule in _RULES if (found := rule(view)) is not None), None)
+    if found is None:
+        return None
+    found = _limit_assumed(view, found)
+    if holds_end(found.decision.action, view.approvals):
+        return None
+    return _guarded(view, before_end(view, found) or found)
+
+
+def to_override(view: View) -> list[Belief]:
+    """Return the hard stops that would halt the campaign now and that `approvals.override` has asked, or answers now.
+
+    Contradictions are none of them: which of two beliefs holds is no question of yes or no.
+    """
+    stops = [stop for stop in hard_stops(view) if stop.status == "refuted"]
+    rule = view.goal.approvals.override
+    if rule is None or not stops or repair_of_stops(view) is not None:
+        return []
+    questions = [row for row in view.approvals if row.kind == "override"]
+    waiting = {row.decision for row in questions if row.answer is None}
+    answered = {row.decision for row in questions} - waiting
+    if rule.mode == "reject":
+        return [stop for stop in stops if stop.id in waiting]
+    asked = answered | waiting if rule.mode == "wait" else answered
+    return [stop for stop in stops if stop.id not in asked]
 
 
 _UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0, "notify": 0}

@@ -225,10 +225,10 @@ class Approvals(_Part):
     """Before each training run."""
     promotion: ApprovalRule = ApprovalRule(mode="wait")
     """Before the promoted adapter is switched; never `unanswered: yes`."""
-    override: ApprovalRule = ApprovalRule(mode="wait")
-    """Going on against a hard stop; never `unanswered: yes`."""
-    edit: ApprovalRule = ApprovalRule(mode="auto")
-    """Accepting an edit of the campaign file."""
+    override: ApprovalRule | None = None
+    """Going on against a hard stop; never `unanswered: yes`. Left out: it halts at once, and a person may override."""
+    edit: ApprovalRule | None = None
+    """Accepting an edit of the campaign file. Left out: one that makes the gate easier waits, any other is accepted."""
 
     @model_validator(mode="after")
     def _silence_is_no_consent(self) -> Self:
@@ -241,7 +241,9 @@ class Approvals(_Part):
 
     def rule(self, kind: ApprovalKind | Literal["promotion", "override"]) -> ApprovalRule:
         """Return the rule of one kind of question."""
-        return {"launch": self.launch, "promotion": self.promotion, "override": self.override, "edit": self.edit}[kind]
+        edit = self.edit or ApprovalRule(mode="auto")
+        override = self.override or ApprovalRule()
+        return {"launch": self.launch, "promotion": self.promotion, "override": override, "edit": edit}[kind]
 
 
 class Baseline(_Part):

@@ -51,6 +51,16 @@ class JobPaths:
         return self.folder / "log.txt"
 
     @property
+    def supervisor_log(self) -> Path:
+        """The supervisor's log for the operator, JSON lines."""
+        return self.folder / "supervisor.jsonl"
+
+    @property
+    def worker_log(self) -> Path:
+        """The worker's log for the operator, JSON lines."""
+        return self.folder / "worker.jsonl"
+
+    @property
     def stop(self) -> Path:
         """A request to stop: by whom and why."""
         return self.folder / "stop.json"
@@ -198,6 +208,11 @@ class CampaignPaths:
     def seen_ledger(self) -> Path:
         """What campaigns of the home saw last of the machine's ledger, by number and hash: its loss shows."""
         return self.home / "ledger.head"
+
+    @property
+    def log(self) -> Path:
+        """The agent's log for the operator, JSON lines."""
+        return self.root / "agent.jsonl"
 
     @property
     def promoted(self) -> Path:

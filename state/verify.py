@@ -11,13 +11,13 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from state.connection import restore_advice
 from state.errors import ConfigError, CorruptError
 from state.hashing import canonical_json
+from state.log import log_debug, passed_over
 from state.rows import image, link
 from state.tables import JOURNAL_COLUMNS, MIGRATIONS, SQL_TYPES, TABLES, Table
 
@@ -53,7 +53,7 @@ class HeadFile:
 
     def __init__(self, path: Path, store: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with suppress(PermissionError):
+        with passed_over("head.mode_not_set", PermissionError):
             os.fchmod(self._descriptor, stat.S_IMODE(store.stat().st_mode))
 
     @classmethod
@@ -72,6 +72,7 @@ class HeadFile:
                 where=str(path),
             ) from error
         except (OSError, ValueError):
+            log_debug("head.not_read")
             return None
         return Head(int(seq), chain) if check == cls._check(seq, chain) and seq.isdecimal() else None
 
@@ -83,12 +84,12 @@ class HeadFile:
         """Put a head in place of the one before; on a full disk that one stays, which is as true."""
         seq = str(head.seq)
         line = f"{seq} {head.chain} {self._check(seq, head.chain)}".ljust(self._SIZE - 1) + "\n"
-        with suppress(OSError):
+        with passed_over("head.not_written", OSError):
             os.pwrite(self._descriptor, line.encode(), 0)
 
     def close(self) -> None:
         """Sync it and let it go."""
-        with suppress(OSError):
+        with passed_over("head.not_synced", OSError):
             os.fsync(self._descriptor)
         os.close(self._descriptor)
 

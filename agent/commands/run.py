@@ -16,6 +16,7 @@ from state.errors import NotFoundError
 @click.option("--online", is_flag=True, help="Download and verify the model first; the night needs no network then.")
 @click.option("--no-wait", is_flag=True, help="End with code 6 instead of waiting for an answer.")
 @click.option("--restore", is_flag=True, help="Put the last verified backup in place of a damaged store first.")
+@click.option("--verbose", is_flag=True, help="Show the agent's log too; vigil log shows it later, with the jobs'.")
 @home_option
 @click.pass_context
 def run(  # noqa: PLR0917 - one parameter per option
@@ -25,6 +26,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     online: bool,  # noqa: FBT001
     no_wait: bool,  # noqa: FBT001
     restore: bool,  # noqa: FBT001
+    verbose: bool,  # noqa: FBT001
     home: str | None,
 ) -> None:
     """Start a campaign, or go on after any crash.
@@ -59,7 +61,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         terminal.show("Starting …")
         from agent.runner import run_campaign
 
-        end = run_campaign(file, where, wait=not no_wait, terminal=terminal)
+        end = run_campaign(file, where, wait=not no_wait, terminal=terminal, is_verbose=verbose)
     _summary(where, loaded.goal.campaign, file)
     ctx.exit(end.exit_code)
 

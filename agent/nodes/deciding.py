@@ -6,11 +6,11 @@ from agent import surface
 from agent.graph import GraphState
 from agent.session import Session
 from agent.view import view_of
-from policies import approval, planning
+from policies import planning
 from policies.drafts import Draft
 from policies.repairs import is_repair
-from policies.view import WITHDRAWN, View
-from state.records import Answer, Approval, Decision
+from policies.view import WITHDRAWN, View, hard_stops
+from state.records import Decision
 
 _MOST_VERDICTS = 20
 """A visit records verdicts until it finds something to do; more in a row than this, beside one on each run, is a fault
@@ -28,6 +28,8 @@ def deciding(session: Session, state: GraphState) -> dict[str, Any]:
         if view.has_ended:
             return _chosen("", "end")
         _withdraw(session, view)
+        if _ask_overrides(session, view):
+            continue
         standing = planning.standing(view)
         if standing is not None:
             if planning.must_verify(view, standing.action, standing.action_key, verified):
@@ -54,6 +56,22 @@ def _withdraw(session: Session, view: View) -> None:
             session.store.agent.answer(
                 question.id, "no", by=WITHDRAWN, reason="what it was decided on has changed since"
             )
+
+    stops = {stop.id for stop in hard_stops(view)}
+    for row in view.approvals:
+        if row.kind == "override" and row.answer is None and row.decision not in stops:
+            session.store.agent.answer(row.id, "no", by=WITHDRAWN, reason=f"{row.decision} is no longer a hard stop")
+
+
+def _ask_overrides(session: Session, view: View) -> bool:
+    """Put the questions about hard stops that the campaign file has put; say whether there were any."""
+    stops = planning.to_override(view)
+    for stop in stops:
+        said = f"Go on although {stop.id} is refuted? {stop.statement} Fix: {stop.fix}".strip()
+        asked = surface.ask(session, "override", stop.id, said)
+        if asked.answer == "yes":
+            session.say(f"Going on although {stop.id} is refuted, {asked.reason}: {stop.statement}")
+    return bool(stops)
 
 
 def _chosen(decision: str, action: str, question: str = "", wants: str = "") -> dict[str, Any]:
@@ -88,26 +106,8 @@ def _record(session: Session, draft: Draft) -> None:
 
 def _ask(session: Session, decision: Decision) -> None:
     """Put the decision's question, and answer it at once where the campaign file already has."""
-    if decision.needs is None:
-        return
-    rule = session.goal.approvals.rule(decision.needs)
-    now = session.clock.now()
-    question = session.store.agent.ask(
-        Approval(
-            kind=decision.needs,
-            decision=decision.id,
-            question=decision.sentence,
-            asked_at=now,
-            deadline_at=now + rule.deadline_h * 3600 if rule.deadline_h else None,
-            unanswered=rule.unanswered,
-        )
-    )
-    mode = approval.needed(decision.needs, session.goal.approvals)
-    if mode != "wait":
-        said: Answer = "yes" if mode == "auto" else "no"
-        session.store.agent.answer(
-            question.id, said, by="policy", reason=f"approvals.{decision.needs}: {mode} in the campaign file"
-        )
+    if decision.needs is not None:
+        surface.ask(session, decision.needs, decision.id, decision.sentence)
 
 
 def _wait(session: Session, view: View) -> dict[str, Any]:

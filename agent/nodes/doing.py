@@ -19,6 +19,7 @@ from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
 from state.files import read_json, read_jsonl, read_object
 from state.goal import Goal
 from state.hashing import hash_file
+from state.log import bind_log, hand_on, log_info, log_warning
 from state.paths import JobPaths
 from state.records import Action, ActionKind, Decision, Job, Json
 from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus, read_record
@@ -50,8 +51,13 @@ def doing(session: Session, state: GraphState) -> dict[str, Any]:
             created_at=session.clock.now(),
         )
     )
+    bind_log(decision=decision.id, job=action.key)
+    hand_on(decision=decision.id)
     if action.state == "intent":
-        _PERFORM.get(decision.action, _run_job)(session, decision, action)
+        log_info("action.begin", action=action.kind, run=decision.run)
+        action = _PERFORM.get(decision.action, _run_job)(session, decision, action)
+        (log_warning if action.state == "failed" else log_info)("action.end", action=action.kind, state=action.state)
+    bind_log(decision=None, job=None)
     return {}
 
 

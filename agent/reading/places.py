@@ -7,12 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from agent.reading.words import listed
 from state.errors import ConfigError, NotFoundError
 from state.lease import holder
+from state.log import passed_over
 from state.paths import CampaignPaths
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -43,7 +43,7 @@ def _active_at(folder: Path) -> float:
     """Return when a campaign was last written to; what its store has not yet taken over is in the log beside it."""
     moments = []
     for name in ("state.db", "state.db-wal"):
-        with suppress(OSError):
+        with passed_over("place.not_read", OSError):
             moments.append((folder / name).stat().st_mtime)
     return max(moments, default=0.0)
 

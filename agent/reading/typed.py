@@ -115,8 +115,9 @@ def _name(view: View) -> str:
 
 def answers(view: View, question: View) -> list[tuple[str, str]]:
     """Return what answers a question: a word on it, and the command."""
+    why = ["--reason", "WHY"] if question.get("kind") == "override" else []
     return [
-        ("yes", of_row(view, "approve", question["id"])),
+        ("yes", of_row(view, "approve", question["id"], *why)),
         ("no", of_row(view, "reject", question["id"], "--reason", "WHY")),
     ]
 

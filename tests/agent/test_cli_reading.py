@@ -428,8 +428,8 @@ def test_run_prints_the_summary_writes_the_report_and_ends_with_the_campaign_s_c
     edit(file, "campaign: small", "campaign: quick")
     seen: dict[str, Any] = {}
 
-    def run_campaign(path: Path, home: Path, *, wait: bool, terminal: Any) -> agent.runner.RunEnd:
-        assert terminal.is_live is False
+    def run_campaign(path: Path, home: Path, *, wait: bool, terminal: Any, is_verbose: bool) -> agent.runner.RunEnd:
+        assert (terminal.is_live, is_verbose) == (False, False)
         seen.update(path=path, home=home, wait=wait)
         record(home, "waiting")
         return agent.runner.RunEnd("waiting", "It waits.", 6)

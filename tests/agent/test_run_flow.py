@@ -206,6 +206,13 @@ def test_a_gate_above_the_ceiling_halts_before_training_and_an_edit_takes_it_up_
     assert not [job for job in found["jobs"] if job["kind"] == "training"]
     assert warm.run(campaign, home) == 3, "nothing changed, so it halts again"
     edit(campaign, gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.69}]})
+    assert warm.run(campaign, home, wait=False) == 6, "an easier gate is a question"
+    asked = world.rows(home)["approvals"][-1]
+    assert (asked["kind"], asked["answer"]) == ("edit", None)
+    assert "It makes the gate easier: score asks less: main.score at least 0.69" in asked["question"]
+    assert {decision["goal_version"] for decision in world.rows(home)["decisions"]} == {1}
+    assert asked["id"] in vigil(home, "inbox").stdout
+    assert vigil(home, "approve", asked["id"]).returncode == 0
     assert warm.run(campaign, home) == 0
     goals = [row for row in _export(home) if row["table"] == "goal"]
     assert [row["row"]["version"] for row in goals][:2] == [1, 2]
@@ -224,6 +231,68 @@ def test_a_person_may_go_on_against_a_hard_stop_on_record(tmp_path: Path) -> Non
     found = world.rows(home)
     assert [run["bucket"] for run in found["runs"]] != ["A"]
     assert any(row["kind"] == "override" and row["answer"] == "yes" for row in found["approvals"])
+
+
+def test_a_hard_stop_is_asked_about_answered_or_final_as_the_file_says(tmp_path: Path) -> None:
+    gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.99}]}
+    given: dict[str, Any] = {"gate": gate, "budget": {"runs": 1}, "approvals": {"override": {"mode": "reject"}}}
+    campaign, home = world.write_campaign(tmp_path / "files", **given), tmp_path / "home"
+    assert warm.run(campaign, home, wait=False) == 3
+    [stop] = [b for b in world.rows(home)["beliefs"] if b["status"] == "refuted" and b["severity"] == "hard_stop"]
+    refused = vigil(home, "approve", stop["id"], "--reason", "I insist")
+    assert (refused.returncode, "approvals.override is `reject`" in refused.stderr) == (2, True)
+    assert "go on regardless" not in vigil(home, "status").stdout
+    edit(campaign, approvals={"override": {"mode": "wait"}})
+    assert warm.run(campaign, home, wait=False) == 6
+    asked = world.rows(home)["approvals"][-1]
+    assert (asked["kind"], asked["answer"]) == ("override", None)
+    assert f"vigil approve storm:{asked['id']} --reason WHY --home {home}\n" in world.words(home)
+    bare = vigil(home, "approve", asked["id"])
+    assert (bare.returncode, "needs --reason" in bare.stderr) == (2, True)
+    edit(campaign, approvals={"override": {"mode": "auto"}})
+    assert warm.run(campaign, home, wait=False) == 1
+    found = world.rows(home)
+    assert len(found["runs"]) == 1
+    assert [(row["answer"], row["answered_by"]) for row in found["approvals"] if row["id"] == asked["id"]] == [
+        ("yes", "policy")
+    ]
+
+
+def test_an_edit_is_followed_or_not_as_the_version_that_stands_says(tmp_path: Path) -> None:
+    gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.8}]}
+    given: dict[str, Any] = {"gate": gate, "budget": {"runs": 1}, "approvals": {"edit": {"mode": "reject"}}}
+    campaign, home = world.write_campaign(tmp_path / "files", **given), tmp_path / "home"
+    assert warm.run(campaign, home, wait=False) == 1
+    lower = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.52}]}
+    edit(campaign, gate=lower, approvals={"edit": {"mode": "auto"}})
+    assert warm.run(campaign, home, wait=False) == 1, "no edit gives itself leave"
+    found = world.rows(home)
+    [asked] = [row for row in found["approvals"] if row["kind"] == "edit"]
+    assert (asked["answer"], asked["answered_by"]) == ("no", "policy")
+    assert [row["row"]["version"] for row in _export(home) if row["table"] == "goal"] == [1]
+    assert f"is not followed ({asked['id']}: approvals.edit: reject in the campaign file); version 1 stands" in (
+        world.words(home)
+    )
+    assert warm.run(campaign, home, wait=False) == 1
+    assert len([row for row in world.rows(home)["approvals"] if row["kind"] == "edit"]) == 1, "asked once"
+
+
+def test_an_edit_that_waits_holds_the_end_and_another_edit_takes_its_place(tmp_path: Path) -> None:
+    gate = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.8}]}
+    campaign = world.write_campaign(tmp_path / "files", gate=gate, budget={"runs": 1})
+    home = tmp_path / "home"
+    assert warm.run(campaign, home, wait=False) == 1
+    for least in (0.52, 0.6, 0.52):
+        edit(campaign, gate={"conditions": [{"id": "score", "metric": "main.score", "min": least}]})
+        assert warm.run(campaign, home, wait=False) == 6
+    asked = [row for row in world.rows(home)["approvals"] if row["kind"] == "edit"]
+    assert [(row["answer"], row["answered_by"]) for row in asked] == [("no", "withdrawn")] * 2 + [(None, "")]
+    assert vigil(home, "reject", asked[2]["id"], "--reason", "too easy").returncode == 0
+    assert warm.run(campaign, home, wait=False) == 1
+    assert "version 1 stands" in world.words(home)
+    edit(campaign, gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.85}]})
+    assert warm.run(campaign, home, wait=False) in {1, 3}, "a harder gate is followed at once"
+    assert [row["row"]["version"] for row in _export(home) if row["table"] == "goal"] == [1, 2]
 
 
 def test_an_edit_during_the_run_applies_at_the_next_decision_and_is_recorded(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import approval, budget, guards, walltime
+from policies import budget, guards, walltime
 from policies.budget import Estimate, Spent, affordable, minutes
 from policies.walltime import StepSample, cut_to_time, estimate_run_s, fit, padded_batches
-from state.goal import ApprovalRule, Approvals, Budget
-from state.records import Action, Approval, Guard, Json
+from state.goal import Budget
+from state.records import Action, Guard, Json
 from tools.training.batching import shape_of
 
 HOUR = 3600.0
@@ -16,34 +16,6 @@ MIDNIGHT = 1_700_006_400.0
 """A UTC midnight."""
 
 RECIPE = {"iters": 100, "batch_size": 4, "max_seq_length": 512, "steps_per_report": 10}
-
-
-def test_an_unknown_kind_of_question_is_rejected() -> None:
-    assert approval.needed("launch", Approvals()) == "auto"
-    assert approval.needed("promotion", Approvals()) == "wait"
-    assert approval.needed("delete_everything", Approvals()) == "reject"
-    assert approval.unanswered("delete_everything", Approvals()) == "no"
-
-
-def test_silence_never_promotes() -> None:
-    rules = Approvals.model_construct(
-        launch=ApprovalRule(unanswered="yes", deadline_h=2), promotion=ApprovalRule(unanswered="yes")
-    )
-    assert approval.unanswered("promotion", rules) == "no"
-    assert approval.unanswered("launch", rules) == "yes"
-    asked = Approval(kind="promotion", decision="D1", question="?", deadline_at=10.0, unanswered="yes")
-    assert approval.at_deadline(asked, 11.0) == "no"
-
-
-def test_a_deadline_answers_once_it_has_passed_and_only_open_questions() -> None:
-    rules = Approvals(launch=ApprovalRule(deadline_h=2, unanswered="yes"))
-    assert approval.deadline_at("launch", rules, 100.0) == 100.0 + 2 * HOUR
-    assert approval.deadline_at("promotion", rules, 100.0) is None
-    question = Approval(kind="launch", decision="D1", question="?", deadline_at=10.0, unanswered="yes")
-    assert approval.at_deadline(question, 9.0) is None
-    assert approval.at_deadline(question, 10.0) == "yes"
-    assert approval.at_deadline(question.model_copy(update={"answer": "no"}), 11.0) is None
-    assert approval.at_deadline(question.model_copy(update={"deadline_at": None}), 11.0) is None
 
 
 def test_until_seven_means_the_next_morning_for_a_campaign_started_in_the_evening() -> None:

@@ -11,7 +11,6 @@ prompt is a prefix), its number of rows (int64), and the SHA-256 of all before; 
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from state.files import side_of
 from state.hashing import hash_file, hash_json
+from state.log import passed_over
 from state.records import Json
 from tools.evaluation import prompts
 from tools.evaluation.prompts import Rendered, naming, render_training
@@ -149,7 +149,7 @@ def _load(file: Path) -> Iterator[Numbered] | None:
     if table is None:
         file.unlink(missing_ok=True)
         return None
-    with suppress(OSError):
+    with passed_over("rendered.not_read", OSError):
         # Used today: what is longest unused goes first.
         os.utime(file)
     return _rows_of(content, table)
@@ -205,7 +205,7 @@ class _Side:
         self._path = path
         self._digest = hashlib.sha256()
         self._stream: BinaryIO | None = None
-        with suppress(OSError):
+        with passed_over("rendered.not_kept", OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Its owner's alone: tokens are the user's texts.
             self._stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
@@ -236,7 +236,7 @@ class _Side:
         """Close, and leave nothing beside."""
         if self._stream is not None:
             # What is left in its buffer may fit no better than before.
-            with suppress(OSError):
+            with passed_over("rendered.not_dropped", OSError):
                 self._stream.close()
             self._stream = None
             self._path.unlink(missing_ok=True)

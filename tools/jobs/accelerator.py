@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from state.errors import ConfigError
 from state.files import ensure_local_disk, read_json
+from state.log import passed_over
 from state.paths import MachinePaths
 from tools.jobs.locks import is_held, try_lock
 
@@ -72,7 +73,7 @@ class Turn:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # For people's eyes only, so a full disk does not matter.
-            with contextlib.suppress(OSError):
+            with passed_over("turn.not_described", OSError):
                 os.write(descriptor, json.dumps(dict(who)).encode())
             return cls(paths, number, descriptor)
 
@@ -128,7 +129,7 @@ def _turns(paths: MachinePaths) -> list[tuple[int, Path]]:
 
 
 def _who(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(ValueError, OSError):
+    with passed_over("turn.not_read", ValueError, OSError):
         value = read_json(path)
         if isinstance(value, dict):
             return value

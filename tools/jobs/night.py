@@ -1,12 +1,12 @@
 """Night conditions: keeping the machine awake, telling sleep and freezes from work, and seeing power and heat."""
 
-import contextlib
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from state.log import passed_over
 from tools.machine.facts import Heat, Power, awake_command, heat_of, power_of
 from tools.machine.system import System
 
@@ -98,7 +98,7 @@ class Awake:
             return
         self._program, quiet = Path(command[0]).name, subprocess.DEVNULL
         # A machine that cannot start it still runs the job.
-        with contextlib.suppress(OSError):
+        with passed_over("awake.not_started", OSError):
             self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
 
     def look(self) -> None:

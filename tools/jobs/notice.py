@@ -9,10 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from typing import Any
 
 from state.files import fsync_folder
+from state.log import passed_over
 from tools.jobs.worker import WorkerContext, begin
 
 KEY_VARIABLE = "VIGIL_KEY"
@@ -60,7 +60,7 @@ def _tell(context: WorkerContext) -> None:
     try:
         process.communicate(json.dumps(given["line"], ensure_ascii=False) + "\n", timeout=limit_s)
     except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
+        with passed_over("command.gone", ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         context.fail(f"The command of `notify` did not end within {limit_s:g} s; whether it told anyone is not known.")

@@ -1,6 +1,5 @@
 """What a supervisor sees while its worker runs: rows, memory, disk, time; and what it leaves of it on disk."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import psutil
 
 from state.clock import Clock
 from state.files import json_row, read_json
+from state.log import passed_over
 from state.paths import JobPaths
 from state.records import Guard, Json
 from tools.jobs.guards import Counters, Fired, evaluate
@@ -41,7 +41,7 @@ class RowReader:
 
     def new_rows(self) -> list[dict[str, Any]]:
         """Return them, oldest first; a torn line is left for later, one that is no JSON object is left out."""
-        with contextlib.suppress(FileNotFoundError):
+        with passed_over("metrics.none_yet", FileNotFoundError):
             if self._path.stat().st_size > self._offset:
                 return list(self._read())
         return []
@@ -184,7 +184,7 @@ class Observer:
     def beat(self) -> None:
         """Write the heartbeat: a sign of life and the figures so far; not synced, and skipped on a full disk."""
         side = self._paths.folder / ".heartbeat"
-        with contextlib.suppress(OSError):
+        with passed_over("heartbeat.not_written", OSError):
             side.write_text(json.dumps({"at": self._clock.now(), "power": self.power, **vars(self.totals())}))
             side.replace(self._paths.heartbeat)
 
@@ -210,7 +210,7 @@ class Observer:
         if now < self._next_slow:
             return {}
         self._next_slow = now + SLOW_S
-        with contextlib.suppress(OSError):
+        with passed_over("output.not_put_aside", OSError):
             put_aside_if_large(self._paths.log)
         swap_gb = psutil.swap_memory().used / GB
         self._peak_swap_gb = max(self._peak_swap_gb, swap_gb)

@@ -1,6 +1,5 @@
 """A worker as its supervisor sees it: a child it started, or an orphan it adopted."""
 
-import contextlib
 import os
 import resource
 import signal
@@ -12,6 +11,7 @@ from typing import Protocol
 
 import psutil
 
+from state.log import passed_over
 from tools.jobs.identity import ProcessIdentity, identify, is_alive, is_reused
 
 GB = 1e9
@@ -27,7 +27,7 @@ class Ended:
     def words(self) -> str:
         """Say it."""
         if self.signal is not None:
-            with contextlib.suppress(ValueError):
+            with passed_over("signal.unnamed", ValueError):
                 return f"died of signal {self.signal} ({signal.Signals(self.signal).name})"
             return f"died of signal {self.signal}"
         return "ended unseen" if self.code is None else f"ended with status {self.code}"
@@ -53,12 +53,12 @@ class Worker(Protocol):
 
 def kill_group(group: int) -> None:
     """Send KILL to a process group; one that is gone, or not ours to kill, is left."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    with passed_over("group.not_killed", ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 def _ask(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    with passed_over("worker.gone", ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGCONT)
 

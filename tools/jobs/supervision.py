@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from state.clock import Clock, SystemClock
 from state.files import read_json, read_object, write_json
 from state.hashing import hash_file
+from state.log import log_debug, log_error, log_info, log_warning, passed_over
 from state.paths import JobPaths, MachinePaths
 from tools.jobs.accelerator import Turn, machine_paths
 from tools.jobs.guards import Fired
@@ -140,7 +140,7 @@ class Supervision:
 
     def sign_on(self) -> None:
         """Write start.json and the first heartbeat; a full disk only delays them."""
-        with suppress(OSError):
+        with passed_over("tally.not_written", OSError):
             self._save_tally()
         self._observer.beat()
 
@@ -159,7 +159,7 @@ class Supervision:
     def _see_night(self) -> None:
         """Note in start.json what the night begins with; an adopted worker is not started, so nothing else would."""
         self._observer.look_at_night()
-        with suppress(OSError):
+        with passed_over("tally.not_written", OSError):
             self._save_tally()
 
     def _live(self) -> ExitRecord | None:
@@ -200,6 +200,7 @@ class Supervision:
             orphan = self._find_orphan(waited_s)
             if orphan is not None:
                 self._is_adopted = True
+                log_warning("worker.adopted", worker=orphan.pid)
                 self._awake.begin()
                 self._see_night()
                 self._observer.add_unwatched_time()
@@ -252,6 +253,7 @@ class Supervision:
                     return True
                 if ahead is not None and ahead != told:
                     write_json(self._paths.waiting, {"since": since, "ahead": ahead})
+                    log_info("accelerator.waits", ahead=len(ahead))
                     told = ahead
                 self._observer.wait()
                 self._clock.sleep(tick_s)
@@ -294,11 +296,15 @@ class Supervision:
         self._paths.out.mkdir(exist_ok=True)
         self._memory_kills = memory_kills(self._system)
         try:
-            return ChildWorker(self._popen())
+            worker = ChildWorker(self._popen())
         except OSError as error:
-            with suppress(OSError), self._paths.log.open("a") as log:
+            log_error("worker.not_started", error)
+            with passed_over("output.not_written", OSError), self._paths.log.open("a") as log:
                 log.write(f"The worker could not be started: {error}\n")
             return Ended(code=error.errno)
+        else:
+            log_info("worker.started", worker=worker.pid, starts=self._tally.starts, step=self._observer.best_step)
+            return worker
         finally:
             self._observer.worker_started()
 
@@ -343,9 +349,12 @@ class Supervision:
     def _stop(self, worker: Worker) -> Ended:
         """TERM, wait, KILL on the group."""
         deadline = self._clock.monotonic() + self._spec.stop_grace_s
+        request = stop_request(self._paths) or self._asked
+        log_info("worker.asked_to_stop", worker=worker.pid, by=request.by if request else "leaving")
         worker.ask_to_stop()
         while (ended := worker.poll()) is None:
             if self._clock.monotonic() >= deadline:
+                log_warning("worker.killed", worker=worker.pid)
                 worker.kill()
             self._observer.look(worker)
             self._clock.sleep(FIRST_TICK_S)
@@ -371,6 +380,8 @@ class Supervision:
     def _act_on(self, fired: list[Fired]) -> None:
         """Leave a request to stop for a guard that fired; keep those that only note."""
         for item in fired:
+            told = {"verdict": item.guard.verdict, "action": item.guard.action, "signal": item.guard.signal}
+            log_warning("guard", **told, value=item.to_json()["value"], step=item.step)
             if item.guard.action == "stop":
                 # Written before acting, so that a supervisor after us knows why the worker ended.
                 request = StopRequest(
@@ -381,11 +392,11 @@ class Supervision:
                     asked_at=self._clock.now(),
                 )
                 self._asked = self._asked or request
-                with suppress(OSError):
+                with passed_over("stop.not_written", OSError):
                     ask_for_stop(self._paths, request)
             elif all(note["position"] != item.position for note in self._tally.notes):
                 self._tally.notes.append({"position": item.position, **item.to_json()})
-                with suppress(OSError):
+                with passed_over("tally.not_written", OSError):
                     self._save_tally()
 
     # -- concluding -------------------------------------------------------------------------------------------
@@ -408,8 +419,12 @@ class Supervision:
             self._tally.starved = self._tally.starved + 1 if self._is_starved(ended) else 0
         self._tally.deaths += is_death and not is_outside
         self._tally.is_open = False
+        how = {} if ended is None else {"code": ended.code, "signal": ended.signal}
+        (log_warning if is_death and how.get("code") else log_info)(
+            "worker.ended", **how, step=self._observer.best_step
+        )
         # On a full disk the end must still be told; a start, which needs the tally, fails by itself.
-        with suppress(OSError):
+        with passed_over("tally.not_written", OSError):
             self._save_tally()
 
     def _is_starved(self, ended: Ended | None) -> bool:
@@ -518,12 +533,21 @@ class Supervision:
         while True:
             try:
                 self._write_exit(record)
-            except OSError:
+            except OSError as failure:
+                log_debug("exit.not_written", errno=failure.errno)
                 self._reserve().unlink(missing_ok=True)
                 if self.is_leaving:
                     return False
             else:
                 self._reserve().unlink(missing_ok=True)
+                (log_error if record.state == "failed" else log_info)(
+                    "job.ended",
+                    state=record.state,
+                    by=record.by,
+                    verdict=record.verdict,
+                    wall_s=record.wall_s,
+                    restarts=record.restarts,
+                )
                 return True
             self._clock.sleep(pause_s)
             pause_s = min(30.0, pause_s * 2)
@@ -548,5 +572,5 @@ class Supervision:
         return self._paths.folder / ".reserve"
 
     def _keep_reserve(self) -> None:
-        with suppress(OSError):
+        with passed_over("reserve.not_written", OSError):
             self._reserve().write_bytes(os.urandom(RESERVE_BYTES))

@@ -11,9 +11,10 @@ Exit status: 0 there is an exit record; 75 another supervisor has the job, or th
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+
+from state.log import log_error, log_info, passed_over, start_log
 
 READY = b"ready\n"
 """What a detached supervisor says once it holds the job."""
@@ -41,6 +42,12 @@ def main(arguments: list[str]) -> int:
     job = open_job(folder)
     if isinstance(job, int):
         return job
+    start_log(
+        job.paths.supervisor_log,
+        is_private=job.spec.input.get("privacy") == "redact",
+        campaign=job.paths.campaign,
+        job=job.spec.key,
+    )
     supervision = Supervision(job)
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
@@ -54,7 +61,14 @@ def main(arguments: list[str]) -> int:
     supervision.sign_on()
     if "--detach" in arguments:
         _tell_launcher()
-    return supervision.run()
+    log_info("supervisor.start", kind=job.spec.kind, module=job.spec.module, steps=job.spec.steps)
+    try:
+        code = supervision.run()
+    except Exception as failure:
+        log_error("supervisor.failed", failure)
+        raise
+    log_info("supervisor.end", code=code)
+    return code
 
 
 def _go_on(_signal: int, _frame: FrameType | None) -> None:
@@ -63,7 +77,7 @@ def _go_on(_signal: int, _frame: FrameType | None) -> None:
 
 def _tell_launcher() -> None:
     """Say on standard output that the job is ours, then let go of it; the launcher may be dead by now."""
-    with suppress(OSError):
+    with passed_over("launcher.gone", OSError):
         os.write(1, READY)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)

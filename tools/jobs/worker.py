@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ from typing import Any, NoReturn
 import psutil
 
 from state.files import read_json, write_json
+from state.log import log_error, log_info, log_warning, passed_over, start_log
 from state.paths import JobPaths
 from tools.jobs.identity import identify
 from tools.jobs.locks import try_lock
@@ -113,6 +113,8 @@ class WorkerContext:
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, the worker's last file: from here on the job is done, whatever happens to the process."""
         write_json(self.folder.result, result)
+        verdict = str(result.get("verdict") or "")
+        (log_warning if verdict else log_info)("worker.end", step=self._step, verdict=verdict)
 
     def fail(self, sentence: str, **fields: Any) -> NoReturn:
         """End with a sentence that a person can act on; the supervisor does not try again.
@@ -122,10 +124,12 @@ class WorkerContext:
             fields: More of the error (what, value, limit, where), as JSON values.
         """
         write_json(self.folder.error, {"sentence": sentence, **fields})
+        log_error("worker.refused", what=fields.get("what", ""), step=self._step)
         raise SystemExit(USER_ERROR)
 
     def leave_stopped(self) -> NoReturn:
         """End as stopped and resumable, after saving."""
+        log_info("worker.stopped", step=self._step)
         raise SystemExit(STOPPED)
 
 
@@ -177,6 +181,8 @@ def begin(folder: Path | str) -> WorkerContext:
     signal.signal(signal.SIGTERM, context.request_stop)
     if context.is_private:
         keep_words_out()
+    start_log(paths.worker_log, is_private=context.is_private, campaign=paths.campaign, job=context.key)
+    log_info("worker.start", kind=str(spec.get("kind", "")), module=str(spec.get("module", "")))
     _tell_full_disk(context)
     _at_work[:] = [context]
     return context
@@ -187,6 +193,7 @@ def _tell_full_disk(context: WorkerContext) -> None:
     before = sys.excepthook
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log_error("worker.failed", error)
         before(kind, error, trace)
         is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         # MLX says only that it could not write.
@@ -218,7 +225,7 @@ def _keep_turn() -> None:
     """Keep the accelerator while this process lives, and no longer: its children must not."""
     text = os.environ.pop(TURN_VARIABLE, "")
     if text.isdigit():
-        with suppress(OSError):
+        with passed_over("turn.not_kept", OSError):
             os.set_inheritable(int(text), False)  # noqa: FBT003 - takes no keywords
 
 

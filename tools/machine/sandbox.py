@@ -27,6 +27,7 @@ from typing import IO, NoReturn
 import psutil
 
 from state.errors import ConfigError
+from state.log import passed_over
 from state.records import Json
 
 TEXT_S = 10.0
@@ -170,7 +171,7 @@ def _watched(
                 return f"{what} printed more than {ASKED_OUTPUT_BYTES >> 20} MB"
     finally:
         if child.poll() is None:
-            with suppress(ProcessLookupError, PermissionError):
+            with passed_over("sandbox.gone", ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
@@ -178,10 +179,10 @@ def _watched(
 def _resident(pid: int) -> int:
     """Return the memory that a process and its children hold, bytes."""
     total = 0
-    with suppress(psutil.Error):
+    with passed_over("sandbox.process_gone", psutil.Error):
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
-            with suppress(psutil.Error):
+            with passed_over("sandbox.process_gone", psutil.Error):
                 total += int(one.memory_info().rss)
     return total
 

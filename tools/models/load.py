@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
+from state.log import log_info
 from tools.machine.sandbox import held
 from tools.models.identity import coherence_problems
 
@@ -47,6 +48,7 @@ def load_model(folder: Path, adapter: Path | None = None, dtype: str | None = No
         ConfigError: The folder cannot be loaded, or the adapter does not fit it.
     """
     _refuse_unloadable(folder, _FATAL)
+    log_info("phase", phase="load", dtype=dtype or "stored", has_adapter=adapter is not None)
     import mlx.core as mx
     from mlx_lm import load
 

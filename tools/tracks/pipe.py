@@ -10,9 +10,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+from state.log import passed_over
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 26
@@ -141,7 +142,7 @@ class LineChild:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
             # Only a child not yet waited for still owns its group's number.
-            with suppress(ProcessLookupError, PermissionError):
+            with passed_over("child.gone", ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._stdout.close()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from state.errors import ConfigError
 from state.hashing import hash_bytes
+from state.log import log_info
 from state.records import Json
 from tools.jobs.worker import tell_phase
 from tools.training import saves
@@ -410,6 +411,7 @@ class Training:
         self._saved_step, self.progress.probe_loss = self.progress.step, probe
         self.progress.notes = self.objective.notes()
         saves.save(self.saves, self.model, self.optimizer, self.recipe.adapter_config(), self.progress)
+        log_info("save", step=self.progress.step)
 
     def _probe(self) -> tuple[float, str]:
         """Return the loss that tells these weights apart, and the hash of the tokens that it was measured on."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from state.errors import ConfigError, VigilError
 from state.files import read_json, write_json
 from state.hashing import HashCache, hash_file, hash_tree
+from state.log import log_info
 from state.records import Json
 from tools.evaluation.cases import read_split
 from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin, tell_phase
@@ -138,6 +139,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
         training.progress.begun_anew = take_over(Path(source), saves, refusal, recipe.adapter_config())
     if why := training.progress.begun_anew:
         context.emit({"step": 0, "note": f"{why}: the run begins anew"})
+    log_info("phase", phase="train", step=training.progress.step, iters=recipe.iters)
     outcome = training.run()
     if outcome.is_stopped:
         context.leave_stopped()

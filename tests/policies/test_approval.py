@@ -1,0 +1,136 @@
+from typing import Any
+
+import pytest
+
+from policies import planning
+from policies.approval import at_deadline, easier, holds_end, rule_of, rule_of_edit
+from state.goal import ApprovalRule, Approvals, Goal
+from state.records import ActionKind, Approval, ApprovalKind
+from tests.policies.rehearsal import Rehearsal, goal
+from tests.policies.test_planning import refuted
+
+SCORE = {"id": "score", "metric": "s.ok", "min": 0.8}
+KEPT = {"id": "kept", "metric": "s.safe", "against": "parent", "min": 0.0, "margin": 0.1}
+EITHER = {"id": "either", "any_of": ["s.a", "s.b"], "min": 0.5}
+PLAIN = {"test": "plain", "reason": "few cases"}
+
+
+def test_an_unknown_kind_of_question_is_rejected() -> None:
+    assert rule_of("launch", Approvals()).mode == "auto"
+    assert rule_of("promotion", Approvals()).mode == "wait"
+    assert rule_of("override", Approvals()).mode == "wait"
+    assert rule_of("edit", Approvals(edit=ApprovalRule(mode="reject"))).mode == "reject"
+    assert rule_of("delete_everything", Approvals()).mode == "reject"
+
+
+def test_an_edit_is_answered_as_the_file_says_and_left_out_only_an_easier_gate_waits() -> None:
+    assert rule_of_edit(Approvals(), is_easier=False).mode == "auto"
+    assert rule_of_edit(Approvals(), is_easier=True).mode == "wait"
+    for mode in ("wait", "auto", "reject"):
+        said = Approvals.model_validate({"edit": {"mode": mode, "deadline_h": 2}})
+        assert {rule_of_edit(said, is_easier=each) for each in (True, False)} == {said.edit}
+
+
+def test_silence_never_promotes() -> None:
+    asked = Approval(kind="promotion", decision="D1", question="?", deadline_at=10.0, unanswered="yes")
+    assert at_deadline(asked, 11.0) == "no"
+    assert at_deadline(asked.model_copy(update={"kind": "edit"}), 11.0) == "yes"
+
+
+def test_a_deadline_answers_once_it_has_passed_and_only_open_questions() -> None:
+    question = Approval(kind="launch", decision="D1", question="?", deadline_at=10.0, unanswered="yes")
+    assert at_deadline(question, 9.0) is None
+    assert at_deadline(question, 10.0) == "yes"
+    assert at_deadline(question.model_copy(update={"answer": "no"}), 11.0) is None
+    assert at_deadline(question.model_copy(update={"deadline_at": None}), 11.0) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "holds"),
+    [
+        ("edit", "conclude", True),
+        ("edit", "halt", True),
+        ("edit", "train", False),
+        ("override", "halt", True),
+        ("override", "conclude", False),
+        ("promotion", "conclude", False),
+    ],
+)
+def test_an_end_waits_for_the_answer_that_may_make_it_needless(
+    kind: ApprovalKind, action: ActionKind, *, holds: bool
+) -> None:
+    asked = Approval(kind=kind, decision="B1", question="?")
+    assert holds_end(action, [asked]) is holds
+    assert not holds_end(action, [asked.model_copy(update={"answer": "no"})])
+
+
+MEASURED = {"noise_floor": 0.01, "control": "s.control", "dense": {"s.ok": "s.fine"}}
+
+
+def edited(*conditions: dict[str, Any], evaluation: dict[str, Any] | None = None, **levels: Any) -> Goal:
+    """Return a goal with these conditions, or with the usual three."""
+    spec = goal().model_dump(mode="json")
+    spec["gate"] = {"conditions": list(conditions) or [SCORE, KEPT, EITHER], **levels}
+    spec["evaluation"] |= {**MEASURED, **(evaluation or {})}
+    return Goal.model_validate(spec)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (edited(SCORE | {"min": 0.7}, KEPT, EITHER), "score asks less: s.ok at least 0.7, where it was"),
+        (edited(SCORE, KEPT | {"margin": 0.2}, EITHER), "kept asks less"),
+        (edited(SCORE, EITHER), "The condition kept (s.safe minus the parent's at least 0"),
+        (edited(SCORE | {"metric": "s.easy"}, KEPT, EITHER), "score asks something else: s.easy at least 0.8"),
+        (edited({"metric": "s.ok", "min": 0.75}, KEPT, EITHER), "score asks less: s.ok at least 0.75"),
+        (edited(SCORE | PLAIN, KEPT, EITHER), "by the bare number, without a test, where it was s.ok"),
+        (edited(SCORE, KEPT, EITHER | {"any_of": ["s.a", "s.b", "s.c"]}), "the best of s.a, s.b, s.c at least 0.5"),
+        (edited(alpha=0.1), "0.1 likely instead of 0.05"),
+        (edited(max_confirmations=5), "opened 5 times instead of 3"),
+        (edited(evaluation={"noise_floor": 0.0}), "above 0 counts instead of 0.01"),
+        (edited(evaluation={"control": None}), "s.control need not move any more"),
+        (edited(evaluation={"dense": {"s.ok": "s.other"}}), "read on s.other instead of s.fine"),
+    ],
+)
+def test_what_makes_the_gate_easier_is_told_in_words(after: Goal, said: str) -> None:
+    [told] = easier(edited(), after)
+    assert said in told
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        edited(),
+        edited(SCORE | {"min": 0.9}, KEPT | {"margin": 0.05}, EITHER | {"any_of": ["s.b"]}, SCORE | {"id": "more"}),
+        edited(alpha=0.01, max_confirmations=1),
+        edited(evaluation={"noise_floor": 0.02, "max_tokens": 999, "dense": {}}),
+    ],
+)
+def test_a_gate_that_asks_as_much_or_more_is_no_question(after: Goal) -> None:
+    assert easier(edited(), after) == []
+
+
+def test_a_hard_stop_is_asked_about_once_and_only_where_the_file_has_it_asked() -> None:
+    play = Rehearsal(goal=goal(approvals={"override": {"mode": "wait"}}))
+    play.believe(refuted())
+    assert [stop.id for stop in planning.to_override(play.view())] == ["B99"]
+    play.approvals.append(Approval(id="Q1", kind="override", decision="B99", question="Go on?"))
+    assert planning.to_override(play.view()) == []
+    assert planning.plan(play.view()) is None, "the halt waits for the answer"
+    play.answer("Q1", "no", by="ada")
+    assert play.run() == ["hard_stop", "ended"]
+    again = play.later()
+    again.goal = goal(approvals={"override": {"mode": "auto"}})
+    assert planning.to_override(again.view()) == [], "a person's no stands"
+    for mode, asked in (("auto", ["B99"]), ("reject", ["B99"]), ("wait", [])):
+        again.goal = goal(approvals={"override": {"mode": mode}})
+        again.approvals[-1] = again.approvals[-1].model_copy(update={"answer": None, "answered_by": ""})
+        assert [stop.id for stop in planning.to_override(again.view())] == asked, f"an open question under {mode}"
+        again.approvals.pop()
+        new = [] if mode == "reject" else ["B99"]
+        assert [stop.id for stop in planning.to_override(again.view())] == new
+        again.approvals.append(Approval(id="Q1", kind="override", decision="B99", question="Go on?"))
+    left_out = Rehearsal()
+    left_out.believe(refuted())
+    assert planning.to_override(left_out.view()) == []
+    assert left_out.run() == ["hard_stop", "ended"]
