@@ -45,8 +45,8 @@ def answer(request: Json) -> Json:
 
     tokenizer = load_tokenizer(base)
     rows = [ids for text in _texts(request["taught"]) if (ids := tokenizer.encode(text)[:_TOKENS])]
-    sides = ((base, adapter), (base, None), (fused, None))
-    wanted, plain, made = (told(folder, beside, None, rows) for folder, beside in sides)
+    sides, dtype = ((base, adapter), (base, None), (fused, None)), compute_in(base, fused)
+    wanted, plain, made = (told(folder, beside, dtype, rows) for folder, beside in sides)
     if not wanted.shape == plain.shape == made.shape:
         return {"why": "the fused model has another vocabulary than its base"}
     return {
@@ -56,6 +56,21 @@ def answer(request: Json) -> Json:
         "kl_base": divergence(wanted, plain),
         "kl_fused": divergence(wanted, made),
     }
+
+
+def compute_in(*folders: Path) -> str | None:
+    """Return what to compute in: float32 on a CPU where a model fits twice in what is free, else as it is stored.
+
+    No BLAS multiplies half precision: 48 tokens through a matrix of 576 by 1536 took 0.9 ms in float32, 16.6 in float16
+    and 12.5 in bfloat16 (median of 7, one core).
+    """
+    import mlx.core as mx
+    import psutil
+
+    if mx.default_device().type != mx.DeviceType.cpu:
+        return None
+    largest = max(sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in folders)
+    return "float32" if 4 * largest < psutil.virtual_memory().available else None
 
 
 def _texts(taught: list[Json]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,3 +76,15 @@ def test_code_that_comes_with_a_model_is_not_run_and_what_does_not_load_is_named
     why = why_not(look(folder, folder / "base"), "2")
     assert "its answers were not compared: mlx-lm cannot load fused" in why
     assert str(folder) not in why
+
+
+def test_on_a_cpu_models_that_fit_are_compared_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlx.core as mx
+
+    from tools.evaluation.fusion import compute_in
+
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    is_cpu = mx.default_device().type == mx.DeviceType.cpu
+    assert compute_in(tmp_path) == ("float32" if is_cpu else None)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=3000))
+    assert compute_in(tmp_path) is None, "as stored, where twice its size would not fit"
