@@ -9,10 +9,10 @@ from agent import mistakes
 from agent.campaign import read_yaml_with_lines
 from state.errors import ConfigError
 from state.hashing import canonical_json
-from tools.probes.audit.project import Audited, Settings, discover, look
-from tools.probes.audit.rows import BOUNDS, WHOLE
-from tools.probes.audit.settings import AuditFile
 from tools.probes.catalogue import AUDITED, MODES
+from tools.probes.folder import AuditFile, discover
+from tools.probes.project import Audited, Settings, look
+from tools.probes.rows import BOUNDS, WHOLE
 
 _RUNBOOK = "runbooks/audit.md"
 

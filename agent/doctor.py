@@ -85,7 +85,7 @@ def _hardware(loaded: LoadedCampaign | None, home: Path, system: System, env: Ma
 def _fits(loaded: LoadedCampaign, home: Path, workers: Mapping[str, str]) -> Iterator[Line]:
     """Ask the campaign's own probe whether the model fits into memory."""
     from tools.models.hub import resolve
-    from tools.probes.contract import ProbeContext
+    from tools.probes.catalogue import ProbeContext
     from tools.probes.machine import PROBES
 
     spec = loaded.goal.model

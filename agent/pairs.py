@@ -41,7 +41,7 @@ from tools.machine.limits import memory_limit
 from tools.machine.system import System
 from tools.models.hub import resolve
 from tools.models.identity import weights_hash
-from tools.probes.rows.leakage import check_leakage
+from tools.probes.leakage import check_leakage
 from tools.tracks.formats import iter_split, user_prompt
 from tools.tracks.host import Grader
 from tools.tracks.pair_building import Built, Source, build_pairs, pairs_text, training_cases

@@ -7,8 +7,8 @@ from urllib.parse import quote
 from state.errors import ConfigError
 from state.files import write_json
 from state.records import Finding
-from tools.probes.audit.project import Audited
 from tools.probes.catalogue import CATALOGUE, MODES
+from tools.probes.project import Audited
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {"hard_stop": "error", "warning": "warning", "note": "note"}

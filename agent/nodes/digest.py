@@ -24,8 +24,8 @@ from state.records import (
     Tag,
     runbook_of,
 )
-from tools.probes.rows.adversarial import judge_adversarial
-from tools.probes.rows.density import check_all_or_nothing
+from tools.probes.golds import check_all_or_nothing
+from tools.probes.outputs import judge_adversarial
 
 
 def digest(session: Session, world: World) -> None:

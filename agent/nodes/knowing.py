@@ -19,9 +19,8 @@ from policies.staleness import stale_beliefs
 from state.hashing import hash_json
 from state.records import Belief, BeliefStatus, Evidence, Fingerprint, Json, runbook_of
 from tools.models.adapters import adapter_recipe
-from tools.probes.contract import Observation, Probe, ProbeContext
-from tools.probes.own import unsaid
-from tools.probes.table import probes_of
+from tools.probes.catalogue import Observation, Probe, ProbeContext
+from tools.probes.own import probes_of, unsaid
 
 
 def knowing(session: Session, state: GraphState) -> dict[str, Any]:

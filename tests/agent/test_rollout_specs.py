@@ -22,7 +22,7 @@ from state.records import Action, Decision
 from state.store import Store
 from tests.faults.campaign import world
 from tools.jobs.local import LocalBackend
-from tools.probes.rows.adversarial import adversarial_outputs, judge_adversarial
+from tools.probes.outputs import adversarial_outputs, judge_adversarial
 from tools.tracks.formats import iter_split, user_prompt
 from tools.tracks.spreadsheet_clean.grade import grade
 from tools.training.rewards import Scheme

@@ -24,9 +24,9 @@ from tools.evaluation.prompts import decode, gold_tokens
 from tools.evaluation.rendered import Numbered, render_at
 from tools.jobs.privacy import stay_offline
 from tools.machine.sandbox import OverLimitError
-from tools.probes.audit.data import case_prompt
-from tools.probes.audit.evaluations import MOST_CASES, gold_of
-from tools.probes.audit.rows import Bounds, DataFile, Features, Row
+from tools.probes.data import case_prompt
+from tools.probes.evaluations import MOST_CASES, gold_of
+from tools.probes.rows import Bounds, DataFile, Features, Row
 from tools.tracks.formats import DataRow
 
 _MOST_PARITY_ROWS = 2_000

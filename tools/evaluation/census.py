@@ -32,7 +32,7 @@ from tools.evaluation.prompts import (
 )
 from tools.evaluation.rendered import Numbered, rendered_pairs, rendered_rows, source_of
 from tools.jobs.worker import WorkerContext, begin, tell_phase
-from tools.probes.rows.adversarial import adversarial_outputs
+from tools.probes.outputs import adversarial_outputs
 from tools.tracks.balance import count_groups
 from tools.tracks.contract import Grade, GraderSpec
 from tools.tracks.formats import DataRow, case_messages, iter_data, iter_split, user_prompt

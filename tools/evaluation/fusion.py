@@ -18,7 +18,7 @@ from state.errors import VigilError
 from state.records import Json
 from tools.jobs.privacy import stay_offline
 from tools.models.likeness import agreeing, divergence, told
-from tools.probes.audit.rows import DataFile, Features
+from tools.probes.rows import DataFile, Features
 
 _ROWS, _TOKENS = 8, 48
 """Texts, and tokens of each."""

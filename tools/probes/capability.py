@@ -15,7 +15,7 @@ from typing import Any
 
 from state.hashing import hash_file, hash_json
 from state.records import Evidence, Fingerprint, Json
-from tools.probes.contract import Observation, Probe, ProbeContext
+from tools.probes.catalogue import Observation, Probe, ProbeContext
 from tools.probes.machine import package_versions
 
 MODULE = "tools.training.capability"

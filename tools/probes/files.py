@@ -6,7 +6,7 @@ from state.errors import ConfigError
 from state.hashing import hash_file
 from state.records import Evidence, Fingerprint
 from tools.models.identity import coherence_problems, describe_model, weights_hash
-from tools.probes.contract import Observation, Probe, ProbeContext
+from tools.probes.catalogue import Observation, Probe, ProbeContext
 from tools.tracks.formats import check_data, iter_split
 
 

@@ -16,7 +16,7 @@ from tools.machine.limits import ask_cuda, cuda_wheels, memory_limit
 from tools.machine.system import System
 from tools.models.identity import describe_model
 from tools.models.shape import read_shape
-from tools.probes.contract import RUNNING, SPENDING, Observation, Probe, ProbeContext
+from tools.probes.catalogue import RUNNING, SPENDING, Observation, Probe, ProbeContext
 
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
 _GB = 1e9

@@ -12,6 +12,8 @@ what it may spend, whom it asks and how long it looks).
 
 The file runs in a child process with a time-out; here it is only read. One that fails says nothing about its claim, and
 that is itself a finding: a warning, tagged assumed. One without `refuted_by` proves nothing (failure mode P6).
+
+All probes that run inside the agent, cheapest first: those that come with Vigil, and a campaign's own.
 """
 
 import ast
@@ -27,9 +29,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from state.goal import Goal
 from state.hashing import hash_json, hash_tree
 from state.records import Belief, Evidence, Fingerprint, Json, Record, Severity
-from tools.probes.contract import Observation, Probe, ProbeContext
+from tools.probes import capability, data, files, machine
+from tools.probes.catalogue import Observation, Probe, ProbeContext
 from tools.probes.files import data_files, file_print, split_paths
 from tools.tracks.imports import imported_files
 from tools.tracks.pipe import ChildDiedError, ChildHungError, LineChild
@@ -373,3 +377,20 @@ def _standing(path: Path, found: Declared, faults: list[str], n_findings: int) -
         value={"findings": n_findings},
         mode="P6",
     )
+
+
+PROBES: tuple[Probe, ...] = tuple(
+    sorted((*files.PROBES, *machine.PROBES, *data.PROBES, *capability.PROBES), key=lambda probe: probe.cost_s)
+)
+
+
+def probes_of(goal: Goal, folder: Path) -> tuple[Probe, ...]:
+    """Return the probes of a campaign, cheapest first.
+
+    Args:
+        goal: The campaign.
+        folder: Folder of the campaign file.
+    """
+    shipped = (probe for probe in PROBES if probe.id != "data.pairs" or goal.data.pairs)
+    own = (own_probe(written, folder) for written in goal.probes)
+    return tuple(sorted((*shipped, *own), key=lambda probe: probe.cost_s))

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from state.errors import ConfigError, HardStop, VigilError
 from state.files import read_jsonl, write_atomic
 from state.records import Finding, Json
-from tools.probes.rows.pairs import check_pairs
+from tools.probes.pairs import check_pairs
 from tools.tracks.formats import case_messages, iter_data, iter_split, user_prompt
 
 Source = Literal["best_worst", "reference"]

@@ -16,7 +16,7 @@ from state.records import Json
 from tools.evaluation.adapters import merged_adapters
 from tools.evaluation.generation import Decoding, Prompt, generate
 from tools.evaluation.prompts import render_prompt
-from tools.probes.rows.collapse import collapse_signals, is_collapsed, loops_already
+from tools.probes.outputs import collapse_signals, is_collapsed, loops_already
 
 _DISTINCT = "distinct_4gram_ratio"
 _SHORT = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.campaign.world import ROOT
-from tests.tools.probes.audit.looks import look, of, only, why_not
+from tests.tools.probes.looks import look, of, only, why_not
 
 pytestmark = pytest.mark.mlx
 

@@ -10,7 +10,7 @@ import pytest
 from state.records import Instrument
 from tests.tools.probes.test_probes import context
 from tools.probes import capability, machine
-from tools.probes.contract import Observation, ProbeContext
+from tools.probes.catalogue import Observation, ProbeContext
 
 [PROBE] = capability.PROBES
 SFT = {"step": "", "why": "", "fresh": 5.9, "trained": 4.1, "loaded": 4.1, "tokens": 9}

@@ -12,8 +12,8 @@ from state.hashing import HashCache
 from state.records import Belief, Evidence, Fingerprint
 from tests.faults.campaign import world
 from tools.probes import own
-from tools.probes.contract import Observation, Probe, ProbeContext
-from tools.probes.table import PROBES, probes_of
+from tools.probes.catalogue import Observation, Probe, ProbeContext
+from tools.probes.own import PROBES, probes_of
 
 GOOD = """
 refuted_by = "a row without a unit"

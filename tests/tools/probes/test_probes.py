@@ -15,8 +15,8 @@ from state.hashing import HashCache
 from tests.faults.campaign import world
 from tools.jobs.blas import MatrixSpeed
 from tools.probes import machine
-from tools.probes.contract import Observation, Probe, ProbeContext
-from tools.probes.table import PROBES
+from tools.probes.catalogue import Observation, Probe, ProbeContext
+from tools.probes.own import PROBES
 
 
 def context(folder: Path, *, has_model: bool = True, **changes: Any) -> ProbeContext:

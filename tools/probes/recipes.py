@@ -1,0 +1,472 @@
+"""Training configurations: the files they name (8), what the tools take (6), and how much is trained (1).
+
+What only a tokenizer can tell: do training rows fit (P8), do prompts agree (P7), do answers fit (P1).
+
+The tokenizer runs in a child process (tools/evaluation/audit.py). Without one, P7 compares system texts alone, and what
+it cannot settle is told as not checked.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from policies.dose import MAX_EPOCHS
+from state.records import Json
+from tools.machine.sandbox import ask
+from tools.probes.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig
+from tools.probes.data import DataSet
+from tools.probes.evaluations import Stated
+from tools.probes.folder import Report
+from tools.probes.rows import DataFile, is_there, shown
+
+_FINE_TUNE_TYPES = ("lora", "dora", "full")
+_OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "adafactor")
+_TRAIN_MODES = (
+    "sft", "dpo", "dsla", "ftpo", "cpo", "orpo", "grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo",
+)  # fmt: skip
+_ON_PAIRS = frozenset({"dpo", "cpo", "orpo", "dsla"})
+_ON_PROMPTS = frozenset({"grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo"})
+
+_NEVER_ON_A_HUB = frozenset({"resume_adapter_file", "reward_functions_file"})
+_DEFAULT_BATCH_SIZE = 4
+_DEFAULT_ITERS = 1000
+MAX_SEQ_LENGTH = 2048
+"""mlx-lm's own, where a configuration says nothing."""
+
+_NEAR = 0.84
+_KEYS = tuple(sorted(MLX_LM | MLX_LM_LORA | STRONG))
+
+
+def check_configs(configs: Sequence[TrainingConfig], sets: Sequence[DataSet], report: Report) -> None:
+    """Report what is wrong with training configurations, apart from what needs a tokenizer."""
+    by_folder = {one.folder: one for one in sets}
+    for config in configs:
+        report.look("6", "8")
+        _check_paths(config, report)
+        _check_choices(config, report)
+        _check_keys(config, report)
+        data = by_folder.get(config.data) if config.data is not None else None
+        if data is not None and config.trains:
+            _check_data(config, data, report)
+
+
+def _check_paths(config: TrainingConfig, report: Report) -> None:
+    """Report inputs that are not there; what lies outside is not looked at, and a hub's id may be cached elsewhere."""
+    wanted = {"model": "model", "data": "data", "resume_adapter_file": "adapter to go on from"}
+    wanted |= {"reference_model_path": "reference model", "reward_functions_file": "file of reward functions"}
+    for key, what in wanted.items():
+        place = config.place(key)
+        if place is None:
+            continue
+        if place.kind == "outside":
+            report.skip(("8",), f"{config.name}: `{key}` leads outside the project and is not opened")
+        elif place.kind == "missing" or (place.kind == "hub" and key in _NEVER_ON_A_HUB):
+            report.add(
+                "8",
+                config.subject,
+                f"{config.name} names {shown(place.written)[:200]} as its {what}, which is not there.",
+                "hard_stop",
+                f"Correct `{key}`, or make what it names before training starts.",
+                check=f"missing_{key}",
+                **config.where(key),
+            )
+    folder = config.data
+    if folder is not None and config.trains and is_there(folder / "train.jsonl") is False:
+        report.add(
+            "8",
+            config.subject,
+            f"{config.name} trains on {config.project.name(folder) or '.'}, which has no train.jsonl.",
+            "hard_stop",
+            "Write train.jsonl there, or correct `data`.",
+            check="missing_train",
+            **config.where("data"),
+        )
+
+
+def _check_choices(config: TrainingConfig, report: Report) -> None:
+    """Report values that no version of the tools knows, and preference training that mlx-lm has not."""
+    choices = {"fine_tune_type": _FINE_TUNE_TYPES, "optimizer": _OPTIMIZERS, "train_mode": _TRAIN_MODES}
+    tool = "mlx-lm-lora" if config.is_lora_tools else "mlx-lm"
+    for key, known in choices.items():
+        value = config.text(key)
+        if not value or value.lower() in known:
+            continue
+        if config.is_lora_tools and key != "fine_tune_type":
+            # Its list of algorithms grows from version to version; what is unknown here may be known there.
+            report.skip(("6",), f"{config.name}: `{key}: {shown(value)[:40]}` is not known here")
+            continue
+        _refused(config, key, f"`{key}: {shown(value)[:40]}` is not known to {tool}: {', '.join(known)}", report)
+    for key in ("iters", "batch_size", "max_seq_length", "save_every"):
+        size = config.values.get(key)
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+            kind = "the text " if isinstance(size, str) else ""
+            _refused(config, key, f"`{key}` is {kind}{shown(str(size))[:40]}, not a whole number", report)
+        elif isinstance(size, int) and size < 1 and not (key == "iters" and size < 0):
+            _refused(config, key, f"`{key}` is {size}", report)
+
+
+def _refused(config: TrainingConfig, key: str, said: str, report: Report) -> None:
+    report.add(
+        "6",
+        config.subject,
+        f"{config.name} cannot be run: {said}.",
+        "hard_stop",
+        f"Correct `{key}`.",
+        check=f"choice_{key}",
+        **config.where(key),
+    )
+
+
+def _check_keys(config: TrainingConfig, report: Report) -> None:
+    """Report keys that look like a slip: mlx-lm passes over what it does not know, without a word."""
+    for key in config.values:
+        written = str(key).replace("-", "_")
+        if written in _KEYS:
+            if written != key:
+                _slip(config, str(key), written, report)
+            continue
+        near = difflib.get_close_matches(written, _KEYS, n=1, cutoff=_NEAR)
+        if near and near[0] not in config.values:
+            _slip(config, str(key), near[0], report)
+    if "lora_layers" in config.values and "num_layers" not in config.values and not config.is_lora_tools:
+        _slip(config, "lora_layers", "num_layers", report)
+    lora = config.values.get("lora_parameters")
+    if isinstance(lora, dict) and "alpha" in lora and "scale" not in lora:
+        _slip(config, "lora_parameters.alpha", "lora_parameters.scale", report)
+
+
+def _slip(config: TrainingConfig, key: str, meant: str, report: Report) -> None:
+    report.add(
+        "6",
+        config.subject,
+        f"{config.name} has the key `{shown(key)[:60]}`, which mlx-lm passes over without a word; `{meant}` keeps its "
+        "default.",
+        "warning",
+        f"Write `{meant}`.",
+        check="key",
+        key=shown(key)[:60],
+        meant=meant,
+        **config.where(*key.split(".")),
+    )
+
+
+def _check_data(config: TrainingConfig, data: DataSet, report: Report) -> None:
+    """Hold a configuration against the rows that it trains on."""
+    batch = config.number("batch_size", 1 if config.is_lora_tools else _DEFAULT_BATCH_SIZE)
+    train = data.files.get("train")
+    for name in ("train", "valid"):
+        file = data.files.get(name)
+        is_used = name == "train" or config.values.get("val_batches") != 0
+        if file is not None and is_used and 0 < file.scan.rows < batch and not file.scan.unread:
+            _refused(
+                config,
+                "batch_size",
+                f"`batch_size` is {batch} and {config.project.name(file.path)} has {file.scan.rows} rows; "
+                "the trainer needs a whole batch",
+                report,
+            )
+    if train is None or not train.scan.rows:
+        return
+    _check_form(config, train, report)
+    report.look("1")
+    _check_dose(config, train.scan.rows, batch, report)
+
+
+def _check_form(config: TrainingConfig, train: DataFile, report: Report) -> None:
+    form, name = train.scan.form, config.project.name(train.path)
+    if config.masks_prompt and form == "text" and config.mode == "sft":
+        _refused(config, "mask_prompt", f"`mask_prompt` is true, and {name} is text without a prompt", report)
+    if config.mode in _ON_PAIRS and form not in {"pairs", "other"}:
+        _refused(
+            config, "train_mode", f"`train_mode: {config.mode}` takes chosen and rejected; {name} is {form}", report
+        )
+    if config.mode in _ON_PROMPTS and form == "text":
+        _refused(config, "train_mode", f"`train_mode: {config.mode}` takes prompts; {name} is text", report)
+    if config.values.get("train_mode") == "sft" and form in {"pairs", "prompts"}:
+        _refused(config, "train_mode", f"`train_mode: sft` takes answers to learn; {name} holds {form}", report)
+    elif "train_mode" not in config.values and form in {"pairs", "prompts"}:
+        _unstated(config, name, form, report)
+
+
+def _unstated(config: TrainingConfig, name: str, form: str, report: Report) -> None:
+    report.add(
+        "6",
+        config.subject,
+        f"{name} holds {form} and {config.name} names no `train_mode`: mlx-lm has no training on {form}, and "
+        "mlx-lm-lora takes sft for granted.",
+        "warning",
+        "Write `train_mode`, and run it with mlx-lm-lora.",
+        check="train_mode",
+        **config.where("data"),
+    )
+
+
+def _check_dose(config: TrainingConfig, rows: int, batch: int, report: Report) -> None:
+    """Report more passes over the data than adapters survived: outputs collapse while the loss stays good."""
+    iters, epochs = config.values.get("iters"), config.values.get("epochs")
+    if config.is_lora_tools and isinstance(epochs, int | float) and not isinstance(epochs, bool):
+        passes = float(epochs)
+    elif isinstance(iters, int) and not isinstance(iters, bool) and iters < 0:
+        return
+    else:
+        passes = config.number("iters", _DEFAULT_ITERS) * batch / rows
+    lora = config.values.get("lora_parameters")
+    dropout = lora.get("dropout", 0) if isinstance(lora, dict) else 0
+    if passes <= MAX_EPOCHS or config.mode in _ON_PROMPTS:
+        return
+    has_dropout = isinstance(dropout, int | float) and dropout > 0
+    report.add(
+        "1",
+        config.subject,
+        f"{config.name} trains {passes:.3g} passes over {rows:,} rows{_strength(lora)}, "
+        f"{'with some' if has_dropout else 'without'} dropout: beyond {MAX_EPOCHS:g} passes generations may collapse "
+        "into repetition while the loss stays good.",
+        "note" if has_dropout else "warning",
+        "Train fewer passes, with a lower rank or scale and some dropout, and look at generations at every save.",
+        check="dose",
+        passes=round(passes, 2),
+        rows=rows,
+        **config.where("iters"),
+    )
+
+
+def _strength(lora: Any) -> str:
+    if not isinstance(lora, dict):
+        return ""
+    said = [f"{key} {lora[key]:g}" for key in ("rank", "scale") if isinstance(lora.get(key), int | float)]
+    return f" at {', '.join(said)}" if said else ""
+
+
+def sequence_length(config: TrainingConfig) -> int:
+    """Return the tokens at which a configuration cuts its rows."""
+    return config.number("max_seq_length", MAX_SEQ_LENGTH)
+
+
+MODULE = "tools.evaluation.audit"
+_MOST_SHARE_CUT = 0.01
+"""More rows than this share cut at max_seq_length stop; fewer are a warning."""
+_SHOWN = 160
+
+
+@dataclass(frozen=True)
+class Training:
+    """A configuration and the rows it trains on."""
+
+    config: TrainingConfig
+    file: DataFile
+
+    @property
+    def name(self) -> str:
+        """Its file in the project."""
+        return self.config.project.name(self.file.path)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a tokenizer said; empty where none was asked."""
+
+    trainings: list[Json] = field(default_factory=list)
+    evaluations: list[Json] = field(default_factory=list)
+    why: str = ""
+    """Why it said nothing; empty where nobody asked or all was answered."""
+    is_asked: bool = False
+
+
+def trainings_of(configs: Sequence[TrainingConfig], sets: Sequence[DataSet]) -> list[Training]:
+    """Return the configurations that train on rows of the project."""
+    by_folder = {one.folder: one for one in sets}
+    found = []
+    for config in configs:
+        data = by_folder.get(config.data) if config.data is not None else None
+        train = data.files.get("train") if data is not None else None
+        if train is not None and train.scan.rows and config.trains:
+            found.append(Training(config, train))
+    return found
+
+
+def count(
+    model: Path | None, trainings: Sequence[Training], sets: Sequence[DataSet], stated: Sequence[Stated]
+) -> Counted:
+    """Ask the model's tokenizer.
+
+    Args:
+        model: Its folder; None asks nothing.
+        trainings: Whose rows are counted.
+        sets: Whose prompts evaluations are compared with, where no configuration trains.
+        stated: Whose answers are counted and prompts compared.
+    """
+    asked = [one for one in stated if one.golds]
+    if model is None or not (trainings or asked):
+        return Counted()
+    request = {
+        "model": str(model),
+        "trainings": [{**named_file(one.file), "max_seq_length": sequence_length(one.config)} for one in trainings],
+        "taught": [named_file(file) for file in taught_by(trainings, sets)],
+        "evaluations": [
+            {
+                "file": str(one.path),
+                "gold_field": one.evaluation.gold_field,
+                "system": one.evaluation.system,
+                "max_tokens": one.evaluation.max_tokens,
+            }
+            for one in asked
+        ],
+    }
+    answer = ask(MODULE, request, "counting")
+    if "why" in answer:
+        return Counted(why=str(answer["why"]), is_asked=True)
+    return Counted(list(answer["trainings"]), list(answer["evaluations"]), is_asked=True)
+
+
+def named_file(file: DataFile) -> Json:
+    """Return a data file as workers are told of it."""
+    return {"file": str(file.path), "features": vars(file.features), "bounds": list(file.bounds)}
+
+
+def taught_by(trainings: Sequence[Training], sets: Sequence[DataSet]) -> list[DataFile]:
+    """Return the files whose rows evaluations are compared with."""
+    configured = {training.file.path: training.file for training in trainings}
+    return list(configured.values()) or [one.files["train"] for one in sets if "train" in one.files]
+
+
+def check_lengths(trainings: Sequence[Training], counted: Counted, report: Report) -> None:
+    """Report rows that training cuts (P8)."""
+    if not trainings:
+        return
+    if not counted.trainings:
+        why = (
+            f"the tokenizer did not answer: {counted.why}" if counted.is_asked else "rows are counted with --model only"
+        )
+        report.skip(("P8",), why)
+        return
+    for training, census in zip(trainings, counted.trainings, strict=True):
+        if "why" in census:
+            report.skip(("P8",), f"{training.name}: {shown(str(census['why']))[:200]}")
+            continue
+        report.look("P8")
+        if not training.file.is_judged_whole():
+            report.skip(("P8",), f"{training.name}: only {training.file.bounds.content} were counted")
+        if census["truncated"]:
+            _cut_rows(training, census, report)
+        if census["without_end"] > census["rows"] / 2:
+            _unended(training, census, report)
+
+
+def _cut_rows(training: Training, census: Json, report: Report) -> None:
+    config, limit = training.config, sequence_length(training.config)
+    cut, rows, lost = census["truncated"], census["rows"], census["prompt_longer_than_max"]
+    is_nothing_left = lost and config.masks_prompt
+    prompts = f", {lost:,} of them already in the prompt" if lost else ""
+    masked = " With mask_prompt their loss is NaN, and so is the adapter." if is_nothing_left else ""
+    report.add(
+        "P8",
+        config.subject,
+        f"{cut:,} of {rows:,} rows of {training.name} are longer than max_seq_length {limit} (longest "
+        f"{census['max_tokens']:,} tokens; lines {', '.join(map(str, census['lines'][:3]))}){prompts}: their ends are "
+        f"cut, the end token with them.{masked}",
+        "hard_stop" if is_nothing_left or cut > _MOST_SHARE_CUT * rows else "warning",
+        f"Set max_seq_length to {census['max_tokens']}, or remove these lines.",
+        check="truncated",
+        rows=rows,
+        truncated=cut,
+        longest=census["max_tokens"],
+        p95=census["p95"],
+        max_seq_length=limit,
+        prompt_longer_than_max=lost,
+        lines=census["lines"],
+        **config.where("max_seq_length"),
+    )
+
+
+def _unended(training: Training, census: Json, report: Report) -> None:
+    report.add(
+        "P8",
+        f"data:{training.name}",
+        f"{census['without_end']:,} of {census['rows']:,} rows of {training.name} end without the model's end token "
+        "under its template: the model is not taught to stop.",
+        "warning",
+        "Use a template that closes the assistant's turn with the end token, or add that token to the model's own.",
+        check="without_end",
+        rows=census["rows"],
+        without_end=census["without_end"],
+        file=training.name,
+        line=1,
+    )
+
+
+def check_prompts(
+    trainings: Sequence[Training], sets: Sequence[DataSet], stated: Sequence[Stated], counted: Counted, report: Report
+) -> None:
+    """Report evaluations that ask otherwise than training taught (P7)."""
+    asked = [one for one in stated if one.golds]
+    if counted.evaluations:
+        for one, row in zip(asked, counted.evaluations, strict=True):
+            parity = row.get("parity")
+            if parity:
+                report.look("P7")
+                if not parity["ok"]:
+                    _differ(one, parity["train_prefix"], parity["eval_prefix"], report)
+            elif trainings or sets:
+                why = shown(str(row.get("why", "no prompts to compare")))[:200]
+                report.skip(("P7",), f"{one.subject}: {why}")
+        return
+    taught = _systems(taught_by(trainings, sets))
+    if not asked or taught is None:
+        return
+    for one in asked:
+        _check_system(one, taught, report)
+    why = (
+        f"the tokenizer did not answer: {counted.why}"
+        if counted.is_asked
+        else "templates are rendered with --model only"
+    )
+    report.skip(("P7",), why)
+
+
+def _systems(files: Sequence[DataFile]) -> dict[str | None, None] | None:
+    """Return the system texts of training rows, None among them; None where rows bring their own template."""
+    found: dict[str | None, None] = {}
+    for file in files:
+        if file.scan.form == "text":
+            return None
+        found |= dict.fromkeys(row.system or None for row in file.rows())
+    return found or None
+
+
+def _check_system(one: Stated, taught: dict[str | None, None], report: Report) -> None:
+    """Hold the system texts of an evaluation against those of training; the first that was never taught is told."""
+    for gold in one.golds:
+        messages = gold.data.get("messages")
+        first = messages[0] if isinstance(messages, list) and messages and isinstance(messages[0], dict) else {}
+        own = first.get("content") if first.get("role") == "system" else gold.data.get("system")
+        system = (own if isinstance(own, str) else None) or one.evaluation.system or None
+        if system not in taught:
+            known = next(iter(taught))
+            _differ(one, _named(known), _named(system), report)
+            return
+
+
+def _named(system: str | None) -> str:
+    return f"the system text {shown(system)!r}" if system else "no system text"
+
+
+def _differ(one: Stated, taught: str, asked: str, report: Report) -> None:
+    """Report two ways to ask; where the file does not say whether evaluation puts a system text, it is a warning."""
+    is_stated = one.evaluation.system is not None
+    report.look("P7")
+    report.add(
+        "P7",
+        one.subject,
+        f"{one.evaluation.name} asks in another way than training taught: training has {shown(taught)[:_SHOWN]}, "
+        f"evaluation {shown(asked)[:_SHOWN]}.",
+        "hard_stop" if is_stated else "warning",
+        "Use one system text and one form of message for both."
+        if is_stated
+        else "State the evaluation's `system` in vigil-audit.yaml (an empty text for none), and use one for both.",
+        check="prompts",
+        train_prefix=shown(taught)[:_SHOWN],
+        eval_prefix=shown(asked)[:_SHOWN],
+        **one.where("system"),
+    )

@@ -1,0 +1,551 @@
+"""Rows of data files, read however broken the file is: what mlx-lm and mlx-lm-lora would make of each line.
+
+Unlike `tools.tracks.formats`, which refuses a file at its first fault, this goes on and counts. What the trainers
+themselves refuse, or train on wrongly, is fatal; what is merely strange is not.
+
+Reading what strangers wrote: regular files only, bounded, never outside the project.
+
+Nothing is imported or unpickled. A path that leads outside the project, by `..`, by a leading slash or by a link, is
+not opened.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from state.records import Json
+from tools.models.headers import LFS_POINTER, NOT_FETCHED
+
+MAX_LINE_BYTES = 16 << 20
+"""A longer line is no row that anything trains on; its rest is passed over."""
+
+_CHUNK = 1 << 20
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""Halves of a pair that stand alone: bytes of a file name that are no text, or what a JSON file wrote with `\\u`."""
+
+
+class UnreadableError(Exception):
+    """A file is not opened, or cannot be read; the text says why, without the path."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file."""
+
+    number: int
+    """From 1."""
+    raw: bytes
+    """Its bytes, line end included; of a line that is too long, the first 16 MB."""
+    is_too_long: bool = False
+
+
+def is_inside(root: Path, path: Path) -> bool:
+    """Say whether a path, links followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def is_there(path: Path) -> bool | None:
+    """Say whether a path leads to something; None where that may not be looked at."""
+    try:
+        path.stat()
+    except PermissionError:
+        return None
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file; a pipe or a device would never end.
+
+    Raises:
+        UnreadableError: It is something else, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise UnreadableError(_said(error)) from error
+    stream = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise UnreadableError("it is no regular file")
+    return stream
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        UnreadableError: As `open_regular`; or it is larger than `limit` bytes.
+    """
+    with open_regular(path) as stream:
+        try:
+            raw = stream.read(limit + 1)
+        except OSError as error:
+            raise UnreadableError(_said(error)) from error
+    if len(raw) > limit:
+        raise UnreadableError(f"it has more than {limit:,} bytes")
+    return raw
+
+
+def read_head(path: Path, limit: int) -> bytes:
+    """Return the first bytes of a file, nothing where it cannot be read."""
+    try:
+        with open_regular(path) as stream:
+            return stream.read(limit)
+    except (UnreadableError, OSError):
+        return b""
+
+
+def is_not_fetched(path: Path) -> bool:
+    """Say whether a file is what Git leaves in its place until it is fetched."""
+    return read_head(path, len(LFS_POINTER)) == LFS_POINTER
+
+
+def read_value(path: Path, limit: int) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        UnreadableError: As `read_bounded`; or it is no JSON.
+    """
+    return parse_json(read_bounded(path, limit))
+
+
+def parse_json(raw: bytes) -> Any:
+    """Return a JSON value.
+
+    Raises:
+        UnreadableError: It is none; the text says why.
+    """
+    try:
+        return json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"not UTF-8 at byte {error.start + 1}") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise UnreadableError(f"not JSON: {error.msg} at {place}") from error
+    except RecursionError as error:
+        raise UnreadableError("not JSON: nested too deeply") from error
+    except ValueError as error:
+        raise UnreadableError(f"not JSON: {str(error).split(';')[0]}") from error
+
+
+def read_mapping(path: Path, limit: int) -> dict[str, Any]:
+    """Return the object of a JSON file; empty where it is none or cannot be read."""
+    try:
+        value = read_value(path, limit)
+    except UnreadableError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def iter_lines(path: Path, max_bytes: int) -> Iterator[Line]:
+    """Yield the lines of a file, at most 16 MB in memory.
+
+    Args:
+        path: A file.
+        max_bytes: Where to stop.
+
+    Raises:
+        UnreadableError: As `open_regular`.
+    """
+    number = done = 0
+    with open_regular(path) as stream:
+        try:
+            while done < max_bytes and (raw := stream.readline(MAX_LINE_BYTES + 1)):
+                number += 1
+                done += len(raw)
+                is_too_long = len(raw) > MAX_LINE_BYTES
+                yield Line(number, raw, is_too_long)
+                if is_too_long and not raw.endswith(b"\n"):
+                    while done < max_bytes and (rest := stream.readline(_CHUNK)):
+                        done += len(rest)
+                        if rest.endswith(b"\n"):
+                            break
+        except OSError as error:
+            raise UnreadableError(_said(error)) from error
+
+
+def shown(name: str) -> str:
+    """Return a name as it can be printed: no control characters, no bytes that are no text."""
+    text = _NO_TEXT.sub("\ufffd", name)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+Form = Literal["chat", "completions", "text", "pairs", "prompts", "other"]
+"""chat, completions and text as mlx-lm has them; pairs: chosen and rejected; prompts: a prompt alone, for rollouts."""
+
+
+class Bounds(NamedTuple):
+    """How much of one file is looked at: time and memory of an audit are bounded by it."""
+
+    read_bytes: int
+    """Whose lines are looked at."""
+    content_bytes: int
+    """Whose content is judged, as far as these rows go."""
+    content_rows: int
+
+    @property
+    def content(self) -> str:
+        """What is judged, in words."""
+        return f"its first {self.content_rows:,} rows or {self.content_bytes >> 20} MB"
+
+
+BOUNDS = Bounds(1 << 30, 256 << 20, 20_000)
+"""An ordinary project in seconds."""
+WHOLE = Bounds(1 << 60, 1 << 30, 1_000_000)
+"""Every line, and as much content as memory holds."""
+_MOST_FAULTS = 20
+_BINARY_HEAD = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LEAST_SHOWN_KEYS = 6
+
+
+@dataclass(frozen=True)
+class Features:
+    """Keys that the columns have; mlx-lm lets a configuration rename them."""
+
+    prompt: str = "prompt"
+    completion: str = "completion"
+    text: str = "text"
+    chat: str = "messages"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Features":
+        """Return the keys as a configuration has them."""
+        named = {name: config.get(f"{name}_feature") for name in cls.__dataclass_fields__}
+        return cls(**{name: value for name, value in named.items() if isinstance(value, str)})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable row."""
+
+    line: int
+    form: Form
+    data: Json
+    features: Features = Features()
+
+    @property
+    def messages(self) -> list[Json]:
+        """The conversation that is trained on; of a pair, that before the answers; empty for text rows."""
+        features = self.features
+        if self.form == "chat":
+            return list(self.data[features.chat])
+        if self.form == "completions":
+            answer = {"role": "assistant", "content": self.data[features.completion]}
+            return [{"role": "user", "content": self.data[features.prompt]}, answer]
+        if self.form in {"pairs", "prompts"}:
+            return _with_system(self.data, _as_messages(self.data.get(features.prompt, "")))
+        return []
+
+    @property
+    def prompt(self) -> str:
+        """What the user says last; of a text row, all of it."""
+        if self.form == "text":
+            return str(self.data[self.features.text])
+        turns = [text_of(turn) for turn in self.messages if turn.get("role") == "user"]
+        return turns[-1] if turns else ""
+
+    @property
+    def answer(self) -> str | None:
+        """What is learned to be said last; None where the row has no turns or ends with the user."""
+        if self.form not in {"chat", "completions"}:
+            return None
+        last = self.messages[-1]
+        return text_of(last) if last.get("role") == "assistant" else None
+
+    @property
+    def system(self) -> str | None:
+        """The system text before everything; None without one."""
+        turns = self.messages
+        return text_of(turns[0]) if turns and turns[0].get("role") == "system" else None
+
+    @property
+    def pair(self) -> tuple[str, str, str]:
+        """Prompt, chosen and rejected answer of a pair."""
+        features = self.features
+        return (
+            self.prompt,
+            answer_text(self.data[features.chosen]),
+            answer_text(self.data[features.rejected]),
+        )
+
+    @property
+    def plain(self) -> Json:
+        """The row as mlx-lm's own three formats have it."""
+        if self.form == "text":
+            return {"text": self.data[self.features.text]}
+        tools = {"tools": self.data["tools"]} if self.data.get("tools") else {}
+        return {"messages": self.messages, **tools}
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, its parts joined where it has parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def answer_text(value: Any) -> str:
+    """Return the text of one side of a pair: a string, a message, or messages that end with it."""
+    if isinstance(value, dict):
+        return answer_text(value["messages"]) if "messages" in value else text_of(value)
+    if isinstance(value, list):
+        return text_of(value[-1]) if value and isinstance(value[-1], dict) else ""
+    return value if isinstance(value, str) else ""
+
+
+def _as_messages(value: Any) -> list[Json]:
+    if isinstance(value, list):
+        return [turn for turn in value if isinstance(turn, dict)]
+    return [{"role": "user", "content": value if isinstance(value, str) else ""}]
+
+
+def _with_system(data: Json, messages: list[Json]) -> list[Json]:
+    system = data.get("system")
+    if not isinstance(system, str) or (messages and messages[0].get("role") == "system"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def form_of(data: Mapping[str, Any], features: Features) -> Form:
+    """Return the form that a file has by its first row; pairs first, since they too may have a prompt."""
+    if features.chosen in data and features.rejected in data:
+        return "pairs"
+    if features.prompt in data and features.completion in data:
+        return "completions"
+    if features.chat in data:
+        return "chat"
+    if features.text in data:
+        return "text"
+    return "prompts" if features.prompt in data else "other"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a line."""
+
+    line: int
+    sentence: str
+    """Without the place and without the row's words."""
+    is_fatal: bool = True
+
+
+@dataclass
+class Scan:
+    """What a data file holds."""
+
+    form: Form = "other"
+    rows: int = 0
+    """Usable ones."""
+    faults: list[Fault] = field(default_factory=list)
+    """The first of them."""
+    n_fatal: int = 0
+    n_strange: int = 0
+    keys: tuple[str, ...] = ()
+    """Keys of the first row."""
+    unread: str = ""
+    """Why the file was not read; empty when it was."""
+    rest: str = ""
+    """What of it was not read, and how to have it read; empty when all of it was."""
+    is_binary: bool = False
+
+    def add(self, fault: Fault) -> None:
+        """Count a fault, and keep it when it is among the first."""
+        self.n_fatal += fault.is_fatal
+        self.n_strange += not fault.is_fatal
+        if len(self.faults) < _MOST_FAULTS:
+            self.faults.append(fault)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of rows."""
+
+    path: Path
+    features: Features = Features()
+    bounds: Bounds = BOUNDS
+
+    @cached_property
+    def scan(self) -> Scan:
+        """Look at every line once."""
+        scan = Scan()
+        try:
+            for number, raw, row in self._lines(scan, self.bounds.read_bytes):
+                if not scan.keys and row is not None:
+                    scan.keys, scan.form = tuple(map(str, row)), form_of(row, self.features)
+                fault = _fault_of_line(number, raw) if row is None else fault_of(row, scan.form, self.features)
+                if fault:
+                    scan.add(Fault(number, fault[0], fault[1]))
+                scan.rows += row is not None and not (fault and fault[1])
+        except UnreadableError as error:
+            scan.unread = str(error)
+        return scan
+
+    def objects(self, most: int | None = None) -> Iterator[tuple[int, Json]]:
+        """Yield (line, row) of the first rows, whatever keys they have; None as many as are judged."""
+        most = self.bounds.content_rows if most is None else most
+        done = 0
+        try:
+            for number, _, row in self._lines(Scan(), self.bounds.content_bytes):
+                if row is None:
+                    continue
+                yield number, row
+                done += 1
+                if done >= most:
+                    return
+        except UnreadableError:
+            return
+
+    def rows(self, most: int | None = None) -> Iterator[Row]:
+        """Yield the usable rows among the first ones."""
+        form = self.scan.form
+        for number, row in self.objects(most):
+            fault = fault_of(row, form, self.features)
+            if not (fault and fault[1]):
+                yield Row(number, form, row, self.features)
+
+    def is_judged_whole(self) -> bool:
+        """Say whether `rows` yields every usable row."""
+        return self.scan.rows <= self.bounds.content_rows and self.size <= self.bounds.content_bytes
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes; 0 where it cannot be told."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def _lines(self, scan: Scan, most_bytes: int) -> Iterator[tuple[int, bytes | str, Json | None]]:
+        """Yield (line, its bytes or what is wrong with it, the row); the row is None where there is none."""
+        for line in iter_lines(self.path, most_bytes):
+            if line.number == 1 and line.raw.startswith(LFS_POINTER):
+                scan.unread = NOT_FETCHED
+                return
+            if b"\0" in line.raw[:_BINARY_HEAD]:
+                scan.is_binary = True
+                scan.unread = f"line {line.number} holds zero bytes: this is no text"
+                return
+            if line.is_too_long:
+                yield line.number, "the line has more than 16 MB", None
+                continue
+            yield line.number, *_parsed(line.raw)
+        if self.size > most_bytes:
+            scan.rest = f"what follows its first {most_bytes >> 30} GB; --whole reads it"
+
+
+def _parsed(raw: bytes) -> tuple[bytes | str, Json | None]:
+    try:
+        value = parse_json(raw)
+    except UnreadableError as error:
+        return (raw if raw.startswith(_BYTE_ORDER_MARK) or not raw.strip() else str(error)), None
+    if not isinstance(value, dict):
+        return f"the row is {_kind(value)}, not an object", None
+    if _is_half(raw, value):
+        return "it holds half of a pair of characters, such as `\\ud800` alone, which no tokenizer takes", None
+    return "", value
+
+
+def _is_half(raw: bytes, value: Json) -> bool:
+    """Say whether a row's text cannot be encoded: JSON may write one half of a pair without the other."""
+    if _HALF.search(raw) is None:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _fault_of_line(number: int, said: bytes | str) -> tuple[str, bool]:
+    """Return what is wrong with a line that holds no row."""
+    if isinstance(said, str):
+        return said, True
+    if not said.strip():
+        return "the line is empty; mlx-lm reads every line as JSON", True
+    where = "the file starts" if number == 1 else "the line starts"
+    return f"{where} with a byte order mark; save it as UTF-8 without one", True
+
+
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def fault_of(data: Mapping[str, Any], form: Form, features: Features) -> tuple[str, bool] | None:
+    """Return (what is wrong with a row, whether it is fatal); None where nothing is."""
+    if form == "other":
+        keys = ", ".join(list(map(str, data))[:_LEAST_SHOWN_KEYS]) or "no keys"
+        return f"the row has {keys[:120]}; none of messages, prompt with completion, text, chosen with rejected", True
+    if form == "chat":
+        return _fault_of_messages(data.get(features.chat), features.chat)
+    if form == "pairs":
+        return _fault_of_pair(data, features)
+    keys_of = {"completions": (features.prompt, features.completion), "text": (features.text,)}
+    for key in keys_of.get(form, (features.prompt,)):
+        if key not in data:
+            return f"`{key}` is missing; the first row has it", True
+        if form == "prompts" and isinstance(data[key], list):
+            return _fault_of_messages(data[key], key, is_prompt=True)
+        if not isinstance(data[key], str):
+            return f"`{key}` is {_kind_of_any(data[key])}, not a string", True
+        if not data[key].strip():
+            return f"`{key}` is blank", False
+    return None
+
+
+def _kind_of_any(value: object) -> str:
+    return "an object" if isinstance(value, dict) else _kind(value)
+
+
+def _fault_of_messages(messages: object, key: str, *, is_prompt: bool = False) -> tuple[str, bool] | None:
+    if messages is None:
+        return f"`{key}` is missing; the first row has it", True
+    if not isinstance(messages, list) or not messages:
+        return f"`{key}` is not a list with at least one message", True
+    strange = None
+    for place, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            return f"message {place} is not an object with a `role`", True
+        has_text = isinstance(message.get("content"), str | list) or message.get("tool_calls")
+        if not has_text and strange is None:
+            strange = (f"message {place} ({message['role'][:20]}) has no text in `content`", False)
+    if strange is None and not is_prompt and messages[-1]["role"] != "assistant":
+        strange = (f"the last message is from `{messages[-1]['role'][:20]}`: there is no answer to learn", False)
+    return strange
+
+
+def _fault_of_pair(data: Mapping[str, Any], features: Features) -> tuple[str, bool] | None:
+    for key in (features.chosen, features.rejected):
+        if key not in data:
+            return f"`{key}` is missing; the first row has it", True
+        if isinstance(data[key], list):
+            found = _fault_of_messages(data[key], key)
+            if found:
+                return found
+        elif not isinstance(data[key], str | dict):
+            return f"`{key}` is {_kind_of_any(data[key])}, not a string", True
+    prompt = data.get(features.prompt)
+    if prompt is not None and not isinstance(prompt, str | list):
+        return f"`{features.prompt}` is {_kind_of_any(prompt)}, not a string", True
+    return None
