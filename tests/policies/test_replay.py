@@ -764,3 +764,29 @@ def test_a_score_above_the_ceiling_contradicts_it_and_nothing_is_said_of_what_tr
     stays = finding(under, "P1")
     assert stays is not None
     assert stays.claim == "below_ceiling"
+
+
+def test_an_any_of_whose_other_metric_moved_is_promoted_and_a_broken_floor_on_another_split_is_not() -> None:
+    either = {
+        "id": "e",
+        "instrument": "SFT",
+        "regular": {"n": 400, "unit": 0.9, "date": 0.5, "composite": 0.9},
+        "base": {"regular": {"n": 400, "unit": 0.7, "date": 0.5, "composite": 0.9}},
+        "gate": gate(
+            ("regular_best_of_unit_date_delta", ">=", 0.02, 0.2, True),
+            ("regular_composite_delta", ">=", -0.005, 0.0, True),
+        ),
+    }
+    row = one(replayed([either]), "e")
+    assert (row.bucket, row.instrument) == ("A", "sft")
+    assert "regular.unit went from 0.7 to 0.9" in row.sentence
+    floor = base_and(
+        200,
+        {"preserved": 0.4},
+        {"preserved": 0.7},
+        ("stress_preserved", ">=", 0.85, 0.7, False),
+        ("regular_floor", ">=", 0.9, 0.2, False),
+        regular={"n": 200, "floor": 0.2},
+    )
+    floor["base"]["regular"] = {"n": 200, "floor": 0.97}
+    assert one(replayed([floor]), "a").rule == "D.condition_broken"

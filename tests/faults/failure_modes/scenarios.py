@@ -309,7 +309,7 @@ QUICK: tuple[Scenario, ...] = (
     ),
     Scenario(
         "13", "varied recipes, one number", worlds.World, _small_letters_for_long,
-        "instrument:sft", "moves_the_target", r"demonstration class is exhausted: \d runs .*varied by \w+, \w+",
+        "instrument:sft", "moves_the_target", r"class is exhausted from the base: \d runs .*varied by \w+, \w+",
         severity="warning", code=1, is_looked_at=False,
     ),
     Scenario(
