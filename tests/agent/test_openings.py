@@ -39,7 +39,7 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
     tmp_path: Path, machine: MachinePaths
 ) -> None:
     home = tmp_path / "home"
-    first = world.write_campaign(tmp_path / "files", gate=shared())
+    first = world.write_campaign(tmp_path / "files", gate=shared(2))
     bend = {"kill_at": "amid_opening", "passage": 1}
     assert warm.run(first, home, wait=False, bend=bend) == -signal.SIGKILL, "between its row and the act"
     assert len(openings(machine)) == 1
@@ -48,13 +48,20 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
     [confirm] = [row for row in world.rows(home)["actions"] if row["kind"] == "confirm"]
     assert (opened.key, opened.body["alpha"]) == (confirm["key"], confirm["inputs"]["alpha"])
     told = warm.vigil("status", home=home)
-    assert "opened once (by storm) of at most 1; alpha 0.05 of 0.05 is spent" in " ".join(told.stdout.split())
+    assert "opened once (by storm) of at most 2; alpha 0.025 of 0.05 is spent" in " ".join(told.stdout.split())
     assert json.loads(warm.vigil("ledger", "--json", home=home).stdout)["openings"][0]["campaign"] == "storm"
 
-    # Under another name the same weights come out, and their opening is read again; another question is refused.
-    again = world.write_campaign(tmp_path / "again", "again", gate=shared())
-    assert warm.run(again, home, wait=False) == 1, "nothing is left, and that is said before anything is trained"
-    ended = world.rows(home, "again")
+    # Under another name the same weights come out: their opening is read again, and costs nothing.
+    again = world.write_campaign(tmp_path / "again", "again", gate=shared(2))
+    assert warm.run(again, home, wait=False) == 0
+    assert len(openings(machine)) == 1
+    [confirm] = [row for row in world.rows(home, "again")["decisions"] if row["action"] == "confirm"]
+    assert "these cases before by storm, so that opening is read again, judged at alpha 0.0250" in confirm["sentence"]
+
+    # Where nothing is left, that is said before anything is trained.
+    last = world.write_campaign(tmp_path / "last", "last", gate=shared())
+    assert warm.run(last, home, wait=False) == 1
+    ended = world.rows(home, "last")
     assert "opened once (by storm), as often as gate.max_confirmations allows" in ended["campaign"][0]["sentence"]
     assert not ended["runs"]
 
@@ -75,12 +82,15 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
 
 def test_an_example_counts_for_itself_alone_and_says_so(tmp_path: Path, machine: MachinePaths) -> None:
     home = tmp_path / "home"
-    for name in ("one", "two"):
-        campaign = world.write_campaign(tmp_path / name, name, gate={"max_confirmations": 1, "conditions": SCORE})
-        assert warm.run(campaign, home, wait=False) == 0
-        assert "this example's own" in " ".join(warm.vigil("status", name, home=home).stdout.split())
+    campaign = world.write_campaign(tmp_path / "one", "one", gate={"max_confirmations": 1, "conditions": SCORE})
+    assert warm.run(campaign, home, wait=False) == 0
+    assert "this example's own" in " ".join(warm.vigil("status", "one", home=home).stdout.split())
     assert not machine.ledger.exists()
-    assert "1 opening" in warm.vigil("ledger", "two", home=home).stdout
+    assert "1 opening" in warm.vigil("ledger", "one", home=home).stdout
+    CampaignPaths(home, "one").ledger.unlink()
+    assert warm.vigil("status", "one", home=home).returncode == 5
+    reset = warm.vigil("ledger", "one", "--reset", "--reason", "shown again", home=home)
+    assert (reset.returncode, "shown again" in warm.vigil("ledger", "one", home=home).stdout) == (0, True)
 
 
 def _uses(folder: Path, machine: MachinePaths, hashes: list[bytes], what: str = "compared runs on") -> None:
