@@ -7,7 +7,9 @@ from html import escape
 Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 640, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 12, 24, 26
+_LEGEND = 140
+"""Pixels from one name to the next."""
 _MOST_POINTS = 400
 """More than two points per three pixels show nothing more."""
 
@@ -92,8 +94,9 @@ def _line(scale: _Scale, line: Series) -> str:
 
 
 def _legend(index: int, line: Series) -> str:
-    y = _TOP + 12 + 14 * index
-    return f'<text x="{_WIDTH - _RIGHT - 4}" y="{y}" text-anchor="end" fill="{line.colour}">{escape(line.name)}</text>'
+    # Above the plot, where no line runs; as a style, since the page's own colour of text wins over an attribute.
+    x = _LEFT + index * _LEGEND
+    return f'<text x="{x}" y="{_TOP - 10}" style="fill:{line.colour}">{escape(line.name)}</text>'
 
 
 def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
