@@ -76,6 +76,8 @@ class Session:
     ask: Callable[[list[str]], None] = lambda _: None
     asked: set[str] = field(default_factory=set)
     is_stopping: bool = False
+    measured_use: tuple[tuple[tuple[str, str], ...], float] | None = None
+    """The actions when the campaign's folder was measured last, and what it held, decimal gigabytes."""
     proposed: LoadedCampaign | None = None
     """An edited campaign file that waits for an answer; the version on record stands meanwhile."""
     cache: HashCache = field(default_factory=HashCache)

@@ -29,7 +29,7 @@ def view_of(session: Session) -> View:
         campaign=campaign,
         earlier=session.earlier,
         utc_offset_s=session.utc_offset_s,
-        used_gb=session.used_gb,
+        used_gb=_used_gb(session, actions),
         beliefs=tuple(session.standing()),
         runs=tuple(read.runs()),
         actions=actions,
@@ -47,6 +47,16 @@ def view_of(session: Session) -> View:
         suggest=numbers.suggest,
     )
     return at_best_saves(replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start)))
+
+
+def _used_gb(session: Session, actions: Iterable[Action]) -> float:
+    """Return what the campaign's folder holds, where a limit asks; it is walked once for each state of the actions."""
+    if session.goal.budget.disk_gb is None:
+        return 0.0
+    state = tuple((action.key, action.state) for action in actions)
+    if session.measured_use is None or session.measured_use[0] != state:
+        session.measured_use = (state, session.used_gb)
+    return session.measured_use[1]
 
 
 OF_RUNS = frozenset({"confirm", "promote"})

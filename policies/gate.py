@@ -83,6 +83,8 @@ class ConditionVerdict(Record):
     measured. None: it is decided, or no number of cases can tell."""
     assumed_truth: float | None = None
     """The mean or difference per case at which that number is told; None where none is."""
+    question: str = ""
+    """What was asked, as the campaign file says it; empty in records of earlier versions."""
     sentence: str
 
     @model_validator(mode="before")
@@ -264,7 +266,7 @@ def judge_condition(
         needed = cases_needed(condition, verdict.metric, level, cases=cases, use=use, delta=delta, ceiling=ceiling)
     if needed is not None:
         verdict = verdict.model_copy(update={"cases_needed": needed.most, "assumed_truth": needed.truth})
-    return verdict.model_copy(update={"sentence": _sentence(condition, verdict)})
+    return verdict.model_copy(update={"question": condition.sentence, "sentence": _sentence(condition, verdict)})
 
 
 def _closeness(verdict: ConditionVerdict, sign: int) -> tuple[bool, float]:

@@ -50,7 +50,7 @@ class View:
         campaign: The campaign's row.
         earlier: Ids of decisions and keys of actions from before this sitting of the agent; clocks can be set back.
         utc_offset_s: Local time minus UTC, for `budget.until`.
-        used_gb: What the campaign's folder holds, decimal gigabytes.
+        used_gb: What the campaign's folder holds, decimal gigabytes; 0 where no `budget.disk_gb` asks for it.
     """
 
     goal: Goal

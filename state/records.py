@@ -7,7 +7,7 @@ Nothing here touches a file or a database.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Json = dict[str, Any]
 """A JSON object; its keys are documented where it is used."""
@@ -94,7 +94,20 @@ class Evidence(Record):
     summary: str
     """One English sentence with numbers."""
     detail: Json = Field(default_factory=dict)
-    """Machine-readable figures."""
+    """Machine-readable figures; `refuted_by` on the evidence that names the probe which formed a belief."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, data: Any) -> Any:
+        """Give evidence that an earlier version recorded the field that its sentence stood for."""
+        if not isinstance(data, dict) or data.get("kind") != "probe" or data.get("detail"):
+            return data
+        head, word, outcome = str(data.get("summary", "")).partition(_REFUTED_BY)
+        return {**data, "detail": {"refuted_by": outcome.rstrip(".")}} if word and not head else data
+
+
+_REFUTED_BY = "Refuted by "
+"""How versions before `detail.refuted_by` began the evidence that names a probe."""
 
 
 class Fingerprint(Record):

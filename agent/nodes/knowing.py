@@ -101,11 +101,7 @@ def refresh(session: Session, context: ProbeContext, wanted: str) -> None:
 
 def _prober(evidence: Iterable[Evidence]) -> str:
     """Return the id of the probe that formed a belief; what was added to its evidence later does not count."""
-    return next((each.ref for each in evidence if each.kind == "probe" and each.summary.startswith(_BY_PROBE)), "")
-
-
-_BY_PROBE = "Refuted by "
-"""How a belief's last evidence of its own begins: the outcome that would refute it."""
+    return next((each.ref for each in evidence if each.kind == "probe" and "refuted_by" in each.detail), "")
 
 
 def _is_known(beliefs: list[Belief], prints: tuple[Fingerprint, ...]) -> bool:
@@ -114,7 +110,8 @@ def _is_known(beliefs: list[Belief], prints: tuple[Fingerprint, ...]) -> bool:
 
 def _belief(session: Session, probe: Probe, seen: Observation, prints: tuple[Fingerprint, ...]) -> Belief:
     """Return what an observation makes believed; the last evidence names the probe."""
-    by_probe = Evidence(kind="probe", ref=probe.id, summary=f"{_BY_PROBE}{probe.refuted_by}.")
+    detail = {"refuted_by": probe.refuted_by}
+    by_probe = Evidence(kind="probe", ref=probe.id, summary=f"Refuted by {probe.refuted_by}.", detail=detail)
     return Belief(
         subject=seen.subject,
         claim=seen.claim,

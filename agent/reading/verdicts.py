@@ -86,7 +86,7 @@ def target_row(verdict: View) -> View | None:
         "broken_cases": list(row["broken"]),
         "n": row["n"],
         "use": verdict["gate"]["use"],
-        "sign": -1 if "at most" in row["sentence"].partition(" Measured")[0] else 1,
+        "sign": row.get("sign", 1),
     }
 
 
@@ -153,7 +153,7 @@ def asked(condition: View) -> str:
 
 def said(row: View) -> str:
     """Return a judged condition: what was asked, what was measured, how sure."""
-    question = row["sentence"].partition(". ")[0].removeprefix("Asked: ") or row["id"]
+    question = row.get("question") or _asked_then(row)
     if row["estimate"] is None:
         return f"{question}: not measured."
     digits = 3 if row["statistic"] == "mean" else 1
@@ -172,6 +172,15 @@ def said(row: View) -> str:
     elif row["decided"] == "undecided" and needed is None and row.get("assumed_truth") is not None:
         more = "; no number of cases can tell"
     return f"{question}: {shown}{interval}{label}{more}."
+
+
+def _asked_then(row: View) -> str:
+    """Return what a condition of an earlier version's record asked, from its fields; its id where it has too few."""
+    if row.get("threshold") is None or "sign" not in row:
+        return str(row["id"])
+    bounds = {"min" if row["sign"] > 0 else "max": row["threshold"]}
+    margin = None if row.get("bound") in {None, row["threshold"]} else -row["sign"] * row["bound"]
+    return asked({**{name: row.get(name) for name in ("metric", "statistic", "against")}, **bounds, "margin": margin})
 
 
 def base_mean(view: View, metric: str) -> float | None:

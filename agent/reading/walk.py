@@ -19,8 +19,6 @@ _PRINTS = 16
 """Fingerprints of one belief that the text names."""
 _LINES = 12
 """Of one sentence: sixteen fingerprints with their names take eight."""
-_BY_PROBE = "Refuted by "
-"""How the evidence begins that names a probe."""
 _HASH_LENGTH = 64
 
 
@@ -128,8 +126,8 @@ class _Teller:
     def _seen(self, piece: View) -> str:
         """Return one piece of evidence as a sentence."""
         kind, ref, summary = piece["kind"], piece["ref"], piece["summary"].rstrip(".")
-        if kind == "probe" and summary.startswith(_BY_PROBE):
-            return f"The probe {ref} looked; it would have been refuted by {summary.removeprefix(_BY_PROBE)}."
+        if kind == "probe" and (outcome := piece["detail"].get("refuted_by")):
+            return f"The probe {ref} looked; it would have been refuted by {outcome}."
         if kind == "job" and ref in self._actions:
             return self._measured(self._actions[ref], summary)
         if kind == "file":

@@ -19,11 +19,13 @@ from agent.cli import vigil
 from agent.pairs import Asked, make_pairs
 from agent.session import WORKERS, Session
 from agent.terminal import Terminal
+from agent.view import _used_gb
 from state.clock import SystemClock
 from state.errors import ConfigError, CorruptError, JobInterruptedError, NotFoundError
 from state.files import read_json, read_jsonl
 from state.lease import Lease
 from state.paths import CampaignPaths
+from state.records import Action
 from tests.agent.answering import WORDS
 from tests.agent.folders import BASE, edit, make, write_rows
 from tests.agent.test_run_flow import until
@@ -333,6 +335,26 @@ def test_files_that_come_and_go_do_not_end_the_agent_that_counts_its_folder(tmp_
     (tmp_path / "there").write_bytes(b"12345")
     root = SimpleNamespace(rglob=lambda _: [tmp_path / "gone", tmp_path / "there", tmp_path])
     assert Session.used_gb.fget(SimpleNamespace(paths=SimpleNamespace(root=root))) == 5e-9  # type: ignore[attr-defined]
+
+
+def test_the_folder_is_walked_only_where_a_limit_asks_and_once_for_each_state_of_the_actions() -> None:
+    walks: list[float] = []
+
+    class Counted:
+        measured_use = None
+        goal = SimpleNamespace(budget=SimpleNamespace(disk_gb=None))
+
+        @property
+        def used_gb(self) -> float:
+            walks.append(1.5)
+            return walks[-1]
+
+    session: Any = Counted()
+    begun, done = ([Action(key="k", kind="train", decision="D1", state=state)] for state in ("intent", "done"))
+    assert _used_gb(session, begun) == 0.0
+    session.goal.budget.disk_gb = 2.0
+    found = [_used_gb(session, actions) for actions in (begun, begun, done, done)]
+    assert (found, len(walks)) == ([1.5] * 4, 2)
 
 
 # -- with the real worker ---------------------------------------------------------------------------------------------

@@ -24,7 +24,12 @@ def test_a_premise_is_told_with_its_evidence_fingerprints_and_own_premises() -> 
     seen = [
         {"kind": "file", "ref": "data/a.jsonl", "summary": "Read 40 rows.", "detail": {"sha256": "cd" * 32}},
         {"kind": "file", "ref": "base", "summary": "Headers were read.", "detail": {}},
-        {"kind": "probe", "ref": "model.coherent", "summary": "Refuted by a stale shard.", "detail": {}},
+        {
+            "kind": "probe",
+            "ref": "model.coherent",
+            "summary": "Refuted by a stale shard.",
+            "detail": {"refuted_by": "a stale shard"},
+        },
         {"kind": "probe", "ref": "model.other", "summary": "It looked.", "detail": {}},
         {"kind": "person", "ref": "ada", "summary": "I counted them.", "detail": {}},
         {"kind": "job", "ref": "gone", "summary": "census done.", "detail": {}},

@@ -84,3 +84,15 @@ def test_cases_are_counted_by_evaluation_split_and_use(store: Store, paths: Camp
         ("k2", "base", "", 3),
         ("k3", "candidate", "R1", 1),
     ]
+
+
+def test_evidence_of_an_earlier_version_says_by_a_field_which_probe_formed_a_belief() -> None:
+    for given, detail in (
+        ({"kind": "probe", "summary": "Refuted by a stale shard."}, {"refuted_by": "a stale shard"}),
+        ({"kind": "probe", "summary": "It was not Refuted by it."}, {}),
+        ({"kind": "probe", "summary": "Refuted by x.", "detail": {"n": 1}}, {"n": 1}),
+        ({"kind": "file", "summary": "Refuted by x."}, {}),
+    ):
+        assert Evidence.model_validate({"ref": "p", **given}).detail == detail
+    same = Evidence(kind="file", ref="p", summary="s")
+    assert Evidence.model_validate(same) == same
