@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from state.errors import ToolUnavailableError
-from state.files import write_atomic
+from state.errors import DamagedFileError, ToolUnavailableError
+from state.files import read_object, write_atomic, write_json
+from state.hashing import hash_file
 from tools.jobs.privacy import OFFLINE
 
 PROBE_MODULE = "tools.training.blas_probe"
@@ -91,6 +92,11 @@ def own_openblas() -> Path:
     return made
 
 
+def _mark(made: Path) -> Path:
+    """Return where it is remembered that a library gained nothing."""
+    return made.with_suffix(".json")
+
+
 def _file_of(package: str, name: str) -> Path:
     """Return where a file of an installed package lies.
 
@@ -113,6 +119,14 @@ def _make(source: Path, patchelf: Path, made: Path) -> None:
         subprocess.SubprocessError: patchelf refused it.
     """
     made.parent.mkdir(parents=True, exist_ok=True)
+    # By its bytes: what gained nothing here is not tried again at each start, and another release is.
+    mark, digest = _mark(made), hash_file(source)
+    try:
+        known = read_object(mark)
+    except DamagedFileError:
+        known = {}
+    if known.get("source") == digest:
+        raise ToolUnavailableError(str(known.get("sentence")), what=_WHEEL)
     # Beside its place: a temporary folder may be mounted so that nothing can be executed from it.
     with tempfile.TemporaryDirectory(dir=made.parent) as folder:
         table, side = Path(folder) / "names", Path(folder) / made.name
@@ -123,11 +137,12 @@ def _make(source: Path, patchelf: Path, made: Path) -> None:
         subprocess.run(command, capture_output=True, text=True, timeout=_RENAME_TIMEOUT_S, check=True)
         before, after = matrix_speed({"LD_PRELOAD": ""}), matrix_speed({"LD_PRELOAD": str(side)})
         if Path(after.library).name != made.name or after.gflops <= before.gflops:
-            raise ToolUnavailableError(
+            sentence = (
                 f"The OpenBLAS made from {_WHEEL} does not help: {before.gflops:.0f} GFLOP/s without it, "
-                f"{after.gflops:.0f} with it.",
-                what=_WHEEL,
+                f"{after.gflops:.0f} with it."
             )
+            write_json(mark, {"source": digest, "sentence": sentence})
+            raise ToolUnavailableError(sentence, what=_WHEEL)
         write_atomic(made, side.read_bytes())
 
 
@@ -259,6 +274,9 @@ def gain() -> str:
 
     Side effects: makes the library where the system has none.
     """
+    # Asked for anew: a machine that was busy then may have measured nothing but that.
+    for mark in (Path(sys.prefix) / "lib" / "vigil").glob("libopenblas-*.json"):
+        mark.unlink()
     if reason := why_slow():
         return reason
     env = worker_env()

