@@ -312,6 +312,14 @@ TOLD = (
         has_run=True,
     ),
     Told(
+        "dense gain of 0.05, where whole losses that do not show decide",
+        Condition(metric="s.m", against="parent", min=0.0, test="superiority"),
+        _shares(0.05, 0.1, 0.0),
+        openings=1,
+        delta=0.05,
+        has_run=True,
+    ),
+    Told(
         "0/1 more wins than losses, in half precision",
         Condition(metric="s.m", against="parent", min=0.0, test="superiority"),
         _flips(0.2, 0.1),

@@ -181,3 +181,12 @@ def test_a_metric_on_a_declared_scale_needs_what_its_shares_need() -> None:
     ours = told(Condition(metric="s.pct", against="parent", min=-0.1), shares)
     theirs = told(Condition(metric="s.pct", against="parent", min=-20.0), wide)
     assert (theirs.most, theirs.bound) == (ours.most, -20.0)
+
+
+@pytest.mark.parametrize(("alpha", "fewest", "most"), [(0.05, 44, 48), (OPENING, 60, 66)])
+def test_rare_whole_losses_count_by_their_own_weight(alpha: float, fewest: int, most: int) -> None:
+    rare = power._World(power._Sample((-1.0, 0.11), (0.01, 0.99)), 0.0, -1.0, alpha)
+    n = power._cases(rare, is_paired=True, is_binary=False)
+    # Simulated, so many hold 92 % and 86 % of the time, as one loss decides; counted by the mean alone, 64 % and 55 %.
+    assert n is not None
+    assert fewest <= n <= most
