@@ -167,7 +167,7 @@ def _at_best(view: View, trained: Action) -> Action:
     looks = [_taken(view, _inputs(view, str(trained.inputs.get("run")), save)) for save in others]
     if not others or None in looks:
         return trained
-    scores = _scores(view)
+    scores = _scores(view, [*others, saves[-1]])
     parts = [scores.get(look.key, {}) for look in looks if look is not None]
     ended = {case: score for name in _of_weights(view, saves[-1]) for case, score in scores.get(name, {}).items()}
     sign = _aim(view).direction
@@ -188,11 +188,11 @@ def _of_weights(view: View, save: Json) -> list[str]:
     return [a.key for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, asked)]
 
 
-def _scores(view: View) -> dict[str, dict[str, float]]:
-    """Return evaluation -> case -> score of the gate's own metric."""
+def _scores(view: View, saves: Sequence[Json]) -> dict[str, dict[str, float]]:
+    """Return evaluation -> case -> score of the gate's own metric, of some saves."""
     split, metric = _metric(view)
     found: dict[str, dict[str, float]] = {}
-    for row in view.measurements:
+    for row in (row for save in saves for row in view.measured.get(str(save["weights"]), ())):
         score = row.metrics.get(metric) if row.split == split and row.use == "selection" else None
         if score is not None:
             found.setdefault(row.evaluation, {})[row.case] = score

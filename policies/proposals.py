@@ -59,7 +59,8 @@ def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
         "parent": parent or view.start,
         "candidate": candidate,
     }
-    rows = (row for row in view.measurements if row.evaluation in current)
+    names = dict.fromkeys(sides.values())
+    rows = (row for name in names for row in view.measured.get(name, ()) if row.evaluation in current)
     return CaseTable.from_measurements(rows, sides, view.noise, view.goal.track.ranges)
 
 
@@ -410,8 +411,8 @@ def _lengths(view: View, run: Run, weights: str) -> Lengths | None:
     The references are those of the cases; where these have none, the demonstrations that a run learned from.
     """
     ours, theirs = (
-        {(row.split, row.case): row.output_tokens for row in view.measurements if (row.weights, row.use) == side}
-        for side in ((weights, "selection"), (run.parent_hash, "selection"))
+        {(row.split, row.case): row.output_tokens for row in view.measured.get(side, ()) if row.use == "selection"}
+        for side in (weights, run.parent_hash)
     )
     shared = ours.keys() & theirs.keys()
     known = reference_tokens(view.beliefs, "selection")

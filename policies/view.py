@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from policies import budget
@@ -84,6 +85,14 @@ class View:
     """First version of the goal from which on model, track and data are as they are now."""
     suggest: Suggest | None = None
     """Samples numbers from the runs so far; None: rules alone propose."""
+
+    @cached_property
+    def measured(self) -> dict[str, list[Measurement]]:
+        """Weights hash -> what was measured of them, in order: a verdict needs those of three, a record holds many."""
+        found: dict[str, list[Measurement]] = {}
+        for row in self.measurements:
+            found.setdefault(row.weights, []).append(row)
+        return found
 
     @property
     def has_ended(self) -> bool:
