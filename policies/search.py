@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from policies import budget
+from policies.buckets import BucketVerdict
 from policies.exhaustion import LEAST_RUNS, could_tell
 from policies.memory import refusal
 from policies.proposals import (
@@ -24,6 +25,9 @@ from state.records import Action, Alternative, Instrument, Run
 FOLLOW_UPS = 2
 """Runs that each class not tried yet is left time for: its first, and one that follows from it."""
 
+
+LEAST_OUT = 2
+"""Idle runs in a row that must exclude the gate before their class is left to the others."""
 
 LATER = 2.0
 """A later run against the first: the first remedy for one that got further and not far enough is twice its steps."""
@@ -182,6 +186,8 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     if view.goal.search.goal == "best" and {run.bucket for run in of_class[len(of_class) - idle :]} != {"U"}:
         # The best is looked for while the budget allows: no run that stood still ends that.
         idle = 0
+    if (left := _out_of_reach(view, instrument, of_class[len(of_class) - idle :])) is not None:
+        return left
     exhaustion = [row for row in exhaustion_of(view) if row.instrument == instrument]
     if any(row.start_from for row in exhaustion):
         # Flat from one start is no reason to give the class up before it was tried from another.
@@ -196,6 +202,32 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
         idle=idle,
         is_blind=_is_blind(view, of_class[len(of_class) - idle :]),
     )
+
+
+def _out_of_reach(view: View, instrument: Instrument, idle: Sequence[Run]) -> StopVerdict | None:
+    """Return why a class is left to the others sooner than it is exhausted: its runs exclude what the gate asks.
+
+    Each moved the control, so that it trained, and the whole interval of its target lies short of the gate. This is no
+    exhaustion, and nothing is said of what more such runs would bring; a campaign of one class makes all of its runs.
+    """
+    found = [(run, verdict) for run in idle if (verdict := verdict_of(view, run)) is not None]
+    if len(view.goal.instruments) == 1 or len(found) < LEAST_OUT:
+        return None
+    if view.goal.search.goal == "best" or not all(_excludes_gate(verdict) for _, verdict in found):
+        return None
+    return StopVerdict(
+        rule="class.out_of_reach",
+        sentence=f"{' and '.join(run.id for run, _ in found)} moved the control, and their intervals exclude what the "
+        f"gate asks of the target: {instrument} is left to the other classes, not exhausted.",
+    )
+
+
+def _excludes_gate(verdict: BucketVerdict) -> bool:
+    target, found = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
+    shown = None if found is None else found.typical or found.interval
+    if target is None or shown is None or verdict.control_moved is not True or verdict.is_capped:
+        return False
+    return (shown.high if target.sign > 0 else -shown.low) < target.gap
 
 
 def _is_blind(view: View, runs: Sequence[Run]) -> bool:

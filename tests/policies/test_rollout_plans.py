@@ -29,7 +29,7 @@ def test_a_first_recipe_of_rollouts_is_one_that_the_trainer_takes() -> None:
     assert recipe["iters"] == MOST_UPDATES
     assert recipe["max_completion_length"] == 768, "a shorter budget than the evaluation's pays for short answers"
     assert recipe["max_seq_length"] == 1088, "301 + 768, rounded up"
-    assert (recipe["save_every"], recipe["steps_per_eval"], recipe["steps_per_report"]) == (10, 10, 1)
+    assert (recipe["save_every"], recipe["steps_per_eval"], recipe["steps_per_report"]) == (5, 5, 1)
     read = validate_recipe(recipe, "grpo")
     assert isinstance(read, RolloutRecipe)
     plain = RolloutRecipe()

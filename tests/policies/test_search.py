@@ -449,3 +449,41 @@ def test_a_longer_run_is_cut_to_the_time_that_its_added_steps_have() -> None:
     assert 100 < chosen.proposal.recipe["iters"] < 200
     assert chosen.proposal.continues == "R1"
     assert f"Cut from 200 to {chosen.proposal.recipe['iters']} iterations" in chosen.proposal.hypothesis
+
+
+@dataclass(kw_only=True)
+class Trained(Rehearsal):
+    """A world in which every training moves the control, and nothing moves the target."""
+
+    score: Any = flat
+
+    def _measure(self, decision: Decision) -> None:
+        super()._measure(decision)
+        if decision.action_inputs["side"] == "candidate":
+            moved = {"control": 0.9}
+            self.measurements = [
+                row.model_copy(update={"metrics": row.metrics | moved})
+                if row.evaluation == decision.action_key
+                else row
+                for row in self.measurements
+            ]
+
+
+def test_a_class_whose_trained_runs_exclude_the_gate_is_left_to_the_others_after_two() -> None:
+    play = Trained(goal=goal(**LADDER))
+    play.run()
+    assert [run.instrument for run in play.runs] == ["sft", "sft", "dpo", "dpo"]
+    switch = next(d for d in play.decisions if d.action == "train" and "(dpo)" in d.sentence)
+    said = [other.reason for other in switch.alternatives]
+    assert any("R1 and R2 moved the control" in reason and "not exhausted" in reason for reason in said)
+    assert play.campaign.state == "not_promoted"
+    untrained = Rehearsal(goal=goal(**LADDER), score=flat)
+    untrained.run()
+    assert [run.instrument for run in untrained.runs][:3] == ["sft", "sft", "sft"], "it may only have been too little"
+
+
+@pytest.mark.parametrize("asked", [{}, {**LADDER, "search": {"goal": "best"}}])
+def test_a_campaign_of_one_class_and_one_for_the_best_make_all_their_runs(asked: Json) -> None:
+    play = Trained(goal=goal(**asked, budget={"runs": 4}))
+    play.run()
+    assert [run.instrument for run in play.runs][:3] == ["sft", "sft", "sft"]
