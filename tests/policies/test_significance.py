@@ -182,3 +182,11 @@ def test_a_bound_keeps_its_level_in_worlds_where_the_mean_lies_at_it(world: str,
 
 def test_a_gain_that_two_hundred_cases_show_is_found_four_times_of_five() -> None:
     assert levels.rate(WORLDS["no gain, normal with sd 0.25"], 200, 0.05, 200, seed=3, shift=0.046) > 0.7
+
+
+@pytest.mark.parametrize("world", levels.WORLDS, ids=lambda world: world.name)
+def test_the_table_of_levels_decides_as_the_bounds_do(world: levels.World) -> None:
+    bounds = s.paired_interval if world.is_paired else s.mean_interval
+    for sample in (*levels.draws(world, 12, 6, seed=3, shift=0.1), *levels.draws(world, 80, 6, seed=3, shift=0.03)):
+        low = bounds([float(each) for each in sample], 0.05).low
+        assert levels.holds(world, sample, 0.05) == (low >= world.bound)
