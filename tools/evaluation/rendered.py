@@ -39,7 +39,6 @@ MOST_FILES = 8
 
 _COLUMNS = 4
 _HASH_BYTES = 32
-_END_BYTES = _HASH_BYTES + 8
 _PREFIX = "rows-"
 
 

@@ -53,7 +53,10 @@ ASKED_BYTES = 8 << 30
 ASKED_OUTPUT_BYTES = 64 << 20
 """Seconds, resident memory and output of a child that is asked."""
 
-_LOOK_S = 0.05
+_LOOK_S = 0.1
+_WEIGHED_EVERY_S = 1.0
+"""Memory is looked at this often: finding a process's children reads the table of all processes."""
+
 _FRESH_S = 1.0
 """The size of the address space is looked up this often: it takes longer than rendering a short text."""
 
@@ -158,16 +161,20 @@ def _watched(
 
     Side effects: kills the child's group when it has broken one, and when this is interrupted.
     """
-    ends_at = time.monotonic() + ASKED_S
+    weighed_at = time.monotonic()
+    ends_at = weighed_at + ASKED_S
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(_LOOK_S)
                 return ""
-            if time.monotonic() > ends_at:
+            now = time.monotonic()
+            if now > ends_at:
                 return f"{what} took longer than {ASKED_S:g} s"
-            if most_bytes is not None and _resident(child.pid) > most_bytes:
-                return f"{what} needed more than {most_bytes >> 30} GB of memory"
+            if most_bytes is not None and now - weighed_at >= _WEIGHED_EVERY_S:
+                weighed_at = now
+                if _resident(child.pid) > most_bytes:
+                    return f"{what} needed more than {most_bytes >> 30} GB of memory"
             if sum(os.fstat(output.fileno()).st_size for output in outputs) > ASKED_OUTPUT_BYTES:
                 return f"{what} printed more than {ASKED_OUTPUT_BYTES >> 20} MB"
     finally:
