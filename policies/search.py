@@ -27,7 +27,7 @@ FOLLOW_UPS = 2
 
 
 LEAST_OUT = 2
-"""Idle runs in a row that must exclude the gate before their class is left to the others."""
+"""Idle runs in a row that must exclude the gate before their class waits for those that nobody tried."""
 
 LATER = 2.0
 """A later run against the first: the first remedy for one that got further and not far enough is twice its steps."""
@@ -186,8 +186,6 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     if view.goal.search.goal == "best" and {run.bucket for run in of_class[len(of_class) - idle :]} != {"U"}:
         # The best is looked for while the budget allows: no run that stood still ends that.
         idle = 0
-    if (left := _out_of_reach(view, instrument, of_class[len(of_class) - idle :])) is not None:
-        return left
     exhaustion = [row for row in exhaustion_of(view) if row.instrument == instrument]
     if any(row.start_from for row in exhaustion):
         # Flat from one start is no reason to give the class up before it was tried from another.
@@ -204,22 +202,10 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
     )
 
 
-def _out_of_reach(view: View, instrument: Instrument, idle: Sequence[Run]) -> StopVerdict | None:
-    """Return why a class is left to the others sooner than it is exhausted: its runs exclude what the gate asks.
-
-    Each moved the control, so that it trained, and the whole interval of its target lies short of the gate. This is no
-    exhaustion, and nothing is said of what more such runs would bring; a campaign of one class makes all of its runs.
-    """
-    found = [(run, verdict) for run in idle if (verdict := verdict_of(view, run)) is not None]
-    if len(view.goal.instruments) == 1 or len(found) < LEAST_OUT:
-        return None
-    if view.goal.search.goal == "best" or not all(_excludes_gate(verdict) for _, verdict in found):
-        return None
-    return StopVerdict(
-        rule="class.out_of_reach",
-        sentence=f"{' and '.join(run.id for run, _ in found)} moved the control, and their intervals exclude what the "
-        f"gate asks of the target: {instrument} is left to the other classes, not exhausted.",
-    )
+def _exclude_gate(view: View, runs: Sequence[Run]) -> bool:
+    """Say whether runs trained, as their control says, and the whole interval of each one's target misses the gate."""
+    found = [verdict for run in runs if (verdict := verdict_of(view, run)) is not None]
+    return len(found) >= LEAST_OUT and all(_excludes_gate(verdict) for verdict in found)
 
 
 def _excludes_gate(verdict: BucketVerdict) -> bool:
@@ -246,8 +232,9 @@ def in_order(view: View) -> list[Instrument]:
 def postponed(
     view: View, instrument: Instrument, choice: Choice, without_signal: Collection[Instrument] = ()
 ) -> StopVerdict | None:
-    """Return why a class that got nowhere yet waits: the time left would not reach for those that nobody tried.
+    """Return why a class that got nowhere yet waits for those that nobody tried.
 
+    Two of its runs trained and exclude what the gate asks, or the time left would not reach for the others.
     A class is exhausted by three runs and never by fewer; it is gone on with once the others had their first.
 
     Args:
@@ -260,14 +247,23 @@ def postponed(
     further = progressed(view)
     others = (name for name in view.goal.instruments if name != instrument and name not in without_signal)
     untried = [name for name in others if is_first_of(view, name)]
-    if not ours or any(run.id in further for run in ours) or choice.left.left_s is None:
+    if not ours or any(run.id in further for run in ours):
         return None
     firsts = {name: choose(view, name) for name in untried}
+    waiting = [name for name, first in firsts.items() if first.proposal is not None]
+    if waiting and view.goal.search.goal == "gate" and _exclude_gate(view, ours):
+        return StopVerdict(
+            rule="class.later",
+            sentence=f"{' and '.join(run.id for run in ours)} moved the control, and their intervals exclude what the "
+            f"gate asks of the target: {instrument} is not exhausted, and waits for {' and '.join(waiting)}, which "
+            "nobody tried yet.",
+        )
+    if choice.left.left_s is None:
+        return None
     later_s = sum(first.estimate.seconds for first in firsts.values() if first.proposal is not None)
     own_s = max(1, LEAST_RUNS - len(ours)) * choice.estimate.seconds
     if not later_s or own_s + FOLLOW_UPS * later_s <= choice.left.left_s:
         return None
-    waiting = [name for name, first in firsts.items() if first.proposal is not None]
     return StopVerdict(
         rule="class.later",
         sentence=f"{instrument} has not moved the target in {len(ours)} runs and is not exhausted; the time left is "
