@@ -20,8 +20,8 @@ from state.errors import VigilError
 from state.records import Json
 from tools.evaluation.cases import Split
 from tools.evaluation.census import prompt_parity, token_census, without_words
-from tools.evaluation.prompts import decode, gold_tokens
-from tools.evaluation.rendered import Numbered, render_at
+from tools.evaluation.prompts import decode, gold_tokens, naming, render_training
+from tools.evaluation.rendered import Numbered
 from tools.jobs.privacy import stay_offline
 from tools.machine.sandbox import OverLimitError
 from tools.probes.data import case_prompt
@@ -75,7 +75,10 @@ def _guarded(count: Any, *arguments: Any) -> Json:
 
 
 def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
-    rows = [Numbered(one.line, render_at(file.path, one.line, tokenizer, one.row)) for one in _data_rows(file)]
+    rows = []
+    for one in _data_rows(file):
+        with naming(f"line {one.line}"):
+            rows.append(Numbered(one.line, render_training(tokenizer, one.row)))
     if not rows:
         return {"why": "no usable row"}
     return token_census(rows, tokenizer, int(row["max_seq_length"]))

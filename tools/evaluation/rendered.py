@@ -101,7 +101,7 @@ def rendered_pairs(source: Source, tokenizer: Any) -> Iterator[Numbered]:
 
 
 def _known(source: Source, tokenizer: Any, kind: str, rows: Iterable[tuple[int, Any]]) -> Iterator[Numbered]:
-    made = (Numbered(line, render_at(source.path, line, tokenizer, row, source.system)) for line, row in rows)
+    made = _rendered(source, tokenizer, rows)
     if source.cache is None or not source.path.is_file() or source.path.stat().st_size < SMALLEST_BYTES:
         return made
     data = hash_file(source.path)
@@ -112,14 +112,11 @@ def _known(source: Source, tokenizer: Any, kind: str, rows: Iterable[tuple[int, 
     return _keeping(made, file, lambda: hash_file(source.path) == data)
 
 
-def render_at(path: Path, line: int, tokenizer: Any, row: Json, system: str | None = None) -> Rendered:
-    """Return a training row as tokens.
-
-    Raises:
-        ConfigError: As `render_training`, with the row's file and line.
-    """
-    with naming(f"{path}:{line}"):
-        return render_training(tokenizer, row, system)
+def _rendered(source: Source, tokenizer: Any, rows: Iterable[tuple[int, Json]]) -> Iterator[Numbered]:
+    for line, row in rows:
+        with naming(f"{source.path}:{line}"):
+            rendered = render_training(tokenizer, row, source.system)
+        yield Numbered(line, rendered)
 
 
 def _key(source: Source, kind: str, data: str) -> str:
