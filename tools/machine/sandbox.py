@@ -57,8 +57,9 @@ _LOOK_S = 0.1
 _WEIGHED_EVERY_S = 1.0
 """Memory is looked at this often: finding a process's children reads the table of all processes."""
 
-_FRESH_S = 1.0
-"""The size of the address space is looked up this often: it takes longer than rendering a short text."""
+_FRESH_S = 0.05
+"""The size of the address space is looked up this often: it takes longer than rendering a short text. Between two texts
+further apart weights may have been loaded, or a GPU's memory mapped."""
 
 
 class OverLimitError(ConfigError):
@@ -116,8 +117,8 @@ _known_space = (-_FRESH_S, 0)
 
 
 def _address_space() -> int:
-    """Return the bytes of address space in use as of a second ago; 0 where the system does not say."""
-    global _known_space  # noqa: PLW0603 - a measurement of this process, kept for a second
+    """Return the bytes of address space in use as of just now; 0 where the system does not say."""
+    global _known_space  # noqa: PLW0603 - a measurement of this process, kept for a moment
     now = time.monotonic()
     if now - _known_space[0] >= _FRESH_S:
         try:
