@@ -139,7 +139,7 @@ def test_a_stop_while_the_reference_is_computed_leaves_nothing_half_done(
 ) -> None:
     job = dpo_job(folder / "at_start", model, pairs, {"iters": 2})
     assert drive({"job": job, "at_start": True}) == [75]
-    assert [row["reference_pairs"] for row in metrics(job)] == [2]
+    assert [row["reference_pairs"] for row in metrics(job) if "reference_pairs" in row] == [2]
     assert not list(job.glob("out/reference/*"))
     assert drive({"job": job}) == [0]
 
