@@ -407,7 +407,7 @@ def _passing(part: Weighted, sample: _Sample, n: int, bound: float) -> float:
     theta, root, found = significance.signed_root(distances, part.shapes)
     logs = _influence(part, sample, lambda gap: np.log1p(-theta * gap), lambda gap: -theta / (1 - theta * gap), bound)
     slopes = _influence(part, sample, lambda gap: gap / (1 - theta * gap), lambda gap: (1 - theta * gap) ** -2.0, bound)
-    spread = part.unit * math.sqrt(n * _variance(logs, sample)) / -root
+    spread = part.unit * math.sqrt(n * _variance(logs, sample)) / max(-root, _EPSILON)
     if spread <= _EPSILON:
         return float(found <= part.wanted + _EPSILON)
     # The saddlepoint follows the noise, which raises the ratio; the root's own spread is no part of its mean.

@@ -318,7 +318,8 @@ def _saddlepoint(distances: NDArray[np.float64], shapes: NDArray[np.float64], st
         slope = float(shapes @ terms)
         low, high = (theta, high) if slope < 0 else (low, theta)
         step = theta - slope / float(shapes @ terms**2)
-        last, theta = theta, step if low < step < high else (low + high) / 2
+        # No step goes more than half way to the bracket's end: beside a pole the next ones would be as good as none.
+        last, theta = theta, min(max(step, (low + theta) / 2), (high + theta) / 2)
         if steps == _STEPS or abs(theta - last) <= _ON_PAPER * (1 + abs(theta)):
             return theta
 

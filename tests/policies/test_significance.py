@@ -190,3 +190,13 @@ def test_the_table_of_levels_decides_as_the_bounds_do(world: levels.World) -> No
     for sample in (*levels.draws(world, 12, 6, seed=3, shift=0.1), *levels.draws(world, 80, 6, seed=3, shift=0.03)):
         low = bounds([float(each) for each in sample], 0.05).low
         assert levels.holds(world, sample, 0.05) == (low >= world.bound)
+
+
+def test_the_saddlepoint_is_found_where_the_first_step_would_land_beside_a_pole() -> None:
+    distances = np.array([-0.9, 0.1, 1.1])
+    roots = [
+        s.signed_root(distances, np.array([2.39729934, middle, 2.39729934])) for middle in (55.137, 55.13788478, 55.139)
+    ]
+    assert roots[1] == pytest.approx(roots[0], rel=1e-3)
+    assert roots[1] == pytest.approx(roots[2], rel=1e-3)
+    assert roots[1][1] < -2
