@@ -45,7 +45,7 @@ def report_data(view: View) -> View:
         "beliefs": [row for row in view["beliefs"] if not row["superseded_by"]],
         "approvals": view["approvals"],
         "commitments": [decisions.commitment(row) for row in view["commitments"]],
-        "night": night.told(view),
+        "night": night.format_night(view),
         "stopped": night.stopped(view),
         "tally": found,
         "findings": tally.sentence(found),
@@ -126,7 +126,7 @@ def report_html(view: View) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, clock=clock, signed=signed, duration=duration, bucket=verdicts.bucket)
+    environment.filters.update(number=number, clock=clock, signed=signed, duration=duration, bucket=verdicts.bucket_name)
     # Our own SVG: every text in it was escaped when it was drawn.
     environment.filters["drawing"] = Markup
     return environment.get_template("report.html").render(report_data(view))
@@ -146,7 +146,7 @@ def write_report(view: View, out: Path | None = None) -> Path:
 
 def report_page(view: View) -> list[str]:
     """Return one page of text: the summary, then each training and each verdict with its evidence."""
-    return [*summarize(view), "", "Trainings and verdicts", *page.told(view)]
+    return [*summarize(view), "", "Trainings and verdicts", *page.format_page(view)]
 
 
 def report_text(view: View) -> list[str]:
@@ -154,7 +154,7 @@ def report_text(view: View) -> list[str]:
     data = report_data(view)
     lines = [*data["summary"], "", "Decisions"]
     for row in data["decisions"]:
-        lines += ["", *decisions.told(view, row)]
+        lines += ["", *decisions.format_decision(view, row)]
     runs = [(r["id"], r["state"], r["bucket"] or "", r["took"], r["expected"], r["moved"]) for r in data["runs"]]
     lines += ["", "Runs", *table(("id", "state", "bucket", "time", "predicted", "measured"), runs, 70)]
     for flip in data["flips"]:
@@ -164,7 +164,7 @@ def report_text(view: View) -> list[str]:
             f"  {flips.WORDS[row['change']]:<8} {row['case']}: {number(row['before'])} -> {number(row['after'])}"
             for row in flip["rows"]
         ]
-    lines += ["", "Findings", data["findings"], *tally.told(data["tally"])]
+    lines += ["", "Findings", data["findings"], *tally.format_tally(data["tally"])]
     lines += ["", "Beliefs"]
     for row in data["beliefs"]:
         lines.append(f"  {row['id']} [{row['tag']}, {row['status']}] {row['subject']}: {row['statement']}")

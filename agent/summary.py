@@ -137,14 +137,14 @@ def _best(view: View) -> list[str]:
     best = verdicts.best(view)
     runs = view.get("runs") or []
     judged = [run for run in runs if run.get("bucket")]
-    tally = ", ".join(f"{run['id']} {verdicts.bucket(run['bucket'])}" for run in judged)
+    tally = ", ".join(f"{run['id']} {verdicts.bucket_name(run['bucket'])}" for run in judged)
     if best is None:
         return block("Runs", f"{count(len(runs), 'run')} planned, none judged yet." if runs else "No run yet.")
     row = best["target"]
     lines = block("Runs", f"{count(len(judged), 'run')} judged: {tally}.")
     if row is None:
         return lines
-    name = f"{best['run']}, {verdicts.bucket(best['bucket'])}"
+    name = f"{best['run']}, {verdicts.bucket_name(best['bucket'])}"
     if row["value"] is None:
         return block("Best run", f"{name}: {row['metric']} was not measured.") + lines
     change = f"{row['metric']} {number(row['reference'])} -> {number(row['value'])}"
@@ -172,7 +172,7 @@ def _live(view: View) -> list[str]:
 
 
 def _night(view: View) -> list[str]:
-    return block("Run stats", night.told(view))
+    return block("Run stats", night.format_night(view))
 
 
 def _assumed(view: View) -> list[str]:

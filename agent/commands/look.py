@@ -18,10 +18,10 @@ def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[
 
 def _listed(view: dict[str, Any], name: str, row: str, *, as_json: bool) -> bool:
     """Print the rows of a list as JSON, or one row of the record in full; say whether that was all that was asked."""
-    from agent.reading import rows
+    from agent.reading.rows import TABLES, find_row_in, format_row
 
-    if row and not (as_json and rows.TABLES[row[0]] == name):
-        show_json(rows.find(view, row)) if as_json else show(rows.told(view, row))
+    if row and not (as_json and TABLES[row[0]] == name):
+        show_json(find_row_in(view, row)) if as_json else show(format_row(view, row))
     elif as_json:
         show_json([each for each in view[name] if row in {"", each["id"]}])
     return bool(row) or as_json
@@ -31,7 +31,8 @@ def _listed(view: dict[str, Any], name: str, row: str, *, as_json: bool) -> bool
 @reads
 def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Show the campaign on one screen."""
-    from agent.reading import night, verdicts
+    from agent.reading.night import figures
+    from agent.reading.verdicts import best
     from agent.summary import summarize
 
     view, row = _found(home, campaign, as_json=as_json)
@@ -46,8 +47,8 @@ def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # no
     show_json(
         {
             **{key: view[key] for key in shown},
-            "best": verdicts.best(view),
-            "night": night.figures(view),
+            "best": best(view),
+            "night": figures(view),
             "assumed": [row for row in view["beliefs"] if row["tag"] == "assumed" and row["status"] == "fresh"],
             "openings": [row for row in view["beliefs"] if row["subject"] == "ledger:confirmation"],
             "summary": summarize(view),
@@ -82,7 +83,7 @@ def ledger(
 
     It is one for all campaigns on this machine; CAMPAIGN is named where that is an example, which has its own.
     """
-    from agent.reading.ledger import entries_of, ledger_of, opened, reset_ledger, told
+    from agent.reading.ledger import entries_of, ledger_of, opened, reset_ledger, format_ledger
     from agent.reading.places import find_campaign
     from state.paths import CampaignPaths
     from state.reading import open_reader
@@ -99,7 +100,7 @@ def ledger(
     with opened(is_example, paths) as found:
         entries = entries_of(found)
     path = ledger_of(paths, is_example=is_example)
-    show_json({"ledger": str(path), **entries}) if as_json else show(told(path, entries))
+    show_json({"ledger": str(path), **entries}) if as_json else show(format_ledger(path, entries))
 
 
 @click.command()
@@ -112,25 +113,26 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
     Without it, all decisions are listed. Shown are premises with their evidence, fingerprints and own premises,
     alternatives, prediction, recipe, verdict, questions and commitments.
     """
-    from agent.reading import decisions, rows
+    from agent.reading.decisions import find_decision, format_decision, public, walked
+    from agent.reading.rows import find_row_in, format_row, training
     from agent.reading.view import with_premises
     from agent.reading.words import table
 
     named = f"{campaign}:{decision}" if campaign and decision and ":" not in decision else decision or campaign
     view, wanted = _found(home, named, as_json=as_json)
     if wanted.startswith("B"):
-        show_json(rows.find(view, wanted)) if as_json else show(rows.told(view, wanted))
+        show_json(find_row_in(view, wanted)) if as_json else show(format_row(view, wanted))
     elif wanted:
-        row = decisions.find(view, wanted)
+        row = find_decision(view, wanted)
         run = next((each for each in view["runs"] if each["id"] == row["run"]), None)
         view = with_premises(view, row)
         if as_json:
-            show_json(decisions.walked(view, row))
+            show_json(walked(view, row))
             return
-        trained = rows.training(run) if run is not None and row["bucket"] else ()
-        show(decisions.told(view, row, is_walked=True, beside=trained))
+        trained = training(run) if run is not None and row["bucket"] else ()
+        show(format_decision(view, row, is_walked=True, beside=trained))
     elif as_json:
-        show_json([decisions.public(row) for row in view["decisions"]])
+        show_json([public(row) for row in view["decisions"]])
     else:
         keys = ("id", "action", "run", "bucket", "rule", "sentence")
         told = [[each[key] or "" for key in keys] for each in view["decisions"]]
@@ -163,22 +165,22 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
     named = f"{campaign}:{root}" if campaign and root and ":" not in root else root or campaign
     paths, wanted = find_row(folder_of(home), named, is_quiet=as_json)
     if root:
-        from agent.reading import impact
+        from agent.reading.impact import format_impact, gathered, impact
 
-        found = impact.impact(impact.gathered(paths), wanted or root)
-        show_json(found) if as_json else show(impact.told(found))
+        found = impact(gathered(paths), wanted or root)
+        show_json(found) if as_json else show(format_impact(found))
         return
     if wanted:
-        from agent.reading import rows as one
+        from agent.reading.rows import find_row_in, format_row
 
         view = gathered(paths)
-        show_json([one.find(view, wanted)]) if as_json else show(one.told(view, wanted))
+        show_json([find_row_in(view, wanted)]) if as_json else show(format_row(view, wanted))
         return
     if is_tally:
-        from agent.reading import tally
+        from agent.reading.tally import format_tally, of_campaign
 
-        found = tally.of_campaign(paths)
-        show_json(found) if as_json else show(tally.told(found))
+        found = of_campaign(paths)
+        show_json(found) if as_json else show(format_tally(found))
         return
     from state.reading import open_reader
 
@@ -203,7 +205,7 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
 @reads
 def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the jobs: what ran, how it ended."""
-    from agent.reading import night
+    from agent.reading.night import waits
     from agent.reading.words import duration, table
 
     view, row = _found(home, campaign, as_json=as_json)
@@ -213,7 +215,7 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
     for job in view["jobs"]:
         ending = job["exit"]
         said = ending.get("reason") or ending.get("verdict") or ""
-        said = night.waits(job["waits_for"]) if job.get("waits_for") else said
+        said = waits(job["waits_for"]) if job.get("waits_for") else said
         wall = duration(ending["wall_s"]) if ending.get("wall_s") is not None else ""
         rows.append(
             (
@@ -235,11 +237,11 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 @reads
 def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the training runs: score with its interval, verdict, recipe."""
-    from agent.reading import verdicts
+    from agent.reading.verdicts import bucket_name, score, scored
     from agent.reading.words import columns, duration, table
 
     view, row = _found(home, campaign, as_json=as_json)
-    view["runs"] = [{**run, "score": verdicts.score(view, run["id"])} for run in view["runs"]]
+    view["runs"] = [{**run, "score": score(view, run["id"])} for run in view["runs"]]
     if _listed(view, "runs", row, as_json=as_json):
         return
     scores = [run["score"] for run in view["runs"] if run["score"]]
@@ -254,8 +256,8 @@ def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
         rows.append(
             (
                 run["id"],
-                verdicts.bucket(run["bucket"]) or run["state"],
-                name + verdicts.scored(found),
+                bucket_name(run["bucket"]) or run["state"],
+                name + scored(found),
                 f"{found['n']} {found['use']}" if found else "",
                 *(run["recipe"].get(key, "") for key in ("iters", "learning_rate")),
                 duration(run["cost_s_actual"]) if run["cost_s_actual"] is not None else "",
@@ -270,18 +272,18 @@ def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 @reads
 def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the questions to a person."""
-    from agent.reading import rows
+    from agent.reading.rows import question
 
     view, row = _found(home, campaign, as_json=as_json)
     if _listed(view, "approvals", row, as_json=as_json):
         return
     waiting = [row for row in view["approvals"] if row["answer"] is None]
     for each in waiting:
-        show(rows.question(view, each))
+        show(question(view, each))
     if not waiting:
         click.echo("No question waits.")
     for each in [each for each in view["approvals"] if each["answer"] is not None]:
-        show(rows.question(view, each))
+        show(question(view, each))
 
 
 @click.command()

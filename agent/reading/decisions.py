@@ -10,7 +10,7 @@ from state.errors import NotFoundError
 View = dict[str, Any]
 
 
-def find(view: View, given: str) -> View:
+def find_decision(view: View, given: str) -> View:
     """Return the decision meant by its id, or by that of the run it judged or planned, or of what it led to.
 
     Raises:
@@ -49,7 +49,7 @@ def walked(view: View, row: View) -> View:
     return {**public(row), "tree": walk.tree(view, row, depth=_DEEPEST)}
 
 
-def told(view: View, row: View, *, is_walked: bool = False, beside: Iterable[str] = ()) -> list[str]:
+def format_decision(view: View, row: View, *, is_walked: bool = False, beside: Iterable[str] = ()) -> list[str]:
     """Return a decision in full, as lines.
 
     Args:
@@ -67,7 +67,7 @@ def told(view: View, row: View, *, is_walked: bool = False, beside: Iterable[str
         lines += ["Question", *block("", _answered(question), indent=2, lines=4)]
     for plan in [c for c in view["commitments"] if c["decision"] == row["id"]]:
         lines += ["Commitment", *block("", commitment(plan), indent=2, lines=5)]
-    return lines + (walk.told(view, row) if is_walked else _premises(row))
+    return lines + (walk.format_premises(view, row) if is_walked else _premises(row))
 
 
 def commitment(row: View) -> str:
@@ -125,7 +125,7 @@ def _verdict(row: View) -> list[str]:
     gate = (row["verdict"] or {}).get("gate")
     if not gate:
         return []
-    bucket = f"{verdicts.bucket(row['bucket'])}; " if row["bucket"] else ""
+    bucket = f"{verdicts.bucket_name(row['bucket'])}; " if row["bucket"] else ""
     lines = block("Verdict", f"{bucket}{gate['sentence']}", lines=3)
     for condition in gate["conditions"]:
         text = f"{verdicts.MARKS[condition['decided']]:<9} {verdicts.said(condition)}"

@@ -223,7 +223,7 @@ def _sentence(found: View) -> str:
     return f"On {found['belief']['id']} stand {', '.join(parts)} and {last}."
 
 
-def told(found: View) -> list[str]:
+def format_impact(found: View) -> list[str]:
     """Return the impact as lines."""
     root = found["belief"]
     lines = block(

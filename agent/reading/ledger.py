@@ -49,7 +49,7 @@ def entries_of(ledger: Ledger) -> View:
     return {**told, "resets": [{"at": row.at, **row.body} for row in ledger.resets()]}
 
 
-def told(path: Path, entries: View) -> Iterator[str]:
+def format_ledger(path: Path, entries: View) -> Iterator[str]:
     """Yield what stands in a ledger as lines."""
     openings, uses = entries["openings"], entries["uses"]
     yield f"{path}: {count(len(openings), 'opening')} of confirmation cases, {count(len(uses), 'set')} of cases used."

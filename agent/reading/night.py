@@ -240,7 +240,7 @@ def figures(view: View) -> View:
     }
 
 
-def told(view: View) -> str:
+def format_night(view: View) -> str:
     """Return the night as one sentence."""
     row = figures(view)
     slept = f"slept {duration(row['slept_s'])}" if row["slept_s"] >= 1 else "no sleep"

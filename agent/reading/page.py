@@ -10,7 +10,7 @@ View = dict[str, Any]
 _ENDS = frozenset({"halt", "conclude", "promote"})
 
 
-def told(view: View) -> list[str]:
+def format_page(view: View) -> list[str]:
     """Return the decisions that shaped a campaign, each verdict with what the gate's conditions showed."""
     runs = {run["id"]: run for run in view["runs"]}
     lines: list[str] = []

@@ -18,7 +18,7 @@ TABLES = {"R": "runs", "Q": "approvals", "D": "decisions", "J": "jobs", "B": "be
 _MOST_VALUES = 12
 
 
-def find(view: View, row: str) -> View:
+def find_row_in(view: View, row: str) -> View:
     """Return a row by its id.
 
     Raises:
@@ -38,17 +38,17 @@ def find(view: View, row: str) -> View:
     return dict(found)
 
 
-def told(view: View, row: str) -> list[str]:
+def format_row(view: View, row: str) -> list[str]:
     """Return a row as lines."""
-    return _TOLD[row[0].upper()](view, find(view, row))
+    return _TOLD[row[0].upper()](view, find_row_in(view, row))
 
 
 def _decision(view: View, row: View) -> list[str]:
-    return decisions.told(with_premises(view, row), row, is_walked=True)
+    return decisions.format_decision(with_premises(view, row), row, is_walked=True)
 
 
 def _run(view: View, row: View) -> list[str]:
-    verdict = verdicts.bucket(row["bucket"]) or "no verdict yet"
+    verdict = verdicts.bucket_name(row["bucket"]) or "no verdict yet"
     lines = block("", f"{row['id']}, {row['state']}, {verdict}: {row['hypothesis']}", indent=0)
     lines += training(row)
     if (found := verdicts.score(view, row["id"])) is not None:

@@ -161,7 +161,7 @@ def _sum(domain: str, findings: list[View]) -> View:
     }
 
 
-def told(found: View) -> list[str]:
+def format_tally(found: View) -> list[str]:
     """Return the tally as lines: sums by domain, then each finding."""
     rows = [
         (row["domain"], row["findings"], duration(row["saved_s"]), duration(row["cost_s"]), _modes(row["modes"]))

@@ -90,7 +90,7 @@ def target_row(verdict: View) -> View | None:
     }
 
 
-def bucket(letter: str | None) -> str:
+def bucket_name(letter: str | None) -> str:
     """Return a bucket in a word, with its letter: `improved (B)`; empty where there is none."""
     return f"{BUCKETS[letter]} ({letter})" if letter else ""
 

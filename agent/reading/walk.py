@@ -78,7 +78,7 @@ def _node(rows: dict[str, View], belief_id: str, told: set[str], depth: int | No
 _TOLD = ("subject", "claim", "tag", "status", "statement", "formed_at", "evidence", "stands_on", "fix")
 
 
-def told(view: View, decision: View) -> list[str]:
+def format_premises(view: View, decision: View) -> list[str]:
     """Return the walk as lines."""
     trees = tree(view, decision, depth=_DEPTH, most=_PREMISES)
     teller = _Teller(view)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli import vigil
-from agent.reading.impact import counts_toward_exhaustion, impact, told
+from agent.reading.impact import counts_toward_exhaustion, impact, format_impact
 from policies.buckets import Movement
 from policies.contamination import contamination
 from policies.exhaustion import _counts, run_fact
@@ -98,7 +98,7 @@ def test_a_denied_score_denies_its_measurement() -> None:
 
 def test_a_promotion_that_was_only_proposed_is_said_to_be_so() -> None:
     rows = {**chain(), "campaign": {"name": "quick", "promoted": ""}}
-    text = " ".join(told(impact(rows, "B1")))
+    text = " ".join(format_impact(impact(rows, "B1")))
     assert "The promotion of R1 by D5 was proposed and is not in force." in text
 
 
@@ -113,7 +113,7 @@ def test_a_belief_that_is_not_there_is_refused() -> None:
 
 
 def test_the_text_says_each_kind_in_sentences_with_numbers() -> None:
-    text = "\n".join(told(impact(chain(), "B1")))
+    text = "\n".join(format_impact(impact(chain(), "B1")))
     for words in (
         "B2 [confirmed, fresh] gate:x claim-B2, through B1: B2 is so.",
         "D2 (train, r), through B3: D2 was decided.",
@@ -125,13 +125,13 @@ def test_the_text_says_each_kind_in_sentences_with_numbers() -> None:
     ):
         assert words in text, text
     assert "Toward exhaustion counted: R1." in "\n".join(
-        told(impact({**chain(), "decisions": chain()["decisions"][:3]}, "B1"))
+        format_impact(impact({**chain(), "decisions": chain()["decisions"][:3]}, "B1"))
     )
 
 
 def test_a_long_list_is_cut_and_counted() -> None:
     rows = view(beliefs=[belief("B1"), *(belief(f"B{n}", "a:", "B1") for n in range(2, 40))])
-    assert "  and 26 more" in told(impact(rows, "B1"))
+    assert "  and 26 more" in format_impact(impact(rows, "B1"))
 
 
 def verdicts() -> st.SearchStrategy[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent import curves
-from agent.reading import night, verdicts
+from agent.reading import night as nights, verdicts
 from agent.reading.view import gather, with_folder
 from agent.reading.words import WIDTH, block, count, duration, listed, number, shortened, table
 from agent.summary import MAX_LINES, summarize
@@ -103,20 +103,20 @@ def test_a_dead_agent_is_not_called_running() -> None:
 
 def test_a_stopped_job_saved_what_its_own_pace_says() -> None:
     job = {"step": 100, "steps": 400, "exit": {"wall_s": 60.0}}
-    assert night.saved_s(job) == 180.0
-    assert night.saved_s({"step": 0, "steps": 400, "exit": {"wall_s": 60.0}}) == 0.0
+    assert nights.saved_s(job) == 180.0
+    assert nights.saved_s({"step": 0, "steps": 400, "exit": {"wall_s": 60.0}}) == 0.0
 
 
 def test_a_hard_stop_says_what_it_spared() -> None:
     decision = {"id": "D2", "action": "halt", "rule": "hard_stop", "action_inputs": {"saved_s": 600}, "bucket": None}
-    assert night.stopped({"decisions": [decision], "jobs": []}) == [
+    assert nights.stopped({"decisions": [decision], "jobs": []}) == [
         "The campaign, by hard stop (hard_stop, D2); about 10 min of training were not spent."
     ]
 
 
 def left_s(rows: list[tuple[int, float]], begun_at: float | None, now: float, steps: int = 100) -> float | None:
-    found = night.pace([{"step": step, "t": at} for step, at in rows], begun_at)
-    return night.eta_s({"step": rows[-1][0] if rows else 0, "steps": steps, "pace": found}, now)
+    found = nights.pace([{"step": step, "t": at} for step, at in rows], begun_at)
+    return nights.eta_s({"step": rows[-1][0] if rows else 0, "steps": steps, "pace": found}, now)
 
 
 def test_the_time_left_is_told_from_the_pace_of_recent_steps() -> None:
@@ -141,10 +141,10 @@ def test_the_time_between_two_sittings_of_a_job_is_no_work() -> None:
 
 def test_a_run_that_goes_on_from_another_s_state_has_its_own_pace() -> None:
     rows = [{"step": 60, "t": 130.0, "resumed_from": 60}]
-    assert night.pace(rows, 100.0)["step_s"] is None, "sixty steps were not done in thirty seconds"
-    assert night.pace([*rows, {"step": 70, "t": 150.0}], 100.0)["step_s"] == 2.0
+    assert nights.pace(rows, 100.0)["step_s"] is None, "sixty steps were not done in thirty seconds"
+    assert nights.pace([*rows, {"step": 70, "t": 150.0}], 100.0)["step_s"] == 2.0
     same = [{"step": 60, "t": 50.0}, *rows, {"step": 70, "t": 150.0}]
-    assert night.pace(same, 100.0)["step_s"] == 2.0
+    assert nights.pace(same, 100.0)["step_s"] == 2.0
 
 
 def test_what_a_validation_took_belongs_to_the_pace() -> None:
@@ -165,44 +165,44 @@ JOB: dict[str, Any] = {
 
 
 def test_a_line_on_a_job_leaves_out_what_matters_least() -> None:
-    assert night.line(JOB, 100.0, 200) == night.progress(JOB, 100.0).rstrip(".") == (
+    assert nights.line(JOB, 100.0, 200) == nights.progress(JOB, 100.0).rstrip(".") == (
         "Training R2: step 120 of 450, 27 %, about 3 min left, loss 0.400 ↓, 1,480 tokens/s, validation loss 0.500, "
         "on battery at 71 %"
     )  # fmt: skip
-    at_80, at_60 = (night.line(JOB, 100.0, width) for width in (80, 60))
+    at_80, at_60 = (nights.line(JOB, 100.0, width) for width in (80, 60))
     assert at_80 == "Training R2: step 120 of 450, about 3 min left, loss 0.400 ↓, on battery at 71 %"
     assert at_60 == "Training R2: step 120 of 450, about 3 min left, loss 0.400 ↓"
-    assert night.line(JOB, 100.0, 50) == "Training R2: step 120 of 450, about 3 min left"
+    assert nights.line(JOB, 100.0, 50) == "Training R2: step 120 of 450, about 3 min left"
 
 
 def test_a_job_is_told_by_whom_it_asks_about_what() -> None:
     asked = {**JOB, "kind": "evaluation", "run": "", "about": {"side": "base", "use": "confirmation"}, "power": {}}
-    said = night.line(asked, 100.0, 100)
+    said = nights.line(asked, 100.0, 100)
     assert said.startswith("Evaluating the base on the confirmation cases: answer 120 of 450")
     queued = {"waits_for": {"ahead": [{"kind": "training", "campaign": "other"}], "since": 0.0}}
-    assert "queued, training of other has the accelerator" in night.line({**JOB, **queued}, 0.0, 100)
-    assert night.line({**JOB, "step": 450}, 100.0, 60).startswith("Training R2: step 450 of 450, finishing")
+    assert "queued, training of other has the accelerator" in nights.line({**JOB, **queued}, 0.0, 100)
+    assert nights.line({**JOB, "step": 450}, 100.0, 60).startswith("Training R2: step 450 of 450, finishing")
     new = {"step": 0, "steps": 0, "last": {}, "power": {}}
-    assert night.progress({**JOB, **new}, 12.0) == "Training R2: loading, 12 s so far."
-    assert night.progress({**JOB, **new, "begun_at": 960.0}, 972.0) == "Training R2: loading, 12 s so far."
+    assert nights.progress({**JOB, **new}, 12.0) == "Training R2: loading, 12 s so far."
+    assert nights.progress({**JOB, **new, "begun_at": 960.0}, 972.0) == "Training R2: loading, 12 s so far."
     reading = {**new, "phase": "first step, 7,168 tokens"}
-    assert night.progress({**JOB, **reading}, 12.0) == "Training R2: first step, 7,168 tokens, 12 s so far."
-    assert night.progress({**JOB, **reading, "state": "queued"}, 12.0).startswith("Training R2: queued")
+    assert nights.progress({**JOB, **reading}, 12.0) == "Training R2: first step, 7,168 tokens, 12 s so far."
+    assert nights.progress({**JOB, **reading, "state": "queued"}, 12.0).startswith("Training R2: queued")
     again = {**JOB, "phase": "loading the model", "power": {}}
-    assert night.line(again, 100.0, 80).startswith("Training R2: step 120 of 450, loading the model, about 3 min left")
-    assert night.progress({**JOB, **new, "state": "orphaned"}, 1.0).endswith("its supervisor is gone, 1 s so far.")
-    assert night.progress({**JOB, **new, "kind": "census", "run": "", "step": 3}, 12.0) == (
+    assert nights.line(again, 100.0, 80).startswith("Training R2: step 120 of 450, loading the model, about 3 min left")
+    assert nights.progress({**JOB, **new, "state": "orphaned"}, 1.0).endswith("its supervisor is gone, 1 s so far.")
+    assert nights.progress({**JOB, **new, "kind": "census", "run": "", "step": 3}, 12.0) == (
         "Checking tokens and grader: 3 cases done, 12 s so far."
     )  # fmt: skip
 
 
 def test_a_job_that_has_ended_is_told_with_what_it_took_and_why_it_stopped() -> None:
     ended = {**JOB, "step": 450, "exit": {"state": "finished", "wall_s": 130.0}}
-    assert night.outcome(ended) == (
+    assert nights.outcome(ended) == (
         "Training R2: 450 of 450 steps in 2 min, loss 0.400, validation loss 0.500."
     )  # fmt: skip
     stopped = {**JOB, "last": {}, "exit": {"state": "stopped", "wall_s": 30.0, "reason": "It repeats itself."}}
-    assert night.outcome(stopped) == "Training R2: 120 of 450 steps in 30 s; stopped: It repeats itself."
+    assert nights.outcome(stopped) == "Training R2: 120 of 450 steps in 30 s; stopped: It repeats itself."
 
 
 def test_numbers_and_times_are_said_as_people_say_them() -> None:
@@ -301,20 +301,20 @@ def test_a_warning_is_on_the_screen_and_says_where_the_others_are() -> None:
 def test_the_night_says_what_the_machine_ran_on() -> None:
     ending = {"wall_s": 7200.0, "slept_s": 0.0, "kept_awake_by": "caffeinate"}
     view = {"campaign": {"agent_starts": 1}, "jobs": [{"exit": ending}]}
-    assert "no sleep; peak" in night.told(view)
+    assert "no sleep; peak" in nights.format_night(view)
     ending |= {"slept_s": 600.0, "on_battery_s": 3600.0, "lid_closed_s": 1800.0, "held_back_s": 120.0}
-    assert "slept 10 min, 60 min on battery, 30 min lid closed, 2 min held back; peak" in night.told(view)
+    assert "slept 10 min, 60 min on battery, 30 min lid closed, 2 min held back; peak" in nights.format_night(view)
     ending["kept_awake_by"] = ""
-    assert "slept 10 min (nothing kept it awake)" in night.told(view)
+    assert "slept 10 min (nothing kept it awake)" in nights.format_night(view)
 
 
 def test_a_running_job_says_that_it_empties_the_battery() -> None:
     job = {"id": "J1", "kind": "training", "run": "R1", "state": "running", "step": 0, "steps": 0}
-    assert night.progress({**job, "power": {"source": "mains", "battery_percent": 80.0}}, 0.0).endswith("loading.")
+    assert nights.progress({**job, "power": {"source": "mains", "battery_percent": 80.0}}, 0.0).endswith("loading.")
     unplugged = {"source": "battery", "battery_percent": 71.0}
-    assert night.progress({**job, "power": unplugged}, 0.0).endswith("loading, on battery at 71 %.")
+    assert nights.progress({**job, "power": unplugged}, 0.0).endswith("loading, on battery at 71 %.")
     unplugged["battery_percent"] = None
-    assert night.progress({**job, "power": unplugged}, 0.0).endswith("loading, on battery.")
+    assert nights.progress({**job, "power": unplugged}, 0.0).endswith("loading, on battery.")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from agent.cli import vigil
-from agent.reading.tally import DOMAINS, sentence, tally, told
+from agent.reading.tally import DOMAINS, sentence, tally, format_tally
 from tests.agent.ledger import Row, action, belief, decision, job, view
 from tests.agent.recorded import record
 
@@ -100,13 +100,13 @@ def test_a_noted_failure_has_the_domain_it_was_noted_with_and_no_hours() -> None
         ("9", "doing", None),
         ("N1", "deciding", None),
     ]
-    assert "B1    doing, mode 9" in "\n".join(told(found))
+    assert "B1    doing, mode 9" in "\n".join(format_tally(found))
 
 
 def test_the_table_names_every_mode_with_its_count_and_the_sentence_sums_up() -> None:
     rows = [refuted(f"B{n}", f"gate:{n}", "P1", at=float(n)) for n in range(2)] + [refuted("B9", "x:", "")]
     found = tally(view(beliefs=rows, refuted=rows, decisions=[halted("B1", 7200.0)]))
-    text = "\n".join(told(found))
+    text = "\n".join(format_tally(found))
     assert re.search(r"knowing +3 +2 h +0 s +P1 \(2 times\), none", text), text
     assert "B1    knowing, mode P1" in text
     assert sentence(found) == (

@@ -6,7 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from agent.cli import vigil
-from agent.reading.walk import told, tree
+from agent.reading.walk import format_premises, tree
 from tests.agent.ledger import Row, action, belief, decision, job, job_evidence, view
 from tests.agent.recorded import record
 
@@ -17,7 +17,7 @@ PRINTS = [
 
 
 def text(rows: Row, chosen: Row) -> str:
-    return "\n".join(told(rows, chosen))
+    return "\n".join(format_premises(rows, chosen))
 
 
 def test_a_premise_is_told_with_its_evidence_fingerprints_and_own_premises() -> None:
@@ -77,7 +77,7 @@ def test_a_belief_is_told_once_and_circles_end() -> None:
     assert said.count("B2 is so.") == 1
     assert "Reasoned from B1 (above)." in said
     assert "Reasoned from B2 (above)." in said
-    assert said.endswith("  B1, told above.")
+    assert said.endswith("  B1, format_premises above.")
     first, third, again = tree(rows, chosen)
     assert first["premises"][0]["premises"] == [{"belief": "B1", "is_told": True}]
     assert third["premises"] == [{"belief": "B2", "is_told": True}]
@@ -124,7 +124,7 @@ def test_a_tree_deeper_than_the_stack_is_built() -> None:
 
 
 def test_a_decision_on_nothing_says_nothing() -> None:
-    assert told(view(), decision("D1", "census")) == []
+    assert format_premises(view(), decision("D1", "census")) == []
 
 
 def test_the_command_walks_and_json_gives_the_tree(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def _shape(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     is_all = wanted <= 0 or (layers is not None and wanted >= layers)
     shape = {"fine_tune_type": kind, "num_layers": -1 if is_all else wanted}
     parameters = config.get("lora_parameters") or {} if kind != "full" else {}
-    for key, field in LoraParameters.model_fields.items():
-        value = parameters.get(key, field.default)
+    for key, known in LoraParameters.model_fields.items():
+        value = parameters.get(key, known.default)
         shape[f"lora_parameters.{key}"] = sorted(value) if isinstance(value, list | tuple) else value
     return shape
 
