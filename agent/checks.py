@@ -14,8 +14,8 @@ from typing import Any
 
 from agent.campaign import LoadedCampaign
 from agent.mistakes import nearest
-from policies.cases import CaseTable, scales_of
 from policies.checks import cases_told, least_cases
+from policies.comparison import CaseTable, scales_of
 from policies.target import aims
 from state.errors import ConfigError
 from state.goal import Goal
@@ -98,7 +98,7 @@ def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
 
 def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str]:
     """Read every split file, count both parts, and look for a case that stands in both."""
-    from agent.splits import all_split_inputs
+    from agent.inputs import all_split_inputs
     from tools.tracks.formats import iter_split, user_prompt
 
     for path, *loc in case_files(loaded):

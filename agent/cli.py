@@ -6,18 +6,20 @@ Exit codes: 0 done as asked, 1 done but not promoted, 2 the user can fix it, 3 h
 
 import click
 
-from agent.commands.answer import answer_commands
-from agent.commands.audit import audit_commands
+from agent.commands.act import (
+    answer_commands,
+    audit_commands,
+    doctor_commands,
+    know_commands,
+    make_commands,
+    pairs_commands,
+    replay_commands,
+    service_commands,
+)
 from agent.commands.common import SentenceGroup
-from agent.commands.doctor import doctor_commands
-from agent.commands.know import know_commands
 from agent.commands.log import log_commands
 from agent.commands.look import look_commands
-from agent.commands.make import make_commands
-from agent.commands.pairs import pairs_commands
-from agent.commands.replay import replay_commands
 from agent.commands.run import run_commands
-from agent.commands.service import service_commands
 
 _ORDER = (
     *run_commands,

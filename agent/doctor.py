@@ -15,10 +15,10 @@ from state.clock import Clock, SystemClock
 from state.errors import ConfigError, VigilError
 from state.hashing import HashCache
 from state.records import Belief
-from tools.jobs.blas import worker_env
-from tools.machine import hardware, readiness, tonight
-from tools.machine.line import Line, Outcome
-from tools.machine.system import System
+from tools.machine import hardware, readiness
+from tools.machine.blas import worker_env
+from tools.machine.facts import System
+from tools.machine.readiness import Line, Outcome
 
 READY, WOULD_FAIL = 0, 3
 """Exit codes."""
@@ -47,7 +47,7 @@ def examine(
     """Look at the machine.
 
     Args:
-        loaded: The campaign that is to run tonight, if one is named.
+        loaded: The campaign that is to run readiness, if one is named.
         home: Folder of all campaigns.
         system: The machine; this one by default.
         clock: Time.
@@ -59,12 +59,15 @@ def examine(
     now, began = clock.now(), clock.monotonic()
     lines = [
         *_hardware(loaded, home, system, env),
-        *(look(system) for look in (tonight.power, tonight.sleep, tonight.heat, tonight.restart, tonight.logout)),
+        *(
+            look(system)
+            for look in (readiness.power, readiness.sleep, readiness.heat, readiness.restart, readiness.logout)
+        ),
         *_readiness(loaded, env),
         hardware.open_files(),
     ]
     drift_s = (clock.now() - now) - (clock.monotonic() - began)
-    lines.append(tonight.clock(system, clock, drift_s))
+    lines.append(readiness.clock(system, clock, drift_s))
     return [Finding(line.belief(number, now), line.outcome) for number, line in enumerate(lines, 1)]
 
 
@@ -112,7 +115,7 @@ def _readiness(loaded: LoadedCampaign | None, env: Mapping[str, str]) -> Iterato
         is_missing = model.outcome == "bad"
         yield model
         yield _told("campaign:inputs", "are_local", lambda: _inputs(loaded))
-    # Vigil's own recipes report to nobody, so what asks beside a campaign is not what runs tonight.
+    # Vigil's own recipes report to nobody, so what asks beside a campaign is not what runs readiness.
     home = Path(env.get("HOME") or Path.home())
     yield from readiness.exporters(_reports(loaded), env, home, is_tonight=loaded is None)
     yield readiness.token(env, is_needed=is_missing)
@@ -130,7 +133,7 @@ def _told(subject: str, claim: str, look: Callable[[], Iterable[str]]) -> Line:
 
 
 def _read(runbook: str) -> str:
-    from agent.reading import typed
+    from agent.render import typed
 
     there = typed.runbook(runbook)
     return f"Read {there}." if there else ""
@@ -188,7 +191,7 @@ def print_table(found: list[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from agent.reading.words import count
+    from agent.render.words import count
 
     console = Console(highlight=False)
     table = Table(expand=True, show_lines=False, box=None, pad_edge=False)

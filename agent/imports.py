@@ -17,8 +17,7 @@ from typing import Any
 from state.errors import ConfigError
 from state.hashing import hash_bytes, hash_file
 from state.records import Belief, Evidence, Fingerprint, Json
-from tools.models.headers import HeaderError, read_header
-from tools.models.identity import ADAPTER_FILES, read_object
+from tools.models.identity import ADAPTER_FILES, HeaderError, read_header, read_object
 from tools.training.recipe import Recipe
 
 SUBJECT = "imported:"

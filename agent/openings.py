@@ -1,26 +1,93 @@
-"""What the ledger of cases knows of a campaign's confirmation cases, and what the campaign adds to it.
+"""The ledger of cases and a campaign: what it knows of the confirmation cases, what is added, what is shown."""
 
-Reads the files of cases and rows, and joins the ledger (`state/ledger.py`) with the arithmetic (`policies/ledger.py`).
-"""
-
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from agent.campaign import LoadedCampaign
-from agent.reading.ledger import ledger_of, opened
+from agent.inputs import split_inputs
+from agent.render.words import clock, count
+from agent.requests import me
 from agent.session import Session
-from agent.splits import split_inputs
+from policies.history import LEDGER
 from policies.ledger import Opening, Recorded, Spending, counting, goal_of, is_more
-from policies.view import LEDGER
 from state.errors import ConfigError
 from state.goal import Goal
 from state.hashing import hash_json
-from state.ledger import CaseSet, Entry, Ledger, case_hash
+from state.journal import HeadFile
+from state.ledger import CaseSet, Entry, Ledger, case_hash, open_ledger, reset
 from state.paths import CampaignPaths
 from state.records import Belief, Decision, Evidence, Json, SplitUse
+from tools.jobs.locks import machine_paths
 from tools.tracks.formats import iter_data, iter_split
 from tools.tracks.pairs import iter_pairs
+
+View = dict[str, Any]
+
+
+def ledger_of(paths: CampaignPaths, *, is_example: bool) -> Path:
+    """Return the ledger that counts for a campaign: this user's on this machine, or an example's own."""
+    return paths.ledger if is_example else machine_paths().ledger
+
+
+@contextmanager
+def opened(is_example: bool, paths: CampaignPaths, *, is_writing: bool = False) -> Iterator[Ledger]:  # noqa: FBT001 - which of two
+    """Open the ledger that counts for a campaign; what its home saw of it before must be in it.
+
+    Raises:
+        CorruptError: It is damaged, or gone though the home has seen rows in it.
+
+    Side effects: writing, notes beside the campaigns what is in it, so that its loss is noticed.
+    """
+    seen = None if is_example else HeadFile.read(paths.seen_ledger)
+    place = ledger_of(paths, is_example=is_example)
+    with open_ledger(place, [seen] if seen else (), is_writing=is_writing) as ledger:
+        yield ledger
+        if is_writing and not is_example:
+            note = HeadFile(paths.seen_ledger, place)
+            note.write(ledger.head)
+            note.close()
+
+
+def entries_of(ledger: Ledger) -> View:
+    """Return what stands in a ledger, for people and programs: openings, uses of cases, and resets."""
+    rows = ledger.entries()
+    kinds = {"openings": "opening", "uses": "used"}
+    told = {name: [{"at": row.at, **row.body} for row in rows if row.kind == kind] for name, kind in kinds.items()}
+    return {**told, "resets": [{"at": row.at, **row.body} for row in ledger.resets()]}
+
+
+def format_ledger(path: Path, entries: View) -> Iterator[str]:
+    """Yield what stands in a ledger as lines."""
+    openings, uses = entries["openings"], entries["uses"]
+    yield f"{path}: {count(len(openings), 'opening')} of confirmation cases, {count(len(uses), 'set')} of cases used."
+    for row in openings:
+        who = f"{row['campaign']} ({row['home']})"
+        yield f"{clock(row['at'])} {who} opened them for {row['run']} at alpha {row['alpha']:.4f}."
+    for row in uses:
+        yield f"{clock(row['at'])} {row['campaign']} ({row['home']}) {row['what']} {row['file']}."
+    for row in entries["resets"]:
+        yield f"{clock(row['at'])} {row['by']} reset it: {row['reason']}"
+
+
+def reset_ledger(paths: CampaignPaths, reason: str, *, is_example: bool) -> str:
+    """Let everything in a ledger no longer count, on record, and say what was done.
+
+    Raises:
+        ConfigError: No reason is given.
+    """
+    if not reason.strip():
+        raise ConfigError("Resetting the ledger needs --reason WHY, for the record.", what="reason")
+    by, path = me(), ledger_of(paths, is_example=is_example)
+    seen = None if is_example else HeadFile.read(paths.seen_ledger)
+    entry = Entry(time.time(), "reset", "", {"by": by, "reason": reason.strip(), "home": str(paths.home)})
+    kind, moved = reset(path, [seen] if seen else (), entry, str(paths.home))
+    what = "what was opened and used before no longer counts" if kind == "reset" else "what was lost no longer counts"
+    aside = f" The damaged files are in {moved}." if moved is not None else ""
+    return f"On record: {by} reset {path}; {what}.{aside}"
+
 
 _RUNBOOK = "runbooks/campaign_file.md#ledger"
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import case_files, check_campaign, grader_spec
+from agent.inputs import answering_input
 from agent.mistakes import nearest
-from agent.reading import night
-from agent.reading.view import with_folder
+from agent.render import record
+from agent.render.record import with_folder
+from agent.render.watch import Terminal
 from agent.session import WORKERS
-from agent.specs import answering_input
-from agent.terminal import Terminal
 from policies.guards import measuring_guards
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, CorruptError, JobFailedError, JobInterruptedError, NotFoundError
@@ -32,13 +32,12 @@ from state.paths import CampaignPaths, JobPaths
 from state.reading import open_reader
 from state.records import JobKind, Json
 from tools.evaluation.harness import differences, harness_parts
-from tools.jobs.backend import Backend
-from tools.jobs.blas import worker_env
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import Backend, LocalBackend
 from tools.jobs.locks import try_lock
 from tools.jobs.spec import JobSpec
-from tools.machine.limits import memory_limit
-from tools.machine.system import System
+from tools.machine.blas import worker_env
+from tools.machine.facts import System
+from tools.machine.hardware import memory_limit
 from tools.models.hub import resolve
 from tools.models.identity import weights_hash
 from tools.probes.leakage import check_leakage
@@ -349,7 +348,7 @@ def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, termin
         terminal.show(with_folder(CampaignPaths(paths.folder, ""), seen))
         if bool(status.waits_for) != is_queued:
             is_queued = not is_queued
-            terminal.say(f"The answers wait: {night.waits(status.waits_for)}." if is_queued else "They go on.")
+            terminal.say(f"The answers wait: {record.waits(status.waits_for)}." if is_queued else "They go on.")
         if status.needs_launch:
             backend.launch(paths.folder, spec)
         clock.sleep(pause_s)

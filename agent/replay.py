@@ -16,9 +16,14 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.mistakes import dotted, mistake
-from agent.reading.words import WIDTH, block, count, shortened, signed, table
-from policies.replay.exported import TABLES, exported_trajectory
-from policies.replay.published import PublishedCycle, PublishedHarness, published_trajectory
+from agent.render.words import WIDTH, block, count, shortened, signed, table
+from policies.replay.published import (
+    TABLES,
+    PublishedCycle,
+    PublishedHarness,
+    exported_trajectory,
+    published_trajectory,
+)
 from policies.replay.records import Replay, ReplayedCondition, ReplayedCycle, ReplayFinding, Trajectory
 from policies.replay.verdicts import replay
 from state.errors import ConfigError

@@ -13,21 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent import surface
+from agent import inbox
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
-from agent.graph import Graph, build, open_saver, prune
-from agent.nodes.deciding import deciding
-from agent.nodes.doing import StopAskedError, doing
-from agent.nodes.knowing import knowing
+from agent.deciding import deciding
+from agent.doing import StopAskedError, doing
+from agent.knowing import knowing
+from agent.loop import Graph, build, open_saver, prune
 from agent.openings import refuse_used
-from agent.reading import typed
-from agent.reading.view import gather
-from agent.reading.words import duration
+from agent.render import typed
+from agent.render.record import gather
+from agent.render.watch import Terminal
+from agent.render.words import duration
 from agent.session import WORKERS, Session
-from agent.terminal import Terminal
 from agent.view import view_of
-from policies import planning
+from policies import plan
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, LimitExceededError
 from state.files import ensure_local_disk, write_json
@@ -36,11 +36,9 @@ from state.lease import Lease
 from state.log import bind_log, hand_on, log_error, log_info, start_log, stop_log
 from state.paths import CampaignPaths
 from state.records import CampaignState, GoalVersion, JobKind
-from state.requests import last_request
-from state.store import Store
-from tools.jobs.backend import Backend
-from tools.jobs.blas import worker_env
-from tools.jobs.local import LocalBackend
+from state.store import Store, last_request
+from tools.jobs.backend import Backend, LocalBackend
+from tools.machine.blas import worker_env
 from tools.models.hub import resolve
 
 _EXIT: dict[CampaignState, int] = {
@@ -126,11 +124,11 @@ def run_campaign(
         # Whatever was edited since the last sitting is surfaced like an edit during one.
         was = store.read.campaign().state
         version = session.goal_version
-        surface.take_up(session, loaded)
-        surface.apply_requests(session)
-        surface.apply_deadlines(session)
+        inbox.take_up(session, loaded)
+        inbox.apply_requests(session)
+        inbox.apply_deadlines(session)
         # Now that it may have been answered.
-        surface.absorb_edit(session)
+        inbox.absorb_edit(session)
         changed = session.goal_version > version
         if changed:
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
@@ -242,7 +240,7 @@ def _ended(session: Session) -> RunEnd | None:
     """
     campaign = session.store.read.campaign()
     view = view_of(session)
-    is_open = session.proposed is not None or planning.has_fallen(view) or planning.is_asked(view)
+    is_open = session.proposed is not None or plan.has_fallen(view) or plan.is_asked(view)
     if campaign.state in {"promoted", "not_promoted"} and not is_open:
         return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])
     session.store.agent.set_campaign(state="running", sentence="", ended_at=None)
@@ -314,7 +312,7 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
             session.show("Checking what the next step stands on …")
         if count % _PRUNE_EVERY == 0 and graph.checkpointer:
             prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with
-        surface.apply_requests(session)
+        inbox.apply_requests(session)
         if session.is_stopping:
             raise StopAskedError
 
@@ -337,12 +335,12 @@ def _await_answer(session: Session) -> None:
     before = {(row.id, row.answer) for row in session.store.read.approvals()}
     since = session.clock.now()
     while True:
-        surface.apply_requests(session)
-        surface.apply_deadlines(session)
+        inbox.apply_requests(session)
+        inbox.apply_deadlines(session)
         if session.is_stopping:
             raise StopAskedError
         now = {(row.id, row.answer) for row in session.store.read.approvals()}
-        if now != before or surface.absorb_edit(session):
+        if now != before or inbox.absorb_edit(session):
             return
         waited = duration(session.clock.now() - since)
         session.show(f"Waiting for you, {waited} so far; nothing else is left to do meanwhile.")

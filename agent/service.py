@@ -22,7 +22,7 @@ from state.errors import ConfigError, NotFoundError, VigilError
 from state.files import ensure_local_disk, file_system_type, fsync_folder, write_atomic
 from state.hashing import hash_bytes
 from state.log import log_debug
-from tools.machine.system import System
+from tools.machine.facts import System
 
 RUNBOOK = "runbooks/night.md"
 AGAIN = 4

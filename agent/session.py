@@ -51,7 +51,7 @@ class Session:
         requests_before: Number of the last request before this sitting began.
         seen_file: Hash of the campaign file as looked at last, valid or not.
         say: Where progress sentences go.
-        show: Where goes what happens now: a job as gathered (agent/reading/view.py), or words.
+        show: Where goes what happens now: a job as gathered (agent/render/record.py), or words.
         ask: Where the lines of a question go that waits for a person.
         asked: Ids of the questions that this sitting has put so.
         case_sets: Split -> confirmation cases, and what they were read from.

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from agent.session import Session
-from policies.contamination import contamination, uprooted
-from policies.looks import at_best_saves
-from policies.view import View, gate_since, taught_since
+from policies.history import View, gate_since, taught_since
+from policies.next_run import at_best_saves
+from policies.validity import contamination, uprooted
 from state.errors import VigilError
 from state.goal import Goal
 from state.paths import CampaignPaths

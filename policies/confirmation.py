@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-from policies.buckets import BucketVerdict
 from policies.drafts import Draft, done, draft, is_same
+from policies.history import View
 from policies.ledger import goal_of
-from policies.proposals import counts, evaluation_s, parent_of, slack, verdict_of
-from policies.search import affords
+from policies.next_run import affords, counts, evaluation_s, parent_of, slack, verdict_of
 from policies.target import aims
-from policies.view import View
+from policies.verdict import BucketVerdict
 from state.goal import Gate
 from state.records import Action, Decision, Json, Request, Run, Side, SplitUse
 

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from policies import significance
-from policies.cases import CaseTable, Scale
-from policies.comparison import Comparison, compare
+from policies.comparison import CaseTable, Comparison, Scale, compare
 from policies.power import cases_needed
 from state.goal import Against, Condition, Gate, Statistic
 from state.records import Record, SplitUse

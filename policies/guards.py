@@ -1,9 +1,10 @@
-"""The stop conditions a job starts with: data that its supervisor evaluates."""
+"""The stop conditions a job starts with, as data that its supervisor evaluates: of training, of the machine."""
 
 import math
 from collections.abc import Iterable
 
-from policies.budget import minutes
+from policies.cost import minutes
+from state.goal import MachineLimits
 from state.records import Guard, Json
 
 RUNAWAY_LOSS = 20.0
@@ -202,3 +203,28 @@ def sentence_of(guard: Guard) -> str:
         condition = f"{guard.signal} {guard.op} {guard.threshold:g}"
     act = "Stop" if guard.action == "stop" else "Note"
     return f"{act} when {condition}{times}: {guard.verdict or guard.signal}."
+
+
+PATIENCE = 3
+"""Looks in a row, one a minute or oftener: heat, clock and swap go up and down, a charge only falls."""
+
+
+def machine_guards(limits: MachineLimits) -> tuple[Guard, ...]:
+    """Return a guard for each limit that is set."""
+    guards = []
+    if limits.min_battery_percent is not None:
+        low = limits.min_battery_percent
+        guards.append(Guard(signal="battery_percent", op="<", threshold=low, verdict="battery_low"))
+    if limits.min_heat_margin_c is not None:
+        near = limits.min_heat_margin_c
+        guards.append(Guard(signal="heat_margin_c", op="<", threshold=near, patience=PATIENCE, verdict="too_hot"))
+    if limits.max_thermal_pressure is not None:
+        high = float(limits.max_thermal_pressure)
+        guards.append(Guard(signal="thermal_pressure", op=">", threshold=high, patience=PATIENCE, verdict="too_hot"))
+    if limits.min_clock_share is not None:
+        slow = limits.min_clock_share
+        guards.append(Guard(signal="clock_share", op="<", threshold=slow, patience=PATIENCE, verdict="throttled"))
+    if limits.max_swap_growth_gb is not None:
+        most = limits.max_swap_growth_gb
+        guards.append(Guard(signal="swap_growth_gb", op=">", threshold=most, patience=PATIENCE, verdict="swapping"))
+    return tuple(guards)

@@ -6,14 +6,12 @@ rewards within a group alone, so what they start from answers a few prompts firs
 
 from collections.abc import Sequence
 
-from policies import budget
+from policies import cost
+from policies.cost import LEAST_ITERS
 from policies.drafts import Draft, draft
-from policies.exhaustion import CLASSES
-from policies.proposals import estimate_of, evaluation_s, next_proposal, parent_of
-from policies.search import Choice, is_first_of
-from policies.stopping import StopVerdict
-from policies.view import View
-from policies.walltime import LEAST_ITERS
+from policies.history import View
+from policies.next_run import Choice, estimate_of, evaluation_s, is_first_of, next_proposal, parent_of
+from policies.verdict import CLASSES, StopVerdict
 from state.records import Action, Alternative, Belief, Instrument, Json
 
 NO_SIGNAL = "signal.none"
@@ -23,8 +21,8 @@ PASSED_OVER = "class.passed_over"
 """Rule of the decision that a class is not begun, since not even a cut run of it fits what is left."""
 
 _GIVES = {
-    "runs": "More runs are given by budget.runs.",
-    "disk_gb": "More room is given by budget.disk_gb, or by retention.saves.",
+    "runs": "More runs are given by cost.runs.",
+    "disk_gb": "More room is given by cost.disk_gb, or by retention.saves.",
 }
 """Limit other than time -> what gives more of it."""
 
@@ -61,14 +59,14 @@ def time_first(view: View, instrument: Instrument, choice: Choice) -> Draft | No
         for a in view.actions
     ):
         return None
-    span = f"{budget.minutes(whole.low_s)} to {budget.minutes(whole.high_s)}"
+    span = f"{cost.minutes(whole.low_s)} to {cost.minutes(whole.high_s)}"
     return _try_out(
         view,
         instrument,
         proposal.recipe,
         rule="time.first",
-        sentence=f"Time a few steps of {instrument} first: its run is assumed to take {budget.minutes(whole.seconds)} "
-        f"({span}), and {budget.minutes(left_s)} are left for it.",
+        sentence=f"Time a few steps of {instrument} first: its run is assumed to take {cost.minutes(whole.seconds)} "
+        f"({span}), and {cost.minutes(left_s)} are left for it.",
         otherwise="it would be cut or refused on a guess",
     )
 
@@ -92,7 +90,7 @@ def passed_over(view: View, instrument: Instrument, choice: Choice, stop: StopVe
     if is_told or is_alone or stop.rule != "budget.gone" or not is_first_of(view, instrument):
         return None
     estimate, left_s, limit = choice.estimate, choice.left.nearest_s, choice.left.limit
-    of_time = f"More time for it is given by budget.{limit}; fewer iterations by its recipe."
+    of_time = f"More time for it is given by cost.{limit}; fewer iterations by its recipe."
     return draft(
         view,
         "judge",

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from policies import significance
-from policies.cases import CaseTable
+from policies.comparison import CaseTable
 from policies.significance import POWER, Weighted
 from state.goal import Condition
 from state.records import Record, Side, SplitUse

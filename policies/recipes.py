@@ -1,8 +1,4 @@
-"""The next thing to try within a class: one remedy per diagnosis, never one configuration twice.
-
-A proposal changes one axis against the best run so far, so that its outcome says something about that axis; after
-a run that did harm it lies between the two. No proposal takes the dose of a run that did harm (policies/dose.py).
-"""
+"""The next thing to try within a class: one remedy per diagnosis, numbers after the rules, the dose so far."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +7,234 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from policies.buckets import UNREADABLE, BucketVerdict, Movement
-from policies.dose import MAX_EPOCHS, USUAL_LR, USUAL_SHAPE, Harm, dose, harm_of, judge_dose, usual_lr
-from policies.numbers import ASKED, LEAST_TOLD, Suggest, numbers_of, space_of, with_numbers
 from policies.target import Target
+from policies.verdict import UNREADABLE, BucketVerdict, Movement
 from state.goal import Goal
 from state.hashing import hash_json
 from state.records import Alternative, Bucket, Instrument, Json, Record, Run
+
+USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
+"""Of adapters at USUAL_SHAPE on a model of REFERENCE_PARAMETERS; preferences and rollouts are pulled more gently than
+demonstrations (facts/mlx_training.md, section 5: a tenth and less)."""
+
+USUAL_SHAPE: Json = {"rank": 8, "scale": 10.0, "dropout": 0.0}
+
+REFERENCE_PARAMETERS = 1e9
+
+MOST_LR_FACTOR = 10**0.5
+"""Rates grow with the inverse root of the size down to a tenth of REFERENCE_PARAMETERS; below it nobody measured, and
+the tiny base's own best rate (facts/mlx_training.md, section 7) lies there."""
+
+FULL_SHARE = 0.5
+"""A full fine-tuning's rate over an adapter's at USUAL_SHAPE, whose scale multiplies it by ten already: 5e-5 at
+REFERENCE_PARAMETERS, where the adapter's effective rate is about ten times the usual one of all weights."""
+
+MAX_EPOCHS = 8.0
+"""Passes over the data that a recipe of ours makes at most; adapters without dropout were seen to collapse from about
+there, and the lab's run of 16 did (mode 1)."""
+
+SAFE_SHARE = 0.9
+"""Share of a harmful dose that a run may reach: nearer than this says nothing new."""
+
+LEAST_SHARE = 0.5
+"""A run cut to fewer of its iterations than this is another experiment than the one that was meant."""
+
+
+def usual_lr(instrument: Instrument, parameters: int | None, recipe: Mapping[str, Any]) -> float:
+    """Return a class's first learning rate by the model's size and by what is trained.
+
+    The best rate falls with the inverse root of the number of parameters, and an adapter's is about ten times that of
+    full fine-tuning whatever its rank (Schulman et al., "LoRA Without Regret", 2025; tinker-cookbook's
+    `hyperparam_utils`: `get_full_finetune_lr_multiplier`, `get_lora_lr_over_full_finetune_lr`). mlx-lm multiplies an
+    adapter by its scale, so a larger scale takes a smaller rate; DoRA's adapters are LoRA's.
+
+    Args:
+        instrument: The class's.
+        parameters: Of the model; None where not known, which leaves the rate of REFERENCE_PARAMETERS.
+        recipe: `fine_tune_type` and `lora_parameters` count.
+    """
+    rate = USUAL_LR[instrument]
+    if parameters:
+        rate *= min(MOST_LR_FACTOR, (REFERENCE_PARAMETERS / parameters) ** 0.5)
+    if recipe.get("fine_tune_type") == "full":
+        rate *= FULL_SHARE
+    else:
+        shape = {**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}
+        rate *= float(USUAL_SHAPE["scale"]) / float(shape["scale"])
+    return float(f"{rate:.2g}")
+
+
+class Harm(Record):
+    """A run that took too much."""
+
+    run: str
+    what: str
+    """What it did, to stand after its id: `collapsed`."""
+    dose: float
+    """With its parents'."""
+    dropout: float = 0.0
+    """More dropout than this may bear more."""
+    instrument: Instrument = "sft"
+    anchor: float = 0.0
+    """A greater weight of the same class's anchor at the parent (`beta`) may bear more."""
+
+
+class DoseVerdict(Record):
+    """Whether a recipe's dose may be given."""
+
+    state: Literal["fits", "reduced", "refused"]
+    total: float
+    """With the parents'."""
+    iters: int
+    """Most iterations that fit, refused or not; the recipe's own when it fits."""
+    sentence: str
+    """Why it was reduced or refused; empty when it fits."""
+
+
+def dose(recipe: Mapping[str, Any], rows: int | None, instrument: Instrument) -> float:
+    """Return passes x rank x scale x learning rate over the class's usual one.
+
+    Args:
+        recipe: mlx-lm keys.
+        rows: Training rows; one when unknown, which keeps the order of runs on the same data.
+        instrument: Whose usual learning rate counts as one.
+    """
+    shape = {**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}
+    passes = float(recipe.get("iters", 0)) * float(recipe.get("batch_size", 1)) / (rows or 1)
+    rate = float(recipe.get("learning_rate", USUAL_LR[instrument])) / USUAL_LR[instrument]
+    return passes * float(shape["rank"]) * float(shape["scale"]) * rate
+
+
+def harm_of(run: str, what: str, instrument: Instrument, recipe: Mapping[str, Any], total: float) -> Harm:
+    """Return what a run that took too much says about others.
+
+    Args:
+        run: Its id.
+        what: What it did.
+        instrument: Its class's.
+        recipe: Its own.
+        total: Its dose, with its parents'.
+    """
+    return Harm(run=run, what=what, dose=total, dropout=_dropout(recipe), instrument=instrument, anchor=_anchor(recipe))
+
+
+def _dropout(recipe: Mapping[str, Any]) -> float:
+    return float({**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}["dropout"])
+
+
+def _anchor(recipe: Mapping[str, Any]) -> float:
+    return float(recipe.get("beta", 0.0))
+
+
+def judge_dose(
+    recipe: Mapping[str, Any], rows: int | None, instrument: Instrument, carried: float, harms: Sequence[Harm]
+) -> DoseVerdict:
+    """Return whether a recipe stays below what did harm, and how many iterations would.
+
+    Args:
+        recipe: mlx-lm keys; a schedule of its own counts by its highest learning rate.
+        rows: Training rows.
+        instrument: The recipe's.
+        carried: Dose that the parent has taken already, with its own parents.
+        harms: Runs that took too much; those with less dropout or anchor than the recipe say nothing about it.
+    """
+    own, iters = dose(recipe, rows, instrument), int(recipe["iters"])
+    total = carried + own
+    against = [
+        harm
+        for harm in harms
+        if harm.dropout >= _dropout(recipe) and (harm.instrument != instrument or harm.anchor >= _anchor(recipe))
+    ]
+    harm = min(against, key=lambda each: each.dose, default=None)
+    # A recipe without any pull (learning rate or scale 0) takes nobody further than the parent is already.
+    if harm is None or not own or total <= SAFE_SHARE * harm.dose:
+        return DoseVerdict(state="fits", total=total, iters=iters, sentence="")
+    most = max(0, int(iters * (SAFE_SHARE * harm.dose - carried) / own))
+    said = f"The dose would reach {total:.3g} (passes x rank x scale), and {harm.run} {harm.what} at {harm.dose:.3g}"
+    sentence = f"{said}: {most} iterations instead of {iters}."
+    if most < LEAST_SHARE * iters:
+        return DoseVerdict(state="refused", total=total, iters=most, sentence=sentence)
+    return DoseVerdict(state="reduced", total=carried + own * most / iters, iters=most, sentence=sentence)
+
+
+Suggest = Callable[[Mapping[str, Json], Sequence[tuple[Json, float]], int, int], list[Json]]
+"""(space, what was told, seed, how many) -> that many proposals, name -> value. The same arguments, the same proposals.
+
+A space is name -> {low, high, log, is_int} or {choices}; what was told is (name -> value, how far the target moved).
+"""
+
+LEAST_TOLD = 6
+"""Judged runs of a class from one parent before a sampler has something to go by."""
+
+ASKED = 4
+"""Proposals asked for at once; some may have been run, or be too much."""
+
+LEAST_PASSES = 0.5
+"""Passes over the data from which on it is searched, up to MAX_EPOCHS."""
+
+_LR_FACTOR = 10.0
+_RANKS = (4, 8, 16, 32)
+_SCALES = (2.5, 5.0, 10.0, 20.0)
+
+
+def numbers_of(recipe: Mapping[str, Any]) -> Json:
+    """Return the numbers of a recipe that are searched."""
+    shape = {**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}
+    return {
+        "learning_rate": float(recipe["learning_rate"]),
+        "iters": int(recipe["iters"]),
+        "rank": int(shape["rank"]),
+        "scale": float(shape["scale"]),
+    }
+
+
+def space_of(told: Sequence[Json], rows: int | None, batch_size: int, fixed: Mapping[str, Any]) -> dict[str, Json]:
+    """Return what is searched: the usual ranges, wide enough for everything that was run.
+
+    Args:
+        told: The numbers of the runs so far, at least one.
+        rows: Training rows; where unknown, up to twice and down to half of what was run.
+        batch_size: Rows of an iteration.
+        fixed: Keys decided by the adapter that runs go on from.
+    """
+    iters = [int(each["iters"]) for each in told]
+    least, most = min(iters) / 2, max(iters) * 2.0
+    if rows:
+        least, most = LEAST_PASSES * rows / batch_size, MAX_EPOCHS * rows / batch_size
+    rates = [float(each["learning_rate"]) for each in told]
+    # The first run's rate fits the model's size, so it lies in the middle.
+    usual = rates[0]
+    space: dict[str, Json] = {
+        "learning_rate": {
+            "low": min(usual / _LR_FACTOR, *rates),
+            "high": max(usual * _LR_FACTOR, *rates),
+            "log": True,
+            "is_int": False,
+        },
+        "iters": {
+            "low": min(max(1, math.floor(least)), *iters),
+            "high": max(math.ceil(most), *iters),
+            "log": True,
+            "is_int": True,
+        },
+    }
+    if "lora_parameters" not in fixed:
+        for name, usual_choices in (("rank", _RANKS), ("scale", _SCALES)):
+            space[name] = {"choices": sorted({*usual_choices, *(each[name] for each in told)})}
+    return space
+
+
+def with_numbers(recipe: Json, numbers: Mapping[str, Any]) -> Json:
+    """Return a recipe with other numbers; a learning rate is kept to three digits."""
+    shape = {**USUAL_SHAPE, **(recipe.get("lora_parameters") or {})}
+    changed = {name: numbers[name] for name in ("rank", "scale") if name in numbers}
+    return {
+        **recipe,
+        "learning_rate": float(f"{numbers['learning_rate']:.3g}"),
+        "iters": int(numbers["iters"]),
+        "lora_parameters": {**shape, **changed},
+    }
+
 
 Axis = Literal["start", "recipe", "quantity", "composition", "order"]
 """What differs from the run before: settings, how much is trained, what is trained on, in which order."""

@@ -7,12 +7,11 @@ is another one, and everything is measured again under it. The gate stays as it 
 
 from collections.abc import Collection, Iterable
 
-from policies.cases import CaseTable
+from policies.checks import decode_curves
+from policies.comparison import CaseTable
 from policies.drafts import Draft, draft
-from policies.findings import decode_curves
-from policies.proposals import case_table, evaluation_s, verdict_of
-from policies.search import affords
-from policies.view import View, hard_stops
+from policies.history import View, hard_stops
+from policies.next_run import affords, case_table, evaluation_s, verdict_of
 from state.goal import Evaluation, Goal
 from state.records import Alternative, Belief, Decision, Json
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from policies.cases import CaseTable, Scale
+from policies.comparison import CaseTable, Scale
 from policies.gate import asks_no_worse
 from state.goal import Condition, Gate
 from state.records import Json, Record, Side, SplitUse

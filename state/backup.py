@@ -15,14 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from state.clock import Clock
-from state.connection import connect, connect_to_read, spoken_errors
 from state.errors import CorruptError, NotFoundError, StoreError
 from state.files import fsync_folder
+from state.journal import Head, HeadFile, head_of, verify, verify_chain, verify_head, verify_pages
 from state.lease import Lease
 from state.paths import CampaignPaths
-from state.schema import check_header
-from state.tables import SCHEMA_VERSION
-from state.verify import Head, HeadFile, head_of, verify, verify_chain, verify_head, verify_pages
+from state.schema import SCHEMA_VERSION, check_header, connect, connect_to_read, spoken_errors
 
 KEEP = 3
 """How many backups are kept, the newest."""

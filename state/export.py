@@ -5,10 +5,10 @@ import sqlite3
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
+from state.journal import Row
 from state.paths import CampaignPaths
 from state.reading import open_reader
-from state.rows import Row
-from state.tables import SCHEMA_VERSION, TABLES
+from state.schema import SCHEMA_VERSION, TABLES
 
 
 def export(paths: CampaignPaths, stream: TextIO) -> int:

@@ -17,11 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from state.connection import configure, connect, connect_to_read, spoken_sql_errors
 from state.errors import CorruptError
 from state.hashing import canonical_json
-from state.rows import link
-from state.verify import Head, HeadFile, head_of, verify_chain, verify_head
+from state.journal import Head, HeadFile, head_of, link, verify_chain, verify_head
+from state.schema import configure, connect, connect_to_read, spoken_sql_errors
 
 WIDTH = 8
 """Bytes of a case's hash: among 1e8 cases one in 1e11 is taken for another."""

@@ -14,12 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from state.backup import acknowledged, verify_readable, with_offer
-from state.connection import connect_to_read, restore_advice, spoken_errors
 from state.errors import CorruptError, NotFoundError
+from state.journal import Head, decode
 from state.paths import CampaignPaths
-from state.rows import decode
-from state.tables import TABLES
-from state.verify import Head
+from state.schema import TABLES, connect_to_read, restore_advice, spoken_errors
 
 Values = dict[str, Any]
 """A record as a JSON object."""

@@ -164,7 +164,7 @@ def main(venv: str) -> int:
             return code
     # On Linux CPUs alone it has something to say; where it gains nothing all works as well, and takes longer.
     said: list[str] = []
-    run([python, "-m", "tools.jobs.blas"], env, said.append, teller.every_s)
+    run([python, "-m", "tools.machine.blas"], env, said.append, teller.every_s)
     for line in filter(None, map(str.strip, said)):
         teller.tell(line, stays=True)
     teller.tell("installed", stays=True)

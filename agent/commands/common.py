@@ -81,8 +81,8 @@ def _disk_sentence(place: str, *, full: bool) -> str:
 
 
 def _fail(ctx: click.Context, sentence: str, code: int, runbook: str = "") -> None:
-    from agent.reading import typed
-    from agent.reading.words import columns, wrapped
+    from agent.render import typed
+    from agent.render.words import columns, wrapped
 
     # Commands stand on lines of their own, and those are never wrapped; what is no terminal gets one line for all.
     said, *commands = f"vigil: {sentence}".split("\n") if sys.stderr.isatty() else [f"vigil: {sentence}"]
@@ -155,7 +155,7 @@ def gathered(paths: Any, **given: Any) -> dict[str, Any]:
         paths: The campaign's files.
         given: More for `gather`.
     """
-    from agent.reading.view import gather
+    from agent.render.record import gather
 
     view = gather(paths, **given)
     if view["damaged"]:
@@ -169,6 +169,6 @@ def gathered(paths: Any, **given: Any) -> dict[str, Any]:
 
 def folder_of(option: str | None) -> Path:
     """Return the home."""
-    from agent.reading.places import find_home
+    from agent.render.places import find_home
 
     return find_home(option)

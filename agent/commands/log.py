@@ -37,8 +37,8 @@ def log(  # noqa: PLR0917 - one parameter per option
     Each line has its time, level and event, and which campaign, start of the agent (epoch), decision and job it is of.
     Lines hold names, ids and numbers; what a model wrote, or a row says, is in no log. With --json a line of JSON each.
     """
-    from agent.reading.places import find_campaign
-    from agent.reading.words import printable
+    from agent.render.places import find_campaign
+    from agent.render.words import printable
 
     paths = find_campaign(folder_of(home), campaign, is_quiet=as_json)
     names = _names(paths)

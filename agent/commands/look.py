@@ -10,7 +10,7 @@ from agent.commands.common import folder_of, gathered, home_option, reads, show,
 
 def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[str, Any], str]:
     """Return the campaign as gathered, and the id of one of its rows where that was given."""
-    from agent.reading.places import find_row
+    from agent.render.places import find_row
 
     paths, row = find_row(folder_of(home), given, is_quiet=as_json)
     return gathered(paths), row
@@ -18,7 +18,7 @@ def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[
 
 def _listed(view: dict[str, Any], name: str, row: str, *, as_json: bool) -> bool:
     """Print the rows of a list as JSON, or one row of the record in full; say whether that was all that was asked."""
-    from agent.reading.rows import TABLES, find_row_in, format_row
+    from agent.render.why import TABLES, find_row_in, format_row
 
     if row and not (as_json and TABLES[row[0]] == name):
         show_json(find_row_in(view, row)) if as_json else show(format_row(view, row))
@@ -31,9 +31,9 @@ def _listed(view: dict[str, Any], name: str, row: str, *, as_json: bool) -> bool
 @reads
 def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Show the campaign on one screen."""
-    from agent.reading.night import figures
-    from agent.reading.verdicts import best
-    from agent.summary import summarize
+    from agent.render.record import figures
+    from agent.render.summary import summarize
+    from agent.render.typed import best
 
     view, row = _found(home, campaign, as_json=as_json)
     if row:
@@ -59,7 +59,7 @@ def status(campaign: str | None, home: str | None, as_json: bool) -> None:  # no
 
 def _require_ledger(view: dict[str, Any]) -> None:
     """Say it where the ledger that the campaign's alpha is in is damaged or lost, after all that can be told."""
-    from agent.reading.ledger import opened
+    from agent.openings import opened
     from state.paths import CampaignPaths
 
     root = Path(view["root"])
@@ -83,8 +83,8 @@ def ledger(
 
     It is one for all campaigns on this machine; CAMPAIGN is named where that is an example, which has its own.
     """
-    from agent.reading.ledger import entries_of, ledger_of, opened, reset_ledger, format_ledger
-    from agent.reading.places import find_campaign
+    from agent.openings import entries_of, format_ledger, ledger_of, opened, reset_ledger
+    from agent.render.places import find_campaign
     from state.paths import CampaignPaths
     from state.reading import open_reader
 
@@ -113,10 +113,9 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
     Without it, all decisions are listed. Shown are premises with their evidence, fingerprints and own premises,
     alternatives, prediction, recipe, verdict, questions and commitments.
     """
-    from agent.reading.decisions import find_decision, format_decision, public, walked
-    from agent.reading.rows import find_row_in, format_row, training
-    from agent.reading.view import with_premises
-    from agent.reading.words import table
+    from agent.render.record import with_premises
+    from agent.render.why import find_decision, find_row_in, format_decision, format_row, public, training, walked
+    from agent.render.words import table
 
     named = f"{campaign}:{decision}" if campaign and decision and ":" not in decision else decision or campaign
     view, wanted = _found(home, named, as_json=as_json)
@@ -159,25 +158,25 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
     root: str | None,
 ) -> None:
     """List what the campaign believes, with tags and evidence."""
-    from agent.reading.places import find_row
-    from agent.reading.words import block
+    from agent.render.places import find_row
+    from agent.render.words import block
 
     named = f"{campaign}:{root}" if campaign and root and ":" not in root else root or campaign
     paths, wanted = find_row(folder_of(home), named, is_quiet=as_json)
     if root:
-        from agent.reading.impact import format_impact, gathered, impact
+        from agent.render.why import format_impact, gathered, impact
 
         found = impact(gathered(paths), wanted or root)
         show_json(found) if as_json else show(format_impact(found))
         return
     if wanted:
-        from agent.reading.rows import find_row_in, format_row
+        from agent.render.why import find_row_in, format_row
 
         view = gathered(paths)
         show_json([find_row_in(view, wanted)]) if as_json else show(format_row(view, wanted))
         return
     if is_tally:
-        from agent.reading.tally import format_tally, of_campaign
+        from agent.render.summary import format_tally, of_campaign
 
         found = of_campaign(paths)
         show_json(found) if as_json else show(format_tally(found))
@@ -205,8 +204,8 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
 @reads
 def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the jobs: what ran, how it ended."""
-    from agent.reading.night import waits
-    from agent.reading.words import duration, table
+    from agent.render.record import waits
+    from agent.render.words import duration, table
 
     view, row = _found(home, campaign, as_json=as_json)
     if _listed(view, "jobs", row, as_json=as_json):
@@ -237,8 +236,8 @@ def jobs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 @reads
 def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the training runs: score with its interval, verdict, recipe."""
-    from agent.reading.verdicts import bucket_name, score, scored
-    from agent.reading.words import columns, duration, table
+    from agent.render.typed import bucket_name, score, scored
+    from agent.render.words import columns, duration, table
 
     view, row = _found(home, campaign, as_json=as_json)
     view["runs"] = [{**run, "score": score(view, run["id"])} for run in view["runs"]]
@@ -272,7 +271,7 @@ def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 @reads
 def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the questions to a person."""
-    from agent.reading.rows import question
+    from agent.render.why import question
 
     view, row = _found(home, campaign, as_json=as_json)
     if _listed(view, "approvals", row, as_json=as_json):
@@ -302,8 +301,8 @@ def report(  # noqa: PLR0917 - one argument per option
     as_json: bool,  # noqa: FBT001 - click passes flags by name
 ) -> None:
     """Write the whole campaign as one HTML file."""
-    from agent.reading.places import find_campaign
-    from agent.report import report_data, report_page, report_text, write_report
+    from agent.render.places import find_campaign
+    from agent.render.report import report_data, report_page, report_text, write_report
 
     view = gathered(find_campaign(folder_of(home), campaign, is_quiet=as_json))
     if as_json:
@@ -327,7 +326,7 @@ def export(campaign: str | None, out: Path | None, home: str | None) -> None:
     import io
     import sys
 
-    from agent.reading.places import find_campaign
+    from agent.render.places import find_campaign
     from state.export import export as write_rows
     from state.files import write_atomic
 

@@ -55,7 +55,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         return
     if restore:
         _restore(where, loaded.goal.campaign)
-    from agent.terminal import Terminal
+    from agent.render.watch import Terminal
 
     with closing(Terminal(partial(tell, nl=False))) as terminal:
         terminal.show("Starting …")
@@ -87,10 +87,10 @@ def _restore(home: Path, campaign: str) -> None:
 
 def _summary(home: Path, campaign: str, file: Path) -> None:
     """Print the screen that `vigil status` prints, and leave the report beside the store."""
-    from agent.reading.places import find_campaign
-    from agent.reading.view import gather
-    from agent.report import write_report
-    from agent.summary import summarize
+    from agent.render.places import find_campaign
+    from agent.render.record import gather
+    from agent.render.report import write_report
+    from agent.render.summary import summarize
 
     view = gather(find_campaign(home, campaign), file=str(file))
     for line in ("", *summarize(view), *view["damaged"]):
@@ -104,8 +104,8 @@ def _summary(home: Path, campaign: str, file: Path) -> None:
 @home_option
 def stop(campaign: str | None, reason: str, home: str | None) -> None:
     """Save and end; the same run goes on later."""
-    from agent.asking import ask_to_stop
-    from agent.reading.places import find_campaign
+    from agent.render.places import find_campaign
+    from agent.requests import ask_to_stop
 
     click.echo(ask_to_stop(find_campaign(folder_of(home), campaign), reason))
 
@@ -117,9 +117,8 @@ def stop(campaign: str | None, reason: str, home: str | None) -> None:
 @home_option
 def watch(campaign: str | None, every_s: float, once: bool, home: str | None) -> None:  # noqa: FBT001 - click passes flags by name
     """Look on while it works: progress, loss, memory."""
-    from agent.reading.places import find_campaign
-    from agent.terminal import Terminal
-    from agent.watch import watch_campaign
+    from agent.render.places import find_campaign
+    from agent.render.watch import Terminal, watch_campaign
 
     paths = find_campaign(folder_of(home), campaign)
     with closing(Terminal(partial(click.echo, nl=False))) as terminal:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from policies.buckets import ALPHA
-from policies.cases import Mean, Scale
 from policies.checks import beats, beyond_reach, contradiction, reachability
-from policies.dose import MAX_EPOCHS
-from policies.replay.records import Cycle, Known, RecordedCondition, ReplayedCondition, ReplayFinding
-from policies.replay.tracks import Track
+from policies.comparison import Mean, Scale
+from policies.recipes import MAX_EPOCHS
+from policies.replay.records import Cycle, Known, RecordedCondition, ReplayedCondition, ReplayFinding, Track
 from policies.target import find_target
+from policies.verdict import ALPHA
 from state.goal import Condition, Gate
 from state.records import Finding, Json, Severity, SplitUse
 

@@ -8,9 +8,7 @@ its place among others (P4, equal scores, exhaustion) looks at the cycles of its
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
-from policies.buckets import BucketVerdict, RunEvidence, judge_run
-from policies.budget import Estimate, Spent, affordable
-from policies.exhaustion import CLASSES, ExhaustionVerdict, RunFact, judge_exhaustion
+from policies.cost import Estimate, Spent, affordable
 from policies.gate import GateVerdict, judge_condition, judge_gate
 from policies.recipes import axis_of
 from policies.replay.probes import findings, out_of_reach
@@ -24,11 +22,20 @@ from policies.replay.records import (
     ReplayFinding,
     Saved,
     Stop,
+    Track,
     Trajectory,
 )
-from policies.replay.tracks import Track
-from policies.stopping import conclusion
 from policies.target import is_ceiling_above
+from policies.verdict import (
+    CLASSES,
+    BucketVerdict,
+    ExhaustionVerdict,
+    RunEvidence,
+    RunFact,
+    conclusion,
+    judge_exhaustion,
+    judge_run,
+)
 from state.goal import Budget, Gate
 from state.hashing import hash_json
 from state.records import Bucket, Instrument, Json, SplitUse

@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from state.errors import VigilError
 from state.files import write_atomic
 from state.paths import CampaignPaths, JobPaths
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

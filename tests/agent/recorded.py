@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from policies.cases import CaseTable
+from policies.comparison import CaseTable
 from policies.gate import judge_gate
 from state.clock import FakeClock
 from state.files import write_json

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from agent.campaign import load_campaign
-from agent.specs import job_spec
+from agent.inputs import job_spec
 from state.paths import CampaignPaths
 from state.records import Decision, Run
 from tests.faults.campaign import world

@@ -281,7 +281,7 @@ def test_a_person_s_interrupt_is_one_sentence(tmp_path: Path, monkeypatch: pytes
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agent.reading.view.gather", interrupted)
+    monkeypatch.setattr("agent.render.record.gather", interrupted)
     result = vigil_says("status", "--home", tmp_path)
     assert result.exit_code == 130
     assert result.stderr == "vigil: Interrupted; a campaign that is running goes on.\n"

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent.cli import vigil
-from agent.reading.words import WIDTH
-from agent.summary import MAX_LINES
+from agent.render.summary import MAX_LINES
+from agent.render.words import WIDTH
 from state.clock import FakeClock
 from state.lease import Lease
 from state.paths import CampaignPaths
@@ -399,8 +399,8 @@ IN_PANEL = (
 def test_the_live_panel_shows_bar_figures_direction_and_questions_at_any_width(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agent.reading.view import gather
-    from agent.watch import _panel
+    from agent.render.record import gather
+    from agent.render.watch import _panel
 
     record(tmp_path, "waiting")
     view = gather(CampaignPaths(tmp_path, "quick"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agent.campaign import load_campaign
 from agent.checks import grader_spec
-from agent.specs import grader_input
+from agent.inputs import grader_input
 from tests.faults.campaign import world
 from tools.tracks.contract import GraderSpec
 

@@ -15,10 +15,10 @@ from state.clock import FakeClock
 from state.records import Belief
 from tests.agent import folders
 from tests.tools.machine import machines
-from tools.jobs.blas import MatrixSpeed
-from tools.machine import hardware, tonight
-from tools.machine.line import Line
-from tools.machine.system import System
+from tools.machine import hardware, readiness
+from tools.machine.blas import MatrixSpeed
+from tools.machine.facts import System
+from tools.machine.readiness import Line
 
 TOLD: dict[str, Any] = {"version": "1", "backend": "metal", "device": "Device(gpu, 0)", "computes": True, "info": {}}
 
@@ -211,7 +211,7 @@ def test_a_clock_that_is_set_while_the_doctor_looks_is_noticed(
         clock.step_wall(3600.0)
         return Line("machine:power", "is_on_mains", "Yes.", "good")
 
-    monkeypatch.setattr(tonight, "power", steps)
+    monkeypatch.setattr(readiness, "power", steps)
     monkeypatch.chdir(tmp_path)
     found = by_subject(examine(None, tmp_path, system=machines.linux(tmp_path / "pc"), clock=clock, env=quiet))
     assert found["machine:clock"].outcome == "warn"

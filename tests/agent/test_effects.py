@@ -22,7 +22,7 @@ from state.records import Action, ActionKind, Decision, Json
 from state.store import Store
 from tests.agent.test_run_flow import edit, vigil
 from tests.faults.campaign import warm, world
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 from tools.models.identity import weights_hash
 
 RECIPE = {"batch_size": 4, "iters": 60, "max_seq_length": 128, "learning_rate": 0.001}
@@ -300,7 +300,7 @@ def test_a_command_that_fails_is_one_line_in_the_status_and_the_campaign_goes_on
 
 
 def test_a_notice_whose_command_was_taken_out_of_the_file_fails_and_stops_nothing(folder: Path) -> None:
-    from agent.nodes import doing
+    from agent import doing
 
     inputs = {"event": "ended", "about": "end 1", "title": "t", "sentence": "s", "type": "vigil status"}
     with sitting(folder) as session:

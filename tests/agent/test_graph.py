@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.graph import build, open_saver
+from agent.loop import build, open_saver
 
 
 def test_a_damaged_checkpoint_file_is_set_aside_and_the_loop_begins_anew(tmp_path: Path) -> None:

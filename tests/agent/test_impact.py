@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli import vigil
-from agent.reading.impact import counts_toward_exhaustion, impact, format_impact
-from policies.buckets import Movement
-from policies.contamination import contamination
-from policies.exhaustion import _counts, run_fact
+from agent.render.why import counts_toward_exhaustion, format_impact, impact
+from policies.validity import contamination
+from policies.verdict import Movement, _counts, run_fact
 from state.errors import NotFoundError
 from state.records import Action, Belief, Decision, Evidence
 from tests.agent.ledger import Row, action, belief, cases, decision, flat, job_evidence, view

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.imports import beliefs_of, read_adapter, read_table
-from policies.exhaustion import LEAST_RUNS
-from policies.proposals import exhaustion_of
+from policies.next_run import exhaustion_of
+from policies.verdict import LEAST_RUNS
 from state.errors import ConfigError
 from state.hashing import hash_file
 from state.records import Belief, Decision

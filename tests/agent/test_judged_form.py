@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from agent import results
 from agent.campaign import load_campaign
-from agent.nodes import digest
-from agent.specs import job_spec
+from agent.inputs import job_spec
 from policies.guards import measuring_guards
 from state.paths import CampaignPaths
 from state.records import Action, Decision, Job
@@ -84,9 +84,9 @@ def test_beliefs_say_what_order_and_form_change() -> None:
     of: Any = SimpleNamespace(
         action=SimpleNamespace(inputs={"run": "R2"}, key="k"), believe=lambda *told, **_: found.append(told)
     )
-    digest._noise(of, {"orders": 4, "cases": {"s": 200}, "differ": 0.13, "noise_sd": {"s.ok": 0.011, "s.f1": 0.002}})
-    digest._other_form(of, {"form": "fused", "cases": 120, "differ": 0.05, "mean_change": {"s.ok": -0.0083}})
-    digest._other_form(of, {"form": "fused", "skipped": "fused, its weights would take 9.00 GB"})
+    results._noise(of, {"orders": 4, "cases": {"s": 200}, "differ": 0.13, "noise_sd": {"s.ok": 0.011, "s.f1": 0.002}})
+    results._other_form(of, {"form": "fused", "cases": 120, "differ": 0.05, "mean_change": {"s.ok": -0.0083}})
+    results._other_form(of, {"form": "fused", "skipped": "fused, its weights would take 9.00 GB"})
     (subject, claim, order, value), (run, form, other, _), (*_, skipped, _) = found
     assert skipped == (
         "How it answers in the form that is not handed out was not measured: fused, its weights would take 9.00 GB."
@@ -107,7 +107,7 @@ def test_a_run_that_was_to_go_on_and_began_anew_is_told_so_with_the_reason() -> 
     trained = {"iters": 20, "continued_from": None, "begun_anew": "saves/0000010 is gone or damaged"}
     for result in (trained, trained | {"continued_from": 10, "begun_anew": ""}):
         of: Any = SimpleNamespace(result=result, action=SimpleNamespace(inputs={"run": "R2"}, key="k"), believe=believe)
-        digest._training(of)
+        results._training(of)
     (_, _, _, value, _), (about, claim, anew, _, how), (_, _, _, after, _) = told
     assert (about, claim, how["holds"], how["severity"]) == ("run:R2", "went_on_from_another", False, "warning")
     assert anew == (

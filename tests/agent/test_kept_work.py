@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from agent import effects
-from agent.nodes import doing
+from agent import doing, effects
 from state.hashing import hash_file
 from state.paths import JobPaths
 from state.records import Action

@@ -8,22 +8,21 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from agent import runner, surface
+from agent import inbox, runner
 from agent.campaign import load_campaign
 from agent.cli import vigil
-from agent.nodes.knowing import knowing
+from agent.knowing import knowing
 from agent.session import WORKERS, Session
 from state.clock import FakeClock
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.records import Belief, Decision, Fingerprint, Premise, Request
-from state.requests import insert_request
-from state.store import Store
+from state.store import Store, insert_request
 from tests.agent.recorded import record
 from tests.agent.test_imports import adapter
 from tests.faults.campaign import world
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 
 NAME = "storm"
 
@@ -51,7 +50,7 @@ def says(session: Session, *arguments: str) -> Result:
 
 def applied(session: Session) -> list[str]:
     """Let the holder apply what was asked for; return what it did with each request."""
-    surface.apply_requests(session)
+    inbox.apply_requests(session)
     return [request.outcome for request in session.store.read.requests()]
 
 
@@ -115,7 +114,7 @@ def test_a_request_that_fails_midway_leaves_nothing_and_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(session.store.agent, "apply_request", lost)
         with pytest.raises(KeyboardInterrupt):
-            surface.apply_requests(session)
+            inbox.apply_requests(session)
     assert len(session.standing()) == 2
     assert applied(session) == ["noted as note:1, mode N1 (B3)"]
 

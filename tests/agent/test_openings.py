@@ -106,7 +106,7 @@ def test_a_case_that_was_compared_or_trained_on_is_refused_as_confirmation(
     paths = CampaignPaths(tmp_path / "home", "small")
     cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
     known = {case["id"]: case_hash([case["prompt"]], case["reference"]) for case in cases}
-    from agent.splits import is_confirmation
+    from agent.inputs import is_confirmation
 
     selection = [known[name] for name in known if not is_confirmation(name, 0.5)]
     _uses(tmp_path, machine, selection)

@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from agent.cli import vigil
 from agent.pairs import Asked, make_pairs
+from agent.render.watch import Terminal
 from agent.session import WORKERS, Session
-from agent.terminal import Terminal
 from agent.view import _used_gb
 from state.clock import SystemClock
 from state.errors import ConfigError, CorruptError, JobInterruptedError, NotFoundError
@@ -30,8 +30,8 @@ from tests.agent.answering import WORDS
 from tests.agent.folders import BASE, edit, make, write_rows
 from tests.agent.test_run_flow import until
 from tests.faults.campaign import warm, world
-from tools.jobs.accelerator import Turn, machine_paths
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
+from tools.jobs.locks import Turn, machine_paths
 from tools.tracks.pairs import iter_pairs
 
 ROOT = Path(__file__).resolve().parents[2]

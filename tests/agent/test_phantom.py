@@ -45,7 +45,7 @@ def test_a_budget_too_small_for_the_gold_stops_before_training_with_the_number_a
 def test_with_the_named_budget_the_same_gold_reaches_the_gate(tmp_path: Path) -> None:
     from agent.campaign import load_campaign
     from agent.checks import grader_spec
-    from agent.splits import all_split_inputs
+    from agent.inputs import all_split_inputs
 
     loaded = load_campaign(CAMPAIGN)
     job = tmp_path / "census"

@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 
 from agent import replay as module
 from agent.cli import vigil
-from agent.reading.words import WIDTH, block
-from agent.summary import MAX_LINES
+from agent.render.summary import MAX_LINES
+from agent.render.words import WIDTH, block
 from tests.agent.recorded import record
 from tests.policies.trajectory import HARNESS, LOG, log
 

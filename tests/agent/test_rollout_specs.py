@@ -9,9 +9,9 @@ import pytest
 from agent import runner
 from agent.campaign import load_campaign
 from agent.checks import check_campaign
-from agent.nodes.digest import digest
+from agent.inputs import paid_signs, rollout_input
+from agent.results import digest
 from agent.session import WORKERS, Session
-from agent.specs import paid_signs, rollout_input
 from state.clock import FakeClock
 from state.errors import ConfigError
 from state.goal import Goal
@@ -21,11 +21,11 @@ from state.reading import open_reader
 from state.records import Action, Decision
 from state.store import Store
 from tests.faults.campaign import world
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 from tools.probes.outputs import adversarial_outputs, judge_adversarial
 from tools.tracks.formats import iter_split, user_prompt
 from tools.tracks.spreadsheet_clean.grade import grade
-from tools.training.rewards import Scheme
+from tools.training.rollouts import Scheme
 
 ROLLED = [{"id": f"r{n}", "prompt": f"rolled {n}", "reference": "a"} for n in range(3)]
 GATE: dict[str, Any] = {

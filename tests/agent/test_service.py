@@ -19,7 +19,7 @@ from state.errors import ConfigError
 from tests.agent import folders
 from tests.agent.recorded import record
 from tests.tools.machine import machines
-from tools.machine.system import System
+from tools.machine.facts import System
 
 HAS_SYSTEMD_ANALYZE = shutil.which("systemd-analyze") is not None
 

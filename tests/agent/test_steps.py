@@ -7,11 +7,11 @@ import pytest
 
 from agent import runner
 from agent.campaign import load_campaign
-from agent.nodes.knowing import knowing
+from agent.fingerprints import learn_steps
+from agent.knowing import knowing
 from agent.session import WORKERS, Session
-from agent.steps import learn_steps
 from agent.view import view_of
-from policies.proposals import estimate_of
+from policies.next_run import estimate_of
 from state.clock import FakeClock
 from state.lease import Lease
 from state.paths import CampaignPaths
@@ -19,7 +19,7 @@ from state.records import Action, Belief, Decision, Json, Run
 from state.store import Store
 from tests.faults.campaign import world
 from tools import numbers
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 
 RESULT: Json = {"padded_tokens": 51200, "steps_s": 100.0, "iters": 100, "wall_s": 110.0}
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from agent import curves
-from agent.reading import night as nights, verdicts
-from agent.reading.view import gather, with_folder
-from agent.reading.words import WIDTH, block, count, duration, listed, number, shortened, table
-from agent.summary import MAX_LINES, summarize
+from agent.render import curves, typed
+from agent.render import record as nights
+from agent.render.record import gather, with_folder
+from agent.render.summary import MAX_LINES, summarize
+from agent.render.words import WIDTH, block, count, duration, listed, number, shortened, table
 from policies.gate import GateVerdict
 from state.goal import Condition
 from state.paths import CampaignPaths
@@ -278,13 +278,13 @@ def test_a_halted_campaign_says_how_to_go_on_regardless() -> None:
 
 def test_new_failures_are_told_as_cases_not_as_a_difference() -> None:
     asked = {"metric": "s.ok", "statistic": "new_failures", "against": "parent", "min": None, "max": 2}
-    assert verdicts.asked(asked) == "new failures of s.ok against the parent at most 2"
-    assert verdicts.asked({**asked, "statistic": "count"}) == "s.ok as a count minus the parent's at most 2"
+    assert typed.asked(asked) == "new failures of s.ok against the parent at most 2"
+    assert typed.asked({**asked, "statistic": "count"}) == "s.ok as a count minus the parent's at most 2"
     written = Condition(metric="s.ok", against="parent", max=0, margin=0.1)
-    assert verdicts.asked(written.model_dump(mode="json")) == written.sentence, "said twice, and the same"
+    assert typed.asked(written.model_dump(mode="json")) == written.sentence, "said twice, and the same"
     row = {**condition(1), "statistic": "new_failures", "against": "parent", "estimate": 3.0, "low": 1.0, "high": 7.0}
-    assert ": 3.0 (90 % interval 1.0 to 7.0, 40 cases)" in verdicts.said(row)
-    assert ": +0.500 (" in verdicts.said({**condition(1), "against": "parent"})
+    assert ": 3.0 (90 % interval 1.0 to 7.0, 40 cases)" in typed.said(row)
+    assert ": +0.500 (" in typed.said({**condition(1), "against": "parent"})
 
 
 def test_a_warning_is_on_the_screen_and_says_where_the_others_are() -> None:
@@ -365,7 +365,7 @@ def test_the_best_run_is_the_one_that_the_planner_would_train_on() -> None:
         }  # fmt: skip
 
     def best(*decisions: dict[str, Any]) -> str:
-        found = verdicts.best({"decisions": list(decisions)})
+        found = typed.best({"decisions": list(decisions)})
         assert found is not None
         return str(found["run"])
 
@@ -374,18 +374,18 @@ def test_the_best_run_is_the_one_that_the_planner_would_train_on() -> None:
     assert best(verdict("R1", "A", 0.1), verdict("R2", "B", 0.4)) == "R1"
     assert best(verdict("R1", "B", 0.4), verdict("R2", "B", 0.4)) == "R2"
     assert best(verdict("R1", "A", 0.4), verdict("R2", "B", 0.4), verdict("R1", "B", 0.1)) == "R2", "R1 judged again"
-    assert verdicts.best({"decisions": []}) is None
+    assert typed.best({"decisions": []}) is None
 
 
 def test_slack_is_what_the_policies_say_it_is(tmp_path: Path) -> None:
     record(tmp_path, "promoted")
-    rows = verdicts.judged(gather(CampaignPaths(tmp_path, "quick")))
+    rows = typed.judged(gather(CampaignPaths(tmp_path, "quick")))
     assert rows
     for row in rows:
         gate = GateVerdict.model_validate(row["detail"].get("gate") or row["gate"])
-        assert verdicts.slack(row) == min(each.slack for each in gate.conditions)
+        assert typed.slack(row) == min(each.slack for each in gate.conditions)
     unread = {**condition(1), "low": None, "sign": 1, "bound": 0.5}
-    assert verdicts.slack({"detail": {}, "gate": {"conditions": [unread]}}) == float("-inf")
+    assert typed.slack({"detail": {}, "gate": {"conditions": [unread]}}) == float("-inf")
 
 
 @pytest.mark.parametrize(

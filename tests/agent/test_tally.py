@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from agent.cli import vigil
-from agent.reading.tally import DOMAINS, sentence, tally, format_tally
+from agent.render.summary import DOMAINS, format_tally, sentence, tally
 from tests.agent.ledger import Row, action, belief, decision, job, view
 from tests.agent.recorded import record
 

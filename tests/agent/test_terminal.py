@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.terminal import EVERY_S, Terminal
+from agent.render.watch import EVERY_S, Terminal
 from state.clock import FakeClock
 
 JOB: dict[str, Any] = {

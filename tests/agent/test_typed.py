@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 import agent.runner
 from agent.cli import vigil
 from agent.commands import run as running
-from agent.reading import typed
-from agent.reading.view import gather
-from agent.watch import _panel
+from agent.render import typed
+from agent.render.record import gather
+from agent.render.watch import _panel
 from state.files import write_json
 from state.paths import CampaignPaths
 from tests.agent.folders import make

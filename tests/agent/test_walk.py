@@ -6,7 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from agent.cli import vigil
-from agent.reading.walk import format_premises, tree
+from agent.render.why import format_premises, tree
 from tests.agent.ledger import Row, action, belief, decision, job, job_evidence, view
 from tests.agent.recorded import record
 
@@ -133,7 +133,7 @@ def test_the_command_walks_and_json_gives_the_tree(tmp_path: Path) -> None:
     said = CliRunner().invoke(vigil, asked).stdout
     assert "B2 [confirmed] score:base.stress.selection means: base on stress.selection, 40 cases" in said
     assert "The decision read [confirmed] base has 0.610." in said
-    from agent.reading.view import gather, with_premises
+    from agent.render.record import gather, with_premises
     from state.paths import CampaignPaths
 
     found = gather(CampaignPaths(tmp_path, "quick"))

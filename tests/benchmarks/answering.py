@@ -3,7 +3,7 @@
     python -m tests.benchmarks.answering [--model FOLDER | --shape qwen2.5-0.5b] [--dtype bfloat16] [--only evaluation]
 
 `evaluation`: word-sorting prompts that share about two thirds, an adapter of rank 16 on all layers; ours (merged,
-shared beginnings, static batches) against mlx-lm's BatchGenerator with the adapter apart, as Vigil answered until
+shared beginnings, static generation) against mlx-lm's BatchGenerator with the adapter apart, as Vigil answered until
 d6f2c95. `rollouts`: as many in flight as `--rollouts`, against a bare loop of model, KVCache and categorical at the
 same batch, adapters merged in both. `updates`: whole updates by the training worker, which an older commit has too:
 to see what they were there, copy this file into a checkout of it and ask for `--only updates`.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.jobs.blas import worker_env
+from tools.machine.blas import worker_env
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES: dict[str, dict[str, Any]] = {
@@ -211,7 +211,7 @@ class Bench:
 
     def evaluation(self) -> None:
         """Print tokens per second of both ways."""
-        from tools.evaluation import batches
+        from tools.evaluation import generation
         from tools.evaluation.adapters import merged_adapters
         from tools.evaluation.generation import Decoding, Prompt, generate
         from tools.evaluation.prompts import render_prompt
@@ -221,7 +221,7 @@ class Bench:
             Prompt(row["id"], render_prompt(self.tokenizer, row), len(self.tokenizer.encode(row["reference"])))
             for row in self.rows
         ]
-        shared, total = batches.shared_beginning([p.tokens for p in prompts]), sum(len(p.tokens) for p in prompts)
+        shared, total = generation.shared_beginning([p.tokens for p in prompts]), sum(len(p.tokens) for p in prompts)
         print(
             f"evaluation: {len(prompts)} cases, {total:,} prompt tokens, {shared} of {total / len(prompts):.0f} shared"
         )

@@ -18,21 +18,20 @@ from typing import Any
 
 from agent import runner
 from agent.campaign import load_campaign
-from agent.nodes.knowing import knowing
-from agent.prints import chosen, world_of
+from agent.fingerprints import chosen, world_of
+from agent.knowing import knowing
 from agent.session import WORKERS, Session
 from state.clock import SystemClock
-from state.connection import connect
+from state.journal import encode
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.records import Belief, BeliefStatus, Evidence, Fingerprint
-from state.rows import encode
+from state.schema import TABLES, connect
 from state.store import Store
-from state.tables import TABLES
 from tests.agent.recorded import begin, opened
 from tests.faults.campaign import world
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 
 QUERY_LIMIT_S = 0.1
 """p95 of one subject's beliefs among a million."""

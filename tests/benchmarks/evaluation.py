@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.evaluation.cases import read_split
 from tools.evaluation.generation import Decoding, Generation, Prompt, generate, one_by_one
 from tools.evaluation.prompts import render_messages, render_prompt
-from tools.jobs.blas import worker_env
+from tools.evaluation.worker import read_split
+from tools.machine.blas import worker_env
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "runbooks" / "quickstart"
 MAX_TOKENS = 512

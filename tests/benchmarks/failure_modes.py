@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from agent.reading.words import count, duration
+from agent.render.words import count, duration
 from state.files import read_json, read_jsonl, write_atomic
 from state.hashing import hash_file, hash_json
 from tests.faults.campaign import warm

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from policies import power, significance
-from policies.cases import CaseTable, Noise
+from policies.comparison import CaseTable, Noise
 from policies.gate import judge_condition
 from policies.power import cases_needed
 from state.goal import Condition, Gate

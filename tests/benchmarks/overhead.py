@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from langgraph.checkpoint.base import empty_checkpoint
 
-from agent.graph import open_saver, prune
+from agent.loop import open_saver, prune
 from state.clock import FakeClock
 from state.lease import Lease
 from state.paths import CampaignPaths

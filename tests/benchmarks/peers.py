@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tools.jobs.blas import worker_env
+from tools.machine.blas import worker_env
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "runbooks" / "quickstart"
@@ -196,8 +196,7 @@ def _recipe(instrument: str, **changes: Any) -> Any:
 
 def _trained(world: World, recipe: Any, build: Callable[[Any], Any], warm: int = 0) -> float:
     """Return the seconds that our loop takes after so many steps, the first of which it reports."""
-    from tools.training.loop import Training
-    from tools.training.preparation import build_optimizer, prepare
+    from tools.training.loop import Training, build_optimizer, prepare
 
     model = world.model()
     prepare(model, recipe, None)
@@ -231,7 +230,7 @@ def _trained(world: World, recipe: Any, build: Callable[[Any], Any], warm: int =
 
 
 def _peer_model(world: World, recipe: Any) -> Any:
-    from tools.training.preparation import prepare
+    from tools.training.loop import prepare
 
     model = world.model()
     prepare(model, recipe, None)
@@ -467,10 +466,8 @@ def grpo_ours(world: World) -> Timed:
     """Whole updates by our loop, a real grader's process included; rollouts."""
     from tools.tracks.contract import GraderSpec
     from tools.tracks.host import Grader
-    from tools.training.reinforcement import Reinforcement
-    from tools.training.reinforcement_watch import RolloutLog
-    from tools.training.rewards import Scheme
-    from tools.training.rollouts import Task
+    from tools.training.reinforcement import Reinforcement, RolloutLog
+    from tools.training.rollouts import Scheme, Task
 
     size = world.size
     rollouts = size.prompts * size.group_size

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import cast
 
-from agent.reading.words import table
+from agent.render.words import table
 from policies.significance import wilson
 from tests.simulation.laboratory import REPORTED_FROM, VIGIL, Tally, players, run, tally
 from tests.simulation.priors import BUDGET_H, KINDS, Kind

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tools.training.batching import Shape
+    from tools.training.data import Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "runbooks" / "quickstart"
@@ -46,7 +46,7 @@ def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]], know
 
 def _padded_positions(lengths: Sequence[int], batches: Sequence[Sequence[int]], known: Sequence["Shape"]) -> int:
     """Return the positions that batches take, padding and the last token of each row included."""
-    from tools.training.batching import fitting
+    from tools.training.data import fitting
 
     spans = [[lengths[row] for row in batch] for batch in batches]
     return sum(len(span) * (1 + fitting(known, span, [1]).width) for span in spans)
@@ -58,8 +58,7 @@ def _inside(n_rows: int) -> dict[str, Any]:
 
     from tools.evaluation.rendered import Source
     from tools.models.load import load_tokenizer
-    from tools.training.batching import epoch_batches, shapes
-    from tools.training.data import read_rows
+    from tools.training.data import epoch_batches, read_rows, shapes
 
     tokenizer = load_tokenizer(QUICKSTART / "base")
     options = {"max_seq_length": MAX_SEQ_LENGTH, "mask_prompt": True, "truncate": False}

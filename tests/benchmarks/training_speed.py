@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.jobs.blas import worker_env
+from tools.machine.blas import worker_env
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "runbooks" / "quickstart"
 MAX_SEQ_LENGTH = 1024
@@ -75,9 +75,8 @@ def _ours(data: Path, n_rows: int, batch_size: int, folder: Path) -> tuple[float
     from tools.evaluation.rendered import Source
     from tools.models.load import load_model
     from tools.training.data import read_rows
-    from tools.training.loop import Training
+    from tools.training.loop import Training, build_optimizer, prepare
     from tools.training.objective import Demonstrations
-    from tools.training.preparation import build_optimizer, prepare
 
     recipe = _recipe(n_rows, batch_size)
     model, tokenizer = load_model(QUICKSTART / "base", None, "float32")
@@ -106,7 +105,7 @@ def _stock(data: Path, n_rows: int, batch_size: int, folder: Path) -> tuple[floa
     from mlx_lm.tuner.trainer import TrainingArgs, iterate_batches, train
 
     from tools.models.load import load_model
-    from tools.training.preparation import prepare
+    from tools.training.loop import prepare
 
     recipe = _recipe(n_rows, batch_size)
     model, tokenizer = load_model(QUICKSTART / "base", None, "float32")

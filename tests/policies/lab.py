@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from policies.cases import CaseTable, Mean
+from policies.comparison import CaseTable, Mean
 from state.goal import Condition, Gate
 from state.records import Side, SplitUse
 

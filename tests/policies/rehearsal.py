@@ -4,15 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from policies import planning
-from policies.cases import CaseTable
-from policies.contamination import contamination, uprooted
+from policies import plan
+from policies.checks import gate_beliefs
+from policies.comparison import CaseTable
 from policies.drafts import Draft
-from policies.findings import gate_beliefs
-from policies.looks import at_best_saves
+from policies.history import View, hard_stops
+from policies.next_run import at_best_saves
 from policies.repairs import is_repair, repaired
-from policies.staleness import contaminated
-from policies.view import View, hard_stops
+from policies.validity import contaminated, contamination, uprooted
 from state.goal import Goal
 from state.records import (
     Action,
@@ -176,9 +175,9 @@ class Rehearsal:
         view = self.view()
         if view.has_ended:
             return "ended"
-        decision = planning.standing(view)
+        decision = plan.standing(view)
         if decision is None:
-            found = planning.plan(view)
+            found = plan.plan(view)
             if found is None:
                 return "asked"
             decision = self.record(found)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from policies import planning
-from policies.aftermath import before_end, drop_saves, tell_question
-from policies.view import View
+from policies import plan
+from policies.followups import before_end, drop_saves, tell_question
+from policies.history import View
 from state.records import Action, Approval, Request
 from tests.policies.rehearsal import Rehearsal, goal
 from tests.policies.test_planning import refuted
@@ -66,16 +66,16 @@ def test_a_hard_stop_is_told_although_it_holds_everything_else_back() -> None:
 def test_a_notice_that_was_decided_and_not_begun_goes_out_behind_a_hard_stop() -> None:
     play = Rehearsal(goal=goal(notify=TOLD))
     play.believe(refuted())
-    draft = planning.plan(play.view())
+    draft = plan.plan(play.view())
     assert draft is not None
     decision = play.record(draft)
-    assert planning.standing(play.view()) == decision
+    assert plan.standing(play.view()) == decision
 
 
 def test_a_stop_whose_belief_is_gone_is_told_by_its_rule() -> None:
     play = Rehearsal(goal=goal(notify=TOLD))
     play.believe(refuted())
-    halt = next(rule(play.view()) for rule in planning._RULES if rule is planning._halt)
+    halt = next(rule(play.view()) for rule in plan._RULES if rule is plan._halt)
     assert halt is not None
     told = before_end(replace(play.view(), beliefs=()), halt)
     assert told is not None

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from policies import planning
-from policies.approval import at_deadline, easier, holds_end, rule_of, rule_of_edit
+from policies import plan
+from policies.drafts import at_deadline, easier, holds_end, rule_of, rule_of_edit
 from state.goal import ApprovalRule, Approvals, Goal
 from state.records import ActionKind, Approval, ApprovalKind
 from tests.policies.rehearsal import Rehearsal, goal
@@ -113,24 +113,24 @@ def test_a_gate_that_asks_as_much_or_more_is_no_question(after: Goal) -> None:
 def test_a_hard_stop_is_asked_about_once_and_only_where_the_file_has_it_asked() -> None:
     play = Rehearsal(goal=goal(approvals={"override": {"mode": "wait"}}))
     play.believe(refuted())
-    assert [stop.id for stop in planning.to_override(play.view())] == ["B99"]
+    assert [stop.id for stop in plan.to_override(play.view())] == ["B99"]
     play.approvals.append(Approval(id="Q1", kind="override", decision="B99", question="Go on?"))
-    assert planning.to_override(play.view()) == []
-    assert planning.plan(play.view()) is None, "the halt waits for the answer"
+    assert plan.to_override(play.view()) == []
+    assert plan.plan(play.view()) is None, "the halt waits for the answer"
     play.answer("Q1", "no", by="ada")
     assert play.run() == ["hard_stop", "ended"]
     again = play.later()
     again.goal = goal(approvals={"override": {"mode": "auto"}})
-    assert planning.to_override(again.view()) == [], "a person's no stands"
+    assert plan.to_override(again.view()) == [], "a person's no stands"
     for mode, asked in (("auto", ["B99"]), ("reject", ["B99"]), ("wait", [])):
         again.goal = goal(approvals={"override": {"mode": mode}})
         again.approvals[-1] = again.approvals[-1].model_copy(update={"answer": None, "answered_by": ""})
-        assert [stop.id for stop in planning.to_override(again.view())] == asked, f"an open question under {mode}"
+        assert [stop.id for stop in plan.to_override(again.view())] == asked, f"an open question under {mode}"
         again.approvals.pop()
         new = [] if mode == "reject" else ["B99"]
-        assert [stop.id for stop in planning.to_override(again.view())] == new
+        assert [stop.id for stop in plan.to_override(again.view())] == new
         again.approvals.append(Approval(id="Q1", kind="override", decision="B99", question="Go on?"))
     left_out = Rehearsal()
     left_out.believe(refuted())
-    assert planning.to_override(left_out.view()) == []
+    assert plan.to_override(left_out.view()) == []
     assert left_out.run() == ["hard_stop", "ended"]

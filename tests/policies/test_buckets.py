@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.buckets import BucketVerdict, Prediction, RunEvidence, judge_run
-from policies.cases import CaseTable, Mean, Noise
-from policies.comparison import compare
+from policies.comparison import CaseTable, Mean, Noise, compare
 from policies.gate import judge_condition, judge_gate
 from policies.target import find_target
+from policies.verdict import BucketVerdict, Prediction, RunEvidence, judge_run
 from state.goal import Condition, Gate
 from state.records import Belief, Bucket
 from tests.policies.lab import BASE, GATE, REASON, lab_table, ones, table

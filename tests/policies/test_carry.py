@@ -3,9 +3,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from policies import planning
-from policies.dose import SAFE_SHARE, dose
-from policies.proposals import parent_of
+from policies import plan
+from policies.next_run import parent_of
+from policies.recipes import SAFE_SHARE, dose
 from state.records import Decision, Json
 from tests.policies.rehearsal import Rehearsal, goal
 
@@ -49,11 +49,11 @@ def test_measuring_the_fused_model_is_no_measurement_of_a_start_that_was_replace
     play = climbing()
     while "fuse" not in play.kinds():
         play.step()
-    found = planning.plan(play.view())
+    found = plan.plan(play.view())
     assert found is not None
     decision = play.record(found)
     assert decision.rule == "carry.measure"
-    assert planning.standing(play.view()) == decision
+    assert plan.standing(play.view()) == decision
 
 
 def test_by_default_the_adapter_itself_is_trained_on() -> None:
@@ -148,11 +148,11 @@ def test_a_training_that_waits_on_a_model_that_goes_is_not_begun() -> None:
     play.answers = {}
     until(play, "dpo")
     play.answer(play.approvals[-1].id, "yes")
-    assert planning.standing(play.view()) is not None
+    assert plan.standing(play.view()) is not None
     play.torn = frozenset({next(a.inputs["adapter"] for a in play.actions if a.kind == "fuse")})
-    assert planning.standing(play.view()) is None
+    assert plan.standing(play.view()) is None
     assert play.step() == "carry.again"
-    assert planning.standing(play.view()) == play.decisions[-2], "and then it is"
+    assert plan.standing(play.view()) == play.decisions[-2], "and then it is"
 
 
 def test_one_that_cannot_be_made_again_ends_the_sitting_in_a_sentence_and_the_next_tries_anew() -> None:

@@ -1,6 +1,5 @@
 import pytest
 
-from policies.cases import CaseTable, Mean
 from policies.checks import (
     beyond_reach,
     cases_told,
@@ -8,6 +7,7 @@ from policies.checks import (
     least_cases,
     reachability,
 )
+from policies.comparison import CaseTable, Mean
 from policies.gate import judge_condition
 from policies.significance import cases_for_unseen
 from state.goal import Condition, Gate, TestKind

@@ -4,11 +4,11 @@ from typing import Literal
 
 import pytest
 
-from policies.contamination import NOTED, Contamination, contamination, uprooted
-from policies.planning import has_fallen, must_verify
-from policies.premises import assumed, premises_of
-from policies.proposals import exhaustion_of
-from policies.view import WITHDRAWN
+from policies.drafts import assumed, premises_of
+from policies.history import WITHDRAWN
+from policies.next_run import exhaustion_of
+from policies.plan import has_fallen, must_verify
+from policies.validity import NOTED, Contamination, contamination, uprooted
 from state.records import Action, Answer, Belief, Decision, Evidence, Premise
 from tests.policies.rehearsal import Rehearsal, goal, identity
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.dose import SAFE_SHARE, Harm, dose, harm_of, judge_dose
+from policies.recipes import SAFE_SHARE, Harm, dose, harm_of, judge_dose
 from state.records import Json
 
 RECIPE: Json = {"iters": 120, "batch_size": 4, "learning_rate": 1e-4, "lora_parameters": {"rank": 8, "scale": 10.0}}

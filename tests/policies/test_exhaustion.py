@@ -6,19 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.buckets import RunEvidence, judge_run
-from policies.budget import Estimate, Spent, affordable
-from policies.exhaustion import (
+from policies.cost import Estimate, Spent, affordable
+from policies.next_run import exhaustion_of
+from policies.target import is_ceiling_above
+from policies.verdict import (
     LEAST_RUNS,
     ExhaustionVerdict,
+    RunEvidence,
     RunFact,
+    conclusion,
     could_tell,
     judge_exhaustion,
+    judge_run,
     run_fact,
+    runs_without_progress,
 )
-from policies.proposals import exhaustion_of
-from policies.stopping import conclusion, runs_without_progress
-from policies.target import is_ceiling_above
 from state.goal import Budget, Condition, Gate, Search
 from state.records import Bucket, Decision, Run
 from tests.policies.lab import GATE, lab_table, ones, table

@@ -2,8 +2,8 @@
 
 import pytest
 
-from policies.cases import CaseTable
-from policies.findings import base_table, baseline_beliefs, ceilings, decode_curves, gate_beliefs
+from policies.checks import base_table, baseline_beliefs, ceilings, decode_curves, gate_beliefs
+from policies.comparison import CaseTable
 from state.records import Belief, Measurement
 from tests.policies.rehearsal import goal
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.cases import CaseTable, Changes, Mean
+from policies.comparison import CaseTable, Changes, Mean
 from policies.gate import COUNTED, ConditionVerdict, GateVerdict, judge_condition, judge_gate
 from state.goal import Condition, Gate
 from state.records import Measurement, Side

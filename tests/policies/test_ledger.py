@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.confirmation import openings, why_not
+from policies.history import LEDGER, View
 from policies.ledger import Opening, Recorded, Spending, counting, goal_of
-from policies.view import LEDGER, View
 from state.goal import Condition, Gate, Goal
 from state.records import Action, Belief, Decision, Evidence
 from tests.policies.rehearsal import Rehearsal, goal, identity

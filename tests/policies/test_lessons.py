@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from policies.lessons import lessons
+from policies.followups import lessons
 from state.records import Action, Belief, Json
 from tests.policies.rehearsal import Rehearsal, goal
 

@@ -5,9 +5,21 @@ from typing import Any
 
 import pytest
 
-from policies.looks import at_best_saves, interim, look_at_save, looks_of, may_be_better, skipped, told_of, why_not
-from policies.proposals import evaluation_s, going_on, next_proposals, verdict_of
-from policies.view import View
+from policies.history import View
+from policies.next_run import (
+    at_best_saves,
+    evaluation_s,
+    going_on,
+    interim,
+    look_at_save,
+    looks_of,
+    may_be_better,
+    next_proposals,
+    skipped,
+    told_of,
+    verdict_of,
+    why_not,
+)
 from state.records import Action, Json, Measurement
 from tests.policies.rehearsal import Rehearsal, goal
 

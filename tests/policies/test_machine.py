@@ -1,4 +1,4 @@
-from policies.machine import PATIENCE, machine_guards
+from policies.guards import PATIENCE, machine_guards
 from state.goal import MachineLimits
 from state.records import Guard
 from tests.policies.rehearsal import Rehearsal, goal

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from policies import memory
-from policies.lessons import lessons
-from policies.memory import Shape, estimate, limit_gb, memory_beliefs, refusal
-from policies.search import choose
+from policies import cost
+from policies.cost import Shape, estimate, limit_gb, memory_beliefs, refusal
+from policies.followups import lessons
+from policies.next_run import choose
 from state.records import Belief, Evidence, Json
 from tests.policies.rehearsal import Rehearsal, goal
 
@@ -174,7 +174,7 @@ def test_a_run_that_took_twice_the_estimate_refutes_it_and_corrects_the_next() -
     ratio = found.value["ratio"]
     before = memory_beliefs(goal(recipe=RECIPE), [model(), rows()])[0]
     after = memory_beliefs(goal(recipe=RECIPE), [model(), rows(), found])[0]
-    grown = (after.value["needed_gb"] - memory.OVERHEAD_GB) / (before.value["needed_gb"] - memory.OVERHEAD_GB)
+    grown = (after.value["needed_gb"] - cost.OVERHEAD_GB) / (before.value["needed_gb"] - cost.OVERHEAD_GB)
     assert grown == pytest.approx(ratio, rel=0.01)
     assert f"times {ratio:.2f} as earlier runs took" in after.statement
 

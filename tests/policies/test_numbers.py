@@ -3,8 +3,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from policies.numbers import LEAST_TOLD, numbers_of, space_of, with_numbers
-from policies.recipes import Tried, next_recipes
+from policies.recipes import LEAST_TOLD, Tried, next_recipes, numbers_of, space_of, with_numbers
 from state.records import Json
 from tests.policies.test_recipes import FIRST, as_tried
 

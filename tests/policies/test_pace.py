@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from policies.budget import Estimate, Spent, affordable
+from policies.cost import Estimate, Spent, affordable
+from policies.next_run import choose, estimate_of
 from policies.pace import NO_SIGNAL, PASSED_OVER, advice, passed_over, without_signal
-from policies.proposals import estimate_of
-from policies.search import choose
-from policies.stopping import StopVerdict
+from policies.verdict import StopVerdict
 from state.goal import Budget
 from state.records import Approval, Belief, Evidence, Json
 from tests.policies.rehearsal import Rehearsal, goal

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.specs import _KINDS
-from policies import planning
+from agent.inputs import _KINDS
+from policies import plan
 from policies.confirmation import why_not
-from policies.proposals import estimate_of, going_on, next_proposals, planned_s, verdict_of
-from policies.view import gate_since, taught_since
+from policies.history import gate_since, taught_since
+from policies.next_run import estimate_of, going_on, next_proposals, planned_s, verdict_of
 from state.hashing import hash_json
 from state.records import Action, Answer, Approval, Belief, Decision, Evidence, GoalVersion, Json
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
@@ -129,44 +129,44 @@ def test_a_person_may_go_on_against_a_hard_stop() -> None:
 
 def test_what_has_begun_is_seen_to_its_end_even_under_a_hard_stop_and_nothing_new_begins() -> None:
     play = Rehearsal()
-    draft = planning.plan(play.view())
+    draft = plan.plan(play.view())
     assert draft is not None
     decision = play.record(draft)
     play.believe(refuted())
-    assert planning.standing(play.view()) is None, "not begun: waits behind the hard stop"
+    assert plan.standing(play.view()) is None, "not begun: waits behind the hard stop"
     play.actions.append(Action(key=decision.action_key, kind="census", decision=decision.id))
-    assert planning.standing(play.view()) == decision
+    assert plan.standing(play.view()) == decision
 
 
 def test_an_answer_that_came_while_the_agent_was_dead_is_acted_on_first() -> None:
     play = Rehearsal(answers={})
     play.run()
     decision = play.decisions[-1]
-    assert planning.standing(play.view()) is None
+    assert plan.standing(play.view()) is None
     play.answer(play.approvals[0].id, "yes", by="ada")
-    assert planning.standing(play.later().view()) == decision
+    assert plan.standing(play.later().view()) == decision
 
 
 def test_an_end_that_was_decided_but_not_written_is_decided_anew_in_the_next_sitting() -> None:
     play = Rehearsal(ceiling=0.6)
     play.step()
-    draft = planning.plan(play.view())
+    draft = plan.plan(play.view())
     assert draft is not None
     decision = play.record(draft)
     assert decision.action == "halt"
-    assert planning.standing(play.view()) == decision
-    assert planning.standing(play.later().view()) is None
+    assert plan.standing(play.view()) == decision
+    assert plan.standing(play.later().view()) is None
 
 
 def test_a_decision_for_another_world_is_withdrawn() -> None:
     play = Rehearsal()
     play.step()
-    draft = planning.plan(play.view())
+    draft = plan.plan(play.view())
     assert draft is not None
     decision = play.record(draft)
-    assert planning.standing(play.view()) == decision
+    assert plan.standing(play.view()) == decision
     play.believe(identity("harness", "harness-2"))
-    assert planning.standing(play.view()) is None
+    assert plan.standing(play.view()) is None
 
 
 def test_an_edited_evaluator_makes_the_base_be_measured_again() -> None:
@@ -353,7 +353,7 @@ def test_luck_on_selection_alone_is_not_promoted() -> None:
 def test_the_same_view_gives_the_same_draft() -> None:
     play = Rehearsal()
     for _ in range(6):
-        assert planning.plan(play.view()) == planning.plan(play.view())
+        assert plan.plan(play.view()) == plan.plan(play.view())
         play.step()
 
 
@@ -548,7 +548,7 @@ def test_a_conclusion_stands_in_its_sitting_though_the_clock_was_set_back() -> N
     conclusion = play.decisions[-1] = play.decisions[-1].model_copy(update={"made_at": START - 86_400})
     assert conclusion.action == "conclude"
     assert not play.view().is_withdrawn(conclusion)
-    assert planning.standing(play.view()) == conclusion
+    assert plan.standing(play.view()) == conclusion
     assert play.later().view().is_withdrawn(conclusion), "the next sitting looks at the world again"
 
 
@@ -740,7 +740,7 @@ def test_a_run_that_the_gate_fails_on_selection_is_never_opened_for_a_person_eit
     )
     play.ask("confirm", "R1")
     again = play.later()
-    assert not planning.is_asked(again.view())
+    assert not plan.is_asked(again.view())
     assert again.run()[-1] == "ended"
     assert opened_for(again) == []
 
@@ -769,9 +769,9 @@ def test_what_a_person_asks_after_the_end_takes_the_campaign_up_again() -> None:
     assert play.campaign.state == "promoted"
     again = play.later()
     again.answers = {"launch": "yes"}
-    assert not planning.is_asked(again.view())
+    assert not plan.is_asked(again.view())
     again.ask("confirm", "R2")
-    assert planning.is_asked(again.view())
+    assert plan.is_asked(again.view())
     trained = again.kinds().count("train")
     assert again.run() == ["confirm.asked", "A.confirmed", "asked"], "R1 is promoted while R2 is asked about"
     assert again.kinds().count("train") == trained
@@ -945,7 +945,7 @@ def test_lengths_are_held_against_the_cases_references_else_the_demonstrations_e
 
 def test_every_job_that_measures_has_guards_that_end_with_the_budget_and_do_not_change_its_key() -> None:
     world = Rehearsal(goal(budget={"hours": 1}))
-    early, late = planning.plan(world.view()), planning.plan(replace(world.view(), now=START + 1800))
+    early, late = plan.plan(world.view()), plan.plan(replace(world.view(), now=START + 1800))
     assert early is not None
     assert late is not None
     assert early.decision.action == "census"

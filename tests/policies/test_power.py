@@ -3,7 +3,7 @@
 import pytest
 
 from policies import power, significance
-from policies.cases import CaseTable, Changes, Mean, Scale
+from policies.comparison import CaseTable, Changes, Mean, Scale
 from policies.power import Needed, cases_needed
 from state.goal import Condition
 from tests.benchmarks.levels import TOLD, Told, told_power

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import pytest
 
-from policies import planning
-from policies.budget import Estimate, Spent, affordable
-from policies.dose import dose
+from policies import plan
+from policies.cost import Estimate, Spent, affordable
+from policies.recipes import dose
 from state.goal import Budget
 from state.records import Run
 from tests.policies.rehearsal import START
@@ -117,7 +117,7 @@ def test_the_same_record_gives_the_same_plan_at_every_step(kind: Kind, seed: int
     truth = draw(kind, seed)
     played = Night(goal=goal_of(truth), world=World(truth))
     for _ in range(40):
-        assert planning.plan(played.view()) == planning.plan(played.view())
+        assert plan.plan(played.view()) == plan.plan(played.view())
         played.step()
 
 

@@ -5,20 +5,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.buckets import RunEvidence, judge_run
-from policies.dose import MAX_EPOCHS, Harm, dose, usual_lr
 from policies.recipes import (
+    MAX_EPOCHS,
+    Harm,
     RecipeProposal,
     Tried,
     axis_of,
     diagnose,
+    dose,
     first_recipe,
     next_recipes,
     recipe_hash,
     tried,
+    usual_lr,
     with_recipe,
 )
 from policies.target import Target, find_target
+from policies.verdict import RunEvidence, judge_run
 from state.goal import Goal
 from state.records import Json, Run
 from tests.policies.lab import GATE, lab_table, ones, table

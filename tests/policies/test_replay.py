@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies.buckets import Prediction
 from policies.replay.published import HarnessGate, PublishedCycle, PublishedHarness
 from policies.replay.records import Halt, Trajectory
 from policies.replay.verdicts import replay, replayed_gate
+from policies.verdict import Prediction
 from tests.policies.trajectory import (
     BASE,
     HARNESS,

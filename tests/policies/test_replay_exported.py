@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.replay.exported import exported_trajectory
+from policies.replay.published import exported_trajectory
 from policies.replay.records import Replay
 from policies.replay.verdicts import replay
 from state.records import Action, Belief, Decision, GoalVersion, Measurement, Record

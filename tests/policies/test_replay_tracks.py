@@ -5,10 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.cases import CaseTable, Mean
 from policies.checks import is_one_measurement
-from policies.replay.records import Cycle, Trajectory
-from policies.replay.tracks import Pairs, Track
+from policies.comparison import CaseTable, Mean
+from policies.replay.records import Cycle, Pairs, Track, Trajectory
 from policies.replay.verdicts import replay
 from state.records import Side, SplitUse
 from tests.policies.trajectory import Json, cycle, trajectory

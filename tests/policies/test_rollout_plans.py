@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import budget, guards
-from policies.proposals import estimate_of
+from policies import cost, guards
+from policies.next_run import estimate_of
 from policies.recipes import MOST_UPDATES, first_recipe
 from state.goal import Budget, Goal, problems
 from state.records import Guard, Json
@@ -27,7 +27,7 @@ def laddered(**grpo: Any) -> Goal:
 def test_a_first_recipe_of_rollouts_is_one_that_the_trainer_takes() -> None:
     recipe = first_recipe(laddered(), {"rows": 24_000, "max_tokens": 301}, instrument="grpo").recipe
     assert recipe["iters"] == MOST_UPDATES
-    assert recipe["max_completion_length"] == 768, "a shorter budget than the evaluation's pays for short answers"
+    assert recipe["max_completion_length"] == 768, "a shorter cost than the evaluation's pays for short answers"
     assert recipe["max_seq_length"] == 1088, "301 + 768, rounded up"
     assert (recipe["save_every"], recipe["steps_per_eval"], recipe["steps_per_report"]) == (5, 5, 1)
     read = validate_recipe(recipe, "grpo")
@@ -130,9 +130,9 @@ def test_rollouts_need_cases_of_their_own() -> None:
     assert problems(laddered()) == []
 
 
-def within(spent_s: float, seconds: float = 600.0, **limits: Any) -> budget.BudgetVerdict:
-    verdict = budget.affordable(Budget(**limits), budget.Spent(), budget.Estimate(seconds=seconds), 0.0, 0.0)
-    return budget.within_class(verdict, "grpo", 0.5, spent_s, seconds)
+def within(spent_s: float, seconds: float = 600.0, **limits: Any) -> cost.BudgetVerdict:
+    verdict = cost.affordable(Budget(**limits), cost.Spent(), cost.Estimate(seconds=seconds), 0.0, 0.0)
+    return cost.within_class(verdict, "grpo", 0.5, spent_s, seconds)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_class_has_hours_of_its_own_beside_the_campaigns(
     assert (found.limit, found.is_affordable) == (limit, not limit)
     assert found.nearest_s == pytest.approx(left_s)
     if limit == "class_hours":
-        assert found.sentence.endswith("of the 0.5 hours that budget.class_hours gives grpo.")
+        assert found.sentence.endswith("of the 0.5 hours that cost.class_hours gives grpo.")
 
 
 def test_when_the_hours_of_a_class_are_spent_the_next_takes_over() -> None:

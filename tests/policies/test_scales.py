@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 
-from policies.buckets import BucketVerdict, RunEvidence, judge_run
-from policies.cases import CaseTable, Mean, Noise, Scale, scales_of
 from policies.checks import beyond_reach, least_cases, reachability
-from policies.exhaustion import could_tell
+from policies.comparison import CaseTable, Mean, Noise, Scale, scales_of
 from policies.gate import judge_condition, judge_gate
 from policies.recipes import first_recipe
 from policies.target import find_target
+from policies.verdict import BucketVerdict, RunEvidence, could_tell, judge_run
 from state.goal import Condition, Gate
 from state.records import Finding
 from tests.policies.lab import ones, table

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from policies.confirmation import last_look
-from policies.proposals import INSTRUMENTS, estimate_of, evaluation_s, next_proposals, verdict_of
-from policies.search import choose, postponed
+from policies.next_run import INSTRUMENTS, choose, estimate_of, evaluation_s, next_proposals, postponed, verdict_of
 from state.records import Belief, Bucket, Decision, Json
 from tests.policies.rehearsal import START, Rehearsal, goal
 from tests.policies.test_planning import LADDER

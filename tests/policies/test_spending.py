@@ -4,12 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import budget, guards, walltime
-from policies.budget import Estimate, Spent, affordable, minutes
-from policies.walltime import StepSample, cut_to_time, estimate_run_s, fit, padded_batches
+from policies import cost, guards
+from policies.cost import (
+    Estimate,
+    Spent,
+    StepSample,
+    affordable,
+    cut_to_time,
+    estimate_run_s,
+    fit,
+    minutes,
+    padded_batches,
+)
 from state.goal import Budget
 from state.records import Action, Guard, Json
-from tools.training.batching import shape_of
+from tools.training.data import shape_of
 
 HOUR = 3600.0
 MIDNIGHT = 1_700_006_400.0
@@ -20,10 +29,10 @@ RECIPE = {"iters": 100, "batch_size": 4, "max_seq_length": 512, "steps_per_repor
 
 def test_until_seven_means_the_next_morning_for_a_campaign_started_in_the_evening() -> None:
     evening = MIDNIGHT + 22 * HOUR
-    assert budget.deadline_at("07:00", evening) == MIDNIGHT + 31 * HOUR
-    assert budget.deadline_at("23:30", evening) == MIDNIGHT + 23.5 * HOUR
-    assert budget.deadline_at("23:30", evening, utc_offset_s=2 * HOUR) == MIDNIGHT + 45.5 * HOUR
-    assert budget.deadline_at(None, evening) is None
+    assert cost.deadline_at("07:00", evening) == MIDNIGHT + 31 * HOUR
+    assert cost.deadline_at("23:30", evening) == MIDNIGHT + 23.5 * HOUR
+    assert cost.deadline_at("23:30", evening, utc_offset_s=2 * HOUR) == MIDNIGHT + 45.5 * HOUR
+    assert cost.deadline_at(None, evening) is None
 
 
 def test_the_first_broken_limit_is_named_with_its_numbers() -> None:
@@ -33,7 +42,7 @@ def test_the_first_broken_limit_is_named_with_its_numbers() -> None:
     assert (fits.is_affordable, fits.limit, fits.left_s, fits.left_runs) == (True, "", 9 * HOUR, 3)
     late = affordable(limits, Spent(), Estimate(seconds=10 * HOUR), start, start)
     assert (late.is_affordable, late.limit) == (False, "until")
-    assert late.sentence == "It would take 10.0 h and 9.0 h are left of the budget (until 07:00)."
+    assert late.sentence == "It would take 10.0 h and 9.0 h are left of the cost (until 07:00)."
     spent = affordable(limits, Spent(runs=3), Estimate(runs=1), start, start)
     assert (spent.limit, spent.sentence) == ("runs", "0 of 3 runs are left.")
     full = affordable(limits, Spent(disk_gb=1.5), Estimate(disk_gb=1), start, start)
@@ -44,7 +53,7 @@ def test_the_first_broken_limit_is_named_with_its_numbers() -> None:
 
 def test_waiting_for_other_campaigns_costs_no_hours_but_does_not_move_the_morning() -> None:
     waited = Action(key="k1", kind="train", decision="D1", result={"exit": {"queued_s": 3 * HOUR}})
-    spent = Spent(queued_s=budget.queued_s([waited, Action(key="k2", kind="promote", decision="D2")]))
+    spent = Spent(queued_s=cost.queued_s([waited, Action(key="k2", kind="promote", decision="D2")]))
     start = MIDNIGHT + 22 * HOUR
     assert affordable(Budget(hours=4), spent, Estimate(), start + 3 * HOUR, start).left_s == 4 * HOUR
     assert affordable(Budget(hours=4), Spent(), Estimate(), start + 3 * HOUR, start).left_s == HOUR
@@ -104,7 +113,7 @@ def test_one_measured_length_scales_the_prior() -> None:
 
 
 def test_measured_lengths_recover_all_three_terms() -> None:
-    truth = walltime.prior(2000).model_copy(update={"constant_s": 0.3, "quadratic_s": 1e-6})
+    truth = cost.prior(2000).model_copy(update={"constant_s": 0.3, "quadratic_s": 1e-6})
     lengths = (64, 128, 256, 512, 1024)
     samples = [StepSample(batch_size=4, padded_tokens=size, seconds=truth.seconds(4, size)) for size in lengths]
     step = fit(samples)
@@ -131,12 +140,12 @@ def test_the_trainer_pads_rows_as_the_estimate_of_time_does(lengths: list[int]) 
 
 
 def test_quantiles_stand_in_for_lengths() -> None:
-    lengths = walltime.lengths_from_quantiles(100, 200, 300)
+    lengths = cost.lengths_from_quantiles(100, 200, 300)
     assert (len(lengths), sorted(lengths)[9], max(lengths)) == (20, 100, 300)
 
 
-def measured(tokens_per_s: float) -> walltime.StepTime:
-    return walltime.fit([StepSample(batch_size=4, padded_tokens=128, seconds=512 / tokens_per_s)])
+def measured(tokens_per_s: float) -> cost.StepTime:
+    return cost.fit([StepSample(batch_size=4, padded_tokens=128, seconds=512 / tokens_per_s)])
 
 
 def test_a_run_that_does_not_fit_is_cut_or_refused() -> None:
@@ -146,18 +155,18 @@ def test_a_run_that_does_not_fit_is_cut_or_refused() -> None:
     assert cut is not None
     assert 20 <= cut["iters"] < 50
     assert cut_to_time(RECIPE, estimate, 12.0) is None
-    assert walltime.least_iters(RECIPE) == 50
+    assert cost.least_iters(RECIPE) == 50
 
 
 def test_another_class_is_timed_by_the_assumed_ratio_until_it_was_timed_itself() -> None:
     sample = StepSample(batch_size=4, padded_tokens=128, seconds=1.0)
-    sft = walltime.step_time({"sft": [sample]}, "sft")
-    dpo = walltime.step_time({"sft": [sample]}, "dpo")
+    sft = cost.step_time({"sft": [sample]}, "sft")
+    dpo = cost.step_time({"sft": [sample]}, "dpo")
     assert dpo.seconds(4, 128) == pytest.approx(1.5 * sft.seconds(4, 128))
-    assert (sft.source, dpo.source, dpo.error) == ("measured", "assumed", walltime.ASSUMED_ERROR)
+    assert (sft.source, dpo.source, dpo.error) == ("measured", "assumed", cost.ASSUMED_ERROR)
     slow = StepSample(batch_size=4, padded_tokens=128, seconds=7.0)
-    assert walltime.step_time({"sft": [sample], "dpo": [slow]}, "dpo").seconds(4, 128) == pytest.approx(7.0)
-    assert walltime.step_time({}, "grpo").source == "assumed"
+    assert cost.step_time({"sft": [sample], "dpo": [slow]}, "dpo").seconds(4, 128) == pytest.approx(7.0)
+    assert cost.step_time({}, "grpo").source == "assumed"
 
 
 @given(left=st.floats(0, 400), rate=st.floats(500, 5000), fixed=st.floats(0, 100))

@@ -1,4 +1,4 @@
-from policies.staleness import contaminated, stale_beliefs
+from policies.validity import contaminated, stale_beliefs
 from state.records import Belief, Fingerprint
 
 FILE = Fingerprint(kind="file", name="grade.py", value="a" * 64)

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from agent.reading.tally import DOMAINS
+from agent.render.summary import DOMAINS
 from tests.project.test_project import PACKAGES, ROOT
 
 PAGE = ROOT / "runbooks" / "hard_stops.md"

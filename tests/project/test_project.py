@@ -98,7 +98,7 @@ def test_the_layers_hold() -> None:
     assert linted.returncode == 0, linted.stdout
 
 
-@pytest.mark.parametrize("module", ["agent.cli", "agent.runner", "agent.report", "policies.planning", "state.store"])
+@pytest.mark.parametrize("module", ["agent.cli", "agent.runner", "agent.render.report", "policies.plan", "state.store"])
 def test_mlx_is_imported_in_worker_processes_only(module: str) -> None:
     code = (
         f"import sys, {module}\n"

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.cases import CaseTable
+from policies.comparison import CaseTable
 from policies.gate import judge_gate
 from state.goal import Gate
 from state.hashing import hash_json

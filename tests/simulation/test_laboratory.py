@@ -8,7 +8,7 @@ from tests.simulation.laboratory import VIGIL, play, players, run, tally
 from tests.simulation.priors import BUDGET_H, INSTRUMENTS, KINDS, Kind, draw
 from tests.simulation.vigil import LOST_P
 from tests.simulation.world import FIXED_S, World
-from tools.training import reinforcement_watch
+from tools.training import reinforcement
 
 
 def test_a_seed_is_one_truth_and_a_truth_is_one_campaign_for_every_player() -> None:
@@ -79,7 +79,7 @@ def test_a_longer_run_goes_on_from_the_shorter_one_and_costs_the_added_steps() -
 
 
 def test_a_look_at_a_simulated_training_ends_it_by_the_workers_rule() -> None:
-    assert LOST_P == reinforcement_watch.LOST_P
+    assert LOST_P == reinforcement.LOST_P
 
 
 def test_a_dense_world_scores_between_nothing_and_all_and_a_long_one_asks_for_passes() -> None:

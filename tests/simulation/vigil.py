@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.cases import CaseTable
-from policies.findings import base_table, gate_beliefs
-from policies.looks import HOPELESS
+from policies.checks import base_table, gate_beliefs
+from policies.comparison import CaseTable
+from policies.cost import rows_at_once
+from policies.history import hard_stops
+from policies.next_run import HOPELESS
 from policies.significance import sign_p
-from policies.view import hard_stops
-from policies.walltime import rows_at_once
 from state.goal import Goal
 from state.records import Belief, Decision, Evidence, Json, Measurement, SplitUse
 from tests.policies.rehearsal import START, Rehearsal

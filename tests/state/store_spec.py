@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from state.clock import FakeClock
 from state.errors import LeaseLostError, NotFoundError, StoreError
 from state.records import Evidence, Fingerprint, Premise, Run
+from state.schema import TABLES, WRITERS
 from state.store import Store
-from state.tables import TABLES, WRITERS
 from tests.state import samples
 
 ELSEWHERE = (Fingerprint(kind="file", name="data.jsonl", value="def"),)

@@ -7,14 +7,12 @@ import pytest
 from state import backup
 from state.backup import Restored, restore_latest
 from state.clock import FakeClock
-from state.connection import configure, connect
 from state.errors import CorruptError, LimitExceededError, NotFoundError, StoreError
+from state.journal import verify
 from state.lease import Lease
 from state.paths import CampaignPaths
-from state.schema import migrate
+from state.schema import SCHEMA_VERSION, configure, connect, migrate
 from state.store import Store
-from state.tables import SCHEMA_VERSION
-from state.verify import verify
 from tests.state import samples
 
 

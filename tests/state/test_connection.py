@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from state import connection as module
-from state.connection import configure, connect, spoken_errors
+from state import schema as module
 from state.errors import CorruptError, StoreError
+from state.schema import configure, connect, spoken_errors
 
 
 def test_a_file_that_stays_locked_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 
-from agent.reading.places import campaigns_in
+from agent.render.places import campaigns_in
 from state import backup
 from state.backup import restore_latest
 from state.clock import FakeClock
-from state.connection import connect
 from state.errors import ConfigError, CorruptError, MigrationError, NotFoundError
+from state.journal import Head, HeadFile
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
-from state.requests import insert_request, last_request
-from state.store import Store
-from state.verify import Head, HeadFile
+from state.schema import connect
+from state.store import Store, insert_request, last_request
 from tests.state import samples
 
 

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from state.clock import FakeClock
 from state.errors import CorruptError, StoreError
+from state.journal import decode, encode, image, verify
 from state.records import Evidence, Run
-from state.rows import decode, encode, image
+from state.schema import TABLES, Column
 from state.store import Store
-from state.tables import TABLES, Column
-from state.verify import verify
 from tests.state import samples
 
 VALUES = st.recursive(

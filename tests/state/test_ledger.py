@@ -11,8 +11,8 @@ import pytest
 
 from state import ledger as ledgers
 from state.errors import CorruptError
+from state.journal import Head
 from state.ledger import CaseSet, Entry, case_hash, head_file, open_ledger, reset
-from state.verify import Head
 
 CASES = CaseSet.of(case_hash([f"say {number}"], str(number)) for number in range(40))
 

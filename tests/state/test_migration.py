@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 
 from state.clock import FakeClock
-from state.connection import connect
 from state.errors import MigrationError
+from state.journal import json_text, link
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
-from state.requests import insert_request
-from state.rows import json_text, link
-from state.store import Store
-from state.tables import SCHEMA_VERSION
+from state.schema import SCHEMA_VERSION, connect
+from state.store import Store, insert_request
 from tests.state import samples
 
 APPLIED = {

@@ -17,9 +17,8 @@ from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.records import Belief, Request
-from state.requests import insert_request, last_request
-from state.store import Store
-from state.tables import SCHEMA_VERSION, TABLES
+from state.schema import SCHEMA_VERSION, TABLES
+from state.store import Store, insert_request, last_request
 from tests.state import samples
 
 

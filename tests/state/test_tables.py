@@ -4,14 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from state.connection import connect
 from state.errors import CorruptError, LimitExceededError, MigrationError
 from state.journal import TABLE_OF
 from state.paths import CampaignPaths
 from state.records import Record
-from state.schema import add_column, check_header, migrate, migrations
+from state.schema import (
+    APPLICATION_ID,
+    JOURNAL_COLUMNS,
+    MIGRATIONS,
+    SCHEMA_VERSION,
+    SQL_TYPES,
+    TABLES,
+    WRITERS,
+    Column,
+    add_column,
+    check_header,
+    connect,
+    migrate,
+    migrations,
+)
 from state.store import Store
-from state.tables import APPLICATION_ID, JOURNAL_COLUMNS, MIGRATIONS, SCHEMA_VERSION, SQL_TYPES, TABLES, WRITERS, Column
 
 PLACE = Path("state.db")
 

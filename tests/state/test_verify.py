@@ -2,17 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from state import tables
+from state import schema
 from state.clock import FakeClock
-from state.connection import connect
 from state.errors import CorruptError
+from state.journal import verify
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.records import Request
-from state.requests import insert_request
-from state.store import Store
-from state.tables import TABLES, Column
-from state.verify import verify
+from state.schema import TABLES, Column, connect
+from state.store import Store, insert_request
 from tests.state import samples
 
 
@@ -131,7 +129,7 @@ def test_an_image_older_than_a_column_is_filled_with_its_default(
     tamper(filled, "ALTER TABLE meta ADD COLUMN host TEXT NOT NULL DEFAULT 'here'")
     added = Column("host", since=2, default='"here"')
     meta = replace(TABLES["meta"], columns=(*TABLES["meta"].columns, added))
-    monkeypatch.setitem(tables.TABLES, "meta", meta)
+    monkeypatch.setitem(schema.TABLES, "meta", meta)
     assert check(filled) == 13
     tamper(filled, "UPDATE meta SET host = 'there'")
     with pytest.raises(CorruptError, match="meta epoch"):

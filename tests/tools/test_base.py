@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from state.hashing import hash_file
-from tools.jobs.blas import worker_env
+from tools.machine.blas import worker_env
 from tools.tracks.spreadsheet_clean.generate import generate_case
 
 QUICKSTART = Path(__file__).parents[2] / "runbooks" / "quickstart"

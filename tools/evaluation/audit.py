@@ -18,10 +18,10 @@ from typing import Any
 
 from state.errors import VigilError
 from state.records import Json
-from tools.evaluation.cases import Split
 from tools.evaluation.census import prompt_parity, token_census, without_words
 from tools.evaluation.prompts import decode, gold_tokens, naming, render_training
 from tools.evaluation.rendered import Numbered
+from tools.evaluation.worker import Split
 from tools.jobs.privacy import stay_offline
 from tools.machine.sandbox import OverLimitError
 from tools.probes.data import case_prompt

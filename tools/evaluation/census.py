@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from state.errors import VigilError
-from tools.evaluation.cases import Split, read_split
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.prompts import (
     PLACEHOLDER,
@@ -31,6 +30,7 @@ from tools.evaluation.prompts import (
     skeleton,
 )
 from tools.evaluation.rendered import Numbered, rendered_pairs, rendered_rows, source_of
+from tools.evaluation.worker import Split, read_split
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.probes.outputs import adversarial_outputs
 from tools.tracks.balance import count_groups

@@ -17,7 +17,7 @@ from pathlib import Path
 from state.errors import VigilError
 from state.records import Json
 from tools.jobs.privacy import stay_offline
-from tools.models.likeness import agreeing, divergence, told
+from tools.models.load import agreeing, divergence, told
 from tools.probes.rows import DataFile, Features
 
 _ROWS, _TOKENS = 8, 48

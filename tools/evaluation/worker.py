@@ -24,14 +24,49 @@ from typing import Any
 
 from state.errors import ConfigError, VigilError
 from state.files import read_json, read_jsonl, write_atomic, write_json
-from tools.evaluation.cases import Split, read_split
 from tools.evaluation.generation import Decoding, Generation, Prompt, generate
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.prompts import render_prompt
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
+from tools.tracks import formats
 from tools.tracks.contract import GraderSpec
 from tools.tracks.host import Grader
+
+
+@dataclass(frozen=True)
+class Split:
+    """The cases of one split for one use."""
+
+    name: str
+    use: str
+    cases: tuple[dict[str, Any], ...]
+
+    @property
+    def key(self) -> str:
+        """`split.use`, the name of its scores."""
+        return f"{self.name}.{self.use}"
+
+
+def read_split(spec: dict[str, Any]) -> Split:
+    """Read the cases of one split row `{"name", "use", "file", "case_ids"}`.
+
+    Raises:
+        ConfigError: As `formats.iter_split`; or a wanted case is not in the file.
+    """
+    path = Path(spec["file"])
+    by_id = {str(case["id"]): case for case in formats.iter_split(path)}
+    wanted = by_id.keys() if spec.get("case_ids") is None else [str(name) for name in spec["case_ids"]]
+    missing = [name for name in wanted if name not in by_id]
+    if missing:
+        raise ConfigError(
+            f"{path} lacks {len(missing)} of the cases to evaluate, first {missing[0]}; the file changed since.",
+            what="case_ids",
+            value=missing[:5],
+            where=str(path),
+        )
+    return Split(str(spec["name"]), str(spec["use"]), tuple(by_id[name] for name in wanted))
+
 
 Row = dict[str, Any]
 _Key = tuple[str, str, str]

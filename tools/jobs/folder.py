@@ -1,25 +1,108 @@
-"""What every backend does with a job folder: write the job once, read how it stands, leave a request to stop.
-
-A backend adds one thing, how a supervisor comes to stand over the folder. It may bring none, or two, or one long after
-it was asked: the folder's locks, key and exit record make the job happen once all the same.
-"""
+"""A job's folder: written once, read as it stands, a request to stop left in it; logs of bounded size."""
 
 import errno
+import os
+import shutil
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
-from state.files import json_row, read_json, read_object
+from state.files import fsync_folder, json_row, read_json, read_object, side_of
 from state.paths import JobPaths
 from state.records import JobState
-from tools.jobs.identity import ProcessIdentity
 from tools.jobs.locks import is_held
-from tools.jobs.logs import last_lines
-from tools.jobs.once import ask_for_stop, write_once
-from tools.jobs.spec import ExitRecord, JobSpec, JobStatus, StopRequest, read_record
-from tools.jobs.tally import read_tally
+from tools.jobs.processes import ProcessIdentity
+from tools.jobs.spec import ExitRecord, JobSpec, JobStatus, StopRequest, read_record, read_tally
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Write a whole, synced file unless there is one already; return whether it is ours that stands.
+
+    Raises:
+        OSError: It cannot be written (full disk, no permission).
+    """
+    side = side_of(path)
+    # Not mkstemp: the file is readable to whom the person's umask says.
+    descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        # Unlike a rename, a link never replaces: of two writers at once one wins and the other learns of it.
+        os.link(side, path)
+    except FileExistsError:
+        return False
+    finally:
+        side.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return True
+
+
+def ask_for_stop(paths: JobPaths, request: StopRequest) -> bool:
+    """Leave a request to stop; return False where an earlier one stands."""
+    return write_once(paths.stop, request.model_dump_json(indent=1))
+
+
+def stop_request(paths: JobPaths) -> StopRequest | None:
+    """Return the request to stop that stands, if any."""
+    try:
+        value: Any = read_json(paths.stop)
+        return None if value is None else StopRequest.model_validate(value)
+    except ValueError:
+        # Somebody made it by hand: whoever touches a file of this name wants the job to stop.
+        return StopRequest(by="person", reason="stop.json is there, but cannot be read.")
+
+
+LIMIT_BYTES = 10_000_000
+"""A log larger than this is put aside."""
+
+KEEP = 2
+"""Logs kept aside; a job's output takes at most (KEEP + 1) x LIMIT_BYTES and what is written between two looks."""
+
+
+def last_lines(path: Path, count: int, window_bytes: int = 64_000) -> list[str]:
+    """Return the last lines of a text file, reading its end only; a missing file has none."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - window_bytes))
+            text = stream.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    # The first line of a window that does not start at the file's beginning is cut.
+    lines = text.splitlines()[1 if size > window_bytes else 0 :]
+    return lines[-count:] if count > 0 else []
+
+
+def put_aside_if_large(path: Path, limit_bytes: int = LIMIT_BYTES, keep: int = KEEP) -> bool:
+    """Copy a large log to `.1` (moving `.1` to `.2` and so on) and empty it.
+
+    It is emptied in place because the worker holds it open, in append mode; what it writes between the copy and the
+    cut is lost.
+
+    Returns:
+        Whether it was put aside.
+    """
+    try:
+        if path.stat().st_size <= limit_bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    for number in range(keep, 1, -1):
+        older = _aside(path, number - 1)
+        if older.exists():
+            older.replace(_aside(path, number))
+    shutil.copyfile(path, _aside(path, 1))
+    os.truncate(path, 0)
+    return True
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
+
 
 RUNBOOK = "stuck_job.md"
 

@@ -23,9 +23,9 @@ import psutil
 from state.files import read_json, write_json
 from state.log import log_error, log_info, log_warning, passed_over, start_log
 from state.paths import JobPaths
-from tools.jobs.identity import identify
 from tools.jobs.locks import try_lock
 from tools.jobs.privacy import keep_words_out, stay_offline
+from tools.jobs.processes import identify
 
 LOCK_VARIABLE = "VIGIL_LOCK_FD"
 """Environment variable with the number of the inherited lock descriptor."""

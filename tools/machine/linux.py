@@ -4,8 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from tools.machine.facts import Heat, LidState, Power, Sleep, Source
-from tools.machine.system import System
+from tools.machine.facts import Heat, LidState, Power, Sleep, Source, System
 
 _SUPPLY = "sys/class/power_supply"
 _INHIBIT = ("--what=sleep:idle", "--who=vigil", "--why=a fine-tuning job is running", "--mode=block")

@@ -5,8 +5,7 @@ Written from the programs' manuals and sample outputs; none of it was run on a M
 
 import re
 
-from tools.machine.facts import Heat, LidState, Power, Sleep, Source
-from tools.machine.system import System
+from tools.machine.facts import Heat, LidState, Power, Sleep, Source, System
 
 _SOURCES: dict[str, Source] = {"AC Power": "mains", "Battery Power": "battery", "UPS Power": "battery"}
 _PRESSURE = "com.apple.system.thermalpressurelevel"

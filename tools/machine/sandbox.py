@@ -29,7 +29,7 @@ import psutil
 from state.errors import ConfigError
 from state.log import passed_over
 from state.records import Json
-from tools.jobs.blas import worker_env
+from tools.machine.blas import worker_env
 
 TEXT_S = 10.0
 """Processor seconds for one text; a conversation of a million tokens takes less than one to render."""

@@ -6,8 +6,17 @@ from typing import Any
 
 from state.hashing import HashCache
 from state.records import Json
-from tools.models.headers import Header, HeaderError, Tensor, read_header
-from tools.models.identity import ADAPTER_FILES, WEIGHTS, Problem, read_object, weights_hash
+from tools.models.identity import (
+    ADAPTER_FILES,
+    WEIGHTS,
+    Header,
+    HeaderError,
+    Problem,
+    Tensor,
+    read_header,
+    read_object,
+    weights_hash,
+)
 
 _SHAPE_KEYS = ("fine_tune_type", "num_layers", "lora_parameters")
 

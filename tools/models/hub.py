@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from state.errors import ConfigError, ToolUnavailableError
-from tools.models.headers import HeaderError, read_header
-from tools.models.identity import INDEX, coherence_problems, read_object
+from tools.models.identity import INDEX, HeaderError, coherence_problems, read_header, read_object
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

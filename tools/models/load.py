@@ -1,5 +1,6 @@
-"""Opening a model folder with mlx-lm; the only module of this folder that needs MLX, for worker processes."""
+"""Opening a model folder with mlx-lm, and how alike two models answer; for worker processes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,40 @@ def load_model(folder: Path, adapter: Path | None = None, dtype: str | None = No
 def _factors(part: Any) -> dict[str, Any]:
     """Return an adapted layer's own parameters; of any other layer none."""
     return {name: part[name] for name in ("lora_a", "lora_b", "m") if name in part} if "lora_a" in part else {}
+
+
+def told(folder: Path, adapter: Path | None, dtype: str | None, rows: Sequence[Sequence[int]]) -> Any:
+    """Return the log-probabilities of the next token at every position of some rows.
+
+    Args:
+        folder: Of the model.
+        adapter: Beside it, or none.
+        dtype: To compute in; the stored one when None.
+        rows: Token ids.
+
+    Returns:
+        An array of shape (positions, vocabulary), float32. One model is in memory at a time.
+    """
+    import mlx.core as mx
+    import numpy as np
+
+    model, _ = load_model(folder, adapter, dtype)
+    model.eval()
+    found = []
+    for row in rows:
+        logits = model(mx.array([row]))[0].astype(mx.float32)
+        found.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), dtype=np.float32))
+    return np.concatenate(found)
+
+
+def divergence(wanted: Any, seen: Any) -> float:
+    """Return the mean divergence of what is seen from what was wanted, nats."""
+    import numpy as np
+
+    each = (np.exp(wanted) * (wanted - seen)).sum(axis=1, dtype=np.float64)
+    return float(np.maximum(each, 0.0).mean())
+
+
+def agreeing(wanted: Any, seen: Any) -> int:
+    """Return at how many positions the likeliest token is the same."""
+    return int((wanted.argmax(axis=1) == seen.argmax(axis=1)).sum())

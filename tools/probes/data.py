@@ -14,7 +14,7 @@ from pathlib import Path
 
 from state.errors import ConfigError
 from state.records import EXAMPLES, Evidence, Finding, Fingerprint, Json, Severity
-from tools.models.headers import NOT_FETCHED
+from tools.models.identity import NOT_FETCHED
 from tools.probes.catalogue import RUNNING, Observation, Probe, ProbeContext
 from tools.probes.configs import TrainingConfig
 from tools.probes.evaluations import Stated

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from policies.cases import Mean
 from policies.checks import beyond_cases, beyond_reach
+from policies.comparison import Mean
 from policies.significance import sign_p
 from state.goal import Condition, Gate
 from state.records import Json

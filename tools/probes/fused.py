@@ -17,8 +17,7 @@ import psutil
 
 from state.records import Json
 from tools.machine.sandbox import ask
-from tools.models.headers import HeaderError
-from tools.models.identity import WEIGHTS
+from tools.models.identity import WEIGHTS, HeaderError
 from tools.probes.configs import Loc
 from tools.probes.folder import Project, Report, place_of
 from tools.probes.model import (

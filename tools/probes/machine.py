@@ -10,12 +10,11 @@ import psutil
 from state.errors import VigilError
 from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Evidence, Fingerprint
-from tools.jobs.blas import matrix_speed, why_slow
 from tools.machine import mac
-from tools.machine.limits import ask_cuda, cuda_wheels, memory_limit
-from tools.machine.system import System
-from tools.models.identity import describe_model
-from tools.models.shape import read_shape
+from tools.machine.blas import matrix_speed, why_slow
+from tools.machine.facts import System
+from tools.machine.hardware import ask_cuda, cuda_wheels, memory_limit
+from tools.models.identity import describe_model, read_shape
 from tools.probes.catalogue import RUNNING, SPENDING, Observation, Probe, ProbeContext
 
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")

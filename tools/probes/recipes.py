@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from policies.dose import MAX_EPOCHS
+from policies.recipes import MAX_EPOCHS
 from state.records import Json
 from tools.machine.sandbox import ask
 from tools.probes.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from state.records import Json
-from tools.models.headers import LFS_POINTER, NOT_FETCHED
+from tools.models.identity import LFS_POINTER, NOT_FETCHED
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is no row that anything trains on; its rest is passed over."""

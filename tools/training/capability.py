@@ -140,11 +140,10 @@ def _steps(instrument: str, base: Path, data: Json, out: Path, done: Json) -> No
 
     from tools.models.identity import weights_hash
     from tools.models.load import load_model
-    from tools.training.batching import Cursor
+    from tools.training.data import Cursor
     from tools.training.instruments import Setting, build
-    from tools.training.loop import Training
+    from tools.training.loop import Training, build_optimizer, prepare
     from tools.training.losses import measure
-    from tools.training.preparation import build_optimizer, prepare
     from tools.training.saves import write_adapter
 
     done["step"] = "training"

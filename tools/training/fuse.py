@@ -15,7 +15,7 @@ from state.records import Json
 from tools.evaluation.prompts import render_training
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
-from tools.models.likeness import agreeing, divergence, told
+from tools.models.load import agreeing, divergence, told
 from tools.tracks.formats import iter_data
 
 _ROWS, _TOKENS = 8, 256

@@ -10,13 +10,12 @@ import numpy as np
 
 from state.errors import ConfigError
 from state.records import Json
-from tools.evaluation.cases import read_split
 from tools.evaluation.prompts import render_prompt
 from tools.evaluation.rendered import source_of
+from tools.evaluation.worker import read_split
 from tools.tracks.contract import GraderSpec
 from tools.tracks.host import Grader
 from tools.training.data import read_rows
-from tools.training.environment import environment
 from tools.training.objective import Demonstrations, Objective
 from tools.training.preferences import (
     Pair,
@@ -28,10 +27,9 @@ from tools.training.preferences import (
     reference_logps,
 )
 from tools.training.recipe import PreferenceRecipe, Recipe, RolloutRecipe
-from tools.training.reinforcement import Reinforcement
-from tools.training.reinforcement_watch import HeldOut, Interim, RolloutLog
-from tools.training.rewards import Scheme
-from tools.training.rollouts import Task, read_tasks
+from tools.training.reinforcement import HeldOut, Interim, Reinforcement, RolloutLog
+from tools.training.rollouts import Scheme, Task, read_tasks
+from tools.training.saves import environment
 
 
 @dataclass(frozen=True)

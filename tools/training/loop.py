@@ -1,21 +1,19 @@
-"""The training loop: one for all objectives; worker processes only.
-
-Every step is a function of (weights, optimizer, step number): data order follows from (seed, epoch), dropout from
-(seed, step). So a run that was killed and resumed computes the same bits as one that was not.
-
-Where an objective allows it, the next step is begun before the last one is looked at, so that a GPU need not wait for
-the host; whatever is due at a step (a report, a save, validation, a sample, a stop) waits for that step.
-"""
+"""The training loop: one for all objectives, with what is trained, its optimizer and its step; workers only."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.optimizers as optim
 import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten, tree_map
 from numpy.typing import NDArray
 
 from state.errors import ConfigError
@@ -24,16 +22,248 @@ from state.log import log_info
 from state.records import Json
 from tools.jobs.worker import tell_phase
 from tools.training import saves
-from tools.training.batching import Batch, Cursor
-from tools.training.environment import environment
-from tools.training.losses import measure
+from tools.training.data import Batch, Cursor
+from tools.training.losses import Loss, measure
 from tools.training.objective import Objective
-from tools.training.preparation import draws_while_checkpointing
 from tools.training.progress import Progress, damaged_steps, is_sealed, newest, set_damaged_aside
 from tools.training.recipe import Recipe
-from tools.training.reinforcement_watch import Interim
+from tools.training.reinforcement import Interim
 from tools.training.samples import Sampler
-from tools.training.stepping import Stepper
+from tools.training.saves import environment
+
+Step = tuple[mx.array, mx.array | None, Any, mx.array | None]
+"""Summed loss; figures, None where the loss has none; gradient summed so far, None after an update; the update's
+gradient norm, None where there was none."""
+
+
+class Stepper:
+    """Micro-steps over one model.
+
+    Nothing is computed before it is evaluated, so that the caller decides what to wait for.
+
+    Args:
+        model: Prepared; its state is looked up once, as is the optimizer's: made after a save is put in place.
+        optimizer: Its state is initialised.
+        loss: Of a batch's arrays.
+        max_grad_norm: Largest norm of an update's gradient; None clips nothing.
+        is_compiled: Whether a step is traced once for each shape and its small operations are fused. Where MLX cannot
+            trace one, or `MLX_DISABLE_COMPILE` is set, the same operations run one by one.
+        tell: Takes the reason where MLX cannot.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        loss: Loss,
+        *,
+        max_grad_norm: float | None,
+        is_compiled: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._max_grad_norm = max_grad_norm
+        self._tell = tell
+        self._loss_and_grad = nn.value_and_grad(model, loss)
+        self._run: Any = self._step
+        self._untried = {False, True} if is_compiled else set()
+        self.is_compiled = is_compiled and not os.environ.get("MLX_DISABLE_COMPILE")
+        """Whether its first call on each shape takes long."""
+        if is_compiled:
+            state = [model.state, optimizer.state, mx.random.state]
+            self._run = partial(mx.compile, inputs=state, outputs=state)(self._step)
+
+    def __call__(self, arrays: list[mx.array], gradient: Any, weight: int, seed: int, *, is_update: bool) -> Step:
+        """Return what a batch gives, and apply the update where it is due.
+
+        Args:
+            arrays: Of a batch.
+            gradient: Summed before, None where there is none.
+            weight: What the summed gradient is divided by at an update.
+            seed: Dropout depends on it alone, so that a resumed run draws what an uninterrupted one draws.
+            is_update: Whether one is due.
+        """
+        # An array: a number would be a constant of the trace, and each of its values another trace.
+        weighing = mx.array(weight, dtype=mx.float32)
+        mx.random.seed(seed)
+        if is_update not in self._untried:
+            return self._run(arrays, gradient, weighing, is_update)  # type: ignore[no-any-return]
+        parameters, state = self._model.parameters(), tree_map(lambda part: part, self._optimizer.state)
+        try:
+            found: Step = self._run(arrays, gradient, weighing, is_update)
+        except (RuntimeError, TypeError, ValueError) as error:
+            # What was traced halfway holds placeholders.
+            self._model.update(parameters)
+            self._optimizer.state = state
+            self._run, self._untried = self._step, set()
+            self._tell(str(error).splitlines()[0])
+            mx.random.seed(seed)
+            return self._step(arrays, gradient, weighing, is_update)
+        self._untried.discard(is_update)
+        return found
+
+    def _step(self, arrays: list[mx.array], gradient: Any, weight: mx.array, is_update: bool) -> Step:  # noqa: FBT001 - MLX traces by position
+        (loss, figures), found = self._loss_and_grad(self._model, *arrays)
+        if gradient is not None:
+            found = tree_map(lambda one, two: one + two, gradient, found)
+        told = figures if figures.size else None
+        if not is_update:
+            return loss, told, found, None
+        found = tree_map(lambda part: (part / weight).astype(part.dtype), found)
+        norm = mx.sqrt(mx.stack([mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(found)]).sum())
+        if self._max_grad_norm is not None:
+            factor = mx.minimum(self._max_grad_norm / (norm + 1e-6), 1.0)
+            found = tree_map(lambda part: part * factor.astype(part.dtype), found)
+        self._optimizer.update(self._model, found)
+        return loss, told, None, norm
+
+
+_BIAS_CORRECTED = frozenset({"adam", "adamw"})
+_DRAWS = "_draws"
+
+
+def prepare(model: Any, recipe: Recipe, parent_adapter: Path | None) -> None:
+    """Make exactly the wanted parameters trainable.
+
+    Args:
+        model: As loaded; with a parent's adapter its layers are in place already.
+        recipe: What to train.
+        parent_adapter: Adapter folder that was loaded onto the model, whose weights are trained on.
+
+    Raises:
+        ConfigError: The recipe's keys match no layer of the model, or a layer that mlx-lm cannot adapt.
+    """
+    mx.random.seed(recipe.seed)
+    model.freeze()
+    if recipe.fine_tune_type == "full":
+        for layer in _top_layers(model, recipe):
+            layer.unfreeze()
+    elif parent_adapter is None:
+        _add_adapter(model, recipe)
+    else:
+        model.apply_to_modules(_unfreeze_adapter)
+    if not tree_flatten(model.trainable_parameters()):
+        raise _nothing_to_train(model, recipe)
+    if recipe.grad_checkpoint:
+        for layer in model.layers:
+            vars(layer)[_DRAWS] = draws_while_checkpointing(recipe)
+            _checkpoint_gradients(type(layer))
+    model.train()
+
+
+def _top_layers(model: Any, recipe: Recipe) -> list[Any]:
+    return list(model.layers[-max(recipe.num_layers, 0) :])
+
+
+def _add_adapter(model: Any, recipe: Recipe) -> None:
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    parameters = recipe.adapter_config()["lora_parameters"]
+    try:
+        linear_to_lora_layers(model, recipe.num_layers, parameters, use_dora=recipe.fine_tune_type == "dora")
+    except ValueError as error:
+        raise ConfigError(
+            f"`recipe.lora_parameters.keys`: {error}.", what="recipe.lora_parameters.keys", value=parameters.get("keys")
+        ) from error
+
+
+def _nothing_to_train(model: Any, recipe: Recipe) -> ConfigError:
+    from mlx import nn
+
+    keys = recipe.lora_parameters.keys
+    linear = (nn.Linear, nn.QuantizedLinear)
+    known = sorted({name for layer in model.layers for name, part in layer.named_modules() if isinstance(part, linear)})
+    return ConfigError(
+        f"`recipe.lora_parameters.keys` {list(keys or ())} match no layer of the model; it has {', '.join(known)}.",
+        what="recipe.lora_parameters.keys",
+        value=keys,
+    )
+
+
+def _unfreeze_adapter(_: str, module: Any) -> None:
+    keys = [name for name in ("lora_a", "lora_b", "m") if name in module]
+    if keys:
+        module.unfreeze(keys=keys, recurse=False)
+
+
+def draws_while_checkpointing(recipe: Recipe) -> bool:
+    """Say whether layers that are computed twice draw random numbers; such a step cannot be traced."""
+    return recipe.grad_checkpoint and recipe.lora_parameters.dropout > 0
+
+
+def _checkpoint_gradients(kind: Any) -> None:
+    """Have layers of a class compute their inner values again for the gradient instead of keeping them.
+
+    With dropout each call draws from a seed of its own, the same when it computes again: mlx-lm's version draws another
+    dropout mask then, so that the gradient belongs to another function than the loss.
+
+    Side effects: changes the class, in this process for good; once, whoever asks again.
+    """
+    plain = kind.__call__
+    if hasattr(plain, "inner"):
+        return
+
+    def checkpointed(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if not layer.training:
+            return plain(layer, *args, **kwargs)
+        inside, after = _two_seeds() if vars(layer).get(_DRAWS) else (None, None)
+
+        def compute(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+            layer.update(parameters)
+            if inside is not None:
+                mx.random.seed(inside)
+            return plain(layer, *args, **kwargs)
+
+        result = mx.checkpoint(compute)(layer.trainable_parameters(), *args, **kwargs)
+        if after is not None:
+            mx.random.seed(after)
+        return result
+
+    checkpointed.inner = plain  # type: ignore[attr-defined]
+    kind.__call__ = checkpointed
+
+
+def _two_seeds() -> list[int]:
+    """Return two seeds that follow from the random state; MLX's state can be read, but only a seed sets it."""
+    state: Any = mx.random.state
+    keys: Any = mx.random.split(state[0]).tolist()
+    return [(high << 32) | low for high, low in keys]
+
+
+def build_optimizer(recipe: Recipe) -> Any:
+    """Return the recipe's optimizer.
+
+    Two defaults differ from the stock trainer, each switched back by its own key. Adam's bias correction is on: without
+    it the first steps are up to 6.5 times too large (facts/mlx_training.md 2.5). Adafactor's `relative_step` is off:
+    with it the recipe's learning rate is not used at all.
+
+    Raises:
+        ConfigError: An option has a value that the optimizer or schedule does not take.
+    """
+    from mlx_lm.tuner.utils import build_schedule
+
+    kinds = {
+        "adam": optim.Adam,
+        "adamw": optim.AdamW,
+        "muon": optim.Muon,
+        "sgd": optim.SGD,
+        "adafactor": optim.Adafactor,
+    }
+    schedule = recipe.lr_schedule
+    options = dict(recipe.optimizer_config.get(recipe.optimizer, {}))
+    if recipe.optimizer in _BIAS_CORRECTED:
+        options.setdefault("bias_correction", True)
+    if recipe.optimizer == "adafactor":
+        options.setdefault("relative_step", False)
+    try:
+        rate = build_schedule(schedule.model_dump()) if schedule is not None else recipe.learning_rate
+        return kinds[recipe.optimizer](learning_rate=rate, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"`recipe.optimizer_config` or `recipe.lr_schedule`: {error}.", what="recipe.optimizer_config"
+        ) from error
+
 
 _PROBE_TOLERANCE = 1e-3
 """Relative difference of the probe loss that other hardware may cause; a fresh start differs by far more (mode 12)."""

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from state.records import Json
-from tools.training.batching import Batch, Cursor, batches_from, shapes
-from tools.training.data import Row, collate
+from tools.training.data import Batch, Cursor, Row, batches_from, collate, shapes
 from tools.training.losses import Loss, demonstration_loss
 from tools.training.recipe import Recipe
 

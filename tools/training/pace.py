@@ -25,7 +25,7 @@ from state.records import Json
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.tracks.formats import iter_rows
 from tools.training.recipe import RolloutRecipe, validate_recipe
-from tools.training.rewards import signal_prompts
+from tools.training.rollouts import signal_prompts
 from tools.training.worker import assemble, peak_memory_gb
 
 STEPS = 4

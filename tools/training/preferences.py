@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from state.errors import ConfigError
 from state.records import Json
 from tools.evaluation.rendered import Source, rendered_pairs
-from tools.training.batching import Batch, Cursor, Shape, shapes
-from tools.training.data import Row, answers, fitting_row
+from tools.training.data import Batch, Cursor, Row, Shape, answers, fitting_row, shapes
 from tools.training.losses import PREFERENCE_COLUMNS, preference_loss
 from tools.training.objective import Objective, bucketed, validation_groups
 from tools.training.recipe import PreferenceRecipe

@@ -24,13 +24,22 @@ from state.files import read_json, write_json
 from state.hashing import HashCache, hash_file, hash_tree
 from state.log import log_info
 from state.records import Json
-from tools.evaluation.cases import read_split
+from tools.evaluation.worker import read_split
 from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
-from tools.training.environment import environment
-from tools.training.lineage import begun_with, other_recipe, require_same_adapter, trained_on
-from tools.training.progress import damaged_steps, newest, newest_healthy_folder, set_damaged_aside, take_over
+from tools.training.progress import (
+    begun_with,
+    damaged_steps,
+    newest,
+    newest_healthy_folder,
+    other_recipe,
+    require_same_adapter,
+    set_damaged_aside,
+    take_over,
+    trained_on,
+)
 from tools.training.recipe import Recipe
+from tools.training.saves import environment
 
 if TYPE_CHECKING:
     from tools.training.instruments import Built
@@ -81,8 +90,7 @@ def assemble(
 
     from tools.models.load import load_model
     from tools.training.instruments import Setting, build, interim_of
-    from tools.training.loop import Training
-    from tools.training.preparation import build_optimizer, prepare
+    from tools.training.loop import Training, build_optimizer, prepare
 
     out = context.folder.out
     tell_phase("loading the model")

@@ -20,14 +20,13 @@ from typing import Any
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
-from agent import effects, graph, openings, runner
-from agent.nodes import deciding, doing
-from agent.terminal import Terminal
+from agent import deciding, doing, effects, loop, openings, runner
+from agent.render.watch import Terminal
 from state.clock import SystemClock
 from state.errors import VigilError
-from state.handles import Doing
+from state.store import Doing
 from tests.faults.campaign.drive import QUICK
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 
 Method = Callable[..., Any]
 
@@ -151,7 +150,7 @@ def pin(checkpoint: str) -> None:
         plain(session, graph, {**config, "configurable": address}, Command(resume={"again": True}))
 
     runner._steps = pinned
-    runner.prune = graph.prune = lambda saver: None  # type: ignore[attr-defined]
+    runner.prune = loop.prune = lambda saver: None  # type: ignore[attr-defined]
 
 
 def main() -> int:

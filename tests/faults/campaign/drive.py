@@ -7,8 +7,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from agent.render.watch import Terminal
 from agent.runner import run_campaign
-from agent.terminal import Terminal
 from state.errors import VigilError
 
 QUICK = "tests.faults.campaign.quick"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from tools.jobs.identity import boot_id
+from tools.jobs.processes import boot_id
 
 EARLIER = "an earlier boot"
 

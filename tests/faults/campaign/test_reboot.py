@@ -15,7 +15,7 @@ import pytest
 from state.files import read_json, read_jsonl, write_json
 from tests.faults.campaign import quick, world
 from tests.faults.campaign.reboot import EARLIER, power_cut, processes_of
-from tools.jobs.identity import identify
+from tools.jobs.processes import identify
 
 ITERS = 120
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.reading import night
-from agent.reading.view import gather
+from agent.render import record
+from agent.render.record import gather
 from state.errors import NotFoundError
 from state.files import read_json, read_jsonl
 from state.paths import CampaignPaths
@@ -42,7 +42,7 @@ def test_two_campaigns_share_the_accelerator_job_by_job(tmp_path: Path, monkeypa
                 # It may not have begun.
                 with contextlib.suppress(NotFoundError):
                     waiting = [job for job in gather(CampaignPaths(home, name))["jobs"] if job.get("waits_for")]
-                    told |= {night.progress(job, time.time()) for job in waiting}
+                    told |= {record.progress(job, time.time()) for job in waiting}
             time.sleep(0.05)
     finally:
         for agent in agents.values():

@@ -267,7 +267,7 @@ def main() -> None:
 
 def _measure_once() -> None:
     """Measure here what each agent would measure of this machine at its start: a second of matrix products."""
-    from tools.jobs.blas import matrix_speed, worker_env
+    from tools.machine.blas import matrix_speed, worker_env
     from tools.probes import machine
 
     measure, known = matrix_speed, dict[frozenset[tuple[str, str]], Any]()

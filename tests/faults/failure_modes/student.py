@@ -29,11 +29,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from policies.walltime import padded_batches
+from policies.cost import padded_batches
 from state.files import read_json, write_atomic, write_json
 from state.hashing import hash_tree
-from tools.evaluation.cases import read_split
 from tools.evaluation.harness import harness_hash, harness_parts
+from tools.evaluation.worker import read_split
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
 from tools.tracks.contract import GraderSpec

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from state.files import read_json, read_jsonl
 from state.paths import JobPaths
-from tools.jobs.identity import ProcessIdentity, is_alive
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
+from tools.jobs.processes import ProcessIdentity, is_alive
 from tools.jobs.spec import ExitRecord, JobSpec
 
 ROOT = Path(__file__).parents[3]

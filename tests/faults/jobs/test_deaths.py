@@ -26,8 +26,8 @@ from tests.faults.jobs.harness import (
     until,
     worker,
 )
-from tools.jobs.identity import identify, is_alive
 from tools.jobs.locks import is_held, try_lock
+from tools.jobs.processes import identify, is_alive
 
 pytestmark = pytest.mark.faults
 

@@ -23,14 +23,14 @@ from tests.faults.jobs.harness import (
     supervisor,
     until,
 )
-from tools.jobs.identity import is_alive
+from tools.jobs.processes import is_alive
 
 pytestmark = pytest.mark.faults
 
 LAUNCHER = """
 import os, sys
 from pathlib import Path
-from tools.jobs.local import LocalBackend
+from tools.jobs.backend import LocalBackend
 from tools.jobs.spec import JobSpec
 LocalBackend().launch(Path(sys.argv[1]), JobSpec.model_validate_json(sys.argv[2]))
 """

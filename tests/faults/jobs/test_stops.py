@@ -29,8 +29,8 @@ from tests.faults.jobs.harness import (
     supervisor,
     until,
 )
-from tools.jobs.identity import is_alive
 from tools.jobs.locks import is_held
+from tools.jobs.processes import is_alive
 
 pytestmark = pytest.mark.faults
 
@@ -333,7 +333,7 @@ def test_jobs_can_be_stopped_from_the_command_line_of_another_process(folder: Pa
     BACKEND.launch(folder, spec(steps=1000))
     running_at(folder, 1)
     program = (
-        "import sys; from pathlib import Path; from tools.jobs.local import LocalBackend;"
+        "import sys; from pathlib import Path; from tools.jobs.backend import LocalBackend;"
         "LocalBackend().stop(Path(sys.argv[1]), 'anna', 'enough')"
     )
     subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, check=True)

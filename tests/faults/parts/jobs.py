@@ -24,14 +24,14 @@ from tests.faults.jobs.harness import (
     worker,
 )
 from tests.faults.parts.contract import Batch, Part
-from tools.jobs.identity import is_alive
+from tools.jobs.processes import is_alive
 from tools.jobs.spec import ExitRecord, JobSpec
 
 STEPS = 150
 KILLS_PER_JOB = 10
 
 LAUNCHER = (
-    "import sys; from pathlib import Path; from tools.jobs.local import LocalBackend;"
+    "import sys; from pathlib import Path; from tools.jobs.backend import LocalBackend;"
     "from tools.jobs.spec import JobSpec;"
     "LocalBackend().launch(Path(sys.argv[1]), JobSpec.model_validate_json(sys.argv[2]))"
 )

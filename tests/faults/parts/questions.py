@@ -14,7 +14,7 @@ from typing import Any, Literal
 from state.clock import SystemClock
 from state.paths import CampaignPaths
 from state.records import Request
-from state.requests import insert_request
+from state.store import insert_request
 from tests.faults.campaign import warm, world
 from tests.faults.parts.contract import Batch, Part
 

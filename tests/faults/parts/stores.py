@@ -10,14 +10,12 @@ from pathlib import Path
 
 from state.backup import restore_latest
 from state.clock import FakeClock
-from state.connection import connect, spoken_errors
 from state.errors import LeaseLostError, StoreError, VigilError
+from state.journal import verify
 from state.lease import Lease
 from state.paths import CampaignPaths
-from state.schema import check_header
+from state.schema import TABLES, check_header, connect, spoken_errors
 from state.store import Store
-from state.tables import TABLES
-from state.verify import verify
 from tests.faults.jobs.harness import ROOT
 from tests.faults.parts.contract import Batch, Part
 from tests.faults.store import recorder

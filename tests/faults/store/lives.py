@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.graph import open_saver, prune
+from agent.loop import open_saver, prune
 from state.clock import FakeClock
-from state.connection import connect
 from state.errors import VigilError
 from state.lease import Lease
 from state.paths import CampaignPaths
+from state.schema import connect
 from state.store import Store
 from tests.faults.store.power import Cut, cuts
 from tests.faults.store.recorder import Event, Recorder, recording

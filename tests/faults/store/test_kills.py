@@ -101,7 +101,7 @@ def test_reading_goes_on_while_the_holder_writes(tmp_path: Path) -> None:
 def test_requests_of_many_processes_all_arrive_while_the_holder_writes(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from state.paths import CampaignPaths;"
-        "from state.records import Request; from state.requests import insert_request\n"
+        "from state.records import Request; from state.store import insert_request\n"
         "paths, asker = CampaignPaths(Path(sys.argv[1]), 'night'), sys.argv[2]\n"
         "for _ in range(20): insert_request(paths, Request(kind='stop', by=asker))"
     )

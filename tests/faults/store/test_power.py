@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from state import connection as settings
+from state import schema as settings
 from tests.faults.store import recorder
 from tests.faults.store.lives import ROUNDS, cut_graph, cut_store, record_store
 

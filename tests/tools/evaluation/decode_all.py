@@ -1,7 +1,7 @@
 """Child process of test_generation: generates the same prompts in several ways and prints the outputs as JSON.
 
 A way may ask for less memory, for the step as a GPU has it, for looks and drops as there, for windows of a few
-positions, and for what a model without batches gets; `read` counts the tokens that went through the model.
+positions, and for what a model without generation gets; `read` counts the tokens that went through the model.
 """
 
 import json
@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
-from tools.evaluation import batches, generation
+from tools.evaluation import generation
 from tools.evaluation.generation import Decoding, Prompt, generate, one_by_one
 from tools.models.load import load_model
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     prompts = [Prompt(name, tokenizer.encode(text)) for name, text in spec["prompts"].items()]
     outputs: dict[str, Any] = {}
     read: dict[str, int] = {}
-    can_batch, can_join, most_rows = batches.can_batch, generation._can_join, batches.most_rows
+    can_batch, can_join, most_rows = generation.can_batch, generation._can_join, generation.most_rows
     plain, n_tokens = type(model).__call__, [0]
 
     def counted(self: Any, tokens: Any, *args: Any, **kwargs: Any) -> Any:
@@ -41,10 +41,10 @@ def main(argv: list[str]) -> None:
             spec["max_tokens"], way.get("temperature", 0.0), way.get("seed", 0), order=way.get("order", 0)
         )
         given = list(reversed(prompts)) if way.get("reversed") else prompts
-        batches.LOOK[mx.cpu], batches.DROP[mx.cpu] = way.get("look", 1), way.get("drop", 0.9)
-        batches.AHEAD[mx.cpu] = way.get("ahead", 0)
+        generation.LOOK[mx.cpu], generation.DROP[mx.cpu] = way.get("look", 1), way.get("drop", 0.9)
+        generation.AHEAD[mx.cpu] = way.get("ahead", 0)
         without = way.get("without", "")
-        changed: Any = batches, generation
+        changed: Any = generation, generation
         changed[0].can_batch = _never if without else can_batch
         changed[0]._READ_WIDTH = way.get("width", 2048)
         changed[0]._READ_SCORES[mx.cpu] = 512 * way.get("portion", 2048)
@@ -70,9 +70,9 @@ def drawn(n: int) -> dict[str, Any]:
     chances = mx.array([0.5, 0.0, 0.3, 0.15, 0.05])
     logits = mx.broadcast_to(mx.log(chances) * 0.7, (n, 5))
     keys = mx.stack([mx.random.key(place) for place in range(n)])
-    tokens, logps, after = batches.draw(logits, keys, 0.7)
+    tokens, logps, after = generation.draw(logits, keys, 0.7)
     told = {str(int(token)): float(logp) for token, logp in zip(np.array(tokens), np.array(logps), strict=True)}
-    again = batches.draw(logits[:7], keys[:7], 0.7)[0]
+    again = generation.draw(logits[:7], keys[:7], 0.7)[0]
     return {
         "counts": [int((tokens == token).sum()) for token in range(5)],
         "logps": told,

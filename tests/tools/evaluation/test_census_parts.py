@@ -4,10 +4,10 @@ import pytest
 
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.test_prompts import OPENS_OTHERWISE
-from tools.evaluation.cases import Split
 from tools.evaluation.census import Gold, GoldCuts, prompt_parity, summary, token_census
 from tools.evaluation.prompts import render_training
 from tools.evaluation.rendered import Numbered
+from tools.evaluation.worker import Split
 from tools.tracks.contract import Grade
 from tools.tracks.formats import DataRow
 

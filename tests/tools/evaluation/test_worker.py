@@ -19,8 +19,7 @@ from tests.tools.evaluation.worlds import (
     work,
     write_lines,
 )
-from tools.evaluation.cases import Split
-from tools.evaluation.worker import CaseFile, means, moved, noise
+from tools.evaluation.worker import CaseFile, Split, means, moved, noise
 from tools.models.identity import weights_hash
 
 MODULE = "tools.evaluation.worker"

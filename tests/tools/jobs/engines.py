@@ -7,8 +7,8 @@ from pathlib import Path
 from state.errors import ToolUnavailableError
 from state.paths import JobPaths
 from tests.faults.jobs.harness import ROOT
+from tools.jobs.backend import LocalBackend
 from tools.jobs.folder import FolderBackend
-from tools.jobs.local import LocalBackend
 
 SLOTS = 8
 """Supervisors that an engine runs at once."""

@@ -9,8 +9,7 @@ import pytest
 
 from state.paths import MachinePaths
 from tests.faults.jobs.harness import ROOT
-from tools.jobs.accelerator import Turn, machine_paths
-from tools.jobs.locks import try_lock
+from tools.jobs.locks import Turn, machine_paths, try_lock
 
 
 def take(paths: MachinePaths, campaign: str) -> Turn:
@@ -48,7 +47,7 @@ def test_the_first_has_the_accelerator_and_the_others_wait_in_the_order_they_cam
 def test_the_turn_of_a_dead_process_is_free_and_an_heir_keeps_it(machine: MachinePaths) -> None:
     program = (
         "import os, subprocess, sys; from pathlib import Path; from state.paths import MachinePaths;"
-        "from tools.jobs.accelerator import Turn\n"
+        "from tools.jobs.locks import Turn\n"
         "turn = Turn.take(MachinePaths(Path(sys.argv[1])), {'campaign': 'anna'})\n"
         "heir = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=sys.stdin, pass_fds=(turn.descriptor,))\n"
         "print('taken', flush=True)\n"

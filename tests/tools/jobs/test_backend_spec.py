@@ -26,8 +26,8 @@ from tests.faults.jobs.harness import (
 )
 from tests.tools.jobs.engines import ENGINES, Engine
 from tools.jobs.backend import Backend
-from tools.jobs.identity import is_alive
-from tools.jobs.logs import last_lines
+from tools.jobs.folder import last_lines
+from tools.jobs.processes import is_alive
 from tools.jobs.spec import ExitRecord, JobSpec
 
 KILLS = int(os.environ.get("VIGIL_KILLS", "10"))

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from state.errors import ToolUnavailableError
-from tools.jobs import blas
-from tools.jobs.blas import MatrixSpeed, exported_names, find_openblas, matrix_speed, own_openblas, worker_env
 from tools.jobs.privacy import OFFLINE
+from tools.machine import blas
+from tools.machine.blas import MatrixSpeed, exported_names, find_openblas, matrix_speed, own_openblas, worker_env
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is made on Linux alone")
 
@@ -176,7 +176,7 @@ def test_a_cuda_build_of_mlx_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_speed_is_measured_in_a_child_process() -> None:
     # In a process of its own: other tests of this one may have imported MLX.
     asked = (
-        "import sys; from tools.jobs.blas import matrix_speed, worker_env;"
+        "import sys; from tools.machine.blas import matrix_speed, worker_env;"
         " print(matrix_speed(worker_env()).gflops > 0, 'mlx' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state.records import Guard
-from tools.jobs.guards import Counters, evaluate
+from tools.jobs.observe import Counters, evaluate
 
 DIVERGED = Guard(signal="train_loss", op="non_finite", verdict="diverged")
 HIGH = Guard(signal="train_loss", op=">", threshold=5.0, patience=3, verdict="high")

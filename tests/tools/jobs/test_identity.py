@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tools.jobs.identity import ProcessIdentity, boot_id, identify, is_alive, is_reused, is_same
+from tools.jobs.processes import ProcessIdentity, boot_id, identify, is_alive, is_reused, is_same
 
 
 def me() -> ProcessIdentity:

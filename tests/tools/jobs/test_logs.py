@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tools.jobs.logs import last_lines, put_aside_if_large
+from tools.jobs.folder import last_lines, put_aside_if_large
 
 
 def test_the_last_lines_of_a_log(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools.machine import machines
-from tools.jobs import night
-from tools.jobs.night import Awake, Conditions, Pulse, suspended_s
-from tools.machine.system import System
+from tools.jobs import observe
+from tools.jobs.observe import Awake, Conditions, Pulse, suspended_s
+from tools.machine.facts import System
 
 
 def test_time_between_ticks_is_work() -> None:
@@ -95,13 +95,13 @@ def test_what_was_ended_by_others_is_begun_again(awake: Awake) -> None:
 def test_where_it_is_not_allowed_it_is_given_up_after_a_few_times(tmp_path: Path) -> None:
     awake = Awake(os.getpid(), machines.mac(tmp_path))
     awake.begin()
-    for lapse in range(1, night.MOST_STARTS + 1):
+    for lapse in range(1, observe.MOST_STARTS + 1):
         # The program of this machine ends at once.
         child_of(awake).wait()
         awake.look()
         assert awake.lapses == lapse
     awake.look()
-    assert (awake.lapses, awake.by) == (night.MOST_STARTS, "")
+    assert (awake.lapses, awake.by) == (observe.MOST_STARTS, "")
     awake.end()
 
 

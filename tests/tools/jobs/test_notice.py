@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from state.files import read_json
-from tools.jobs.identity import identify, is_alive
+from tools.jobs.processes import identify, is_alive
 
 ROOT = Path(__file__).parents[3]
 LINE = {"campaign": "storm", "event": "ended", "sentence": "R2 ist befördert."}

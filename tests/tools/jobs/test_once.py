@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from state.paths import JobPaths
-from tools.jobs.once import ask_for_stop, stop_request, write_once
+from tools.jobs.folder import ask_for_stop, stop_request, write_once
 from tools.jobs.spec import StopRequest
 
 

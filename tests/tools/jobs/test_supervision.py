@@ -27,11 +27,11 @@ from tests.faults.jobs.harness import (
     until,
 )
 from tests.tools.machine import machines
-from tools.jobs import supervision
-from tools.jobs.accelerator import Turn
+from tools.jobs import supervisor
+from tools.jobs.locks import Turn
 from tools.jobs.processes import Ended
 from tools.jobs.spec import ExitRecord, JobSpec, JobStatus
-from tools.jobs.supervision import OpenJob, Supervision, open_job
+from tools.jobs.supervisor import OpenJob, Supervision, open_job
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def record(folder: Path) -> ExitRecord:
 
 
 def test_a_process_left_behind_that_keeps_the_lock_ends_the_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(supervisor, "LOCK_WAIT_S", 0.1)
     program = "import fcntl, sys; s = open(sys.argv[1], 'w'); fcntl.flock(s, fcntl.LOCK_EX); print(flush=True); input()"
     holder = subprocess.Popen([sys.executable, "-c", program, str(folder / "lock")], stdin=PIPE, stdout=PIPE)
     assert holder.stdout is not None
@@ -177,7 +177,7 @@ def test_a_job_with_a_supervisor_or_an_end_needs_none(state: str) -> None:
 
 
 def test_a_job_that_is_killed_again_and_again_ends_at_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "MAX_KILLS", 3)
+    monkeypatch.setattr(supervisor, "MAX_KILLS", 3)
     job = spec(crash={"at": 1, "how": "kill", "times": 99}, restart_pause_s=0)
     assert Supervision(opened(folder, job)).run() == 0
     found = record(folder)
@@ -191,7 +191,7 @@ def test_a_job_that_the_system_kills_for_want_of_memory_is_not_started_a_third_t
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = count()
-    monkeypatch.setattr(supervision, "memory_kills", lambda _system: next(counted))
+    monkeypatch.setattr(supervisor, "memory_kills", lambda _system: next(counted))
     job = spec(crash={"at": 3, "how": "kill", "times": 99}, restart_pause_s=0)
     assert Supervision(opened(folder, job)).run() == 0
     found = record(folder)

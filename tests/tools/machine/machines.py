@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.machine.system import System
+from tools.machine.facts import System
 
 BATTERY = """Now drawing from 'Battery Power'
  -InternalBattery-0 (id=4653155)\t71%; discharging; 4:01 remaining present: true

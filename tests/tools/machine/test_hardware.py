@@ -17,9 +17,9 @@ import pytest
 from state import files
 from state.errors import ToolUnavailableError
 from tests.tools.machine import machines
-from tools.jobs.blas import MatrixSpeed, worker_env
 from tools.machine import hardware
-from tools.machine.system import System
+from tools.machine.blas import MatrixSpeed, worker_env
+from tools.machine.facts import System
 
 TOLD: dict[str, Any] = {"version": "0.32.4", "backend": "cpu", "device": "Device(cpu, 0)", "computes": True, "info": {}}
 GB = 1e9
@@ -54,7 +54,7 @@ def test_an_intel_mac_fails_the_night(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.mlx
 def test_mlx_is_asked_in_a_child_process_of_its_own() -> None:
     asked = (
-        "import sys; from tools.machine.hardware import ask_mlx; from tools.jobs.blas import worker_env;"
+        "import sys; from tools.machine.hardware import ask_mlx; from tools.machine.blas import worker_env;"
         " told = ask_mlx(worker_env()); print(told['computes'], bool(told['version']), 'mlx' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)

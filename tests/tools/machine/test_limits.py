@@ -4,10 +4,10 @@ import psutil
 import pytest
 
 from tests.tools.machine import machines
-from tools.machine import limits
-from tools.machine.limits import memory_limit
+from tools.machine import hardware
+from tools.machine.facts import System
+from tools.machine.hardware import memory_limit
 from tools.machine.linux import memory_kills
-from tools.machine.system import System
 
 
 def test_without_a_bound_jobs_may_hold_what_the_machine_has(tmp_path: Path) -> None:
@@ -32,9 +32,9 @@ def test_on_a_mac_it_is_what_the_gpu_may_wire_set_by_hand_or_recommended(
     assert memory_limit(mac, {}) == (1.048576, "the GPU may wire")
     machines.program(tmp_path, "sysctl", "0")
     told = {"info": {"max_recommended_working_set_size": 2_000_000_000}}
-    monkeypatch.setattr(limits, "ask_mlx", lambda _env: told)
+    monkeypatch.setattr(hardware, "ask_mlx", lambda _env: told)
     assert memory_limit(mac, {}) == (2.0, "the GPU may wire")
-    monkeypatch.setattr(limits, "ask_mlx", lambda _env: "it ended with status 1")
+    monkeypatch.setattr(hardware, "ask_mlx", lambda _env: "it ended with status 1")
     assert memory_limit(mac, {})[1] == "the machine has"
 
 
@@ -62,11 +62,11 @@ def test_with_cuda_it_is_what_the_gpu_has_where_that_is_less_and_nobody_asks_wit
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linux = System("linux", tmp_path)
-    monkeypatch.setattr(limits, "ask_mlx", lambda _env: pytest.fail("asked for nothing"))
-    assert (limits.cuda_wheels(), limits.ask_cuda({})) == ([], None)
-    monkeypatch.setattr(limits, "cuda_wheels", lambda: ["mlx-cuda-13 0.32.4"])
+    monkeypatch.setattr(hardware, "ask_mlx", lambda _env: pytest.fail("asked for nothing"))
+    assert (hardware.cuda_wheels(), hardware.ask_cuda({})) == ([], None)
+    monkeypatch.setattr(hardware, "cuda_wheels", lambda: ["mlx-cuda-13 0.32.4"])
     told = {"backend": "cuda", "info": {"total_memory": 1_000_000_000}}
-    monkeypatch.setattr(limits, "ask_mlx", lambda _env: told)
+    monkeypatch.setattr(hardware, "ask_mlx", lambda _env: told)
     assert memory_limit(linux, {}) == (1.0, "the GPU has")
-    monkeypatch.setattr(limits, "ask_mlx", lambda _env: told | {"backend": "cpu"})
+    monkeypatch.setattr(hardware, "ask_mlx", lambda _env: told | {"backend": "cpu"})
     assert memory_limit(linux, {})[1] == "the machine has"

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools.machine import machines
-from tools.machine import tonight
-from tools.machine.facts import awake_command, power_of, sleep_of
-from tools.machine.line import Line
-from tools.machine.system import System
+from tools.machine import readiness
+from tools.machine.facts import System, awake_command, power_of, sleep_of
+from tools.machine.readiness import Line
 
 OTHER = System("sunos5", Path("/nowhere"), "/nowhere")
 
@@ -18,7 +17,7 @@ def outcome(line: Line) -> tuple[str, str]:
 
 
 def test_a_mac_on_its_battery_would_not_last_the_night(tmp_path: Path) -> None:
-    line = tonight.power(machines.mac(tmp_path, batt=machines.BATTERY))
+    line = readiness.power(machines.mac(tmp_path, batt=machines.BATTERY))
     assert line.outcome == "bad"
     assert line.statement.startswith("It runs from its battery, battery at 71 %")
     assert line.value == {"source": "battery", "battery_percent": 71.0, "lid": "open"}
@@ -26,7 +25,7 @@ def test_a_mac_on_its_battery_would_not_last_the_night(tmp_path: Path) -> None:
 
 
 def test_a_mac_on_mains_with_its_lid_closed_says_both(tmp_path: Path) -> None:
-    line = tonight.power(machines.mac(tmp_path, lid="Yes"))
+    line = readiness.power(machines.mac(tmp_path, lid="Yes"))
     assert outcome(line) == ("good", "It runs from mains, battery at 100 %. The lid is closed.")
 
 
@@ -42,19 +41,19 @@ def test_a_mac_on_the_battery_of_its_ups_is_on_battery(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", ["", "Now drawing from 'Moon Power'\n", "nonsense"])
 def test_a_mac_that_names_no_source_is_not_told(tmp_path: Path, said: str) -> None:
-    line = tonight.power(machines.mac(tmp_path, batt=said, lid="Perhaps"))
+    line = readiness.power(machines.mac(tmp_path, batt=said, lid="Perhaps"))
     assert line.outcome == "not_told"
 
 
 def test_a_laptop_with_linux_on_its_battery_would_not_last_and_a_mouse_is_no_battery_of_it(tmp_path: Path) -> None:
-    line = tonight.power(machines.linux(tmp_path, machines.laptop()))
+    line = readiness.power(machines.linux(tmp_path, machines.laptop()))
     assert line.outcome == "bad"
     assert line.value == {"source": "battery", "battery_percent": 64.0, "lid": "open"}
 
 
 def test_a_laptop_with_linux_that_charges_is_on_mains(tmp_path: Path) -> None:
     files = machines.laptop(status="Charging", online="1", lid="closed")
-    line = tonight.power(machines.linux(tmp_path, files))
+    line = readiness.power(machines.linux(tmp_path, files))
     assert outcome(line) == ("good", "It runs from mains, battery at 64 %. The lid is closed.")
     assert not line.is_inferred
 
@@ -62,17 +61,17 @@ def test_a_laptop_with_linux_that_charges_is_on_mains(tmp_path: Path) -> None:
 def test_a_server_without_any_supply_is_inferred_to_be_on_mains(tmp_path: Path) -> None:
     system = machines.linux(tmp_path)
     (tmp_path / "sys/class/power_supply").mkdir(parents=True)
-    line = tonight.power(system)
+    line = readiness.power(system)
     assert outcome(line) == ("good", "It has no battery, so it runs from mains.")
     assert line.belief(1, 0.0).tag == "inferred"
 
 
 def test_without_the_folder_of_supplies_power_is_not_told(tmp_path: Path) -> None:
-    assert tonight.power(machines.linux(tmp_path)).outcome == "not_told"
+    assert readiness.power(machines.linux(tmp_path)).outcome == "not_told"
 
 
 def test_a_mac_is_kept_awake_by_caffeinate_and_its_lid_is_warned_about(tmp_path: Path) -> None:
-    line = tonight.sleep(machines.mac(tmp_path))
+    line = readiness.sleep(machines.mac(tmp_path))
     assert line.outcome == "good"
     assert "asleep after 1 min without input; caffeinate keeps it awake" in line.statement
     assert line.fix == "Leave the lid open."
@@ -81,7 +80,7 @@ def test_a_mac_is_kept_awake_by_caffeinate_and_its_lid_is_warned_about(tmp_path:
 def test_a_mac_that_sleeps_and_has_no_caffeinate_would_fall_asleep(tmp_path: Path) -> None:
     system = machines.mac(tmp_path)
     (tmp_path / "bin" / "caffeinate").unlink()
-    line = tonight.sleep(system)
+    line = readiness.sleep(system)
     assert line.outcome == "bad"
     assert "nothing of ours can keep it awake: there is no caffeinate" in line.statement
 
@@ -91,24 +90,24 @@ def test_a_mac_whose_caffeinate_fails_repeats_its_words(tmp_path: Path) -> None:
         tmp_path, settings=machines.SETTINGS.replace("sleep                1", "sleep                0")
     )
     machines.program(tmp_path / "bin", "caffeinate", status=1, error="Failed to create assertion")
-    line = tonight.sleep(system)
+    line = readiness.sleep(system)
     assert line.outcome == "good"
     assert line.statement.startswith("It does not fall asleep by itself")
     assert "caffeinate said: Failed to create assertion" in line.statement
 
 
 def test_a_mac_with_sleep_disabled_cannot_fall_asleep(tmp_path: Path) -> None:
-    line = tonight.sleep(machines.mac(tmp_path, settings=" SleepDisabled\t\t1\n" + machines.SETTINGS))
+    line = readiness.sleep(machines.mac(tmp_path, settings=" SleepDisabled\t\t1\n" + machines.SETTINGS))
     assert outcome(line) == ("good", "It cannot fall asleep.")
 
 
 def test_a_mac_without_pmset_and_caffeinate_is_not_told(tmp_path: Path) -> None:
-    line = tonight.sleep(System("darwin", tmp_path, str(tmp_path)))
+    line = readiness.sleep(System("darwin", tmp_path, str(tmp_path)))
     assert line.outcome == "not_told"
 
 
 def test_linux_holds_sleep_off_with_an_inhibitor(tmp_path: Path) -> None:
-    line = tonight.sleep(machines.linux(tmp_path))
+    line = readiness.sleep(machines.linux(tmp_path))
     assert line.outcome == "good"
     assert "systemd-inhibit keeps it awake" in line.statement
     assert "Closing the lid still sends it to sleep." in line.statement
@@ -119,7 +118,7 @@ def test_linux_that_sleeps_when_idle_and_refuses_inhibitors_would_fall_asleep(tm
         "etc/systemd/logind.conf": "[Login]\n#IdleAction=ignore\nIdleAction=suspend\nIdleActionSec=20min\n",
         "etc/systemd/logind.conf.d/lid.conf": "[Login]\nHandleLidSwitch=ignore\n",
     }
-    line = tonight.sleep(machines.linux(tmp_path, files, inhibits=False))
+    line = readiness.sleep(machines.linux(tmp_path, files, inhibits=False))
     assert line.outcome == "bad"
     assert line.value == {"can_sleep": True, "after_min": 20, "blocker": "", "closing_sleeps": False}
     assert "systemd-inhibit said: Failed to inhibit: Access denied" in line.statement
@@ -129,7 +128,7 @@ def test_linux_that_sleeps_when_idle_and_refuses_inhibitors_would_fall_asleep(tm
 def test_linux_without_an_inhibitor_and_without_an_idle_setting_is_not_told(tmp_path: Path) -> None:
     system = machines.linux(tmp_path)
     (tmp_path / "bin" / "systemd-inhibit").unlink()
-    line = tonight.sleep(system)
+    line = readiness.sleep(system)
     assert line.outcome == "not_told"
     assert "there is no systemd-inhibit" in line.statement
 
@@ -144,7 +143,7 @@ def test_linux_whose_sleep_target_is_masked_cannot_sleep(tmp_path: Path) -> None
     system = machines.linux(tmp_path)
     (tmp_path / "etc/systemd/system").mkdir(parents=True)
     (tmp_path / "etc/systemd/system/sleep.target").symlink_to("/dev/null")
-    assert outcome(tonight.sleep(system)) == ("good", "It cannot fall asleep.")
+    assert outcome(readiness.sleep(system)) == ("good", "It cannot fall asleep.")
 
 
 def test_linux_that_knows_no_sleep_state_cannot_sleep(tmp_path: Path) -> None:
@@ -153,11 +152,11 @@ def test_linux_that_knows_no_sleep_state_cannot_sleep(tmp_path: Path) -> None:
 
 def test_of_other_systems_nothing_is_claimed() -> None:
     lines = [
-        tonight.power(OTHER),
-        tonight.sleep(OTHER),
-        tonight.heat(OTHER),
-        tonight.restart(OTHER),
-        tonight.logout(OTHER),
+        readiness.power(OTHER),
+        readiness.sleep(OTHER),
+        readiness.heat(OTHER),
+        readiness.restart(OTHER),
+        readiness.logout(OTHER),
     ]
     assert {line.outcome for line in lines} == {"not_told"}
     assert awake_command(OTHER, 1) is None

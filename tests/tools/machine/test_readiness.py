@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tools.machine import readiness
-from tools.machine.line import Line
+from tools.machine.readiness import Line
 
 
 def exporter(asked: dict[str, list[str]], env: dict[str, str], home: Path) -> Line:

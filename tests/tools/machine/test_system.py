@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.tools.machine import machines
-from tools.machine.system import System
+from tools.machine.facts import System
 
 
 def test_a_program_is_asked_in_english_and_answers(tmp_path: Path) -> None:

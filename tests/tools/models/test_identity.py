@@ -9,8 +9,7 @@ import pytest
 from state.errors import ConfigError
 from state.hashing import HashCache
 from tests.tools.models.folders import lying, safetensors, write_model
-from tools.models.headers import HeaderError, read_header
-from tools.models.identity import coherence_problems, describe_model, weights_hash
+from tools.models.identity import HeaderError, coherence_problems, describe_model, read_header, weights_hash
 
 
 def kinds(folder: Path) -> list[str]:

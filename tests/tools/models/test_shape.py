@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tools.models.shape import read_shape
+from tools.models.identity import read_shape
 
 BASE = Path(__file__).parents[3] / "runbooks" / "quickstart" / "base"
 

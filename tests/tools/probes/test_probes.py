@@ -13,7 +13,7 @@ from agent.campaign import load_campaign
 from state.errors import JobFailedError
 from state.hashing import HashCache
 from tests.faults.campaign import world
-from tools.jobs.blas import MatrixSpeed
+from tools.machine.blas import MatrixSpeed
 from tools.probes import machine
 from tools.probes.catalogue import Observation, Probe, ProbeContext
 from tools.probes.own import PROBES

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.training.batching import shape_of
-from tools.training.data import Row
+from tools.training.data import Row, shape_of
 
 
 def padded(rows: Sequence[Row]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -23,11 +23,10 @@ from tests.tools.evaluation.worlds import write_lines
 from tests.tools.training.blocks import padded
 from tests.tools.training.jobs import RECIPE
 from tools.models.load import load_model
-from tools.training.batching import Batch, Cursor
-from tools.training.data import Row, collate
+from tools.training.data import Batch, Cursor, Row, collate
 from tools.training.instruments import Setting, build
+from tools.training.loop import build_optimizer, prepare
 from tools.training.losses import arrays, demonstration_loss, measure
-from tools.training.preparation import build_optimizer, prepare
 from tools.training.recipe import validate_recipe
 
 PADDED = [Row([5, 17, 29, 40, 1], 3), Row([7, 8, 9, 10, 11, 12, 13, 14, 1], 4), Row([90, 91, 1], 1)]

@@ -14,9 +14,9 @@ from mlx_lm.tuner.lora import LoRALinear
 from tests.tools.training.inside import fresh
 from tools.models.load import load_model
 from tools.training.data import Row
+from tools.training.loop import prepare
 from tools.training.losses import answer_logps, arrays, preference_loss
 from tools.training.preferences import Pair, collate_pairs, reference_logps
-from tools.training.preparation import prepare
 from tools.training.recipe import validate_recipe
 
 KINDS: dict[str, tuple[float, str, float]] = {

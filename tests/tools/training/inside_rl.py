@@ -22,17 +22,12 @@ from tests.tools.training.inside import fresh
 from tests.tools.training.jobs import RECIPE
 from tools.evaluation.adapters import merged_adapters, no_room, used_as
 from tools.models.load import load_model
-from tools.training.batching import shape_of
-from tools.training.data import Row, answers, answers_after
-from tools.training.head import logits_at
+from tools.training.data import Row, answers, answers_after, shape_of
 from tools.training.instruments import Setting, build
-from tools.training.loop import Training
-from tools.training.losses import rollout_loss, token_scores
-from tools.training.preparation import build_optimizer, prepare
-from tools.training.prompt_once import can_share, logits_after
+from tools.training.loop import Training, build_optimizer, prepare
+from tools.training.losses import can_share, logits_after, logits_at, rollout_loss, token_scores
 from tools.training.recipe import validate_recipe
-from tools.training.rewards import group_advantages
-from tools.training.rollouts import Task, roll_out
+from tools.training.rollouts import Task, group_advantages, roll_out
 
 # As in the test.
 REWARDS = (1.0, 0.8, 0.5, 0.2, 0.0, 0.0)

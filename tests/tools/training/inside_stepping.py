@@ -12,11 +12,9 @@ from mlx.utils import tree_flatten
 
 from tests.tools.training.inside import fresh
 from tools.training.data import Row, answers, collate
-from tools.training.head import logits_at
-from tools.training.losses import arrays, demonstration_loss
-from tools.training.preparation import build_optimizer
+from tools.training.loop import Stepper, build_optimizer
+from tools.training.losses import arrays, demonstration_loss, logits_at
 from tools.training.recipe import validate_recipe
-from tools.training.stepping import Stepper
 
 BATCHES = [collate([Row([*range(20, 20 + size)], 2)]) for size in (5, 19, 6, 20)]
 """Two shapes."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tools.evaluation.worlds import make_job
-from tools.jobs.blas import worker_env
+from tools.machine.blas import worker_env
 
 WORKER = "tools.training.worker"
 RECIPE: dict[str, Any] = {

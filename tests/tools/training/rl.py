@@ -8,8 +8,8 @@ from policies.guards import training_guards
 from tests.faults.jobs.harness import BACKEND, clear, ended, until
 from tests.tools.evaluation.worlds import write_lines
 from tests.tools.training.jobs import RECIPE, training_job
-from tools.jobs.blas import worker_env
 from tools.jobs.spec import ExitRecord, JobSpec
+from tools.machine.blas import worker_env
 
 DEADLINE_S = 300.0
 """Bound on a whole run; the longest takes half a minute on two busy cores."""

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from state.recipe import PAD_TO
 from tests.benchmarks.training import padding_share
-from tools.training import batching
-from tools.training.batching import (
+from tools.training import data
+from tools.training.data import (
     MOST_SHAPES,
     Cursor,
     Shape,
@@ -99,7 +99,7 @@ def test_a_data_set_has_few_shapes_whatever_the_epoch_and_every_row_fits(
 
 @given(st.lists(st.integers(2, 120), min_size=1, max_size=9), st.integers(1, 2), st.integers(1, 4))
 def test_parts_are_whole_batches_and_none_cut_elsewhere_pads_less(lengths: list[int], size: int, most: int) -> None:
-    with patch.object(batching, "MOST_SHAPES", most):
+    with patch.object(data, "MOST_SHAPES", most):
         parts = buckets(lengths, size)
     ordered = sorted(lengths)
 

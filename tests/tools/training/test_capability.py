@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.jobs.blas import worker_env
+from tools.machine.blas import worker_env
 
 MODULE = "tools.training.capability"
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from agent.nodes.doing import _last_save
+from agent.doing import _last_save
 from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import make_model, write_lines

@@ -11,8 +11,7 @@ from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
 from tests.tools.training.blocks import padded
 from tools.evaluation.rendered import Source
-from tools.training.batching import Shape
-from tools.training.data import Row, collate, read_rows
+from tools.training.data import Row, Shape, collate, read_rows
 
 
 def read(folder: Path, *data: dict[str, Any], tokenizer: Any = None, **options: Any) -> list[Row]:

@@ -5,26 +5,26 @@ from pathlib import Path
 import pytest
 
 from tests.tools.training.jobs import run
-from tools.training import environment
+from tools.training import saves
 
 
 def test_what_bits_depend_on_is_named_with_versions_and_core_type() -> None:
-    found = environment.environment()
+    found = saves.environment()
     assert found["mlx"].count(".") == 2
     assert found["mlx-lm"].count(".") == 2
     assert found["cpu"]
-    assert environment._library("") == ""
+    assert saves._library("") == ""
     assert set(found["threads"]) == {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"}
 
 
 def test_a_machine_without_cpuinfo_and_a_missing_wheel_are_no_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(environment, "Path", lambda _path: tmp_path / "nothing")
+    monkeypatch.setattr(saves, "Path", lambda _path: tmp_path / "nothing")
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    assert environment._cpu_model() == "arm64"
-    assert environment._version("no-such-wheel") == ""
+    assert saves._cpu_model() == "arm64"
+    assert saves._version("no-such-wheel") == ""
 
 
 @pytest.mark.mlx

@@ -10,8 +10,7 @@ from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
 from tools.evaluation.rendered import Source
-from tools.training.batching import Cursor
-from tools.training.data import Row
+from tools.training.data import Cursor, Row
 from tools.training.preferences import (
     Pair,
     Preferences,

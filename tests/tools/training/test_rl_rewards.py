@@ -17,18 +17,20 @@ from tools.tracks.contract import Grade
 from tools.tracks.host import Item
 from tools.training.data import Row
 from tools.training.recipe import RolloutRecipe, validate_recipe
-from tools.training.reinforcement_watch import HeldOut, RolloutLog
-from tools.training.rewards import (
+from tools.training.reinforcement import HeldOut, RolloutLog
+from tools.training.rollouts import (
     UNTOLD_UPDATES,
+    Rollout,
     Scheme,
     Scored,
+    Task,
     group_advantages,
+    read_tasks,
     require_told,
     reward_facts,
     signal_facts,
     signal_prompts,
 )
-from tools.training.rollouts import Rollout, Task, read_tasks
 
 SCHEME = Scheme({"kept": 1.0, "strict": 0.5, "unused": 0.0}, {"extra": 0.25}, cut_cost=0.5)
 FULL: dict[str, float | None] = {"kept": 0.8, "strict": 1.0, "extra": 0.4, "other": None}
@@ -208,7 +210,7 @@ def test_held_out_cases_are_answered_as_rollouts_are_and_always_by_the_same_chan
         asked.append(how)
         return [rollout(str(task.case["id"]), 0, "four") for task in tasks]
 
-    monkeypatch.setattr("tools.training.reinforcement_watch.roll_out", answered)
+    monkeypatch.setattr("tools.training.reinforcement.roll_out", answered)
     grader: Any = _Length()
     held_out = HeldOut(
         model=None,

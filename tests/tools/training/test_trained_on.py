@@ -12,7 +12,7 @@ from state.files import write_json
 from state.hashing import HashCache
 from state.records import Json
 from tests.agent.folders import BASE, GRADER
-from tools.training.lineage import begun_with, other_recipe, trained_on
+from tools.training.progress import begun_with, other_recipe, trained_on
 from tools.training.recipe import validate_recipe
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from policies.guards import training_guards
 from tests.faults.jobs.harness import BACKEND, clear, ended, until
 from tests.tools.evaluation.worlds import write_lines
-from tools.jobs.blas import worker_env
 from tools.jobs.spec import ExitRecord, JobSpec
+from tools.machine.blas import worker_env
 
 QUICKSTART = Path(__file__).parents[3] / "runbooks" / "quickstart"
 DEADLINE_S = 400.0

@@ -1,1 +1,0 @@
-"""The three nodes: knowing, deciding, doing."""

@@ -1,1 +1,0 @@
-"""Reading commands: what is on record, as tables, sentences and JSON. Nothing here writes."""
