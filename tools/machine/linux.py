@@ -167,7 +167,7 @@ def memory_kills(system: System) -> int | None:
     By our control group where it counts them, else of the whole machine; a Mac tells nothing.
     """
     groups = (line.split(":", 2) for line in (system.read("proc/self/cgroup") or "").splitlines())
-    named = {kind: place.strip("/") for _, kind, place in (each for each in groups if len(each) == 3)}  # noqa: PLR2004
+    named = {kind: place.strip("/") for _, kind, place in (each for each in groups if len(each) == 3)}  # noqa: PLR2004 - as cgroups(7) has a line
     files = [
         f"sys/fs/cgroup/{named.get('', '')}/memory.events",
         "sys/fs/cgroup/memory.events",
