@@ -63,7 +63,7 @@ MOST_SHARE = 0.25
 READ_COST, ANSWER_COST = 1 / 3, 3.0
 """What a token of a prompt and one of an answer cost beside a trained one. Read, it needs a third of the operations;
 decoded, as many, which on two cores take about as long as the others and on an H200 ten times as long as training
-(README: 36,700 trained and 3,600 decoded tokens a second of the same model)."""
+(runbooks/measured.md: 36,700 trained and 3,600 decoded tokens a second of the same model)."""
 
 
 def may_be_better(saves: Sequence[Json]) -> list[Json]:
