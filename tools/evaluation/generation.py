@@ -45,6 +45,9 @@ _TRIED = (8, 6)
 _SLOT_BYTES = "_slot_bytes"
 """Where a model is told that it was tried."""
 
+_BLOCK = 1024
+"""Words of the vocabulary that are summed together when one is drawn."""
+
 _ALIKE = {mx.float32: 1e-4}
 _ALIKE_IN_HALF = 0.05
 """Largest difference of a logit, as a share of the largest one, at which two ways to compute it say the same."""
@@ -346,13 +349,23 @@ def draw(logits: mx.array, keys: mx.array, temperature: float) -> tuple[mx.array
     # In float32: half precision would round the sum of many small probabilities.
     scaled = logits.astype(mx.float32) / temperature
     both = mx.vmap(mx.random.split)(keys)
-    chance = mx.vmap(lambda key: mx.random.uniform(shape=(1,), key=key))(both[:, 1])
-    # One number for each row, where noise on each logit would be one for each word of the vocabulary.
-    below = mx.cumsum(mx.softmax(scaled, axis=-1), axis=-1)
-    passed = (below <= chance * below[:, -1:]).sum(axis=-1)
-    tokens = mx.minimum(passed, logits.shape[-1] - 1).astype(mx.uint32)
+    # Two numbers for each row, where noise on each logit would be one for each word of the vocabulary.
+    chance = mx.vmap(lambda key: mx.random.uniform(shape=(2,), key=key))(both[:, 1])
+    rows, words = logits.shape
+    chances = mx.softmax(scaled, axis=-1, precise=True)
+    blocks = mx.pad(chances, [(0, 0), (0, -words % _BLOCK)]).reshape(rows, -1, _BLOCK)
+    # First a block, then a word of it: in one long sum the rounding of the whole is larger than a rare word's chance.
+    block = _drawn(blocks.sum(axis=-1), chance[:, :1])
+    word = _drawn(mx.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], chance[:, 1:])
+    tokens = mx.minimum(block * _BLOCK + word, words - 1).astype(mx.uint32)
     chosen = mx.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
     return tokens, chosen - mx.logsumexp(scaled, axis=-1), both[:, 0]
+
+
+def _drawn(shares: mx.array, chance: mx.array) -> mx.array:
+    """Return a place in each row, drawn by the row's shares: shape (rows, places), each share at least 0."""
+    below = mx.cumsum(shares, axis=-1)
+    return mx.minimum((below <= chance * below[:, -1:]).sum(axis=-1), shares.shape[-1] - 1)
 
 
 class Decoder:

@@ -78,7 +78,17 @@ def drawn(n: int) -> dict[str, Any]:
         "logps": told,
         "is_alone_the_same": bool((again == tokens[:7]).all()),
         "is_next_another": bool((after != keys).any(axis=1).all()),
+        "rare": sum(rare(part) for part in range(15)),
     }
+
+
+def rare(part: int) -> int:
+    """Return how many of 100 rows draw one of 150,000 words that share 0.6 % between them."""
+    n_words = 150_000
+    chances = mx.concatenate([mx.array([0.994]), mx.full((n_words - 1,), 0.006 / (n_words - 1))])
+    keys = mx.stack([mx.random.key(100 * part + place) for place in range(100)])
+    tokens = generation.draw(mx.broadcast_to(mx.log(chances), (100, n_words)), keys, 1.0)[0]
+    return int((tokens > 0).sum())
 
 
 def _never(*_asked: Any) -> int:
