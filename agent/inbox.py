@@ -17,7 +17,7 @@ from policies.repairs import repaired
 from state.errors import ConfigError, NotFoundError
 from state.goal import ApprovalRule
 from state.hashing import hash_file, hash_json
-from state.log import log_info
+from state.log import log_info, log_privately
 from state.records import Answer, Approval, ApprovalKind, Belief, Evidence, GoalVersion, Json, Request
 from tools.models.hub import resolve
 
@@ -340,6 +340,17 @@ def _admitted(session: Session, loaded: LoadedCampaign) -> LoadedCampaign:
     return loaded
 
 
+def find_model(session: Session, loaded: LoadedCampaign) -> None:
+    """Look up the base model of a version, and go on with it.
+
+    Raises:
+        ConfigError: It is not on this disk, or not wholly.
+    """
+    spec = loaded.goal.model
+    model = resolve(spec.path, online=False, revision=spec.revision, base=loaded.folder, campaign=str(loaded.path))
+    session.model, session.revision = model.folder, model.revision
+
+
 def absorb_repairs(session: Session) -> tuple[str, ...]:
     """Record the goal as it is with the repairs that were decided; killed before, the next sitting does it."""
     return _take(session, session.loaded)
@@ -354,9 +365,8 @@ def _take(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
     changed = tuple(difference(before, after))
     if not changed:
         return ()
-    spec = goal.model
-    model = resolve(spec.path, online=False, revision=spec.revision, base=loaded.folder, campaign=str(loaded.path))
-    session.model, session.revision = model.folder, model.revision
+    find_model(session, loaded)
+    log_privately(is_private=goal.privacy == "redact")
     session.goal_version += 1
     session.store.agent.record_goal(
         GoalVersion(

@@ -33,7 +33,7 @@ from state.errors import ConfigError, LimitExceededError
 from state.files import ensure_local_disk, write_json
 from state.goal import Goal
 from state.lease import Lease
-from state.log import bind_log, hand_on, log_error, log_info, start_log, stop_log
+from state.log import bind_log, hand_on, log_error, log_info, log_privately, start_log, stop_log
 from state.paths import CampaignPaths
 from state.records import CampaignState, GoalVersion, JobKind
 from state.store import Store, last_request
@@ -105,7 +105,8 @@ def run_campaign(
         stack.callback(stop_log)
         start_log(
             paths.log,
-            is_private=loaded.goal.privacy == "redact",
+            # Until the version that stands is known; an edit does not say it until it is followed.
+            is_private=True,
             echo=terminal.say if is_verbose else None,
             campaign=paths.name,
             # What an agent before it in this process was at.
@@ -119,6 +120,7 @@ def run_campaign(
         hand_on(campaign=paths.name, epoch=lease.epoch, decision=None)
         log_info("agent.start", state=store.read.campaign().state if store.read.goals() else "new")
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
+        log_privately(is_private=session.goal.privacy == "redact")
         session.requests_before, session.say, session.show = before, terminal.say, terminal.show
         session.ask = partial(terminal.print, is_loud=True)
         # Whatever was edited since the last sitting is surfaced like an edit during one.
@@ -129,6 +131,7 @@ def run_campaign(
         inbox.apply_deadlines(session)
         # Now that it may have been answered.
         inbox.absorb_edit(session)
+        inbox.find_model(session, session.loaded)
         changed = session.goal_version > version
         if changed:
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
@@ -229,7 +232,7 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
     else:
         newest = max(known, key=lambda version: version.version)
         session.goal_version = newest.version
-        session.loaded = replace(loaded, goal=Goal.model_validate(newest.spec), file_hash=newest.file_hash)
+        session.loaded = replace(loaded, goal=Goal.of_record(newest.spec), file_hash=newest.file_hash)
     return session
 
 

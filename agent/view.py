@@ -75,7 +75,7 @@ def recorded_view(paths: CampaignPaths, now: float) -> View:
         decisions = tuple(Decision.model_validate(row) for row in reader.decisions())
         actions = tuple(Action.model_validate(row) for row in reader.actions())
         view = View(
-            goal=Goal.model_validate(versions[-1].spec),
+            goal=Goal.of_record(versions[-1].spec),
             goal_version=versions[-1].version,
             gate_since=gate_since(versions),
             now=now,

@@ -67,7 +67,12 @@ def easier(before: Goal, after: Goal) -> list[str]:
     Not covered: other cases, another grader or a larger decode budget, of which nobody can say beforehand what they do
     to a score.
     """
-    return [*_conditions(before.gate, after.gate), *_levels(before.gate, after.gate), *_reading(before, after)]
+    return [
+        *_conditions(before.gate, after.gate),
+        *_levels(before.gate, after.gate),
+        *_reading(before, after),
+        *_unasked(before.approvals, after.approvals),
+    ]
 
 
 def _conditions(before: Gate, after: Gate) -> Iterator[str]:
@@ -111,6 +116,8 @@ def _levels(before: Gate, after: Gate) -> Iterator[str]:
             f"The confirmation cases may be opened {after.max_confirmations} times instead of "
             f"{before.max_confirmations} (gate.max_confirmations)."
         )
+    if (before.ledger, after.ledger) == ("machine", "example"):
+        yield "Openings of the same cases by other campaigns do not count any more (gate.ledger)."
 
 
 def _reading(before: Goal, after: Goal) -> Iterator[str]:
@@ -118,9 +125,32 @@ def _reading(before: Goal, after: Goal) -> Iterator[str]:
     old, new = before.evaluation, after.evaluation
     if new.noise_floor < old.noise_floor:
         yield f"A change above {new.noise_floor:g} counts instead of {old.noise_floor:g} (evaluation.noise_floor)."
+    was, delta = before.gate.meaningful_delta, after.gate.meaningful_delta
+    # Left out it is half of a gap that a measurement tells: nobody can say beforehand which is the smaller.
+    if delta != was and (delta is None or was is None or delta < was):
+        told = ["half of the gap" if each is None else f"{each:g}" for each in (delta, was)]
+        yield f"Progress of {told[0]} counts as meaningful instead of {told[1]} (gate.meaningful_delta)."
     if old.control is not None and new.control != old.control:
         yield f"{old.control} need not move any more (evaluation.control)."
     yield from _companions(old, new)
+
+
+def _unasked(before: Approvals, after: Approvals) -> Iterator[str]:
+    """Yield which questions about the gate may be answered yes without a person, where they were not or later."""
+    for kind in ("promotion", "override", "edit"):
+        old, new = getattr(before, kind), getattr(after, kind)
+        if _consent(new) > _consent(old):
+            how = "at once" if new.mode == "auto" else f"after {new.deadline_h:g} h"
+            yield f"Nobody need answer any more: yes {how} (approvals.{kind})."
+
+
+def _consent(rule: ApprovalRule | None) -> tuple[float, ...]:
+    """Return how easily a question is answered yes without a person, the larger the more easily."""
+    if rule is not None and rule.mode == "auto":
+        return (2.0, 0.0)
+    if rule is None or rule.mode == "reject" or rule.unanswered == "no" or rule.deadline_h is None:
+        return (0.0, 0.0)
+    return (1.0, -rule.deadline_h)
 
 
 def _companions(old: Evaluation, new: Evaluation) -> Iterator[str]:

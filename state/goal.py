@@ -482,6 +482,20 @@ class Goal(_Part):
     privacy: Literal["keep", "redact"] = "keep"
     """redact: scores, lengths and case ids are written, and no text of a case; the adapters still learned from it."""
 
+    @classmethod
+    def of_record(cls, spec: Json) -> Self:
+        """Return the goal that a version on record holds.
+
+        A version from before `gate.ledger` has the defaults of then written out, and nobody chose them: an edit that
+        is accepted unasked, and an override that waits. They count as left out.
+        """
+        goal = cls.model_validate(spec)
+        if "ledger" in spec["gate"]:
+            return goal
+        then = {"edit": ApprovalRule(mode="auto"), "override": ApprovalRule()}
+        left_out = {kind: None for kind, rule in then.items() if getattr(goal.approvals, kind) == rule}
+        return goal.model_copy(update={"approvals": goal.approvals.model_copy(update=left_out)})
+
     def tolerance_for(self, metric: str) -> float:
         """Return how far from what is expected a metric may be, in its unit."""
         low, high = self.track.ranges.get(metric.partition(".")[2], (0.0, 1.0))

@@ -160,6 +160,12 @@ def start_log(
     bind_log(**{**_handed(), **bound, "pid": os.getpid()})
 
 
+def log_privately(*, is_private: bool) -> None:
+    """Leave out the words of errors from here on, or have them again: the campaign's file may be edited meanwhile."""
+    for log in _log:
+        log.is_private = is_private
+
+
 def stop_log() -> None:
     """End it: calls do nothing again."""
     for log in _log:

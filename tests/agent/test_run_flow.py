@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -250,6 +251,8 @@ def test_a_hard_stop_is_asked_about_answered_or_final_as_the_file_says(tmp_path:
     bare = vigil(home, "approve", asked["id"])
     assert (bare.returncode, "needs --reason" in bare.stderr) == (2, True)
     edit(campaign, approvals={"override": {"mode": "auto"}})
+    assert warm.run(campaign, home, wait=False) == 6, "that nobody need answer any more is a question"
+    assert vigil(home, "approve", world.rows(home)["approvals"][-1]["id"]).returncode == 0
     assert warm.run(campaign, home, wait=False) == 1
     found = world.rows(home)
     assert len(found["runs"]) == 1
@@ -282,15 +285,22 @@ def test_an_edit_that_waits_holds_the_end_and_another_edit_takes_its_place(tmp_p
     campaign = world.write_campaign(tmp_path / "files", gate=gate, budget={"runs": 1})
     home = tmp_path / "home"
     assert warm.run(campaign, home, wait=False) == 1
+    shutil.copytree(campaign.with_name("base"), campaign.with_name("other"))
+    [other] = campaign.with_name("other").glob("*.safetensors")
+    other.write_bytes(other.read_bytes()[:-1] + b"\x01")
     for least in (0.52, 0.6, 0.52):
-        edit(campaign, gate={"conditions": [{"id": "score", "metric": "main.score", "min": least}]})
+        lower = {"conditions": [{"id": "score", "metric": "main.score", "min": least}]}
+        edit(campaign, gate=lower, model={"path": "other", "dtype": "float32"}, privacy="redact")
         assert warm.run(campaign, home, wait=False) == 6
     asked = [row for row in world.rows(home)["approvals"] if row["kind"] == "edit"]
     assert [(row["answer"], row["answered_by"]) for row in asked] == [("no", "withdrawn")] * 2 + [(None, "")]
     assert vigil(home, "reject", asked[2]["id"], "--reason", "too easy").returncode == 0
     assert warm.run(campaign, home, wait=False) == 1
     assert "version 1 stands" in world.words(home)
-    edit(campaign, gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.85}]})
+    weights = [row for row in world.rows(home)["beliefs"] if row["subject"] == "identity:weights"]
+    assert len(weights) == 1, "what is asked, or was refused, is not what runs"
+    harder = {"conditions": [{"id": "score", "metric": "main.score", "min": 0.85}]}
+    edit(campaign, gate=harder, model={"path": "base", "dtype": "float32"}, privacy="keep")
     assert warm.run(campaign, home, wait=False) in {1, 3}, "a harder gate is followed at once"
     assert [row["row"]["version"] for row in _export(home) if row["table"] == "goal"] == [1, 2]
 

@@ -67,11 +67,21 @@ def test_an_end_waits_for_the_answer_that_may_make_it_needless(
 MEASURED = {"noise_floor": 0.01, "control": "s.control", "dense": {"s.ok": "s.fine"}}
 
 
-def edited(*conditions: dict[str, Any], evaluation: dict[str, Any] | None = None, **levels: Any) -> Goal:
+AUTO = {"mode": "auto"}
+SILENCE = {"deadline_h": 2, "unanswered": "yes"}
+
+
+def edited(
+    *conditions: dict[str, Any],
+    evaluation: dict[str, Any] | None = None,
+    approvals: dict[str, Any] | None = None,
+    **levels: Any,
+) -> Goal:
     """Return a goal with these conditions, or with the usual three."""
     spec = goal().model_dump(mode="json")
     spec["gate"] = {"conditions": list(conditions) or [SCORE, KEPT, EITHER], **levels}
     spec["evaluation"] |= {**MEASURED, **(evaluation or {})}
+    spec["approvals"] = approvals or {}
     return Goal.model_validate(spec)
 
 
@@ -87,6 +97,12 @@ def edited(*conditions: dict[str, Any], evaluation: dict[str, Any] | None = None
         (edited(SCORE, KEPT, EITHER | {"any_of": ["s.a", "s.b", "s.c"]}), "the best of s.a, s.b, s.c at least 0.5"),
         (edited(alpha=0.1), "0.1 likely instead of 0.05"),
         (edited(max_confirmations=5), "opened 5 times instead of 3"),
+        (edited(ledger="example"), "by other campaigns do not count any more (gate.ledger)"),
+        (edited(meaningful_delta=0.0001), "Progress of 0.0001 counts as meaningful instead of half of the gap"),
+        (edited(approvals={"promotion": AUTO}), "yes at once (approvals.promotion)"),
+        (edited(approvals={"override": AUTO}), "yes at once (approvals.override)"),
+        (edited(approvals={"edit": AUTO}), "yes at once (approvals.edit)"),
+        (edited(approvals={"edit": SILENCE}), "yes after 2 h (approvals.edit)"),
         (edited(evaluation={"noise_floor": 0.0}), "above 0 counts instead of 0.01"),
         (edited(evaluation={"control": None}), "s.control need not move any more"),
         (edited(evaluation={"dense": {"s.ok": "s.other"}}), "read on s.other instead of s.fine"),
@@ -103,11 +119,21 @@ def test_what_makes_the_gate_easier_is_told_in_words(after: Goal, said: str) -> 
         edited(),
         edited(SCORE | {"min": 0.9}, KEPT | {"margin": 0.05}, EITHER | {"any_of": ["s.b"]}, SCORE | {"id": "more"}),
         edited(alpha=0.01, max_confirmations=1),
+        edited(approvals={"override": {"mode": "reject"}, "edit": {"mode": "wait"}, "launch": AUTO}),
         edited(evaluation={"noise_floor": 0.02, "max_tokens": 999, "dense": {}}),
     ],
 )
 def test_a_gate_that_asks_as_much_or_more_is_no_question(after: Goal) -> None:
     assert easier(edited(), after) == []
+
+
+def test_a_smaller_step_and_a_sooner_silence_are_easier_and_their_opposites_are_not() -> None:
+    small, large = edited(meaningful_delta=0.1), edited(meaningful_delta=0.2)
+    soon = edited(approvals={"edit": SILENCE})
+    late = edited(approvals={"edit": {**SILENCE, "deadline_h": 9}})
+    for strict, loose in ((large, small), (late, soon), (soon, edited(approvals={"edit": AUTO}))):
+        assert (len(easier(strict, loose)), easier(loose, strict)) == (1, [])
+    assert "half of the gap counts as meaningful instead of 0.1" in easier(small, edited())[0]
 
 
 def test_a_hard_stop_is_asked_about_once_and_only_where_the_file_has_it_asked() -> None:

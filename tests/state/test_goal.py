@@ -115,6 +115,15 @@ def test_silence_is_no_consent(kind: str) -> None:
     assert Approvals().rule("launch").mode == "auto"
 
 
+@pytest.mark.parametrize("said", [{}, {"override": {"mode": "reject"}}])
+def test_what_an_older_vigil_wrote_down_without_being_told_counts_as_left_out(said: dict[str, Any]) -> None:
+    then = {"edit": {"mode": "auto"}, "override": {"mode": "wait"}, **said}
+    written = Goal.model_validate(spec(approvals=then)).model_dump(mode="json")
+    assert Goal.of_record(written) == Goal.model_validate(written), "this Vigil writes down what it was told"
+    del written["gate"]["ledger"]
+    assert Goal.of_record(written) == Goal.model_validate(spec(approvals=said))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -17,6 +17,7 @@ from state.log import (
     log_debug,
     log_error,
     log_info,
+    log_privately,
     log_warning,
     passed_over,
     start_log,
@@ -77,7 +78,8 @@ def test_each_line_is_bound_by_what_it_is_of_and_the_file_is_private(file: Path)
 
 def test_of_an_error_its_type_and_place_are_told_and_its_words_only_where_nothing_is_private(file: Path) -> None:
     for is_private in (False, True):
-        start_log(file, is_private=is_private)
+        start_log(file, is_private=not is_private)
+        log_privately(is_private=is_private)
         try:
             raise ValueError("the row says canary")  # noqa: TRY301 - what is caught
         except ValueError as failure:
