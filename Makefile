@@ -19,6 +19,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.project.house --check
 
 test: setup
 	$(BIN)/python -m tests.run
