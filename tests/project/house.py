@@ -62,12 +62,15 @@ class Module(NamedTuple):
 
 def modules(root: Path, rooms: Iterable[str] = ROOMS) -> dict[str, Module]:
     """Return the source files below some folders by their dotted names."""
-    read = {}
-    for path in sorted(path for room in rooms for path in (root / room).rglob("*.py")):
-        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        text = path.read_text(encoding="utf-8")
-        read[name] = Module(name, path.relative_to(root), text.count("\n"), ast.parse(text))
-    return read
+    paths = sorted(path for room in rooms for path in (root / room).rglob("*.py"))
+    return {module.name: module for module in (read_module(root, path) for path in paths)}
+
+
+def read_module(root: Path, path: Path) -> Module:
+    """Return one source file below a root."""
+    name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    text = path.read_text(encoding="utf-8")
+    return Module(name, path.relative_to(root), text.count("\n"), ast.parse(text))
 
 
 def imports(module: Module, known: Mapping[str, Module], *, is_late: bool) -> set[str]:

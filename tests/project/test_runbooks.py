@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from agent.cli import vigil
 from state.paths import CampaignPaths, JobPaths
+from tests.project.house import names_given, read_module
 from tests.project.test_project import ROOT, texts
 
 PAGES = [path for path, _ in texts() if path.suffix == ".md"]
@@ -51,6 +54,61 @@ def test_a_command_that_does_not_exist_is_seen() -> None:
 def test_every_path_of_this_repository_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"`((?:tests|tools|state|agent|policies|runbooks)/[\w./-]+)`", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+FOR_CHANGES = ("ARCHITECTURE.md",)
+"""Pages for whoever changes the code: what they name stands in a file that the same passage names."""
+
+
+def file_names() -> set[str]:
+    """Return the names of all files of a campaign and of a job."""
+    folders = (CampaignPaths(Path("home"), "night"), JobPaths(Path("job")))
+    values = (
+        getattr(of, name) for of in folders for name, kind in vars(type(of)).items() if isinstance(kind, property)
+    )
+    return {value.name for value in values if isinstance(value, Path)}
+
+
+@cache
+def given(path: str) -> frozenset[str]:
+    """Return what a source file defines: functions, methods, classes, fields, constants."""
+    file = ROOT / path
+    return frozenset(name for _, name in names_given(read_module(ROOT, file))) if file.is_file() else frozenset()
+
+
+def unknown(page: str) -> list[str]:
+    """Return the names of a page that none of the files beside them defines, and modules to run that are not there."""
+    faults = []
+    for passage in re.split(r"\n\s*\n|\n(?=\d+\. |- |\|)", page):
+        spans = re.findall(r"`([^`]+)`", passage)
+        known = {name for span in spans if span.endswith(".py") for name in given(span)} | file_names()
+        for span in spans:
+            module = re.search(r"\bpython -m ([\w.]+)", span)
+            is_name = re.fullmatch(r"[A-Za-z_]\w*|[\w.]+\.(json|db|lock)", span) and not (ROOT / span).is_dir()
+            if (is_name and span not in known) or (module and find_spec(module[1]) is None):
+                faults.append(span)
+    return faults
+
+
+@pytest.mark.parametrize("page", FOR_CHANGES)
+def test_what_a_page_for_changes_names_stands_in_the_file_beside_it(page: str) -> None:
+    assert unknown((ROOT / page).read_text()) == []
+
+
+def test_a_name_that_no_file_beside_it_defines_is_seen() -> None:
+    assert unknown("In `agent/loop.py`, `build` makes `GraphState`; see `tests` and `job.json`.") == []
+    assert unknown("`agent/loop.py` `build`\n\nalone: `build`\n1. `agent/loop.py` `gone`\n2. `jobs.json`") == [
+        "build",
+        "gone",
+        "jobs.json",
+    ]
+    assert unknown("`.venv/bin/python -m tests.project.house --check` and `python -m tests.gone`") == [
+        "python -m tests.gone"
+    ]
+
+
+def test_the_architecture_is_one_page() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 80
 
 
 def test_every_file_of_a_campaign_and_of_a_job_is_told_what_it_survives() -> None:
