@@ -47,7 +47,7 @@ def examine(
     """Look at the machine.
 
     Args:
-        loaded: The campaign that is to run readiness, if one is named.
+        loaded: The campaign that is to run tonight, if one is named.
         home: Folder of all campaigns.
         system: The machine; this one by default.
         clock: Time.
@@ -115,7 +115,7 @@ def _readiness(loaded: LoadedCampaign | None, env: Mapping[str, str]) -> Iterato
         is_missing = model.outcome == "bad"
         yield model
         yield _told("campaign:inputs", "are_local", lambda: _inputs(loaded))
-    # Vigil's own recipes report to nobody, so what asks beside a campaign is not what runs readiness.
+    # Vigil's own recipes report to nobody, so what asks beside a campaign is not what runs tonight.
     home = Path(env.get("HOME") or Path.home())
     yield from readiness.exporters(_reports(loaded), env, home, is_tonight=loaded is None)
     yield readiness.token(env, is_needed=is_missing)

@@ -1,4 +1,9 @@
-"""What comes from outside while a campaign runs: requests, deadlines, edits of its file, and what people know."""
+"""What comes from outside while a campaign runs: requests, deadlines, edits of its file, and what people know.
+
+Other processes leave it as requests; the holder applies them here, in the transaction that notes what became of them.
+
+Other processes only insert requests; the holder applies them here, between two acts and while a job is watched.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,4 +1,7 @@
-"""The ledger of cases and a campaign: what it knows of the confirmation cases, what is added, what is shown."""
+"""The ledger of cases and a campaign: what it knows of the confirmation cases, what is added, what is shown.
+
+Reads the files of cases and rows, and joins the ledger (`state/ledger.py`) with the arithmetic (`policies/ledger.py`).
+"""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,10 @@
-"""Can the gate be met at all: asked before the first run, answered with numbers; what is believed of it."""
+"""Can the gate be met at all: asked before the first run, answered with numbers; what is believed of it.
+
+Modes of `facts/failure_modes.md`: P1 (a threshold above what the gold itself scores), 4 (a threshold out of reach from
+the base), P5 (a ruler or a number of cases too coarse for the margin) and P4 (two conditions that measure one thing).
+
+The judgement behind beliefs on `gate:*` and `model:base`; Knowing records what these functions return.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,7 @@
-"""One metric of a candidate against a number or another side: scores by case, estimate, bounds, and the test."""
+"""One metric of a candidate against a number or another side: scores by case, estimate, bounds, and the test.
+
+Paired on the cases both sides have; unpaired from published means where there are none, and said so.
+"""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,11 @@
-"""What follows from the campaign's work and changes none of it: notices, hand-outs, saves given up, lessons."""
+"""What follows from the campaign's work and changes none of it: notices, hand-outs, saves given up, lessons.
+
+Each lesson is a belief about a run or an instrument, with its row of the failure catalogue; it warns and does not halt.
+
+All of it is asked for by keys of the campaign file (`notify`, `export`, `retention`), planned at most once for each
+occasion whatever came of it, and never holds the campaign up. A notice is made of names and numbers of ours, no text
+of a case and no person's words: it leaves the machine.
+"""
 
 from collections.abc import Iterator
 

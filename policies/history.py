@@ -50,8 +50,8 @@ class View:
         now: Unix seconds.
         campaign: The campaign's row.
         earlier: Ids of decisions and keys of actions from before this sitting of the agent; clocks can be set back.
-        utc_offset_s: Local time minus UTC, for `cost.until`.
-        used_gb: What the campaign's folder holds, decimal gigabytes; 0 where no `cost.disk_gb` asks for it.
+        utc_offset_s: Local time minus UTC, for `budget.until`.
+        used_gb: What the campaign's folder holds, decimal gigabytes; 0 where no `budget.disk_gb` asks for it.
     """
 
     goal: Goal

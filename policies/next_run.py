@@ -1,4 +1,11 @@
-"""Which run comes next and at what cost: its recipe, its place among the classes, which save is judged."""
+"""Which run comes next and at what cost: its recipe, its place among the classes, which save is judged.
+
+A run is measured at its end first. Other saves that may be better, those with a lower validation loss or any where none
+was measured, are then looked at on a seeded part of the cases that the gate's own metric is of. The run is judged at
+the best of them, at a level divided by how many there were. Looks that would cost much beside the training are left
+out, and the decision to measure the run says so. What they cost is counted in tokens, never in seconds: a busy machine
+looks at the same saves as a quiet one.
+"""
 
 import math
 from collections.abc import Collection, Sequence

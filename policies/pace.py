@@ -21,8 +21,8 @@ PASSED_OVER = "class.passed_over"
 """Rule of the decision that a class is not begun, since not even a cut run of it fits what is left."""
 
 _GIVES = {
-    "runs": "More runs are given by cost.runs.",
-    "disk_gb": "More room is given by cost.disk_gb, or by retention.saves.",
+    "runs": "More runs are given by budget.runs.",
+    "disk_gb": "More room is given by budget.disk_gb, or by retention.saves.",
 }
 """Limit other than time -> what gives more of it."""
 
@@ -90,7 +90,7 @@ def passed_over(view: View, instrument: Instrument, choice: Choice, stop: StopVe
     if is_told or is_alone or stop.rule != "budget.gone" or not is_first_of(view, instrument):
         return None
     estimate, left_s, limit = choice.estimate, choice.left.nearest_s, choice.left.limit
-    of_time = f"More time for it is given by cost.{limit}; fewer iterations by its recipe."
+    of_time = f"More time for it is given by budget.{limit}; fewer iterations by its recipe."
     return draft(
         view,
         "judge",

@@ -1,4 +1,9 @@
-"""The planner: from everything on record to the one next decision."""
+"""The planner: from everything on record to the one next decision.
+
+Rules in the order in which they are asked; the first that applies decides. Pure: the same view gives the same draft,
+so a decision can be replayed. A draft may judge a run, plan one, or end the campaign; None means that only a person's
+answer can go on.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -224,13 +229,13 @@ _UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0, "notify": 0}
 
 
 def _guarded(view: View, found: Draft) -> Draft:
-    """Give a job that measures its guards: the cost ends what hangs, before anything was trained too."""
+    """Give a job that measures its guards: the budget ends what hangs, before anything was trained too."""
     decision = found.decision
     if decision.action not in _UNGUARDED or "guards" in decision.action_inputs:
         return found
     notify = view.goal.notify
     if decision.action == "notify" and notify is not None:
-        # Its worker waits for the command as long as the file says, also when the cost is over.
+        # Its worker waits for the command as long as the file says, also when the budget is over.
         guards = measuring_guards(wall_s=notify.timeout_s, memory_gb=limit_gb(view.beliefs))
     else:
         guards = measuring_guards(
@@ -486,7 +491,7 @@ def _promote_as_asked(view: View, run: Run, request: Request) -> Draft:
 def _promotion(view: View) -> Draft | None:
     """End with the newest promotion that was made, if it meets the gate as it is now; a "no" leaves the others open.
 
-    Where the best is looked for, one of an older version of the campaign file is gone on from while the cost allows.
+    Where the best is looked for, one of an older version of the campaign file is gone on from while the budget allows.
     """
     decision = _promoted(view)
     is_best_wanted = view.goal.search.goal == "best"
@@ -669,7 +674,7 @@ def _why_not_again(view: View, run: Run) -> str:
         return f"{run.id} was lost before the campaign file was edited; what follows is planned from the file as it is."
     seconds = estimate_of(view, run.recipe, run.instrument).seconds + 2 * evaluation_s(view)
     left = affords(view, seconds, runs=0, instrument=run.instrument)
-    said = f"{run.id} was lost to the machine, and the cost does not allow it again. {left.sentence}"
+    said = f"{run.id} was lost to the machine, and the budget does not allow it again. {left.sentence}"
     return "" if left.is_affordable else said
 
 
@@ -804,7 +809,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
 
 
 def _next_run(view: View) -> Draft | None:
-    """Plan the next run within the class, or within the next class once one has ended, if the cost affords it."""
+    """Plan the next run within the class, or within the next class once one has ended, if the budget affords it."""
     promoted = _promoted(view)
     if _open_run(view) is not None or (promoted is not None and is_promotion_open(view)):
         return None
@@ -877,9 +882,9 @@ def _power_gone(view: View) -> StopVerdict | None:
 
 
 def _unused(view: View) -> str:
-    """Return what of a limited time cost is left, to stand at the end of a clause; empty where nothing is."""
+    """Return what of a limited time budget is left, to stand at the end of a clause; empty where nothing is."""
     left_s = affords(view, 0.0, runs=0).nearest_s
-    return f", though {cost.minutes(left_s)} of the cost are left" if left_s is not None and left_s > 0 else ""
+    return f", though {cost.minutes(left_s)} of the budget are left" if left_s is not None and left_s > 0 else ""
 
 
 _OF_ALL_CLASSES = frozenset({"runs.max", "measurement.first"})
@@ -901,7 +906,7 @@ def _train(
     Args:
         view: The record.
         proposal: What to run.
-        choice: What it will cost, what the cost leaves, and what was passed over for it.
+        choice: What it will cost, what the budget leaves, and what was passed over for it.
         ends: Why earlier classes are not gone on with.
     """
     estimate, left = choice.estimate, choice.left
@@ -926,7 +931,7 @@ def _train(
         cost_s_estimate=estimate.seconds,
         created_at=view.now,
     )
-    # What nobody has timed here is a guess, and a guess ends nothing that gets on while the cost lasts.
+    # What nobody has timed here is a guess, and a guess ends nothing that gets on while the budget lasts.
     is_guess = estimate.source == "assumed" and left.nearest_s is not None
     guards = (
         *training_guards(

@@ -1,4 +1,15 @@
-"""The next thing to try within a class: one remedy per diagnosis, numbers after the rules, the dose so far."""
+"""The next thing to try within a class: one remedy per diagnosis, numbers after the rules, the dose so far.
+
+One dose is passes over the data x rank x scale, at the class's usual learning rate; at another rate it counts in
+proportion. It orders runs of one campaign by how hard they pull, and is no measure across models or data (failure
+mode 1: the lab's gentle recipe collapsed after 16 passes).
+
+The sampler itself is handed in (`View.suggest`); it is told every run on record each time, so that it needs no memory
+of its own and a kill loses nothing.
+
+A proposal changes one axis against the best run so far, so that its outcome says something about that axis; after
+a run that did harm it lies between the two. No proposal takes the dose of a run that did harm (policies/dose.py).
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

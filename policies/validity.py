@@ -1,4 +1,8 @@
-"""Which beliefs no longer stand, and what a refuted one takes down with it."""
+"""Which beliefs no longer stand, and what a refuted one takes down with it.
+
+A decision names its premises, an action its decision, a belief its job and the beliefs it was reasoned from: the chain
+is walked over these. What was measured and judged again on sound premises counts again.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 

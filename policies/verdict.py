@@ -1,6 +1,16 @@
 """The verdict on one run (design section 5), when a class has nothing more to give, and when a search ends.
 
 Exhaustion: the rule at the end of `facts/failure_modes.md`.
+
+Precedence: U where the scores say nothing (unmeasured, missing, capped); A, D, B; U where the interval shows nothing
+(too coarse, no power); C. What is shown, a movement or a loss, is its own proof that the measurement could show it. A
+gate that holds on confirmation is A whatever δ and the ceiling say.
+Comparisons are made on the selection cases; A needs a gate verdict on the confirmation cases.
+
+At least three runs that differ on different axes, target flat, a control moved (training works), the ceiling above the
+gate, and the comparison had power. Anything less is *uninformative*, never *exhausted*.
+All that shows is that the class does not move the target from where these runs started: before it is given up it is
+tried once from a flat run whose control moved, so from weights that training did change.
 """
 
 import math

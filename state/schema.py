@@ -1,6 +1,9 @@
 """The schema of a store: tables by record field, named migrations, the writers' connection, and who may write.
 
 The file's header refuses what is newer or not ours; SQLite's authorizer refuses a write out of scope.
+
+The typed handles cannot write another node's tables; this holds even for SQL that goes round them. SQLite asks the
+authorizer when a statement is prepared, and setting another one makes it prepare every cached statement again.
 """
 
 import sqlite3

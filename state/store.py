@@ -2,6 +2,12 @@
 
 A node gets one handle; its tables are the only ones it reaches (design section 2). Other processes read with
 `state/reading.py` and write requests only.
+
+Every method is one transaction: the lease is checked, the rows change, their images go to the journal, or nothing
+happens at all. All are safe to repeat after a crash: what is there already is returned as it stands.
+
+`vigil approve`, `reject`, `stop` and the web page come this way. They need no lease and touch no other table; a row
+enters the journal when the holder has dealt with it.
 """
 
 import sqlite3

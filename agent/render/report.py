@@ -1,4 +1,8 @@
-"""The report: one HTML file that opens from disk with no network, and the same as text; cases that a run turned."""
+"""The report: one HTML file that opens from disk with no network, and the same as text; cases that a run turned.
+
+Everything is inlined; text of models and people goes through jinja2's autoescape, so a case that holds markup is shown
+and never run. It is built from the record alone and can be written again at any time.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,9 @@
-"""The campaign on one screen, at most 40 lines of 100 columns, and what was found by the domain that caught it."""
+"""The campaign on one screen, at most 40 lines of 100 columns, and what was found by the domain that caught it.
+
+A finding is a belief that was refuted at some time, mended or not, a job that a guard stopped, or a failure that a
+person noted. Saved is what was not spent because of it; cost is what had been spent on work that stood on it. Standard
+library only.
+"""
 
 import shlex
 from collections.abc import Callable

@@ -1,4 +1,8 @@
-"""Verdicts as people read them, and what a person may type next: every printed command is built here."""
+"""Verdicts as people read them, and what a person may type next: every printed command is built here.
+
+A command names its campaign, its home where that is not the one taken by default, and itself by a path where the shell
+does not know it; all of it quoted for a shell. Lines of commands are never wrapped, cut or ended by a full stop.
+"""
 
 import shlex
 import shutil

@@ -1,4 +1,8 @@
-"""`vigil watch` and the live lines of `vigil run`: sentences that stay, and below them what goes on now."""
+"""`vigil watch` and the live lines of `vigil run`: sentences that stay, and below them what goes on now.
+
+On a terminal the lines are kept up to date in place, by plain ANSI, and everything is wrapped at words to its width.
+Anywhere else each sentence is one line, and a job at work says where it is when it begins and once a minute.
+"""
 
 import math
 import os

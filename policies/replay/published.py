@@ -1,4 +1,12 @@
-"""Trajectories read from what people have: a published log of cycles with a harness file, and Vigil's own export."""
+"""Trajectories read from what people have: a published log of cycles with a harness file, and Vigil's own export.
+
+One object per cycle: `id`, `track`, `instrument`, `recipe`, `data`, one object of figures per split, `base` with the
+same, `gate` with its conditions as they were applied, `bucket`, `train`. Decimals are means, of percent where a metric
+goes above one somewhere in the log; whole numbers are counts of cases, where a metric or what is asked of it goes above
+one, or its name counts (`parse_errors`); `[passed, cases]` is a count with its own cases.
+A condition says in its name what it measures: `composite_delta`, `stress_rows_kept_mean`, `best_of_unit_format_delta`;
+or by `metric` and `against` outright. What a log keeps beside the figures stays in `Cycle.notes`.
+"""
 
 import math
 import re

@@ -1,4 +1,8 @@
-"""A trajectory as the replay reads it: cycles, the tracks they go through, and what is said about each."""
+"""A trajectory as the replay reads it: cycles, the tracks they go through, and what is said about each.
+
+A track grows by a cycle at a time, and every question is asked again at each of them. So each answer is kept and only
+taken further: what a probe asks costs the new cycles, not all of them.
+"""
 
 from typing import Literal, NamedTuple, get_args
 

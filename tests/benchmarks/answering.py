@@ -3,7 +3,7 @@
     python -m tests.benchmarks.answering [--model FOLDER | --shape qwen2.5-0.5b] [--dtype bfloat16] [--only evaluation]
 
 `evaluation`: word-sorting prompts that share about two thirds, an adapter of rank 16 on all layers; ours (merged,
-shared beginnings, static generation) against mlx-lm's BatchGenerator with the adapter apart, as Vigil answered until
+shared beginnings, static batches) against mlx-lm's BatchGenerator with the adapter apart, as Vigil answered until
 d6f2c95. `rollouts`: as many in flight as `--rollouts`, against a bare loop of model, KVCache and categorical at the
 same batch, adapters merged in both. `updates`: whole updates by the training worker, which an older commit has too:
 to see what they were there, copy this file into a checkout of it and ask for `--only updates`.

@@ -27,7 +27,7 @@ def laddered(**grpo: Any) -> Goal:
 def test_a_first_recipe_of_rollouts_is_one_that_the_trainer_takes() -> None:
     recipe = first_recipe(laddered(), {"rows": 24_000, "max_tokens": 301}, instrument="grpo").recipe
     assert recipe["iters"] == MOST_UPDATES
-    assert recipe["max_completion_length"] == 768, "a shorter cost than the evaluation's pays for short answers"
+    assert recipe["max_completion_length"] == 768, "a shorter budget than the evaluation's pays for short answers"
     assert recipe["max_seq_length"] == 1088, "301 + 768, rounded up"
     assert (recipe["save_every"], recipe["steps_per_eval"], recipe["steps_per_report"]) == (5, 5, 1)
     read = validate_recipe(recipe, "grpo")
@@ -153,7 +153,7 @@ def test_a_class_has_hours_of_its_own_beside_the_campaigns(
     assert (found.limit, found.is_affordable) == (limit, not limit)
     assert found.nearest_s == pytest.approx(left_s)
     if limit == "class_hours":
-        assert found.sentence.endswith("of the 0.5 hours that cost.class_hours gives grpo.")
+        assert found.sentence.endswith("of the 0.5 hours that budget.class_hours gives grpo.")
 
 
 def test_when_the_hours_of_a_class_are_spent_the_next_takes_over() -> None:

@@ -42,7 +42,7 @@ def test_the_first_broken_limit_is_named_with_its_numbers() -> None:
     assert (fits.is_affordable, fits.limit, fits.left_s, fits.left_runs) == (True, "", 9 * HOUR, 3)
     late = affordable(limits, Spent(), Estimate(seconds=10 * HOUR), start, start)
     assert (late.is_affordable, late.limit) == (False, "until")
-    assert late.sentence == "It would take 10.0 h and 9.0 h are left of the cost (until 07:00)."
+    assert late.sentence == "It would take 10.0 h and 9.0 h are left of the budget (until 07:00)."
     spent = affordable(limits, Spent(runs=3), Estimate(runs=1), start, start)
     assert (spent.limit, spent.sentence) == ("runs", "0 of 3 runs are left.")
     full = affordable(limits, Spent(disk_gb=1.5), Estimate(disk_gb=1), start, start)

@@ -1,4 +1,12 @@
-"""Batched generation in worker processes: prompts that begin alike are read once, and rows that ended are dropped."""
+"""Batched generation in worker processes: prompts that begin alike are read once, and rows that ended are dropped.
+
+All rows of a batch stand in the same slots: what they share, padding, the rest of their own prompt, their answers.
+Padding in the middle lets a shared beginning be read for one row and stand for all; a row's positions go on without it.
+Whether tokens end an answer is looked at every few steps only: a GPU that is asked for each token waits for the host.
+
+Greedy outputs do not depend on what else is in the batch, except where two tokens tie within rounding; sampled ones
+draw from a key of their own per case, so neither order nor batch size nor a restart changes them.
+"""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,8 @@
-"""What runs jobs: one small interface, and this machine behind it, a detached supervisor per job."""
+"""What runs jobs: one small interface, and this machine behind it, a detached supervisor per job.
+
+Nothing here assumes one machine or a shared clock, only a folder that both sides see. An engine may start a job
+twice; the folder's lock and key make it happen once.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,8 @@
-"""A job's folder: written once, read as it stands, a request to stop left in it; logs of bounded size."""
+"""A job's folder: written once, read as it stands, a request to stop left in it; logs of bounded size.
+
+A backend adds one thing, how a supervisor comes to stand over the folder. It may bring none, or two, or one long after
+it was asked: the folder's locks, key and exit record make the job happen once all the same.
+"""
 
 import errno
 import os

@@ -1,4 +1,14 @@
-"""Kernel locks that die with their holders: two of a job's folder, and the accelerator's, in turn."""
+"""Kernel locks that die with their holders: two of a job's folder, and the accelerator's, in turn.
+
+They hold on one machine with a local disk; on a shared file system another claim is needed (issue of the engines).
+
+A turn is a numbered file, locked by the supervisor that waits and inherited by its worker: it lives while either lives,
+and the kernel frees it with the last of them. Whose number is the lowest of the living has the accelerator; nothing
+expires, so nothing is taken from a job that was only suspended. What changes the queue does so under `queue.lock`.
+
+Covered are jobs under our supervisor and one user on one machine: another program on the same GPU is not seen, and the
+short trial steps of a probe (`tools/probes/capability.py`) do not wait.
+"""
 
 import contextlib
 import fcntl

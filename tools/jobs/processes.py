@@ -1,4 +1,9 @@
-"""Who a process is (pid, start, boot), and a worker as its supervisor sees it: started, or adopted as an orphan."""
+"""Who a process is (pid, start, boot), and a worker as its supervisor sees it: started, or adopted as an orphan.
+
+On Linux the start is counted in clock ticks since boot and compared exactly: the wall-clock form that psutil gives
+moves when the clock is stepped (facts/durability.md section 2.1). Elsewhere the wall-clock form is fixed at the
+process's birth and compared with a tolerance.
+"""
 
 import functools
 import os

@@ -1,4 +1,7 @@
-"""Facts about power, sleep and heat, in one shape for all systems, and the programs and files that they come from."""
+"""Facts about power, sleep and heat, in one shape for all systems, and the programs and files that they come from.
+
+A program that is absent, hangs or cannot be started is an answer of its own (None), never an error.
+"""
 
 import os
 import shutil

@@ -1,4 +1,13 @@
-"""What a model folder holds, whether it is one coherent set, its sizes from headers, and the hash of its weights."""
+"""What a model folder holds, whether it is one coherent set, its sizes from headers, and the hash of its weights.
+
+Format: 8 bytes little-endian header length, a JSON object of tensors, then the data. Only the header is read.
+
+Standard library and `state` only, so that the agent can ask without loading anything. Only safetensors headers are
+read, apart from hashing. Not covered: whether the weights are any good.
+
+Covered are dense transformers with gated layers, as mlx-lm's llama, qwen, mistral and their like; of mixtures of
+experts, state-space models and others nothing is said.
+"""
 
 import json
 import math

@@ -1,4 +1,11 @@
-"""The training loop: one for all objectives, with what is trained, its optimizer and its step; workers only."""
+"""The training loop: one for all objectives, with what is trained, its optimizer and its step; workers only.
+
+Every step is a function of (weights, optimizer, step number): data order follows from (seed, epoch), dropout from
+(seed, step). So a run that was killed and resumed computes the same bits as one that was not.
+
+Where an objective allows it, the next step is begun before the last one is looked at, so that a GPU need not wait for
+the host; whatever is due at a step (a report, a save, validation, a sample, a stop) waits for that step.
+"""
 
 import math
 import os

@@ -1,4 +1,16 @@
-"""Losses, each a function of model and arrays, with logits only where they are asked for; worker processes only."""
+"""Losses, each a function of model and arrays, with logits only where they are asked for; worker processes only.
+
+A vocabulary of 150,000 tokens makes the output layer a quarter of a small model's work, and its logits in float32 the
+largest arrays of a step.
+
+Each returns (sum, figures): the summed loss, a sum so that accumulated micro-batches are divided by their weight
+together and each token or pair weighs the same whichever batch it is in; and what the report is made of,
+shape (rows, columns).
+
+The answers of a group begin with one prompt, mostly longer than they are. Its keys and values serve all of them, and
+what each answer says of them adds up in their gradient: the same loss and gradient as row by row, up to rounding. With
+dropout the answers share one draw over the prompt.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,9 @@
-"""Where a training stands, what its saves hold, whether a run may go on from one; no MLX: the agent may ask."""
+"""Where a training stands, what its saves hold, whether a run may go on from one; no MLX: the agent may ask.
+
+A save is a folder `saves/<step>/` whose marker `state.json` is written last and holds the hash of every file. The
+newest two stay, the best by validation, and the newest one at which the sampled generations were healthy. One whose
+bytes changed since is set aside as `saves/damaged-<step>/`, and the one before is gone on with.
+"""
 
 import json
 import os

@@ -4,6 +4,10 @@ Every update samples `batch_size` prompts times `group_size` answers, has the tr
 more likely that did better than their group (GRPO, Shao et al. 2024), tied to the parent. The parent is the weights
 that training starts from, a parent's adapter included: its trainable parameters are kept as they were and put in place
 for one forward pass, which is exact for LoRA, DoRA and full training and costs no second model.
+
+`out/rollouts.jsonl`: `update`, `case`, `sample`, `reward`, `advantage`, `metrics`, `grader_error`, `output_tokens`,
+`finish_reason`, `characters`, `text`. `out/held_out.jsonl`: `step`, `case`, `reward`, `metrics`, `output_tokens`,
+`finish_reason`; step 0 is the parent. Where texts are private they are empty.
 """
 
 import json

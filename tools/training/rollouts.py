@@ -1,4 +1,12 @@
-"""What the model in training answers to the prompts that it learns from, and what that earns; worker processes only."""
+"""What the model in training answers to the prompts that it learns from, and what that earns; worker processes only.
+
+All rollouts of an update are decoded together, with adapters in the weights, each by random numbers that follow from
+(seed, update, its place): the same weights sample the same tokens again, so a run that was interrupted needs no rollout
+on disk to go on bit for bit.
+
+The grader runs in a child process with a time-out (tools/tracks/host.py). A rollout whose reward it could not tell is
+left out of its group; nothing unusable ever becomes a zero.
+"""
 
 import math
 import statistics

@@ -1,7 +1,7 @@
 """Child process of test_generation: generates the same prompts in several ways and prints the outputs as JSON.
 
 A way may ask for less memory, for the step as a GPU has it, for looks and drops as there, for windows of a few
-positions, and for what a model without generation gets; `read` counts the tokens that went through the model.
+positions, and for what a model without batches gets; `read` counts the tokens that went through the model.
 """
 
 import json
