@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.campaign import LoadedCampaign
 from agent.mistakes import nearest
-from policies.checks import cases_told, least_cases
+from policies.checks import cases_told, least_cases, limit_fix
 from policies.comparison import CaseTable, scales_of
 from policies.target import aims
 from state.errors import ConfigError
@@ -171,6 +171,15 @@ def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int]) -> 
         least = least_cases(condition, gate.confirmation_alpha, scales)
         splits = {metric.partition(".")[0] for metric in condition.metrics}
         found = max((confirmation.get(split, 0) for split in splits), default=0)
+        if found and (fix := limit_fix(condition, found, gate.confirmation_alpha, scales)):
+            raise _refusal(
+                loaded,
+                f"{condition.id} allows at most {condition.threshold:g}, and {found} confirmation cases without any"
+                f" failure do not show that at alpha {gate.confirmation_alpha:.3g}; {fix}.",
+                "gate",
+                "conditions",
+                place,
+            )
         if found < least and splits.isdisjoint(loaded.goal.evaluation.repairs.cases):
             raise _refusal(
                 loaded,

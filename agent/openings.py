@@ -15,14 +15,15 @@ from agent.render.words import clock, count
 from agent.requests import me
 from agent.session import Session
 from policies.history import LEDGER
-from policies.ledger import Opening, Recorded, Spending, counting, goal_of, is_more
-from state.errors import ConfigError
+from policies.ledger import Opening, Recorded, Spending, counting, goal_of, is_more, missing
+from state.errors import ConfigError, NotFoundError
 from state.goal import Goal
 from state.hashing import hash_json
 from state.journal import HeadFile
 from state.ledger import CaseSet, Entry, Ledger, case_hash, open_ledger, reset
 from state.paths import CampaignPaths
-from state.records import Belief, Decision, Evidence, Json, SplitUse
+from state.reading import open_reader
+from state.records import Action, Belief, Decision, Evidence, Json, SplitUse
 from tools.jobs.locks import machine_paths
 from tools.tracks.formats import iter_data, iter_split
 from tools.tracks.pairs import iter_pairs
@@ -169,20 +170,38 @@ def _name_of(sets: Mapping[str, CaseSet]) -> str:
 # What the ledger says
 
 
-def _openings(ledger: Ledger, sets: Mapping[str, CaseSet]) -> tuple[Opening, ...]:
-    """Return the openings that count against some cases."""
+def _openings(
+    ledger: Ledger, sets: Mapping[str, CaseSet], actions: Iterable[Action] = (), campaign: str = ""
+) -> tuple[Opening, ...]:
+    """Return the openings that count against some cases: by the ledger, and by a campaign's own record beside it."""
     rows = [entry for entry in ledger.entries() if entry.kind == "opening"]
     opened = [{case for digest in row.body["sets"].values() for case in ledger.cases(digest)} for row in rows]
-    names = [CaseSet.of(cases).digest for cases in opened]
-    return tuple(
+    written = [
         Opening(
-            key=rows[place].key,
-            cases=names[place],
-            at=rows[place].at,
-            **{name: rows[place].body[name] for name in ("alpha", "candidate", "goal", "campaign", "home")},
+            key=row.key,
+            cases=CaseSet.of(cases).digest,
+            at=row.at,
+            **{name: row.body[name] for name in ("alpha", "candidate", "goal", "campaign", "home")},
         )
-        for place in counting({name: frozenset(each) for name, each in sets.items()}, opened)
-    )
+        for row, cases in zip(rows, opened, strict=True)
+    ]
+    since = max((row.at for row in ledger.resets()), default=float("-inf"))
+    against = counting({name: frozenset(each) for name, each in sets.items()}, opened)
+    return (*(written[place] for place in against), *missing(_own(actions, campaign), written, since))
+
+
+def _own(actions: Iterable[Action], campaign: str) -> Iterator[Opening]:
+    """Yield the acts of a record that opened cases at a level; of acts of an older Vigil the planner knows."""
+    for action in actions:
+        inputs = action.inputs
+        if action.kind == "confirm" and "alpha" in inputs:
+            yield Opening(
+                key=action.key,
+                cases=str(inputs["case_set"]),
+                at=action.created_at,
+                campaign=campaign,
+                **{name: inputs[name] for name in ("alpha", "candidate", "goal")},
+            )
 
 
 def read_openings(session: Session) -> None:
@@ -193,7 +212,8 @@ def read_openings(session: Session) -> None:
     """
     sets, place = confirmation_cases(session), ledger_of(session.paths, is_example=_is_example(session.goal))
     with opened(_is_example(session.goal), session.paths) as ledger:
-        openings, resets = _openings(ledger, sets), ledger.resets()
+        actions = session.store.read.actions()
+        openings, resets = _openings(ledger, sets, actions, session.goal.campaign), ledger.resets()
     spending = _spending(session.goal, sets, openings)
     recorded = Recorded(cases=spending.cases, openings=openings)
     session.store.knowing.believe(
@@ -337,7 +357,17 @@ def check_openings(loaded: LoadedCampaign, paths: CampaignPaths) -> Iterator[str
         for name, rows in _confirmation(loaded.goal, loaded.folder).items()
     }
     with opened(_is_example(loaded.goal), paths) as ledger:
-        yield _spending(loaded.goal, sets, _openings(ledger, sets)).sentence + _whose(loaded.goal)
+        openings = _openings(ledger, sets, _acts(paths), loaded.goal.campaign)
+    yield _spending(loaded.goal, sets, openings).sentence + _whose(loaded.goal)
+
+
+def _acts(paths: CampaignPaths) -> list[Action]:
+    """Return what the campaign did so far, by its record; nothing where it has none."""
+    try:
+        with open_reader(paths) as reader:
+            return [Action.model_validate(row) for row in reader.actions()]
+    except NotFoundError:
+        return []
 
 
 def _not_in_own_files(loaded: LoadedCampaign, used: list[tuple[int, bytes, Path]]) -> list[tuple[int, bytes, Path]]:

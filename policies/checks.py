@@ -6,12 +6,13 @@ the base), P5 (a ruler or a number of cases too coarse for the margin) and P4 (t
 The judgement behind beliefs on `gate:*` and `model:base`; Knowing records what these functions return.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from policies import significance
 from policies.comparison import CaseTable, Mean, Scale, scale_of, scales_of
-from policies.gate import asks_no_worse, is_only_counted, judge_condition
+from policies.gate import asks_no_worse, is_never_shown, judge_condition, least_limit
 from policies.power import Needed, cases_needed
 from policies.target import Target, find_target
 from state.goal import Condition, Gate, Goal
@@ -86,6 +87,25 @@ def least_cases(condition: Condition, alpha: float, scales: Mapping[str, Scale] 
     return min(least)
 
 
+def limit_fix(condition: Condition, n: int, alpha: float, scales: Mapping[str, Scale] | None = None) -> str:
+    """Return what to write in place of a limit on a count that no n cases show; empty where they can show it.
+
+    Args:
+        condition: Any.
+        n: Cases.
+        alpha: One-sided level of the gate; divided by the metrics of an any-of.
+        scales: Metric -> its scale; shares where left out.
+    """
+    level, known = alpha / len(condition.metrics), [scale_of(scales or {}, metric) for metric in condition.metrics]
+    if not all(is_never_shown(condition, n, level, scale) for scale in known):
+        return ""
+    least = min(least_limit(n, level, scale) for scale in known)
+    return (
+        f"write `test: plain` with a `reason`, so that the count on these cases alone decides, or a `max` of at least "
+        f"{math.ceil(least - _EPSILON)}"
+    )
+
+
 def _above_bound(condition: Condition, scale: Scale) -> float:
     """Return the share of a scale, or of what a difference can be, that lies on the good side of a bound."""
     if condition.against != "value":
@@ -151,9 +171,9 @@ def cases_told(
         if condition.kind == "plain" or not told:
             continue
         needed, n = min(told, key=lambda each: _difficulty(each[0]))
-        # A limit on a count that even none of the cases would not show as a rate is judged by the count.
+        # A limit on a count that not even none of the cases shows is refused, and more cases would not mend it.
         scale = (cases or CaseTable()).scale(condition.metrics[0])
-        if n is None or not is_only_counted(condition, n, level, scale):
+        if n is None or not is_never_shown(condition, n, level, scale):
             sentence = f"{condition.id}: {_cases_sentence(condition, needed, n, level)}"
             found.append(CasesTold(condition=condition.id, n=n, needed=needed, sentence=sentence))
     return found
@@ -511,6 +531,7 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
     )
     needed = None if told is None or (told.least or 0) <= verdict.n else told.least
     cases_fix = f"at least {needed:,} cases" if needed else "more cases"
+    limit = limit_fix(condition, verdict.n, alpha, known.scales)
     return Finding(
         mode="P5",
         severity="hard_stop" if is_measured else "warning",
@@ -521,7 +542,9 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
             f"its bound at alpha {alpha:.3g} would be {bound:.4g} against {verdict.bound:.4g}."
         ),
         value={"n": verdict.n, "bound": bound, "asked": verdict.bound, "cases_needed": needed},
-        fix=f"Take {cases_fix}, a wider margin, a denser metric, or `test: plain` with a reason.",
+        fix=f"{limit[0].upper()}{limit[1:]}."
+        if limit
+        else f"Take {cases_fix}, a wider margin, a denser metric, or `test: plain` with a reason.",
     )
 
 

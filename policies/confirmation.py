@@ -95,8 +95,9 @@ def may_open(view: View, weights: str, keep: int = 0) -> bool:
         keep: Openings to leave.
     """
     spending = view.spending
-    if spending.recorded(view.candidate_of(weights), goal_of(view.goal.gate)) is not None:
-        return True
+    asked = view.candidate_of(weights), goal_of(view.goal.gate)
+    if spending.recorded(*asked) is not None:
+        return spending.alpha_for(*asked) > 0
     return spending.next_alpha > 0 and spending.openings_left > keep
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from policies.comparison import scale_of, scales_of
 from policies.history import View
 from state.goal import ApprovalRule, Approvals, Condition, Evaluation, Gate, Goal
 from state.hashing import hash_json
@@ -122,6 +123,7 @@ def _levels(before: Gate, after: Gate) -> Iterator[str]:
 
 def _reading(before: Goal, after: Goal) -> Iterator[str]:
     """Yield what lets less count as progress: the measurement's own thresholds, and what progress is read on."""
+    yield from _ranges(before, after)
     old, new = before.evaluation, after.evaluation
     if new.noise_floor < old.noise_floor:
         yield f"A change above {new.noise_floor:g} counts instead of {old.noise_floor:g} (evaluation.noise_floor)."
@@ -151,6 +153,19 @@ def _consent(rule: ApprovalRule | None) -> tuple[float, ...]:
     if rule is None or rule.mode == "reject" or rule.unanswered == "no" or rule.deadline_h is None:
         return (0.0, 0.0)
     return (1.0, -rule.deadline_h)
+
+
+def _ranges(before: Goal, after: Goal) -> Iterator[str]:
+    """Yield the metrics of the gate whose range is another: every bound is as wide as the range lets it be."""
+    names = {metric for gate in (before.gate, after.gate) for each in gate.conditions for metric in each.metrics}
+    old, new = scales_of(before.track.ranges), scales_of(after.track.ranges)
+    for metric in sorted(names):
+        was, becomes = scale_of(old, metric), scale_of(new, metric)
+        if was != becomes:
+            yield (
+                f"{metric} is judged on a range from {becomes.low:g} to {becomes.high:g}, where it was from {was.low:g}"
+                f" to {was.high:g} (track.ranges)."
+            )
 
 
 def _companions(old: Evaluation, new: Evaluation) -> Iterator[str]:

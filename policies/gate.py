@@ -23,9 +23,6 @@ Decided = Literal["holds", "fails", "undecided"]
 MAX_EXCLUDED_SHARE = 0.1
 """More missing scores than this and a condition cannot hold: the missing cases could be the bad ones."""
 
-COUNTED = "counted on these cases, which says nothing of a rate"
-"""Label of a limit on a count so small that no number of cases could show it as a rate."""
-
 _SIGNIFICANT = "plain, also significant"
 NOT_SIGNIFICANT = "plain, not significant"
 """How the label of a condition begins that only a bare number meets."""
@@ -212,7 +209,7 @@ def _short_of(verdict: ConditionVerdict) -> str:
     word, side = ("at least", "lower") if verdict.sign > 0 else ("at most", "upper")
     asked = verdict.threshold if verdict.test == "plain" else verdict.bound
     measured = f"{verdict.estimate:.4g} measured, {word} {asked:g} asked"
-    if verdict.test == "plain" or verdict.label == COUNTED:
+    if verdict.test == "plain":
         return measured
     more = told(verdict)
     return f"{measured} of its {side} bound, which is {near:.4g} on {verdict.n} cases{more and ', ' + more}"
@@ -258,9 +255,10 @@ def judge_condition(
     judged = [_judge_metric(condition, metric, cases, level, use) for metric in condition.metrics]
     verdict = max(judged, key=lambda verdict: _closeness(verdict, condition.sign))
     is_sure = verdict.decided != "undecided" if verdict.test != "plain" else verdict.label.startswith(_SIGNIFICANT)
-    is_sure = is_sure or verdict.label == COUNTED
     needed = None
-    if verdict.estimate is not None and not is_sure:
+    # More cases show no smaller limit on a count.
+    is_hopeless = is_never_shown(condition, verdict.n, level, cases.scale(verdict.metric))
+    if verdict.estimate is not None and not is_sure and not is_hopeless:
         ceiling = (ceilings or {}).get(verdict.metric)
         needed = cases_needed(condition, verdict.metric, level, cases=cases, use=use, delta=delta, ceiling=ceiling)
     if needed is not None:
@@ -280,11 +278,7 @@ def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: fl
     p = _exact_p(condition, found)
     decided = _decide(condition, found, p)
     better, worse = (found.higher, found.lower)[:: condition.sign]
-    label = (
-        _label(condition, found, p)
-        if decided == "holds" or is_only_counted(condition, found.n, found.alpha, found.scale)
-        else ""
-    )
+    label = _label(condition, found, p) if decided == "holds" and condition.kind == "plain" else ""
     return ConditionVerdict(
         id=condition.id,
         metric=metric,
@@ -327,9 +321,6 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
     near, far = (interval.low, interval.high) if sign > 0 else (interval.high, interval.low)
     if sign * (far - bound) < -_EPSILON:
         return "fails"
-    if is_only_counted(condition, found.n, found.alpha, found.scale):
-        held = found.estimate <= bound + _EPSILON and not misses_cases(found.n, found.excluded)
-        return "holds" if held else "undecided"
     passes = sign * (near - bound) >= -_EPSILON if p is None else p <= found.alpha
     if found.noise_sd:
         # An exact test of the cases knows nothing of what their order alone would change.
@@ -338,17 +329,18 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
     return "holds" if passes and not misses_cases(found.n, found.excluded) else "undecided"
 
 
-def is_only_counted(condition: Condition, n: int, alpha: float, scale: Scale) -> bool:
-    """Return whether a limit on a count is met by none of n cases, and even that would not show it as a rate.
+def least_limit(n: int, alpha: float, scale: Scale) -> float:
+    """Return the smallest `max` of a count that n cases without any failure show.
 
-    -ln(alpha) failures are possible where none was seen, however many the cases: `at most 2` can then only be said of
-    the cases that were counted, and it is.
+    About -ln(alpha) failures are possible where none was seen, however many the cases.
     """
+    return n * (scale.low + significance.exact_interval(0, max(1, n), alpha).high * scale.width)
+
+
+def is_never_shown(condition: Condition, n: int, alpha: float, scale: Scale) -> bool:
+    """Return whether a limit on a count is so small that not even none of n cases shows it, by a test."""
     is_limit = condition.statistic == "count" and condition.against == "value" and condition.sign < 0
-    if condition.kind == "plain" or not is_limit:
-        return False
-    none = significance.exact_interval(0, max(1, n), alpha).high
-    return n * (scale.low + none * scale.width) > condition.threshold + _EPSILON
+    return is_limit and condition.kind != "plain" and least_limit(n, alpha, scale) > condition.threshold + _EPSILON
 
 
 def misses_cases(n: int, excluded: int) -> bool:
@@ -399,12 +391,10 @@ def _is_significant(condition: Condition, found: Comparison, p: float | None) ->
     if not asks_no_worse(condition) and found.p_two_sided is not None:
         return significance.sign_p(*_wins(condition, found)) <= found.alpha
     tested = condition.model_copy(update={"test": "auto"})
-    return _decide(tested, found, p) == "holds" and not is_only_counted(tested, found.n, found.alpha, found.scale)
+    return _decide(tested, found, p) == "holds"
 
 
 def _label(condition: Condition, found: Comparison, p: float | None) -> str:
-    if condition.kind != "plain":
-        return COUNTED if is_only_counted(condition, found.n, found.alpha, found.scale) else ""
     label = _SIGNIFICANT if _is_significant(condition, found, p) else NOT_SIGNIFICANT
     if asks_no_worse(condition) or found.p_two_sided is None:
         return label

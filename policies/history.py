@@ -8,7 +8,7 @@ from typing import Any
 
 from policies import cost
 from policies.comparison import Noise
-from policies.ledger import Opening, Recorded, Spending, goal_of, is_more
+from policies.ledger import LEAST, Opening, Recorded, Spending, goal_of, is_more, levels
 from policies.recipes import Suggest
 from policies.validity import Contamination
 from state.goal import Gate, Goal
@@ -129,10 +129,15 @@ class View:
         for action in self.actions:
             if action.kind == "confirm" and (belief is None or self._is_unwritten(action)):
                 opening = self._opening(action)
-                own.setdefault((opening.candidate, opening.goal, opening.cases), opening)
+                own.setdefault(opening.question, opening)
         openings = (*(each for each in own.values() if each.cases == told.cases), *told.openings)
-        gate = self.goal.gate
-        return Spending(alpha=gate.alpha, most=gate.max_confirmations, openings=openings, cases=told.cases)
+        gate, read = self.goal.gate, tuple(self.own_openings)
+        return Spending(alpha=gate.alpha, most=gate.max_confirmations, openings=openings, cases=told.cases, read=read)
+
+    @property
+    def own_openings(self) -> list[Opening]:
+        """The acts of this record that opened confirmation cases, oldest first."""
+        return [self._opening(action) for action in self.actions if action.kind == "confirm"]
 
     def _is_unwritten(self, action: Action) -> bool:
         return "alpha" not in action.inputs and action.inputs.get("harness") == self.identity("harness")
@@ -156,9 +161,11 @@ class View:
         return "" if belief is None else str(belief.value["cases"])
 
     def level_of(self, action: Action) -> float:
-        """Return the level at which a candidate is judged on the confirmation cases that an act opened for it."""
-        gate = self.goal.gate
-        return min(float(action.inputs.get("alpha", gate.confirmation_alpha)), gate.alpha)
+        """Return the level at which a candidate is judged on the confirmation cases that an act opened for it.
+
+        Where an edit left nothing of alpha for it, a level that no luck meets.
+        """
+        return max(LEAST, levels(self.goal.gate.alpha, self.own_openings)[self._opening(action).question])
 
     def candidate_of(self, weights: str) -> str:
         """Return the identity of what weights answer and score, whatever checkout of Vigil asks and on which cases."""

@@ -5,7 +5,7 @@ another candidate or by another campaign, draws from the same alpha. Each openin
 the openings that are left, so the levels never add up to more than alpha, whatever was edited in between.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pydantic import Field
 
@@ -16,13 +16,13 @@ from state.records import Record
 SHARED = 0.1
 """Share of a split's cases that were opened before from which on they are no fresh ones."""
 
-_NOTHING = 1e-12
+LEAST = 1e-12
 """Alpha below this is rounding: three thirds of it are spent."""
 
 
 def is_more(alpha: float, than: float) -> bool:
     """Say whether one level is above another by more than rounding."""
-    return alpha - than > _NOTHING
+    return alpha - than > LEAST
 
 
 class Opening(Record):
@@ -41,6 +41,44 @@ class Opening(Record):
     home: str = ""
     at: float = 0.0
 
+    @property
+    def question(self) -> tuple[str, str, str]:
+        """What was put to which cases: asked again, it is this opening."""
+        return self.candidate, self.goal, self.cases
+
+
+def missing(own: Iterable[Opening], written: Sequence[Opening], since: float) -> tuple[Opening, ...]:
+    """Return the openings on a campaign's own record that a ledger lacks and no reset gave up: they count still.
+
+    A ledger lacks them where the campaign file names another one by now, or where the record came from another machine.
+
+    Args:
+        own: By the campaign's record, oldest first.
+        written: By the ledger, whether they count against the cases or not.
+        since: When a person reset the ledger last, Unix seconds; what is older was given up.
+    """
+    keys, known = {each.key for each in written}, {each.question for each in written}
+    found: dict[tuple[str, str, str], Opening] = {}
+    for each in own:
+        if each.at > since and each.key not in keys and each.question not in known:
+            found.setdefault(each.question, each)
+    return tuple(found.values())
+
+
+def levels(alpha: float, read: Iterable[Opening]) -> dict[tuple[str, str, str], float]:
+    """Return the level at which a campaign reads each opening, oldest first; those of one set add up to alpha at most.
+
+    What others recorded at levels that this campaign does not grant is read at what the earlier ones leave.
+    """
+    left: dict[str, float] = {}
+    found: dict[tuple[str, str, str], float] = {}
+    for each in read:
+        if each.question not in found:
+            rest = left.get(each.cases, alpha)
+            found[each.question] = each.alpha if not is_more(each.alpha, rest) else rest
+            left[each.cases] = max(0.0, rest - each.alpha)
+    return found
+
 
 class Spending(Record):
     """What of alpha is spent on a set of cases, and what is left."""
@@ -52,6 +90,8 @@ class Spending(Record):
     """Those that count against the set, oldest first."""
     cases: str = ""
     """Name of the set."""
+    read: tuple[Opening, ...] = ()
+    """Those that this campaign has judged candidates by, oldest first."""
 
     @property
     def spent(self) -> float:
@@ -105,16 +145,15 @@ class Spending(Record):
 
     def recorded(self, candidate: str, goal: str) -> Opening | None:
         """Return the opening of these very cases for a candidate under a goal: read again, it costs nothing."""
-        wanted = (candidate, goal, self.cases)
-        return next((each for each in self.openings if (each.candidate, each.goal, each.cases) == wanted), None)
+        return next((each for each in self.openings if each.question == (candidate, goal, self.cases)), None)
 
     def alpha_for(self, candidate: str, goal: str) -> float:
         """Return the level at which a candidate is judged on these cases: as recorded, or of the next opening.
 
-        What another campaign recorded at a level that this one does not grant is read at this one's.
+        What is recorded is read at no more than the openings that this campaign read before leave of alpha.
         """
         known = self.recorded(candidate, goal)
-        return self.next_alpha if known is None else min(known.alpha, self.alpha)
+        return self.next_alpha if known is None else levels(self.alpha, (*self.read, known))[known.question]
 
 
 def counting(cases: Mapping[str, Collection[bytes]], earlier: Sequence[Collection[bytes]]) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The ledger of cases in whole campaigns with quick workers: other campaigns, edits, renamed runs, damage, resets."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def openings(machine: MachinePaths) -> list[Entry]:
 
 
 def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
-    tmp_path: Path, machine: MachinePaths
+    tmp_path: Path, machine: MachinePaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
     first = world.write_campaign(tmp_path / "files", gate=shared(2))
@@ -50,6 +51,17 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
     told = warm.vigil("status", home=home)
     assert "opened once (by storm) of at most 2; alpha 0.025 of 0.05 is spent" in " ".join(told.stdout.split())
     assert json.loads(warm.vigil("ledger", "--json", home=home).stdout)["openings"][0]["campaign"] == "storm"
+
+    # Its own record tells of the opening where another ledger is named, and on another machine.
+    once = "The confirmation cases were opened once (by storm) of at most 2; alpha 0.025 of 0.05 is spent"
+    named = world.write_campaign(tmp_path / "named", gate=shared(2) | {"ledger": "example"})
+    assert once in warm.vigil("run", str(named), "--check", home=home).stdout
+    shutil.copytree(home / "storm", tmp_path / "moved" / "storm", symlinks=True)
+    with monkeypatch.context() as other:
+        other.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+        assert once in warm.vigil("run", str(first), "--check", home=tmp_path / "moved").stdout
+        assert warm.run(first, tmp_path / "moved", wait=False) == 0
+        assert once in " ".join(warm.vigil("status", "storm", home=tmp_path / "moved").stdout.split())
 
     # Under another name the same weights come out: their opening is read again, and costs nothing.
     again = world.write_campaign(tmp_path / "again", "again", gate=shared(2))

@@ -75,6 +75,7 @@ def edited(
     *conditions: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
     approvals: dict[str, Any] | None = None,
+    ranges: dict[str, Any] | None = None,
     **levels: Any,
 ) -> Goal:
     """Return a goal with these conditions, or with the usual three."""
@@ -82,6 +83,7 @@ def edited(
     spec["gate"] = {"conditions": list(conditions) or [SCORE, KEPT, EITHER], **levels}
     spec["evaluation"] |= {**MEASURED, **(evaluation or {})}
     spec["approvals"] = approvals or {}
+    spec["track"] |= {"ranges": ranges or {}}
     return Goal.model_validate(spec)
 
 
@@ -95,6 +97,8 @@ def edited(
         (edited({"metric": "s.ok", "min": 0.75}, KEPT, EITHER), "score asks less: s.ok at least 0.75"),
         (edited(SCORE | PLAIN, KEPT, EITHER), "by the bare number, without a test, where it was s.ok"),
         (edited(SCORE, KEPT, EITHER | {"any_of": ["s.a", "s.b", "s.c"]}), "the best of s.a, s.b, s.c at least 0.5"),
+        (edited(ranges={"ok": [0.4, 1.0]}), "s.ok is judged on a range from 0.4 to 1, where it was from 0 to 1"),
+        (edited(ranges={"s.ok": [0, 2]}), "on a range from 0 to 2"),
         (edited(alpha=0.1), "0.1 likely instead of 0.05"),
         (edited(max_confirmations=5), "opened 5 times instead of 3"),
         (edited(ledger="example"), "by other campaigns do not count any more (gate.ledger)"),
@@ -118,7 +122,7 @@ def test_what_makes_the_gate_easier_is_told_in_words(after: Goal, said: str) -> 
     [
         edited(),
         edited(SCORE | {"min": 0.9}, KEPT | {"margin": 0.05}, EITHER | {"any_of": ["s.b"]}, SCORE | {"id": "more"}),
-        edited(alpha=0.01, max_confirmations=1),
+        edited(alpha=0.01, max_confirmations=1, ranges={"not_of_the_gate": [0, 9]}),
         edited(approvals={"override": {"mode": "reject"}, "edit": {"mode": "wait"}, "launch": AUTO}),
         edited(evaluation={"noise_floor": 0.02, "max_tokens": 999, "dense": {}}),
     ],

@@ -5,9 +5,10 @@ from policies.checks import (
     cases_told,
     is_one_measurement,
     least_cases,
+    limit_fix,
     reachability,
 )
-from policies.comparison import CaseTable, Mean
+from policies.comparison import CaseTable, Mean, scales_of
 from policies.gate import judge_condition
 from policies.significance import cases_for_unseen
 from state.goal import Condition, Gate, TestKind
@@ -220,6 +221,17 @@ def test_the_least_cases_are_those_on_which_the_best_scores_that_there_can_be_ho
         assert verdict.holds == holds, verdict.sentence
 
 
+def test_a_limit_on_a_count_that_no_cases_show_is_stopped_with_its_fix() -> None:
+    few = Condition(id="few", metric="s.x", statistic="count", max=2)
+    cases = table(base={"s.x": ones(1, 80)}, parent={"s.x": ones(1, 80)})
+    found = reachability(gate(few), {}, {"s.x": Mean(mean=1 / 80, n=80)}, cases=cases, alpha=0.05 / 3)[0]
+    assert (found.claim, found.severity) == ("decidable", "hard_stop")
+    assert found.fix.startswith("Write `test: plain` with a `reason`")
+    assert found.fix.endswith("or a `max` of at least 4.")
+    assert limit_fix(few, 80, 0.05 / 3, scales_of({"x": (0, 0.25)})) == ""
+    assert limit_fix(few.model_copy(update={"test": "plain", "reason": REASON}), 80, 0.05 / 3) == ""
+
+
 def met(*conditions: Condition, start: int) -> list[tuple[str, str]]:
     cases = table(base={"s.ok": ones(start, 400)}, parent={"s.ok": ones(start, 400)})
     found = reachability(gate(*conditions), {}, {"s.ok": Mean(mean=start / 400, n=400)}, cases=cases)
@@ -330,7 +342,7 @@ def test_of_an_any_of_the_easiest_is_told_and_of_a_plain_condition_nothing() -> 
     assert failures.fix == ""
     assert cases_told(gate(limit), {}) == [], "of how many cases is not known"
     few = Condition(id="few", metric="s.a", statistic="count", max=2)
-    assert cases_told(gate(few), {"s": 40}) == [], "judged by the count"
+    assert cases_told(gate(few), {"s": 40}) == [], "no number of cases shows it"
     assert [told.condition for told in cases_told(gate(few.model_copy(update={"max": 8.0})), {"s": 40})] == ["few"]
     measured = cases_told(gate(limit), {"s": 40}, cases=start)[0]
     assert measured.sentence.endswith("no number, if they have nothing to do with the start's.")

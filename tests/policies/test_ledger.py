@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.confirmation import openings, why_not
+from policies.confirmation import may_open, openings, why_not
 from policies.history import LEDGER, View
-from policies.ledger import Opening, Recorded, Spending, counting, goal_of
+from policies.ledger import Opening, Recorded, Spending, counting, goal_of, levels, missing
 from state.goal import Condition, Gate, Goal
 from state.records import Action, Belief, Decision, Evidence
 from tests.policies.rehearsal import Rehearsal, goal, identity
@@ -71,6 +71,37 @@ def test_the_same_answers_on_the_same_cases_for_the_same_goal_are_the_recorded_o
     stricter = spending.model_copy(update={"alpha": 0.01})
     assert stricter.alpha_for("c", "g") == 0.01, "what others granted is no more than what is asked here"
     assert spending.model_copy(update={"cases": "more"}).recorded("c", "g") is None
+
+
+def test_recorded_openings_are_read_at_no_more_than_alpha_all_together() -> None:
+    """Three that another campaign made at 0.1, read under an alpha of 0.05: 0.15 where each is read by itself."""
+    theirs = tuple(opening(0.1, name, "s") for name in "abc")
+    fresh = Spending(alpha=0.05, most=3, openings=theirs, cases="s")
+    assert fresh.alpha_for("a", "g") == 0.05
+    once = fresh.model_copy(update={"read": (opening(0.05, "a", "s"), opening(0.02, "d", "other"))})
+    assert [once.alpha_for(name, "g") for name in "abc"] == [0.05, 0.0, 0.0]
+    own = tuple(opening(0.05 / 3, name, "s") for name in "abc")
+    assert [*levels(0.05, (*own, own[0])).values()] == [0.05 / 3] * 3, "thirds are read as they were given"
+    assert [*levels(0.02, own).values()] == pytest.approx([0.05 / 3, 0.02 - 0.05 / 3, 0.0])
+
+
+def test_what_a_ledger_lacks_of_a_record_counts_unless_a_person_gave_it_up() -> None:
+    ours = [opening(0.02, "a", "s", at=1.0), opening(0.01, "b", "s", at=5.0), opening(0.01, "b", "s", at=6.0)]
+    assert missing(ours, (), float("-inf")) == (ours[0], ours[1])
+    assert missing(ours, (), 1.0) == (ours[1],)
+    assert missing(ours, (ours[1],), 0.0) == (ours[0],)
+    read_again = ours[1].model_copy(update={"key": "another act"})
+    assert missing([read_again], (ours[1],), 0.0) == ()
+
+
+def test_a_recorded_opening_for_which_nothing_of_alpha_is_left_is_not_read() -> None:
+    play = Opened(goal=asked(2), truth=0.0)
+    play.run()
+    view, acts = play.view(), openings(play.view())
+    assert [view.level_of(act) for act in acts] == pytest.approx([0.025, 0.025])
+    lowered = replace(view, goal=asked(2, alpha=0.025))
+    assert [lowered.level_of(act) for act in acts] == pytest.approx([0.025, 1e-12])
+    assert [may_open(lowered, str(act.inputs["weights"])) for act in acts] == [True, False]
 
 
 def cases(first: int, last: int) -> frozenset[bytes]:
@@ -164,7 +195,7 @@ def edited(play: Opened, spec: Goal) -> Opened:
     return later
 
 
-def levels(play: Opened) -> list[float]:
+def spent_levels(play: Opened) -> list[float]:
     """Return the levels on record, oldest first."""
     return [float(action.inputs["alpha"]) for action in openings(play.view())]
 
@@ -173,22 +204,22 @@ def test_raising_the_number_of_openings_again_and_again_spends_no_more_than_alph
     play = Opened(goal=asked(1))
     play.run()
     assert play.campaign.state == "not_promoted"
-    assert levels(play) == [pytest.approx(0.05)]
+    assert spent_levels(play) == [pytest.approx(0.05)]
     for most in (2, 3, 4, 5, 6):
         play = edited(play, asked(most))
         play.run()
         assert "spent alpha 0.05 of gate.alpha 0.05" in play.campaign.sentence
-    assert sum(levels(play)) == pytest.approx(0.05)
+    assert sum(spent_levels(play)) == pytest.approx(0.05)
 
 
 def test_another_checkout_opens_nothing_again_for_a_run_that_was_refused() -> None:
     play = Opened(goal=asked(3, runs=1))
     play.run()
-    opened = levels(play)
+    opened = spent_levels(play)
     again = edited(play, play.goal)
     again.beliefs = [b for b in again.beliefs if b.subject != "identity:harness"] + [identity("harness", "harness-2")]
     again.run()
-    assert levels(again) == opened
+    assert spent_levels(again) == opened
     assert again.campaign.state == "not_promoted"
 
 
@@ -201,7 +232,7 @@ def test_a_candidate_that_held_is_read_again_at_the_recorded_level_under_another
     changed.answers["promotion"] = "yes"
     changed.run()
     assert changed.campaign.state == "promoted"
-    assert levels(changed) == [pytest.approx(0.025)] * 2
+    assert spent_levels(changed) == [pytest.approx(0.025)] * 2
     assert len(changed.ledger) == 1, "read again, not opened again"
     assert any("that opening is read again" in decision.sentence for decision in changed.decisions)
 
