@@ -62,6 +62,7 @@ from policies.verdict import (
     run_fact,
 )
 from state.goal import Condition
+from state.recipe import schedule_but_length
 from state.records import Action, Alternative, Guard, Instrument, Json, Run, Side
 
 MOST_SHARE = 0.25
@@ -505,10 +506,9 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
 
 
 def _but_length(recipe: Json) -> Json:
-    """Return what a longer run has in common with a shorter one; a schedule's numbers may follow the length."""
-    kept = {key: value for key, value in recipe.items() if key not in {"iters", "seed", "lr_schedule"}}
-    schedule = recipe.get("lr_schedule")
-    return {**kept, "lr_schedule": schedule.get("name") if isinstance(schedule, dict) else schedule}
+    """Return what a longer run has in common with a shorter one."""
+    kept = {key: value for key, value in recipe.items() if key not in {"iters", "seed"}}
+    return {**kept, "lr_schedule": schedule_but_length(recipe.get("lr_schedule"))}
 
 
 def saved_by(view: View, run_id: str) -> tuple[str, str]:

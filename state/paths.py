@@ -61,6 +61,11 @@ class JobPaths:
         return self.folder / "worker.jsonl"
 
     @property
+    def held(self) -> Path:
+        """Number of the process that a text is bounded in just now: what outlives the process tells what ended it."""
+        return self.folder / "held"
+
+    @property
     def stop(self) -> Path:
         """A request to stop: by whom and why."""
         return self.folder / "stop.json"

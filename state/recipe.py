@@ -1,8 +1,24 @@
 """What a recipe leaves open and the trainer, the estimate of time and that of memory must fill in alike."""
 
+from collections.abc import Mapping
+from typing import Any
+
 PAD_TO = 8
 """Positions that a model computes per row are a multiple of this."""
 
 ROLLOUTS_TOGETHER = {False: 8, True: 64}
 """Whether MLX computes with CUDA -> rollouts computed together in an update where the recipe does not say; few shapes
 count for more than tokens there. On Metal nobody measured it."""
+
+_LENGTH_AT = {"cosine_decay": 1, "linear_schedule": 2, "step_decay": 2}
+"""Schedule -> which of its arguments is a number of updates."""
+
+
+def schedule_but_length(schedule: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a recipe's `lr_schedule` has in common with that of a longer run: all but its number of updates."""
+    if schedule is None:
+        return None
+    length_at = _LENGTH_AT.get(schedule["name"])
+    numbers = [float(each) for at, each in enumerate(schedule["arguments"]) if at != length_at]
+    warmup = {key: float(schedule.get(key) or 0) for key in ("warmup", "warmup_init")}
+    return {"name": schedule["name"], "arguments": numbers, **warmup}

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from agent import doing, effects
 from state.hashing import hash_file
 from state.paths import JobPaths
-from state.records import Action
+from state.records import Action, Json
 from tests.agent.test_effects import folder, promoted, sitting
 from tools.jobs.spec import ExitRecord, JobSpec
 from tools.training.progress import Progress, seal
@@ -35,7 +35,9 @@ def test_a_training_goes_on_from_the_sound_saves_of_an_earlier_try_at_the_same(f
     with sitting(folder) as session:
 
         def given(key: str, path: Path, iters: int = 20) -> JobSpec:
-            body = {"recipe": {"iters": iters}, "data": {"train": str(path), "valid": None}}
+            body: Json = {"recipe": {"iters": iters}, "data": {"train": str(path), "valid": None}}
+            if key == "k3":
+                body["row_cache"] = str(session.paths.artifacts)
             spec = JobSpec(key=key, kind="training", module="m", input=body)
             paths = session.paths.job(key)
             paths.out.mkdir(parents=True)

@@ -10,7 +10,7 @@ is done twice, or two workers alive at once, is written to `out/violations.jsonl
     ignore_term     take no notice of TERM (false)
     hang_at         step at which it waits for a stop, for ever (none)
     nan_at          step from which train_loss is NaN (none)
-    crash           {"at": step, "times": n, "how": "exit" | "kill" | "fail" | "full"} (none)
+    crash           {"at": step, "times": n, "how": "exit" | "kill" | "fail" | "full" | "cpu" | "held"} (none)
     result, files   merged into result.json; {relative name: text} written under out/ (none)
     heavy_bytes     memory taken after the first step of a start (0)
     big_bytes       size of a file written under out/ before the result (0)
@@ -30,6 +30,7 @@ from typing import Any
 
 from state.files import read_jsonl
 from tools.jobs.worker import WorkerContext, begin
+from tools.machine.sandbox import held
 
 NEVER = -1
 
@@ -114,6 +115,13 @@ class QuickWorker:
             self.context.fail("The data file has no rows; add some.", what="data")
         if crash["how"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if crash["how"] == "held":
+            with held("The template"):
+                os.kill(os.getpid(), signal.SIGXCPU)
+        if crash["how"] == "cpu":
+            with held("The template"):
+                pass
+            os.kill(os.getpid(), signal.SIGXCPU)
         if crash["how"] == "full":
             raise OSError(errno.ENOSPC, "No space left on device")
         raise SystemExit(1)

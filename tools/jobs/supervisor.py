@@ -45,7 +45,7 @@ from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, StopRequest, read_tall
 from tools.jobs.worker import LOCK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
 from tools.machine.facts import System
 from tools.machine.linux import memory_kills
-from tools.machine.sandbox import KILLED
+from tools.machine.sandbox import HELD_VARIABLE, KILLED, held_process
 
 FIRST_TICK_S = 0.05
 LAST_TICK_S = 1.0
@@ -58,8 +58,9 @@ IDENTITY_WAIT_S = 2.0
 LOCK_WAIT_S = 30.0
 """How long a lock may outlive its worker before the job is given up: a process left by the worker keeps it."""
 
-FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-"""Signals that no worker ends itself by."""
+FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU})
+"""Signals that no worker ends itself by. The last is of a limit on processor time, such as batch systems set; it is of
+our own, on one text, where the worker was held."""
 
 MAX_KILLS = 8
 """Starts in a row that are ended from outside without progress: more is no accident, but memory that never suffices."""
@@ -306,6 +307,7 @@ class Supervision:
         self._tally.started_at = self._tally.started_at or self._clock.now()
         self._save_tally()
         self._paths.worker.unlink(missing_ok=True)
+        self._paths.held.unlink(missing_ok=True)
         self._paths.out.mkdir(exist_ok=True)
         self._memory_kills = memory_kills(self._system)
         try:
@@ -330,7 +332,12 @@ class Supervision:
                 [sys.executable, "-m", self._spec.module, str(self._paths.folder)],
                 # A folder of ours: `-m` looks there first, and a user's folder may have a package called tools.
                 cwd=self._paths.folder,
-                env={**os.environ, **self._spec.env, **{name: str(number) for name, number in inherited.items()}},
+                env={
+                    **os.environ,
+                    **self._spec.env,
+                    **{name: str(number) for name, number in inherited.items()},
+                    HELD_VARIABLE: str(self._paths.held),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -446,6 +453,11 @@ class Supervision:
             return False
         return (memory_kills(self._system) or 0) > self._memory_kills
 
+    def _was_held(self) -> bool:
+        """Say whether the worker ended within a text that `held` bounds."""
+        written = ProcessIdentity.from_json(read_json(self._paths.worker))
+        return written is not None and held_process(self._paths.held) == written.pid
+
     def _outcome(self, ended: Ended | None) -> ExitRecord | None:
         """Return how the job ended, None if the worker is to be started (again)."""
         request = stop_request(self._paths) or self._asked
@@ -462,7 +474,7 @@ class Supervision:
             )
         if error := read_object(self._paths.error):
             return self._record("failed", ended or Ended(code=USER_ERROR), reason=str(error.get("sentence", "")))
-        if ended is not None and ended.signal == signal.SIGXCPU:
+        if ended is not None and ended.signal == signal.SIGXCPU and self._was_held():
             return self._record("failed", ended, reason=KILLED)
         return self._given_up(ended)
 

@@ -3,7 +3,8 @@
 A chat template is a program, and the model folder it comes from is not ours. `held` bounds what it does with one text:
 processor time by a timer, since a template cannot sleep, and address space where the system counts it (Linux). What C
 code does in one piece (a filter over an endless loop) no handler interrupts; past `KILLED_AFTER_S` the system ends the
-process with SIGXCPU, and its supervisor says `KILLED`. `ask` bounds a whole child: time, resident memory of its group,
+process with SIGXCPU, and its supervisor says `KILLED` where the file of `HELD_VARIABLE` tells that it was held: others
+send that signal too. `ask` bounds a whole child: time, resident memory of its group,
 and what it prints.
 
 Not covered: the network, which `tools.jobs.privacy.stay_offline` closes to libraries alone.
@@ -41,6 +42,9 @@ KILLED = (
     f"The model's chat template or tokenizer took more than {KILLED_AFTER_S} s of processor time for one text, in one "
     "operation; mend `chat_template` in the model folder."
 )
+
+HELD_VARIABLE = "VIGIL_HELD"
+"""Environment variable with the file in which a process writes its number while it is held."""
 
 TEXT_BYTES = 2 << 30
 """Address space that one text may take beyond what the process has."""
@@ -95,6 +99,7 @@ def held(what: str, cpu_s: float = TEXT_S) -> Iterator[None]:
             _lower(resource.RLIMIT_AS, room + TEXT_BYTES, limits)
         # Again each second: a library that swallows the first one is asked again.
         signal.setitimer(signal.ITIMER_PROF, cpu_s, 1.0)
+        _say_held(os.getpid())
         yield
     except MemoryError as error:
         raise OverLimitError(
@@ -102,9 +107,27 @@ def held(what: str, cpu_s: float = TEXT_S) -> Iterator[None]:
         ) from error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        _say_held(0)
         for kind, limit in limits.items():
             resource.setrlimit(kind, limit)
         signal.signal(signal.SIGPROF, before)
+
+
+_held_files: dict[str, int] = {}
+"""Path -> its descriptor: a file is opened once, since a short text takes less time than that."""
+
+
+def _say_held(process: int) -> None:
+    if path := os.environ.get(HELD_VARIABLE):
+        with passed_over("held.not_written", OSError):
+            if path not in _held_files:
+                _held_files[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.pwrite(_held_files[path], process.to_bytes(8, "little"), 0)
+
+
+def held_process(path: Path) -> int:
+    """Return the number of the process that was held last and has not been let go; 0 where there is none."""
+    return int.from_bytes(path.read_bytes()[:8], "little") if path.exists() else 0
 
 
 def _lower(kind: int, wanted: int, limits: dict[int, tuple[int, int]]) -> None:

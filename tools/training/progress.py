@@ -16,6 +16,7 @@ from typing import Any
 from state.errors import ConfigError
 from state.files import fsync_folder, read_json, write_json
 from state.hashing import HashCache, hash_bytes, hash_file, hash_json
+from state.recipe import schedule_but_length
 from state.records import Json
 from tools.evaluation.harness import grader_hash
 from tools.models.identity import HeaderError, chat_template, read_header, read_object, weights_hash
@@ -295,7 +296,7 @@ def _said(value: Any) -> str:
     return "all" if value in (None, -1) else str(value)
 
 
-def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None) -> Recipe:
+def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None, source: str | None = None) -> Recipe:
     """Return the recipe that a job goes on with: the one that its newest save was made by, or what is asked.
 
     What the job leaves open is as it was when it began: a default that changed since is for new jobs.
@@ -304,6 +305,8 @@ def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None) -> 
         asked: Keys of the job.
         instrument: What it learns from.
         save: Its newest sound save; None where it has none.
+        source: The other run's save that the job is to go on from, where there is one. Older Vigils took it over with
+            the other run's recipe in it, which differs by its length.
 
     Raises:
         ConfigError: The recipe cannot be trained, or the save was made by another one.
@@ -312,7 +315,10 @@ def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None) -> 
     if save is None:
         return recipe
     begun = _recipe_of(save, instrument)
-    told = begun if isinstance(begun, str) else _conflicts(recipe.model_dump(exclude_unset=True), begun.model_dump())
+    is_taken = source is not None and Path(source).name == save.name
+    kept = _but_length if is_taken else dict
+    said = recipe.model_dump(exclude_unset=True)
+    told = begun if isinstance(begun, str) else _conflicts(kept(said), kept(begun.model_dump()))
     if isinstance(begun, str) or told:
         raise ConfigError(
             f"The save at step {int(save.name)} was made by another recipe ({told}), so nothing can go on from it; "
@@ -320,6 +326,9 @@ def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None) -> 
             what="recipe",
             where=str(save),
         )
+    if is_taken:
+        length = {key: said[key] for key in (*_NOT_LEARNED, "lr_schedule") if key in said}
+        return validate_recipe({**begun.model_dump(exclude_unset=True), **length}, instrument)
     return begun
 
 
@@ -328,15 +337,22 @@ def other_recipe(recipe: Recipe, instrument: str, save: Path) -> str:
     theirs = _recipe_of(save, instrument)
     if isinstance(theirs, str):
         return f"{save} was made by another recipe ({theirs})"
-    ours, before = (each.model_dump(exclude=_NOT_LEARNED) for each in (recipe, theirs))
-    told = _conflicts(ours, before)
+    told = _conflicts(_but_length(recipe.model_dump()), _but_length(theirs.model_dump()))
     return f"{save} was made by another recipe ({told})" if told else ""
 
 
-_NOT_LEARNED = {
-    "iters", "lr_schedule", "steps_per_report", "steps_per_eval", "save_every", "val_batches", "clear_cache_threshold",
-}  # fmt: skip
-"""Keys of a recipe that may be another in a longer run, or change nothing that is learned."""
+_NOT_LEARNED = frozenset(
+    {"iters", "steps_per_report", "steps_per_eval", "save_every", "val_batches", "clear_cache_threshold"}
+)
+"""Keys of a recipe that are another in a longer run, or change nothing that is learned."""
+
+
+def _but_length(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is learned alike by a longer run and a shorter one."""
+    kept = {key: value for key, value in recipe.items() if key not in _NOT_LEARNED}
+    if "lr_schedule" in kept:
+        kept["lr_schedule"] = schedule_but_length(kept["lr_schedule"])
+    return kept
 
 
 def _recipe_of(save: Path, instrument: str) -> Recipe | str:

@@ -135,7 +135,7 @@ def _train(context: WorkerContext, resources: ExitStack) -> int:
     instrument, saves = str(inputs["instrument"]), out / "saves"
     set_damaged_aside(saves)
     own = newest(saves)
-    recipe = begun_with(inputs["recipe"], instrument, own[0] if own else None)
+    recipe = begun_with(inputs["recipe"], instrument, own[0] if own else None, inputs.get("continue_from"))
     cache = HashCache()
     # Of the first start: a resumed one has trained on what that found.
     began = out / "trained_on.json"

@@ -32,6 +32,7 @@ from tools.jobs.locks import Turn
 from tools.jobs.processes import Ended
 from tools.jobs.spec import ExitRecord, JobSpec, JobStatus
 from tools.jobs.supervisor import OpenJob, Supervision, open_job
+from tools.machine.sandbox import KILLED
 
 
 @pytest.fixture
@@ -185,6 +186,16 @@ def test_a_job_that_is_killed_again_and_again_ends_at_last(folder: Path, monkeyp
     assert found.reason == (
         "The worker died of signal 9 (SIGKILL); 3 starts in a row were ended from outside before any progress."
     )
+
+
+@pytest.mark.parametrize(("how", "state", "said"), [("cpu", "finished", ""), ("held", "failed", KILLED)])
+def test_a_limit_on_processor_time_is_blamed_on_the_template_only_within_a_text(
+    folder: Path, how: str, state: str, said: str
+) -> None:
+    job = spec(crash={"at": 3, "how": how, "times": 2}, restart_pause_s=0, delay_s=0)
+    assert Supervision(opened(folder, job)).run() == 0
+    found = record(folder)
+    assert (found.state, found.reason, found.restarts) == (state, said, 2 if state == "finished" else 0)
 
 
 def test_a_job_that_the_system_kills_for_want_of_memory_is_not_started_a_third_time(

@@ -126,4 +126,21 @@ def test_a_longer_run_goes_on_from_a_save_that_differs_by_its_length_alone(tmp_p
     assert other_recipe(validate_recipe(longer, "grpo"), "grpo", save) == ""
     other = validate_recipe(longer | {"beta": 0.5}, "grpo")
     assert other_recipe(other, "grpo", save) == f"{save} was made by another recipe (beta 0.04 -> 0.5)"
+    hotter = validate_recipe(longer | {"lr_schedule": {"name": "cosine_decay", "arguments": [0.3, 9]}}, "grpo")
+    assert "(lr_schedule.arguments [0.1] -> [0.3])" in other_recipe(hotter, "grpo", save)
     assert "no key of a recipe" in other_recipe(validate_recipe({}), "sft", save)
+
+
+def test_another_run_s_save_that_an_older_vigil_took_over_as_it_was_is_gone_on_from_to_the_length_asked(
+    tmp_path: Path,
+) -> None:
+    schedule: Json = {"name": "cosine_decay", "arguments": [0.1, 7]}
+    save = made_by(tmp_path, "grpo", {"iters": 7, "lr_schedule": schedule, "truncated": "penalize"}, "beta")
+    asked: Json = {"iters": 14, "lr_schedule": {"name": "cosine_decay", "arguments": [0.1, 14]}, "save_every": 5}
+    source = str(tmp_path / "other" / save.name)
+    begun = begun_with(asked, "grpo", save, source).model_dump()
+    assert (begun["iters"], begun["lr_schedule"]["arguments"], begun["save_every"]) == (14, (0.1, 14.0), 5)
+    assert begun["truncated"] == "penalize", "what it leaves open is as it was"
+    for recipe, elsewhere in ((asked | {"learning_rate": 0.2}, source), (asked, f"{source}9")):
+        with pytest.raises(ConfigError, match="was made by another recipe"):
+            begun_with(recipe, "grpo", save, elsewhere)
