@@ -12,10 +12,10 @@ from state.errors import ConfigError
 from state.files import write_json
 from state.hashing import canonical_json
 from state.records import Finding
+from tools.data.rows import BOUNDS, WHOLE
 from tools.probes.catalogue import AUDITED, CATALOGUE, MODES
 from tools.probes.folder import AuditFile, discover
 from tools.probes.project import Audited, Settings, look
-from tools.probes.rows import BOUNDS, WHOLE
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {"hard_stop": "error", "warning": "warning", "note": "note"}

@@ -63,8 +63,8 @@ def _refusal(loaded: LoadedCampaign, sentence: str, *loc: str | int) -> ConfigEr
 
 
 def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
-    from tools.tracks.formats import check_data, check_split
-    from tools.tracks.pairs import iter_pairs
+    from tools.data.cases import check_data, check_split
+    from tools.data.pairs import iter_pairs
 
     for name in ("train", "valid"):
         written = getattr(loaded.goal.data, name)
@@ -99,7 +99,7 @@ def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
 def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str]:
     """Read every split file, count both parts, and look for a case that stands in both."""
     from agent.inputs import all_split_inputs
-    from tools.tracks.formats import iter_split, user_prompt
+    from tools.data.cases import iter_split, user_prompt
 
     for path, *loc in case_files(loaded):
         if not path.is_file():
@@ -343,7 +343,7 @@ def _check_recipe(loaded: LoadedCampaign) -> bool:
 
 def grader_spec(goal: Goal, folder: Path) -> Any:
     """Return the track's grader as `GraderSpec`, with absolute paths."""
-    from tools.tracks.contract import GraderSpec
+    from tools.graders.contract import GraderSpec
 
     track = goal.track
     return GraderSpec(
@@ -359,8 +359,8 @@ def grader_spec(goal: Goal, folder: Path) -> Any:
 
 def _check_grader(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str]:
     """Ask the grader about a few cases, and hold the gate's metrics against what it answers with."""
-    from tools.tracks.formats import iter_split
-    from tools.tracks.host import Grader
+    from tools.data.cases import iter_split
+    from tools.graders.host import Grader
 
     key = next(key for key in ("name", "grader", "command") if getattr(loaded.goal.track, key) is not None)
     files = dict.fromkeys(path for path, *_ in case_files(loaded))

@@ -194,7 +194,7 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
     Raises:
         ConfigError: The rows hold no prompt.
     """
-    from tools.tracks.formats import iter_data, iter_rows, read_split
+    from tools.data.cases import iter_data, iter_rows, read_split
 
     _, first = next(iter_rows(source))
     if ("prompt" in first and "completion" not in first) or ("messages" in first and not _ends_with_answer(first)):
@@ -229,8 +229,8 @@ def _metrics(task: _Task) -> tuple[str, ...]:
     Raises:
         ConfigError: The grader cannot be used, or fails on the case.
     """
-    from tools.tracks.contract import GraderSpec
-    from tools.tracks.host import Grader
+    from tools.graders.contract import GraderSpec
+    from tools.graders.host import Grader
 
     case = task.cases[0]
     with Grader(GraderSpec(file=str(task.grader))) as grader:

@@ -14,10 +14,10 @@ from state.errors import ConfigError, NotFoundError
 from state.goal import Goal
 from state.hashing import hash_json
 from state.records import ActionKind, Decision, Guard, Instrument, JobKind, Json, Run, SplitUse
+from tools.data.balance import write_balanced
+from tools.data.cases import iter_split
 from tools.jobs.spec import JobSpec
 from tools.models.identity import describe_model
-from tools.tracks.balance import write_balanced
-from tools.tracks.formats import iter_split
 
 _BUCKETS = 1 << 32
 

@@ -24,9 +24,9 @@ from state.ledger import CaseSet, Entry, Ledger, case_hash, open_ledger, reset
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.records import Action, Belief, Decision, Evidence, Json, SplitUse
+from tools.data.cases import iter_data, iter_split
+from tools.data.pairs import iter_pairs
 from tools.jobs.locks import machine_paths
-from tools.tracks.formats import iter_data, iter_split
-from tools.tracks.pairs import iter_pairs
 
 View = dict[str, Any]
 

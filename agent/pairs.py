@@ -31,7 +31,10 @@ from state.hashing import hash_bytes, hash_json, hash_tree, short
 from state.paths import CampaignPaths, JobPaths
 from state.reading import open_reader
 from state.records import JobKind, Json
+from tools.data.cases import iter_split, user_prompt
+from tools.data.pairs import Built, Source, build_pairs, pairs_text, training_cases
 from tools.evaluation.harness import differences, harness_parts
+from tools.graders.host import Grader
 from tools.jobs.backend import Backend, LocalBackend
 from tools.jobs.locks import try_lock
 from tools.jobs.spec import JobSpec
@@ -41,9 +44,6 @@ from tools.machine.hardware import memory_limit
 from tools.models.hub import resolve
 from tools.models.identity import weights_hash
 from tools.probes.leakage import check_leakage
-from tools.tracks.formats import iter_split, user_prompt
-from tools.tracks.host import Grader
-from tools.tracks.pair_building import Built, Source, build_pairs, pairs_text, training_cases
 
 _PROMPTS = "training prompts"
 """The set of prompts in the search for leakage, which reads from its first word what a set is for."""

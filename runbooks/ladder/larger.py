@@ -25,8 +25,8 @@ from make_data import pair, tables
 from ruamel.yaml import YAML
 
 from state.files import write_atomic
-from tools.tracks.formats import user_prompt
-from tools.tracks.spreadsheet_clean.generate import Case, Kind, eval_row
+from tools.data.cases import user_prompt
+from tools.graders.spreadsheet_clean.generate import Case, Kind, eval_row
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

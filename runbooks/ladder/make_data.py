@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from state.files import write_atomic
-from tools.tracks.formats import user_prompt
-from tools.tracks.spreadsheet_clean.generate import (
+from tools.data.cases import user_prompt
+from tools.graders.spreadsheet_clean.generate import (
     TINY_REGULAR_ROWS,
     TINY_STRESS_ROWS,
     Case,

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from state.files import write_atomic, write_json
 from state.hashing import hash_file
-from tools.tracks.spreadsheet_clean.generate import Case, Kind, early_stop_reference, generate_case
+from tools.graders.spreadsheet_clean.generate import Case, Kind, early_stop_reference, generate_case
 
 HERE = Path(__file__).parent
 PAD, END, SYSTEM, USER, ASSISTANT = SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -346,7 +346,7 @@ def answers_of(folder: Path, prompts: list[str], max_tokens: int) -> tuple[list[
 
 def measure(folder: Path, split: Path, log: Log, max_tokens: int, n_cases: int | None = None) -> dict[str, float]:
     """Return the track's mean scores on one split and the share of answers that ended by themselves."""
-    from tools.tracks.spreadsheet_clean.grade import grade
+    from tools.graders.spreadsheet_clean.grade import grade
 
     cases = [json.loads(line) for line in split.read_text().splitlines()][:n_cases]
     began = time.perf_counter()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from state.files import write_atomic
-from tools.tracks.spreadsheet_clean.generate import (
+from tools.graders.spreadsheet_clean.generate import (
     TINY_REGULAR_ROWS,
     TINY_STRESS_ROWS,
     Case,

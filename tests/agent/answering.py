@@ -13,9 +13,9 @@ from pathlib import Path
 
 from state.files import read_jsonl, write_atomic
 from tests.faults.quick_worker import append_jsonl
+from tools.data.cases import read_split
 from tools.evaluation.harness import harness_parts
 from tools.jobs.worker import begin
-from tools.tracks.formats import read_split
 
 WORDS = (
     "amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch", "maple",

@@ -7,7 +7,7 @@ from agent.campaign import load_campaign
 from agent.checks import grader_spec
 from agent.inputs import grader_input
 from tests.faults.campaign import world
-from tools.tracks.contract import GraderSpec
+from tools.graders.contract import GraderSpec
 
 COMMAND = [sys.executable, "judge.py"]
 

@@ -85,7 +85,7 @@ def test_a_model_on_the_hub_is_left_as_it_is_stored(folder: Path) -> None:
 
 
 def test_cases_keep_the_prompt_and_give_the_answer_as_reference(folder: Path) -> None:
-    from tools.tracks.formats import read_split
+    from tools.data.cases import read_split
 
     init(folder)
     cases = read_split(folder / "mine_cases.jsonl")

@@ -30,9 +30,9 @@ from tests.agent.answering import WORDS
 from tests.agent.folders import BASE, edit, make, write_rows
 from tests.agent.test_run_flow import until
 from tests.faults.campaign import warm, world
+from tools.data.pairs import iter_pairs
 from tools.jobs.backend import LocalBackend
 from tools.jobs.locks import Turn, machine_paths
-from tools.tracks.pairs import iter_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 

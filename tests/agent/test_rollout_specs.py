@@ -21,10 +21,10 @@ from state.reading import open_reader
 from state.records import Action, Decision
 from state.store import Store
 from tests.faults.campaign import world
+from tools.data.cases import iter_split, user_prompt
+from tools.graders.spreadsheet_clean.grade import grade
 from tools.jobs.backend import LocalBackend
 from tools.probes.outputs import adversarial_outputs, judge_adversarial
-from tools.tracks.formats import iter_split, user_prompt
-from tools.tracks.spreadsheet_clean.grade import grade
 from tools.training.rollouts import Scheme
 
 ROLLED = [{"id": f"r{n}", "prompt": f"rolled {n}", "reference": "a"} for n in range(3)]

@@ -464,8 +464,8 @@ def decode_plain(world: World) -> Timed:
 
 def grpo_ours(world: World) -> Timed:
     """Whole updates by our loop, a real grader's process included; rollouts."""
-    from tools.tracks.contract import GraderSpec
-    from tools.tracks.host import Grader
+    from tools.graders.contract import GraderSpec
+    from tools.graders.host import Grader
     from tools.training.reinforcement import Reinforcement, RolloutLog
     from tools.training.rollouts import Scheme, Task
 

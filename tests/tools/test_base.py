@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from state.hashing import hash_file
+from tools.graders.spreadsheet_clean.generate import generate_case
 from tools.machine.blas import worker_env
-from tools.tracks.spreadsheet_clean.generate import generate_case
 
 QUICKSTART = Path(__file__).parents[2] / "runbooks" / "quickstart"
 BASE, DATA = QUICKSTART / "base", QUICKSTART / "data"

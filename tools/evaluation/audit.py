@@ -18,6 +18,8 @@ from typing import Any
 
 from state.errors import VigilError
 from state.records import Json
+from tools.data.cases import DataRow
+from tools.data.rows import Bounds, DataFile, Features, Row
 from tools.evaluation.census import prompt_parity, token_census, without_words
 from tools.evaluation.prompts import decode, gold_tokens, naming, render_training
 from tools.evaluation.rendered import Numbered
@@ -26,8 +28,6 @@ from tools.jobs.privacy import stay_offline
 from tools.machine.sandbox import OverLimitError
 from tools.probes.data import case_prompt
 from tools.probes.evaluations import MOST_CASES, gold_of
-from tools.probes.rows import Bounds, DataFile, Features, Row
-from tools.tracks.formats import DataRow
 
 _MOST_PARITY_ROWS = 2_000
 """Rows of each training file whose prompts are compared; templates do not change from row to row."""

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from state.errors import VigilError
+from tools.data.balance import count_groups
+from tools.data.cases import DataRow, case_messages, iter_data, iter_split, user_prompt
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.prompts import (
     PLACEHOLDER,
@@ -31,12 +33,10 @@ from tools.evaluation.prompts import (
 )
 from tools.evaluation.rendered import Numbered, rendered_pairs, rendered_rows, source_of
 from tools.evaluation.worker import Split, read_split
+from tools.graders.contract import Grade, GraderSpec
+from tools.graders.host import Grader
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.probes.outputs import adversarial_outputs
-from tools.tracks.balance import count_groups
-from tools.tracks.contract import Grade, GraderSpec
-from tools.tracks.formats import DataRow, case_messages, iter_data, iter_split, user_prompt
-from tools.tracks.host import Grader
 
 PARTS = ("tokens", "grades")
 """What a census can count: lengths and prompts, and what the grader says."""

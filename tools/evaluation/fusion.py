@@ -16,9 +16,9 @@ from pathlib import Path
 
 from state.errors import VigilError
 from state.records import Json
+from tools.data.rows import DataFile, Features
 from tools.jobs.privacy import stay_offline
 from tools.models.load import agreeing, divergence, told
-from tools.probes.rows import DataFile, Features
 
 _ROWS, _TOKENS = 8, 48
 """Texts, and tokens of each."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from state.hashing import HashCache, hash_file, hash_json
+from tools.graders.contract import GraderSpec
 from tools.models.identity import chat_template, end_tokens, tokenizer_files
-from tools.tracks.contract import GraderSpec
 
 PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
 
 _TOOLS = Path(__file__).resolve().parents[1]
-_CODE = ("evaluation/*.py", "tracks/*.py", "models/load.py")
+_CODE = ("data/cases.py", "data/rows.py", "evaluation/*.py", "graders/*.py", "models/load.py")
 
 
 def harness_parts(inputs: dict[str, Any], cache: HashCache | None = None) -> dict[str, str]:

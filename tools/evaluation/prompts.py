@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from state.errors import ConfigError
+from tools.data.cases import DataRow, case_messages, detect_format
 from tools.jobs.worker import tick
 from tools.machine.sandbox import MOST_CHARS, OverLimitError, held
-from tools.tracks.formats import DataRow, case_messages, detect_format
 
 Messages = list[dict[str, Any]]
 

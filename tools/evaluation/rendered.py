@@ -24,12 +24,12 @@ from state.files import side_of
 from state.hashing import hash_file, hash_json
 from state.log import passed_over
 from state.records import Json
+from tools.data import cases, pairs
+from tools.data.cases import iter_data
+from tools.data.pairs import iter_pairs
 from tools.evaluation import prompts
 from tools.evaluation.prompts import Rendered, naming, render_training
 from tools.models.identity import WEIGHTS, model_files
-from tools.tracks import formats, pairs
-from tools.tracks.formats import iter_data
-from tools.tracks.pairs import iter_pairs
 
 SMALLEST_BYTES = 1 << 20
 """A smaller file is read again each time: that takes a second."""
@@ -122,7 +122,7 @@ def _rendered(source: Source, tokenizer: Any, rows: Iterable[tuple[int, Json]]) 
 def _key(source: Source, kind: str, data: str) -> str:
     """Return the name of all that rendered rows follow from."""
     files = [path for path in model_files(source.model) if not fnmatch(path.name, WEIGHTS)]
-    code = [Path(str(module.__file__)) for module in (prompts, formats, pairs)]
+    code = [Path(str(module.__file__)) for module in (prompts, cases, pairs)]
     return hash_json(
         {
             "kind": kind,

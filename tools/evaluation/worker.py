@@ -24,14 +24,14 @@ from typing import Any
 
 from state.errors import ConfigError, VigilError
 from state.files import read_json, read_jsonl, write_atomic, write_json
+from tools.data.cases import iter_split
 from tools.evaluation.generation import Decoding, Generation, Prompt, generate
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.prompts import render_prompt
+from tools.graders.contract import GraderSpec
+from tools.graders.host import Grader
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
-from tools.tracks import formats
-from tools.tracks.contract import GraderSpec
-from tools.tracks.host import Grader
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def read_split(spec: dict[str, Any]) -> Split:
     """Read the cases of one split row `{"name", "use", "file", "case_ids"}`.
 
     Raises:
-        ConfigError: As `formats.iter_split`; or a wanted case is not in the file.
+        ConfigError: As `iter_split`; or a wanted case is not in the file.
     """
     path = Path(spec["file"])
-    by_id = {str(case["id"]): case for case in formats.iter_split(path)}
+    by_id = {str(case["id"]): case for case in iter_split(path)}
     wanted = by_id.keys() if spec.get("case_ids") is None else [str(name) for name in spec["case_ids"]]
     missing = [name for name in wanted if name not in by_id]
     if missing:

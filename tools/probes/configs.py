@@ -13,8 +13,8 @@ from typing import Any
 
 from state.errors import ConfigError
 from state.records import Json
+from tools.data.rows import Features, UnreadableError, parse_json, read_bounded, read_head, shown
 from tools.probes.folder import Place, Project, Report, place_of
-from tools.probes.rows import Features, UnreadableError, parse_json, read_bounded, read_head, shown
 
 Loc = tuple[str | int, ...]
 YamlReader = Callable[[Path], tuple[Json, Mapping[Loc, int]]]

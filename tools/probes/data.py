@@ -1,10 +1,7 @@
 """Probes of what training data say: leakage, one-sided golds, a template's glitches, pairs told apart by their surface.
 
-The judgement is in `tools/probes/rows`; here the campaign's files are read, and what was found becomes observations.
-
-Data files of a project: can they be read (8), and what do they teach (5, 7, P3, P11).
-
-What the rows say is judged by `tools/probes/rows`, as in a campaign. No text of a row goes into a finding.
+The judgement is in `leakage`, `golds` and `pairs`; here the campaign's files are read, and what was found becomes
+observations. Of a project's data files also: can they be read (8). No text of a row goes into a finding.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,15 +11,15 @@ from pathlib import Path
 
 from state.errors import ConfigError
 from state.records import EXAMPLES, Evidence, Finding, Fingerprint, Json, Severity
+from tools.data.cases import DataRow, iter_data, iter_split, user_prompt
+from tools.data.pairs import iter_pairs
+from tools.data.rows import WHOLE, Bounds, DataFile, Features, Row, answer_text, text_of
 from tools.models.identity import NOT_FETCHED
 from tools.probes.catalogue import RUNNING, Observation, Probe, ProbeContext
 from tools.probes.configs import TrainingConfig
 from tools.probes.evaluations import Stated
 from tools.probes.files import data_files, file_print, split_paths
 from tools.probes.folder import Project, Report
-from tools.probes.rows import WHOLE, Bounds, DataFile, Features, Row, answer_text, text_of
-from tools.tracks.formats import DataRow, iter_data, iter_split, user_prompt
-from tools.tracks.pairs import iter_pairs
 
 
 def _rows(context: ProbeContext, name: str) -> Iterator[DataRow]:

@@ -18,9 +18,9 @@ from policies.comparison import Mean
 from policies.significance import sign_p
 from state.goal import Condition, Gate
 from state.records import Json
+from tools.data.rows import DataFile, Features, UnreadableError, answer_text, read_head, read_value, shown, text_of
 from tools.probes.configs import Loc
 from tools.probes.folder import Evaluation, Place, Project, Report, place_of
-from tools.probes.rows import DataFile, Features, UnreadableError, answer_text, read_head, read_value, shown, text_of
 
 _GOLD_FIELDS = ("reference", "gold", "completion", "answer", "expected", "chosen")
 _OUTPUT_FIELDS = ("output", "response", "prediction", "generated", "text", "completion")

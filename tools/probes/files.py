@@ -5,9 +5,9 @@ from pathlib import Path
 from state.errors import ConfigError
 from state.hashing import hash_file
 from state.records import Evidence, Fingerprint
+from tools.data.cases import check_data, iter_split
 from tools.models.identity import coherence_problems, describe_model, weights_hash
 from tools.probes.catalogue import Observation, Probe, ProbeContext
-from tools.tracks.formats import check_data, iter_split
 
 
 def data_files(context: ProbeContext) -> dict[str, Path]:

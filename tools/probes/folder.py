@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from state.records import Finding, Severity
+from tools.data.rows import is_inside, is_there, shown
 from tools.probes.catalogue import AUDITED, CATALOGUE
-from tools.probes.rows import is_inside, is_there, shown
 
 MOST_FILES = 100_000
 """Files beyond this number are not looked at."""

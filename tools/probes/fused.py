@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 
 from state.records import Json
+from tools.data.rows import shown
 from tools.machine.sandbox import ask
 from tools.models.identity import WEIGHTS, HeaderError
 from tools.probes.configs import Loc
@@ -30,7 +31,6 @@ from tools.probes.model import (
     open_tensors,
     weight_sizes,
 )
-from tools.probes.rows import shown
 
 _KEPT = 0.9
 """Cosine above which a delta counts as arrived; 8 % of its gain was lost at 0.92."""

@@ -18,11 +18,11 @@ import numpy as np
 
 from state.hashing import HashCache, hash_file
 from state.records import Json
+from tools.data.rows import UnreadableError, is_not_fetched, open_regular, read_mapping, shown
 from tools.models.adapters import adapter_problems
 from tools.models.identity import INDEX, NOT_FETCHED, WEIGHTS, Header, HeaderError, coherence_problems, read_header
 from tools.probes.configs import Loc, TrainingConfig
 from tools.probes.folder import Place, Project, Report, place_of
-from tools.probes.rows import UnreadableError, is_not_fetched, open_regular, read_mapping, shown
 
 Array = np.ndarray[Any, Any]
 

@@ -32,11 +32,11 @@ from pydantic import Field, ValidationError
 from state.goal import Goal
 from state.hashing import hash_json, hash_tree
 from state.records import Belief, Evidence, Fingerprint, Json, Record, Severity
+from tools.graders.imports import imported_files
+from tools.graders.pipe import ChildDiedError, ChildHungError, LineChild
 from tools.probes import capability, data, files, machine
 from tools.probes.catalogue import Observation, Probe, ProbeContext
 from tools.probes.files import data_files, file_print, split_paths
-from tools.tracks.imports import imported_files
-from tools.tracks.pipe import ChildDiedError, ChildHungError, LineChild
 
 COUNTS = "counts_as_evidence"
 """Claim that Vigil itself makes about every file of a user."""

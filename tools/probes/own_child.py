@@ -1,7 +1,7 @@
 """The process a user's probe lives in: `python tools/probes/own_child.py PROBE.py`, JSON lines in and out.
 
 It answers `{"op": "observe", "context": {...}}` with `{"findings": [...]}` or `{"error": sentence}`; the rest is as in
-tools/tracks/child.py, which does the same for graders. Run by path, so that a module beside the probe wins over ours.
+tools/graders/child.py, which does the same for graders. Run by path, so that a module beside the probe wins over ours.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.tracks.child import serve
+from tools.graders.child import serve
 
 
 def _observe(module: ModuleType, request: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from state.hashing import HashCache
+from tools.data.rows import BOUNDS, Bounds
 from tools.probes.configs import Loc, YamlReader, find_configs
 from tools.probes.data import check_content, check_readable, check_sets, data_sets, other_rows
 from tools.probes.evaluations import (
@@ -28,7 +29,6 @@ from tools.probes.model import (
     uses_of,
 )
 from tools.probes.recipes import check_configs, check_lengths, check_prompts, count, named_file, taught_by, trainings_of
-from tools.probes.rows import BOUNDS, Bounds
 
 _NO_MODEL = "its answers are counted with --model, or with `tokens_field`"
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from policies.recipes import MAX_EPOCHS
 from state.records import Json
+from tools.data.rows import DataFile, is_there, shown
 from tools.machine.sandbox import ask
 from tools.probes.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig
 from tools.probes.data import DataSet
 from tools.probes.evaluations import Stated
 from tools.probes.folder import Report
-from tools.probes.rows import DataFile, is_there, shown
 
 _FINE_TUNE_TYPES = ("lora", "dora", "full")
 _OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "adafactor")

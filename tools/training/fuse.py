@@ -12,11 +12,11 @@ from pathlib import Path
 from state.errors import ConfigError, VigilError
 from state.files import read_json, write_json
 from state.records import Json
+from tools.data.cases import iter_data
 from tools.evaluation.prompts import render_training
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.models.identity import weights_hash
 from tools.models.load import agreeing, divergence, told
-from tools.tracks.formats import iter_data
 
 _ROWS, _TOKENS = 8, 256
 """Training rows that are compared, and tokens of each."""

@@ -13,8 +13,8 @@ from state.records import Json
 from tools.evaluation.prompts import render_prompt
 from tools.evaluation.rendered import source_of
 from tools.evaluation.worker import read_split
-from tools.tracks.contract import GraderSpec
-from tools.tracks.host import Grader
+from tools.graders.contract import GraderSpec
+from tools.graders.host import Grader
 from tools.training.data import read_rows
 from tools.training.objective import Demonstrations, Objective
 from tools.training.preferences import (

@@ -22,8 +22,8 @@ from pathlib import Path
 from state.errors import ConfigError, VigilError
 from state.files import write_atomic
 from state.records import Json
+from tools.data.cases import iter_rows
 from tools.jobs.worker import WorkerContext, begin, tell_phase
-from tools.tracks.formats import iter_rows
 from tools.training.recipe import RolloutRecipe, validate_recipe
 from tools.training.rollouts import signal_prompts
 from tools.training.worker import assemble, peak_memory_gb

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from state.files import read_jsonl, write_atomic
 from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Json
+from tools.graders.host import Grader
 from tools.jobs.worker import tell_phase
-from tools.tracks.host import Grader
 from tools.training.data import Batch, Cursor, Row, Shape, answers, answers_after, collate, shape_of
 from tools.training.losses import ROLLOUT_COLUMNS, Logits, Loss, demonstration_loss, logits_at, rollout_loss
 from tools.training.objective import Objective

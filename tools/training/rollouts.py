@@ -17,12 +17,12 @@ from typing import Any
 
 from state.errors import ConfigError
 from state.records import Json
+from tools.data.cases import iter_split
 from tools.evaluation.adapters import merged_adapters
 from tools.evaluation.generation import Decoding, Prompt, generate
 from tools.evaluation.prompts import gold_tokens, render_prompt
-from tools.tracks.contract import Grade
-from tools.tracks.formats import iter_split
-from tools.tracks.host import Grader
+from tools.graders.contract import Grade
+from tools.graders.host import Grader
 from tools.training.data import Row
 
 

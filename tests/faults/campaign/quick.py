@@ -19,10 +19,10 @@ from state.files import read_json, write_atomic, write_json
 from state.hashing import hash_json, hash_tree
 from tests.faults.quick_worker import append_jsonl
 from tests.tools.models.folders import safetensors
+from tools.data.cases import read_split
 from tools.evaluation.harness import harness_parts
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
-from tools.tracks.formats import read_split
 from tools.training.progress import Progress
 
 CEILING = 0.95

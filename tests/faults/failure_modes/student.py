@@ -32,14 +32,14 @@ from tokenizers import Tokenizer
 from policies.cost import padded_batches
 from state.files import read_json, write_atomic, write_json
 from state.hashing import hash_tree
+from tools.data.cases import iter_data, user_prompt
+from tools.data.pairs import iter_pairs
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.worker import read_split
+from tools.graders.contract import GraderSpec
+from tools.graders.host import Grader
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
-from tools.tracks.contract import GraderSpec
-from tools.tracks.formats import iter_data, user_prompt
-from tools.tracks.host import Grader
-from tools.tracks.pairs import iter_pairs
 
 NATURE: dict[str, Any] = {
     "skill": 0.5,

@@ -4,12 +4,12 @@ import pytest
 
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.test_prompts import OPENS_OTHERWISE
+from tools.data.cases import DataRow
 from tools.evaluation.census import Gold, GoldCuts, prompt_parity, summary, token_census
 from tools.evaluation.prompts import render_training
 from tools.evaluation.rendered import Numbered
 from tools.evaluation.worker import Split
-from tools.tracks.contract import Grade
-from tools.tracks.formats import DataRow
+from tools.graders.contract import Grade
 
 
 def cuts(lengths: list[int], asked: list[int] | None = None) -> GoldCuts:

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from state.records import Finding
 from tests.tools.probes.texts import HOSTILE, sentence
+from tools.graders.spreadsheet_clean.generate import Case, generate_cases
+from tools.graders.spreadsheet_clean.grade import grade
 from tools.probes.outputs import OUTPUTS, Scores, adversarial_outputs, judge_adversarial
-from tools.tracks.spreadsheet_clean.generate import Case, generate_cases
-from tools.tracks.spreadsheet_clean.grade import grade
 
 TABLE = "name,amount\nann,12\nbob,34\ncid,56"
 

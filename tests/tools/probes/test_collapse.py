@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools.probes.texts import HOSTILE, sentence
+from tools.graders.spreadsheet_clean.generate import early_stop_reference, generate_cases
 from tools.probes.outputs import collapse_signals, is_collapsed, loops_already
-from tools.tracks.spreadsheet_clean.generate import early_stop_reference, generate_cases
 
 CASES = list(generate_cases(300, 12, "stress", (10, 14)))
 TABLES = [case.reference for case in CASES]

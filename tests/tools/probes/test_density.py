@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tools.graders.spreadsheet_clean.generate import early_stop_reference, generate_cases
+from tools.graders.spreadsheet_clean.grade import grade
 from tools.probes.golds import check_all_or_nothing
-from tools.tracks.spreadsheet_clean.generate import early_stop_reference, generate_cases
-from tools.tracks.spreadsheet_clean.grade import grade
 
 STRICT = [1.0] * 10 + [0.0] * 30
 ROWS_KEPT = [1.0] * 10 + [0.5 + place / 100 for place in range(30)]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools.probes.texts import HOSTILE, sentence, shipped, shipped_folders
+from tools.graders.spreadsheet_clean.generate import Case, generate_cases
 from tools.probes.golds import check_gold_policy, policy_census, rows_of
-from tools.tracks.spreadsheet_clean.generate import Case, generate_cases
 
 
 def without_millions(case: Case) -> tuple[str, str]:

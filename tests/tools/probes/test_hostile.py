@@ -18,9 +18,9 @@ from tests.agent.test_audit import says
 from tests.faults.campaign.world import ROOT
 from tests.faults.failure_modes.seen import Seen, audit
 from tests.tools.models.folders import lying, write_model
-from tools.probes import rows
+from tools.data import rows
+from tools.data.rows import Bounds
 from tools.probes.folder import discover
-from tools.probes.rows import Bounds
 
 
 def found(folder: Path, *options: str) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pyte
             raise PermissionError(13, "Permission denied")
         return open_(path, *arguments, **named)
 
-    monkeypatch.setattr("tools.probes.rows.os.open", refusing)
+    monkeypatch.setattr("tools.data.rows.os.open", refusing)
     assert "data/train.jsonl cannot be read as JSON lines: permission denied" in claims(found(folder))
 
 
@@ -226,7 +226,7 @@ def test_paths_of_the_settings_that_lead_outside_are_named_and_never_opened(
         opened.append(str(path))
         return open_(path, *rest)
 
-    monkeypatch.setattr("tools.probes.rows.os.open", noting)
+    monkeypatch.setattr("tools.data.rows.os.open", noting)
     report = found(folder)
     said = json.dumps(report)
     for name in ("up", "far", "home", "nobody", "link", "around"):

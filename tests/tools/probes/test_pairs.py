@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from state.records import EXAMPLES
 from tests.tools.probes.texts import HOSTILE, sentence
+from tools.graders.spreadsheet_clean.generate import generate_cases
 from tools.probes.pairs import FEATURES, Candidates, Pair, check_pairs, differ_by_content_left_out, first_difference
-from tools.tracks.spreadsheet_clean.generate import generate_cases
 
 
 def natural(n: int = 60) -> list[Pair]:

@@ -11,9 +11,9 @@ from tests.faults.failure_modes.projects import rows_of, with_system, write_conf
 from tests.faults.failure_modes.worlds import cases
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.probes.looks import look, of, only, project, settings, why_not
+from tools.data.rows import BOUNDS
 from tools.evaluation import audit as worker
 from tools.probes import recipes
-from tools.probes.rows import BOUNDS
 
 
 def words_project(folder: Path, rows: list[Any] | None = None, **values: Any) -> Path:

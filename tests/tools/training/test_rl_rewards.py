@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from state.errors import ConfigError
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.worlds import write_lines
-from tools.tracks.contract import Grade
-from tools.tracks.host import Item
+from tools.graders.contract import Grade
+from tools.graders.host import Item
 from tools.training.data import Row
 from tools.training.recipe import RolloutRecipe, validate_recipe
 from tools.training.reinforcement import HeldOut, RolloutLog
@@ -60,8 +60,8 @@ def test_a_metric_with_a_range_of_its_own_earns_its_share_of_it() -> None:
 
 
 def test_duplicated_and_fabricated_rows_cost_more_than_the_row_count_pays() -> None:
-    from tools.tracks.spreadsheet_clean.generate import eval_row, generate_case
-    from tools.tracks.spreadsheet_clean.grade import grade
+    from tools.graders.spreadsheet_clean.generate import eval_row, generate_case
+    from tools.graders.spreadsheet_clean.grade import grade
 
     case = eval_row(generate_case(7, 0, "stress", (12, 12)))
     gold = str(case["reference"]).splitlines()

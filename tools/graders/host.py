@@ -2,7 +2,7 @@
 
 A grader that raises, hangs, dies, omits a metric or answers with something that is no number costs that case only; the
 child is replaced and the next case goes on. Not covered: a grader that is wrong in a steady way; that is what the gold
-ceiling, the floor and the outputs that try to fool it (tools/probes/rows/adversarial.py) are for.
+ceiling, the floor and the outputs that try to fool it (tools/probes/outputs.py) are for.
 """
 
 import json
@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from state.errors import ConfigError
+from tools.graders.contract import Grade, GraderSpec
+from tools.graders.pipe import ChildDiedError, ChildHungError, LineChild
 from tools.jobs.worker import tick
-from tools.tracks.contract import Grade, GraderSpec
-from tools.tracks.pipe import ChildDiedError, ChildHungError, LineChild
 
 Item = tuple[dict[str, Any], str, str]
 """(case, text, finish_reason), as a grader gets it."""

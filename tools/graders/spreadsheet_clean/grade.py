@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import log10
 from typing import Any
 
-from tools.tracks.spreadsheet_clean.noise import COLUMNS
+from tools.graders.spreadsheet_clean.noise import COLUMNS
 
 WEIGHTS = {"data_preservation": 0.35, "format_validity": 0.25, "unit_consistency": 0.25, "completeness": 0.15}
 """The lab's weights of the composite."""

@@ -9,7 +9,7 @@ import pytest
 from agent.audit import audit
 from tests.faults.failure_modes.projects import rows_of, write_rows
 from tests.tools.probes.looks import look, of, only, project, settings, why_not
-from tools.probes.rows import Bounds, DataFile, Features, Row, fault_of, form_of, text_of
+from tools.data.rows import Bounds, DataFile, Features, Row, fault_of, form_of, text_of
 
 F = Features()
 USER = {"role": "user", "content": "q"}

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from state.errors import ConfigError
 from state.records import Record
-from tools.tracks.imports import imported_files
+from tools.graders.imports import imported_files
 
 _TRACKS = Path(__file__).resolve().parent
 

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from state.errors import ConfigError
-from tools.tracks.contract import GraderSpec, shipped_tracks
+from tools.graders.contract import GraderSpec, shipped_tracks
 
 
 def _write(folder: Path, sources: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ def test_the_shipped_track_s_fingerprint_holds_the_modules_it_grades_with_and_no
 
 
 def test_a_grader_that_imports_ours_is_fingerprinted_with_ours(tmp_path: Path) -> None:
-    _write(tmp_path, {"grade": "from tools.tracks.spreadsheet_clean.grade import composite\nimport state.nothing\n"})
+    _write(tmp_path, {"grade": "from tools.graders.spreadsheet_clean.grade import composite\nimport state.nothing\n"})
     names = [path.name for path in GraderSpec(file=str(tmp_path / "grade.py")).fingerprint_files()]
     assert names.count("grade.py") == 2
     assert "noise.py" in names
@@ -69,7 +69,7 @@ def test_the_shipped_name_stands_for_a_file(tmp_path: Path) -> None:
     assert shipped_tracks() == ["spreadsheet_clean"]
     path = GraderSpec(shipped="spreadsheet_clean").path
     assert path is not None
-    assert path.parts[-3:] == ("tracks", "spreadsheet_clean", "grade.py")
+    assert path.parts[-3:] == ("graders", "spreadsheet_clean", "grade.py")
 
 
 @pytest.mark.parametrize(

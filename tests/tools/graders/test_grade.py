@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.tracks.spreadsheet_clean.generate import Kind, eval_row, generate_case
-from tools.tracks.spreadsheet_clean.grade import composite, grade
-from tools.tracks.spreadsheet_clean.noise import hidden_in_notes
+from tools.graders.spreadsheet_clean.generate import Kind, eval_row, generate_case
+from tools.graders.spreadsheet_clean.grade import composite, grade
+from tools.graders.spreadsheet_clean.noise import hidden_in_notes
 
 GOLD = """Quarter,Revenue,OpEx,Headcount,Notes
 2021Q1,1250,900,12,promo

@@ -5,8 +5,7 @@ import pytest
 
 from state.errors import ConfigError, HardStop
 from tests.tools.evaluation.worlds import write_lines
-from tools.tracks.pair_building import Built, Source, build_pairs, main, training_cases, write_pairs
-from tools.tracks.pairs import iter_pairs
+from tools.data.pairs import Built, Source, build_pairs, iter_pairs, main, training_cases, write_pairs
 
 WORDS = [
     "amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch", "maple",

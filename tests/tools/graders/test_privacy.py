@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from state.errors import ConfigError
-from tools.tracks.contract import GraderSpec
-from tools.tracks.host import Grader
+from tools.graders.contract import GraderSpec
+from tools.graders.host import Grader
 
 CANARY = "canary-5417"
 CASE = {"id": "c1", "prompt": CANARY}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from state.errors import ConfigError
 from state.hashing import hash_json
-from tools.tracks.spreadsheet_clean.generate import (
+from tools.graders.spreadsheet_clean.generate import (
     INSTRUCTION,
     LAB_REGULAR_ROWS,
     LAB_STRESS_ROWS,
@@ -25,7 +25,7 @@ from tools.tracks.spreadsheet_clean.generate import (
     generate_cases,
     main,
 )
-from tools.tracks.spreadsheet_clean.noise import COLUMNS
+from tools.graders.spreadsheet_clean.noise import COLUMNS
 
 LAB_SEED_300_ROWS = [
     24, 17, 25, 16, 24, 20, 18, 15, 23, 24, 15, 22, 24, 23, 16, 25, 25, 17, 23, 19,
@@ -192,7 +192,7 @@ def test_the_command_writes_a_split(tmp_path: Path) -> None:
     out = tmp_path / "eval.jsonl"
     command = ["--kind", "regular", "--rows", "3-9", "--n", "8", "--seed", "200", "--out"]
     subprocess.run(
-        [sys.executable, "-m", "tools.tracks.spreadsheet_clean.generate", *command, str(out)],
+        [sys.executable, "-m", "tools.graders.spreadsheet_clean.generate", *command, str(out)],
         check=True,
         cwd=Path(__file__).parents[3],
     )

@@ -1,6 +1,6 @@
 """Seeded generator of messy quarterly tables with their gold answers.
 
-    python -m tools.tracks.spreadsheet_clean.generate --kind regular --rows 3-9 --n 40 --seed 200 --out eval.jsonl
+    python -m tools.graders.spreadsheet_clean.generate --kind regular --rows 3-9 --n 40 --seed 200 --out eval.jsonl
 
 Regular tables carry one of four noise kinds and hold lines that must go (duplicates, annotations, fabricated rows);
 in stress tables every line is a real row that must stay. The seeding rule and all shares are the lab's
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from state.errors import ConfigError
 from state.files import write_atomic
-from tools.tracks.spreadsheet_clean.noise import (
+from tools.graders.spreadsheet_clean.noise import (
     COLUMNS,
     Difficulty,
     Draft,
@@ -197,7 +197,7 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.tracks.spreadsheet_clean.generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.graders.spreadsheet_clean.generate", description=__doc__)
     parser.add_argument("--kind", choices=("regular", "stress", "mixed"), required=True)
     parser.add_argument("--rows", type=_range, required=True, help="LOW-HIGH gold rows of regular (or the only) tables")
     parser.add_argument("--stress-rows", type=_range, help="LOW-HIGH gold rows of stress tables; for --kind mixed")

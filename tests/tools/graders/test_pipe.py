@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.tracks.pipe import ChildDiedError, ChildHungError, LineChild
+from tools.graders.pipe import ChildDiedError, ChildHungError, LineChild
 
 
 def _child(folder: Path, program: str) -> LineChild:

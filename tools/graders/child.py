@@ -1,4 +1,4 @@
-"""The process a user's grader lives in: `python -m tools.tracks.child GRADER.py`, JSON lines in and out.
+"""The process a user's grader lives in: `python -m tools.graders.child GRADER.py`, JSON lines in and out.
 
 It answers `{"op": "grade", "case", "text"}` with `{"metrics": {...}}` or `{"error": sentence}`. Its first line says
 `{"ready": true}` or `{"fatal": sentence}`. The protocol uses private copies of stdin and stdout, so the grader may

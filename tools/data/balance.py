@@ -8,7 +8,7 @@ from typing import Any
 
 from state.errors import ConfigError
 from state.files import write_atomic
-from tools.tracks.formats import iter_data
+from tools.data.cases import iter_data
 
 
 def group_of(row: Mapping[str, Any], key: str) -> str:

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from state.errors import ConfigError
-from tools.tracks import host
-from tools.tracks.contract import Grade, GraderSpec
-from tools.tracks.host import Grader, Item, Variation, repeat_check
-from tools.tracks.spreadsheet_clean.generate import eval_row, generate_cases
+from tools.graders import host
+from tools.graders.contract import Grade, GraderSpec
+from tools.graders.host import Grader, Item, Variation, repeat_check
+from tools.graders.spreadsheet_clean.generate import eval_row, generate_cases
 
 ROOT = Path(__file__).parents[3]
 GOOD: dict[str, float | None] = {"score": 1.0}
@@ -317,7 +317,7 @@ def test_a_hanging_grader_ends_when_its_worker_is_killed(tmp_path: Path) -> None
         "    Path('pid.new').rename('pid')\n    threading.Event().wait()\n"
     )
     program = (
-        "import sys; from tools.tracks.contract import GraderSpec; from tools.tracks.host import Grader\n"
+        "import sys; from tools.graders.contract import GraderSpec; from tools.graders.host import Grader\n"
         "with Grader(GraderSpec(file=sys.argv[1], timeout_s=500)) as grader:\n"
         "    grader.grade([({'id': 'a'}, '', 'stop')])\n"
     )
@@ -334,7 +334,7 @@ def test_the_child_can_be_started_as_a_module(tmp_path: Path) -> None:
     file = tmp_path / "grade.py"
     file.write_text("def grade(case, text): return {'score': 1}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "tools.tracks.child", str(file)],
+        [sys.executable, "-m", "tools.graders.child", str(file)],
         input='{"op": "grade", "case": {"id": "a"}, "text": ""}\n',
         capture_output=True,
         text=True,

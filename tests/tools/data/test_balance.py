@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from state.errors import ConfigError
-from tools.tracks.balance import count_groups, write_balanced
+from tools.data.balance import count_groups, write_balanced
 
 ROWS = [{"text": f"row {n}", **({"kind": "rare"} if n == 3 else {"kind": 7} if n < 3 else {})} for n in range(6)]
 

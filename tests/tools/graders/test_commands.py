@@ -7,8 +7,8 @@ from textwrap import dedent, indent
 import pytest
 
 from state.errors import ConfigError
-from tools.tracks.contract import Grade, GraderSpec
-from tools.tracks.host import Grader
+from tools.graders.contract import Grade, GraderSpec
+from tools.graders.host import Grader
 
 GOOD = {"score": 1.0}
 

@@ -5,7 +5,7 @@ import pytest
 
 from state.errors import ConfigError
 from tests.tools.evaluation.worlds import write_lines
-from tools.tracks.pairs import PairRow, iter_pairs
+from tools.data.pairs import PairRow, iter_pairs
 
 ASK = {"role": "user", "content": "ask"}
 PLAIN: dict[str, Any] = {"prompt": "ask", "chosen": "good", "rejected": "bad"}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state.errors import ConfigError
-from tools.tracks.formats import (
+from tools.data.cases import (
     DataSummary,
     SplitSummary,
     case_messages,
@@ -188,7 +188,7 @@ def test_the_user_s_last_words_are_found_in_every_format() -> None:
 def test_a_line_beyond_what_any_model_reads_is_refused_by_file_and_line_without_being_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.tracks.formats.MOST_LINE_BYTES", 100)
+    monkeypatch.setattr("tools.data.cases.MOST_LINE_BYTES", 100)
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "a"}\n{"text": "' + "a" * 87 + '"}\n{"text": "' + "a" * 200 + '"}\n')
     with pytest.raises(ConfigError, match=r"train\.jsonl:3: the line has more than"):

@@ -1,6 +1,6 @@
 """Rows of data files, read however broken the file is: what mlx-lm and mlx-lm-lora would make of each line.
 
-Unlike `tools.tracks.formats`, which refuses a file at its first fault, this goes on and counts. What the trainers
+Unlike `tools.data.cases`, which refuses a file at its first fault, this goes on and counts. What the trainers
 themselves refuse, or train on wrongly, is fatal; what is merely strange is not.
 
 Reading what strangers wrote: regular files only, bounded, never outside the project.

@@ -1,0 +1,1 @@
+"""Rows of files: read once, told apart, judged strictly or counted however broken they are."""

@@ -1,0 +1,1 @@
+"""A user's task as one grading function, run in child processes; the tracks that come with Vigil."""
