@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.campaign import LoadedCampaign
 from agent.inputs import split_inputs
@@ -18,7 +18,7 @@ from policies.history import LEDGER
 from policies.ledger import Opening, Recorded, Spending, counting, goal_of, is_more, missing
 from state.errors import ConfigError, NotFoundError
 from state.goal import Goal
-from state.hashing import hash_json
+from state.hashing import canonical_json, hash_json
 from state.journal import HeadFile
 from state.ledger import CaseSet, Entry, Ledger, case_hash, open_ledger, reset
 from state.paths import CampaignPaths
@@ -104,37 +104,67 @@ def _is_example(goal: Goal) -> bool:
 
 
 def _text(content: Any) -> str:
-    return content if isinstance(content, str) else ""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return canonical_json(content)
 
 
-def _turns(row: Mapping[str, Any]) -> list[str]:
-    """Return what is said in a case, without the system's words."""
+def _turns(row: Mapping[str, Any], *, is_bare: bool = False) -> list[str]:
+    """Return what is said in a case, calls of tools too; bare: without the system's words."""
     messages = row.get("messages") or [{"role": "user", "content": row.get("prompt")}]
-    return [_text(each.get("content")) for each in messages if each.get("role") != "system"]
+    return [
+        f"{_text(each.get('content'))}{_text(each.get('tool_calls'))}"
+        for each in messages
+        if not (is_bare and each.get("role") == "system")
+    ]
 
 
-def _case(row: Mapping[str, Any]) -> bytes:
-    return case_hash(_turns(row), _text(row.get("reference")))
+_NO_CONTENT = frozenset({"id", "prompt", "messages", "reference"})
+
+
+def _case(row: Mapping[str, Any], *, is_bare: bool) -> bytes:
+    """Return the identity of a case; without a reference, what else its row holds is what a grader asks for."""
+    reference = row.get("reference")
+    others = {name: value for name, value in row.items() if name not in _NO_CONTENT}
+    asked = canonical_json(others) if reference is None and others else _text(reference)
+    return case_hash(_turns(row, is_bare=is_bare), asked)
+
+
+def _system(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(_text(each.get("content")) for each in row.get("messages") or () if each.get("role") == "system")
 
 
 def _cases(path: Path, ids: Iterable[str] | None) -> list[tuple[int, bytes]]:
-    """Return line and identity of the cases of a file, or of those with some ids."""
+    """Return line and identity of the cases of a file, or of those with some ids.
+
+    What the system says in every case alike is the campaign's, which may change it; what differs is the case's own.
+    """
     wanted = None if ids is None else set(ids)
-    rows = enumerate(iter_split(path), start=1)
-    return [(line, _case(row)) for line, row in rows if wanted is None or row["id"] in wanted]
+    found, systems = [], set()
+    for line, row in enumerate(iter_split(path), start=1):
+        said = _system(row)
+        systems.add(said)
+        if wanted is None or row["id"] in wanted:
+            bare = _case(row, is_bare=True)
+            found.append((line, bare, _case(row, is_bare=False) if said else bare))
+    return [(line, bare if len(systems) == 1 else own) for line, bare, own in found]
 
 
 def _rows(name: str, path: Path) -> Iterator[bytes]:
-    """Yield the identities of what a file of training or validation data teaches: prompt and answer."""
-    if name.endswith("pairs"):
-        for pair in iter_pairs(path):
-            yield case_hash(_turns({"messages": pair.messages}), pair.chosen)
-    elif name.endswith("rollouts"):
-        yield from (case for _, case in _cases(path, None))
-    else:
-        for row in iter_data(path):
-            turns = _turns({"messages": row.messages}) or [""]
-            yield case_hash(turns[:-1], turns[-1]) if row.messages else case_hash([row.row["text"]], "")
+    """Yield the identities of what a file of training or validation data teaches: prompt and answer.
+
+    With and without the system's words: a case may say them itself, or leave them to the campaign.
+    """
+    for is_bare in (True, False):
+        if name.endswith("pairs"):
+            for pair in iter_pairs(path):
+                yield case_hash(_turns({"messages": pair.messages}, is_bare=is_bare), pair.chosen)
+        elif name.endswith("rollouts"):
+            yield from (_case(row, is_bare=is_bare) for row in iter_split(path))
+        else:
+            for row in iter_data(path):
+                turns = _turns({"messages": row.messages}, is_bare=is_bare) or [""]
+                yield case_hash(turns[:-1], turns[-1]) if row.messages else case_hash([row.row["text"]], "")
 
 
 def _confirmation(goal: Goal, folder: Path) -> dict[str, list[tuple[int, bytes, Path]]]:
@@ -170,13 +200,25 @@ def _name_of(sets: Mapping[str, CaseSet]) -> str:
 # What the ledger says
 
 
-def _openings(
-    ledger: Ledger, sets: Mapping[str, CaseSet], actions: Iterable[Action] = (), campaign: str = ""
-) -> tuple[Opening, ...]:
-    """Return the openings that count against some cases: by the ledger, and by a campaign's own record beside it."""
+class _Rows(NamedTuple):
+    """What a ledger says about some cases."""
+
+    written: tuple[Opening, ...]
+    """All openings in it."""
+    against: tuple[Opening, ...]
+    """Those that count against the cases."""
+    since: float
+    """When a person reset it last."""
+
+    def counting(self, actions: Iterable[Action], campaign: str) -> tuple[Opening, ...]:
+        """Return what counts: by the ledger, and by a campaign's own record beside it."""
+        return (*self.against, *missing(_own(actions, campaign), self.written, self.since))
+
+
+def _rows_about(ledger: Ledger, sets: Mapping[str, CaseSet]) -> _Rows:
     rows = [entry for entry in ledger.entries() if entry.kind == "opening"]
     opened = [{case for digest in row.body["sets"].values() for case in ledger.cases(digest)} for row in rows]
-    written = [
+    written = tuple(
         Opening(
             key=row.key,
             cases=CaseSet.of(cases).digest,
@@ -184,10 +226,10 @@ def _openings(
             **{name: row.body[name] for name in ("alpha", "candidate", "goal", "campaign", "home")},
         )
         for row, cases in zip(rows, opened, strict=True)
-    ]
+    )
     since = max((row.at for row in ledger.resets()), default=float("-inf"))
     against = counting({name: frozenset(each) for name, each in sets.items()}, opened)
-    return (*(written[place] for place in against), *missing(_own(actions, campaign), written, since))
+    return _Rows(written, tuple(written[place] for place in against), since)
 
 
 def _own(actions: Iterable[Action], campaign: str) -> Iterator[Opening]:
@@ -212,8 +254,11 @@ def read_openings(session: Session) -> None:
     """
     sets, place = confirmation_cases(session), ledger_of(session.paths, is_example=_is_example(session.goal))
     with opened(_is_example(session.goal), session.paths) as ledger:
-        actions = session.store.read.actions()
-        openings, resets = _openings(ledger, sets, actions, session.goal.campaign), ledger.resets()
+        key = (place, ledger.head, tuple(each.digest for each in sets.values()))
+        if session.openings_read[0] != key:
+            session.openings_read = (key, _rows_about(ledger, sets))
+        openings = session.openings_read[1].counting(session.store.read.actions(), session.goal.campaign)
+        resets = ledger.resets()
     spending = _spending(session.goal, sets, openings)
     recorded = Recorded(cases=spending.cases, openings=openings)
     session.store.knowing.believe(
@@ -263,7 +308,7 @@ def record_opening(session: Session, decision: Decision) -> bool:
     """
     inputs, sets = decision.action_inputs, confirmation_cases(session)
     with opened(_is_example(session.goal), session.paths, is_writing=True) as ledger, ledger.writing():
-        spending = _spending(session.goal, sets, _openings(ledger, sets))
+        spending = _spending(session.goal, sets, _rows_about(ledger, sets).against)
         # An act that an older Vigil began names no level.
         alpha = float(inputs.get("alpha", session.goal.gate.confirmation_alpha))
         candidate, goal = (
@@ -322,7 +367,7 @@ def _uses(session: Session, decision: Decision) -> Iterator[tuple[str, str, Path
 
 
 def refuse_used(loaded: LoadedCampaign, paths: CampaignPaths) -> None:
-    """Refuse confirmation cases that a campaign of this machine has trained or compared runs on.
+    """Refuse confirmation cases that stand there twice, or that a campaign of this machine trained or compared runs on.
 
     Those that stand in two files of this very campaign are for the probe of leakage, which names both.
 
@@ -330,19 +375,43 @@ def refuse_used(loaded: LoadedCampaign, paths: CampaignPaths) -> None:
         ConfigError: There are some; count, first lines, who used them how, and the fix are named.
         CorruptError: The ledger is damaged or lost.
     """
+    confirmation = _confirmation(loaded.goal, loaded.folder)
+    for name, rows in confirmation.items():
+        _refuse_copies(loaded, name, rows)
     with opened(_is_example(loaded.goal), paths) as ledger:
         uses = [entry for entry in ledger.entries() if entry.kind == "used"]
-        if not uses:
-            return
         digests = {digest: entry for entry in reversed(uses) for digest in entry.body["sets"].values()}
-        for name, rows in _confirmation(loaded.goal, loaded.folder).items():
-            for digest, entry in digests.items():
-                cases = ledger.cases(digest)
-                used = [(line, case, file) for line, case, file in rows if case in cases]
-                if used:
-                    left = _not_in_own_files(loaded, used)
-                    if left:
-                        raise _used(loaded, name, entry, left)
+        ours = {case for rows in confirmation.values() for _, case, _ in rows}
+        used = {digest: ours.intersection(ledger.cases(digest)) for digest in digests}
+    if not any(used.values()):
+        return
+    own = _own_cases(loaded)
+    for name, rows in confirmation.items():
+        for digest, entry in digests.items():
+            if left := [each for each in rows if each[1] in used[digest] and each[1] not in own]:
+                raise _used(loaded, name, entry, left)
+
+
+def _refuse_copies(loaded: LoadedCampaign, name: str, rows: list[tuple[int, bytes, Path]]) -> None:
+    """Refuse cases that stand in one confirmation part twice: a copy says nothing new, and counts as a case."""
+    first: dict[bytes, int] = {}
+    copies = [(line, first[case]) for line, case, _ in rows if first.setdefault(case, line) != line]
+    if copies:
+        where = _at_split(loaded, name)
+        lines = ", ".join(f"{line} of {other}" for line, other in copies[:_MOST_LINES])
+        raise ConfigError(
+            f"{where}: {len(copies)} of {len(rows)} confirmation cases of {name} are copies, with the prompt and"
+            f" reference of another (in {rows[0][2].name} line {lines}{', …' if len(copies) > _MOST_LINES else ''}), so"
+            f" only {len(first)} count as evidence: leave the copies out.",
+            what=f"evaluation.splits.{name}",
+            where=where,
+            runbook=_RUNBOOK,
+        )
+
+
+def _at_split(loaded: LoadedCampaign, name: str) -> str:
+    key = "confirmation_share" if loaded.goal.evaluation.splits[name].file else "confirmation"
+    return loaded.where("evaluation", "splits", name, key)
 
 
 def check_openings(loaded: LoadedCampaign, paths: CampaignPaths) -> Iterator[str]:
@@ -357,7 +426,7 @@ def check_openings(loaded: LoadedCampaign, paths: CampaignPaths) -> Iterator[str
         for name, rows in _confirmation(loaded.goal, loaded.folder).items()
     }
     with opened(_is_example(loaded.goal), paths) as ledger:
-        openings = _openings(ledger, sets, _acts(paths), loaded.goal.campaign)
+        openings = _rows_about(ledger, sets).counting(_acts(paths), loaded.goal.campaign)
     yield _spending(loaded.goal, sets, openings).sentence + _whose(loaded.goal)
 
 
@@ -370,15 +439,15 @@ def _acts(paths: CampaignPaths) -> list[Action]:
         return []
 
 
-def _not_in_own_files(loaded: LoadedCampaign, used: list[tuple[int, bytes, Path]]) -> list[tuple[int, bytes, Path]]:
-    """Return the cases that no training file and no selection part of the campaign holds as it is now."""
+def _own_cases(loaded: LoadedCampaign) -> set[bytes]:
+    """Return the cases that a training file or a selection part of the campaign holds as it is now."""
     own: set[bytes] = set()
     for name, written in loaded.goal.data.files.items():
         if written:
             own.update(_rows(name, loaded.resolve(written)))
     for split in split_inputs(loaded.goal, loaded.folder, "selection"):
         own.update(case for _, case in _cases(Path(split["file"]), split["case_ids"]))
-    return [each for each in used if each[1] not in own]
+    return own
 
 
 _MOST_LINES = 5
@@ -386,7 +455,7 @@ _MOST_LINES = 5
 
 def _used(loaded: LoadedCampaign, name: str, entry: Entry, used: list[tuple[int, bytes, Path]]) -> ConfigError:
     split = loaded.goal.evaluation.splits[name]
-    where = loaded.where("evaluation", "splits", name, *(["confirmation_share"] if split.file else ["confirmation"]))
+    where = _at_split(loaded, name)
     lines = ", ".join(str(line) for line, _, _ in used[:_MOST_LINES]) + (", …" if len(used) > _MOST_LINES else "")
     who = f"the campaign {entry.body['campaign']} ({entry.body['home']})"
     fix = "put `confirmation_share` back to what it was, or take new cases" if split.file else "take new cases"

@@ -55,6 +55,7 @@ class Session:
         ask: Where the lines of a question go that waits for a person.
         asked: Ids of the questions that this sitting has put so.
         case_sets: Split -> confirmation cases, and what they were read from.
+        openings_read: What the ledger says of the confirmation cases, and the head and the cases that it was read for.
         noted: Keys of the uses of cases that the ledger has.
     """
 
@@ -82,6 +83,7 @@ class Session:
     """An edited campaign file that waits for an answer; the version on record stands meanwhile."""
     cache: HashCache = field(default_factory=HashCache)
     case_sets: tuple[str, Mapping[str, CaseSet]] = ("", MappingProxyType({}))
+    openings_read: tuple[Any, Any] = (None, None)
     noted: set[str] = field(default_factory=set)
 
     @property

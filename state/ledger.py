@@ -36,7 +36,7 @@ def case_hash(turns: Iterable[str], reference: str) -> bytes:
     """Return the identity of a case: its prompt and reference answer, up to white space.
 
     Args:
-        turns: What was said before the answer, without the system's words, which a campaign may change.
+        turns: What was said before the answer.
         reference: The answer; empty where there is none.
     """
     said = [" ".join(text.split()) for text in (*turns, reference)]

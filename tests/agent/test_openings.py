@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.campaign import load_campaign
+from agent.inputs import is_confirmation
 from agent.openings import refuse_used
 from state.errors import ConfigError
 from state.ledger import CaseSet, Entry, case_hash, open_ledger
@@ -118,8 +119,6 @@ def test_a_case_that_was_compared_or_trained_on_is_refused_as_confirmation(
     paths = CampaignPaths(tmp_path / "home", "small")
     cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
     known = {case["id"]: case_hash([case["prompt"]], case["reference"]) for case in cases}
-    from agent.inputs import is_confirmation
-
     selection = [known[name] for name in known if not is_confirmation(name, 0.5)]
     _uses(tmp_path, machine, selection)
     refuse_used(load_campaign(file), paths)
@@ -137,3 +136,43 @@ def test_a_case_that_was_compared_or_trained_on_is_refused_as_confirmation(
     rows = [{"prompt": case["prompt"], "completion": case["reference"]} for case in cases]
     folders.write_rows(tmp_path / "train.jsonl", rows)
     refuse_used(load_campaign(file), paths)
+
+
+def _said(*turns: tuple[str, str | None], **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": text} for role, text in turns], **more}
+
+
+_CALL = {"role": "assistant", "content": None}
+
+
+@pytest.mark.parametrize(
+    ("row", "is_copy"),
+    [
+        (lambda n: {"prompt": "Clean it.", "reference": "ok", "table": n}, True),
+        (lambda _: _said(("system", "Be brief."), ("user", "Clean it."), reference="ok"), True),
+        (lambda n: _said(("system", f"Document {n}"), ("user", "Sum it up."), reference="ok"), False),
+        (lambda n: {"messages": [{**_CALL, "tool_calls": [{"id": n}]}, {"role": "user", "content": "?"}]}, False),
+        (lambda n: {"prompt": "Clean it.", "table": [n]}, False),
+        (lambda _: {"prompt": "Clean it."}, True),
+    ],
+    ids=["reference", "system alike", "own system", "tool call", "other column", "prompt"],
+)
+def test_a_case_that_stands_in_the_confirmation_part_twice_is_refused_with_its_lines(
+    row: Any,
+    is_copy: bool,  # noqa: FBT001 - a table
+    tmp_path: Path,
+    machine: MachinePaths,
+) -> None:
+    file = folders.make(tmp_path)
+    folders.write_rows(tmp_path / "cases.jsonl", [{"id": f"c{n}", **row(n)} for n in range(20)])
+    paths = CampaignPaths(tmp_path / "home", "small")
+    assert not machine.ledger.exists()
+    if not is_copy:
+        refuse_used(load_campaign(file), paths)
+        return
+    lines = [n for n in range(1, 21) if is_confirmation(f"c{n - 1}", 0.5)]
+    with pytest.raises(ConfigError) as said:
+        refuse_used(load_campaign(file), paths)
+    told = f"{len(lines) - 1} of {len(lines)} confirmation cases of words are copies"
+    assert told in said.value.sentence
+    assert f"(in cases.jsonl line {lines[1]} of {lines[0]}, {lines[2]} of {lines[0]}" in said.value.sentence
