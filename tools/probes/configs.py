@@ -51,6 +51,10 @@ MLX_LM_LORA = frozenset({
     "system_feature", "tau_mse_target", "temperature", "train_mode", "train_type", "type_feature", "wandb",
 })  # fmt: skip
 """Keys that mlx-lm-lora has beside mlx-lm's."""
+_OF_BOTH = frozenset({"alpha", "epochs", "gradient_accumulation_steps", "micro_batch_size", "temperature", "wandb"})
+"""Keys of it that other trainers have too: alone beside `fine_tune_type` they make no configuration of it."""
+_OF_MLX_LM = frozenset({"fine_tune_type", "grad_accumulation_steps", "report_to"})
+LORA_TYPES = ("lora", "dora", "full")
 
 _NOT_CONFIGS = frozenset({
     "adapter_config.json", "config.json", "generation_config.json", "package.json", "package-lock.json",
@@ -105,7 +109,18 @@ class TrainingConfig:
     @property
     def is_lora_tools(self) -> bool:
         """Whether the file is for mlx-lm-lora: it has keys that mlx-lm has not."""
-        return bool(MLX_LM_LORA & self.values.keys())
+        own = MLX_LM_LORA & self.values.keys()
+        return bool(own - _OF_BOTH) or bool(own and not _OF_MLX_LM & self.values.keys())
+
+    @property
+    def tool(self) -> str:
+        """The trainer that the file is for."""
+        return "mlx-lm-lora" if self.is_lora_tools else "mlx-lm"
+
+    @property
+    def kind(self) -> str:
+        """What it trains: lora, dora or full."""
+        return self.text("train_type" if self.is_lora_tools else "fine_tune_type") or "lora"
 
     @property
     def trains(self) -> bool:

@@ -6,7 +6,6 @@ The tokenizer runs in a child process (tools/evaluation/audit.py). Without one, 
 it cannot settle is told as not checked.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +15,19 @@ from policies.recipes import MAX_EPOCHS
 from state.records import Json
 from tools.data.rows import DataFile, is_there, shown
 from tools.machine.sandbox import ask
-from tools.probes.configs import MLX_LM, MLX_LM_LORA, STRONG, TrainingConfig
+from tools.probes.configs import TrainingConfig
 from tools.probes.data import DataSet
 from tools.probes.evaluations import Stated
 from tools.probes.folder import Report
+from tools.probes.trainers import DEFAULT_BATCH_SIZE, DEFAULT_ITERS, TRAIN_MODES, Fault, faults_of, is_number
+from tools.training.recipe import OPTIMIZERS
 
-_FINE_TUNE_TYPES = ("lora", "dora", "full")
-_OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "adafactor")
-_TRAIN_MODES = (
-    "sft", "dpo", "dsla", "ftpo", "cpo", "orpo", "grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo",
-)  # fmt: skip
 _ON_PAIRS = frozenset({"dpo", "cpo", "orpo", "dsla"})
 _ON_PROMPTS = frozenset({"grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo"})
 
 _NEVER_ON_A_HUB = frozenset({"resume_adapter_file", "reward_functions_file"})
-_DEFAULT_BATCH_SIZE = 4
-_DEFAULT_ITERS = 1000
 MAX_SEQ_LENGTH = 2048
 """mlx-lm's own, where a configuration says nothing."""
-
-_NEAR = 0.84
-_KEYS = tuple(sorted(MLX_LM | MLX_LM_LORA | STRONG))
 
 
 def check_configs(configs: Sequence[TrainingConfig], sets: Sequence[DataSet], report: Report) -> None:
@@ -45,11 +36,10 @@ def check_configs(configs: Sequence[TrainingConfig], sets: Sequence[DataSet], re
     for config in configs:
         report.look("6", "8")
         _check_paths(config, report)
-        _check_choices(config, report)
-        _check_keys(config, report)
         data = by_folder.get(config.data) if config.data is not None else None
-        if data is not None and config.trains:
-            _check_data(config, data, report)
+        is_run = _check_values(config, data, report)
+        if data is not None:
+            _check_data(config, data, report, is_run=is_run)
 
 
 def _check_paths(config: TrainingConfig, report: Report) -> None:
@@ -72,6 +62,20 @@ def _check_paths(config: TrainingConfig, report: Report) -> None:
                 check=f"missing_{key}",
                 **config.where(key),
             )
+    data = config.place("data")
+    if data is not None and data.path is not None and not data.path.is_dir() and not config.values.get("hf_dataset"):
+        parent = shown(str(Path(data.written).parent))
+        report.add(
+            "8",
+            config.subject,
+            f"{config.name} names the file {shown(data.written)[:200]} as its data; {config.tool} takes the folder and "
+            "looks for train.jsonl in it, and finds no training set.",
+            "hard_stop",
+            f"Write `data: {parent}`"
+            + ("." if data.path.name == "train.jsonl" else f", and call the rows {parent}/train.jsonl."),
+            check="data_is_file",
+            **config.where("data"),
+        )
     folder = config.data
     if folder is not None and config.trains and is_there(folder / "train.jsonl") is False:
         report.add(
@@ -85,93 +89,72 @@ def _check_paths(config: TrainingConfig, report: Report) -> None:
         )
 
 
-def _check_choices(config: TrainingConfig, report: Report) -> None:
-    """Report values that no version of the tools knows, and preference training that mlx-lm has not."""
-    choices = {"fine_tune_type": _FINE_TUNE_TYPES, "optimizer": _OPTIMIZERS, "train_mode": _TRAIN_MODES}
-    tool = "mlx-lm-lora" if config.is_lora_tools else "mlx-lm"
-    for key, known in choices.items():
-        value = config.text(key)
-        if not value or value.lower() in known:
-            continue
-        if config.is_lora_tools and key != "fine_tune_type":
-            # Its list of algorithms grows from version to version; what is unknown here may be known there.
-            report.skip(("6",), f"{config.name}: `{key}: {shown(value)[:40]}` is not known here")
-            continue
-        _refused(config, key, f"`{key}: {shown(value)[:40]}` is not known to {tool}: {', '.join(known)}", report)
-    for key in ("iters", "batch_size", "max_seq_length", "save_every"):
-        size = config.values.get(key)
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
-            kind = "the text " if isinstance(size, str) else ""
-            _refused(config, key, f"`{key}` is {kind}{shown(str(size))[:40]}, not a whole number", report)
-        elif isinstance(size, int) and size < 1 and not (key == "iters" and size < 0):
-            _refused(config, key, f"`{key}` is {size}", report)
+def _check_values(config: TrainingConfig, data: DataSet | None, report: Report) -> bool:
+    """Report what the trainer makes of keys and values; return whether passes over the data can be told."""
+    valid = data.files.get("valid") if data is not None else None
+    has_valid = None if data is None else valid is not None and valid.scan.rows > 0
+    is_run = True
+    for fault in faults_of(config, has_valid=has_valid):
+        _faulty(config, fault, report)
+        is_run = (
+            is_run and fault.effect != "trains nothing" and fault.claim not in {"choice_iters", "choice_batch_size"}
+        )
+    if config.is_lora_tools:
+        for key, known in {"optimizer": OPTIMIZERS, "train_mode": TRAIN_MODES}.items():
+            value = config.text(key)
+            if value and value.lower() not in known:
+                report.skip(("6",), f"{config.name}: `{key}: {shown(value)[:40]}` is not known here")
+    return is_run
 
 
-def _refused(config: TrainingConfig, key: str, said: str, report: Report) -> None:
+_EFFECTS = {"stops": " cannot be run:", "trains nothing": " would train nothing:", "misleads": ""}
+
+
+def _faulty(config: TrainingConfig, fault: Fault, report: Report) -> None:
+    more = {"key": shown(fault.key)[:60], "meant": fault.meant} if fault.claim == "key" else {}
     report.add(
         "6",
         config.subject,
-        f"{config.name} cannot be run: {said}.",
-        "hard_stop",
-        f"Correct `{key}`.",
-        check=f"choice_{key}",
-        **config.where(key),
+        f"{config.name}{_EFFECTS[fault.effect]} {fault.said}.",
+        fault.severity,
+        fault.fix,
+        check=fault.claim,
+        **more,
+        **config.where(*fault.key.split(".")),
     )
 
 
-def _check_keys(config: TrainingConfig, report: Report) -> None:
-    """Report keys that look like a slip: mlx-lm passes over what it does not know, without a word."""
-    for key in config.values:
-        written = str(key).replace("-", "_")
-        if written in _KEYS:
-            if written != key:
-                _slip(config, str(key), written, report)
-            continue
-        near = difflib.get_close_matches(written, _KEYS, n=1, cutoff=_NEAR)
-        if near and near[0] not in config.values:
-            _slip(config, str(key), near[0], report)
-    if "lora_layers" in config.values and "num_layers" not in config.values and not config.is_lora_tools:
-        _slip(config, "lora_layers", "num_layers", report)
-    lora = config.values.get("lora_parameters")
-    if isinstance(lora, dict) and "alpha" in lora and "scale" not in lora:
-        _slip(config, "lora_parameters.alpha", "lora_parameters.scale", report)
+def _refused(config: TrainingConfig, key: str, said: str, report: Report, fix: str = "") -> None:
+    _faulty(config, Fault(key, said, fix or f"Correct `{key}`.", claim=f"choice_{key}"), report)
 
 
-def _slip(config: TrainingConfig, key: str, meant: str, report: Report) -> None:
-    report.add(
-        "6",
-        config.subject,
-        f"{config.name} has the key `{shown(key)[:60]}`, which mlx-lm passes over without a word; `{meant}` keeps its "
-        "default.",
-        "warning",
-        f"Write `{meant}`.",
-        check="key",
-        key=shown(key)[:60],
-        meant=meant,
-        **config.where(*key.split(".")),
-    )
-
-
-def _check_data(config: TrainingConfig, data: DataSet, report: Report) -> None:
-    """Hold a configuration against the rows that it trains on."""
-    batch = config.number("batch_size", 1 if config.is_lora_tools else _DEFAULT_BATCH_SIZE)
-    train = data.files.get("train")
-    for name in ("train", "valid"):
+def _check_data(config: TrainingConfig, data: DataSet, report: Report, *, is_run: bool) -> None:
+    """Hold a configuration against the rows that it trains on and is tested on."""
+    batch = config.number("batch_size", DEFAULT_BATCH_SIZE)
+    is_tested = config.values.get("test") is True
+    used = {"train": config.trains, "valid": config.trains, "test": is_tested}
+    for name in (name for name, is_used in used.items() if is_used):
         file = data.files.get(name)
-        is_used = name == "train" or config.values.get("val_batches") != 0
-        if file is not None and is_used and 0 < file.scan.rows < batch and not file.scan.unread:
+        if file is not None and 0 < file.scan.rows < batch and not file.scan.unread:
+            after = ", and dies in the test, after training" if name == "test" and config.trains else ""
             _refused(
                 config,
                 "batch_size",
                 f"`batch_size` is {batch} and {config.project.name(file.path)} has {file.scan.rows} rows; "
-                "the trainer needs a whole batch",
+                f"the trainer needs a whole batch{after}",
                 report,
+                f"Write `batch_size: {file.scan.rows}` or less, or add rows.",
             )
-    if train is None or not train.scan.rows:
+    if is_tested and (data.files.get("test") is None or not data.files["test"].scan.rows):
+        said = f"`test` is true, and {config.project.name(data.folder) or '.'} has no rows in test.jsonl"
+        _refused(config, "test", said, report, "Write test.jsonl there, or remove `test`.")
+    train = data.files.get("train")
+    if train is None or not train.scan.rows or not config.trains:
         return
     _check_form(config, train, report)
-    report.look("1")
-    _check_dose(config, train.scan.rows, batch, report)
+    if is_run:
+        report.look("1")
+        _check_dose(config, train.scan.rows, batch, report)
 
 
 def _check_form(config: TrainingConfig, train: DataFile, report: Report) -> None:
@@ -206,12 +189,13 @@ def _unstated(config: TrainingConfig, name: str, form: str, report: Report) -> N
 def _check_dose(config: TrainingConfig, rows: int, batch: int, report: Report) -> None:
     """Report more passes over the data than adapters survived: outputs collapse while the loss stays good."""
     iters, epochs = config.values.get("iters"), config.values.get("epochs")
-    if config.is_lora_tools and isinstance(epochs, int | float) and not isinstance(epochs, bool):
+    if config.is_lora_tools and iters is None:
+        # mlx-lm-lora makes its steps of the passes, unless `iters` says how many.
+        if not is_number(epochs):
+            return
         passes = float(epochs)
-    elif isinstance(iters, int) and not isinstance(iters, bool) and iters < 0:
-        return
     else:
-        passes = config.number("iters", _DEFAULT_ITERS) * batch / rows
+        passes = config.number("iters", DEFAULT_ITERS) * batch / rows
     lora = config.values.get("lora_parameters")
     dropout = lora.get("dropout", 0) if isinstance(lora, dict) else 0
     if passes <= MAX_EPOCHS or config.mode in _ON_PROMPTS:

@@ -18,7 +18,7 @@ _ALPHA = "mlx-lm multiplies the adapter by `scale` and knows no `alpha`; scale i
 
 
 _ADAM = frozenset({"betas", "eps", "bias_correction"})
-_OPTIMIZERS = {
+OPTIMIZERS = {
     "adam": _ADAM,
     "adamw": _ADAM | {"weight_decay"},
     "muon": frozenset({"momentum", "weight_decay", "nesterov", "ns_steps"}),
@@ -30,13 +30,13 @@ _OPTIMIZERS = {
 }  # fmt: skip
 """What each optimizer of the pinned mlx takes beside its learning rate."""
 
-_SCHEDULES = {
+SCHEDULES = {
     "cosine_decay": ("init", "decay_steps", "end"),
     "exponential_decay": ("init", "decay_rate"),
     "linear_schedule": ("init", "end", "steps"),
     "step_decay": ("init", "decay_rate", "step_size"),
 }
-_OPTIONAL = {"cosine_decay": 1}
+OPTIONAL_ARGUMENTS = {"cosine_decay": 1}
 """Trailing arguments that may be left out."""
 
 _MOST_SEED = 2**32 - 1
@@ -73,8 +73,8 @@ class Schedule(_Part):
 
     @model_validator(mode="after")
     def _has_its_arguments(self) -> Self:
-        names = _SCHEDULES[self.name]
-        if not len(names) - _OPTIONAL.get(self.name, 0) <= len(self.arguments) <= len(names):
+        names = SCHEDULES[self.name]
+        if not len(names) - OPTIONAL_ARGUMENTS.get(self.name, 0) <= len(self.arguments) <= len(names):
             raise ValueError(
                 f"`arguments` of {self.name} are [{', '.join(names)}], but {len(self.arguments)} are given"
             )
@@ -124,15 +124,15 @@ class Recipe(_Part):
     def _is_consistent(self) -> Self:
         if self.num_layers == 0:
             raise ValueError("`num_layers: 0` would train nothing; use -1 for all layers")
-        if unknown := set(self.optimizer_config) - set(_OPTIMIZERS):
+        if unknown := set(self.optimizer_config) - set(OPTIMIZERS):
             raise ValueError(
-                f"`optimizer_config` names {', '.join(sorted(unknown))}; it takes {', '.join(sorted(_OPTIMIZERS))}"
+                f"`optimizer_config` names {', '.join(sorted(unknown))}; it takes {', '.join(sorted(OPTIMIZERS))}"
             )
         for name, options in self.optimizer_config.items():
-            if strange := set(options) - _OPTIMIZERS[name]:
+            if strange := set(options) - OPTIMIZERS[name]:
                 raise ValueError(
                     f"`optimizer_config.{name}` has {', '.join(sorted(strange))}; "
-                    f"it takes {', '.join(sorted(_OPTIMIZERS[name]))}"
+                    f"it takes {', '.join(sorted(OPTIMIZERS[name]))}"
                 )
         return self
 

@@ -23,6 +23,14 @@ def test_a_configuration_that_fits_its_rows_is_no_finding(tmp_path: Path) -> Non
     assert {"1", "6", "8"} <= set(found.report.checked)
 
 
+def lora(**changes: Any) -> dict[str, Any]:
+    return {"lora_parameters": {"rank": 8, "scale": 10.0, "dropout": 0.0, **changes}}
+
+
+def schedule(name: str, *arguments: float, **more: Any) -> dict[str, Any]:
+    return {"lr_schedule": {"name": name, "arguments": list(arguments), **more}}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -32,7 +40,43 @@ def test_a_configuration_that_fits_its_rows_is_no_finding(tmp_path: Path) -> Non
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"save_every": True}, "`save_every` is True, not a whole number"),
         ({"batch_size": 16}, "`batch_size` is 16 and data/valid.jsonl has 8 rows"),
-        ({"batch_size": 128, "val_batches": 0}, "data/train.jsonl has 100 rows"),
+        ({"batch_size": 128}, "data/train.jsonl has 100 rows"),
+        ({"fine_tune_type": "LoRA"}, "`fine_tune_type: LoRA` is not known to mlx-lm"),
+        ({"optimizer": 3}, "`optimizer` is 3, not a name"),
+        ({"report_to": "wandb, tensorboard"}, "`report_to: tensorboard` is not known"),
+        ({"steps_per_report": 0}, "`steps_per_report` is 0"),
+        ({"steps_per_eval": 0}, "`steps_per_eval` is 0"),
+        ({"learning_rate": "fast"}, "`learning_rate` is fast, not a number"),
+        ({"lora_parameters": {"rank": 8, "alpha": 16, "dropout": 0.0}}, "`lora_parameters` has no `scale`"),
+        ({"lora_parameters": {"scale": 2.0, "r": 8}}, "`lora_parameters` has no `rank`, `dropout`"),
+        ({"lora_parameters": [8]}, "`lora_parameters` is no mapping"),
+        (lora(rank=0), "`lora_parameters.rank` is 0"),
+        (lora(scale="big"), "`lora_parameters.scale` is big"),
+        (lora(dropout=1.0), "`lora_parameters.dropout` is 1.0"),
+        (lora(keys="self_attn.q_proj"), "`lora_parameters.keys` is the text"),
+        (lora(keys=[1]), "`lora_parameters.keys` is no list of names"),
+        ({"optimizer_config": {"adam": {"weight_decay": 0.1}}}, "adam does not take"),
+        ({"optimizer_config": {"adam": {"learning_rate": 0.1}}}, "has learning_rate"),
+        ({"optimizer_config": {"adam": {"betas": [0.9]}}}, "not two numbers"),
+        ({"optimizer_config": {"adam": {"eps": "tiny"}}}, "`eps` of adam is the text tiny"),
+        ({"optimizer_config": {"adam": 1}}, "`optimizer_config.adam` is no mapping"),
+        ({"optimizer_config": 1}, "`optimizer_config` is no mapping"),
+        ({"lr_schedule": "cosine_decay"}, "`lr_schedule` is no mapping"),
+        ({"lr_schedule": {"arguments": [1e-4, 50]}}, "`lr_schedule` has no `name`"),
+        (schedule("cosine", 1e-4, 50), "`lr_schedule.name` is cosine"),
+        (schedule("cosine_decay"), "has no list `arguments`"),
+        (schedule("step_decay", 1e-4, 0.5), "takes numbers for init, decay_rate, step_size"),
+        (schedule("step_decay", 1e-4, 0.5, 0), "`step_size` of step_decay is 0"),
+        (schedule("cosine_decay", 1e-4, 50, warmup=0.1), "`lr_schedule.warmup` is 0.1"),
+        ({"test": True}, "`test` is true, and data has no rows in test.jsonl"),
+        ({"iters": -1}, "the loop ends before its first step"),
+        ({"grad_accumulation_steps": 64}, "never updated"),
+        ({"learning_rate": 0.0}, "no step changes anything"),
+        ({"learning_rate": -1e-5}, "each step raises the loss"),
+        (lora(scale=0), "adds nothing"),
+        (lora(keys=[]), "no layer gets an adapter"),
+        (schedule("cosine_decay", 0.0, 50), "0 in all 50 updates"),
+        ({"train_mode": "grpo", "group_size": 1, "optimizer": "adam"}, "zero in a group of one"),
     ],
 )
 def test_what_the_trainer_refuses_is_told_before_it_does(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -50,7 +94,15 @@ def test_what_the_trainer_refuses_is_told_before_it_does(tmp_path: Path, changes
         ({"max_seq_len": 512, "max_seq_length": None}, "max_seq_len", "max_seq_length"),
         ({"lora_layers": 8, "num_layers": None}, "lora_layers", "num_layers"),
         ({"grad-checkpoint": True}, "grad-checkpoint", "grad_checkpoint"),
-        ({"lora_parameters": {"rank": 8, "alpha": 16}}, "lora_parameters.alpha", "lora_parameters.scale"),
+        (lora(alpha=16), "lora_parameters.alpha", "lora_parameters.scale"),
+        ({"num_train_epochs": 3}, "num_train_epochs", "iters"),
+        ({"use_dora": True}, "use_dora", "fine_tune_type"),
+        ({"lora_r": 16}, "lora_r", "lora_parameters.rank"),
+        ({"gradient_accumulation_steps": 8}, "gradient_accumulation_steps", "grad_accumulation_steps"),
+        ({"adapter_file": "adapters.npz"}, "adapter_file", "adapter_path"),
+        ({"bf16": True}, "bf16", ""),
+        ({"training": {"iters": 5}}, "training", ""),
+        (schedule("cosine_decay", 1e-4, 50, warmup_steps=5), "lr_schedule.warmup_steps", ""),
     ],
 )
 def test_a_key_that_is_passed_over_without_a_word_is_a_warning(
@@ -58,6 +110,59 @@ def test_a_key_that_is_passed_over_without_a_word_is_a_warning(
 ) -> None:
     found = only(look(configured(tmp_path / "p", **changes)), "6")
     assert (found.severity, found.value["key"], found.value["meant"]) == ("warning", key, meant)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"val_batches": 0}, "validation loss is NaN"),
+        ({"num_layers": 0}, "trains all layers, not none"),
+        ({"learning_rate": 0.05}, "a learning rate of 0.05; above 0.01 with adam"),
+        (lora(rank=128, scale=256.0), "the multiplier itself, not alpha"),
+        (lora(rank=32, scale=32.0), "the multiplier itself, not alpha"),
+        ({"mask_prompt": "no"}, "a text, which counts as true"),
+        ({"optimizer_config": {"weight_decay": 0.1}}, "nothing is taken from it"),
+        (schedule("cosine_decay", 1e-4, 200, warmup=60), "warms up over 60 updates and has 50"),
+        (schedule("cosine_decay", 1e-4, 10), "below 1% of its highest"),
+        (schedule("exponential_decay", 1e-4, 2.0), "a learning rate of"),
+    ],
+)
+def test_a_value_that_misleads_is_a_warning(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    found = only(look(configured(tmp_path / "p", **changes)), "6")
+    assert (found.severity, said in found.sentence) == ("warning", True), found.sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "AdamW", "optimizer_config": {"adamw": {"weight_decay": 0.1, "betas": [0.9, 0.99]}}},
+        schedule("cosine_decay", 1e-4, 45, 1e-6, warmup=5),
+        schedule("linear_schedule", 1e-4, 0.0, 50),
+        schedule("step_decay", 1e-4, 0.5, 10),
+        lora(rank=16, scale=20, keys=["self_attn.q_proj"]),
+        {"val_batches": -1, "grad_accumulation_steps": 8, "num_layers": -1},
+        {"fine_tune_type": "full", "lora_parameters": {"rank": 8}},
+        {"optimizer": "muon", "learning_rate": 0.02},
+    ],
+)
+def test_what_the_trainer_takes_is_no_finding(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert of(look(configured(tmp_path / "p", **changes)), "6") == []
+
+
+def test_a_scale_is_computed_from_alpha_and_rank(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"lora_parameters": {"rank": 8, "alpha": 16, "dropout": 0.0}}
+    assert "`scale: 2` (scale = alpha / rank = 2)" in only(look(configured(tmp_path / "p", **config)), "6").fix
+
+
+def test_data_that_names_a_file_is_to_name_its_folder(tmp_path: Path) -> None:
+    found = only(look(configured(tmp_path / "p", data="data/train.jsonl")), "8")
+    assert (found.severity, found.fix) == ("hard_stop", "Write `data: data`.")
+
+
+def test_a_batch_larger_than_the_test_rows_dies_after_training(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "p", test=True, batch_size=8)
+    write_data(folder / "data", rows_of, (100, 8, 4))
+    assert "dies in the test, after training" in only(look(folder), "6").sentence
 
 
 def test_keys_of_ones_own_are_nobodys_business(tmp_path: Path) -> None:
@@ -138,6 +243,7 @@ def test_an_algorithm_that_a_later_version_may_have_is_not_checked(tmp_path: Pat
         ({"iters": 240, "lora_parameters": {"dropout": 0.1}}, "note", 24),
         ({}, "warning", 100),
         ({"iters": -1}, None, None),
+        ({"iters": 0}, None, None),
         ({"epochs": 12, "train_type": "lora"}, "warning", 12),
         ({"iters": 240, "train": False, "test": True}, None, None),
     ],

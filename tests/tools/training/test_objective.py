@@ -7,7 +7,7 @@ import pytest
 
 from tests.tools.evaluation.worlds import make_model
 from tests.tools.training.jobs import run
-from tools.training.recipe import _OPTIMIZERS, _SCHEDULES
+from tools.training.recipe import OPTIMIZERS, SCHEDULES
 
 pytestmark = pytest.mark.mlx
 
@@ -91,9 +91,9 @@ def test_the_gradient_is_the_slope_of_the_loss_with_dropout(found: dict[str, Any
 
 
 def test_the_recipe_knows_what_the_installed_optimizers_and_schedules_take(found: dict[str, Any]) -> None:
-    for name, options in _OPTIMIZERS.items():
+    for name, options in OPTIMIZERS.items():
         assert set(found["options"][name]) - {"learning_rate"} == options
-    for name, arguments in _SCHEDULES.items():
+    for name, arguments in SCHEDULES.items():
         assert tuple(found["options"][name]) == arguments
 
 
