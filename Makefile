@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check test quickstart smollm2 real faults bench lock clean
+.PHONY: setup check test quickstart smollm2 real faults mutants bench lock clean
 
 setup: $(READY)
 
@@ -44,6 +44,10 @@ faults: setup
 	$(BIN)/python -m tests.benchmarks.ledger
 	VIGIL_MLX_MODES=1 VIGIL_MLX_KILLS=5 $(BIN)/python -m pytest tests/faults -q -s -p no:randomly
 	VIGIL_FLIPS=150 $(BIN)/python -m pytest tests/agent/test_damaged_record.py -q -s -p no:randomly
+
+# A changed judgement that no test notices; tries only what changed since the last time.
+mutants: setup
+	$(BIN)/python -m tests.mutants
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks
