@@ -78,7 +78,7 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
     )
     shown = {**job.model_dump(mode="json"), "about": about(decision.action_inputs)}
     if not session.is_stopping:
-        _reopen(session.paths.job(action.key))
+        _reopen(session, action.key)
     _stop_unknown(session, action.key)
     if kind == "training":
         _take_saves(session, spec)
@@ -161,11 +161,14 @@ def _spec(session: Session, decision: Decision) -> JobSpec:
     return read_record(paths.spec, JobSpec) or job_spec(session, decision)
 
 
-def _reopen(paths: JobPaths) -> None:
+def _reopen(session: Session, key: str) -> None:
     """Let a job that was stopped on request go on from its last save; its first ending stays on file."""
+    paths = session.paths.job(key)
     record = read_record(paths.exit, ExitRecord)
     if record is None or not (record.waits_for_room or (record.state == "stopped" and record.by != "guard")):
         return
+    # Before the files: killed at any point, what its folder says is newer than the record, and no damage.
+    session.store.doing.update_job(key, state="queued", exit={}, finished_at=None)
     number = len(list(paths.folder.glob("exit.*.json"))) + 1
     paths.stop.unlink(missing_ok=True)
     paths.exit.rename(paths.folder / f"exit.{number}.json")

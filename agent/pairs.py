@@ -22,6 +22,7 @@ from agent.render import record
 from agent.render.record import with_folder
 from agent.render.watch import Terminal
 from agent.session import WORKERS
+from policies.cost import MemoryLimits
 from policies.guards import measuring_guards
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, CorruptError, JobFailedError, JobInterruptedError, NotFoundError
@@ -40,7 +41,7 @@ from tools.jobs.locks import try_lock
 from tools.jobs.spec import JobSpec
 from tools.machine.blas import worker_env
 from tools.machine.facts import System
-from tools.machine.hardware import memory_limit
+from tools.machine.hardware import host_limit, memory_limit
 from tools.models.hub import resolve
 from tools.models.identity import weights_hash
 from tools.probes.leakage import check_leakage
@@ -302,8 +303,13 @@ def _spec(  # noqa: PLR0917 - what a job is made of
     if written.exists():
         return JobSpec.model_validate_json(written.read_text(encoding="utf-8")), parts
     given: Json = {"key": key, "kind": "evaluation", "module": module, "input": body, "env": worker_env()}
-    guards = measuring_guards(memory_gb=memory_limit(System(), worker_env())[0])
+    guards = measuring_guards(memory=_memory_limits())
     return JobSpec(**given, guards=guards, steps=steps, created_at=now), parts
+
+
+def _memory_limits() -> MemoryLimits:
+    """Return what a job may hold here."""
+    return MemoryLimits(memory_limit(System(), worker_env())[0], host_limit(System())[0])
 
 
 def _answering(loaded: LoadedCampaign, paths: CampaignPaths, run: str | None) -> tuple[Path, Path | None]:

@@ -109,9 +109,11 @@ class Session:
 
     @property
     def used_gb(self) -> float:
-        """Decimal gigabytes that the campaign's folder holds."""
+        """Decimal gigabytes that the campaign's folder holds, kept rows left out: those are bounded, and only kept."""
         total = 0
         for path in self.paths.root.rglob("*"):
+            if self.paths.rows in path.parents:
+                continue
             # A job of `vigil pairs` may work meanwhile, and its side files come and go.
             with passed_over("disk_use.file_gone", FileNotFoundError):
                 found = path.lstat()

@@ -13,7 +13,7 @@ there. Not measured: Metal and CUDA, whose compiled kernels keep less. What the 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -696,11 +696,24 @@ def _fix(need: _Need, recipe: Json, instrument: Instrument) -> str:
     return f"{start} lower recipe.max_seq_length or num_layers, or choose a smaller or a quantized model."
 
 
-def limit_gb(beliefs: Iterable[Belief]) -> float | None:
+class MemoryLimits(NamedTuple):
+    """What a job may hold, decimal gigabytes: as MLX counts its arrays, and as the system counts the process.
+
+    Where a GPU has memory of its own, each is bounded by its own; one says nothing of the other.
+    """
+
+    arrays_gb: float
+    resident_gb: float
+
+
+def memory_limits(beliefs: Iterable[Belief]) -> MemoryLimits | None:
     """Return what a job may hold on this machine, None before it was looked at."""
     model = _standing(beliefs, "machine:memory", "fits_the_model")
-    value = (model.value or {}).get("limit_gb") if model else None
-    return None if value is None else float(value)
+    value = (model.value or {}) if model else {}
+    if value.get("limit_gb") is None:
+        return None
+    # An older Vigil knew one for both.
+    return MemoryLimits(float(value["limit_gb"]), float(value.get("resident_gb") or value["limit_gb"]))
 
 
 def taken(beliefs: Iterable[Belief], run: str, instrument: Instrument, recipe: Json, result: Json) -> Belief | None:

@@ -10,7 +10,7 @@ of a case and no person's words: it leaves the machine.
 from collections.abc import Iterator
 
 from policies import cost
-from policies.cost import limit_gb
+from policies.cost import memory_limits
 from policies.drafts import Draft, draft
 from policies.guards import measuring_guards
 from policies.history import View
@@ -291,7 +291,7 @@ def _fuse(view: View, end: Decision) -> Draft | None:
     inputs: Json = {"promotion": promotion.id, "adapter": promotion.action_inputs["adapter"]}
     if fusion(view, inputs["adapter"]) is not None:
         return None
-    guards = measuring_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
+    guards = measuring_guards(wall_s=FUSE_S, memory=memory_limits(view.beliefs))
     inputs["guards"] = [guard.model_dump(mode="json") for guard in guards]
     sentence = f"Fuse {end.run} into its base, dequantized, in a fresh folder; it has to answer as base and adapter do."
     return draft(view, "fuse", "export.fuse", sentence, inputs, run_id=end.run)

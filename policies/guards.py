@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from policies.cost import minutes
+from policies.cost import MemoryLimits, minutes
 from state.goal import MachineLimits
 from state.records import Guard, Json
 
@@ -52,7 +52,7 @@ def training_guards(
     step_s: float,
     wall_s: float,
     first_val_loss: float | None = None,
-    memory_gb: float | None = None,
+    memory: MemoryLimits | None = None,
     left_s: float | None = None,
 ) -> tuple[Guard, ...]:
     """Return the guards of one training run.
@@ -62,7 +62,7 @@ def training_guards(
         step_s: Expected seconds of one iteration.
         wall_s: Upper end of the expected wall time, seconds.
         first_val_loss: Validation loss of the parent, if known: half as much again, twice, is overfitting.
-        memory_gb: Most memory the job may hold.
+        memory: What the job may hold.
         left_s: Seconds left in the budget.
     """
     report_s = step_s * float(recipe.get("steps_per_report", 10))
@@ -84,7 +84,7 @@ def training_guards(
     # The end of the budget comes before any other limit on time.
     limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S)
     limit_s = limit_s if left_s is None else max(1.0, min(limit_s, left_s))
-    return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, limit_s, memory_gb))
+    return (*guards, *_rollout_guards(recipe), *_common(10 * report_s, limit_s, memory))
 
 
 def _runaway_loss(recipe: Json) -> float:
@@ -143,13 +143,13 @@ def _equal_reports(recipe: Json) -> int:
 
 
 def measuring_guards(
-    *, wall_s: float = 0.0, memory_gb: float | None = None, left_s: float | None = None
+    *, wall_s: float = 0.0, memory: MemoryLimits | None = None, left_s: float | None = None
 ) -> tuple[Guard, ...]:
     """Return the guards of a job that trains nothing: a census, an evaluation, a timing, a fusion, pairs, a notice.
 
     Args:
         wall_s: Upper end of the expected wall time, seconds; 0 where nobody knows it.
-        memory_gb: Most memory the job may hold.
+        memory: What the job may hold.
         left_s: Seconds left in the budget. They end what hangs; a job of known length may outlast them, since what it
             measures was paid for.
     """
@@ -157,7 +157,7 @@ def measuring_guards(
         limit_s = max(WALL_FACTOR * wall_s, LEAST_S, left_s)
     else:
         limit_s = max(WALL_FACTOR * wall_s, 2 * STALL_FLOOR_S) if wall_s else MOST_S
-    return _common(wall_s / 2, limit_s, memory_gb)
+    return _common(wall_s / 2, limit_s, memory)
 
 
 def lasting(guards: Iterable[Guard], expected_s: float) -> tuple[Guard, ...]:
@@ -175,18 +175,18 @@ def lasting(guards: Iterable[Guard], expected_s: float) -> tuple[Guard, ...]:
     )
 
 
-def _common(stall_s: float, limit_s: float, memory_gb: float | None) -> tuple[Guard, ...]:
+def _common(stall_s: float, limit_s: float, memory: MemoryLimits | None) -> tuple[Guard, ...]:
     """Return the guards every job has."""
     guards = [
         Guard(signal="seconds_since_progress", op=">", threshold=max(STALL_FLOOR_S, stall_s), verdict="stalled"),
         Guard(signal="wall_s", op=">", threshold=limit_s, verdict="out_of_time"),
         Guard(signal="disk_free_gb", op="<", threshold=DISK_FLOOR_GB, patience=2, verdict="out_of_disk"),
     ]
-    if memory_gb is not None:
-        # The process as the system counts it, and MLX's own count: on a Mac the first leaves out what the GPU holds.
+    if memory is not None:
+        # Both are needed: what the system counts of a process leaves out what a GPU holds.
         guards += [
-            Guard(signal=signal, op=">", threshold=memory_gb, patience=2, verdict="out_of_memory")
-            for signal in ("rss_gb", "peak_memory_gb")
+            Guard(signal=signal, op=">", threshold=limit_gb, patience=2, verdict="out_of_memory")
+            for signal, limit_gb in (("rss_gb", memory.resident_gb), ("peak_memory_gb", memory.arrays_gb))
         ]
     return tuple(guards)
 

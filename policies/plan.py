@@ -28,7 +28,7 @@ from policies.confirmation import (
     was_opened_late,
     was_refused,
 )
-from policies.cost import limit_gb
+from policies.cost import memory_limits
 from policies.drafts import Closing, Draft, assumed, beliefs_about, conclude, done, draft, holds_end
 from policies.followups import FUSE_S, before_end, drop_saves, tell_question
 from policies.gate import GateVerdict, judge_gate
@@ -98,7 +98,7 @@ def fuse_again(view: View) -> Draft | None:
 
 def _fuse(view: View, run: Run, rule: str, sentence: str) -> Draft:
     trained = next(a for a in view.actions if a.kind == "train" and a.result.get("adapter") == run.adapter)
-    guards = measuring_guards(wall_s=FUSE_S, memory_gb=limit_gb(view.beliefs))
+    guards = measuring_guards(wall_s=FUSE_S, memory=memory_limits(view.beliefs))
     inputs: Json = {
         "adapter": run.adapter,
         "weights": str(trained.result.get("weights")),
@@ -236,11 +236,11 @@ def _guarded(view: View, found: Draft) -> Draft:
     notify = view.goal.notify
     if decision.action == "notify" and notify is not None:
         # Its worker waits for the command as long as the file says, also when the budget is over.
-        guards = measuring_guards(wall_s=notify.timeout_s, memory_gb=limit_gb(view.beliefs))
+        guards = measuring_guards(wall_s=notify.timeout_s, memory=memory_limits(view.beliefs))
     else:
         guards = measuring_guards(
             wall_s=_UNGUARDED[decision.action] * evaluation_s(view),
-            memory_gb=limit_gb(view.beliefs),
+            memory=memory_limits(view.beliefs),
             left_s=affords(view, 0.0, runs=0).nearest_s,
         )
     inputs = {**decision.action_inputs, "guards": [guard.model_dump(mode="json") for guard in guards]}
@@ -938,7 +938,7 @@ def _train(
             proposal.recipe,
             step_s=estimate.step_s,
             wall_s=max(estimate.high_s, left.nearest_s or 0.0) if is_guess else estimate.high_s,
-            memory_gb=limit_gb(view.beliefs),
+            memory=memory_limits(view.beliefs),
             left_s=left.nearest_s,
         ),
         *machine_guards(view.goal.machine),

@@ -203,7 +203,7 @@ class Budget(_Part):
     runs: int | None = Field(default=None, gt=0, le=100_000)
     """Training runs."""
     disk_gb: float | None = Field(default=None, gt=0, le=1e6)
-    """What the campaign's folder may hold, decimal gigabytes."""
+    """What the campaign's folder may hold, decimal gigabytes; at most one of rows kept as tokens comes beside."""
     reserve_min: float = Field(default=0.0, ge=0, le=1e6)
     """Minutes before the deadline kept free for confirmation and the report."""
 

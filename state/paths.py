@@ -190,6 +190,11 @@ class CampaignPaths:
         return self.root / "artifacts"
 
     @property
+    def rows(self) -> Path:
+        """Training rows as tokens, made again where they are gone."""
+        return self.root / "rows"
+
+    @property
     def backups(self) -> Path:
         """Verified copies of the store."""
         return self.root / "backups"

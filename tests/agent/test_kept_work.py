@@ -8,9 +8,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from agent import doing, effects
+from agent.render.record import with_folder
 from state.hashing import hash_file
 from state.paths import JobPaths
-from state.records import Action, Json
+from state.records import Action, Job, Json
 from tests.agent.test_effects import folder, promoted, sitting
 from tools.jobs.spec import ExitRecord, JobSpec
 from tools.training.progress import Progress, seal
@@ -82,3 +83,21 @@ def test_links_are_copies_where_links_cannot_be(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("os.link", refuse)
     effects.link_or_copy(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").read_text() == "x"
+
+
+def test_a_job_that_goes_on_after_a_stop_and_ends_alone_is_not_called_damaged(folder: Path) -> None:
+    with sitting(folder) as session:
+        session.store.doing.intend(Action(key="k1", kind="train", decision="D99"))
+        session.store.doing.record_job(Job(key="k1", kind="training", folder="jobs/k1", run="R1", steps=9))
+        files = session.paths.job("k1")
+        stopped, finished = (ExitRecord(state=state, by="person", code=0) for state in ("stopped", "finished"))
+        session.store.doing.update_job("k1", state="stopped", exit=stopped.model_dump(mode="json"), step=6)
+        files.folder.mkdir(parents=True)
+        files.exit.write_text(stopped.model_dump_json())
+        doing._reopen(session, "k1")
+        assert not files.exit.exists()
+        # The agent is killed here, and the job ends without it.
+        files.exit.write_text(finished.model_dump_json())
+        row = next(job for job in session.store.read.jobs() if job.key == "k1")
+        shown = with_folder(session.paths, row.model_dump(mode="json"))
+        assert (shown["state"], shown["damaged"]) == ("finished", [])

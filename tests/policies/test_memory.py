@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from policies import cost
-from policies.cost import Shape, estimate, limit_gb, memory_beliefs, refusal
+from policies.cost import Shape, estimate, memory_beliefs, memory_limits, refusal
 from policies.followups import lessons
 from policies.next_run import choose
 from state.records import Belief, Evidence, Json
@@ -146,8 +146,9 @@ def test_nothing_is_said_before_model_and_rows_are_known_and_what_was_said_becom
 
 
 def test_the_limit_is_known_once_the_machine_was_looked_at() -> None:
-    assert limit_gb([]) is None
-    assert limit_gb([model(7.5)]) == 7.5
+    assert memory_limits([]) is None
+    assert memory_limits([model(7.5)]) == (7.5, 7.5), "as an older Vigil knew it"
+    assert memory_limits([model(7.5, resident_gb=64.0)]) == (7.5, 64.0)
 
 
 def trained(play: Rehearsal, peak_gb: float | None) -> list[Belief]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from policies import cost, guards
 from policies.cost import (
     Estimate,
+    MemoryLimits,
     Spent,
     StepSample,
     affordable,
@@ -222,10 +223,13 @@ def test_a_loss_that_is_as_large_as_its_rewards_is_held_to_no_bound_but_being_fi
 
 
 def test_what_is_known_beforehand_adds_guards() -> None:
-    found = guards.training_guards(RECIPE, step_s=0.5, wall_s=1000.0, first_val_loss=2.0, memory_gb=8.0, left_s=600.0)
+    found = guards.training_guards(
+        RECIPE, step_s=0.5, wall_s=1000.0, first_val_loss=2.0, memory=MemoryLimits(8.0, 64.0), left_s=600.0
+    )
     by_verdict = {guard.verdict: guard for guard in found}
     assert by_verdict["overfit"].threshold == 3.0
-    assert by_verdict["out_of_memory"].threshold == 8.0
+    limits = {guard.signal: guard.threshold for guard in found if guard.verdict == "out_of_memory"}
+    assert limits == {"rss_gb": 64.0, "peak_memory_gb": 8.0}, "the GPU's size does not bound the host's memory"
     assert by_verdict["out_of_time"].threshold == 600.0
 
 
@@ -245,7 +249,10 @@ def test_what_is_known_beforehand_adds_guards() -> None:
 def test_a_job_that_measures_is_guarded_and_ended_by_the_budget_or_by_its_own_known_length(
     wall_s: float, left_s: float | None, limit_s: float
 ) -> None:
-    found = {guard.verdict: guard for guard in guards.measuring_guards(wall_s=wall_s, left_s=left_s, memory_gb=8.0)}
+    found = {
+        guard.verdict: guard
+        for guard in guards.measuring_guards(wall_s=wall_s, left_s=left_s, memory=MemoryLimits(8.0, 8.0))
+    }
     assert set(found) - {"out_of_time"} == {"stalled", "out_of_disk", "out_of_memory"}
     assert found["out_of_time"].threshold == limit_s
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from state.errors import ConfigError
 from state.files import side_of
 from state.hashing import hash_file, hash_json
 from state.log import passed_over
@@ -34,8 +35,16 @@ from tools.models.identity import WEIGHTS, model_files
 SMALLEST_BYTES = 1 << 20
 """A smaller file is read again each time: that takes a second."""
 
-MOST_FILES = 8
-"""Files that are kept; the longest unused go first."""
+MOST_FILES, MOST_BYTES = 8, 1 << 30
+"""Files that are kept, and what all of them hold; the longest unused go first."""
+
+_ASK: list[Json] = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+_SEEN: tuple[Json, ...] = (
+    {"messages": _ASK},
+    {"messages": [{"role": "system", "content": "s"}, *_ASK]},
+    {"messages": _ASK, "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+)
+"""What is rendered to see whether the template says today what it said then: many print the date."""
 
 _COLUMNS = 4
 _HASH_BYTES = 32
@@ -104,12 +113,12 @@ def _known(source: Source, tokenizer: Any, kind: str, rows: Iterable[tuple[int, 
     made = _rendered(source, tokenizer, rows)
     if source.cache is None or not source.path.is_file() or source.path.stat().st_size < SMALLEST_BYTES:
         return made
-    data = hash_file(source.path)
-    file = source.cache / f"{_PREFIX}{_key(source, kind, data)[:16]}"
+    key = _key(source, tokenizer, kind)
+    file = source.cache / f"{_PREFIX}{key[:16]}"
     kept = _load(file)
     if kept is not None:
         return kept
-    return _keeping(made, file, lambda: hash_file(source.path) == data)
+    return _keeping(made, file, lambda: _key(source, tokenizer, kind) == key)
 
 
 def _rendered(source: Source, tokenizer: Any, rows: Iterable[tuple[int, Json]]) -> Iterator[Numbered]:
@@ -119,20 +128,28 @@ def _rendered(source: Source, tokenizer: Any, rows: Iterable[tuple[int, Json]]) 
         yield Numbered(line, rendered)
 
 
-def _key(source: Source, kind: str, data: str) -> str:
+def _key(source: Source, tokenizer: Any, kind: str) -> str:
     """Return the name of all that rendered rows follow from."""
     files = [path for path in model_files(source.model) if not fnmatch(path.name, WEIGHTS)]
     code = [Path(str(module.__file__)) for module in (prompts, cases, pairs)]
     return hash_json(
         {
             "kind": kind,
-            "data": data,
+            "data": hash_file(source.path),
+            "rendered": [_tried(source, tokenizer, row) for row in _SEEN],
             "system": source.system,
             "tokenizer": [[path.name, hash_file(path)] for path in files],
             "code": [*map(hash_file, [*code, Path(__file__)])],
             "packages": {name: version(name) for name in ("mlx-lm", "transformers", "tokenizers")},
         }
     )
+
+
+def _tried(source: Source, tokenizer: Any, row: Json) -> list[int] | str:
+    try:
+        return list(render_training(tokenizer, row, source.system).tokens)
+    except ConfigError as error:
+        return error.sentence
 
 
 def _load(file: Path) -> Iterator[Numbered] | None:
@@ -200,6 +217,7 @@ class _Side:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._digest = hashlib.sha256()
+        self._room = MOST_BYTES
         self._stream: BinaryIO | None = None
         with passed_over("rendered.not_kept", OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +226,9 @@ class _Side:
 
     def write(self, data: bytes) -> None:
         """Append."""
-        if self._stream is None:
+        self._room -= len(data)
+        if self._stream is None or self._room < 0:
+            self.drop()
             return
         try:
             self._stream.write(data)
@@ -240,6 +260,14 @@ class _Side:
 
 def _thin_out(folder: Path) -> None:
     """Delete the kept files that were unused longest, so that edited data does not fill the disk."""
-    kept = sorted(folder.glob(f"{_PREFIX}*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in kept[MOST_FILES:]:
-        path.unlink(missing_ok=True)
+    kept = []
+    for path in folder.glob(f"{_PREFIX}*"):
+        # Another job may thin out, too.
+        with passed_over("rendered.file_gone", FileNotFoundError):
+            found = path.stat()
+            kept.append((found.st_mtime_ns, found.st_size, path))
+    held = 0
+    for number, (_, size, path) in enumerate(sorted(kept, reverse=True)):
+        held += size
+        if number >= MOST_FILES or held > MOST_BYTES:
+            path.unlink(missing_ok=True)

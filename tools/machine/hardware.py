@@ -26,26 +26,28 @@ _MB = 1.048576e6
 
 
 def memory_limit(system: System, env: Mapping[str, str]) -> tuple[float, str]:
-    """Return the most memory a job may hold, decimal gigabytes, and what bounds it.
+    """Return the most that a job's arrays may take, decimal gigabytes, and what bounds it.
 
-    That is the machine's memory, a control group's bound, what a GPU of its own has, or on a Mac what the GPU may wire:
+    That is what a GPU of its own has, else what the host gives (`host_limit`), on a Mac no more than the GPU may wire:
     beyond it training swaps or ends.
 
     Args:
         system: The machine.
         env: Variables that workers get.
     """
-    bounds = {"the machine has": float(psutil.virtual_memory().total)}
-    group = system.number("sys/fs/cgroup/memory.max")
-    if group:
-        bounds["a control group bounds it to"] = group
-    if system.platform == "darwin" and (wired := _wired(system, env)):
-        bounds["the GPU may wire"] = wired
     told = (ask_cuda(env) or {}).get("info") or {}
     if own := next((told[name] for name in ("total_memory", "memory_size") if told.get(name)), None):
-        bounds["the GPU has"] = float(own)
-    words = min(bounds, key=lambda name: bounds[name])
-    return bounds[words] / GB, words
+        return float(own) / GB, "the GPU has"
+    host = host_limit(system)
+    wired = _wired(system, env) if system.platform == "darwin" else None
+    return min(host, (wired / GB, "the GPU may wire")) if wired else host
+
+
+def host_limit(system: System) -> tuple[float, str]:
+    """Return the most memory of the host that a job may hold, decimal gigabytes, and what bounds it."""
+    group = system.number("sys/fs/cgroup/memory.max")
+    total = float(psutil.virtual_memory().total) / GB, "the machine has"
+    return min(total, (group / GB, "a control group bounds it to")) if group else total
 
 
 def cuda_wheels() -> list[str]:

@@ -13,7 +13,7 @@ from state.records import Evidence, Fingerprint
 from tools.machine import mac
 from tools.machine.blas import matrix_speed, why_slow
 from tools.machine.facts import System
-from tools.machine.hardware import ask_cuda, cuda_wheels, memory_limit
+from tools.machine.hardware import ask_cuda, cuda_wheels, host_limit, memory_limit
 from tools.models.identity import describe_model, read_shape
 from tools.probes.catalogue import RUNNING, SPENDING, Observation, Probe, ProbeContext
 
@@ -117,6 +117,7 @@ def _observe_memory(context: ProbeContext) -> tuple[Observation, ...]:
             value={
                 "needed_gb": needed_gb,
                 "limit_gb": round(limit_gb, 3),
+                "resident_gb": round(host_limit(System())[0], 3),
                 "shape": read_shape(context.model, context.goal.model.dtype),
                 **({"rollouts_together": ROLLOUTS_TOGETHER[True]} if ask_cuda(context.environment) else {}),
             },

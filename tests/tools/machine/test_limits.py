@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from tests.tools.machine import machines
 from tools.machine import hardware
 from tools.machine.facts import System
-from tools.machine.hardware import memory_limit
+from tools.machine.hardware import host_limit, memory_limit
 from tools.machine.linux import memory_kills
 
 
@@ -58,15 +59,18 @@ def test_kills_for_want_of_memory_are_counted_where_the_system_tells_them(
     assert memory_kills(System("linux", tmp_path)) == kills
 
 
-def test_with_cuda_it_is_what_the_gpu_has_where_that_is_less_and_nobody_asks_without(
+def test_with_cuda_it_is_what_the_gpu_has_beside_what_the_host_has_and_nobody_asks_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linux = System("linux", tmp_path)
     monkeypatch.setattr(hardware, "ask_mlx", lambda _env: pytest.fail("asked for nothing"))
     assert (hardware.cuda_wheels(), hardware.ask_cuda({})) == ([], None)
     monkeypatch.setattr(hardware, "cuda_wheels", lambda: ["mlx-cuda-13 0.32.4"])
-    told = {"backend": "cuda", "info": {"total_memory": 1_000_000_000}}
+    told: dict[str, Any] = {"backend": "cuda", "info": {"total_memory": 1_000_000_000}}
     monkeypatch.setattr(hardware, "ask_mlx", lambda _env: told)
     assert memory_limit(linux, {}) == (1.0, "the GPU has")
+    told["info"] = {"total_memory": 10**15}
+    assert memory_limit(linux, {}) == (10**6, "the GPU has"), "its arrays are not in the host's memory"
+    assert host_limit(linux)[1] == "the machine has"
     monkeypatch.setattr(hardware, "ask_mlx", lambda _env: told | {"backend": "cpu"})
     assert memory_limit(linux, {})[1] == "the machine has"
