@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from state.errors import ConfigError
 from state.hashing import hash_bytes, hash_file
-from state.records import Belief, Evidence, Fingerprint, Json
+from state.records import Belief, Evidence, Fingerprint, Instrument, Json
 from tools.models.identity import ADAPTER_FILES, HeaderError, read_header, read_object
 from tools.training.recipe import Recipe
 
@@ -27,7 +27,7 @@ _MOST_BYTES = 20_000_000
 _MOST_ROWS = 5_000
 _LONGEST_NAME = 80
 _DEEPEST = 4
-_INSTRUMENTS = ("sft", "dpo", "grpo")
+_INSTRUMENTS = get_args(Instrument)
 _OURS = {
     "name": "name",
     "run": "name",

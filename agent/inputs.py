@@ -13,7 +13,7 @@ from policies.target import aims
 from state.errors import ConfigError, NotFoundError
 from state.goal import Goal
 from state.hashing import hash_json
-from state.records import ActionKind, Decision, Guard, Instrument, JobKind, Json, Run, SplitUse
+from state.records import CLASSES, ActionKind, Decision, Guard, Instrument, JobKind, Json, Run, SplitUse
 from tools.data.balance import write_balanced
 from tools.data.cases import iter_split
 from tools.jobs.spec import JobSpec
@@ -147,7 +147,7 @@ def census_input(session: Session, parts: Sequence[str] = ("tokens", "grades")) 
         session: This sitting.
         parts: `tokens`, `grades`, or both.
     """
-    recipe, of_pairs = session.goal.first_recipe, session.goal.recipe_of("dpo")
+    recipe, of_pairs = session.goal.first_recipe, session.goal.recipe_of_class("preference")
     return {
         "parts": list(parts),
         **evaluation_input(session, None),
@@ -269,7 +269,7 @@ def _pace_input(session: Session, inputs: Json) -> Json:
         "row_cache": str(session.paths.rows),
         "system": session.goal.track.system,
         "privacy": session.goal.privacy,
-        **(rollout_input(session, inputs["recipe"]) if instrument == "grpo" else {}),
+        **(rollout_input(session, inputs["recipe"]) if CLASSES[instrument] == "rollout" else {}),
         "held_out": None,
     }
 
@@ -359,7 +359,7 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
         "samples": _samples(session.goal, session.loaded.path.parent),
         "interim": _interim(session, decision.action_inputs.get("interim")),
         "continue_from": _continued(session, decision.action_inputs.get("continues") or {}),
-        **(rollout_input(session, run.recipe) if run.instrument == "grpo" else {}),
+        **(rollout_input(session, run.recipe) if CLASSES[run.instrument] == "rollout" else {}),
     }
     return body, int(run.recipe["iters"])
 
@@ -401,7 +401,7 @@ def paid_signs(goal: Goal) -> dict[str, dict[str, int]]:
 
     Where rollouts train, what they earn is what is paid, on any case; elsewhere what the gate asks of the split.
     """
-    if "grpo" in goal.instruments:
+    if goal.instrument_of("rollout") is not None:
         return dict.fromkeys(goal.evaluation.splits, _reward_signs(goal))
     asked = [
         (metric.partition("."), condition.sign) for condition in goal.gate.conditions for metric in condition.metrics
@@ -412,7 +412,7 @@ def paid_signs(goal: Goal) -> dict[str, dict[str, int]]:
 
 
 def _reward_signs(goal: Goal) -> dict[str, int]:
-    recipe = goal.recipe_of("grpo")
+    recipe = goal.recipe_of_class("rollout")
     weights = recipe.get("reward_weights") or _default_reward(goal)
     earned = {str(name): 1 for name, weight in weights.items() if weight}
     return earned | {str(name): -1 for name, cost in (recipe.get("reward_penalties") or {}).items() if cost}

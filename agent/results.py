@@ -229,7 +229,7 @@ def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
     split = where.rpartition(".")[0]
     goal = of.session.goal
     signs = paid_signs(goal)[split]
-    is_reward = "grpo" in goal.instruments
+    is_reward = goal.instrument_of("rollout") is not None
     asked = "Nothing that rollouts earn" if is_reward else f"No metric that the gate asks of {split}"
     if not signs or not row["gold"]:
         return
@@ -275,7 +275,7 @@ def _token_census(of: _Digest, row: Json) -> None:
 def _pair_census(of: _Digest, row: Json) -> None:
     if not row:
         return
-    cut, limit = int(row["truncated"]), of.session.goal.recipe_of("dpo").get("max_seq_length")
+    cut, limit = int(row["truncated"]), of.session.goal.recipe_of_class("preference").get("max_seq_length")
     lines = ", ".join(str(line) for line in row["lines"][:5])
     of.believe(
         "data:pairs",

@@ -19,7 +19,7 @@ import numpy as np
 
 from state.goal import Budget, Goal
 from state.recipe import PAD_TO, ROLLOUTS_TOGETHER
-from state.records import Action, Belief, Evidence, Instrument, Json, Record, runbook_of
+from state.records import CLASSES, Action, Belief, Evidence, Instrument, InstrumentClass, Json, Record, runbook_of
 
 _DAY_S = 86_400.0
 
@@ -187,14 +187,14 @@ ASSUMED_ERROR = 4.0
 """Factor by which an assumed estimate may be off; the lab's were off by 4 to 5."""
 
 
-STEP_COST: Mapping[Instrument, float] = {"sft": 1.0, "dpo": 1.5, "grpo": 1.5}
-"""Time of a row against one of SFT, until one was timed: a side of a pair has a reference too, a rollout is decoded
-before it is learned from. Assumed."""
+STEP_COST: Mapping[InstrumentClass, float] = {"demonstration": 1.0, "preference": 1.5, "rollout": 1.5}
+"""Time of a row against one of demonstrations, until one was timed: a side of a pair has a reference too, a rollout
+is decoded before it is learned from. Assumed."""
 
 
 def rows_at_once(recipe: Mapping[str, Any], instrument: Instrument) -> int:
     """Return the rows of a step: both sides of each pair, the rollouts of each prompt, or rows of the data."""
-    each = 2 if instrument == "dpo" else int(recipe.get("group_size", 1))
+    each = 2 if CLASSES[instrument] == "preference" else int(recipe.get("group_size", 1))
     return int(recipe["batch_size"]) * each
 
 
@@ -309,7 +309,7 @@ def step_time(
             return known.model_copy(update={"error": max(REMEMBERED_ERROR, known.error), "source": source})
     name, own = next(((name, own) for name, own in {**(timed or {}), **samples}.items() if own), ("sft", ()))
     other = fit(own)
-    ratio = STEP_COST[instrument] / STEP_COST[name]
+    ratio = STEP_COST[CLASSES[instrument]] / STEP_COST[CLASSES[name]]
     terms = {key: getattr(other, key) * ratio for key in ("constant_s", "linear_s", "quadratic_s")}
     return other.model_copy(update={**terms, "error": ASSUMED_ERROR, "samples": 0, "source": "assumed"})
 
@@ -504,7 +504,7 @@ def estimate(
         learned = min(length, -(-answer // PAD_TO) * PAD_TO)
     values = _activations(shape, recipe, rows, length, layers, learned)
     activations_gb = values * _VALUE_BYTES / _GB
-    if instrument == "grpo":
+    if CLASSES[instrument] == "rollout":
         activations_gb = max(activations_gb, _decoding_gb(shape, recipe, length))
     return MemoryEstimate(
         rows=rows,
@@ -519,9 +519,9 @@ def estimate(
 def _rows(recipe: Json, instrument: Instrument, together: int) -> int:
     """Return the rows of one forward pass with a gradient: a pair has two, an update of rollouts is cut in parts."""
     size = int(recipe.get("batch_size", 4))
-    if instrument == "grpo":
+    if CLASSES[instrument] == "rollout":
         return min(int(recipe.get("update_microbatch") or together), size * int(recipe.get("group_size", 8)))
-    return 2 * size if instrument == "dpo" else size
+    return 2 * size if CLASSES[instrument] == "preference" else size
 
 
 def _trained_values(shape: Shape, recipe: Json, layers: int) -> float:
@@ -646,9 +646,9 @@ def _need(beliefs: list[Belief], instrument: Instrument, recipe: Json) -> _Need 
     shape = Shape.model_validate(model.value["shape"])
     most = int(recipe.get("max_seq_length", 2048))
     # Training rows are counted; pairs and rollouts may be as long as they are allowed to be.
-    counted: Json = (rows.value or {}) if instrument == "sft" else {}
+    counted: Json = (rows.value or {}) if CLASSES[instrument] == "demonstration" else {}
     # What was sampled is at most the decode budget.
-    answer = recipe.get("max_completion_length", 512) if instrument == "grpo" else counted.get("max_answer")
+    answer = recipe.get("max_completion_length", 512) if CLASSES[instrument] == "rollout" else counted.get("max_answer")
     together = int(model.value.get("rollouts_together") or ROLLOUTS_TOGETHER[False])
     parts = estimate(shape, recipe, instrument, int(counted.get("max_tokens") or most), answer, together=together)
     limit, grown = float(model.value["limit_gb"]), _correction(beliefs, instrument)
@@ -680,7 +680,7 @@ def _belief(instrument: Instrument, recipe: Json, need: _Need) -> Belief:
 
 def _fix(need: _Need, recipe: Json, instrument: Instrument) -> str:
     """Return what to change, with what each change would take."""
-    key = "update_microbatch" if instrument == "grpo" else "batch_size"
+    key = "update_microbatch" if CLASSES[instrument] == "rollout" else "batch_size"
     changes: list[Json] = [] if recipe.get("grad_checkpoint") else [{"grad_checkpoint": True}]
     if need.parts.rows > 1:
         changes.append({key: 1})

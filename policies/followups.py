@@ -15,10 +15,10 @@ from policies.drafts import Draft, draft
 from policies.guards import measuring_guards
 from policies.history import View
 from policies.next_run import exhaustion_of, fusion, next_proposals, slack_of
-from policies.verdict import CLASSES, ExhaustionVerdict
+from policies.verdict import ExhaustionVerdict
 from state.goal import NotifyEvent
 from state.hashing import hash_json
-from state.records import Action, ActionKind, Approval, Belief, Decision, Evidence, Json, Run, runbook_of
+from state.records import CLASSES, Action, ActionKind, Approval, Belief, Decision, Evidence, Json, Run, runbook_of
 
 _PRECOMPUTED = frozenset({"demonstration", "preference"})
 """Classes whose feedback is on outputs that were written beforehand."""

@@ -63,7 +63,7 @@ from policies.verdict import (
 )
 from state.goal import Condition
 from state.recipe import schedule_but_length
-from state.records import Action, Alternative, Guard, Instrument, Json, Run, Side
+from state.records import CLASSES, Action, Alternative, Guard, Instrument, Json, Run, Side
 
 MOST_SHARE = 0.25
 """Share of a training's cost that looking at its other saves may have."""
@@ -186,7 +186,7 @@ def interim(view: View, recipe: Json, instrument: Instrument, tokens: float) -> 
         tokens: That it will train on, padding included.
     """
     cases = view.goal.evaluation.look_cases
-    if instrument == "grpo" or not cases:
+    if CLASSES[instrument] == "rollout" or not cases:
         return {}, ""
     iters, every = int(recipe["iters"]), int(recipe.get("steps_per_eval", 200))
     first = math.ceil(FIRST_SHARE * iters)
@@ -468,7 +468,7 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
     saved = {str(a.inputs.get("recipe_hash")): a for a in view.actions if a.key in view.resumable}
     asked, iters = proposal.recipe, int(proposal.recipe["iters"])
     # Rollouts earn by default what the gate asks for, so another gate teaches something else.
-    since = max(view.taught_since, view.gate_since if proposal.instrument == "grpo" else 1)
+    since = max(view.taught_since, view.gate_since if CLASSES[proposal.instrument] == "rollout" else 1)
     old = {decision.id for decision in view.decisions if decision.goal_version < since}
     alike = [
         run
@@ -567,7 +567,7 @@ def _proposals(view: View, chosen: Instrument) -> list[RecipeProposal]:
         carried=carried,
         harms=harms,
         suggest=view.suggest,
-        groups=rows.get("groups") if chosen == "sft" else None,
+        groups=rows.get("groups") if CLASSES[chosen] == "demonstration" else None,
     )
 
 
@@ -584,8 +584,11 @@ def _rows(view: View, instrument: Instrument) -> Json:
     Rollouts are as long as training rows, as far as is known before the first is sampled.
     """
     train = view.belief("data:train", "fits_sequence")
-    of_class = {"dpo": view.belief("data:pairs", "fits_sequence"), "grpo": view.belief("data:rollouts", "cases")}
-    own = of_class.get(instrument)
+    of_class = {
+        "preference": view.belief("data:pairs", "fits_sequence"),
+        "rollout": view.belief("data:rollouts", "cases"),
+    }
+    own = of_class.get(CLASSES[instrument])
     found: Json = dict(train.value) if train is not None and train.value else {}
     return {**found, **own.value} if own is not None and own.value else found
 
@@ -659,7 +662,7 @@ def _lengths(view: View, run: Run, weights: str) -> Lengths | None:
         return None
     # No answer is longer than the decode budget, however long its reference is.
     needed = [min(known[case], view.goal.evaluation.max_tokens) for case in cases if case in known]
-    taught = _rows(view, "sft").get("mean_answer") if run.instrument == "sft" else None
+    taught = _rows(view, "sft").get("mean_answer") if CLASSES[run.instrument] == "demonstration" else None
     reference = sum(needed) / len(needed) if needed else taught
     means = [sum(side[case] for case in cases) / len(cases) for side in (ours, theirs)]
     return Lengths(run=means[0], start=means[1], reference=reference, cases=len(cases))

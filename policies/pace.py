@@ -11,8 +11,8 @@ from policies.cost import LEAST_ITERS
 from policies.drafts import Draft, draft
 from policies.history import View
 from policies.next_run import Choice, estimate_of, evaluation_s, is_first_of, next_proposal, parent_of
-from policies.verdict import CLASSES, StopVerdict
-from state.records import Action, Alternative, Belief, Instrument, Json
+from policies.verdict import StopVerdict
+from state.records import CLASSES, Action, Alternative, Belief, Instrument, Json
 
 NO_SIGNAL = "signal.none"
 """Rule of the decision that a class of rollouts is not begun, and of the class's end."""

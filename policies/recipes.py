@@ -22,7 +22,7 @@ from policies.target import Target
 from policies.verdict import UNREADABLE, BucketVerdict, Movement
 from state.goal import Goal
 from state.hashing import hash_json
-from state.records import Alternative, Bucket, Instrument, Json, Record, Run
+from state.records import CLASSES, Alternative, Bucket, Instrument, InstrumentClass, Json, Record, Run
 
 USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
 """Of adapters at USUAL_SHAPE on a model of REFERENCE_PARAMETERS; preferences and rollouts are pulled more gently than
@@ -337,9 +337,13 @@ _OF_INSTRUMENT: Mapping[Instrument, Json] = {
 }
 """What an instrument starts with otherwise."""
 
-_ROWS: Mapping[Instrument, str] = {"sft": "rows", "dpo": "pairs", "grpo": "cases"}
+_ROWS: Mapping[InstrumentClass, str] = {"demonstration": "rows", "preference": "pairs", "rollout": "cases"}
 
-_LEARNS_FROM: Mapping[Instrument, str] = {"sft": "Demonstrations", "dpo": "Preferences", "grpo": "Rollouts"}
+_LEARNS_FROM: Mapping[InstrumentClass, str] = {
+    "demonstration": "Demonstrations",
+    "preference": "Preferences",
+    "rollout": "Rollouts",
+}
 
 
 class Lengths(Record):
@@ -615,7 +619,7 @@ def first_recipe(
     seed = int(recipe.setdefault("seed", goal.seed))
     rows, batch_size = int(census.get("rows") or 0), int(recipe["batch_size"])
     most, longest = (1000, int(census.get("max_tokens") or 2048))
-    if chosen == "grpo":
+    if CLASSES[chosen] == "rollout":
         most = MOST_UPDATES
         # A prompt is part of a row, so no longer than the longest; what is sampled comes on top.
         longest += int(recipe.setdefault("max_completion_length", goal.evaluation.max_tokens))
@@ -623,11 +627,12 @@ def first_recipe(
     enough = min(LEAST_UPDATES, max(20, int(MAX_EPOCHS * rows / batch_size)))
     recipe.setdefault("iters", min(most, max(one_pass, enough)))
     recipe.setdefault("max_seq_length", _rounded_up(longest, 32))
-    every = max(*((4, math.ceil(recipe["iters"] / 10)) if chosen == "grpo" else (10, math.ceil(recipe["iters"] / 5))))
+    least, parts = (4, 10) if CLASSES[chosen] == "rollout" else (10, 5)
+    every = max(least, math.ceil(recipe["iters"] / parts))
     recipe.setdefault("steps_per_eval", every)
     recipe.setdefault("save_every", every)
     epochs = recipe["iters"] * batch_size / rows if rows else 0.0
-    passes = f", {epochs:.2g} passes over {rows} {_ROWS[chosen]}" if rows else ""
+    passes = f", {epochs:.2g} passes over {rows} {_ROWS[CLASSES[chosen]]}" if rows else ""
     rate = f", learning rate {recipe['learning_rate']:.2g}" + (f" for {parameters:,} parameters" if parameters else "")
     return RecipeProposal(
         instrument=chosen,
@@ -637,8 +642,8 @@ def first_recipe(
         recipe_hash=recipe_hash(chosen, parent_hash, recipe, data_hash, seed),
         seed=seed,
         axis="start",
-        hypothesis=f"{_LEARNS_FROM[chosen]} move {_aim(goal, target)}: {recipe['iters']} iterations of {batch_size}"
-        f"{passes}{'' if 'learning_rate' in asked else rate}.",
+        hypothesis=f"{_LEARNS_FROM[CLASSES[chosen]]} move {_aim(goal, target)}: {recipe['iters']} iterations of "
+        f"{batch_size}{passes}{'' if 'learning_rate' in asked else rate}.",
         rule="recipe.first",
         predicted=_prediction(target, ceilings or {}),
         grounds={
@@ -1034,7 +1039,7 @@ def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same argument
         )
         remedies = (balanced, *remedies)
     seen = best.recipe["iters"] * best.recipe["batch_size"]
-    if diagnosis in _UNMOVED and rows and seen < rows and last.instrument != "grpo":
+    if diagnosis in _UNMOVED and rows and seen < rows and CLASSES[last.instrument] != "rollout":
         # Rows that were never seen come before any other reason; of rollouts it is answers that are learned, not rows.
         remedies = (_LONGER, *remedies)
     if diagnosis in _HARMED and best is not last:

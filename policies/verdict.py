@@ -26,7 +26,7 @@ from policies.gate import ConditionVerdict, GateVerdict, asks_no_worse, judge_ga
 from policies.significance import Interval, detectable_difference
 from policies.target import Target, find_target
 from state.goal import Condition, Gate, Search
-from state.records import Bucket, Instrument, Record, Run, SplitUse
+from state.records import CLASSES, Bucket, Instrument, Record, Run, SplitUse
 
 ALPHA = 0.025
 """One-sided level of the comparisons: 95 % intervals, as the definitions say."""
@@ -422,11 +422,6 @@ LEAST_RUNS = 3
 
 LEAST_AXES = 2
 """Different axes, beside the starting run, on which they must differ."""
-
-InstrumentClass = Literal["demonstration", "preference", "rollout"]
-"""Where supervision acts: on given answers, on pairs of answers, on the model's own generation."""
-
-CLASSES: dict[Instrument, InstrumentClass] = {"sft": "demonstration", "dpo": "preference", "grpo": "rollout"}
 
 
 class RunFact(Record):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from state.records import Answer, ApprovalKind, Instrument, Json, Record
+from state.records import CLASSES, Answer, ApprovalKind, Instrument, InstrumentClass, Json, Record
 
 MOST_SEED = 2**32 - 1
 """Numpy takes no larger one."""
@@ -511,6 +511,15 @@ class Goal(_Part):
         is_first = instrument == self.instruments[0]
         return self.recipes.get(instrument, self.recipe if is_first else {})
 
+    def instrument_of(self, supervision: InstrumentClass) -> Instrument | None:
+        """Return the first instrument of a class that the campaign may use, None where it has none."""
+        return next((each for each in self.instruments if CLASSES[each] == supervision), None)
+
+    def recipe_of_class(self, supervision: InstrumentClass) -> Json:
+        """Return the keys that the file gives the first instrument of a class, none where it names none."""
+        named = (*self.instruments, *self.recipes)
+        return next((self.recipe_of(each) for each in named if CLASSES[each] == supervision), {})
+
 
 class Problem(_Part):
     """A contradiction between two places of a goal."""
@@ -545,12 +554,14 @@ def problems(goal: Goal, *, needs_pairs: bool = True) -> list[Problem]:
     if goal.search.goal == "best" and all(limit is None for limit in limits):
         said = "`search.goal: best` goes on while the budget allows, and nothing limits it; set `budget.hours`, "
         found.append(Problem(where=("search", "goal"), sentence=f"{said}`budget.until`, `budget.runs` or `max_runs`."))
-    if needs_pairs and "dpo" in goal.instruments and goal.data.pairs is None:
-        said = "`instruments` names dpo, and `data.pairs` names no file of pairs"
+    if needs_pairs and (name := goal.instrument_of("preference")) is not None and goal.data.pairs is None:
+        said = f"`instruments` names {name}, and `data.pairs` names no file of pairs"
         found.append(Problem(where=("data",), sentence=f"{said}; `vigil pairs FILE --out PAIRS` builds one."))
-    if "grpo" in goal.instruments and goal.data.rollouts is None:
+    if (name := goal.instrument_of("rollout")) is not None and goal.data.rollouts is None:
         found.append(
-            Problem(where=("data",), sentence="`instruments` names grpo, and `data.rollouts` names no file of cases.")
+            Problem(
+                where=("data",), sentence=f"`instruments` names {name}, and `data.rollouts` names no file of cases."
+            )
         )
     names = [written.rpartition("/")[2] for written in goal.probes]
     found += [

@@ -34,7 +34,13 @@ SplitUse = Literal["selection", "confirmation"]
 """selection compares runs; confirmation is opened only to promote, never used for tuning."""
 
 Instrument = Literal["sft", "dpo", "grpo"]
-"""How weights are changed; classes: demonstration (sft), preference (dpo), rollout (grpo)."""
+"""How weights are changed."""
+
+InstrumentClass = Literal["demonstration", "preference", "rollout"]
+"""Where supervision acts: on given answers, on pairs of answers, on the model's own generation."""
+
+CLASSES: dict[Instrument, InstrumentClass] = {"sft": "demonstration", "dpo": "preference", "grpo": "rollout"}
+"""What follows from the class, such as the file that is learned from, no module asks of the instrument."""
 
 ActionKind = Literal[
     "census",

@@ -11,7 +11,7 @@ or by `metric` and `against` outright. What a log keeps beside the figures stays
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import ConfigDict, Field
 
@@ -286,7 +286,7 @@ def _measured_by(cycle: Cycle, harness: PublishedHarness) -> Cycle:
     )
 
 
-_INSTRUMENTS: tuple[Instrument, ...] = ("sft", "dpo", "grpo")
+_INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
 
 
 def _cycle(entry: PublishedCycle, splits: Sequence[str], fields: _Fields) -> Cycle:

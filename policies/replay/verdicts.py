@@ -27,7 +27,6 @@ from policies.replay.records import (
 )
 from policies.target import is_ceiling_above
 from policies.verdict import (
-    CLASSES,
     BucketVerdict,
     ExhaustionVerdict,
     RunEvidence,
@@ -38,7 +37,7 @@ from policies.verdict import (
 )
 from state.goal import Budget, Gate
 from state.hashing import hash_json
-from state.records import Bucket, Instrument, Json, SplitUse
+from state.records import CLASSES, Bucket, Instrument, Json, SplitUse
 
 _EPSILON = 1e-9
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from state.errors import ConfigError, VigilError
 from state.files import write_atomic
-from state.records import Json
+from state.records import CLASSES, Instrument, Json
 from tools.data.cases import iter_rows
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.training.recipe import RolloutRecipe, validate_recipe
@@ -34,7 +34,7 @@ STEPS = 4
 _LOOKED_AT = 2048
 """Rows of the data that the batch is taken from."""
 
-_FILES = {"sft": "train", "dpo": "pairs", "grpo": "rollouts"}
+_FILES = {"demonstration": "train", "preference": "pairs", "rollout": "rollouts"}
 
 
 def pace(context: WorkerContext) -> None:
@@ -46,9 +46,9 @@ def pace(context: WorkerContext) -> None:
     started = time.monotonic()
     asked = {key: value for key, value in context.input["recipe"].items() if key != "lr_schedule"}
     often = {"iters": STEPS, "steps_per_report": 1, "steps_per_eval": STEPS + 1, "save_every": STEPS + 1}
-    instrument = str(context.input["instrument"])
+    instrument: Instrument = context.input["instrument"]
     recipe = validate_recipe({**asked, **often}, instrument)
-    name = _FILES[instrument]
+    name = _FILES[CLASSES[instrument]]
     of_rollouts = 2 * signal_prompts(recipe.group_size) if isinstance(recipe, RolloutRecipe) else 0
     source, size = Path(context.input["data"][name]), max(recipe.batch_size, of_rollouts)
     batch = _one_batch(source, context.folder.out / "batch.jsonl", size, may_repeat=not of_rollouts)
