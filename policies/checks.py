@@ -299,9 +299,8 @@ def _off_scale(condition: Condition, known: "_Known") -> Finding | None:
         scale = known.scale(metric)
         scores = [known.ceilings[metric]] if metric in known.ceilings else []
         scores += [known.baseline[metric].mean] if metric in known.baseline else []
-        table = known.cases or CaseTable()
-        for side in table.cells:
-            scores += table.values(side, metric, known.use)[0].values()
+        measured = known.cases.off_scale(metric, known.use) if known.cases is not None else None
+        scores += [] if measured is None else [measured]
         off = max((score for score in scores if not scale.holds(score)), key=abs, default=None)
         if off is not None:
             return Finding(

@@ -167,6 +167,12 @@ class CaseTable(Record):
             return Mean(mean=sum(known.values()) / len(known), n=len(known))
         return self.means.get(side, {}).get(metric)
 
+    def off_scale(self, metric: str, use: SplitUse) -> float | None:
+        """Return the score of a `split.metric` that lies furthest off its scale, of any side; None where none does."""
+        scale = self.scale(metric)
+        scores = (score for side in self.cells for score in self.values(side, metric, use)[0].values())
+        return max((score for score in scores if not scale.holds(score)), key=abs, default=None)
+
     def aligned(self, side: Side, reference: Side, metric: str, use: SplitUse) -> Aligned:
         """Return one metric of two sides on the cases both have."""
         ours, _ = self.values(side, metric, use)

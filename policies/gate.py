@@ -27,6 +27,9 @@ _SIGNIFICANT = "plain, also significant"
 NOT_SIGNIFICANT = "plain, not significant"
 """How the label of a condition begins that only a bare number meets."""
 
+OFF_SCALE = "a score lies off its scale"
+"""How the label of a condition begins that is not judged, since no bound holds for such scores."""
+
 _EPSILON = 1e-9
 """Sums of floats that are equal on paper are equal here: 34/40 meets 0.85."""
 
@@ -205,7 +208,7 @@ def _short_of(verdict: ConditionVerdict) -> str:
     """Return what a condition was measured at and what was asked of which bound."""
     near = verdict.low if verdict.sign > 0 else verdict.high
     if verdict.estimate is None or near is None:
-        return "not measured"
+        return verdict.label or "not measured"
     word, side = ("at least", "lower") if verdict.sign > 0 else ("at most", "upper")
     asked = verdict.threshold if verdict.test == "plain" else verdict.bound
     measured = f"{verdict.estimate:.4g} measured, {word} {asked:g} asked"
@@ -275,10 +278,15 @@ def _closeness(verdict: ConditionVerdict, sign: int) -> tuple[bool, float]:
 
 def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: float, use: SplitUse) -> ConditionVerdict:
     found = compare(cases, metric, use=use, against=condition.against, alpha=alpha, statistic=condition.statistic)
+    off = cases.off_scale(metric, use)
+    if off is not None:
+        found = found.model_copy(update={"value": None, "estimate": None, "low": None, "high": None})
     p = _exact_p(condition, found)
     decided = _decide(condition, found, p)
     better, worse = (found.higher, found.lower)[:: condition.sign]
     label = _label(condition, found, p) if decided == "holds" and condition.kind == "plain" else ""
+    if off is not None:
+        label = f"{OFF_SCALE} ({off:.4g}, where {found.scale.low:g} to {found.scale.high:g} is declared)"
     return ConditionVerdict(
         id=condition.id,
         metric=metric,
@@ -418,7 +426,8 @@ def _method(found: Comparison) -> str:
 def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
     asked = condition.sentence
     if verdict.estimate is None or verdict.low is None or verdict.high is None:
-        return f"Asked: {asked}. Not measured, so it does not hold."
+        why = f"Not judged, since {verdict.label}" if verdict.label else "Not measured"
+        return f"Asked: {asked}. {why}, so it does not hold."
     level = f"{100 * (1 - 2 * verdict.alpha):.3g} %"
     cases = "1 case" if verdict.n == 1 else f"{verdict.n} cases"
     shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {cases})"

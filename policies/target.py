@@ -1,6 +1,6 @@
 """What a run is for: the metric that the campaign file names as `gate.primary`, else the gate's first condition."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from policies.comparison import CaseTable, Scale
 from policies.gate import asks_no_worse
@@ -71,6 +71,7 @@ def find_target(
     noise_floor: float = 0.0,
     dense: Mapping[str, str] | None = None,
     closest: Mapping[str, str] | None = None,
+    held: Collection[str] = (),
 ) -> Target | None:
     """Return the target of a campaign at its present parent, or None where nothing was measured.
 
@@ -83,15 +84,20 @@ def find_target(
         dense: `split.metric` -> a denser one of the same outputs; where the target's has one, that is read in its place
             and should reach what the gold scores.
         closest: Id of a condition -> the metric of it by which a candidate came closest to holding.
+        held: Ids of the conditions that the candidate meets by that metric.
 
     Every metric is told in its own unit; counts are divided by their cases. Of an any-of, the alternative that is
     nearest to holding stands for the condition, of those that reach their bound below their ceiling: as the candidate
-    was measured, else as the parent was; the one with more room of equals. A condition without scores is passed over
-    for the next one.
+    was measured, else as the parent was; the one with more room of equals. One by which the candidate holds comes
+    before all: what its ceiling says is refuted. A condition without scores is passed over for the next one, as is one
+    that the start meets while another is left.
     """
-    for condition in aims(gate):
+    for condition in sorted(aims(gate), key=lambda each: is_met(each, cases, use) is True):
         named = [metric for metric in condition.metrics if metric == gate.primary] or condition.metrics
-        metric = _nearest(condition, named, cases, ceilings or {}, use, (closest or {}).get(condition.id, ""))
+        nearest = (closest or {}).get(condition.id, "")
+        if condition.id in held and nearest in named:
+            named = [nearest]
+        metric = _nearest(condition, named, cases, ceilings or {}, use, nearest)
         found = _target(condition, metric, gate, cases, use, noise_floor)
         if found is not None:
             companion = (dense or {}).get(found.metric)
@@ -190,6 +196,17 @@ def is_ceiling_above(
     """
     found = [_can_show(each, cases, ceilings, use) for each in gate.conditions if not asks_no_worse(each)]
     return False if False in found else None if None in found else True
+
+
+def is_met(condition: Condition, cases: CaseTable, use: SplitUse = "selection") -> bool | None:
+    """Return whether the start meets a condition by its numbers; None where they were not measured."""
+    found = []
+    for metric in condition.metrics:
+        start = cases.mean(_parent_side(cases, metric, use), metric, use)
+        asked = _asked(condition, cases, metric, use)
+        if start is not None and asked is not None:
+            found.append(condition.sign * (start.mean - asked) >= -_EPSILON)
+    return any(found) if found else None
 
 
 def _can_show(condition: Condition, cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse) -> bool | None:

@@ -24,7 +24,7 @@ from policies.comparison import CaseTable, Comparison, compare
 from policies.cost import BudgetVerdict
 from policies.gate import ConditionVerdict, GateVerdict, asks_no_worse, judge_gate, misses_cases
 from policies.significance import Interval, detectable_difference
-from policies.target import Target, find_target
+from policies.target import Target, find_target, is_met
 from state.goal import Condition, Gate, Search
 from state.records import CLASSES, Bucket, Instrument, Record, Run, SplitUse
 
@@ -34,7 +34,7 @@ ALPHA = 0.025
 NOISE_FACTOR = 2.0
 """A change counts as movement beyond so many standard deviations of what the order of the cases alone moves."""
 
-UNREADABLE = frozenset({"U.unmeasured", "U.missing", "U.capped"})
+UNREADABLE = frozenset({"U.unmeasured", "U.missing", "U.off_scale", "U.capped"})
 """Rules of U that say the scores themselves tell nothing, however many cases there are."""
 
 _EPSILON = 1e-9
@@ -82,7 +82,7 @@ class BucketVerdict(Record):
 
     bucket: Bucket
     rule: str
-    """`U.unmeasured`, `U.missing`, `U.capped`, `U.coarse`, `U.power`, `A.confirmed`, `D.target_lost`,
+    """`U.unmeasured`, `U.missing`, `U.off_scale`, `U.capped`, `U.coarse`, `U.power`, `A.confirmed`, `D.target_lost`,
     `D.no_worse_broken`, `D.condition_broken`, `D.prediction`, `B.moved`, `C.flat`."""
     sentence: str
     target: Target | None
@@ -138,10 +138,11 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         noise_floor=evidence.noise_floor,
         dense=evidence.dense,
         closest={verdict.id: verdict.metric for verdict in selection.conditions if verdict.estimate is not None},
+        held=[verdict.id for verdict in selection.conditions if verdict.holds],
     )
     found = None if target is None else _compared(evidence, target.metric, _alternatives(evidence.gate, target))
     reading = _read(target, found, _floor(evidence, found))
-    is_win = _is_win(evidence, target, found)
+    is_win = _is_win(evidence, target, found) or _wins_elsewhere(evidence, selection)
     told = _rule(evidence, selection, target, found, reading)
     bucket, rule, sentence = _confirmed(evidence, target, found, told) if is_win else told
     is_capped = rule == "U.capped"
@@ -201,7 +202,7 @@ def _confirmed(
     confirmation = evidence.confirmation
     if confirmation is None or not confirmation.holds or confirmation.use != "confirmation":
         return told
-    if target is None or found is None or told[1] in {"U.unmeasured", "U.missing"}:
+    if target is None or found is None or told[1] in {"U.unmeasured", "U.missing", "U.off_scale"}:
         return told
     return "A", "A.confirmed", f"{evidence.run}: {_shown(evidence, target, found)} {confirmation.sentence}"
 
@@ -222,8 +223,8 @@ def _rule(
     what = f"{evidence.run}: {_shown(evidence, target, found)}"
     if missing := _missing(selection, found):
         return "U", "U.missing", f"{what} {missing}"
-    if (capped := _capped(target, evidence.ceilings, found.value)) is not None:
-        return "U", "U.capped", f"{what} {capped}"
+    if off := _off_scale(evidence, selection, target):
+        return "U", "U.off_scale", f"{evidence.run}: {off}"
     if reading.lost or (target.asked_metric and _is_lost(evidence, target.asked_metric, target.sign)):
         return "D", "D.target_lost", f"{what} The target was lost."
     broken = _broken(evidence, selection)
@@ -231,6 +232,8 @@ def _rule(
         return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {shown}"
     if broken_by := _broken_condition(evidence, selection):
         return "D", "D.condition_broken", f"{what} {broken_by}"
+    if (capped := _capped(target, evidence.ceilings, found.value)) is not None:
+        return "U", "U.capped", f"{what} {capped}"
     if not reading.moved:
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
         if found.step - target.delta > _EPSILON and (found.method != "bounded" or reading.flat):
@@ -240,9 +243,6 @@ def _rule(
             return "U", "U.coarse", f"{what} {wanted}"
         if not reading.flat:
             return "U", "U.power", f"{what} {_unclear(target, found, _floor(evidence, found))}"
-    if broken:
-        # By the bare number alone, as `test: plain` asks: no proof of power where the target shows nothing.
-        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {broken[0].sentence}"
     if missed := _contradicted(evidence):
         return "D", "D.prediction", f"{what} {missed}"
     if reading.moved:
@@ -251,6 +251,9 @@ def _rule(
             return "B", "B.moved", f"{what} {told}"
         # Which condition is missing, by its numbers: the target alone may have reached what is asked of it.
         return "B", "B.moved", f"{what} It moved beyond noise. {(evidence.confirmation or selection).sentence}"
+    if broken:
+        # By the bare number alone, as `test: plain` asks: it hides no progress and proves no power.
+        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {broken[0].sentence}"
     return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and nothing was lost."
 
 
@@ -267,6 +270,21 @@ def _is_win(evidence: RunEvidence, target: Target | None, found: Comparison | No
         return True
     asked = next(each for each in evidence.gate.conditions if each.id == target.condition)
     return not evidence.noise_floor and asks_no_worse(asked)
+
+
+def _wins_elsewhere(evidence: RunEvidence, selection: GateVerdict) -> bool:
+    """Return whether a run gained, beyond noise, on what the gate asks for and the start does not meet.
+
+    The target may stand still: another condition, or another alternative of an any-of, is what the start lacked.
+    """
+    for condition, verdict in zip(evidence.gate.conditions, selection.conditions, strict=True):
+        if condition.statistic == "new_failures" or asks_no_worse(condition):
+            continue
+        if is_met(condition, evidence.cases, evidence.use) is False:
+            found = _compared(evidence, verdict.metric)
+            if found.estimate is not None and verdict.sign * found.estimate - _floor(evidence, found) > _EPSILON:
+                return True
+    return False
 
 
 def _unclear(target: Target, found: Comparison, noise_floor: float) -> str:
@@ -288,10 +306,12 @@ def _shown(evidence: RunEvidence, target: Target, found: Comparison) -> str:
         moved = f" ({ours.reference:.4g} to {ours.value:.4g})" if None not in {ours.reference, ours.value} else ""
         strict = f", read in place of {target.asked_metric}{moved}"
     shown = found.typical or found.interval or Interval(low=0.0, high=0.0)
+    interval = f"{_level(found.alpha)} interval {shown.low:+.4g} to {shown.high:+.4g}"
+    interval = interval if math.isfinite(shown.high - shown.low) else "too few cases for an interval"
     paired = "" if found.method in {"exact", "bounded"} else ", unpaired for want of cases"
     return (
         f"{target.metric} went from {found.reference or 0:.4g} to {found.value or 0:.4g}, "
-        f"{found.estimate or 0:+.4g} ({_level(found.alpha)} interval {shown.low:+.4g} to {shown.high:+.4g}, "
+        f"{found.estimate or 0:+.4g} ({interval}, "
         f"{found.n} cases{paired}){strict}; asked {target.asks}."
     )
 
@@ -305,6 +325,19 @@ def _missing(selection: GateVerdict, found: Comparison) -> str:
     for row in rows:
         if misses_cases(row.n, row.excluded):
             return f"{row.excluded} of {row.n + row.excluded} cases have no score of {row.metric} on both sides."
+    return ""
+
+
+def _off_scale(evidence: RunEvidence, selection: GateVerdict, target: Target) -> str:
+    """Return which score lies off the scale that every bound is for, or an empty string."""
+    for metric in dict.fromkeys((target.metric, *(verdict.metric for verdict in selection.conditions))):
+        off = evidence.cases.off_scale(metric, evidence.use)
+        if off is not None:
+            scale = evidence.cases.scale(metric)
+            return (
+                f"{metric} scored {off:.4g} on a case, and its scale is from {scale.low:g} to {scale.high:g}, so"
+                " nothing can be told: correct the grader, or declare the range in track.ranges."
+            )
     return ""
 
 

@@ -1,10 +1,10 @@
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.comparison import CaseTable, Mean, Noise, compare
+from policies.comparison import CaseTable, Mean, Noise, Scale, compare
 from policies.gate import judge_condition, judge_gate
 from policies.target import find_target
 from policies.verdict import BucketVerdict, Prediction, RunEvidence, judge_run
@@ -117,7 +117,7 @@ def test_the_target_is_what_the_gate_names_or_its_first_demand_and_never_what_is
 ) -> None:
     """Further from its bound than the others at this parent: the one that is not asked for first, each time."""
     scores = {"s.ok": ones(30, 40), "s.form": ones(0, 40), "s.safe": ones(40, 40)}
-    for cases in (table(parent=scores), table(parent={**scores, "s.ok": ones(0, 40), "s.form": ones(40, 40)})):
+    for cases in (table(parent=scores), table(parent={**scores, "s.ok": ones(0, 40), "s.form": ones(34, 40)})):
         target = find_target(Gate(conditions=conditions, primary=primary), cases)
         assert target is not None
         assert target.metric == metric
@@ -711,7 +711,60 @@ def test_the_closest_alternative_is_passed_over_where_its_ceiling_keeps_it_from_
     assert (verdict.target.metric, verdict.rule) == ("s.date", "B.moved")
 
 
-@pytest.mark.parametrize(("after", "rule"), [(28, "U.power"), (40, "D.no_worse_broken")])
+def in_full(gate: Gate, cases: CaseTable, **more: Any) -> BucketVerdict:
+    """Judge a run whose confirmation cases say what its selection cases do."""
+    return judge_run(RunEvidence(gate=gate, cases=cases, confirmation=judge_gate(gate, cases), **more))
+
+
+def test_a_gate_that_holds_is_a_promotion_whichever_condition_the_start_had_lacked() -> None:
+    either_of = Gate(conditions=(Condition(id="either", any_of=("s.unit", "s.date"), min=0.8),))
+    beaten = in_full(either_of, either(97, 40), ceilings={"s.unit": 0.7, "s.date": 1.0})
+    assert beaten.target is not None
+    assert (beaten.rule, beaten.target.metric) == ("A.confirmed", "s.unit"), "a ceiling that a run beat is none"
+    still = in_full(either_of.model_copy(update={"primary": "s.date"}), either(97, 40))
+    assert still.target is not None
+    assert (still.rule, still.target.metric) == ("A.confirmed", "s.date")
+    first = Gate(conditions=(FLOOR.model_copy(update={"min": 0.5}), Condition(metric="s.unit", min=0.8)))
+    second = judge_run(RunEvidence(gate=first, cases=either(97, 40)))
+    assert second.target is not None
+    assert (second.rule, second.target.metric, second.is_win) == ("B.moved", "s.unit", True), "the first is met already"
+    assert in_full(first, either(97, 40)).rule == "A.confirmed"
+    assert in_full(first, either(97, 40), noise_floor=0.5).rule != "A.confirmed", "a gain within the noise floor"
+    unmeasured = Gate(conditions=(OK, *first.conditions))
+    assert judge_run(RunEvidence(gate=unmeasured, cases=either(97, 40))).is_win
+
+
+@pytest.mark.parametrize("score", [61.0, 1.5, -3.0])
+def test_a_score_off_its_scale_promotes_nothing_and_says_so(score: float) -> None:
+    given = table(parent={"s.ok": [0.6] * 40}, candidate={"s.ok": [score] * 40})
+    verdict = in_full(VALUE, given)
+    assert (verdict.rule, verdict.had_power, verdict.is_promising) == ("U.off_scale", False, False)
+    assert f"s.ok scored {score:g} on a case, and its scale is from 0 to 1" in verdict.sentence
+    assert verdict.gate.conditions[0].sentence.endswith(f"({score:g}, where 0 to 1 is declared), so it does not hold.")
+    assert "not s.ok>=0.8 (a score lies off its scale" in verdict.gate.sentence
+    declared = given.model_copy(update={"scales": {"ok": Scale(low=-9.0, high=99.0)}})
+    assert judge_run(RunEvidence(gate=VALUE, cases=declared)).rule != "U.off_scale"
+
+
+def test_a_loss_that_is_shown_is_told_though_the_ceiling_caps_what_could_be_gained() -> None:
+    cases = table(
+        parent={"s.ok": ones(26, 40), "s.safe": ones(38, 40)}, candidate={"s.ok": ones(26, 40), "s.safe": ones(6, 40)}
+    )
+    assert judge_run(RunEvidence(gate=GUARDED, cases=cases, ceilings={"s.ok": 0.7})).rule == "D.no_worse_broken"
+    assert judge_run(evidence(VALUE, 30, 10, ceilings={"s.ok": 0.77})).rule == "D.target_lost"
+    assert judge_run(evidence(VALUE, 20, 22, ceilings={"s.ok": 0.7})).rule == "U.capped"
+
+
+@pytest.mark.parametrize(("n", "rule"), [(3, "U.power"), (4, "U.power"), (5, "U.power"), (6, "D.target_lost")])
+def test_a_few_equal_differences_show_no_loss(n: int, rule: str) -> None:
+    cases = table(parent={"s.ok": [0.5] * n}, candidate={"s.ok": [0.499] * n})
+    verdict = judge_run(RunEvidence(gate=VALUE, cases=cases))
+    assert verdict.rule == rule, verdict.sentence
+    assert ("too few cases for an interval" in verdict.sentence) == (n <= 3)
+    assert "inf" not in verdict.sentence
+
+
+@pytest.mark.parametrize(("after", "rule"), [(28, "U.power"), (26, "U.power"), (40, "B.moved")])
 def test_a_plain_no_worse_condition_that_luck_may_have_broken_proves_no_power(after: int, rule: str) -> None:
     plain = Condition(metric="s.safe", against="parent", min=0.0, test="plain", reason=REASON)
     cases = table(
