@@ -1,9 +1,9 @@
 """What an audit needs a tokenizer for: `python -m tools.evaluation.audit`, a request in and an answer out, as JSON.
 
     {"model": FOLDER, "evaluations": [{"file", "gold_field", "system"}], "trainings": [{"file", "features",
-     "bounds", "max_seq_length"}], "taught": [{"file", "features", "bounds"}]}
+     "bounds", "max_seq_length", "masks_prompt"}], "taught": [{"file", "features", "bounds"}]}
     {"evaluations": [{"needs": [tokens of each answer], "begun": {budget: answers}, "parity": {...}} or {"why"}],
-     "trainings": [{what token_census returns} or {"why"}]}
+     "trainings": [{what token_census returns, "stock": what StockRows.told returns} or {"why"}]}
 
 An answer needs its tokens without the final newline and the end token: no grader misses either. Only the tokenizer is
 loaded, never weights. Text of rows does not leave this process, apart from system texts in `parity`.
@@ -19,15 +19,15 @@ from typing import Any
 from state.errors import VigilError
 from state.records import Json
 from tools.data.cases import DataRow
-from tools.data.rows import Bounds, DataFile, Features, Row
+from tools.data.rows import Bounds, DataFile, Features
 from tools.evaluation.census import prompt_parity, token_census, without_words
-from tools.evaluation.prompts import decode, gold_tokens, naming, render_training
-from tools.evaluation.rendered import Numbered
+from tools.evaluation.prompts import decode, gold_tokens
 from tools.evaluation.worker import Split
 from tools.jobs.privacy import stay_offline
 from tools.machine.sandbox import OverLimitError
 from tools.probes.data import case_prompt
 from tools.probes.evaluations import MOST_CASES, gold_of
+from tools.probes.stock import StockRows, sides
 
 _MOST_PARITY_ROWS = 2_000
 """Rows of each training file whose prompts are compared; templates do not change from row to row."""
@@ -75,27 +75,19 @@ def _guarded(count: Any, *arguments: Any) -> Json:
 
 
 def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
-    rows = []
-    for one in _data_rows(file):
-        with naming(f"line {one.line}"):
-            rows.append(Numbered(one.line, render_training(tokenizer, one.row)))
+    stock = StockRows(tokenizer, masks_prompt=bool(row["masks_prompt"]))
+    rows = stock.render(file.rows())
+    told = stock.told()
     if not rows:
-        return {"why": "no usable row"}
-    return token_census(rows, tokenizer, int(row["max_seq_length"]))
+        return {"why": "no row could be rendered" if told["rows"] else "no usable row", "stock": told}
+    return {**token_census(rows, tokenizer, int(row["max_seq_length"])), "stock": told}
 
 
 def _data_rows(file: DataFile) -> Iterator[DataRow]:
     """Yield rows in mlx-lm's own forms; a pair is two conversations."""
     for row in file.rows():
-        for plain in _plain_rows(row):
+        for plain in sides(row):
             yield DataRow(row.line, "text" if "text" in plain else "chat", plain)
-
-
-def _plain_rows(row: Row) -> list[Json]:
-    if row.form != "pairs":
-        return [row.plain]
-    prompt, chosen, rejected = row.messages, *row.pair[1:]
-    return [{"messages": [*prompt, {"role": "assistant", "content": text}]} for text in (chosen, rejected)]
 
 
 def _evaluation(tokenizer: Any, row: Json, taught: list[DataFile]) -> Json:

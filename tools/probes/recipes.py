@@ -19,6 +19,7 @@ from tools.probes.configs import TrainingConfig
 from tools.probes.data import DataSet
 from tools.probes.evaluations import Stated
 from tools.probes.folder import Report
+from tools.probes.stock import check_stock
 from tools.probes.trainers import DEFAULT_BATCH_SIZE, DEFAULT_ITERS, TRAIN_MODES, Fault, faults_of, is_number
 from tools.training.recipe import OPTIMIZERS
 
@@ -286,7 +287,14 @@ def count(
         return Counted()
     request = {
         "model": str(model),
-        "trainings": [{**named_file(one.file), "max_seq_length": sequence_length(one.config)} for one in trainings],
+        "trainings": [
+            {
+                **named_file(one.file),
+                "max_seq_length": sequence_length(one.config),
+                "masks_prompt": one.config.masks_prompt,
+            }
+            for one in trainings
+        ],
         "taught": [named_file(file) for file in taught_by(trainings, sets)],
         "evaluations": [
             {
@@ -326,6 +334,8 @@ def check_lengths(trainings: Sequence[Training], counted: Counted, report: Repor
         report.skip(("P8",), why)
         return
     for training, census in zip(trainings, counted.trainings, strict=True):
+        if "stock" in census:
+            check_stock(training.config.subject, training.name, census["stock"], report)
         if "why" in census:
             report.skip(("P8",), f"{training.name}: {shown(str(census['why']))[:200]}")
             continue

@@ -1,0 +1,191 @@
+"""What mlx-lm makes of rows, on small templates: each kind fires on a row of its own and is silent on a plain one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.campaign.world import BASE
+from tests.faults.failure_modes.projects import rows_of, write_config, write_rows
+from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
+from tests.tools.probes.looks import look, of
+from tools.data.rows import Form, Row
+from tools.probes.folder import Report
+from tools.probes.stock import StockRows, check_stock
+
+PLAIN = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TOOLS = (
+    "{% if tools %}<|tools|>{% for t in tools %}{{ t.function.name }}{% endfor %}{% endif %}{% for m in messages %}"
+    "<|{{ m.role }}|>{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+THREE_ROLES = PLAIN.replace(
+    "{% for m in messages %}", "{% for m in messages if m.role in ['system', 'user', 'assistant'] %}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + PLAIN
+OPENS = PLAIN.replace("<|assistant|>{% endif %}", "<|assistant|><think>{% endif %}")
+OPENS_LONG = PLAIN.replace("<|assistant|>{% endif %}", f"<|assistant|>{'think ' * 20}{{% endif %}}")
+DROPS_THOUGHT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+ASKED = {"role": "user", "content": "how many?"}
+ANSWER = {"role": "assistant", "content": "82 units"}
+DECLARED = [{"type": "function", "function": {"name": "count", "parameters": {}}}]
+
+
+def chat(*messages: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"messages": list(messages), **more}
+
+
+def call(arguments: Any, name: str = "count") -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+
+
+PARTS = {"role": "user", "content": [{"type": "text", "text": "how many?"}]}
+THOUGHT = {"role": "assistant", "content": "<think>\nI add.\n</think>\n82 units"}
+
+
+def kinds_of(
+    template: str | None, row: dict[str, Any], *, masks: bool = False, form: Form = "chat", **special: Any
+) -> dict[str, Any]:
+    """Return what is told of one row."""
+    tokenizer = FakeTokenizer(template)
+    for name, value in special.items():
+        setattr(tokenizer, name, value)
+    stock = StockRows(tokenizer, masks_prompt=masks)
+    stock.render([Row(7, form, row)])
+    return dict(stock.told()["kinds"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "template", "row"),
+    [
+        ("refused:System role not supported", NO_SYSTEM, chat({"role": "system", "content": "s"}, ASKED, ANSWER)),
+        ("gone:developer", THREE_ROLES, chat({"role": "developer", "content": "in words"}, ASKED, ANSWER)),
+        ("thinking_gone", PLAIN, chat(ASKED, {**ANSWER, "reasoning_content": "I add the two."})),
+        ("thinking_gone", DROPS_THOUGHT, chat(ASKED, THOUGHT)),
+        ("earlier_thinking_gone", DROPS_THOUGHT, chat(ASKED, THOUGHT, ASKED, ANSWER)),
+        ("python", PLAIN, chat(PARTS, ANSWER)),
+        ("python", PLAIN, chat(ASKED, {"role": "assistant", "content": {"units": 82}})),
+        ("null_printed", PLAIN, chat(ASKED, call({"a": 1}), ASKED, ANSWER, tools=DECLARED)),
+        ("calls_gone", PLAIN, chat(ASKED, call({"a": 1}), ASKED, ANSWER, tools=DECLARED)),
+        ("tools_gone", PLAIN, chat(ASKED, ANSWER, tools=DECLARED)),
+        ("escaped", TOOLS, chat(ASKED, call('{"a": 1}'), tools=DECLARED)),
+        ("undeclared", TOOLS, chat(ASKED, call({"a": 1}, "other"), tools=DECLARED)),
+        ("no_prefix", OPENS, chat(ASKED, ANSWER)),
+        ("no_template", None, chat(ASKED, ANSWER)),
+    ],
+)
+def test_what_a_template_does_to_a_row_is_told_with_its_line(
+    kind: str, template: str | None, row: dict[str, Any]
+) -> None:
+    found = kinds_of(template, row)
+    assert kind in found, found
+    assert found[kind]["lines"] == [7]
+
+
+@pytest.mark.parametrize(
+    ("template", "row"),
+    [
+        (PLAIN, chat({"role": "system", "content": " s\n"}, ASKED, ANSWER)),
+        (THREE_ROLES, chat(ASKED, ANSWER)),
+        (NO_SYSTEM, chat(ASKED, ANSWER)),
+        (PLAIN, chat(ASKED, THOUGHT)),
+        (TOOLS, chat(ASKED, call({"a": 1}), tools=DECLARED)),
+        (TOOLS, chat(ASKED, ANSWER, tools=DECLARED)),
+    ],
+)
+def test_a_row_that_stands_whole_is_not_spoken_of(template: str, row: dict[str, Any]) -> None:
+    assert kinds_of(template, row, masks=True) == {}
+
+
+def test_the_mask_is_as_long_as_the_prompt_that_is_opened_for_generation() -> None:
+    assert kinds_of(PLAIN, chat(ASKED, ANSWER), masks=True) == {}
+    # 7 pieces of `<think>` are counted as prompt, of the 9 that `82 units` and its end take.
+    assert kinds_of(OPENS, chat(ASKED, ANSWER), masks=True)["part_masked"]["times"] == pytest.approx(7 / 9)
+    assert "all_masked" in kinds_of(OPENS_LONG, chat(ASKED, ANSWER), masks=True)
+    two = kinds_of(PLAIN, chat(ASKED, ANSWER, ASKED, ANSWER), masks=True)
+    assert two["earlier_answers"]["times"] == 1
+    assert "earlier_answers" not in kinds_of(PLAIN, chat(ASKED, ANSWER, ASKED, ANSWER))
+
+
+def test_special_tokens_in_texts_and_doubled_ones_are_counted() -> None:
+    special: dict[str, Any] = {"all_special_tokens": ["<|end|>", "<think>"]}
+    typed = chat({"role": "user", "content": "stop<|end|>"}, THOUGHT)
+    assert kinds_of(PLAIN, typed, **special)["typed"]["times"] == 1
+    assert kinds_of(PLAIN, chat(ASKED, THOUGHT), **special) == {}
+    begun = {"text": "<|s|><|s|>how many?"}
+    assert "double_begin" in kinds_of(PLAIN, begun, form="text", bos_token_id=1)
+    assert "double_end" in kinds_of(PLAIN, {"text": "82<|end|><|end|>"}, form="text")
+    assert kinds_of(PLAIN, {"text": "<|s|>82<|end|>"}, form="text", bos_token_id=1) == {}
+
+
+def test_text_rows_that_stock_cannot_end_are_told() -> None:
+    assert "no_end_token" in kinds_of(PLAIN, {"text": "82"}, form="text", eos_token_id=None)
+    assert "no_tokens" in kinds_of(PLAIN, {"text": ""}, form="text")
+    assert kinds_of(PLAIN, {"text": "82"}, form="text") == {}
+
+
+def test_thinking_in_some_rows_only_is_told() -> None:
+    stock = StockRows(FakeTokenizer(PLAIN), masks_prompt=False)
+    stock.render([Row(1, "chat", chat(ASKED, THOUGHT)), Row(2, "chat", chat(ASKED, ANSWER))])
+    assert stock.told()["kinds"]["thinking_in_some"] == {"rows": 1, "times": 1, "lines": [2]}
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "fix"),
+    [
+        (NO_SYSTEM, chat({"role": "system", "content": "s"}, ASKED, ANSWER), "first user turn"),
+        (TOOLS.replace("| tojson", ".items()"), chat(ASKED, call('{"a": 1}'), tools=DECLARED), "as an object"),
+        ("{{ tools[0].function.name }}" + PLAIN, chat(ASKED, ANSWER, tools='[{"function": {"name": "f"}}]'), "`tools`"),
+        (PLAIN.replace("m.content", "m.content.strip()"), chat(ASKED, {**ANSWER, "content": None}), "empty string"),
+        (PLAIN.replace("m.content", "m.content.strip()"), chat(PARTS, ANSWER), "one string"),
+        (PLAIN.replace("m.content", "m.content[0].text.strip()"), chat(ASKED, ANSWER), "list of parts"),
+        ("{{ raise_exception('never') }}", chat(ASKED, ANSWER), "mend `chat_template`"),
+    ],
+)
+def test_the_fix_of_a_refused_row_is_one_that_was_tried(template: str, row: dict[str, Any], fix: str) -> None:
+    (one,) = [found for kind, found in kinds_of(template, row).items() if kind.startswith("refused:")]
+    assert fix in one["fix"]
+
+
+def test_every_kind_is_said_in_one_sentence() -> None:
+    rows = [
+        (NO_SYSTEM, chat({"role": "system", "content": "s"}, ASKED, ANSWER)),
+        (OPENS, chat(ASKED, ANSWER)),
+        (PLAIN, chat(PARTS, ANSWER, ASKED, ANSWER)),
+        (THREE_ROLES, chat({"role": "developer", "content": "in words"}, ASKED, ANSWER)),
+    ]
+    for template, row in rows:
+        report = Report()
+        stock = StockRows(FakeTokenizer(template), masks_prompt=True)
+        stock.render([Row(3, "chat", row)])
+        check_stock("config:lora.yaml", "data/train.jsonl", stock.told(), report)
+        assert report.findings
+        for finding in report.findings:
+            assert "1 of " in finding.sentence
+            assert "{" not in finding.sentence.replace("[{'type'", "")
+            assert finding.value["line"] == 3
+
+
+def test_an_audit_says_which_rows_a_template_refuses(tmp_path: Path) -> None:
+    taught = rows_of("train", 20)
+    taught[4] = {"messages": [*taught[4]["messages"], {"role": "narrator", "content": "and so on"}]}
+    write_rows(tmp_path / "p" / "data" / "train.jsonl", taught)
+    write_config(tmp_path / "p" / "lora.yaml", iters=20)
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in BASE.iterdir():
+        (base / file.name).symlink_to(file)
+    (base / "chat_template.jinja").write_text(
+        "{% for m in messages if m.role == 'narrator' %}{{ raise_exception('no narrator') }}{% endfor %}" + PLAIN
+    )
+    (found,) = of(look(tmp_path / "p", base), "6")
+    assert (found.severity, found.value["lines"], found.value["count"]) == ("hard_stop", [5], 1)
+    assert "no narrator" in found.sentence
