@@ -78,8 +78,10 @@ def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
     stock = StockRows(tokenizer, masks_prompt=bool(row["masks_prompt"]))
     rows = stock.render(file.rows())
     told = stock.told()
+    if not told["rows"]:
+        return {"why": "no usable row"}
     if not rows:
-        return {"why": "no row could be rendered" if told["rows"] else "no usable row", "stock": told}
+        return {"why": "no row could be rendered", "stock": told}
     return {**token_census(rows, tokenizer, int(row["max_seq_length"])), "stock": told}
 
 

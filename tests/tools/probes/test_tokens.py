@@ -158,12 +158,14 @@ class TestWorker:
             "features": features,
             "bounds": list(BOUNDS),
             "max_seq_length": 99,
+            "masks_prompt": False,
         }
         missing = {**training, "file": str(tmp_path / "gone.jsonl")}
         taught = [training, missing]
         request = {"evaluations": [self.stated(tmp_path / "e.jsonl")], "trainings": taught, "taught": taught}
         refusing = self.ask(monkeypatch, request, template="{{ raise_exception('no') }}")
-        assert "refuses a conversation" in refusing["trainings"][0]["why"]
+        assert refusing["trainings"][0]["why"] == "no row could be rendered"
+        assert refusing["trainings"][0]["stock"]["kinds"]["refused:no"]["lines"] == [1]
         assert refusing["trainings"][1] == {"why": "no usable row"}
         broken = self.ask(monkeypatch, request, template="{{ 1 / 0 }}")
         assert broken["evaluations"][0] == {"why": "ZeroDivisionError while rendering"}
