@@ -4,6 +4,8 @@ Exit codes: 0 done as asked, 1 done but not promoted, 2 the user can fix it, 3 h
 5 integrity, 6 waiting for a person (state/errors.py); 130 after Ctrl-C.
 """
 
+import os
+
 import click
 
 from agent.commands.act import (
@@ -60,6 +62,8 @@ def vigil() -> None:
 
     Vigil verifies before it spends, survives the night, judges by evidence and says what it did.
     """
+    # Rows, answers and weights are their owner's: what this process and its jobs create is nobody else's to read.
+    os.umask(os.umask(0o077) | 0o077)
 
 
 for _command in _ORDER:

@@ -130,10 +130,22 @@ def read_object(path: Path) -> dict[str, Any]:
 def json_row(line: str | bytes) -> dict[str, Any] | None:
     """Return the object in a line of JSON lines, None where it holds none: torn by a kill, or damaged."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_int=_bounded)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def _bounded(digits: str) -> int:
+    """Return an integer that the record can hold and a float can tell.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = int(digits)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("no row of ours has so large a number")
+    return number
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

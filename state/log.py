@@ -50,8 +50,10 @@ class _File:
         self._path = path
         self._descriptor: int | None = None
         self._size = 0
+        self._is_cut = False
+        """Whether a full disk or a kill cut the last line: the next one begins on a line of its own."""
         self.lost = 0
-        """Lines that could not be written: a full disk, a folder that is gone."""
+        """Lines that could not be written, or not whole: a full disk, a folder that is gone."""
 
     def write(self, line: str) -> None:
         """Append a line; one that cannot be written is counted, and nothing else."""
@@ -61,10 +63,15 @@ class _File:
                 self.close()
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             if self._descriptor is None:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._descriptor = os.open(self._path, flags, 0o600)
                 self._size = os.fstat(self._descriptor).st_size
-            self._size += os.write(self._descriptor, data)
+                self._is_cut = self._size > 0 and os.pread(self._descriptor, 1, self._size - 1) != b"\n"
+            data = b"\n" * self._is_cut + data
+            written = os.write(self._descriptor, data)
+            self._size += written
+            self._is_cut = written < len(data)
+            self.lost += self._is_cut
         except OSError:
             self.lost += 1
 

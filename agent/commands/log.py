@@ -12,6 +12,7 @@ import click
 
 from agent.commands.common import folder_of, reads, show
 from state.errors import ConfigError, VigilError
+from state.files import json_row
 from state.log import LEVELS, passed_over, sentence
 from state.paths import CampaignPaths, JobPaths
 
@@ -52,7 +53,7 @@ def log(  # noqa: PLR0917 - one parameter per option
         and (not key or str(line.get("job", "")).startswith(key))
     ]
     if as_json:
-        show(json.dumps(line, ensure_ascii=False) for line in found)
+        show(json.dumps(line) for line in found)
         return
     if not found:
         click.echo(f"{paths.name} has no such line in its log.")
@@ -76,10 +77,9 @@ def merged(paths: CampaignPaths) -> list[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with passed_over("log.not_read", OSError):
         for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            with passed_over("log.line_not_read", ValueError):
-                line = json.loads(text) if text else None
-                if isinstance(line, dict) and _is_whole(line):
-                    yield line
+            line = json_row(text)
+            if line is not None and _is_whole(line):
+                yield line
 
 
 def _is_whole(line: dict[str, Any]) -> bool:
@@ -87,10 +87,10 @@ def _is_whole(line: dict[str, Any]) -> bool:
 
 
 def _seconds(stamp: Any) -> float:
-    """Return a time stamp as Unix seconds, 0 where it is none."""
+    """Return a time stamp as Unix seconds, 0 where it is none, or local time has none for it."""
     try:
-        return datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC).timestamp()
-    except ValueError:
+        return datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC).astimezone().timestamp()
+    except (ValueError, OverflowError):
         return 0.0
 
 
@@ -107,7 +107,7 @@ def _moment(since: str | None) -> float:
     try:
         # Without a zone it is the time of this machine.
         return datetime.fromisoformat(since.strip()).astimezone().timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(
             f"--since {since} is no time; write how long ago (30m, 2h, 1d) or a moment (2026-11-29T22:30).",
             what="since",

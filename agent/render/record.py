@@ -465,7 +465,7 @@ def about(inputs: View) -> View:
 def _begun_at(files: JobPaths, damaged: list[str]) -> float | None:
     """Return when the worker that works now was started, Unix seconds."""
     found = _object(files.worker, damaged).get("create_time")
-    if not _is_figure(found or 0):
+    if not _is_moment(found or 0):
         damaged.append(DamagedFileError(files.worker, "its create_time is no number").sentence)
         return None
     return float(found) if found else None
@@ -474,6 +474,15 @@ def _begun_at(files: JobPaths, damaged: list[str]) -> float | None:
 def _is_figure(value: object) -> bool:
     """Say whether a value is a number that can be shown; NaN and infinities are."""
     return isinstance(value, float) or (type(value) is int and abs(value) < _MOST_FIGURE)
+
+
+def _is_moment(value: object) -> bool:
+    """Say whether a value is Unix seconds that a calendar has."""
+    return _is_figure(value) and 0 <= float(value) < _LAST_MOMENT  # type: ignore[arg-type]  # it is a number
+
+
+_LAST_MOMENT = 2.0**37
+"""Unix seconds in the year 6325; NaN and infinities are not below it."""
 
 
 def _phase(rows: list[View], begun_at: float | None) -> str:
@@ -506,7 +515,7 @@ def _tail(files: JobPaths, damaged: list[str]) -> Iterator[View]:
     lost = 0
     for line in lines[1:] if size > _TAIL_BYTES else lines:
         row = json_row(line)
-        if row is None or type(row.get("step", 0)) is not int:
+        if row is None or type(row.get("step", 0)) is not int or not _is_moment(row.get("t", 0)):
             lost += 1
         else:
             yield row

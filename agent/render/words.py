@@ -22,8 +22,12 @@ def columns() -> int:
 
 
 def printable(text: str) -> str:
-    """Return a text without what would move the cursor or change the terminal: an answer's words are anyone's."""
-    return "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
+    """Return a text without what would move the cursor or turn the order of letters: an answer's words are anyone's."""
+    return "".join(" " if unicodedata.category(char) in _UNSEEN else char for char in text)
+
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what acts on a terminal and is not seen itself."""
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -1,6 +1,8 @@
 """`vigil log`: the files of agent, supervisors and workers, merged by time."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,34 @@ def test_lines_of_all_processes_come_in_the_order_of_time_and_torn_ones_are_left
     assert "supervisor guard" in said
     assert "job=J2" in said
     assert "\x1b" not in said
+
+
+def test_lines_that_no_log_has_are_left_out_and_nothing_reaches_the_terminal_raw(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        with CampaignPaths(home, "quick").log.open("a") as stream:
+            stream.write("\n" + "[" * 200_000 + "\n" + line("00:06", "odd", words="\u009b31m\u202eabc"))
+            stream.write('{"level": "info", "event": "late", "timestamp": "9999-12-31T23:59:59"}\n')
+            stream.write('{"level": "info", "event": "large", "timestamp": 1' + "0" * 5000 + "}\n")
+        assert events(home)[-1] == "odd"
+        for said in (says(home), says(home, "--json")):
+            assert (said.exit_code, {"\u009b", "\u202e"} & set(said.stdout)) == (0, set())
+        assert says(home, "--since", "9999-12-31T23:59:59").exit_code in {0, 2}
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_what_a_command_and_its_jobs_create_is_nobody_elses_to_read(home: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        says(home)
+        assert os.umask(0o022) == 0o077
+    finally:
+        os.umask(before)
 
 
 def test_a_time_that_is_none_is_refused_and_no_line_is_said_to_be_none(home: Path) -> None:

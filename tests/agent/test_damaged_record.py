@@ -10,11 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli import vigil
+from agent.render.record import with_folder
 from state.clock import FakeClock
-from state.paths import CampaignPaths
+from state.errors import DamagedFileError
+from state.paths import CampaignPaths, JobPaths
 from state.records import Action, Decision, Job
 from tests.agent.recorded import begin, opened, record
 from tests.state import samples
+from tools.jobs.spec import read_tally
 
 FLIPS = int(os.environ.get("VIGIL_FLIPS", "20"))
 
@@ -177,3 +180,33 @@ def test_a_damaged_file_of_a_job_at_work_is_named_and_what_is_whole_is_shown(tmp
                     err,
                 )
                 assert is_normal or f"{path} is damaged: " in err, (path, harm, command, err)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"phase": "train", "t": "abc"}',
+        '{"phase": "train", "t": [1]}',
+        '{"step": 3, "t": NaN}',
+        '{"step": 3, "t": 1e300}',
+        '{"step": 1' + "0" * 400 + ', "t": 6}',
+    ],
+)
+def test_a_row_that_no_worker_writes_is_said_and_passed_over(tmp_path: Path, row: str) -> None:
+    paths = CampaignPaths(tmp_path, "quick")
+    files = paths.job("k")
+    files.folder.mkdir(parents=True)
+    files.metrics.write_text('{"step": 2, "t": 5}\n' + row + "\n")
+    shown = with_folder(paths, {"folder": "jobs/k", "key": "k", "kind": "training", "state": "running"})
+    assert (shown["step"], shown["damaged"]) == (
+        2,
+        [DamagedFileError(files.metrics, "1 of its last lines are no rows").sentence],
+    )
+
+
+@pytest.mark.parametrize("tally", [{"notes": 5}, {"notes": [7]}, {"notes": [{}]}, {"starved": "x"}, {"killed": None}])
+def test_a_tally_of_wrong_types_is_damage(tmp_path: Path, tally: dict[str, object]) -> None:
+    files = JobPaths(tmp_path)
+    files.start.write_text(json.dumps({"tally": tally}))
+    with pytest.raises(DamagedFileError, match="tally"):
+        read_tally(files)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from state import log
+from state.files import json_row
 from state.log import (
     bind_log,
     hand_on,
@@ -141,6 +142,24 @@ def test_a_log_is_bounded_and_one_that_cannot_be_written_stops_nothing(
     assert log._log[0].file.lost == 1
     log._log[0]._render = lambda *_: 1 / 0
     log_info("nothing.is.raised")
+
+
+def test_a_line_that_a_kill_or_a_full_disk_cut_is_counted_and_swallows_none_after_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('{"timestamp": "2025')
+    start_log(file)
+    log_info("first")
+    whole = os.write
+    with monkeypatch.context() as full:
+        full.setattr(log.os, "write", lambda number, data: whole(number, data[:9]))
+        log_info("cut")
+    assert log._log[0].file is not None
+    assert log._log[0].file.lost == 1
+    log_info("second")
+    log_info("third")
+    found = [json_row(text) for text in file.read_text().split("\n")]
+    assert [row["event"] for row in found if row] == ["first", "second", "third"]
 
 
 def test_what_a_process_starts_says_what_launched_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -69,6 +70,9 @@ def machine_paths(environment: Mapping[str, str] = os.environ) -> MachinePaths:
 
     That is the user's state folder (`XDG_STATE_HOME`, by default `~/.local/state`). A network file system would be
     shared with other machines, and some users have no folder they may write to: both meet in the temporary folder.
+
+    Raises:
+        ConfigError: The folder there is another user's, or others may write to it.
     """
     named = environment.get("XDG_STATE_HOME", "")
     folder = Path(named) if Path(named).is_absolute() else Path("~/.local/state").expanduser()
@@ -81,7 +85,15 @@ def machine_paths(environment: Mapping[str, str] = os.environ) -> MachinePaths:
         is_usable = False
     if not is_usable:
         place = MachinePaths(Path(tempfile.gettempdir()) / f"vigil-{os.getuid()}")
-        place.turns.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.folder.mkdir(mode=0o700, exist_ok=True)
+        # Anyone may make a folder of that name there, and what is in it decides what a campaign may still promote.
+        found = place.folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise ConfigError(
+                f"{place.folder} is not a folder of yours that you alone can write; set XDG_STATE_HOME to one.",
+                where=str(place.folder),
+            )
+        place.turns.mkdir(mode=0o700, exist_ok=True)
     return place
 
 

@@ -294,6 +294,10 @@ class Totals:
     hottest_c: float = 0.0
 
 
+_MOST_TOTAL = 1e15
+"""No sum of seconds or gigabytes of a job comes near it, nor does a moment; NaN is not below it."""
+
+
 def read_totals(paths: JobPaths) -> tuple[Totals, float | None]:
     """Return what earlier supervisors of this job added up, and when the last of them was last seen alive."""
     try:
@@ -303,8 +307,12 @@ def read_totals(paths: JobPaths) -> tuple[Totals, float | None]:
         value = None
     if not isinstance(value, dict):
         return Totals(), None
-    figures = {name: float(value.get(name, 0.0)) for name in Totals.__dataclass_fields__}
-    return Totals(**figures), float(value["at"]) if "at" in value else None
+    figures = {name: value.get(name, 0.0) for name in (*Totals.__dataclass_fields__, "at")}
+    if not all(type(figure) in {int, float} and abs(figure) < _MOST_TOTAL for figure in figures.values()):
+        # Damaged otherwise: it begins anew as well.
+        return Totals(), None
+    at = float(figures.pop("at"))
+    return Totals(**figures), at or None
 
 
 class Observer:

@@ -220,7 +220,10 @@ def read_tally(paths: JobPaths) -> Tally:
         tally = Tally(**found.get("tally", {}))
     except TypeError as error:
         raise DamagedFileError(paths.start, f"its tally cannot be read ({error})") from error
-    counts = (tally.starts, tally.deaths, tally.fruitless, tally.killed, tally.best_step)
+    counts = (tally.starts, tally.deaths, tally.fruitless, tally.killed, tally.starved, tally.best_step)
     if not all(type(count) is int for count in counts) or not isinstance(tally.started_at, float | int | None):
         raise DamagedFileError(paths.start, "its tally holds other values than numbers")
+    notes = tally.notes if isinstance(tally.notes, list) else [None]
+    if not all(isinstance(note, dict) and "position" in note for note in notes):
+        raise DamagedFileError(paths.start, "the notes of its tally are no guards")
     return tally

@@ -7,6 +7,7 @@ from subprocess import PIPE
 
 import pytest
 
+from state.errors import ConfigError
 from state.paths import MachinePaths
 from tests.faults.jobs.harness import ROOT
 from tools.jobs.locks import Turn, machine_paths, try_lock
@@ -112,3 +113,11 @@ def test_without_a_folder_that_can_be_written_they_meet_in_the_temporary_one(
     found = machine_paths({"XDG_STATE_HOME": str(tmp_path / "file")})
     assert found.folder == tmp_path / f"vigil-{os.getuid()}"
     assert found.turns.is_dir()
+    assert found.folder.stat().st_mode & 0o077 == 0
+    found.folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="you alone can write; set XDG_STATE_HOME"):
+        machine_paths({"XDG_STATE_HOME": str(tmp_path / "file")})
+    found.folder.rename(tmp_path / "mine")
+    found.folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="is not a folder of yours"):
+        machine_paths({"XDG_STATE_HOME": str(tmp_path / "file")})

@@ -108,8 +108,19 @@ def test_figures_go_on_where_the_last_supervisor_left_them(tmp_path: Path) -> No
     assert second.totals().worked_s == 130.0
 
 
-def test_a_torn_heartbeat_starts_the_figures_anew(tmp_path: Path) -> None:
-    (tmp_path / "heartbeat").write_text('{"at": 17')
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"at": 17',
+        '{"at": "x", "worked_s": 3}',
+        '{"at": 17, "worked_s": null}',
+        '{"worked_s": [1]}',
+        '{"worked_s": NaN}',
+        '{"worked_s": 1' + "0" * 400 + "}",
+    ],
+)
+def test_a_torn_or_damaged_heartbeat_starts_the_figures_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / "heartbeat").write_text(text)
     assert observer(tmp_path, FakeClock()).totals().worked_s == 0.0
 
 
