@@ -152,7 +152,7 @@ def test_a_line_that_a_kill_or_a_full_disk_cut_is_counted_and_swallows_none_afte
     log_info("first")
     whole = os.write
     with monkeypatch.context() as full:
-        full.setattr(log.os, "write", lambda number, data: whole(number, data[:9]))
+        full.setattr(os, "write", lambda number, data: whole(number, data[:9]))
         log_info("cut")
     assert log._log[0].file is not None
     assert log._log[0].file.lost == 1
