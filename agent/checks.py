@@ -23,7 +23,9 @@ from state.goal import Goal
 _RUNBOOK = "runbooks/campaign_file.md"
 _CASES_PER_FILE = 2
 """Enough to learn the metrics' names; the census grades all cases."""
-_UNUSABLE = frozenset({"no_config", "no_tokenizer", "no_weights", "unreadable", "truncated"})
+_UNUSABLE = frozenset({
+    "no_config", "no_tokenizer", "no_weights", "unreadable", "truncated", "type", "code", "format", "vocabulary",
+})  # fmt: skip
 """Kinds of problems of a model folder with which it cannot be opened at all."""
 
 
@@ -205,6 +207,7 @@ def _require_enough(loaded: LoadedCampaign, name: str, use: str, found: int) -> 
 
 
 def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) -> Iterator[str]:
+    from tools.models.adapters import layers_of, recipe_problems
     from tools.models.hub import resolve
     from tools.models.identity import coherence_problems, describe_model
 
@@ -221,6 +224,14 @@ def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) ->
     for problem in problems:
         if is_rehearsal or problem.detail.get("kind") in _UNUSABLE:
             raise _refusal(loaded, problem.sentence, "model", "path")
+    layers = layers_of(model.folder)
+    for problem in recipe_problems(loaded.goal.first_recipe, layers, default_layers=-1):
+        if problem.detail["kind"] == "num_layers":
+            continue  # where mlx-lm stops, our trainer takes all layers
+        if problem.detail.get("is_warning"):
+            yield problem.sentence
+            continue
+        raise _refusal(loaded, problem.sentence, "recipe", *str(problem.detail["key"]).split("."))
     facts = describe_model(model.folder)
     at = f" at {model.revision[:12]}" if model.revision else ""
     yield f"Model {spec.path}{at}: {facts.get('model_type')}, {int(facts.get('n_parameters') or 0):,} parameters."
@@ -230,6 +241,7 @@ def _check_adapter(loaded: LoadedCampaign) -> Iterator[str]:
     """Refuse an adapter of another model, and a recipe that would build another adapter than the one to go on from."""
     from tools.models.adapters import adapter_problems, adapter_recipe
     from tools.models.hub import resolve
+    from tools.probes.model import is_untrained, not_finite, open_tensors
 
     spec = loaded.goal.model
     if spec.adapter is None:
@@ -244,6 +256,12 @@ def _check_adapter(loaded: LoadedCampaign) -> Iterator[str]:
         return
     for problem in adapter_problems(adapter, model):
         raise _refusal(loaded, problem.sentence, "model", "adapter")
+    tensors = open_tensors(adapter / "adapters.safetensors")
+    if bad := not_finite(tensors):
+        said = f"{len(bad)} of {len(tensors.names)} tensors of {adapter} hold NaN or infinity; train it again."
+        raise _refusal(loaded, said, "model", "adapter")
+    if is_untrained(tensors):
+        yield f"The adapter {spec.adapter} changes nothing: all its lora_b are 0, as before the first update."
     theirs, ours = _flat(adapter_recipe(adapter)), _flat(loaded.goal.first_recipe)
     for key in theirs.keys() & ours.keys():
         if ours[key] != theirs[key]:

@@ -1,6 +1,11 @@
-"""Whether an adapter folder belongs on a model folder; standard library and `state` only, nothing is loaded."""
+"""Whether an adapter folder belongs on a model folder, and what mlx-lm would build of a recipe on that model.
 
-from collections.abc import Iterator
+From headers alone; standard library and `state` only, nothing is loaded.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +54,264 @@ def adapter_problems(adapter: Path, model: Path, cache: HashCache | None = None)
                 {"kind": "unreadable"},
             )
         ]
-    return [*_lineage(adapter, model, cache), *_shapes(adapter, header, model)]
+    config = read_object(adapter / "adapter_config.json")
+    return [
+        *_lineage(adapter, model, cache),
+        *_shapes(adapter, header, model),
+        *loading_problems(str(adapter), config, header, layers_of(model)),
+    ]
+
+
+_PLAIN = frozenset({
+    "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite", "helium",
+    "hunyuan_v1_dense", "internlm3", "llama", "mimo", "mistral", "nemotron", "olmo2", "olmo3", "phi", "phi3", "qwen2",
+    "qwen3", "seed_oss", "smollm3", "stablelm", "starcoder2",
+})  # fmt: skip
+"""Types of mlx-lm whose modules are called as the tensors of their files."""
+_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_LEAVES = {"lora": frozenset({"lora_a", "lora_b"}), "dora": frozenset({"lora_a", "lora_b", "m"})}
+_PEFT = re.compile(r"\.lora_[AB](\.[\w-]+)?\.weight$|\.lora_magnitude_vector")
+_PEFT_FIX = (
+    "Convert it: lora_A.T is lora_a, lora_B.T is lora_b, without the prefix base_model.model., and scale is "
+    "lora_alpha / r (over the root of r with use_rslora)."
+)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the headers of a model say of its layers.
+
+    Args:
+        n: How many there are; None where it is not known.
+        matrices: Modules in a layer that an adapter can be put on; empty where names are not known.
+        others: Modules in a layer that none can be put on.
+        outside: Full names of matrices, those outside the layers too.
+        is_quantized: Whether its matrices are packed.
+    """
+
+    n: int | None = None
+    matrices: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
+    outside: frozenset[str] = frozenset()
+    is_quantized: bool = False
+
+
+def layers_of(model: Path) -> Layers:
+    """Return a model's layers; of a type whose tensors are not called as its modules little is known."""
+    config, weights = read_object(model / "config.json"), _tensors(model)
+    quantized = bool(config.get("quantization")) and any(name.endswith(".scales") for name in weights)
+    if config.get("model_type") not in _PLAIN or not weights:
+        return Layers(is_quantized=quantized)
+    n = config.get("num_hidden_layers")
+    matrices: set[str] = set()
+    others: set[str] = set()
+    full: set[str] = set()
+    for name, tensor in weights.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf != "weight":
+            continue
+        inside = _IN_LAYER.fullmatch(module)
+        is_matrix = len(tensor.shape) == 2  # noqa: PLR2004 - a matrix
+        if is_matrix:
+            full.add(module)
+        if inside:
+            (matrices if is_matrix else others).add(inside[2])
+            parts = inside[2].split(".")
+            others |= {".".join(parts[:length]) for length in range(1, len(parts))}
+    return Layers(n if isinstance(n, int) else None, frozenset(matrices), frozenset(others), frozenset(full), quantized)
+
+
+def recipe_problems(recipe: Mapping[str, Any], layers: Layers, *, default_layers: int) -> list[Problem]:
+    """Return why mlx-lm cannot train a recipe on a model; empty where nothing speaks against it.
+
+    Args:
+        recipe: `fine_tune_type`, `num_layers` and `lora_parameters`, as far as they are there.
+        layers: The model's.
+        default_layers: `num_layers` where the recipe does not say.
+
+    Returns:
+        Problems with `detail["key"]`; `detail["is_warning"]` where training runs all the same.
+    """
+    return [*_too_many(recipe, layers, default_layers), *_kind_problems(recipe, layers), *_key_problems(recipe, layers)]
+
+
+def _too_many(recipe: Mapping[str, Any], layers: Layers, default: int) -> Iterator[Problem]:
+    written = recipe.get("num_layers")
+    is_said = isinstance(written, int)
+    wanted = int(written) if isinstance(written, int) else default
+    if layers.n is not None and wanted > layers.n:
+        said = f"`num_layers` is {wanted}" if is_said else f"`num_layers` is left out, and mlx-lm's default is {wanted}"
+        yield Problem(
+            f"{said}; the model has {layers.n} layers, and mlx-lm stops. Write `num_layers: {layers.n}` or less, or -1 "
+            "for all.",
+            {"kind": "num_layers", "key": "num_layers", "layers": layers.n},
+        )
+
+
+def _kind_problems(recipe: Mapping[str, Any], layers: Layers) -> Iterator[Problem]:
+    if recipe.get("fine_tune_type") == "full" and layers.is_quantized:
+        yield Problem(
+            "`fine_tune_type: full` on a quantized model: packed weights have no gradient, and mlx-lm stops at the "
+            "first step. Train an adapter (lora), or take the model that is not quantized.",
+            {"kind": "full_quantized", "key": "fine_tune_type"},
+        )
+
+
+def _key_problems(recipe: Mapping[str, Any], layers: Layers) -> Iterator[Problem]:
+    """Hold `lora_parameters.keys` against the names of modules, as mlx-lm does: equal in a layer, or equal in full."""
+    lora = recipe.get("lora_parameters")
+    keys = lora.get("keys") if isinstance(lora, Mapping) else None
+    if not isinstance(keys, list | tuple) or not keys or not layers.matrices or recipe.get("fine_tune_type") == "full":
+        return
+    written = [str(key) for key in keys]
+    odd = [key for key in written if key in layers.others - layers.matrices]
+    lost = [key for key in written if key not in layers.matrices | layers.others | layers.outside]
+    detail = {"kind": "keys", "key": "lora_parameters.keys"}
+    if odd:
+        yield Problem(
+            f"`lora_parameters.keys` names {', '.join(odd)[:200]}, which is no matrix; mlx-lm stops. It can adapt "
+            f"{', '.join(sorted(layers.matrices))}.",
+            detail,
+        )
+    elif lost:
+        near = [name for key in lost for name in sorted(layers.matrices) if name.endswith(f".{key}")]
+        fix = f"Write {', '.join(dict.fromkeys(near))}" if near else f"It has {', '.join(sorted(layers.matrices))}"
+        is_all = len(lost) == len(written)
+        effect = "nothing is trained, and mlx-lm stops" if is_all else "they are passed over without a word"
+        yield Problem(
+            f"`lora_parameters.keys` match no layer of the model ({', '.join(lost)[:200]}): {effect}. {fix}.",
+            {**detail, "is_warning": not is_all},
+        )
+
+
+def loading_problems(
+    name: str, config: Mapping[str, Any], header: Header, layers: Layers, *, is_resumed: bool = False
+) -> list[Problem]:
+    """Return why tensors of an adapter are not those that mlx-lm builds of its configuration; the first of each kind.
+
+    Args:
+        name: Of the adapter, for sentences.
+        config: Its adapter_config.json, or the configuration that goes on from it.
+        header: Its tensors.
+        layers: The model's, as far as they are known.
+        is_resumed: Whether a training goes on from it: mlx-lm then passes over in silence what does not fit.
+    """
+    found = dict.fromkeys(header.tensors)
+    if any(_PEFT.search(tensor) for tensor in found):
+        silent = " mlx-lm starts from nothing, in silence." if is_resumed else ""
+        said = f"The adapter {name} is in PEFT's form, of which no tensor is called as mlx-lm's.{silent} {_PEFT_FIX}"
+        return [Problem(said, {"kind": "peft"})]
+    return list(_misfits(name, config, header, layers, is_resumed=is_resumed))
+
+
+def _misfits(
+    name: str, config: Mapping[str, Any], header: Header, layers: Layers, *, is_resumed: bool
+) -> Iterator[Problem]:
+    kind = config.get("fine_tune_type", config.get("train_type", "lora"))
+    lora = config.get("lora_parameters")
+    if kind not in _LEAVES:
+        odd = next((tensor for tensor in header.tensors if tensor.rpartition(".")[2] in _LEAVES["dora"]), None)
+        if kind == "full" and odd and odd.rpartition(".")[2] != "m":
+            yield _misfit(name, "kind", f"holds {odd}, and its configuration says full training", "Write `lora`.")
+        return
+    if not is_resumed and "num_layers" not in config:
+        old = config.get("lora_layers")
+        fix = f"Rename `lora_layers` to `num_layers: {old}`" if old is not None else "Write how many layers it adapts"
+        yield _misfit(
+            name, "num_layers", "has no `num_layers`, and mlx-lm cannot load it", f"{fix} in adapter_config.json."
+        )
+        return
+    if not isinstance(lora, Mapping):
+        if not is_resumed:
+            yield _misfit(
+                name, "block", "has no `lora_parameters`, and mlx-lm cannot load it", "Write rank, scale, dropout."
+            )
+        return
+    missing = [key for key in ("rank", "scale", "dropout") if lora.get(key) is None]
+    if missing and not is_resumed:
+        rank, alpha = lora.get("rank"), lora.get("alpha")
+        fix = "Write them in adapter_config.json"
+        if "scale" in missing and isinstance(rank, int) and isinstance(alpha, int | float) and rank:
+            fix = f"Write `scale: {alpha / rank:g}` (alpha / rank) in adapter_config.json"
+        yield _misfit(
+            name, "block", f"has no {', '.join(missing)} in `lora_parameters`, and mlx-lm cannot load it", f"{fix}."
+        )
+        return
+    yield from _tensor_misfits(name, config, lora, header, layers, leaves=_LEAVES[kind], is_resumed=is_resumed)
+
+
+def _misfit(name: str, what: str, said: str, fix: str) -> Problem:
+    return Problem(f"The adapter {name} {said}. {fix}", {"kind": "config", "what": what})
+
+
+def _tensor_misfits(
+    name: str,
+    config: Mapping[str, Any],
+    lora: Mapping[str, Any],
+    header: Header,
+    layers: Layers,
+    *,
+    leaves: frozenset[str],
+    is_resumed: bool,
+) -> Iterator[Problem]:
+    """Compare tensor by tensor; one problem is enough, for the others follow from it."""
+    keys, rank, n_adapted = lora.get("keys"), lora.get("rank"), config.get("num_layers")
+    keys = frozenset(map(str, keys)) if isinstance(keys, list | tuple) else None
+    its = "the configuration that goes on from it" if is_resumed else "its configuration"
+    end = "mlx-lm passes over it in silence" if is_resumed else "mlx-lm cannot load it"
+    seen: set[int] = set()
+    for tensor, found in header.tensors.items():
+        module, _, leaf = tensor.rpartition(".")
+        if leaf not in leaves:
+            said = "DoRA" if leaf == "m" else "no low-rank adapter"
+            fix = (
+                "Write `fine_tune_type: dora`."
+                if leaf == "m"
+                else "Write `fine_tune_type: full`, if it was trained so."
+            )
+            yield _misfit(
+                name,
+                "kind",
+                f"holds {tensor}, which is {said}, and {its} says {'dora' if 'm' in leaves else 'lora'}: {end}",
+                fix,
+            )
+            return
+        if len(found.shape) == 2 and isinstance(rank, int) and leaf != "m":  # noqa: PLR2004 - a matrix
+            own = found.shape[1] if leaf == "lora_a" else found.shape[0]
+            if own != rank:
+                end = "mlx-lm loads it in silence and writes what cannot be loaded" if is_resumed else end
+                yield _misfit(
+                    name,
+                    "rank",
+                    f"has rank {own} at {module}, and {its} says rank {rank}: {end}",
+                    f"Write `rank: {own}`.",
+                )
+                return
+        inside = _IN_LAYER.fullmatch(module)
+        if keys is not None and module not in keys and (inside is None or inside[2] not in keys):
+            own_keys = sorted(
+                {match[2] for one in header.tensors if (match := _IN_LAYER.fullmatch(one.rpartition(".")[0]))}
+            )
+            yield _misfit(
+                name,
+                "keys",
+                f"adapts {module}, which `lora_parameters.keys` of {its} does not name: {end}",
+                f"Its tensors are of {', '.join(own_keys)[:400]}.",
+            )
+            return
+        if inside and (keys is None or module not in keys):
+            seen.add(int(inside[1]))
+    if isinstance(n_adapted, int) and n_adapted > 0:
+        outside = [number for number in sorted(seen) if layers.n is not None and number < layers.n - n_adapted]
+        if outside or len(seen) > n_adapted:
+            first, last = min(seen), max(seen)
+            wanted = (layers.n or last + 1) - first
+            yield _misfit(
+                name,
+                "num_layers",
+                f"holds tensors of layers {first} to {last}, and {its} says the last {n_adapted}: {end}",
+                f"Write `num_layers: {wanted}`.",
+            )
 
 
 def _lineage(adapter: Path, model: Path, cache: HashCache | None) -> Iterator[Problem]:

@@ -9,12 +9,15 @@ Covered are dense transformers with gated layers, as mlx-lm's llama, qwen, mistr
 experts, state-space models and others nothing is said.
 """
 
+import ast
+import importlib.util
 import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -316,7 +319,8 @@ def coherence_problems(folder: Path) -> list[Problem]:
 
     mlx-lm loads every `model*.safetensors` and lets the last one read win, so a file left by an earlier save can
     replace weights without an error (facts/mlx_training.md 2c). Each problem's `detail["kind"]` is one of
-    no_folder, no_config, no_tokenizer, no_weights, unreadable, truncated, index, writers, dtypes.
+    no_folder, no_config, no_tokenizer, no_weights, unreadable, truncated, index, writers, dtypes, type, code, format,
+    vocabulary.
     """
     if not folder.is_dir():
         return [Problem(f"Model folder {folder} does not exist; check the path.", {"kind": "no_folder"})]
@@ -325,8 +329,91 @@ def coherence_problems(folder: Path) -> list[Problem]:
     headers = _headers(folder)
     problems += _index_problems(folder, headers)
     problems += _writer_problems(folder, headers)
-    problems += _dtype_problems(folder, headers)
+    foreign = list(_foreign_problems(folder, headers))
+    # Packed weights of another library change their dtype from layer to layer as they should.
+    problems += foreign or _dtype_problems(folder, headers)
+    problems += _vocabulary_problems(folder, headers)
     return problems
+
+
+_READ_METHODS = frozenset({"awq", "bitnet", "compressed-tensors", "fp8", "gptq", "modelopt", "mxfp4", "mxfp8"})
+"""Values of `quantization_config.quant_method` that mlx-lm 0.32 loads."""
+_PACKED = frozenset({"U8", "I8", "I32", "U32"})
+
+
+def _foreign_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Problem]:
+    """Find what the installed mlx-lm cannot build: an unknown type, code of the model's own, foreign packing."""
+    config = read_object(folder / "config.json")
+    kind, code = config.get("model_type"), config.get("model_file")
+    if isinstance(code, str):
+        yield Problem(
+            f"{folder} builds its network by code of its own ({code}), which Vigil never runs. "
+            "Take a model of a type that mlx-lm has itself.",
+            {"kind": "code", "file": code},
+        )
+    elif isinstance(kind, str) and (known := known_types()) and kind not in known:
+        yield Problem(
+            f"{folder} is of the type {kind[:60]!r}, which the installed mlx-lm has no module for. "
+            "Update mlx-lm, or take a model of a type that it has.",
+            {"kind": "type", "model_type": kind[:60]},
+        )
+    method = (_mapping(config, "quantization_config") or {}).get("quant_method")
+    dtypes = {tensor.dtype for header in headers.values() for tensor in header.tensors.values()}
+    if method and method not in _READ_METHODS and not _mapping(config, "quantization") and dtypes & _PACKED:
+        yield Problem(
+            f"{folder} holds weights packed by {str(method)[:40]}, which mlx-lm cannot read; fetching them again "
+            "changes nothing. Take the 16-bit model, or one that was converted for MLX.",
+            {"kind": "format", "quant_method": str(method)[:40]},
+        )
+
+
+def _mapping(config: dict[str, Any], key: str) -> dict[str, Any] | None:
+    value = config.get(key)
+    return value if isinstance(value, dict) and value else None
+
+
+@cache
+def known_types() -> frozenset[str]:
+    """Return the model types that the installed mlx-lm builds, not importing it; empty where it is not installed."""
+    spec = importlib.util.find_spec("mlx_lm")
+    root = Path(spec.origin).parent if spec is not None and spec.origin else None
+    if root is None:
+        return frozenset()
+    renamed: dict[str, str] = {}
+    for node in ast.parse((root / "utils.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODEL_REMAPPING":
+            renamed = ast.literal_eval(node.value)
+    return frozenset({*(path.stem for path in (root / "models").glob("*.py")), *renamed})
+
+
+def _vocabulary_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Problem]:
+    """Find tokens of the template, or those that end an answer, whose ids have no row in the embedding."""
+    rows = [
+        tensor.shape[0]
+        for header in headers.values()
+        for name, tensor in header.tensors.items()
+        if name.endswith("embed_tokens.weight") and len(tensor.shape) == 2  # noqa: PLR2004 - a matrix
+    ]
+    added = read_object(folder / "tokenizer.json").get("added_tokens")
+    if len(rows) != 1 or not isinstance(added, list):
+        return
+    beyond = {
+        str(token.get("content")): token["id"]
+        for token in added
+        if isinstance(token, dict) and isinstance(token.get("id"), int) and token["id"] >= rows[0]
+    }
+    if not beyond:
+        return
+    template, ends = chat_template(folder), end_tokens(folder)
+    used = sorted(text for text, number in beyond.items() if text in template or text in ends or number in ends)
+    if used:
+        listed = ", ".join(f"{text[:40]!r} ({beyond[text]})" for text in used[:3])
+        yield Problem(
+            f"{folder}: its template writes {listed}, and its embedding has {rows[0]:,} rows, 0 to {rows[0] - 1:,}: "
+            "MLX reads memory beyond them without an error. Take the tokenizer that belongs to these weights, or a "
+            "model with rows for these tokens.",
+            {"kind": "vocabulary", "rows": rows[0], "tokens": used[:10]},
+        )
 
 
 def _missing_parts(folder: Path) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ Single tensors of a safetensors file as numpy arrays, read by offset; a file is 
 Model folders of a project: whether they may be opened, whether each is one coherent set (3), and who is who.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +20,17 @@ import numpy as np
 from state.hashing import HashCache, hash_file
 from state.records import Json
 from tools.data.rows import UnreadableError, is_not_fetched, open_regular, read_mapping, shown
-from tools.models.adapters import adapter_problems
-from tools.models.identity import INDEX, NOT_FETCHED, WEIGHTS, Header, HeaderError, coherence_problems, read_header
+from tools.models.adapters import Layers, adapter_problems, layers_of, loading_problems, recipe_problems
+from tools.models.identity import (
+    INDEX,
+    NOT_FETCHED,
+    WEIGHTS,
+    Header,
+    HeaderError,
+    Problem,
+    coherence_problems,
+    read_header,
+)
 from tools.probes.configs import Loc, TrainingConfig
 from tools.probes.folder import Place, Project, Report, place_of
 
@@ -95,7 +105,10 @@ SMALL_FILE_BYTES = 64 << 20
 _MOST_MODELS = 100
 
 _OF_LANGUAGE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
-_MODE_OF = {"no_tokenizer": "8", "no_weights": "8", "no_config": "8"}
+_MODE_OF = {
+    **dict.fromkeys(("no_tokenizer", "no_weights", "no_config"), "8"),
+    **dict.fromkeys(("type", "code", "format", "vocabulary"), "6"),
+}
 
 
 def can_be_read(project: Project, folder: Path) -> str | None:
@@ -170,17 +183,21 @@ def check_models(project: Project, report: Report) -> list[Path]:
         report.look("3")
         for problem in coherence_problems(folder):
             kind = str(problem.detail["kind"])
-            if kind == "no_tokenizer" and not _is_of_language(project, folder):
+            if kind in {"no_tokenizer", "type"} and not _is_of_language(project, folder):
                 continue
             mode = _MODE_OF.get(kind, "3")
             said = problem.sentence.replace(f"{project.root}/", "").replace(str(project.root), ".")
+            fix = "Restore the folder from its source, or save the model into an empty folder."
+            if mode == "6":
+                said, _, fix = said.rpartition(". ")
+                said += "."
             report.look(mode)
             report.add(
                 mode,
                 f"model:{name}",
                 f"{shown(said)[:600]}",
-                "warning" if kind == "no_tokenizer" else "hard_stop",
-                "Restore the folder from its source, or save the model into an empty folder.",
+                "warning" if kind in {"no_tokenizer", "code"} else "hard_stop",
+                fix,
                 check=f"model_{kind}",
                 file=f"{name}/{INDEX if kind == 'index' else 'config.json'}".removeprefix("./"),
                 line=1,
@@ -215,7 +232,12 @@ def weight_sizes(folder: Path) -> tuple[int, ...]:
 
 _WHOLE = "adapters.safetensors"
 _CONFIG = "adapter_config.json"
+_RENAMED = "adapter_model.safetensors"
 _READ_BY_US = (_CONFIG, "run.json")
+_OUR_KEYS = frozenset({"fine_tune_type", "num_layers", "lora_layers", "lora_parameters", "train_type"})
+_DEFAULT_LAYERS = 16
+"""mlx-lm's; mlx-lm-lora trains all."""
+_DEFAULT_BLOCK = {"rank": 8, "dropout": 0.0, "scale": 20.0}
 _MOST_ADAPTERS = 200
 _MOST_HASHED = 16 << 30
 """Bytes of two models of one size that are compared by content; more would take minutes."""
@@ -250,8 +272,9 @@ class AdapterFolder:
     def is_of_peft(self) -> bool:
         """Whether another library wrote it, under the same name of its configuration."""
         files = self.project.by_folder.get(self.folder, {})
+        is_ours = bool(_OUR_KEYS & self.config.keys())
         return _WHOLE not in files and (
-            "peft_type" in self.config or any(name.startswith("adapter_model.") for name in files)
+            "peft_type" in self.config or (not is_ours and any(name.startswith("adapter_model.") for name in files))
         )
 
     @property
@@ -304,10 +327,127 @@ def check_adapters(adapters: Sequence[AdapterFolder], report: Report) -> None:
         is_whole = _check_parts(one, report)
         _check_tensors(one, report)
         if is_whole:
+            _check_built(one, report)
+        if is_whole:
             _check_finished(one, report)
 
 
+def _check_built(one: AdapterFolder, report: Report) -> None:
+    """Report tensors that are not those which mlx-lm builds of the adapter's own configuration."""
+    if one.weights is None:
+        return
+    base = one.base
+    layers = layers_of(base) if base is not None and can_be_read(one.project, base) is None else Layers()
+    with contextlib.suppress(HeaderError, OSError):  # told where the tensors are looked at
+        header = open_tensors(one.weights).header
+        for problem in loading_problems(one.name, one.config, header, layers):
+            said, _, fix = problem.sentence.rpartition(". ")
+            report.add(
+                "8",
+                one.subject,
+                f"{said}.",
+                "hard_stop",
+                fix,
+                check=f"adapter_{problem.detail['kind']}",
+                detail=problem.detail,
+                **one.where(),
+            )
+
+
+def check_used(configs: Sequence[TrainingConfig], report: Report) -> None:
+    """Hold configurations against the model and the adapter that they name, by names and shapes alone (6, 8)."""
+    for config in configs:
+        place = config.place("model")
+        layers = Layers()
+        if place is not None and place.path is not None:
+            layers = _model_layers(config, place.path, report)
+        if not config.trains:
+            continue
+        default = -1 if config.is_lora_tools else _DEFAULT_LAYERS
+        recipe = {**config.values, "fine_tune_type": config.kind}
+        for problem in recipe_problems(recipe, layers, default_layers=default):
+            key = str(problem.detail["key"])
+            is_warning = bool(problem.detail.get("is_warning"))
+            _of_config(config, "6", problem, key, report, is_warning=is_warning)
+        resumed = config.place("resume_adapter_file")
+        if resumed is not None and resumed.path is not None:
+            built = {**recipe, "num_layers": recipe.get("num_layers", default)}
+            built["lora_parameters"] = config.values.get("lora_parameters") or _DEFAULT_BLOCK
+            _check_resumed(config, resumed, built, layers, report)
+
+
+def _of_config(
+    config: TrainingConfig, mode: str, problem: Problem, key: str, report: Report, *, is_warning: bool = False
+) -> None:
+    said, _, fix = problem.sentence.rpartition(". ")
+    report.look(mode)
+    report.add(
+        mode,
+        config.subject,
+        f"{config.name}: {shown(said)[:600]}.",
+        "warning" if is_warning else "hard_stop",
+        fix,
+        check=f"used_{problem.detail['kind']}",
+        detail=problem.detail,
+        **config.where(*key.split(".")),
+    )
+
+
+def _model_layers(config: TrainingConfig, path: Path, report: Report) -> Layers:
+    """Return the layers of the model that a configuration names, which has to be a folder with weights."""
+    project = config.project
+    if path.is_dir() and can_be_read(project, path) is None:
+        return layers_of(path)
+    names = project.by_folder.get(path, {})
+    others = sorted(name for name in names if name.endswith((".gguf", ".bin", ".npz", ".safetensors", ".pt")))
+    is_empty = path.is_dir() and "config.json" in names and not any(fnmatch(name, WEIGHTS) for name in names)
+    if not path.is_dir() or (is_empty and not any(folder for folder in path.glob(WEIGHTS))):
+        what = f"holds {', '.join(others[:3])}" if others else "holds no weights"
+        said = f"the model {shown(config.text('model'))[:200]} {what}" if path.is_dir() else "`model` names a file"
+        fix = (
+            "Take the repository with safetensors, or one that was converted for MLX; mlx_lm.convert reads safetensors"
+        )
+        problem = Problem(
+            f"{said}, and mlx-lm loads a folder with model*.safetensors only. {fix}.", {"kind": "weights"}
+        )
+        _of_config(config, "8", problem, "model", report)
+    return Layers()
+
+
+def _check_resumed(config: TrainingConfig, place: Place, built: Json, layers: Layers, report: Report) -> None:
+    """Report an adapter file that a training cannot, or only seemingly, go on from."""
+    path, key = place.path, "resume_adapter_file"
+    if path is None:
+        return
+    if path.is_dir():
+        written = place.written.rstrip("/")
+        said = f"`{key}` names the folder {shown(written)[:200]}, and mlx-lm opens a file"
+        _of_config(
+            config, "8", Problem(f"{said}. Write `{key}: {shown(written)}/{_WHOLE}`.", {"kind": "folder"}), key, report
+        )
+        return
+    try:
+        header = open_tensors(path).header
+    except (HeaderError, OSError):
+        return
+    for problem in loading_problems(shown(place.written)[:200], built, header, layers, is_resumed=True):
+        is_warning = problem.detail.get("what") in {"keys", "num_layers"}
+        _of_config(config, "6", problem, key, report, is_warning=is_warning)
+
+
 def _check_parts(one: AdapterFolder, report: Report) -> bool:
+    files = one.project.by_folder.get(one.folder, {})
+    if one.weights is None and _RENAMED in files and _OUR_KEYS & one.config.keys():
+        report.add(
+            "8",
+            one.subject,
+            f"{one.name} has mlx-lm's configuration and {_RENAMED}; mlx-lm opens {_WHOLE} only.",
+            "hard_stop",
+            f"Rename it to {_WHOLE}.",
+            check="adapter_renamed",
+            **one.where(),
+        )
+        return False
     if one.weights is None and one.config and not one.saves:
         _lacking(one, _WHOLE, "8", "was never written", report)
         return False
@@ -372,8 +512,9 @@ def _check_finite(one: AdapterFolder, tensors: TensorFile, report: Report) -> No
     if tensors.n_values > _MOST_VALUES:
         report.skip(("P8",), f"{one.name} has {tensors.n_values:,} values; they were not looked at")
         return
-    bad = [name for name in tensors.names if not _is_finite(tensors.read(name))]
+    bad = not_finite(tensors)
     if not bad:
+        _check_changes(one, tensors, report)
         return
     report.look("P8")
     report.add(
@@ -389,6 +530,41 @@ def _check_finite(one: AdapterFolder, tensors: TensorFile, report: Report) -> No
         first=shown(bad[0])[:100],
         **one.where(),
     )
+
+
+def _check_changes(one: AdapterFolder, tensors: TensorFile, report: Report) -> None:
+    """Report an adapter whose second halves are all zero, as they are before the first update."""
+    if not is_untrained(tensors):
+        return
+    report.look("9")
+    report.add(
+        "9",
+        one.subject,
+        f"{one.name} changes nothing: all its lora_b are 0, as before the first update.",
+        "warning",
+        "Train it, with a learning rate above 0 and at least one update (iters / grad_accumulation_steps).",
+        check="untrained",
+        **one.where(),
+    )
+
+
+def not_finite(tensors: TensorFile) -> list[str]:
+    """Return the tensors that hold NaN or infinity.
+
+    Raises:
+        OSError: The file cannot be read any more.
+    """
+    return [name for name in tensors.names if not _is_finite(tensors.read(name))]
+
+
+def is_untrained(tensors: TensorFile) -> bool:
+    """Say whether all second halves of low-rank pairs are zero, as they are before the first update.
+
+    Raises:
+        OSError: The file cannot be read any more.
+    """
+    halves = [tensors.read(name) for name in tensors.names if name.endswith(".lora_b")]
+    return bool(halves) and all(found is not None and not found.any() for found in halves)
 
 
 def _is_finite(values: np.ndarray[Any, Any] | None) -> bool:
@@ -483,6 +659,8 @@ def uses_of(
         one = by_folder.get(place.path) if place.path is not None else None
         if place.kind == "outside":
             report.skip(("2", "9", "P2"), f"{name}: adapter {shown(said.path)} lies outside the project, not opened")
+        elif one is None and place.path is not None and place.path.is_file():
+            _adapter_file(name, said.path, where, report)
         elif one is None:
             not_there(name, "adapter folder", said.path, where, report)
         if said.evaluated_on is None:
@@ -520,6 +698,24 @@ def not_there(name: str, what: str, written: str, where: Json, report: Report) -
         "hard_stop",
         "Correct the path; it is relative to the file.",
         check="settings_path",
+        **where,
+    )
+
+
+def _adapter_file(name: str, written: str, where: Json, report: Report) -> None:
+    """Report an adapter that is named by a file, such as the npz of an old mlx-lm."""
+    is_old = written.endswith(".npz")
+    how = "an adapter in the old form of mlx-lm (npz), which is no longer read" if is_old else "a file, not a folder"
+    report.look("8")
+    report.add(
+        "8",
+        f"settings:{name}",
+        f"{name} names {shown(written)[:200]}, {how}.",
+        "hard_stop",
+        f"Convert it: mx.save_safetensors('{_WHOLE}', dict(mx.load('{shown(written)[:80]}'))), beside {_CONFIG}."
+        if is_old
+        else f"Name the folder that holds {_WHOLE} and {_CONFIG}.",
+        check="settings_file",
         **where,
     )
 

@@ -26,6 +26,7 @@ from tools.probes.model import (
     check_lineage,
     check_models,
     check_pickles,
+    check_used,
     uses_of,
 )
 from tools.probes.recipes import check_configs, check_lengths, check_prompts, count, named_file, taught_by, trainings_of
@@ -107,6 +108,7 @@ def look(
     taught = [named_file(file) for file in taught_by(trainings, sets)]
     check_fusions(project, fusions, taught if model is not None else None, report)
     check_configs(configs, sets, report)
+    check_used(configs, report)
     check_readable(project, sets, others, report)
     check_content(project, sets, report)
     check_sets(project, sets, stated, report)

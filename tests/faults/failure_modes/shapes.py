@@ -82,7 +82,7 @@ def adapter_start(trained_on: str = "") -> World:
     world = World()
     if trained_on:
         world.files["mine/run.json"] = json.dumps({"model_weights": trained_on})
-    config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0}}
+    config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0, "dropout": 0.0}}
     world.files["mine/adapter_config.json"] = json.dumps(config)
     module = "model.layers.0.self_attn.q_proj"
     shapes = {f"{module}.lora_a": ("F32", [128, 2]), f"{module}.lora_b": ("F32", [2, 128])}

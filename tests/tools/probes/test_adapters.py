@@ -204,3 +204,76 @@ def test_an_adapter_that_does_not_fit_the_model_it_names_is_told(
     found = only(look(tmp_path), "P2")
     assert (found.severity, found.subject) == ("hard_stop", "adapter:other")
     assert "other names base as its model and does not belong to it" in found.sentence
+
+
+def test_an_adapter_that_was_never_updated_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    fusing.adapter(tmp_path / "p" / "adapters", 0.0)
+    found = only(look(tmp_path / "p"), "9")
+    assert (found.severity, "changes nothing" in found.sentence) == ("warning", True)
+
+
+def test_an_adapter_that_its_own_configuration_does_not_build_stops(tmp_path: Path) -> None:
+    found = only(look(trained(tmp_path / "p", num_layers=1)), "8")
+    assert (found.severity, found.claim) == ("hard_stop", "adapter_config")
+
+
+def test_a_renamed_file_of_mlx_lm_is_not_taken_for_another_library(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "p")
+    (folder / "adapters" / "adapters.safetensors").rename(folder / "adapters" / "adapter_model.safetensors")
+    assert only(look(folder), "8").fix == "Rename it to adapters.safetensors."
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "said"),
+    [
+        ({"resume_adapter_file": "adapters"}, "8", "names the folder adapters, and mlx-lm opens a file"),
+        ({"lora_parameters": {"rank": 64, "scale": 2.0, "dropout": 0.0}}, "6", "and writes what cannot be loaded"),
+        ({"fine_tune_type": "dora"}, "6", ""),
+        ({}, "6", ""),
+    ],
+)
+def test_an_adapter_to_go_on_from_is_held_against_the_configuration(
+    tmp_path: Path, changes: dict[str, Any], mode: str, said: str
+) -> None:
+    folder = trained(tmp_path / "p")
+    block = {"rank": fusing.RANK, "scale": 2.0, "dropout": 0.0}
+    config = {"model": "owner/name", "data": "owner/rows", "iters": 5, "num_layers": -1, "lora_parameters": block}
+    config |= {"resume_adapter_file": "adapters/adapters.safetensors", **changes}
+    (folder / "lora.json").write_text(json.dumps(config))
+    found = of(look(folder), mode)
+    assert [said in row.sentence for row in found] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("config.json", "tiny-Q4.gguf"), "the model base holds tiny-Q4.gguf"),
+        (("config.json",), "the model base holds no weights"),
+    ],
+)
+def test_a_model_without_weights_that_mlx_lm_reads_stops(tmp_path: Path, files: tuple[str, ...], said: str) -> None:
+    (tmp_path / "base").mkdir()
+    for name in files:
+        (tmp_path / "base" / name).write_text("{}")
+    config = {"model": "base", "data": "owner/rows", "iters": 5, "num_layers": 4, "batch_size": 1}
+    (tmp_path / "lora.json").write_text(json.dumps(config))
+    assert said in only(look(tmp_path), "8").sentence
+
+
+def test_layers_and_keys_of_a_configuration_are_held_against_the_model_it_names(tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "base")
+    block = {"rank": 8, "scale": 2.0, "dropout": 0.0, "keys": ["q_proj"]}
+    config = {"model": "base", "data": "owner/rows", "iters": 5, "lora_parameters": block}
+    (tmp_path / "lora.json").write_text(json.dumps(config))
+    said = [row.sentence for row in of(look(tmp_path), "6")]
+    assert ["match no layer" in one or "`num_layers` is left out" in one for one in said] == [True, True]
+    config |= {"num_layers": 6, "lora_parameters": {**block, "keys": ["self_attn.q_proj"]}}
+    (tmp_path / "lora.json").write_text(json.dumps(config))
+    assert of(look(tmp_path), "6") == []
+
+
+def test_an_adapter_in_the_old_form_is_there_and_has_to_be_converted(tmp_path: Path) -> None:
+    (tmp_path / "adapters.npz").write_bytes(b"PK")
+    found = only(look(settings(tmp_path, adapters=[{"path": "adapters.npz"}])), "8")
+    assert ("old form" in found.sentence, "mx.save_safetensors" in found.fix) == (True, True)

@@ -44,7 +44,8 @@ def adapter(folder: Path, size: float, base: str = "base", **config: Any) -> Non
     said: dict[str, Any] = {
         "model": base,
         "fine_tune_type": "lora",
-        "lora_parameters": {"rank": RANK, "scale": 2.0},
+        "num_layers": 1,
+        "lora_parameters": {"rank": RANK, "scale": 2.0, "dropout": 0.0},
         **config,
     }
     (folder / "adapter_config.json").write_text(json.dumps(said))
