@@ -108,6 +108,7 @@ def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goa
     """Return one of pydantic's errors as a sentence that names the key and what would be right."""
     kind, context = error["type"], error.get("ctx", {})
     key, value = dotted(loc), error.get("input")
+    what = f"`{key}` is" if key else "what stands here is"
     if kind == "extra_forbidden":
         return _unknown(loc, model)
     if kind == "missing":
@@ -115,28 +116,28 @@ def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goa
         return f"the key `{loc[-1]}`{above} is missing; add it."
     if isinstance(value, float) and value.is_integer() and (most := _most(loc, model)) is not None:
         # Larger than any machine's whole numbers, pydantic takes it for none.
-        return f"`{key}` is {_quoted(value)}; it must be at most {_bound(most)}."
+        return f"{what} {_quoted(value)}; it must be at most {_bound(most)}."
     if kind in _TYPES:
-        return f"`{key}` is {_quoted(value)}; write {_TYPES[kind]}."
+        return f"{what} {_quoted(value)}; write {_TYPES[kind]}."
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"`{key}` is {_quoted(value)}; it must be {words} {_bound(context[bound])}."
+        return f"{what} {_quoted(value)}; it must be {words} {_bound(context[bound])}."
     if kind == "string_pattern_mismatch":
         word = next((str(part) for part in reversed(loc) if str(part) in _MEANT), "")
-        return f"`{key}` is {_quoted(value)}; {_MEANT.get(word, 'it has another form')}."
+        return f"{what} {_quoted(value)}; {_MEANT.get(word, 'it has another form')}."
     if kind in {"literal_error", "enum"}:
         known = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
         guess = nearest(str(value), known)
         advice = f" (did you mean {guess}?)" if guess else ""
-        return f"`{key}` is {_quoted(value)}; write one of {', '.join(known)}{advice}."
+        return f"{what} {_quoted(value)}; write one of {', '.join(known)}{advice}."
     if kind == "too_short":
-        return f"`{key}` is empty; it needs at least {context.get('min_length', 1)}."
+        return f"{what} empty; it needs at least {context.get('min_length', 1)}."
     if kind == "string_too_short":
-        return f"`{key}` is empty; write a value."
+        return f"{what} empty; write a value."
     if kind == "value_error":
         text = str(context.get("error", error["msg"])).rstrip(".")
         return f"`{key}`: {text}." if key else f"{text}."
-    return f"`{key}` is {_quoted(value)}: {str(error['msg']).rstrip('.')}."
+    return f"{what} {_quoted(value)}: {str(error['msg']).rstrip('.')}."
 
 
 def _bound(value: float) -> str:
@@ -146,6 +147,8 @@ def _bound(value: float) -> str:
 
 def _most(loc: Sequence[str | int], model: type[BaseModel]) -> float | None:
     """Return the upper bound of a whole number at a place; None where there is none."""
+    if not loc:
+        return None
     held = _models_at(loc[:-1], model)
     field = next((each.model_fields[str(loc[-1])] for each in held if str(loc[-1]) in each.model_fields), None)
     return next((float(each.le) for each in field.metadata if hasattr(each, "le")), None) if field else None

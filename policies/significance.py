@@ -302,7 +302,7 @@ def signed_root(
     """Return what a normal quantile is for the share of weighted means that lie below a number.
 
     Args:
-        distances: Shape (n,), of the points from the number, which lies between the least of them and their mean.
+        distances: Shape (n,), of the points from the number, which lies between the least and the largest of them.
         shapes: Shape (n,), positive.
         start: Where the saddlepoint is looked for first.
 
@@ -311,10 +311,10 @@ def signed_root(
     """
     theta = _saddlepoint(distances, shapes, start)
     rest = 1 - theta * distances
-    root = -math.sqrt(max(0.0, 2 * float(shapes @ np.log(rest))))
+    root = math.copysign(math.sqrt(max(0.0, 2 * float(shapes @ np.log(rest)))), theta)
     curvature = theta * math.sqrt(float(shapes @ (distances / rest) ** 2))
-    # Nearer to its mean than this the correction is 0/0, and the quantile wanted lies below.
-    return theta, root, root + math.log(curvature / root) / root if root < -(_ON_PAPER**0.5) else 0.0
+    # Nearer to its mean than this the correction is 0/0.
+    return theta, root, root + math.log(curvature / root) / root if abs(root) > _ON_PAPER**0.5 else 0.0
 
 
 def _saddlepoint(distances: NDArray[np.float64], shapes: NDArray[np.float64], start: float) -> float:

@@ -5,6 +5,7 @@ unknown keys. `problems` holds the checks that need two places at once; every pr
 Nothing here opens a file: whether a path exists or a metric is produced by the track is for probes to find out.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -595,6 +596,11 @@ def _range_problems(goal: Goal) -> list[Problem]:
         for name in ranges
         if known is not None and name not in known
     ]
+    found += [
+        Problem(where=("gate", "conditions", place, "min" if each.sign > 0 else "max"), sentence=said)
+        for place, each in enumerate(goal.gate.conditions)
+        if (said := _beyond_range(each, ranges))
+    ]
     delta = goal.gate.meaningful_delta
     names = {metric.partition(".")[2] for condition in goal.gate.conditions for metric in condition.metrics}
     names |= {metric.partition(".")[2] for metric in goal.evaluation.dense.values()}
@@ -605,6 +611,22 @@ def _range_problems(goal: Goal) -> list[Problem]:
         )
         found.append(Problem(where=("gate", "meaningful_delta"), sentence=said))
     return found
+
+
+def _beyond_range(condition: Condition, ranges: Mapping[str, tuple[float, float]]) -> str:
+    """Return why no score of a metric can be what a condition asks of it, or an empty string."""
+    if condition.against != "value" or condition.statistic != "mean":
+        return ""
+    for metric in condition.metrics:
+        name = metric.partition(".")[2]
+        low, high = ranges.get(metric, ranges.get(name, (0.0, 1.0)))
+        if not low <= condition.threshold <= high:
+            return (
+                f"{condition.id} asks {condition.threshold:g} of {metric}, whose scores lie between {low:g} and"
+                f" {high:g}; declare the least and the largest score in `track.ranges` (percent: `{name}: [0, 100]`),"
+                " or write the bound on that scale."
+            )
+    return ""
 
 
 def _repair_problems(goal: Goal) -> list[Problem | None]:

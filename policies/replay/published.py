@@ -573,6 +573,8 @@ def _exported_cycle(export: _Export, run: Run) -> Cycle:
     ranges = {} if goal is None else goal.track.ranges
     cases = cases.model_copy(update={"noise": _noise(export.beliefs, made_at), "scales": scales_of(ranges)})
     recorded = {} if verdict is None else part(verdict.verdict, "gate")
+    # Confirmation cases may have been opened for a gate that was edited since, and the verdict be one on selection.
+    is_confirmed = is_confirmed and recorded.get("use", "confirmation") == "confirmation"
     cycle = Cycle(
         id=run.id,
         track=export.track,
@@ -590,7 +592,7 @@ def _exported_cycle(export: _Export, run: Run) -> Cycle:
         notes={"recipe": run.recipe, "data": {"hash": run.data_hash}, "axis": run.axis, "parent": run.parent},
         looks=1 + len({a.inputs["look"]["step"] for a in looks}),
         # An opening was judged at what the ledger left then, whatever is left today.
-        alpha=number(recorded.get("alpha")) if is_confirmed and recorded.get("use") == "confirmation" else None,
+        alpha=number(recorded.get("alpha")) if is_confirmed and "use" in recorded else None,
     )
     if goal is None:
         return cycle

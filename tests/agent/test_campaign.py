@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from agent.campaign import difference, load_campaign, read_yaml
-from agent.mistakes import dotted, known_keys
+from agent.mistakes import dotted, known_keys, mistake
 from state.errors import ConfigError
 from tests.agent.folders import CAMPAIGN
 
@@ -28,6 +28,12 @@ def test_a_campaign_keeps_paths_as_written_and_resolves_them_against_its_folder(
     assert loaded.resolve(loaded.goal.data.train) == (tmp_path / "train.jsonl").resolve()
     assert loaded.where("gate", "conditions", 0, "min") == "c.yaml:16"
     assert loaded.where("gate", "alpha") == "c.yaml:13"
+
+
+@pytest.mark.parametrize("value", [5, 1e29])
+def test_a_row_that_is_no_mapping_is_said_to_be_none(value: float) -> None:
+    said = mistake({"type": "model_type", "input": value}, ())
+    assert said == f"what stands here is {value}; write a mapping of keys to values."
 
 
 def test_an_exponent_is_a_number_however_it_is_spelled(tmp_path: Path) -> None:

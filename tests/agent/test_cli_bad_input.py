@@ -121,6 +121,14 @@ BAD: dict[str, tuple[Break, list[str]]] = {
         in_file("gate:", "gate:\n  meaningful_delta: 5"),
         ["campaign.yaml:14", "gate.meaningful_delta", "5", "at most 1"],
     ),
+    "a threshold in percent": (
+        in_file("      min: 0.5", "      min: 69"),
+        ["campaign.yaml:16", "asks 69 of words.exact", "`track.ranges` (percent: `exact: [0, 100]`)"],
+    ),
+    "a count that no cases show": (
+        in_file("      min: 0.5", "      statistic: count\n      max: 2"),
+        ["campaign.yaml:15", "without any failure do not show that at alpha 0.0167", "`test: plain` with a `reason`"],
+    ),
     "a delta above what is asked over the parent": (
         in_file("      min: 0.5", "      against: parent\n      min: 0.1\n  meaningful_delta: 0.2"),
         ["campaign.yaml:18", "`gate.meaningful_delta` is 0.2", "the 0.1 that words.exact.parent>=0.1 asks for"],

@@ -185,6 +185,28 @@ def test_an_opening_is_judged_again_at_the_level_that_it_was_judged_at() -> None
     assert (again.bucket, again.passed) == ("B", False), "of the ledger so little was left"
 
 
+def test_a_verdict_on_selection_is_judged_again_on_selection_though_confirmation_was_opened_before() -> None:
+    """As after an edit that raised the gate: the cases were opened for another question."""
+    play = ended()
+    raised = goal(gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.99}]})
+    later = GoalVersion(version=play.goal_version + 1, campaign="rehearsal", file_hash="g", spec=raised.model_dump())
+    [last] = [row for row in play.decisions if row.action == "promote"]
+    on_selection = {**last.verdict["gate"], "use": "selection", "holds": False}
+    again = last.model_copy(
+        update={
+            "id": "again",
+            "action": "judge",
+            "bucket": "B",
+            "goal_version": later.version,
+            "verdict": {**last.verdict, "gate": on_selection},
+        }
+    )
+    before, after = exported_trajectory(exported(play)), exported_trajectory([*exported(play), later, again])
+    assert [told.cycles[-1].is_confirmed for told in (before, after)] == [True, False]
+    found = replay(after).cycles[-1]
+    assert (found.bucket, found.passed) == ("B", False)
+
+
 def test_an_export_in_percent_and_with_order_noise_keeps_its_buckets() -> None:
     percent: Any = goal(
         track={"grader": "grade.py", "metrics": ["score", "control"], "ranges": {"score": [-1, 1], "control": [-1, 1]}},

@@ -169,6 +169,11 @@ def test_a_declared_range_is_of_a_metric_of_the_track_and_ascends() -> None:
     [beyond] = problems(Goal.model_validate_json(json.dumps(found)))
     assert beyond.sentence.startswith("`gate.meaningful_delta` is 500; write at most 100")
     gate["meaningful_delta"] = 5
+    gate["conditions"] = [{"metric": "s.pct", "max": 101}, {"metric": "s.pct", "against": "base", "min": 101}]
+    [off] = problems(Goal.model_validate_json(json.dumps(found)))
+    assert off.where == ("gate", "conditions", 0, "max")
+    assert "asks 101 of s.pct, whose scores lie between 0 and 100; declare" in off.sentence
+    gate["conditions"] = [{"metric": "s.pct", "min": 70}]
     percent["ranges"] = {"pct": [0, 100], "per": [0, 1]}
     [unknown] = problems(Goal.model_validate_json(json.dumps(found)))
     assert unknown.sentence == "`ranges` names the metric 'per'; the track answers with pct."
