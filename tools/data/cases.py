@@ -4,23 +4,23 @@ The three data formats and how they are told apart (by the first row) are mlx-lm
 token is counted and no template applied here; that needs the model's tokenizer, in a worker.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from state.errors import ConfigError
+from tools.data.rows import Fault, FaultKind, Line, UnreadableError, iter_lines, kind_of
 from tools.jobs.worker import tick
 
 Format = Literal["completions", "chat", "text"]
 """completions: prompt and completion; chat: messages; text: one string, no prompt to mask."""
 
-MOST_LINE_BYTES = 4 << 20
-"""A longer line is no row that a model reads: a million tokens take less."""
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIXES: dict[FaultKind, str] = {
+    "empty": ", so remove it",
+    "too_long": ", and no model reads that much at once; split or remove it",
+    "half_character": "; write the whole character",
+}
 _RUNBOOK = "runbooks/your_task/README.md"
 
 
@@ -68,34 +68,6 @@ def _refuse(path: Path, line: int, fault: str, value: object = None) -> NoReturn
     )  # fmt: skip
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _parse(path: Path, line: int, raw: bytes) -> dict[str, Any]:
-    if line == 1 and raw.startswith(_BYTE_ORDER_MARK):
-        _refuse(path, line, "the file starts with a byte order mark; save it as UTF-8 without one")
-    if not raw.strip():
-        _refuse(path, line, "the line is empty; mlx-lm reads every line as JSON, so remove it")
-    try:
-        row = json.loads(raw.decode(), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        _refuse(path, line, f"not UTF-8 at byte {error.start + 1}")
-    except json.JSONDecodeError as error:
-        _refuse(path, line, f"not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:
-        _refuse(path, line, f"not JSON: {error}")
-    if not isinstance(row, dict):
-        _refuse(path, line, f"the row is {_kind(row)}, not an object")
-    return row
-
-
-def _kind(value: object) -> str:
-    """Return JSON's own word for a value's type."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
 def iter_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line, row) of a JSON-lines file, one line in memory at a time.
 
@@ -105,22 +77,18 @@ def iter_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         state = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise ConfigError(f"The data file {path} {state}.", what="data", value=str(path), where=str(path))
-    line = 0
+    number = 0
     try:
-        with path.open("rb") as stream:
-            for line, raw in enumerate(iter(partial(stream.readline, MOST_LINE_BYTES + 1), b""), start=1):
-                tick()
-                if len(raw) > MOST_LINE_BYTES:
-                    _refuse(
-                        path,
-                        line,
-                        f"the line has more than {MOST_LINE_BYTES >> 20} MB, and no model reads that much at once; "
-                        "split or remove it",
-                    )
-                yield line, _parse(path, line, raw)
-    except OSError as error:
-        raise ConfigError(f"The data file {path} cannot be read: {error.strerror}.", where=str(path)) from error
-    if not line:
+        for line in iter_lines(path):
+            tick()
+            match line:
+                case Line(number, row, None) if row is not None:
+                    yield number, row
+                case Line(number, _, Fault(sentence=sentence, kind=kind)):
+                    _refuse(path, number, sentence + _FIXES.get(kind, ""))
+    except UnreadableError as error:
+        raise ConfigError(f"The data file {path} cannot be read: {error}.", where=str(path)) from error
+    if not number:
         raise ConfigError(f"The data file {path} is empty; it needs at least one row.", what="data", where=str(path))
 
 
@@ -137,7 +105,7 @@ def _require_text(path: Path, line: int, row: Mapping[str, Any], key: str, *, ma
     if key not in row:
         _refuse(path, line, f"`{key}` is missing")
     if not isinstance(row[key], str):
-        _refuse(path, line, f"`{key}` is {_kind(row[key])}, not a string", row[key])
+        _refuse(path, line, f"`{key}` is {kind_of(row[key])}, not a string", row[key])
     if not may_be_blank and not row[key].strip():
         _refuse(path, line, f"`{key}` is blank")
 
@@ -224,7 +192,7 @@ def _identified(path: Path, line: int, row: dict[str, Any]) -> dict[str, Any]:
     """Return the case with its id as text; without one it is named after its line."""
     name = row.get("id", f"line-{line}")
     if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
-        _refuse(path, line, f"`id` is {_kind(name) if name != '' else 'blank'}, not a name", name)
+        _refuse(path, line, f"`id` is {kind_of(name) if name != '' else 'blank'}, not a name", name)
     return row | {"id": str(name)}
 
 

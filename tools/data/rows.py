@@ -1,12 +1,10 @@
-"""Rows of data files, read however broken the file is: what mlx-lm and mlx-lm-lora would make of each line.
+"""Rows of files, however broken: each line once, as a row or as what is wrong with it.
 
-Unlike `tools.data.cases`, which refuses a file at its first fault, this goes on and counts. What the trainers
-themselves refuse, or train on wrongly, is fatal; what is merely strange is not.
+`iter_lines` is the one reader. Strict callers (`cases.iter_rows`) raise its first fault, the audit (`DataFile.scan`)
+goes on and counts: what mlx-lm and mlx-lm-lora would make of each line. What these refuse themselves, or train on
+wrongly, is fatal; what is merely strange is not.
 
-Reading what strangers wrote: regular files only, bounded, never outside the project.
-
-Nothing is imported or unpickled. A path that leads outside the project, by `..`, by a leading slash or by a link, is
-not opened.
+Regular files only, bounded, and nothing is imported or unpickled: strangers wrote them.
 """
 
 import json
@@ -22,8 +20,14 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from state.records import Json
 from tools.models.identity import LFS_POINTER, NOT_FETCHED
 
-MAX_LINE_BYTES = 16 << 20
+MOST_LINE_BYTES = 16 << 20
 """A longer line is no row that anything trains on; its rest is passed over."""
+
+FaultKind = Literal[
+    "too_long", "byte_order_mark", "empty", "not_utf8", "not_json", "not_finite", "not_object", "half_character", "row"
+]
+"""not_finite: NaN or Infinity, which Python's own reader takes and JSON has not. half_character: text that no tokenizer
+takes. row: JSON, but not as its form asks."""
 
 _CHUNK = 1 << 20
 _NO_TEXT = re.compile("[\ud800-\udfff]")
@@ -31,18 +35,37 @@ _NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 class UnreadableError(Exception):
-    """A file is not opened, or cannot be read; the text says why, without the path."""
+    """A file is not opened, or cannot be read; the text says why, without the path.
+
+    Args:
+        why: The text.
+        kind: What a line is, where one line alone is meant; `binary` where the file is no text.
+    """
+
+    def __init__(self, why: str, kind: FaultKind | Literal["binary", "file"] = "file") -> None:
+        super().__init__(why)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a file."""
+class Fault:
+    """What is wrong with a line."""
+
+    line: int
+    """From 1."""
+    sentence: str
+    """Without the place and without the row's words."""
+    is_fatal: bool = True
+    kind: FaultKind = "row"
+
+
+class Line(NamedTuple):
+    """One line of a file: its row, or what is wrong with it; both where only Python takes it for JSON."""
 
     number: int
     """From 1."""
-    raw: bytes
-    """Its bytes, line end included; of a line that is too long, the first 16 MB."""
-    is_too_long: bool = False
+    row: Json | None
+    fault: Fault | None = None
 
 
 def is_inside(root: Path, path: Path) -> bool:
@@ -133,14 +156,14 @@ def parse_json(raw: bytes) -> Any:
     try:
         return json.loads(raw.decode())
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"not UTF-8 at byte {error.start + 1}") from error
+        raise UnreadableError(f"not UTF-8 at byte {error.start + 1}", "not_utf8") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise UnreadableError(f"not JSON: {error.msg} at {place}") from error
+        raise UnreadableError(f"not JSON: {error.msg} at {place}", "not_json") from error
     except RecursionError as error:
-        raise UnreadableError("not JSON: nested too deeply") from error
+        raise UnreadableError("not JSON: nested too deeply", "not_json") from error
     except ValueError as error:
-        raise UnreadableError(f"not JSON: {str(error).split(';')[0]}") from error
+        raise UnreadableError(f"not JSON: {str(error).split(';')[0]}", "not_json") from error
 
 
 def read_mapping(path: Path, limit: int) -> dict[str, Any]:
@@ -152,31 +175,89 @@ def read_mapping(path: Path, limit: int) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def iter_lines(path: Path, max_bytes: int) -> Iterator[Line]:
-    """Yield the lines of a file, at most 16 MB in memory.
+def iter_lines(path: Path, most_bytes: int = 1 << 60) -> Iterator[Line]:
+    """Yield every line of a file of rows, one in memory at a time.
 
     Args:
         path: A file.
-        max_bytes: Where to stop.
+        most_bytes: Where to stop.
 
     Raises:
-        UnreadableError: As `open_regular`.
+        UnreadableError: As `open_regular`; or the file is no text, or was not fetched.
     """
+    for number, raw in _raw_lines(path, most_bytes):
+        if number == 1 and raw.startswith(LFS_POINTER):
+            raise UnreadableError(NOT_FETCHED)
+        if b"\0" in raw[:_BINARY_HEAD]:
+            raise UnreadableError(f"line {number} holds zero bytes: this is no text", "binary")
+        yield _line(number, raw)
+
+
+def _raw_lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (line, its bytes); of a line that is too long, the beginning."""
     number = done = 0
     with open_regular(path) as stream:
         try:
-            while done < max_bytes and (raw := stream.readline(MAX_LINE_BYTES + 1)):
+            while done < most_bytes and (raw := stream.readline(MOST_LINE_BYTES + 1)):
                 number += 1
                 done += len(raw)
-                is_too_long = len(raw) > MAX_LINE_BYTES
-                yield Line(number, raw, is_too_long)
-                if is_too_long and not raw.endswith(b"\n"):
-                    while done < max_bytes and (rest := stream.readline(_CHUNK)):
+                yield number, raw
+                if len(raw) > MOST_LINE_BYTES and not raw.endswith(b"\n"):
+                    while done < most_bytes and (rest := stream.readline(_CHUNK)):
                         done += len(rest)
                         if rest.endswith(b"\n"):
                             break
         except OSError as error:
             raise UnreadableError(_said(error)) from error
+
+
+def _wrong(number: int, kind: FaultKind, sentence: str, row: Json | None = None) -> Line:
+    return Line(number, row, Fault(number, sentence, row is None, kind))
+
+
+def _line(number: int, raw: bytes) -> Line:
+    if len(raw) > MOST_LINE_BYTES:
+        return _wrong(number, "too_long", f"the line has more than {MOST_LINE_BYTES >> 20} MB")
+    try:
+        # Without the line end: what is missing at the end of the line is missing in this one.
+        value = parse_json(raw.rstrip(b"\r\n"))
+    except UnreadableError as error:
+        if raw.startswith(_BYTE_ORDER_MARK):
+            where = "the file starts" if number == 1 else "the line starts"
+            return _wrong(number, "byte_order_mark", f"{where} with a byte order mark; save it as UTF-8 without one")
+        if not raw.strip():
+            return _wrong(number, "empty", "the line is empty; mlx-lm reads every line as JSON")
+        return _wrong(number, "not_utf8" if error.kind == "not_utf8" else "not_json", str(error))
+    if not isinstance(value, dict):
+        return _wrong(number, "not_object", f"the row is {kind_of(value)}, not an object")
+    if _is_half(raw, value):
+        return _wrong(
+            number,
+            "half_character",
+            "it holds half of a pair of characters, such as `\\ud800` alone, which no tokenizer takes",
+        )
+    if (constant := _constant_in(raw)) is not None:
+        return _wrong(number, "not_finite", f"not JSON: {constant} is no JSON value", value)
+    return Line(number, value)
+
+
+def _is_half(raw: bytes, value: Json) -> bool:
+    """Say whether a row's text cannot be encoded: JSON may write one half of a pair without the other."""
+    if _HALF.search(raw) is None:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _constant_in(raw: bytes) -> str | None:
+    """Return the first number of a line that is none in JSON, None where there is none."""
+    found: list[str] = []
+    if b"NaN" in raw or b"Infinity" in raw:
+        json.loads(raw, parse_constant=found.append)
+    return found[0] if found else None
 
 
 def shown(name: str) -> str:
@@ -340,16 +421,6 @@ def form_of(data: Mapping[str, Any], features: Features) -> Form:
     return "prompts" if features.prompt in data else "other"
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a line."""
-
-    line: int
-    sentence: str
-    """Without the place and without the row's words."""
-    is_fatal: bool = True
-
-
 @dataclass
 class Scan:
     """What a data file holds."""
@@ -390,23 +461,33 @@ class DataFile:
         """Look at every line once."""
         scan = Scan()
         try:
-            for number, raw, row in self._lines(scan, self.bounds.read_bytes):
-                if not scan.keys and row is not None:
-                    scan.keys, scan.form = tuple(map(str, row)), form_of(row, self.features)
-                fault = _fault_of_line(number, raw) if row is None else fault_of(row, scan.form, self.features)
-                if fault:
-                    scan.add(Fault(number, fault[0], fault[1]))
-                scan.rows += row is not None and not (fault and fault[1])
+            for line in iter_lines(self.path, self.bounds.read_bytes):
+                if not scan.keys and line.row is not None:
+                    scan.keys, scan.form = tuple(map(str, line.row)), form_of(line.row, self.features)
+                fault = self._fault(line, scan.form)
+                if fault is not None:
+                    scan.add(fault)
+                scan.rows += fault is None or not fault.is_fatal
         except UnreadableError as error:
-            scan.unread = str(error)
+            scan.unread, scan.is_binary = str(error), error.kind == "binary"
+            return scan
+        if self.size > self.bounds.read_bytes:
+            scan.rest = f"what follows its first {self.bounds.read_bytes >> 30} GB; --whole reads it"
         return scan
+
+    def _fault(self, line: Line, form: Form) -> Fault | None:
+        """Return what a trainer would mind; none minds NaN, for they read with Python's own reader."""
+        if line.row is None:
+            return line.fault
+        said = fault_of(line.row, form, self.features)
+        return Fault(line.number, *said) if said else None
 
     def objects(self, most: int | None = None) -> Iterator[tuple[int, Json]]:
         """Yield (line, row) of the first rows, whatever keys they have; None as many as are judged."""
         most = self.bounds.content_rows if most is None else most
         done = 0
         try:
-            for number, _, row in self._lines(Scan(), self.bounds.content_bytes):
+            for number, row, _ in iter_lines(self.path, self.bounds.content_bytes):
                 if row is None:
                     continue
                 yield number, row
@@ -436,59 +517,10 @@ class DataFile:
         except OSError:
             return 0
 
-    def _lines(self, scan: Scan, most_bytes: int) -> Iterator[tuple[int, bytes | str, Json | None]]:
-        """Yield (line, its bytes or what is wrong with it, the row); the row is None where there is none."""
-        for line in iter_lines(self.path, most_bytes):
-            if line.number == 1 and line.raw.startswith(LFS_POINTER):
-                scan.unread = NOT_FETCHED
-                return
-            if b"\0" in line.raw[:_BINARY_HEAD]:
-                scan.is_binary = True
-                scan.unread = f"line {line.number} holds zero bytes: this is no text"
-                return
-            if line.is_too_long:
-                yield line.number, "the line has more than 16 MB", None
-                continue
-            yield line.number, *_parsed(line.raw)
-        if self.size > most_bytes:
-            scan.rest = f"what follows its first {most_bytes >> 30} GB; --whole reads it"
 
-
-def _parsed(raw: bytes) -> tuple[bytes | str, Json | None]:
-    try:
-        value = parse_json(raw)
-    except UnreadableError as error:
-        return (raw if raw.startswith(_BYTE_ORDER_MARK) or not raw.strip() else str(error)), None
-    if not isinstance(value, dict):
-        return f"the row is {_kind(value)}, not an object", None
-    if _is_half(raw, value):
-        return "it holds half of a pair of characters, such as `\\ud800` alone, which no tokenizer takes", None
-    return "", value
-
-
-def _is_half(raw: bytes, value: Json) -> bool:
-    """Say whether a row's text cannot be encoded: JSON may write one half of a pair without the other."""
-    if _HALF.search(raw) is None:
-        return False
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _fault_of_line(number: int, said: bytes | str) -> tuple[str, bool]:
-    """Return what is wrong with a line that holds no row."""
-    if isinstance(said, str):
-        return said, True
-    if not said.strip():
-        return "the line is empty; mlx-lm reads every line as JSON", True
-    where = "the file starts" if number == 1 else "the line starts"
-    return f"{where} with a byte order mark; save it as UTF-8 without one", True
-
-
-def _kind(value: object) -> str:
-    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+def kind_of(value: object) -> str:
+    """Return JSON's own word for a value's type."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
@@ -508,14 +540,10 @@ def fault_of(data: Mapping[str, Any], form: Form, features: Features) -> tuple[s
         if form == "prompts" and isinstance(data[key], list):
             return _fault_of_messages(data[key], key, is_prompt=True)
         if not isinstance(data[key], str):
-            return f"`{key}` is {_kind_of_any(data[key])}, not a string", True
+            return f"`{key}` is {kind_of(data[key])}, not a string", True
         if not data[key].strip():
             return f"`{key}` is blank", False
     return None
-
-
-def _kind_of_any(value: object) -> str:
-    return "an object" if isinstance(value, dict) else _kind(value)
 
 
 def _fault_of_messages(messages: object, key: str, *, is_prompt: bool = False) -> tuple[str, bool] | None:
@@ -544,8 +572,8 @@ def _fault_of_pair(data: Mapping[str, Any], features: Features) -> tuple[str, bo
             if found:
                 return found
         elif not isinstance(data[key], str | dict):
-            return f"`{key}` is {_kind_of_any(data[key])}, not a string", True
+            return f"`{key}` is {kind_of(data[key])}, not a string", True
     prompt = data.get(features.prompt)
     if prompt is not None and not isinstance(prompt, str | list):
-        return f"`{features.prompt}` is {_kind_of_any(prompt)}, not a string", True
+        return f"`{features.prompt}` is {kind_of(prompt)}, not a string", True
     return None

@@ -4,7 +4,7 @@ All rollouts of an update are decoded together, with adapters in the weights, ea
 (seed, update, its place): the same weights sample the same tokens again, so a run that was interrupted needs no rollout
 on disk to go on bit for bit.
 
-The grader runs in a child process with a time-out (tools/tracks/host.py). A rollout whose reward it could not tell is
+The grader runs in a child process with a time-out (tools/graders/host.py). A rollout whose reward it could not tell is
 left out of its group; nothing unusable ever becomes a zero.
 """
 

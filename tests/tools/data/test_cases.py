@@ -67,7 +67,9 @@ def test_rows_give_the_conversation_that_mlx_lm_would_build(tmp_path: Path) -> N
         ([CHAT, "null"], 2, "null, not an object"),
         ([CHAT, "17"], 2, "a number, not an object"),
         ([CHAT, b'{"text": "\xff"}'], 2, "not UTF-8 at byte 11"),
-        ([CHAT, '{"text": NaN}'], 2, "NaN"),
+        ([CHAT, '{"text": NaN}'], 2, "NaN is no JSON value"),
+        ([CHAT, '{"text": "\\ud800"}'], 2, "half of a pair of characters"),
+        ([CHAT, '{"text": "q"'], 2, "not JSON: Expecting ',' delimiter at column 13"),
         ([CHAT, "[" * 100_000], 2, "not JSON"),
         ([b"\xef\xbb\xbf" + json.dumps(CHAT).encode()], 1, "byte order mark"),
         ([{"question": "q"}], 1, "the row has question"),
@@ -116,8 +118,8 @@ def test_a_file_that_cannot_be_read_is_the_user_s_to_fix(tmp_path: Path, monkeyp
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(ConfigError, match="Permission denied"):
+    monkeypatch.setattr("tools.data.rows.os.open", refuse)
+    with pytest.raises(ConfigError, match="permission denied"):
         check_data(path)
 
 
@@ -188,7 +190,7 @@ def test_the_user_s_last_words_are_found_in_every_format() -> None:
 def test_a_line_beyond_what_any_model_reads_is_refused_by_file_and_line_without_being_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.data.cases.MOST_LINE_BYTES", 100)
+    monkeypatch.setattr("tools.data.rows.MOST_LINE_BYTES", 100)
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "a"}\n{"text": "' + "a" * 87 + '"}\n{"text": "' + "a" * 200 + '"}\n')
     with pytest.raises(ConfigError, match=r"train\.jsonl:3: the line has more than"):

@@ -9,7 +9,7 @@ import pytest
 from agent.audit import audit
 from tests.faults.failure_modes.projects import rows_of, write_rows
 from tests.tools.probes.looks import look, of, only, project, settings, why_not
-from tools.data.rows import Bounds, DataFile, Features, Row, fault_of, form_of, text_of
+from tools.data.rows import Bounds, DataFile, Features, Row, UnreadableError, fault_of, form_of, iter_lines, text_of
 
 F = Features()
 USER = {"role": "user", "content": "q"}
@@ -200,3 +200,24 @@ def test_a_path_of_windows_is_one_of_another_machine(tmp_path: Path) -> None:
     found = look(project(tmp_path / "p", lora_json=config, data__train_jsonl=rows_of("t", 20)))
     assert of(found, "8") == []
     assert "`data` leads outside the project" in why_not(found, "8")
+
+
+def test_every_line_is_a_row_or_says_what_it_is_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.data.rows.MOST_LINE_BYTES", 40)
+    lines = [b'\xef\xbb\xbf{"a": 1}', b'{"a": 1}', b" ", b'{"a": "\xff"}', b'{"a": 1', b"[1]", b'{"a": "\\ud800"}',
+             b'{"a": -Infinity}', b'{"a": "NaN"}', b"x" * 3_000, b'{"b": 2}']  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    found = list(iter_lines(path))
+    assert [line.number for line in found] == list(range(1, 12))
+    assert [line.fault.kind if line.fault else line.row for line in found] == [
+        "byte_order_mark", {"a": 1}, "empty", "not_utf8", "not_json", "not_object", "half_character",
+        "not_finite", {"a": "NaN"}, "too_long", {"b": 2},
+    ]  # fmt: skip
+    # Python's own reader, which trainers use, takes what JSON has not: strict callers refuse it, the audit does not.
+    assert found[7].row == {"a": float("-inf")}
+    path.write_bytes(b'{"text": "a", "loss": NaN}')
+    assert (DataFile(path).scan.rows, DataFile(path).scan.faults) == (1, [])
+    path.write_bytes(b'{"a": 1}\n\0')
+    with pytest.raises(UnreadableError, match="line 2 holds zero bytes"):
+        list(iter_lines(path))
