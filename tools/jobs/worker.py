@@ -108,7 +108,10 @@ class WorkerContext:
         self._step = row["step"] if isinstance(row.get("step"), int) else self._step
         line = json.dumps({**row, "t": time.time()}, ensure_ascii=False) + "\n"
         # One write of the whole line: a kill leaves it out or in, never half.
-        os.write(self._metrics, line.encode())
+        data = line.encode()
+        if os.write(self._metrics, data) < len(data):
+            # The rest of the disk took a part: the next row would be swallowed by it.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder.metrics))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, the worker's last file: from here on the job is done, whatever happens to the process."""

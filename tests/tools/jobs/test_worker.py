@@ -9,6 +9,7 @@ import pytest
 
 from state.files import read_json, read_jsonl
 from tools.jobs.locks import is_held, try_lock
+from tools.jobs.worker import NO_DISK
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,6 +50,14 @@ def test_a_row_is_on_disk_when_emit_returns(folder: Path) -> None:
     done = work(folder, "c = begin(sys.argv[1]); c.emit({'step': 1}); os.kill(os.getpid(), 9)")
     assert done.returncode == -9
     assert len(read_jsonl(folder / "metrics.jsonl")) == 1
+
+
+def test_a_row_that_a_full_disk_cut_ends_the_worker_as_a_full_disk_does_and_swallows_none(folder: Path) -> None:
+    full = "resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(sys.argv[1] + '/metrics.jsonl').st_size + 9, -1))"
+    program = "import resource; c = begin(sys.argv[1]); c.emit({'step': 1}); %s; c.emit({'step': 2})"
+    assert work(folder, program % full).returncode == NO_DISK
+    work(folder, "c = begin(sys.argv[1]); c.emit({'step': 2})")
+    assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [1, 2]
 
 
 def test_term_asks_for_a_stop_and_the_worker_leaves_as_resumable(folder: Path) -> None:
