@@ -56,7 +56,7 @@ def test_every_path_of_this_repository_that_a_page_names_exists(page: Path) -> N
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-FOR_CHANGES = ("ARCHITECTURE.md",)
+FOR_CHANGES = ("ARCHITECTURE.md", "CONTRIBUTING.md", "runbooks/walk.md")
 """Pages for whoever changes the code: what they name stands in a file that the same passage names."""
 
 
@@ -107,8 +107,17 @@ def test_a_name_that_no_file_beside_it_defines_is_seen() -> None:
     ]
 
 
-def test_the_architecture_is_one_page() -> None:
+def test_the_way_in_is_a_page_and_recipes_of_ten_lines() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 80
+    recipes = re.split(r"^## Add ", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)[1:]
+    assert [recipe.splitlines()[0] for recipe in recipes] == [
+        "a probe",
+        "a policy rule",
+        "an instrument",
+        "a track",
+        "a job backend",
+    ]
+    assert [recipe for recipe in recipes if len(recipe.split("\n## ")[0].strip().splitlines()) > 11] == []
 
 
 def test_every_file_of_a_campaign_and_of_a_job_is_told_what_it_survives() -> None:
