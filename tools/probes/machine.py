@@ -21,7 +21,7 @@ _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
 _GB = 1e9
 _MEMORY_FACTOR = 1.2
 """Weights, and a fifth more for caches and Python; what training takes beside them is estimated from the model's sizes
-and the token census (policies/memory.py)."""
+and the token census (policies/cost.py)."""
 _DISK_NEED_GB = 0.5
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
