@@ -1,8 +1,8 @@
 """The harness fingerprint: everything but the weights that a score depends on, as named hashes.
 
 Standard library, `state` and the track contract only, so that the agent computes it before any worker runs. Batch size
-and order are left out: they change no outputs (generation.py) but in half precision, where what they move is measured. The
-seed is left out of greedy decoding, which draws nothing.
+and order are left out: they change no outputs (generation.py) but in half precision, where what they move is measured.
+The seed is left out of greedy decoding, which draws nothing.
 """
 
 from collections.abc import Iterable
