@@ -200,12 +200,12 @@ def refute_belief(home: Path, campaign: str | None, given: str, reason: str) -> 
         NotFoundError: There is no such campaign or belief.
         ConfigError: No reason is given, or the id belongs to another campaign.
     """
-    from agent.render.why import gathered, impact
+    from agent.render.why import gather_standing, impact
 
     if not reason.strip():
         raise ConfigError("Refuting a belief needs --reason WHY, for the record.", what="reason")
     paths, row = _found(home, campaign, given)
-    found = impact(gathered(paths), row)
+    found = impact(gather_standing(paths), row)
     if found["belief"]["status"] == "refuted":
         return f"{paths.name}:{row} is refuted already; nothing was done."
     _insert(paths, "refute", target=row, reason=reason)

@@ -7,7 +7,6 @@ under it cannot write any more. Both hold on a local disk only; network file sys
 
 import errno
 import fcntl
-import json
 import os
 import shlex
 import socket
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from state.clock import Clock
-from state.errors import ConfigError, LeaseLostError, LimitExceededError, VigilError
+from state.errors import ConfigError, DamagedFileError, LeaseLostError, LimitExceededError, VigilError
 from state.files import ensure_local_disk, read_json, write_json
 from state.paths import CampaignPaths
 
@@ -47,7 +46,7 @@ def _identity(paths: CampaignPaths) -> dict[str, Any]:
     """Return what the last holder wrote about itself, empty where it wrote nothing readable."""
     try:
         known = read_json(holder_file(paths))
-    except (json.JSONDecodeError, OSError):
+    except (DamagedFileError, OSError):
         return {}
     return known if isinstance(known, dict) else {}
 

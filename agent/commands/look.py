@@ -164,9 +164,9 @@ def beliefs(  # noqa: PLR0917 - one parameter per option
     named = f"{campaign}:{root}" if campaign and root and ":" not in root else root or campaign
     paths, wanted = find_row(folder_of(home), named, is_quiet=as_json)
     if root:
-        from agent.render.why import format_impact, gathered, impact
+        from agent.render.why import format_impact, gather_standing, impact
 
-        found = impact(gathered(paths), wanted or root)
+        found = impact(gather_standing(paths), wanted or root)
         show_json(found) if as_json else show(format_impact(found))
         return
     if wanted:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.render import record, typed
-from agent.render.why import gathered, impact
+from agent.render.why import gather_standing, impact
 from agent.render.words import (
     INDENT,
     WIDTH,
@@ -55,7 +55,7 @@ def of_campaign(paths: CampaignPaths) -> View:
     Raises:
         NotFoundError: There is no such campaign.
     """
-    view = gathered(paths)
+    view = gather_standing(paths)
     with open_reader(paths) as reader:
         return tally({**view, "approvals": reader.approvals(), "refuted": reader.refuted_ever()})
 

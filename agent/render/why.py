@@ -188,7 +188,7 @@ _MOST = 12
 """Rows of a kind that the text lists; `--json` has them all."""
 
 
-def gathered(paths: CampaignPaths) -> View:
+def gather_standing(paths: CampaignPaths) -> View:
     """Return what `impact` walks over: the rows of the record, with cases counted instead of listed.
 
     Raises:
@@ -363,7 +363,8 @@ class _Walk:
 def counts_toward_exhaustion(decision: View) -> bool:
     """Say whether a verdict counts toward exhaustion; the rule is `policies.verdict`, held to it by a test."""
     detail = (decision["verdict"] or {}).get("bucket") or {}
-    usable = detail.get("bucket") not in {None, "U"} and detail.get("had_power") and not detail.get("is_capped")
+    bucket = (detail.get("on_selection") or [detail.get("bucket")])[0]
+    usable = bucket not in {None, "U"} and detail.get("had_power") and not detail.get("is_capped")
     return bool(usable and detail.get("movement") == "flat" and detail.get("control_moved") is True)
 
 

@@ -141,6 +141,7 @@ def verdicts() -> st.SearchStrategy[Row]:
             "had_power": st.booleans(),
             "is_capped": st.booleans(),
             "control_moved": st.sampled_from([True, False, None]),
+            "on_selection": st.sampled_from([None, ("U", "U.power"), ("C", "C.flat")]),
         }
     )
 
@@ -150,10 +151,17 @@ def test_a_count_toward_exhaustion_is_what_the_policy_counts(detail: Row) -> Non
     class Verdict:
         """A verdict's fields that exhaustion reads."""
 
+        bucket = ""
+        on_selection: tuple[str, str] | None = None
+
+        @property
+        def tuned_by(self) -> tuple[str, str]:
+            return self.on_selection or (self.bucket, "")
+
     verdict: Any = Verdict()
     vars(verdict).update(detail)
     run: Any = Verdict()
-    vars(run).update(id="R1", instrument="sft", axis="start", recipe_hash="h")
+    vars(run).update(id="R1", instrument="sft", axis="start", recipe_hash="h", parent="")
     counted = _counts(run_fact(run, verdict))
     assert counts_toward_exhaustion(decision("D1", "judge", verdict={"bucket": detail})) == counted
 

@@ -7,7 +7,7 @@ def test_every_file_of_a_campaign_is_below_its_own_folder(tmp_path: Path) -> Non
     paths = CampaignPaths(tmp_path, "night")
     named = [getattr(paths, name) for name, member in vars(CampaignPaths).items() if isinstance(member, property)]
     assert len(set(named)) == len(named)
-    assert {path.relative_to(paths.root) for path in named}
+    assert [path for path in named if not path.is_relative_to(paths.root)] == [paths.home / "ledger.head"]
     assert paths.artifact("0123456789abcdef0123") == paths.artifacts / "0123456789abcdef"
     assert paths.job("k1") == JobPaths(paths.jobs / "k1")
 
