@@ -21,12 +21,11 @@ from state.goal import Goal
 from state.hashing import hash_file
 from state.log import bind_log, hand_on, log_info, log_warning
 from state.paths import JobPaths
-from state.records import Action, ActionKind, Decision, Job, Json
+from state.records import JOB_ENDED, Action, ActionKind, Decision, Job, Json
 from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus, read_record
 from tools.models.identity import weights_hash
 from tools.training.progress import damaged_steps, is_sound, newest_healthy_folder, whole_saves
 
-_ENDED = frozenset({"finished", "failed", "stopped"})
 _COPY_EVERY_S = 5.0
 """How often a running job's progress is copied into its row; the job's own files are always newer."""
 
@@ -267,16 +266,16 @@ def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobSta
         status = session.backend.status(folder)
         now = session.clock.monotonic()
         # How it ended stands in its folder too.
-        alive = "running" if status.state in _ENDED else status.state
+        alive = "running" if status.state in JOB_ENDED else status.state
         session.show(with_folder(session.paths, {**shown, "state": alive, "restarts": status.restarts}))
         if bool(status.waits_for) != is_queued:
             is_queued = not is_queued
             waits = f"{record.waits(status.waits_for)}. It goes on by itself; nobody needs to do anything."
             session.say(f"The {spec.kind} waits: {waits}" if is_queued else "It goes on.")
-        if status.state in _ENDED or now - copied_at >= _COPY_EVERY_S:
+        if status.state in JOB_ENDED or now - copied_at >= _COPY_EVERY_S:
             _copy(session, spec.key, status)
             copied_at = now
-        if status.state in _ENDED:
+        if status.state in JOB_ENDED:
             if session.is_stopping and status.state == "stopped":
                 raise StopAskedError
             return status
@@ -322,7 +321,7 @@ def _invalidates(before: Goal, after: Goal) -> bool:
 
 def _copy(session: Session, key: str, status: JobStatus) -> None:
     """Copy what the job's files say into its row."""
-    ended = status.state in _ENDED
+    ended = status.state in JOB_ENDED
     session.store.doing.update_job(
         key,
         state=status.state,

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.mistakes import dotted, mistake
+from agent.render.typed import MARKS
 from agent.render.words import WIDTH, block, count, shortened, signed, table
 from policies.replay.published import (
     TABLES,
@@ -41,8 +42,6 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_FINDINGS = 7
 _FINDING_LINES = 2
 _ASKED_COLUMNS = 46
-
-_MARKS = {"holds": "holds", "fails": "fails", "undecided": "open"}
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -247,7 +246,7 @@ def _rows(row: ReplayedCondition) -> list[Sequence[str]]:
     interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
     value = "not measured" if row.value is None else signed(row.value) if row.is_difference else f"{row.value:.3f}"
     recorded = {None: "", True: "holds", False: "fails"}[row.recorded]
-    mark = _MARKS[row.decided]
+    mark = MARKS[row.decided]
     asked, *more = textwrap.wrap(row.asked, _ASKED_COLUMNS, break_on_hyphens=False) or [row.id]
     first = (mark, asked, value, interval, str(row.n or ""), recorded)
     return [first, *(("", f"  {line}", "", "", "", "") for line in more)]

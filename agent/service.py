@@ -22,6 +22,7 @@ from state.errors import ConfigError, NotFoundError, VigilError
 from state.files import ensure_local_disk, file_system_type, fsync_folder, write_atomic
 from state.hashing import hash_bytes
 from state.log import log_debug
+from state.records import CAMPAIGN_ENDED
 from tools.machine.facts import System
 
 RUNBOOK = "runbooks/night.md"
@@ -34,7 +35,6 @@ _KEPT = ("PATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "LD_LIBRARY_PATH",
 """Variables of the shell that the service gets; never a key or a token, since the file is readable."""
 
 _FLEETING = frozenset({"tmpfs", "ramfs"})
-_ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 _GUARDED = ("Desktop", "Documents", "Downloads", "Library/Mobile Documents")
 
 
@@ -374,7 +374,7 @@ def take_up(home: Path, file: Path) -> int:
     try:
         with open_reader(CampaignPaths(home, load_campaign(file).goal.campaign)) as reader:
             campaign = reader.campaign()
-        if campaign["state"] in _ENDED:
+        if campaign["state"] in CAMPAIGN_ENDED:
             said = f"{campaign['name']} has ended ({campaign['state']}); vigil run {file} takes it up by hand."
             print(said, flush=True)  # noqa: T201 - the service's log
             return 0

@@ -18,7 +18,19 @@ from policies.next_run import exhaustion_of, fusion, next_proposals, slack_of
 from policies.verdict import ExhaustionVerdict
 from state.goal import NotifyEvent
 from state.hashing import hash_json
-from state.records import CLASSES, Action, ActionKind, Approval, Belief, Decision, Evidence, Json, Run, runbook_of
+from state.records import (
+    BEST_FIRST,
+    CLASSES,
+    Action,
+    ActionKind,
+    Approval,
+    Belief,
+    Decision,
+    Evidence,
+    Json,
+    Run,
+    runbook_of,
+)
 
 _PRECOMPUTED = frozenset({"demonstration", "preference"})
 """Classes whose feedback is on outputs that were written beforehand."""
@@ -186,9 +198,6 @@ def _fine(subject: str, claim: str, statement: str, mode: str, action: Action) -
     return Belief(subject=subject, claim=claim, statement=statement, tag="confirmed", evidence=(seen,), mode=mode)
 
 
-_RANK = "ABCUD"
-"""Buckets, best first."""
-
 FUSE_S = 1800.0
 """Three times as long and a fusion is stopped: it reads and writes the weights, and answers a few rows three times."""
 
@@ -345,7 +354,9 @@ def _needed(view: View) -> frozenset[str]:
     """Return the runs whose saves stay: in promotion or promoted, the best one, and what an open run starts from."""
     judged = [run for run in view.runs if run.bucket is not None]
     # The best is the last: by bucket, then by slack, the later of equals, as `vigil status` names it.
-    place = {run.id: (-_RANK.index(run.bucket or "D"), slack_of(view, run), index) for index, run in enumerate(judged)}
+    place = {
+        run.id: (-BEST_FIRST.index(run.bucket or "D"), slack_of(view, run), index) for index, run in enumerate(judged)
+    }
     best = sorted(place, key=lambda name: place[name])[-1:]
     parents = {run.parent for run in view.runs if run.bucket is None}
     reached = {run.id for run in judged if run.bucket == "A"}

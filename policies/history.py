@@ -14,11 +14,11 @@ from policies.validity import Contamination
 from state.goal import Gate, Goal
 from state.hashing import hash_json
 from state.records import (
+    CAMPAIGN_ENDED,
     Action,
     Approval,
     Belief,
     Campaign,
-    CampaignState,
     Commitment,
     Decision,
     GoalVersion,
@@ -27,9 +27,6 @@ from state.records import (
     Request,
     Run,
 )
-
-_ENDED: frozenset[CampaignState] = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
-
 
 WITHDRAWN = "withdrawn"
 """Who closed a question about an act that no longer fits the world; nobody refused it."""
@@ -97,7 +94,7 @@ class View:
     @property
     def has_ended(self) -> bool:
         """Whether the campaign's row says so."""
-        return self.campaign.state in _ENDED
+        return self.campaign.state in CAMPAIGN_ENDED
 
     def identity(self, name: str) -> str:
         """Return the hash that Knowing recorded for `harness`, `weights`, `data` or `census`."""

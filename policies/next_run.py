@@ -62,7 +62,7 @@ from policies.verdict import (
     run_fact,
 )
 from state.goal import Condition
-from state.recipe import schedule_but_length
+from state.recipe import SHAPE_KEYS, schedule_but_length
 from state.records import CLASSES, Action, Alternative, Guard, Instrument, Json, Run, Side
 
 MOST_SHARE = 0.25
@@ -379,7 +379,7 @@ def run_before(view: View, instrument: Instrument) -> Run | None:
 
 
 def _shape_of(run: Run) -> Json:
-    return {key: run.recipe[key] for key in _SHAPE if key in run.recipe}
+    return {key: run.recipe[key] for key in SHAPE_KEYS if key in run.recipe}
 
 
 def fusion(view: View, adapter: str) -> Action | None:
@@ -438,9 +438,6 @@ def slack_of(view: View, run: Run) -> float:
     """Return the slack of a run by its newest verdict, minus infinity without one."""
     verdict = verdict_of(view, run)
     return slack(verdict) if verdict is not None else float("-inf")
-
-
-_SHAPE = ("fine_tune_type", "num_layers", "lora_parameters")
 
 
 def next_proposal(view: View, instrument: Instrument | None = None) -> RecipeProposal | None:

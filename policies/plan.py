@@ -65,7 +65,7 @@ from policies.next_run import (
 from policies.pace import no_signal, passed_over, refuse_blind, signal_first, time_first, without_signal
 from policies.recipes import RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
-from policies.validity import NOTED
+from policies.validity import MEASURING, NOTED, SPENDING
 from policies.verdict import BucketVerdict, StopVerdict, judge_run
 from state.hashing import hash_json
 from state.records import (
@@ -174,7 +174,7 @@ def standing(view: View) -> Decision | None:
             continue
         if view.is_withdrawn(decision) or (halted and decision.action not in _DESPITE_STOPS):
             continue
-        if view.torn and decision.action in _SPENDING:
+        if view.torn and decision.action in SPENDING:
             continue
         if decision.needs is None:
             return decision
@@ -187,12 +187,10 @@ def standing(view: View) -> Decision | None:
 _DESPITE_STOPS = frozenset({"halt", "notify"})
 """What a hard stop does not hold back: the end itself, and the word about it."""
 
-_SPENDING = frozenset({"census", "evaluate", "train", "confirm", "pace"})
-
 
 def must_verify(view: View, action: ActionKind, key: str, verified: str) -> bool:
     """Say whether what an act stands on has to be looked at again before it may begin; one that has begun goes on."""
-    return action in _SPENDING and action != verified and view.action(key) is None
+    return action in SPENDING and action != verified and view.action(key) is None
 
 
 def plan(view: View) -> Draft | None:
@@ -349,7 +347,7 @@ def _give_up(view: View) -> Draft | None:
         for action in view.actions
         if action.state == "failed"
         and action.key not in view.earlier
-        and (action.kind in _MEASURING or not _was_stopped(action))
+        and (action.kind in MEASURING or not _was_stopped(action))
     ]
     for kind in ("census", "evaluate", "confirm", "train", "promote"):
         of_kind = [action for action in failed if action.kind == kind]
@@ -369,9 +367,6 @@ def _give_up(view: View) -> Draft | None:
             )
     return None
 
-
-_MEASURING = frozenset({"census", "evaluate", "confirm"})
-"""Acts without which nothing can be decided; one that a guard ended would be ended by it again."""
 
 _HUNG = {
     "out_of_time": "the time for it was over before it ended; ",

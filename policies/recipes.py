@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from policies.cost import LEAST_SHARE
 from policies.target import Target
 from policies.verdict import UNREADABLE, BucketVerdict, Movement
 from state.goal import Goal
@@ -46,9 +47,6 @@ there, and the lab's run of 16 did (mode 1)."""
 
 SAFE_SHARE = 0.9
 """Share of a harmful dose that a run may reach: nearer than this says nothing new."""
-
-LEAST_SHARE = 0.5
-"""A run cut to fewer of its iterations than this is another experiment than the one that was meant."""
 
 
 def usual_lr(instrument: Instrument, parameters: int | None, recipe: Mapping[str, Any]) -> float:

@@ -6,7 +6,7 @@ is walked over these. What was measured and judged again on sound premises count
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from state.records import Action, Belief, Decision, Fingerprint, Record, Run, Staleness
+from state.records import Action, ActionKind, Belief, Decision, Fingerprint, Record, Run, Staleness
 
 
 class StaleBelief(Record):
@@ -94,11 +94,13 @@ def _fell_with(belief: Belief, premise: str, rows: list[Belief]) -> StaleBelief:
     )
 
 
-_GROUND_OF_TRAINING = ("data:", "model:")
+GROUND_OF_TRAINING = ("data:", "model:")
 """Refuted, these make an adapter worthless; other premises of a launch only made it look worthwhile."""
 
-_MEASURE = frozenset({"census", "evaluate", "confirm"})
-_STAND = _MEASURE | {"train", "judge", "promote"}
+MEASURING: frozenset[ActionKind] = frozenset({"census", "evaluate", "confirm"})
+SPENDING: frozenset[ActionKind] = MEASURING | {"train", "pace"}
+"""Acts that cost time."""
+_STAND = MEASURING | {"train", "judge", "promote"}
 """Kinds of decisions that stand on beliefs; an end only reports."""
 
 NOTED = "evidence.refuted"
@@ -136,7 +138,7 @@ def contamination(beliefs: Sequence[Belief], decisions: Iterable[Decision], acti
     fallen = _with_all_reasoned(beliefs, refuted)
     launched = {row.id for row in rows if _stands_on(row, fallen)}
     denied = {e.ref for b in beliefs if _is_denied(b) for e in b.evidence if e.kind == "job"}
-    void = {a.key for a in actions if a.kind in _MEASURE and (a.decision in launched or a.key in denied)}
+    void = {a.key for a in actions if a.kind in MEASURING and (a.decision in launched or a.key in denied)}
     # A census counts many things: denied one, the others stand. An evaluation is one measurement.
     whole = void - {a.key for a in actions if a.kind == "census"}
     measured = {b.id for b in beliefs if any(each.kind == "job" and each.ref in whole for each in b.evidence)}
@@ -191,4 +193,4 @@ def _stands_on(decision: Decision, fallen: set[str]) -> bool:
 
 
 def _on_its_ground(decision: Decision, fallen: set[str]) -> bool:
-    return any(p.belief in fallen and p.subject.startswith(_GROUND_OF_TRAINING) for p in decision.premises)
+    return any(p.belief in fallen and p.subject.startswith(GROUND_OF_TRAINING) for p in decision.premises)

@@ -288,9 +288,3 @@ def sentence(line: Mapping[str, Any]) -> str:
     """Return a line as a person reads it: time, level, event, and the rest as `name=value`."""
     rest = [f"{name}={value}" for name, value in line.items() if name not in {"timestamp", "level", "event"}]
     return " ".join([str(line.get("timestamp", ""))[11:19], f"{line.get('level', ''):<7}", str(line["event"]), *rest])
-
-
-def to_terminal(text: str) -> None:
-    """Write a line to standard error; one that is gone is no reason to end."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr)  # noqa: T201 - what --verbose asks for

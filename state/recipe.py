@@ -10,6 +10,9 @@ ROLLOUTS_TOGETHER = {False: 8, True: 64}
 """Whether MLX computes with CUDA -> rollouts computed together in an update where the recipe does not say; few shapes
 count for more than tokens there. On Metal nobody measured it."""
 
+SHAPE_KEYS = ("fine_tune_type", "num_layers", "lora_parameters")
+"""What a run that goes on from an adapter keeps of its recipe."""
+
 _LENGTH_AT = {"cosine_decay": 1, "linear_schedule": 2, "step_decay": 2}
 """Schedule -> which of its arguments is a number of updates."""
 

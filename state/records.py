@@ -15,6 +15,9 @@ Json = dict[str, Any]
 Bucket = Literal["A", "B", "C", "D", "U"]
 """A promoted, B progress, C concern, D refuted, U uninformative (design section 5)."""
 
+BEST_FIRST = "ABCUD"
+"""Buckets; an uninformative run has at least lost nothing that was seen."""
+
 Tag = Literal["confirmed", "inferred", "assumed"]
 """confirmed: evidence at hand; inferred: reasoned from confirmed; assumed: no grounding yet."""
 
@@ -74,8 +77,12 @@ JobKind = Literal["training", "evaluation", "census", "fuse", "notice", "pace"]
 JobState = Literal["queued", "starting", "running", "orphaned", "lost", "finished", "failed", "stopped"]
 """Told from evidence alone: locks, identities and the exit record (facts/durability.md section 2)."""
 
+JOB_ENDED: frozenset[JobState] = frozenset({"finished", "failed", "stopped"})
+
 CampaignState = Literal["running", "waiting", "promoted", "not_promoted", "halted", "stopped", "failed"]
 """running and waiting are alive; the others are ends."""
+
+CAMPAIGN_ENDED: frozenset[CampaignState] = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
 ApprovalKind = Literal["launch", "promotion", "override", "edit", "confirmation"]
 """What a person is asked: start a run, promote, go on against a hard stop, accept an edit of the goal; confirmation is

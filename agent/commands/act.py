@@ -152,13 +152,10 @@ def import_(campaign: str, table: Path | None, adapters: tuple[Path, ...], name:
 know_commands = (refute, note, import_)
 
 
-_FILE = click.Path(path_type=Path)
-
-
 @click.command()
-@click.option("--from", "config", type=_FILE, required=True, help="An mlx-lm LoRA configuration (lora.yaml).")
-@click.option("--grader", type=_FILE, required=True, help="A Python file with grade(case, text).")
-@click.option("--out", type=_FILE, default=Path("campaign.yaml"), show_default=True, help="The campaign file to write.")
+@click.option("--from", "config", type=_PATH, required=True, help="An mlx-lm LoRA configuration (lora.yaml).")
+@click.option("--grader", type=_PATH, required=True, help="A Python file with grade(case, text).")
+@click.option("--out", type=_PATH, default=Path("campaign.yaml"), show_default=True, help="The campaign file to write.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 def init(config: Path, grader: Path, out: Path, force: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Write a campaign file for a task of your own."""
@@ -216,8 +213,8 @@ pairs_commands = (pairs,)
 
 
 @click.command()
-@click.argument("trajectory", type=_FILE)
-@click.option("--harness", type=_FILE, help="What is known of its evaluator: decode budget and gold sizes, as JSON.")
+@click.argument("trajectory", type=_PATH)
+@click.option("--harness", type=_PATH, help="What is known of its evaluator: decode budget and gold sizes, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def replay(trajectory: Path, harness: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Judge a recorded trajectory again.

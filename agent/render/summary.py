@@ -27,6 +27,7 @@ from agent.render.words import (
 )
 from state.paths import CampaignPaths
 from state.reading import open_reader
+from state.records import CAMPAIGN_ENDED
 
 View = dict[str, Any]
 
@@ -224,8 +225,6 @@ _HEADS = {
 _BOOKS = ("action:", "identity:", "ledger:")
 """Subjects that keep books for the planner; a person asks about the others."""
 
-_ENDED = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
-
 _EFFECTS = frozenset({"notify", "export", "delete", "fuse"})
 """Acts that the campaign does not wait for: one that fails is told, and the work goes on."""
 
@@ -359,7 +358,7 @@ def _live(view: View) -> list[str]:
     alive = (job for job in view.get("jobs") or [] if job["state"] in {"starting", "running", "orphaned"})
     waiting = (job for job in view.get("jobs") or [] if job.get("waits_for"))
     job = next(alive, None) or next(waiting, None)
-    if job is None or view["campaign"]["state"] in _ENDED:
+    if job is None or view["campaign"]["state"] in CAMPAIGN_ENDED:
         return []
     return block("Now", record.progress(job, view["now"]))
 
@@ -404,7 +403,7 @@ def _failed_effects(view: View) -> list[str]:
 
 
 def _next(view: View) -> list[str]:
-    if view["campaign"]["state"] in _ENDED - {"stopped"}:
+    if view["campaign"]["state"] in CAMPAIGN_ENDED - {"stopped"}:
         return []
     lines: list[str] = []
     for row in [row for row in view.get("commitments") or [] if row["status"] == "open"][:2]:

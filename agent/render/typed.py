@@ -15,6 +15,7 @@ from agent.render.words import block, clock, columns, near, number, signed, wrap
 from state.errors import DamagedFileError
 from state.files import read_object
 from state.paths import CampaignPaths
+from state.records import BEST_FIRST
 
 View = dict[str, Any]
 
@@ -23,8 +24,6 @@ MARKS = {"holds": "holds", "fails": "fails", "undecided": "open"}
 
 BUCKETS = {"A": "passed", "B": "improved", "C": "no change", "D": "regressed", "U": "inconclusive"}
 """Word for each bucket."""
-_RANK = "ABCUD"
-"""Best first; an uninformative run has at least lost nothing that was seen."""
 
 
 def judged(view: View) -> list[View]:
@@ -59,7 +58,7 @@ def best(view: View) -> View | None:
     if not rows:
         return None
     # The first of equals is taken, so they are looked at from the newest on.
-    chosen = min(reversed(rows), key=lambda row: (_RANK.index(row["bucket"]), -slack(row)))
+    chosen = min(reversed(rows), key=lambda row: (BEST_FIRST.index(row["bucket"]), -slack(row)))
     return {**chosen, "target": target_row(chosen)}
 
 

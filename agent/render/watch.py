@@ -17,6 +17,7 @@ from agent.render.record import gather
 from agent.render.words import WIDTH, block, clock, columns, count, duration, number, printable, shortened, wrapped
 from state.errors import CorruptError
 from state.paths import CampaignPaths
+from state.records import CAMPAIGN_ENDED, JOB_ENDED
 
 View = dict[str, Any]
 
@@ -28,8 +29,6 @@ _FIRST_S = 5.0
 
 _TOP = 3
 """Lines from the top that stay where not all fit on the screen."""
-
-_ENDED = frozenset({"finished", "failed", "stopped"})
 
 
 class Terminal:
@@ -90,7 +89,7 @@ class Terminal:
         at = self._now()
         if job["key"] != self._job_key:
             self._job_key, self._next_at = str(job["key"]), at + _FIRST_S
-        if job["state"] in _ENDED:
+        if job["state"] in JOB_ENDED:
             if job["kind"] != "notice":
                 self.say(record.outcome(job))
         elif self.is_live:
@@ -129,7 +128,6 @@ def can_be_written_over(stream: TextIO) -> bool:
 
 
 _ALIVE = frozenset({"starting", "running", "orphaned"})
-_ENDINGS = frozenset({"promoted", "not_promoted", "halted", "stopped", "failed"})
 
 
 def watch_campaign(paths: CampaignPaths, terminal: Terminal, *, every_s: float = 1.0, once: bool = False) -> None:
@@ -169,7 +167,7 @@ def watch_campaign(paths: CampaignPaths, terminal: Terminal, *, every_s: float =
 def is_over(view: View) -> bool:
     """Say whether there is nothing to look at any more."""
     running = any(_is_alive(job) for job in view["jobs"])
-    return view["campaign"]["state"] in _ENDINGS or (view["holder"] is None and not running)
+    return view["campaign"]["state"] in CAMPAIGN_ENDED or (view["holder"] is None and not running)
 
 
 def line(view: View) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from agent.render import record, typed
 from agent.render.record import with_premises
 from agent.render.words import block, clock, count, duration, listed, number, shortened
+from policies.validity import GROUND_OF_TRAINING, NOTED
 from state.errors import NotFoundError
 from state.hashing import short
 from state.paths import CampaignPaths
@@ -178,10 +179,6 @@ def _value(value: str) -> str:
 
 
 _MEASURE = frozenset({"evaluate", "confirm"})
-_GROUND_OF_TRAINING = ("data:", "model:")
-"""Refuted, these make an adapter worthless, and with it every verdict on it."""
-_NOTED = "evidence.refuted"
-"""Rule of the decision that records a contamination; it does not stand on what it names."""
 _BOOKS = "action:"
 """Subjects of beliefs on how an act ended, which stays true whatever it stood on."""
 _MOST = 12
@@ -267,7 +264,7 @@ class _Walk:
     def _decisions(self) -> None:
         for row in self._view["decisions"]:
             named = [premise["belief"] for premise in row["premises"] if premise["belief"] in self._fallen]
-            if named and row["rule"] != _NOTED:
+            if named and row["rule"] != NOTED:
                 self._decided.setdefault(row["id"], named[0])
         for row in self._view["actions"]:
             if row["decision"] in self._decided:
@@ -319,9 +316,7 @@ class _Walk:
                 continue
             ground = any(
                 premise["belief"] in self._fallen
-                and (premise.get("subject") or self._subjects.get(premise["belief"], "")).startswith(
-                    _GROUND_OF_TRAINING
-                )
+                and (premise.get("subject") or self._subjects.get(premise["belief"], "")).startswith(GROUND_OF_TRAINING)
                 for premise in row["premises"]
             )
             known = started.setdefault(row["run"], {"id": row["run"], "is_worthless": False, "through": row["id"]})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from state.hashing import HashCache
+from state.recipe import SHAPE_KEYS
 from state.records import Json
 from tools.models.identity import (
     ADAPTER_FILES,
@@ -22,8 +23,6 @@ from tools.models.identity import (
     read_object,
     weights_hash,
 )
-
-_SHAPE_KEYS = ("fine_tune_type", "num_layers", "lora_parameters")
 
 
 def adapter_problems(adapter: Path, model: Path, cache: HashCache | None = None) -> list[Problem]:
@@ -377,4 +376,4 @@ def _tensors(model: Path) -> dict[str, Tensor]:
 def adapter_recipe(adapter: Path) -> Json:
     """Return the recipe keys that decide an adapter's shape, as its folder has them."""
     config: dict[str, Any] = read_object(adapter / "adapter_config.json")
-    return {key: config[key] for key in _SHAPE_KEYS if config.get(key) is not None}
+    return {key: config[key] for key in SHAPE_KEYS if config.get(key) is not None}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from policies.validity import SPENDING
 from state.goal import Goal
 from state.hashing import HashCache
 from state.records import ActionKind, Evidence, Fingerprint, Severity, Staleness, Tag
@@ -191,9 +192,6 @@ MODES: Mapping[str, Mode] = {mode.id: mode for mode in CATALOGUE}
 AUDITED: tuple[str, ...] = tuple(mode.id for mode in CATALOGUE if "audit" in mode.fired_by)
 """Ids that `vigil audit` looks for."""
 
-
-SPENDING: frozenset[ActionKind] = frozenset({"census", "evaluate", "train", "confirm", "pace"})
-"""Acts that cost time."""
 
 RUNNING: frozenset[ActionKind] = SPENDING - {"census"}
 """Acts that run weights."""

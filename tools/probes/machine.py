@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
+from policies.validity import SPENDING
 from state.errors import VigilError
 from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Evidence, Fingerprint
@@ -15,7 +16,7 @@ from tools.machine.blas import matrix_speed, why_slow
 from tools.machine.facts import System
 from tools.machine.hardware import ask_cuda, cuda_wheels, host_limit, memory_limit
 from tools.models.identity import describe_model, read_shape
-from tools.probes.catalogue import RUNNING, SPENDING, Observation, Probe, ProbeContext
+from tools.probes.catalogue import RUNNING, Observation, Probe, ProbeContext
 
 _PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers")
 _GB = 1e9

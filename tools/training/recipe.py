@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from state.errors import ConfigError
+from state.goal import MOST_SEED
 from state.records import Json
 
 _ALPHA = "mlx-lm multiplies the adapter by `scale` and knows no `alpha`; scale is alpha divided by rank"
@@ -38,8 +39,6 @@ SCHEDULES = {
 }
 OPTIONAL_ARGUMENTS = {"cosine_decay": 1}
 """Trailing arguments that may be left out."""
-
-_MOST_SEED = 2**32 - 1
 
 _MOST_STEPS = 10**9
 """A step a millisecond for eleven days."""
@@ -107,7 +106,7 @@ class Recipe(_Part):
     save_every: int = Field(default=100, ge=1, le=_MOST_STEPS)
     val_batches: int = Field(default=-1, ge=-1, le=_MOST_STEPS)
     """Validation batches; -1 is the whole set, every row once."""
-    seed: int = Field(default=0, ge=0, le=_MOST_SEED)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     clear_cache_threshold: int = Field(default=0, ge=0, le=10**15)
     """Bytes of MLX's cache above which it is cleared between steps; 0 leaves it alone."""
     max_grad_norm: float | None = Field(default=1.0, gt=0, le=1e9)
