@@ -66,8 +66,8 @@ MUTANTS = (
     Mutant(
         "a win within the noise floor",
         _VERDICT,
-        "found.estimate - _floor(evidence, found) > _EPSILON",
-        "found.estimate > _EPSILON",
+        "    if target.sign * found.estimate - _floor(evidence, found) > _EPSILON:",
+        "    if target.sign * found.estimate > _EPSILON:",
         _BUCKETS,
     ),
     Mutant(
@@ -188,8 +188,8 @@ MUTANTS = (
     Mutant(
         "promoted without scores",
         _VERDICT,
-        'told[1] in {"U.unmeasured", "U.missing"}',
-        'told[1] in {"U.unmeasured"}',
+        'told[1] in {"U.unmeasured", "U.missing", "U.off_scale"}',
+        'told[1] in {"U.unmeasured", "U.off_scale"}',
         _BUCKETS,
     ),
     Mutant(
@@ -220,7 +220,13 @@ MUTANTS = (
     # Alpha, cost, dose, repairs, validity.
     Mutant("fresh at a fifth", _LEDGER, "SHARED = 0.1", "SHARED = 0.2", _SPENDING),
     Mutant("all alpha at once", _LEDGER, "self.left / self.openings_left if", "self.left if", _SPENDING),
-    Mutant("another campaign's level", _LEDGER, "min(known.alpha, self.alpha)", "known.alpha", _SPENDING),
+    Mutant(
+        "another campaign's level",
+        _LEDGER,
+        "levels(self.alpha, (*self.read, known))[known.question]",
+        "known.alpha",
+        _SPENDING,
+    ),
     Mutant(
         "small openings alone",
         _LEDGER,
