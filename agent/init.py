@@ -199,7 +199,8 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
     _, first = next(iter_rows(source))
     if ("prompt" in first and "completion" not in first) or ("messages" in first and not _ends_with_answer(first)):
         return read_split(source), False
-    cases = []
+    cases: list[dict[str, Any]] = []
+    names: set[str] = set()
     for item in iter_data(source):
         if item.format == "text":
             raise ConfigError(
@@ -211,7 +212,18 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
         kept = {key: value for key, value in item.row.items() if key not in {"messages", "prompt", "completion"}}
         turns = item.messages
         prompt = {"prompt": item.row["prompt"]} if item.format == "completions" else {"messages": turns[:-1]}
+        if turns[-1].get("tool_calls") and not turns[-1].get("content"):
+            raise ConfigError(
+                f"{source}:{item.line}: the answer is a tool call, which has no text to hold an output against; write "
+                "the call as `reference` of cases of your own, in the form that the grader is to compare.",
+                what="data",
+                where=f"{source}:{item.line}",
+                runbook=_RUNBOOK,
+            )
         name = str(item.row.get("id", f"{source.stem}-{item.line}"))
+        # An id that repeats names no case: those of the hub's files often name a source.
+        name = f"{source.stem}-{item.line}" if name in names else name
+        names.add(name)
         cases.append({**kept, "id": name, **prompt, "reference": str(turns[-1].get("content") or "")})
     return cases, True
 

@@ -116,6 +116,10 @@ def _check_messages(path: Path, line: int, messages: object) -> list[dict[str, A
     for position, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             _refuse(path, line, f"message {position} is not an object with a `role`", message)
+        if isinstance(message.get("content"), list):
+            _refuse(
+                path, line, f"message {position} ({message['role']}) has `content` in parts; write it as one string"
+            )
         # A tool call has no text of its own; every other turn must.
         if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
             _refuse(path, line, f"message {position} ({message['role']}) has no text in `content`", message)

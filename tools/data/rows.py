@@ -158,6 +158,8 @@ def parse_json(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise UnreadableError(f"not UTF-8 at byte {error.start + 1}", "not_utf8") from error
     except json.JSONDecodeError as error:
+        if raw.rstrip().endswith(b"},"):
+            raise UnreadableError("not JSON: a comma follows the object") from error
         place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise UnreadableError(f"not JSON: {error.msg} at {place}", "not_json") from error
     except RecursionError as error:
@@ -380,19 +382,31 @@ class Row:
 
 def text_of(message: Mapping[str, Any]) -> str:
     """Return the text of a message, its parts joined where it has parts."""
-    content = message.get("content")
+    content = message.get("content", message.get("value"))
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+        return "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
+    if content is None or content == "":
+        return _as_json(message["tool_calls"]) if message.get("tool_calls") else ""
+    return content if isinstance(content, str) else _as_json(content)
+
+
+def _as_json(value: Any) -> str:
+    """Return a value that is no text as the text that a person would write for it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def answer_text(value: Any) -> str:
     """Return the text of one side of a pair: a string, a message, or messages that end with it."""
     if isinstance(value, dict):
-        return answer_text(value["messages"]) if "messages" in value else text_of(value)
-    if isinstance(value, list):
-        return text_of(value[-1]) if value and isinstance(value[-1], dict) else ""
-    return value if isinstance(value, str) else ""
+        if "messages" in value:
+            return answer_text(value["messages"])
+        is_message = bool({"content", "value", "role", "from", "tool_calls"} & value.keys())
+        return text_of(value) if is_message else _as_json(value)
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        return answer_text(value[-1])
+    if isinstance(value, str):
+        return value
+    return "" if value is None or value == [] else _as_json(value)
 
 
 def _as_messages(value: Any) -> list[Json]:
@@ -524,6 +538,57 @@ def kind_of(value: object) -> str:
     return names.get(type(value), "a number")
 
 
+_FOREIGN = (
+    (
+        {"conversations"},
+        (
+            "This is ShareGPT's form, which naming a column does not change: rename `conversations` to `messages`, "
+            "`from` to `role`, `value` to `content`, human to user and gpt to assistant."
+        ),
+    ),
+    (
+        {"instruction"},
+        "This is Alpaca's form: write `instruction` and `input` as `prompt`, and `output` as `completion`.",
+    ),
+    (
+        {"question", "answer"},
+        (
+            "Name the columns in the configuration: `prompt_feature: question` and `completion_feature: answer` "
+            "(mlx-lm-lora: `answer_feature: answer`)."
+        ),
+    ),
+)
+"""Keys that tell the form of another tool, with what makes mlx-lm's of it."""
+_OF_FAULT = (
+    ("a comma follows", "Remove the comma at the end of each line."),
+    ("not UTF-8", "Save the file as UTF-8."),
+    ("is a list of answers", "Write one pair a row: each rejected answer as a row of its own, with prompt and chosen."),
+    ("the role `", "Write the roles as user and assistant: human is user; gpt and bot are assistant."),
+    ("is an object", "Write the object as a JSON string: mlx-lm trains on Python's form of an object."),
+)
+"""Part of a fault's sentence, with what mends it."""
+
+
+def fix_of(path: Path, scan: "Scan") -> str:
+    """Return what makes good rows of a file's, empty where only a person can tell."""
+    head = read_head(path, 64).lstrip()
+    if head.startswith(b"["):
+        return "This is one JSON array: write one object a line, without brackets and commas."
+    if head.startswith((b"{\n", b"{\r")):
+        return "This is pretty-printed JSON: write each object on a line of its own."
+    if head.startswith(b"\x1f\x8b"):
+        return "This is a gzip file: unpack it."
+    if head.startswith(b"PAR1"):
+        return "This is Parquet: save it as JSON lines, or name it under `hf_dataset`."
+    known = next((fix for keys, fix in _FOREIGN if keys <= set(scan.keys)), "") if scan.form == "other" else ""
+    said = next((fault.sentence for fault in scan.faults if fault.is_fatal), "")
+    return known or next((fix for part, fix in _OF_FAULT if part in said), "")
+
+
+_FOREIGN_ROLES = frozenset({"human", "gpt", "chatgpt", "bot", "ai"})
+"""Roles of other tools; templates print them as they are, and the model learns turns that nobody asks for."""
+
+
 def fault_of(data: Mapping[str, Any], form: Form, features: Features) -> tuple[str, bool] | None:
     """Return (what is wrong with a row, whether it is fatal); None where nothing is."""
     if form == "other":
@@ -555,6 +620,8 @@ def _fault_of_messages(messages: object, key: str, *, is_prompt: bool = False) -
     for place, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             return f"message {place} is not an object with a `role`", True
+        if message["role"] in _FOREIGN_ROLES:
+            return f"message {place} has the role `{message['role']}`, which no template knows", True
         has_text = isinstance(message.get("content"), str | list) or message.get("tool_calls")
         if not has_text and strange is None:
             strange = (f"message {place} ({message['role'][:20]}) has no text in `content`", False)
@@ -568,6 +635,8 @@ def _fault_of_pair(data: Mapping[str, Any], features: Features) -> tuple[str, bo
         if key not in data:
             return f"`{key}` is missing; the first row has it", True
         if isinstance(data[key], list):
+            if data[key] and isinstance(data[key][0], str):
+                return f"`{key}` is a list of answers", True
             found = _fault_of_messages(data[key], key)
             if found:
                 return found

@@ -13,7 +13,7 @@ from state.errors import ConfigError
 from state.records import EXAMPLES, Evidence, Finding, Fingerprint, Json, Severity
 from tools.data.cases import DataRow, iter_data, iter_split, user_prompt
 from tools.data.pairs import iter_pairs
-from tools.data.rows import WHOLE, Bounds, DataFile, Features, Row, answer_text, text_of
+from tools.data.rows import WHOLE, Bounds, DataFile, Features, Row, answer_text, fix_of, text_of
 from tools.models.identity import NOT_FETCHED
 from tools.probes.catalogue import RUNNING, Observation, Probe, ProbeContext
 from tools.probes.configs import TrainingConfig
@@ -278,12 +278,51 @@ def other_rows(project: Project, sets: Sequence[DataSet], stated: Sequence[State
 def check_readable(project: Project, sets: Sequence[DataSet], others: Sequence[DataFile], report: Report) -> None:
     """Report lines that a trainer would stop at."""
     for one in sets:
+        _check_names(project, one, report)
         for file in one.files.values():
             report.look("8")
             _check_file(project, file, report)
     for file in others:
         if file.scan.is_binary or (file.scan.n_fatal and file.scan.form != "other"):
             _check_file(project, file, report, is_trained_on=False)
+
+
+_ALSO_VALID = frozenset({"val", "validation", "dev", "eval"})
+
+
+def _check_names(project: Project, one: DataSet, report: Report) -> None:
+    """Report rows for validation under a name, and system texts in a column, that mlx-lm does not read."""
+    is_watched = "train" not in one.files or "valid" in one.files
+    here = () if is_watched else project.by_folder.get(one.folder, {})
+    names = [name for name in here if name.lower().endswith(".jsonl")]
+    for name in names:
+        stem = name.lower().removesuffix(".jsonl")
+        if stem in _ALSO_VALID or (stem == "valid" and name != "valid.jsonl"):
+            report.add(
+                "8",
+                f"data:{project.name(one.folder / name)}",
+                f"{project.name(one.folder / name)} is never read: mlx-lm validates on valid.jsonl alone, and trains "
+                "without validation, and without a word, where it is not there.",
+                "warning",
+                "Rename it to valid.jsonl.",
+                check="data_name",
+                file=project.name(one.folder / name),
+                line=1,
+            )
+    for name, file in one.files.items():
+        first = next((data for _, data in file.objects(1)), {})
+        if name == "train" and file.scan.form in {"chat", "completions"} and isinstance(first.get("system"), str):
+            report.add(
+                "P8",
+                f"data:{project.name(file.path)}",
+                f"The rows of {project.name(file.path)} have a column `system`, which mlx-lm does not read: the model "
+                "never sees its text.",
+                "warning",
+                "Write it as the first message, of the role system.",
+                check="system_column",
+                file=project.name(file.path),
+                line=1,
+            )
 
 
 def _check_file(project: Project, file: DataFile, report: Report, *, is_trained_on: bool = True) -> None:
@@ -299,7 +338,7 @@ def _check_file(project: Project, file: DataFile, report: Report, *, is_trained_
             subject,
             f"{name} cannot be read as JSON lines: {scan.unread}.",
             severity,
-            "Write it again as UTF-8 text, one JSON object a line, or give it another name.",
+            fix_of(file.path, scan) or "Write it again as UTF-8 text, one JSON object a line, or give it another name.",
             check="data_binary" if scan.is_binary else "data_unread",
             file=name,
             line=1,
@@ -335,7 +374,7 @@ def _add_faults(name: str, subject: str, file: DataFile, report: Report, *, is_f
         subject,
         f"{count:,} of {file.scan.rows + file.scan.n_fatal:,} lines of {name} are no good rows ({said}); {trains}.",
         severity,
-        "Repair or remove these lines." if file.scan.rows else _FORMS,
+        fix_of(file.path, file.scan) or ("Repair or remove these lines." if file.scan.rows else _FORMS),
         check="data_rows" if is_fatal else "data_strange_rows",
         count=count,
         rows=file.scan.rows,

@@ -7,6 +7,7 @@ The counts come from the rows themselves, from a model's tokenizer, or from a ha
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,7 +102,7 @@ def gold_of(data: Json, field: str | None) -> str | None:
     names = (field,) if field is not None else _GOLD_FIELDS
     for name in names:
         value = data.get(name)
-        if isinstance(value, str | list) and (field is not None or value):
+        if isinstance(value, str | list | dict) and (field is not None or value):
             return answer_text(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
@@ -188,6 +189,7 @@ def check_outputs(stated: Sequence[Stated], report: Report) -> None:
                 **one.where("outputs"),
             )
             continue
+        _check_texts(one, texts, report)
         answers = [gold.answer for gold in one.golds[:_MOST_OUTPUTS] if gold.answer]
         if not answers:
             report.skip(("1",), f"{one.subject}: there are no reference answers to hold its outputs against")
@@ -200,12 +202,54 @@ def check_outputs(stated: Sequence[Stated], report: Report) -> None:
                 "1",
                 one.subject,
                 f"{len(texts)} outputs of {one.evaluation.name} have collapsed beside the {len(answers)} reference "
-                f"answers: {reasons.replace(' before', ' in the references')}.",
+                f"answers: {_IN_REFERENCES.sub(' in the references', reasons)}.",
                 "hard_stop",
-                found.fix,
+                "Look whether generation stops: name the end token in generation_config.json and close each training "
+                f"answer with it. If it does: {found.fix}",
                 check="collapsed",
                 outputs=found.value["now"],
                 references=found.value["parent"],
+                **one.where("outputs"),
+            )
+
+
+_IN_REFERENCES = re.compile(r" before(?=;|$)")
+_LEAKED = re.compile(
+    r"<\|(?:im_(?:start|end)|end(?:oftext)?|eot_id|user|assistant|system)\|>|</?s>|<(?:start|end)_of_turn>"
+)
+_LEAST_ODD = 0.05
+
+
+def _check_texts(one: Stated, texts: Sequence[str], report: Report) -> None:
+    """Report outputs that are empty, end while thinking, or hold the template's tokens."""
+    report.look("1")
+    thinking = sum("<think>" in text and "</think>" not in text for text in texts)
+    counts = (
+        (thinking, "end while they think", "unfinished_thinking", "Raise max_tokens, or ask without thinking."),
+        (
+            sum(not text.strip() for text in texts),
+            "are empty",
+            "empty_outputs",
+            "Look at what the model writes before its end token, and whether rows teach an empty answer.",
+        ),
+        (
+            sum(_LEAKED.search(text) is not None for text in texts),
+            "hold special tokens as text",
+            "leaked_tokens",
+            "Name the model's end tokens in generation_config.json, and use its own template for the prompts.",
+        ),
+    )
+    for count, said, check, fix in counts:
+        if count >= max(1, _LEAST_ODD * len(texts)):
+            report.add(
+                "1",
+                one.subject,
+                f"{count:,} of {len(texts):,} outputs of {one.evaluation.name} {said}: they are scored as wrong.",
+                "warning",
+                fix,
+                check=check,
+                count=count,
+                outputs=len(texts),
                 **one.where("outputs"),
             )
 
@@ -214,7 +258,7 @@ def _texts(path: Path, field: str | None) -> list[str]:
     names = (field,) if field is not None else _OUTPUT_FIELDS
     texts = []
     for _, data in DataFile(path).objects(_MOST_OUTPUTS):
-        value = next((data[name] for name in names if data.get(name)), None)
+        value = next((data[name] for name in names if data.get(name) is not None), None)
         text = answer_text(value) if value is not None else gold_of(data, None) if field is None else None
         if text is not None:
             texts.append(text)

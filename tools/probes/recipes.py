@@ -82,12 +82,24 @@ def _check_paths(config: TrainingConfig, report: Report) -> None:
         report.add(
             "8",
             config.subject,
-            f"{config.name} trains on {config.project.name(folder) or '.'}, which has no train.jsonl.",
+            f"{config.name} trains on {config.project.name(folder) or '.'}, which has no train.jsonl{_beside(config)}.",
             "hard_stop",
-            "Write train.jsonl there, or correct `data`.",
+            "Write train.jsonl there, one JSON object a line (a file of another name or case is not read), or correct "
+            "`data`; Parquet is read through `hf_dataset` alone.",
             check="missing_train",
             **config.where("data"),
         )
+
+
+_OF_DATA = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".gz", ".zst", ".arrow")
+
+
+def _beside(config: TrainingConfig) -> str:
+    """Return what lies in the data folder in place of train.jsonl, in words."""
+    names = [] if config.data is None else list(config.project.by_folder.get(config.data, {}))
+    found = [shown(name) for name in names if name.lower().endswith(_OF_DATA)]
+    found.sort(key=lambda name: "train" not in name.lower())
+    return f"; what lies there is {', '.join(found[:3])}" if found else ""
 
 
 def _check_values(config: TrainingConfig, data: DataSet | None, report: Report) -> bool:
@@ -166,12 +178,31 @@ def _check_form(config: TrainingConfig, train: DataFile, report: Report) -> None
         _refused(
             config, "train_mode", f"`train_mode: {config.mode}` takes chosen and rejected; {name} is {form}", report
         )
+    first = next((data for _, data in train.objects(1)), {})
+    if config.mode in _ON_PAIRS and form == "pairs":
+        _check_sides(config, first, name, report)
+    answer = config.text("answer_feature") or "answer"
+    if config.mode == "grpo" and form == "prompts" and answer not in first:
+        _refused(config, "train_mode", f"`train_mode: grpo` reads `{answer}`, and the rows of {name} have none", report)
     if config.mode in _ON_PROMPTS and form == "text":
         _refused(config, "train_mode", f"`train_mode: {config.mode}` takes prompts; {name} is text", report)
     if config.values.get("train_mode") == "sft" and form in {"pairs", "prompts"}:
         _refused(config, "train_mode", f"`train_mode: sft` takes answers to learn; {name} holds {form}", report)
     elif "train_mode" not in config.values and form in {"pairs", "prompts"}:
         _unstated(config, name, form, report)
+
+
+def _check_sides(config: TrainingConfig, first: Json, name: str, report: Report) -> None:
+    """Report pairs in a form that mlx-lm-lora does not read: it takes three strings."""
+    keys = (config.features.prompt, config.features.chosen, config.features.rejected)
+    lacking = [key for key in keys if key not in first]
+    lists = [key for key in keys if not isinstance(first.get(key, ""), str)]
+    if lacking:
+        said = f"mlx-lm-lora reads `{lacking[0]}`, and the rows of {name} have none"
+        _refused(config, "train_mode", said, report)
+    elif lists:
+        said = f"mlx-lm-lora takes `{lists[0]}` as a string, and the rows of {name} have messages: write their text"
+        _refused(config, "train_mode", said, report)
 
 
 def _unstated(config: TrainingConfig, name: str, form: str, report: Report) -> None:

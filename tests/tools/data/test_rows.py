@@ -93,8 +93,8 @@ def test_a_row_tells_its_prompt_answer_and_system_text() -> None:
     own = Row(1, "prompts", {"prompt": [{"role": "system", "content": "o"}, USER], "system": "s"})
     assert own.system == "o"
     bare = Row(1, "pairs", {"chosen": 7, "rejected": []})
-    assert bare.pair == ("", "", "")
-    assert text_of({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, "c"]}) == "ab"
+    assert bare.pair == ("", "7", "")
+    assert text_of({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, "c"]}) == "abc"
 
 
 def test_columns_can_be_renamed_and_names_that_are_no_text_are_passed_over() -> None:
@@ -170,7 +170,7 @@ def test_text_rows_are_compared_whole(tmp_path: Path) -> None:
 
 
 def test_rows_in_a_form_that_no_trainer_knows_are_told_with_the_forms_that_do(tmp_path: Path) -> None:
-    rows = [{"instruction": "say", "input": "", "output": f"{place}"} for place in range(9)]
+    rows = [{"ask": "say", "say": f"{place}"} for place in range(9)]
     found = only(look(project(tmp_path / "p", data__train_jsonl=rows)), "8")
     assert "9 of 9 lines of data/train.jsonl are no good rows" in found.sentence
     assert "prompt and completion, as messages, or as text" in found.fix

@@ -8,8 +8,9 @@ import pytest
 from tests.faults.campaign.world import BASE
 from tests.faults.failure_modes.projects import rows_of, write_config, write_rows
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
-from tests.tools.probes.looks import look, of
-from tools.data.rows import Form, Row
+from tests.tools.probes.looks import look, of, project, settings
+from tools.data.rows import Form, Row, answer_text, text_of
+from tools.probes.evaluations import gold_of
 from tools.probes.folder import Report
 from tools.probes.stock import StockRows, check_stock
 
@@ -189,3 +190,79 @@ def test_an_audit_says_which_rows_a_template_refuses(tmp_path: Path) -> None:
     (found,) = of(look(tmp_path / "p", base), "6")
     assert (found.severity, found.value["lines"], found.value["count"]) == ("hard_stop", [5], 1)
     assert "no narrator" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "fix"),
+    [
+        ('{"conversations": [{"from": "human", "value": "q"}]}\n', "gpt to assistant"),
+        ('{"instruction": "q", "output": "a"}\n', "Alpaca"),
+        ('{"question": "q", "answer": "a"}\n', "prompt_feature: question"),
+        ('[\n{"prompt": "q", "completion": "a"}\n]\n', "one object a line"),
+        ('{\n"prompt": "q",\n"completion": "a"\n}\n', "line of its own"),
+        ('{"prompt": "q", "completion": "a"},\n', "Remove the comma"),
+        ('{"prompt": "q", "completion": {"a": 1}}\n', "JSON string"),
+        ('{"prompt": "q", "chosen": "a", "rejected": ["b", "c"]}\n', "one pair a row"),
+        ('{"messages": [{"role": "human", "content": "q"}, {"role": "gpt", "content": "a"}]}\n', "human is user"),
+        (b'{"prompt": "St\xfcck", "completion": "a"}\n', "UTF-8"),
+        (b"\x1f\x8b\x08\x00\x00", "unpack"),
+        (b"PAR1\x00\x00", "Parquet"),
+    ],
+)
+def test_a_file_of_another_form_is_named_with_what_makes_rows_of_it(
+    tmp_path: Path, content: str | bytes, fix: str
+) -> None:
+    (found,) = of(look(project(tmp_path / "p", data__train_jsonl=content)), "8")
+    assert (found.severity, fix in found.fix) == ("hard_stop", True), found.fix
+
+
+def test_what_is_no_string_is_never_an_empty_text() -> None:
+    assert answer_text({"from": "gpt", "value": "82 units"}) == "82 units"
+    assert answer_text({"units": 82}) == '{"units": 82}'
+    assert answer_text(82) == "82"
+    assert answer_text([{"role": "assistant", "content": "82"}]) == "82"
+    assert "count" in text_of(call({"a": 1}))
+    assert text_of({"role": "user", "content": None}) == ""
+    assert gold_of({"reference": {"units": 82}}, "reference") == '{"units": 82}'
+
+
+def test_rows_under_another_name_and_a_system_column_are_named(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {n}", "completion": "a", "system": "Be brief."} for n in range(9)]
+    found = look(project(tmp_path / "p", data__train_jsonl=rows, data__val_jsonl=rows[:2]))
+    assert {"data_name", "system_column"} <= {finding.claim for finding in found.report.findings}
+    plain = [{"prompt": f"q {n}", "completion": "a"} for n in range(9)]
+    silent = look(project(tmp_path / "s", data__train_jsonl=plain, data__valid_jsonl=[{**plain[0], "prompt": "v"}]))
+    assert not {"data_name", "system_column"} & {finding.claim for finding in silent.report.findings}
+
+
+def test_outputs_that_are_empty_unfinished_or_leak_are_counted(tmp_path: Path) -> None:
+    def claims(output: str) -> set[str]:
+        cases = [{"prompt": f"q {n}", "reference": f"answer {n}"} for n in range(20)]
+        outputs = [{"output": output.replace("#", str(n))} for n in range(20)]
+        folder = project(tmp_path / output[:4].strip("<#|"), cases_jsonl=cases, out_jsonl=outputs)
+        stated = {"name": "e", "data": "cases.jsonl", "max_tokens": 9, "outputs": "out.jsonl", "output_field": "output"}
+        return {finding.claim for finding in look(settings(folder, evaluations=[stated])).report.findings}
+
+    assert "empty_outputs" in claims("")
+    assert "unfinished_thinking" in claims("<think>so # and")
+    assert "leaked_tokens" in claims("plain # <|im_end|>")
+    assert not {"empty_outputs", "unfinished_thinking", "leaked_tokens"} & claims("answer #")
+
+
+@pytest.mark.parametrize(
+    ("row", "mode", "said"),
+    [
+        ({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]}, "dpo", "takes `prompt` as a string"),
+        ({"chosen": [ASKED, ANSWER], "rejected": [ASKED, ANSWER]}, "dpo", "reads `prompt`"),
+        ({"prompt": "q"}, "grpo", "reads `answer`"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "dpo", ""),
+        ({"prompt": "q", "answer": "a"}, "grpo", ""),
+    ],
+)
+def test_preference_rows_that_the_trainer_does_not_take_stop(
+    tmp_path: Path, row: dict[str, Any], mode: str, said: str
+) -> None:
+    folder = project(tmp_path / "p", data__train_jsonl=[row] * 12)
+    write_config(folder / "lora.yaml", iters=6, train_mode=mode, mask_prompt=None)
+    found = [finding for finding in of(look(folder), "6") if finding.value.get("key") == "train_mode" or said]
+    assert any(said in finding.sentence and finding.severity == "hard_stop" for finding in found) is bool(said)
