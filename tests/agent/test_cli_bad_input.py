@@ -61,10 +61,11 @@ def starts_from(rank: int = 2, inputs: int = 128, **lineage: str) -> Break:
 
     def breaks(folder: Path) -> None:
         (folder / "mine").mkdir()
-        module = "model.layers.0.self_attn.q_proj"
+        module = "model.layers.5.self_attn.q_proj"
         tensors = {f"{module}.lora_a": ("F32", [inputs, rank]), f"{module}.lora_b": ("F32", [rank, 128])}
         (folder / "mine" / "adapters.safetensors").write_bytes(safetensors(tensors))
-        config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": {"rank": rank, "scale": 2.0}}
+        lora = {"rank": rank, "scale": 2.0, "dropout": 0.0}
+        config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": lora}
         (folder / "mine" / "adapter_config.json").write_text(json.dumps(config))
         (folder / "mine" / "run.json").write_text(json.dumps(lineage))
         edit(folder / "campaign.yaml", f"path: {BASE}", f"path: {BASE}\n  adapter: mine")

@@ -69,10 +69,10 @@ def test_runs_go_on_from_the_campaign_s_adapter_which_is_measured_beside_the_bas
     campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
     mine = tmp_path / "files" / "mine"
     mine.mkdir()
-    module = "model.layers.0.self_attn.q_proj"
+    module = "model.layers.5.self_attn.q_proj"
     shapes = {f"{module}.lora_a": ("F32", [128, 2]), f"{module}.lora_b": ("F32", [2, 128])}
     (mine / "adapters.safetensors").write_bytes(safetensors(shapes))
-    shape = {"num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0}}
+    shape = {"num_layers": 4, "lora_parameters": {"rank": 2, "scale": 2.0, "dropout": 0.0}}
     (mine / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", **shape, "iters": 20}))
     edit(campaign, model={"path": "base", "dtype": "float32", "adapter": "mine"})
     assert warm.run(campaign, home, wait=False) == 0

@@ -235,7 +235,7 @@ def sharded_project(folder: Path) -> None:
     folder.joinpath("models").mkdir()
     _sharded(folder / "models" / "base")
     write_data(folder / "data", rows_of)
-    write_config(folder / "full.yaml", model="models/base", fine_tune_type="full", lora_parameters=None)
+    write_config(folder / "full.yaml", model="models/base", fine_tune_type="full", num_layers=4, lora_parameters=None)
 
 
 def _sharded(folder: Path) -> None:
