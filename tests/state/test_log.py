@@ -28,7 +28,7 @@ from tests.project.test_project import ROOT
 
 SILENT = {
     # A log that cannot be written, and a terminal that is gone, have nowhere to say so.
-    "state/log.py": 2,
+    "state/log.py": 1,
     # A child that has not ended when it is looked at is what is waited for: ten lines a second would say so.
     "tools/machine/sandbox.py": 1,
 }
