@@ -13,7 +13,7 @@ from tests.faults.campaign.world import BASE
 from tests.faults.failure_modes import shapes
 from tests.faults.failure_modes.projects import INJECTED, Project, clean_builders
 
-_MODULE = "model.layers.0.self_attn.q_proj"
+_MODULE = "model.layers.5.self_attn.q_proj"
 _CONFIG: dict[str, Any] = {
     "model": "base",
     "train": True,
