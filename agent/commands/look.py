@@ -340,4 +340,21 @@ def export(campaign: str | None, out: Path | None, home: str | None) -> None:
     click.echo(f"{out}: {count:,} rows.")
 
 
-look_commands = (status, ledger, inbox, why, beliefs, jobs, runs, report, export)
+@click.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; a network's one lets it in."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8345, show_default=True, help="0 takes a free one.")
+@home_option
+def web(host: str, port: int, home: str | None) -> None:
+    """Show all campaigns as pages in a browser, and take answers there.
+
+    Prints a link that opens once; --host 0.0.0.0 lets a phone on the same network in by it. The pages read the record,
+    and write nothing but an answer. Ctrl-C ends it; a campaign that is running goes on.
+    """
+    from agent.web.server import serve
+
+    serve(folder_of(home), host, port, click.echo)
+
+
+look_commands = (status, ledger, inbox, why, beliefs, jobs, runs, report, export, web)

@@ -83,15 +83,22 @@ def _cases(view: View, run: str, side: str, split: str, use: str) -> dict[str, V
 
 
 def _text(view: View, measured: View) -> str:
-    """Return an answer from the artifact that its measurement names, empty where it is gone."""
+    text = answer(view, measured)
+    return text if len(text) <= _TEXT else shortened(text, _TEXT)
+
+
+def answer(view: View, measured: View) -> str:
+    """Return an answer from the artifact that its measurement names, empty where it is gone.
+
+    Side effects: keeps what it read in the view.
+    """
     folder, _, case = str(measured.get("output_ref") or "").partition("#")
     if not folder:
         return ""
     known = view.setdefault("_texts", {})
     if folder not in known:
         known[folder] = dict(_texts(Path(view["root"]) / "artifacts" / folder / "cases.jsonl"))
-    text = str(known[folder].get((measured["split"], measured["use"], case), ""))
-    return text if len(text) <= _TEXT else shortened(text, _TEXT)
+    return str(known[folder].get((measured["split"], measured["use"], case), ""))
 
 
 def _texts(path: Path) -> Iterator[tuple[tuple[str, str, str], str]]:

@@ -253,17 +253,20 @@ def _fitting(line: str) -> str:
     return line if len(line) <= columns() else shortened(line, columns())
 
 
-def _head(view: View) -> list[str]:
+def headline(view: View) -> str:
+    """Return how the campaign stands and since when, as one sentence."""
     campaign = view["campaign"]
     state = campaign["state"]
     idle = state == "running" and view.get("holder") is None and "holder" in view
     words = "has no agent running; started again, it goes on" if idle else _HEADS.get(state, state)
     started = campaign.get("started_at") or view["now"]
     took = duration((campaign.get("ended_at") or view["now"]) - started)
-    lines = [f"{campaign['name']} {words}; started {clock(started)}, {took}."]
-    if campaign.get("sentence"):
-        lines += block("", campaign["sentence"], indent=2, lines=4)
-    return lines
+    return f"{campaign['name']} {words}; started {clock(started)}, {took}."
+
+
+def _head(view: View) -> list[str]:
+    told = view["campaign"].get("sentence")
+    return [headline(view), *(block("", told, indent=2, lines=4) if told else [])]
 
 
 def _goal(view: View) -> list[str]:

@@ -311,7 +311,7 @@ def question(view: View, row: View) -> list[str]:
     """Return a question that waits: what is asked, its figures, until when, and the commands that answer it."""
     lines = wrapped(f"{_name(view)}:{row['id']} waits for you ({row['kind']}): {row['question']}", columns())
     lines += block("", f"Asked {clock(row['asked_at'])}.", indent=2) if row.get("asked_at") else []
-    for text in _figures(view, row):
+    for text in question_figures(view, row):
         lines += block("", text, indent=2)
     if row.get("deadline_at"):
         lines += block("", f"Unanswered at {clock(row['deadline_at'])} it becomes {row['unanswered']}.", indent=2)
@@ -321,7 +321,7 @@ def question(view: View, row: View) -> list[str]:
     return lines + [f"  {word + ':':<4} {typed}" for word, typed in answers(view, row)]
 
 
-def _figures(view: View, row: View) -> list[str]:
+def question_figures(view: View, row: View) -> list[str]:
     """Return what a question rests on: for a promotion each condition of the gate, for a launch what it costs."""
     decision = next((each for each in view.get("decisions") or [] if each["id"] == row["decision"]), None)
     if decision is None:

@@ -209,7 +209,7 @@ def _panel(view: View, width: int) -> list[str]:
         done = record.fraction(job)
         lines += [_bar(done, min(width, 60))] if done is not None else []
         lines += wrapped(record.progress(job, view["now"]), width)
-        lines += wrapped(_gauges(job), width) if _gauges(job) else []
+        lines += wrapped(gauges(job), width) if gauges(job) else []
     lines += block("", f"Last decision: {_last_sentence(view)}", indent=0, lines=3)
     for row in view["approvals"]:
         if row["answer"] is None:
@@ -222,7 +222,7 @@ def _bar(done: float, width: int) -> str:
     return f"{'━' * full}{'╌' * (width - 7 - full)} {100 * done:4.0f} %"
 
 
-def _gauges(job: View) -> str:
+def gauges(job: View) -> str:
     """Return the figures of a job that its progress does not tell."""
     last = job.get("last") or {}
     parts = [

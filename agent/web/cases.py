@@ -1,0 +1,185 @@
+"""The cases of a run as a page: prompt, reference, the answers before and after with their differences, scores."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.render import report, typed
+from state.errors import ConfigError, NotFoundError
+from state.files import read_object
+from state.paths import CampaignPaths
+from state.reading import open_reader
+from tools.tracks.formats import read_split, user_prompt
+
+View = dict[str, Any]
+
+FILTERS = {"all": "all", "fixed": "fixed", "regressed": "regressed", "wrong": "still wrong", "cut": "cut off"}
+"""A filter in the address -> how it is called."""
+PAGE = 25
+"""Cases of one page; the next ones are asked for where the reader comes to its end."""
+_MOST_WORDS = 600
+"""Of two answers that are compared word by word: the comparison takes the square of it."""
+_MOST_TEXT = 6_000
+_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+
+
+def page(view: View, run: str, metric: str, wanted: str, start: int) -> View:
+    """Return some of a run's cases.
+
+    Args:
+        view: The campaign as gathered.
+        run: Its id; the best one where it is empty.
+        metric: `split.name`; the one that the run was judged by where it is empty.
+        wanted: One of `FILTERS`.
+        start: How many that fit are passed over.
+
+    Returns:
+        `runs`, `metrics` and `run`, `metric`, `wanted`: what can be chosen and what is; `counts` by filter; `rows`;
+        `next`, None at the end; `is_redacted`; `use` and `n`: which cases, and how many.
+
+    Raises:
+        NotFoundError: There is no such run or metric.
+    """
+    judged = {row["run"]: row for row in typed.judged(view)}
+    best = typed.best(view)
+    chosen = run.upper() or (best["run"] if best else "")
+    if run and chosen not in judged:
+        name = view["campaign"]["name"]
+        raise NotFoundError(f"{name} has no judged run {run}; those there are stand under Runs.", what="run", value=run)
+    empty: View = {"runs": list(judged), "metrics": [], "run": chosen, "metric": metric, "wanted": wanted}
+    if not chosen:
+        return {**empty, "counts": {}, "rows": [], "next": None, "is_redacted": False, "use": "", "n": 0}
+    verdict = judged[chosen]
+    target = typed.target_row(verdict)
+    metrics = list(dict.fromkeys(row["metric"] for row in verdict["gate"]["conditions"] if row.get("metric")))
+    asked = metric or (target["metric"] if target else metrics[0])
+    if asked not in metrics:
+        raise NotFoundError(f"{chosen} was not judged by {metric}.", what="metric", value=metric)
+    found = _Cases(view, verdict, asked, target if target and target["metric"] == asked else None)
+    kinds = {case: found.kinds(case) for case in found.ours}
+    counts = {each: sum(each in of_case for of_case in kinds.values()) for each in FILTERS}
+    fitting = [case for case, of_case in kinds.items() if wanted in of_case]
+    hidden = ((view["goal"] or {}).get("spec") or {}).get("privacy") == "redact"
+    rows = [found.row(case, kinds[case], is_redacted=hidden) for case in fitting[start : start + PAGE]]
+    following = start + PAGE if start + PAGE < len(fitting) else None
+    return {
+        **empty,
+        "metrics": metrics,
+        "metric": asked,
+        "counts": counts,
+        "rows": rows,
+        "next": following,
+        "is_redacted": hidden,
+        "use": verdict["gate"]["use"],
+        "n": len(kinds),
+    }
+
+
+class _Cases:
+    """Both sides of one verdict, case by case, in one metric."""
+
+    def __init__(self, view: View, verdict: View, metric: str, target: View | None) -> None:
+        self._view, self._verdict = view, verdict
+        self._split, _, self._metric = metric.partition(".")
+        use, run = verdict["gate"]["use"], verdict["run"]
+        parent = next((each["parent"] for each in view["runs"] if each["id"] == run), "")
+        root = Path(view["root"])
+        self._paths = CampaignPaths(root.parent, root.name)
+        with open_reader(self._paths) as reader:
+            given = {"split": self._split, "use": use}
+            self.ours = {row["case"]: row for row in reader.measurements(run=run, side="candidate", **given)}
+            self._base = {row["case"]: row for row in reader.measurements(side="base", **given)}
+            started = [] if parent in {"", "base"} else reader.measurements(run=parent, side="candidate", **given)
+            self._start = {row["case"]: row for row in started}
+        conditions = [row for row in verdict["gate"]["conditions"] if row.get("metric") == metric]
+        self._sign = conditions[0].get("sign", 1)
+        self._fixed = None if target is None else frozenset(target["rescued_cases"])
+        self._regressed = None if target is None else frozenset(target["broken_cases"])
+        values = [value for row in self.ours.values() if (value := self._score(row)) is not None]
+        # A metric that never goes beyond 1 is taken for a share: all of it is right.
+        self._right = 0.0 if self._sign < 0 else max(1.0, *values, 1.0)
+        self._asked: dict[str, dict[str, View]] = {}
+
+    def _score(self, row: Mapping[str, Any] | None) -> float | None:
+        value = ((row or {}).get("metrics") or {}).get(self._metric)
+        return None if value is None else float(value)
+
+    def kinds(self, case: str) -> frozenset[str]:
+        """Return the filters that a case passes."""
+        after, before = self._score(self.ours[case]), self._score(self._base.get(case))
+        moved = 0.0 if after is None or before is None else self._sign * (after - before)
+        kinds = {"all"}
+        # As the verdict counted them, where it did: a change within the noise is none.
+        kinds |= {"fixed"} if (moved > 0 if self._fixed is None else case in self._fixed) else set()
+        kinds |= {"regressed"} if (moved < 0 if self._regressed is None else case in self._regressed) else set()
+        is_wrong = after is None or self._sign * (self._right - after) > 0
+        kinds |= {"wrong"} if is_wrong and not kinds & {"fixed", "regressed"} else set()
+        kinds |= {"cut"} if self.ours[case]["finish_reason"] == "length" else set()
+        return frozenset(kinds)
+
+    def row(self, case: str, kinds: frozenset[str], *, is_redacted: bool) -> View:
+        """Return a case as the page shows it."""
+        ours, base, start = self.ours[case], self._base.get(case), self._start.get(case)
+        told: View = {
+            "case": case,
+            "kinds": [FILTERS[each] for each in FILTERS if each in kinds and each != "all"],
+            "before": self._score(base),
+            "after": self._score(ours),
+            "scores": {
+                name: ((base or {}).get("metrics", {}).get(name), value) for name, value in ours["metrics"].items()
+            },
+            "error": ours["grader_error"],
+        }
+        if is_redacted:
+            return {**told, "prompt": "", "reference": "", "base": "", "start": "", "words": []}
+        question = self._question(ours)
+        texts = [self._text(each) for each in (base, start, ours)]
+        return {
+            **told,
+            "prompt": user_prompt(question)[:_MOST_TEXT],
+            "reference": str(question.get("reference") or "")[:_MOST_TEXT],
+            "base": texts[0],
+            "start": texts[1],
+            "words": differences(texts[0], texts[2]),
+        }
+
+    def _text(self, row: View | None) -> str:
+        text = report.answer(self._view, row) if row else ""
+        return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
+
+    def _question(self, measured: View) -> View:
+        """Return the case as the evaluation's job was given it, empty where its file is gone or another one now."""
+        key = measured["evaluation"]
+        if key not in self._asked:
+            self._asked[key] = self._read(key, measured["use"])
+        return self._asked[key].get(measured["case"], {})
+
+    def _read(self, key: str, use: str) -> dict[str, View]:
+        try:
+            given = read_object(self._paths.job(key).spec).get("input") or {}
+            files = [
+                row["file"] for row in given.get("splits") or () if (row["name"], row["use"]) == (self._split, use)
+            ]
+            return {case["id"]: case for file in files for case in read_split(Path(file))}
+        except (ConfigError, OSError, KeyError, TypeError, ValueError):
+            return {}
+
+
+def differences(before: str, after: str) -> list[tuple[str, str]]:
+    """Return an answer as pieces, each `same`, `added` or `removed` against another one, word by word.
+
+    Answers that are too long to be compared are one piece, `same`.
+    """
+    one, other = _WORD.findall(before), _WORD.findall(after)
+    if not before or len(one) + len(other) > 2 * _MOST_WORDS:
+        return [("same", after)] if after else []
+    pieces: list[tuple[str, str]] = []
+    for kind, first, last, start, end in difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        if kind == "equal":
+            pieces.append(("same", "".join(other[start:end])))
+            continue
+        pieces += [("removed", "".join(one[first:last]))] if last > first else []
+        pieces += [("added", "".join(other[start:end]))] if end > start else []
+    return pieces

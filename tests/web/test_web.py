@@ -1,0 +1,493 @@
+"""`vigil web` on recorded campaigns, by Starlette's client; also by its own command, and on a campaign that ran."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from agent.web import cases, live
+from agent.web.security import HEADERS, SESSION_S, Doors, is_loopback, shown
+from agent.web.server import create_app
+from state.clock import FakeClock
+from state.files import write_json
+from state.paths import CampaignPaths
+from state.reading import open_reader
+from tests.agent.recorded import begin, opened, record
+from tests.faults.campaign.world import command, write_campaign
+
+PAGES = (
+    "/",
+    "/inbox",
+    "/c/quick",
+    "/c/quick?metric=val_loss&by=tokens",
+    "/c/quick/runs",
+    "/c/quick/runs?sort=score&bucket=A",
+    "/c/quick/cases",
+    "/c/quick/decisions",
+    "/c/quick/decisions/D4",
+    "/c/quick/decisions/R3",
+    "/c/quick/beliefs",
+    "/c/quick/beliefs?all",
+    "/c/quick/beliefs/B2",
+)
+EVIL = "a <script>alert(1)</script> \x1b[31m \u202egnp.exe\u2066"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    record(tmp_path, "waiting")
+    return tmp_path
+
+
+def client(home: Path, **doors: Any) -> TestClient:
+    """Return a browser that no link was opened in."""
+    found = Doors(**{"port": 80, "host": "testserver", **doors})
+    browser = TestClient(create_app(home, found), base_url="http://testserver")
+    browser.doors = found  # type: ignore[attr-defined]  # for tests that need the link
+    return browser
+
+
+@pytest.fixture
+def browser(home: Path) -> TestClient:
+    """Return a browser that is in."""
+    return entered(client(home))
+
+
+def entered(browser: TestClient) -> TestClient:
+    assert browser.get(browser.doors.link()).status_code == 200  # type: ignore[attr-defined]
+    return browser
+
+
+def told(browser: TestClient, path: str) -> str:
+    """Return the words of a page."""
+    answer = browser.get(path)
+    assert answer.status_code == 200, answer.text
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
+
+
+def form_of(browser: TestClient) -> dict[str, str]:
+    """Return the fields of the first form of the inbox."""
+    page = browser.get("/inbox").text
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
+
+
+def answers(browser: TestClient, said: str, reason: str = "", **changes: str) -> Any:
+    origin = {"origin": changes.pop("origin", "http://testserver")}
+    given = {**form_of(browser), "answer": said, "reason": reason, **changes}
+    return browser.post("/c/quick/answer", data=given, headers=origin)
+
+
+def asked_of(home: Path) -> list[tuple[str, str, str]]:
+    """Return the requests on record: kind, target, reason."""
+    with open_reader(CampaignPaths(home, "quick")) as reader:
+        return [(row["kind"], row["target"], row["reason"]) for row in reader.requests()]
+
+
+def test_each_page_needs_a_session_and_carries_the_strict_headers(browser: TestClient, home: Path) -> None:
+    stranger = client(home)
+    for path in (*PAGES, "/c/quick/curves.json", "/c/quick/events", "/nothing"):
+        refused = stranger.get(path)
+        assert (refused.status_code, refused.headers["content-security-policy"][:18]) == (401, "default-src 'none'")
+        assert "quick" not in refused.text.replace(path.partition("?")[0], "")
+    for path in PAGES:
+        answer = browser.get(path)
+        assert answer.status_code == 200, answer.text
+        assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+        # Nothing inline that a policy without 'unsafe-inline' would stop, and nothing from elsewhere.
+        assert not re.search(r"<script(?! defer src=\"/static/)|<style| style=| on\w+=|=\"https?:", answer.text), path
+
+
+def test_a_link_opens_once_and_leaves_no_secret_in_the_address(home: Path) -> None:
+    links: list[str] = []
+    browser = client(home, announce=links.append)
+    link = browser.doors.link()  # type: ignore[attr-defined]
+    opened = browser.get(link, follow_redirects=False)
+    assert (opened.status_code, opened.headers["location"]) == (303, "/")
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(opened.headers["set-cookie"].split("; "))
+    assert browser.get("/").status_code == 200
+    other = TestClient(browser.app, base_url="http://testserver")
+    assert other.get(link).status_code == 403
+    assert other.get("/").status_code == 401
+    assert other.get(links[0]).status_code == 200, "the next link was told"
+    for wrong in ("", "?token=", "?token=\u20ac", "?token=" + "a" * 43):
+        assert client(home).get(f"/open{wrong}").status_code == 403
+
+
+def test_a_session_ends_after_a_week(home: Path) -> None:
+    clock = FakeClock()
+    browser = entered(client(home, now=clock.now))
+    clock.advance(SESSION_S - 1)
+    assert browser.get("/").status_code == 200
+    clock.advance(2)
+    assert browser.get("/").status_code == 401
+    browser.cookies.set("vigil_80", "guessed")
+    assert browser.get("/").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("called", "is_network", "is_taken"),
+    [
+        ("127.0.0.1:80", False, True),
+        ("localhost", False, True),
+        ("[::1]:80", False, True),
+        ("127.0.0.1:81", False, False),
+        ("rebound.example:80", False, False),
+        ("rebound.example:80", True, False),
+        ("192.0.2.7:80", False, False),
+        ("192.0.2.7:80", True, True),
+        ("", True, False),
+        ("[::1", False, True),
+    ],
+)
+def test_a_request_for_another_name_is_refused(called: str, is_network: bool, is_taken: bool) -> None:  # noqa: FBT001 - a table's column
+    doors = Doors(port=80, host="127.0.0.1", is_network=is_network)
+    assert (doors.refuses("GET", {"host": called}) == "") == is_taken
+
+
+def test_only_addresses_of_this_machine_are_loopback() -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.0.2.7", "name")] == [  # noqa: S104 - compared, not bound
+        *[True] * 3,
+        *[False] * 3,
+    ]
+
+
+def test_another_site_can_answer_nothing(browser: TestClient, home: Path) -> None:
+    assert answers(browser, "yes", origin="https://elsewhere.example").status_code == 403
+    assert answers(browser, "yes", origin="null").status_code == 403
+    foreign = {"sec-fetch-site": "cross-site"}
+    assert (
+        browser.post("/c/quick/answer", data={**form_of(browser), "answer": "yes"}, headers=foreign).status_code == 403
+    )
+    assert browser.get("/", headers={"host": "elsewhere.example"}).status_code == 403
+    assert browser.post("/inbox").status_code == 405
+    assert asked_of(home) == []
+
+
+def test_a_form_without_its_own_token_answers_nothing(browser: TestClient, home: Path) -> None:
+    for token in ("", "x", "\ud800".encode("utf-8", "replace").decode(), form_of(entered(client(home)))["form_token"]):
+        assert answers(browser, "yes", form_token=token).status_code == 403
+    assert answers(browser, "no", "x" * 70_000).status_code == 413
+    assert asked_of(home) == []
+
+
+def test_a_question_is_answered_once_and_a_late_tap_is_told_by_whom(browser: TestClient, home: Path) -> None:
+    assert "Promote R3?" in told(browser, "/inbox")
+    assert "stress.rows_kept at least 0.8: 0.911" in told(browser, "/inbox"), "with its figures"
+    assert "1 question waits for you" in told(browser, "/")
+    assert "needs its reason" in answers(browser, "no").text
+    assert "yes or no" in answers(browser, "perhaps").text
+    assert asked_of(home) == []
+    form = form_of(browser)
+    first = answers(browser, "no", "<b>Later</b>")
+    assert (first.status_code, "Answered no to quick:Q1" in first.text) == (200, True)
+    page = told(browser, "/inbox")
+    assert ("Promote R3?" in page, "not applied yet" in page) == (True, True)
+    assert "<form" not in browser.get("/inbox").text
+    late = answers(browser, "yes", **form)
+    assert "was already answered no by" in unescape(late.text)
+    assert answers(browser, "yes", **{**form, "question": "Q9"}).status_code == 404
+    assert asked_of(home) == [("reject", "Q1", "<b>Later</b>")]
+
+
+def test_two_tabs_answer_once(browser: TestClient, home: Path) -> None:
+    form = {**form_of(browser), "answer": "yes"}
+    both = [threading.Thread(target=browser.post, args=("/c/quick/answer",), kwargs={"data": form}) for _ in range(4)]
+    for tab in both:
+        tab.start()
+    for tab in both:
+        tab.join()
+    assert asked_of(home) == [("approve", "Q1", "")]
+
+
+def test_home_says_all_campaigns_those_that_wait_first_and_one_that_cannot_be_read(home: Path) -> None:
+    record(home, "promoted", "zulu")
+    record(home, "stopped", "torn")
+    (home / "torn" / "state.db").write_bytes(b"no database" * 500)
+    hostile = home / "<b>\u202eevil"
+    hostile.mkdir()
+    (hostile / "state.db").write_bytes(b"")
+    browser = entered(client(home))
+    page, text = browser.get("/").text, told(browser, "/")
+    assert page.index("/c/quick") < page.index("/c/zulu")
+    assert re.search(r"Best run R3, passed \(A\): stress.rows_kept 0.911 \(0.82\d to 0.929\)", text)
+    assert "torn" in text
+    assert "<b>" not in page
+    assert "\u202e" not in page
+    assert "<b>\\u202eevil" in text
+    assert browser.get("/c/torn").status_code == 503
+    for gone in (
+        "/c/none",
+        "/c/..%2Fquick",
+        "/c/quick%2F..%2Fzulu",
+        "/c/quick/decisions/D99",
+        "/c/quick/beliefs/B99",
+    ):
+        assert browser.get(gone).status_code == 404, gone
+    empty = entered(client(home / "empty"))
+    assert "holds no campaign yet" in told(empty, "/")
+    assert "No question waits" in told(empty, "/inbox")
+
+
+def test_a_campaign_says_verdict_best_run_gate_and_what_waits(browser: TestClient) -> None:
+    text = told(browser, "/c/quick")
+    for words in (
+        "quick waits for a person",
+        "It is waiting after 3 runs.",
+        "Promote R3?",
+        "to 0.929) (96.7 % interval, 40 confirmation cases; 0.608 before)",
+        "holds stress.rows_kept at least 0.8: 0.911",
+        "R2 at step 100 of 400 by guard: diverged",
+        "peak memory 1.25 GB",
+    ):
+        assert words in text, (words, text)
+    assert "<polyline" in browser.get("/c/quick").text, "drawn without a script"
+
+
+def test_a_job_at_work_is_told_with_its_progress(tmp_path: Path) -> None:
+    from state.records import Action, Decision, Job
+
+    with opened(tmp_path, FakeClock()) as store:
+        begin(store)
+        store.deciding.decide(Decision(rule="r", sentence="Train.", action="train", action_key="k", run="R1"))
+        store.doing.intend(Action(key="k", kind="train", decision="D1"))
+        store.doing.record_job(Job(key="k", kind="training", folder="jobs/k", run="R1", steps=100))
+        store.doing.update_job("k", state="running", step=10)
+    folder = tmp_path / "quick" / "jobs" / "k"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 50, "train_loss": 1.25, "tokens_per_s": 1400, "t": 5.0}\n')
+    browser = entered(client(tmp_path))
+    text = told(browser, "/c/quick")
+    assert "Training R1: step 50 of 100, 50 %" in text
+    assert "stress.rows_kept at least 0.8; not measured yet." in text
+    assert 'data-events="/c/quick/events"' in browser.get("/c/quick").text
+    for path in PAGES[4:8]:
+        assert browser.get(path).status_code == 200
+    assert "No run is judged yet" in told(browser, "/c/quick/cases")
+
+
+def test_runs_have_score_interval_verdict_and_what_was_changed(browser: TestClient) -> None:
+    text = told(browser, "/c/quick/runs")
+    assert re.search(r"R3 passed \(A\) stress.rows_kept 0.911 \(0.82\d to 0.929\) on 40 confirmation cases", text)
+    assert "iters 200 → 300" in text
+    by_score = told(browser, "/c/quick/runs?sort=score")
+    assert by_score.index("R3 passed") < by_score.index("R1 regressed") < by_score.index("R2 ")
+    assert "R1 regressed" not in told(browser, "/c/quick/runs?sort=verdict&bucket=A").partition("Draw")[0][-400:]
+    assert told(browser, "/c/quick/runs?sort=time&bucket=D").count("Why") == 1
+
+
+def test_cases_show_texts_with_differences_filtered_and_lazily(home: Path) -> None:
+    paths = CampaignPaths(home, "quick")
+    rows = [{"id": f"stress-{i}", "prompt": f"Clean {i} {EVIL}", "reference": f"clean {i}"} for i in range(40)]
+    (home / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = [{"name": "stress", "use": "confirmation", "file": str(home / "s.jsonl")}]
+    write_json(paths.job("R3-confirmation").spec, {"input": {"splits": splits}})
+    browser = entered(client(home))
+    first = browser.get("/c/quick/cases?run=r3").text
+    assert first.count('class="case"') == cases.PAGE
+    following = unescape(re.findall(r'hx-get="([^"]+)"', first)[0])
+    rest = browser.get(f"/c/quick/cases{following}").text
+    assert (rest.count('class="case"'), "hx-get" in rest) == (15, False)
+    # Hostile words of prompts and answers are shown, and do nothing.
+    for bad in ("<script>alert", 'https://elsewhere.example/x.js">', "\x1b", "\u202e", "\u2066"):
+        assert bad not in first, bad
+    text = told(browser, "/c/quick/cases?run=R3&filter=fixed")
+    for words in (f"Prompt Clean 3 {shown(EVIL)}", "Reference clean 3", "fixed 40", "regressed 0", "cut off 0"):
+        assert words in text, (words, text[:900])
+    assert "<del>base</del><ins>R3</ins>" in first
+    assert "fixed 0 regressed" not in told(browser, "/c/quick/cases?run=R1")
+    assert "No such case" in told(browser, "/c/quick/cases?run=R3&filter=cut")
+    strict = told(browser, "/c/quick/cases?run=R3&metric=stress.strict&filter=wrong")
+    assert re.search(r"still wrong [1-9]", strict)
+    for unknown in ("run=R9", "run=R3&metric=stress.none"):
+        assert browser.get(f"/c/quick/cases?{unknown}").status_code == 404
+    (home / "s.jsonl").unlink()
+    assert "The prompt is not there any more" in told(browser, "/c/quick/cases?run=R3&start=x")
+
+
+def test_a_private_campaign_shows_scores_and_no_texts(tmp_path: Path) -> None:
+    record(tmp_path, "promoted", privacy="redact")
+    page = entered(client(tmp_path)).get("/c/quick/cases").text
+    assert "stress-3" in page
+    assert "elsewhere.example" not in page
+    assert "keeps its texts private" in page
+
+
+def test_words_that_differ_are_told_from_words_that_stay() -> None:
+    assert cases.differences("a b c", "a x c d") == [
+        ("same", "a "), ("removed", "b"), ("added", "x"), ("same", " c"), ("added", " d"),
+    ]  # fmt: skip
+    assert cases.differences("", "new") == [("same", "new")]
+    assert cases.differences("x", "") == [("removed", "x")]
+    long = "word " * 2_000
+    assert cases.differences(long, long + "more") == [("same", long + "more")]
+
+
+def test_decisions_and_beliefs_tell_why_and_what_stands_on_what(browser: TestClient) -> None:
+    page = told(browser, "/c/quick/decisions")
+    assert page.index("promote R3") < page.index("train R1")
+    for words in ("base has 0.610.", "three runs are left", "It waits for you."):
+        assert words in page, words
+    assert "probe" in told(browser, "/c/quick/decisions/D4")
+    checks = told(browser, "/c/quick/beliefs")
+    assert checks.index("B5 refuted") < checks.index("B4 stale") < checks.index("B3 assumed")
+    assert ("B2" in checks, "Show the 2 that hold" in checks) == (False, True)
+    assert "5 things stand on it" in told(browser, "/c/quick/beliefs?all")
+    assert "What stands on it" in told(browser, "/c/quick/beliefs/B2")
+    assert "A <b>stale</b> ceiling." in checks
+
+
+def test_what_would_be_invisible_or_turn_the_text_is_shown_as_its_number() -> None:
+    assert shown("plain") == "plain"
+    assert shown("a\n\tb é 日本 👩‍💻") == "a\n\tb é 日本 👩‍💻"
+    assert shown("\x00\x1b\x85\u202e\u200b\u2028\ud800\U000e0041") == (
+        "\\u0000\\u001b\\u0085\\u202e\\u200b\\u2028\\ud800\\U000e0041"
+    )
+
+
+def metrics(path: Path, n: int, every: int = 1_000) -> None:
+    rows = [
+        json.dumps({"step": i, "t": 100.0 + i, "trained_tokens": 9 * i, "train_loss": 5 / i}) for i in range(1, n + 1)
+    ]
+    rows += [json.dumps({"step": i, "t": 100.0 + i, "val_loss": 6 / i}) for i in range(every, n + 1, every)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(rows) + "\n")
+
+
+def test_curves_of_200_long_runs_are_below_300_kb_and_keep_ends_and_rare_rows(tmp_path: Path) -> None:
+    for run in range(200):
+        metrics(tmp_path / "jobs" / f"{run}" / "metrics.jsonl", 10_000 if run == 0 else 300)
+    jobs = [{"kind": "training", "run": f"R{run}", "folder": f"jobs/{run}"} for run in range(200)]
+    found = live.Curves().of({"root": str(tmp_path), "jobs": jobs}, "train_loss", "step")
+    drawn = live.on_grid(found)
+    assert len(json.dumps(drawn)) < 300_000
+    assert (drawn["x"][0], drawn["x"][-1], len(drawn["runs"])) == (1.0, 10_000.0, 200)
+    first, short = drawn["runs"][0]["y"], drawn["runs"][1]["y"]
+    assert (first[0], first[-1], short[-1]) == (5.0, 0.0005, None)
+    path = tmp_path / "jobs" / "0" / "metrics.jsonl"
+    assert [x for x, _ in live.points(path, "val_loss", "step")] == [1000.0 * i for i in range(1, 11)]
+    assert live.points(path, "train_loss", "tokens")[0] == (9.0, 5.0)
+    assert live.points(path, "train_loss", "time")[0] == (0.0, 5.0)
+
+
+def test_a_curve_is_read_again_where_its_file_has_grown_and_has_the_last_report_of_a_step(tmp_path: Path) -> None:
+    path, drawn = tmp_path / "jobs" / "k" / "metrics.jsonl", live.Curves()
+    view = {"root": str(tmp_path), "jobs": [{"kind": "training", "run": "R1", "folder": "jobs/k"}]}
+    assert drawn.of(view, "train_loss", "step") == {}
+    metrics(path, 3)
+    assert drawn.of(view, "train_loss", "step")["R1"][-1] == (3.0, 5 / 3)
+    with path.open("a") as file:
+        file.write('{"step": 3, "train_loss": 1.0}\n{"step": 4, "train_loss": NaN}\n{"step": true}\n{"step": 5, "tr')
+    assert drawn.of(view, "train_loss", "step")["R1"][-1] == (3.0, 1.0)
+    assert live.on_grid({}) == {"x": [], "runs": []}
+    assert live.on_grid({"R1": [(2.0, 1.0)]}) == {"x": [2.0], "runs": [{"id": "R1", "y": [1.0]}]}
+
+
+def test_readers_are_told_when_there_is_something_new(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_QUIET_S", 0.001)
+    paths = CampaignPaths(home, "quick")
+
+    async def read() -> list[bytes]:
+        events = live.changes(paths, lambda: False, every_s=0.001)
+        seen = [await anext(events), await anext(events)]
+        metrics(paths.job("new").metrics, 1)
+        while b"change" not in seen[-1]:
+            seen.append(await anext(events))
+        await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+        return seen
+
+    first, second, *_, last = asyncio.run(asyncio.wait_for(read(), 60))
+    assert (b"event: hello" in first, second, last) == (True, b": still here\n\n", b"event: change\ndata: .\n\n")
+
+
+def test_curves_are_asked_for_by_address(browser: TestClient) -> None:
+    found = browser.get("/c/quick/curves.json?by=step").json()
+    assert (found["metric"], found["by"], [run["id"] for run in found["runs"]]) == (
+        "train_loss",
+        "step",
+        ["R1", "R2", "R3"],
+    )
+    assert browser.get("/c/quick/curves.json?by=<b>&metric=x").json()["by"] == "step"
+    chosen = browser.get("/c/quick?run=R2").text
+    assert chosen.count("<polyline") == 1
+    for name in ("vigil.js", "vigil.css", "htmx.min.js", "uPlot.iife.min.js", "uPlot.min.css"):
+        assert browser.get(f"/static/{name}").status_code == 200
+    assert browser.get("/static/../server.py").status_code == 404
+    assert browser.get("/static/%2e%2e/server.py").status_code == 404
+
+
+@pytest.fixture
+def served(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start `vigil web` on a free port; return the link that it prints."""
+    words = [sys.executable, "-u", "-m", "agent.cli", "web", "--port", "0", "--home", str(home)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        yield child.stdout.readline().split()[-1], child
+        child.kill()
+
+
+def test_the_command_serves_on_loopback_streams_and_ends_with_ctrl_c(served: Any) -> None:
+    import http.cookiejar
+    import signal
+
+    link, child = served
+    assert re.match(r"http://127\.0\.0\.1:\d+/open\?token=[\w-]{43}$", link)
+    jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+    web = urllib.request.build_opener(urllib.request.ProxyHandler({}), jar)
+    with web.open(link, timeout=60) as page:
+        assert page.url.endswith("/")
+        assert b"quick" in page.read()
+    with web.open(link.partition("/open")[0] + "/c/quick/events", timeout=60) as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        assert events.readline() == b"retry: 5000\n"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) in {0, 130}
+    assert "Traceback" not in child.stderr.read()
+
+
+def test_an_address_that_is_taken_is_one_sentence_and_exit_2(served: Any, home: Path) -> None:
+    link, _ = served
+    port = link.partition("/open")[0].rpartition(":")[2]
+    words = [sys.executable, "-m", "agent.cli", "web", "--port", port, "--home", str(home)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert f"127.0.0.1 port {port} cannot be listened on" in done.stderr
+
+
+def test_help_and_reading_commands_import_no_server(home: Path) -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from agent.cli import vigil;"
+        " asked = (['--help'], ['web', '--help'], ['status', '--home', sys.argv[1]]);"
+        " r = [CliRunner().invoke(vigil, each) for each in asked];"
+        " assert [x.exit_code for x in r] == [0, 0, 0], r;"
+        " bad = {'starlette', 'uvicorn', 'jinja2', 'anyio'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(home)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_campaign_that_ran_is_judged_from_the_page_and_promoted_by_the_answer(tmp_path: Path) -> None:
+    file = write_campaign(tmp_path / "work", approvals={"promotion": {"mode": "wait"}})
+    runs = command(file, tmp_path / "home", wait=False)
+    assert subprocess.run(runs, cwd=tmp_path, capture_output=True, check=False).returncode == 6
+    browser = entered(client(tmp_path / "home"))
+    page = told(browser, "/c/storm/cases")
+    assert "Prompt confirmation 0 Reference a" in page
+    form = {**form_of(browser), "answer": "yes", "reason": "seen on the page"}
+    assert "Answered yes to storm:" in browser.post("/c/storm/answer", data=form).text
+    assert "already answered yes" in unescape(browser.post("/c/storm/answer", data=form).text)
+    assert subprocess.run(runs, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert "storm ended: promoted" in told(browser, "/c/storm")
+    late = unescape(browser.post("/c/storm/answer", data=form).text)
+    assert "was already answered yes by" in late
+    for path in ("/", "/inbox", "/c/storm/runs", "/c/storm/decisions", "/c/storm/beliefs?all"):
+        assert browser.get(path).status_code == 200
