@@ -11,7 +11,7 @@ from state.errors import ConfigError, NotFoundError
 from state.files import read_object
 from state.paths import CampaignPaths
 from state.reading import open_reader
-from tools.tracks.formats import read_split, user_prompt
+from tools.data.cases import read_split, user_prompt
 
 View = dict[str, Any]
 
