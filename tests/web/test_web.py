@@ -476,7 +476,9 @@ def test_help_and_reading_commands_import_no_server(home: Path) -> None:
 
 
 def test_a_campaign_that_ran_is_judged_from_the_page_and_promoted_by_the_answer(tmp_path: Path) -> None:
-    file = write_campaign(tmp_path / "work", approvals={"promotion": {"mode": "wait"}})
+    recipe = {"batch_size": 4, "iters": 160, "max_seq_length": 128, "learning_rate": 0.001}
+    asking = {"promotion": {"mode": "wait"}}
+    file = write_campaign(tmp_path / "work", approvals=asking, recipe=recipe, budget={"runs": 1})
     runs = command(file, tmp_path / "home", wait=False)
     assert subprocess.run(runs, cwd=tmp_path, capture_output=True, check=False).returncode == 6
     browser = entered(client(tmp_path / "home"))
