@@ -199,7 +199,7 @@ def decision(view: View, given: str) -> View:
 
 def belief(paths: CampaignPaths, given: str) -> View:
     """Return one belief in full, and everything that stands on it."""
-    found = why.impact(why.gathered(paths), given)
+    found = why.impact(why.gather_standing(paths), given)
     return {
         "title": f"{found['belief']['id']}: {found['belief']['subject']}",
         "lines": [*why.belief(found["belief"]), "", "What stands on it", *why.format_impact(found)[1:]],
