@@ -10,6 +10,7 @@ from agent.render.words import count
 from agent.web.live import METRICS, Curves
 from state.errors import VigilError
 from state.paths import CampaignPaths
+from state.records import CAMPAIGN_ENDED
 
 View = dict[str, Any]
 
@@ -74,7 +75,7 @@ def _best(view: View, best: View) -> View:
 def _now(view: View) -> View | None:
     """Return the job at work: how it stands in a sentence, how far it is, and its figures."""
     job = watch.current(view)
-    if job is None or view["campaign"]["state"] in watch.ENDINGS:
+    if job is None or view["campaign"]["state"] in CAMPAIGN_ENDED:
         return None
     return {
         "sentence": record.progress(job, view["now"]),
