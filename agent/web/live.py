@@ -18,7 +18,7 @@ AXES = {"step": "step", "tokens": "trained_tokens", "time": "t"}
 """What a curve may run over -> the field of a metrics row that tells it."""
 METRICS = ("train_loss", "val_loss")
 """Fields that are drawn."""
-_GRID = 160
+_GRID = 140
 """Points of one curve: on a screen more are not told apart, and 200 runs are below 300 kB."""
 _WHOLE_BYTES = 200_000
 """A longer file is read at places that lie evenly apart; of a rare field all rows are read."""
