@@ -266,7 +266,7 @@ def _flips(gained: float, lost: float) -> Callable[[np.random.Generator, int], t
 def _shares(gain: float, noise: float, losses: float) -> Callable[[np.random.Generator, int], tuple[Sample, Sample]]:
     def draw(rng: np.random.Generator, n: int) -> tuple[Sample, Sample]:
         start = rng.uniform(0.4, 0.6, n)
-        moved = start + gain + rng.normal(0, noise, n)
+        moved = np.clip(start + gain + rng.normal(0, noise, n), 0.0, 1.0)
         return start, np.where(rng.random(n) < losses, 0.0, moved)
 
     return draw

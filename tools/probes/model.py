@@ -5,7 +5,6 @@ Single tensors of a safetensors file as numpy arrays, read by offset; a file is 
 Model folders of a project: whether they may be opened, whether each is one coherent set (3), and who is who.
 """
 
-import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -338,20 +337,23 @@ def _check_built(one: AdapterFolder, report: Report) -> None:
         return
     base = one.base
     layers = layers_of(base) if base is not None and can_be_read(one.project, base) is None else Layers()
-    with contextlib.suppress(HeaderError, OSError):  # told where the tensors are looked at
+    try:
         header = open_tensors(one.weights).header
-        for problem in loading_problems(one.name, one.config, header, layers):
-            said, _, fix = problem.sentence.rpartition(". ")
-            report.add(
-                "8",
-                one.subject,
-                f"{said}.",
-                "hard_stop",
-                fix,
-                check=f"adapter_{problem.detail['kind']}",
-                detail=problem.detail,
-                **one.where(),
-            )
+    except (HeaderError, OSError):
+        # Said where the tensors are looked at.
+        return
+    for problem in loading_problems(one.name, one.config, header, layers):
+        said, _, fix = problem.sentence.rpartition(". ")
+        report.add(
+            "8",
+            one.subject,
+            f"{said}.",
+            "hard_stop",
+            fix,
+            check=f"adapter_{problem.detail['kind']}",
+            detail=problem.detail,
+            **one.where(),
+        )
 
 
 def check_used(configs: Sequence[TrainingConfig], report: Report) -> None:
