@@ -16,7 +16,7 @@ from tools.models.identity import weights_hash
 from tools.training.progress import newest_healthy_folder
 
 
-def write(session: Session, decision: Decision, folder: Path) -> None:
+def write_handout(session: Session, decision: Decision, folder: Path) -> None:
     """Write `report.html`, `export.jsonl` and `CARD.txt` beside the adapter and the models that go with it.
 
     Args:
@@ -229,7 +229,7 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
             ):
                 shutil.rmtree(side)
                 return _failed(session, action, f"The fused model of {decision.run} is no longer as it was made.")
-            write(session, decision, side)
+            write_handout(session, decision, side)
             sync_tree(side)
             side.rename(target)
             fsync_folder(place)

@@ -124,8 +124,8 @@ class CasesTold(Record):
 
     @property
     def is_never_told(self) -> bool:
-        """Whether no number of cases can tell."""
-        return self.needed.most is None
+        """Whether no number of cases can tell, whatever the answers turn out to be."""
+        return self.needed.least is None
 
     @property
     def fix(self) -> str:

@@ -90,7 +90,7 @@ def kill_at(point: str, passage: int) -> None:
         return
     if name == "export":
         # The folder is whole beside its place, and not there yet.
-        effects.handout.write = _deadly(effects.handout.write, countdown, is_before=False)  # type: ignore[attr-defined]
+        effects.write_handout = _deadly(effects.write_handout, countdown, is_before=False)
         return
     if name == "deletion":
         # The saves are out of their place, and not gone yet.
