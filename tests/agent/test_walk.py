@@ -77,7 +77,7 @@ def test_a_belief_is_told_once_and_circles_end() -> None:
     assert said.count("B2 is so.") == 1
     assert "Reasoned from B1 (above)." in said
     assert "Reasoned from B2 (above)." in said
-    assert said.endswith("  B1, format_premises above.")
+    assert said.endswith("  B1, told above.")
     first, third, again = tree(rows, chosen)
     assert first["premises"][0]["premises"] == [{"belief": "B1", "is_told": True}]
     assert third["premises"] == [{"belief": "B2", "is_told": True}]
