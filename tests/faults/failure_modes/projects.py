@@ -198,7 +198,13 @@ def _tool_row(use: str, place: int) -> dict[str, Any]:
 
 
 def tools_project(folder: Path) -> None:
-    """Write conversations that call tools."""
+    """Write conversations that call tools, and a base whose template shows calls: the tiny one's leaves them out."""
+    shutil.copytree(BASE, folder / "base")
+    file = folder / "base" / "tokenizer_config.json"
+    known = json.loads(file.read_text())
+    calls = "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments }}{% endfor %}"
+    known["chat_template"] = known["chat_template"].replace("{{ m.content }}", "{{ m.content }}" + calls)
+    file.write_text(json.dumps(known))
     write_data(folder / "data", lambda use, count: [_tool_row(use, place) for place in range(count)])
     write_config(folder / "lora.yaml", mask_prompt=None)
 

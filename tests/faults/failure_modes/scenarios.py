@@ -300,7 +300,7 @@ QUICK: tuple[Scenario, ...] = (
     ),
     Scenario(
         "10", "the machine is fourteen times slower than planned", worlds.World, _student(tokens_per_s=100.0),
-        "run:R1", "took_the_planned_time", r"R1 took 1\d\d s; 2 to 2\d s were planned", severity="warning", code=0,
+        "run:R1", "took_the_planned_time", r"R1 took \d+ s; .* were planned: 1[45] times", severity="warning", code=0,
     ),
     Scenario(
         "11", "more of the same rows move the control alone", worlds.World, _small_letters,
