@@ -755,7 +755,8 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
         if (checked := _held_against(condition, claim, ceilings(beliefs, "selection"), baseline))
     ]
     told = _cases_beliefs(goal, beliefs, table, premises)
-    told = [belief for belief in told if (belief.subject, belief.claim) not in found]
+    # A condition that is out of reach is said once.
+    told = [each for each in told if each.subject not in stopped and (each.subject, each.claim) not in found]
     return [*refuted, *met, *told, *baseline_beliefs(goal, baseline)]
 
 

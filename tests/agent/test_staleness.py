@@ -23,7 +23,7 @@ GRADED = {
     "harness:grader answers", "harness:grader is_repeatable",
     "score:base.main.selection means", "score:base.main.confirmation means",
     "score:R1.main.selection means", "score:R1.main.confirmation means",
-    "gate:score below_ceiling", "gate:score reachable_from_base", "harness:main shows_progress",
+    "gate:score below_ceiling", "gate:score reachable_from_base", "gate:score decidable", "harness:main shows_progress",
 }  # fmt: skip
 """Everything that stands on the grader."""
 
