@@ -68,34 +68,31 @@ def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
     from tools.data.cases import check_data, check_split
     from tools.data.pairs import iter_pairs
 
-    for name in ("train", "valid"):
-        written = getattr(loaded.goal.data, name)
-        if written is None:
-            continue
-        path = loaded.resolve(written)
-        if not path.is_file():
-            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
+    for path in _data_files(loaded, "train", "valid"):
         summary = check_data(path, mask_prompt=masks_prompt)
         yield f"{path.name} holds {summary.rows:,} rows in mlx-lm's {summary.format} form."
-    for name in ("pairs", "valid_pairs"):
-        written = getattr(loaded.goal.data, name)
-        if written is None:
-            continue
-        path = loaded.resolve(written)
-        if not path.is_file():
-            said = f"`data.{name}` names {path}, which is not a file; correct the path, or build it with `vigil pairs`."
-            raise _refusal(loaded, said, "data", name)
+    for path in _data_files(loaded, "pairs", "valid_pairs", fix="correct the path, or build it with `vigil pairs`"):
         yield f"{path.name} holds {sum(1 for _ in iter_pairs(path)):,} preference pairs."
-    for name in ("rollouts", "valid_rollouts"):
-        written = getattr(loaded.goal.data, name)
-        if written is None:
-            continue
-        path = loaded.resolve(written)
-        if not path.is_file():
-            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; correct the path.", "data", name)
+    for path in _data_files(loaded, "rollouts", "valid_rollouts"):
         yield f"{path.name} holds {check_split(path).cases:,} cases for rollouts."
     if loaded.goal.data.valid is None:
         yield "There is no validation data, so validation loss is not measured."
+
+
+def _data_files(loaded: LoadedCampaign, *names: str, fix: str = "correct the path") -> Iterator[Path]:
+    """Yield the files that are named as data.
+
+    Raises:
+        ConfigError: One is not there.
+    """
+    for name in names:
+        written = getattr(loaded.goal.data, name)
+        if written is None:
+            continue
+        path = loaded.resolve(written)
+        if not path.is_file():
+            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; {fix}.", "data", name)
+        yield path
 
 
 def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ from agent.render import record, typed
 from agent.render.report import write_report
 from agent.session import Session
 from state.export import export as export_record
-from state.files import fsync_folder, read_json, write_atomic, write_json
+from state.files import fsync_path, read_json, write_atomic, write_json
 from state.hashing import hash_tree
 from state.records import Action, Decision, Json
 from tools.models.identity import weights_hash
@@ -114,7 +114,7 @@ def store_artifact(session: Session, source: Path) -> str:
     if target.exists():
         shutil.rmtree(target)
     side.rename(target)
-    fsync_folder(target.parent)
+    fsync_path(target.parent)
     return digest
 
 
@@ -122,11 +122,11 @@ def sync_tree(folder: Path) -> None:
     """Sync every file below a folder and every folder, so that a rename of it names whole things only."""
     for path in folder.rglob("*"):
         if path.is_dir():
-            fsync_folder(path)
+            fsync_path(path)
         else:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-    fsync_folder(folder)
+    fsync_path(folder)
 
 
 def promote(session: Session, decision: Decision, action: Action) -> Action:
@@ -232,7 +232,7 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
             write_handout(session, decision, side)
             sync_tree(side)
             side.rename(target)
-            fsync_folder(place)
+            fsync_path(place)
         # Found there: by an earlier try under this key, or by an earlier promotion of the same adapter.
         is_ours = hash_tree(target / "adapter") == digest
     except OSError as error:

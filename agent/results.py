@@ -256,20 +256,13 @@ def _token_census(of: _Digest, row: Json) -> None:
     cut, lost = int(row.get("truncated") or 0), int(row.get("prompt_longer_than_max") or 0)
     lines = ", ".join(str(line) for line in (row.get("lines") or [])[:5])
     limit = int(of.session.goal.first_recipe.get("max_seq_length", 2048))
-    of.believe(
-        "data:train",
-        "fits_sequence",
-        f"All {row['rows']:,} training rows fit into max_seq_length {limit} (longest {row['max_tokens']} tokens)."
-        if not cut
-        else f"{cut} of {row['rows']:,} training rows are longer than max_seq_length {limit} "
-        f"(longest {row['max_tokens']} tokens; lines {lines}), {lost} of them already in the prompt.",
-        row,
-        stands_on=("code", "prompt", "tokenizer", "package:*", "data:train", "sequence"),
-        holds=not cut,
-        severity="hard_stop",
-        mode="P8",
-        fix=f"Set recipe.max_seq_length to {row['max_tokens']} or more, or remove these lines.",
+    said = (
+        f"{cut} of {row['rows']:,} training rows are longer than max_seq_length {limit} "
+        f"(longest {row['max_tokens']} tokens; lines {lines}), {lost} of them already in the prompt."
+        if cut
+        else f"All {row['rows']:,} training rows fit into max_seq_length {limit} (longest {row['max_tokens']} tokens)."
     )
+    _believe_fits(of, "data:train", said, row, holds=not cut, key="recipe.max_seq_length")
 
 
 def _pair_census(of: _Digest, row: Json) -> None:
@@ -277,19 +270,27 @@ def _pair_census(of: _Digest, row: Json) -> None:
         return
     cut, limit = int(row["truncated"]), of.session.goal.recipe_of_class("preference").get("max_seq_length")
     lines = ", ".join(str(line) for line in row["lines"][:5])
+    said = (
+        f"{cut} of {row['rows']:,} pairs have a side longer than max_seq_length {limit} of the runs on pairs "
+        f"(longest {row['max_tokens']} tokens; lines {lines})."
+        if cut
+        else f"Both sides of all {row['rows']:,} pairs fit (longest {row['max_tokens']} tokens)."
+    )
+    _believe_fits(of, "data:pairs", said, row, holds=not cut, key="max_seq_length of the recipe for dpo")
+
+
+def _believe_fits(of: _Digest, subject: str, said: str, row: Json, *, holds: bool, key: str) -> None:
+    """Believe whether data fit into the sequence length that a key of the campaign file sets."""
     of.believe(
-        "data:pairs",
+        subject,
         "fits_sequence",
-        f"Both sides of all {row['rows']:,} pairs fit (longest {row['max_tokens']} tokens)."
-        if not cut
-        else f"{cut} of {row['rows']:,} pairs have a side longer than max_seq_length {limit} of the runs on pairs "
-        f"(longest {row['max_tokens']} tokens; lines {lines}).",
+        said,
         row,
-        stands_on=("code", "prompt", "tokenizer", "package:*", "data:pairs", "sequence"),
-        holds=not cut,
+        stands_on=("code", "prompt", "tokenizer", "package:*", subject, "sequence"),
+        holds=holds,
         severity="hard_stop",
         mode="P8",
-        fix=f"Set max_seq_length of the recipe for dpo to {row['max_tokens']} or more, or remove these lines.",
+        fix=f"Set {key} to {row['max_tokens']} or more, or remove these lines.",
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
 from state.errors import ConfigError, NotFoundError, VigilError
-from state.files import ensure_local_disk, file_system_type, fsync_folder, write_atomic
+from state.files import ensure_local_disk, file_system_type, fsync_path, write_atomic
 from state.hashing import hash_bytes
 from state.log import log_debug
 from state.records import CAMPAIGN_ENDED
@@ -216,7 +216,7 @@ def _link(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(Path("..") / target.name)
-    fsync_folder(link.parent)
+    fsync_path(link.parent)
 
 
 def _refusal(sentence: str, where: str) -> ConfigError:
@@ -328,7 +328,7 @@ def remove(file: Path, home: Path | None, place: Place) -> list[str]:
             if link.is_symlink() and Path(os.readlink(link)).name == path.name:  # noqa: PTH115 - the text, as written
                 link.unlink()
         path.unlink()
-        fsync_folder(path.parent)
+        fsync_path(path.parent)
         stop = (
             f"launchctl bootout gui/$(id -u)/{path.stem}"
             if place.is_mac

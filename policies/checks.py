@@ -14,11 +14,10 @@ from policies import significance
 from policies.comparison import CaseTable, Mean, Scale, scale_of, scales_of
 from policies.gate import asks_no_worse, is_never_shown, judge_condition, least_limit
 from policies.power import Needed, cases_needed
+from policies.significance import EPSILON
 from policies.target import Target, find_target
 from state.goal import Condition, Gate, Goal
 from state.records import Belief, Evidence, Finding, Measurement, Record, Side, SplitUse, runbook_of
-
-_EPSILON = 1e-9
 
 
 def reachability(
@@ -102,7 +101,7 @@ def limit_fix(condition: Condition, n: int, alpha: float, scales: Mapping[str, S
     least = min(least_limit(n, level, scale) for scale in known)
     return (
         f"write `test: plain` with a `reason`, so that the count on these cases alone decides, or a `max` of at least "
-        f"{math.ceil(least - _EPSILON)}"
+        f"{math.ceil(least - EPSILON)}"
     )
 
 
@@ -216,7 +215,7 @@ def _met_already(gate: Gate, start: CaseTable, use: SplitUse) -> Finding | None:
     """Mode 4, the other way round: what runs start from meets all that is asked, so nothing is left to train for."""
     asked = [condition for condition in gate.conditions if not asks_no_worse(condition)]
     targets = [find_target(Gate(conditions=(condition,)), start, use=use) for condition in asked]
-    met = [target for target in targets if target is not None and target.gap <= _EPSILON]
+    met = [target for target in targets if target is not None and target.gap <= EPSILON]
     if not met or len(met) < len(asked):
         return None
     shown = ", ".join(f"{target.metric} is {target.parent:.4g}, asked {target.threshold:.4g}" for target in met)
@@ -234,7 +233,7 @@ def _met_already(gate: Gate, start: CaseTable, use: SplitUse) -> Finding | None:
 def _beyond_gap(gate: Gate, target: Target | None) -> Finding | None:
     """P5: a δ that the whole way to the gate does not reach would call a run that gets there flat."""
     delta = gate.meaningful_delta
-    if target is None or delta is None or target.gap <= 0 or delta - target.gap <= _EPSILON:
+    if target is None or delta is None or target.gap <= 0 or delta - target.gap <= EPSILON:
         return None
     return Finding(
         mode="P5",
@@ -336,7 +335,7 @@ def _above_ceiling(
     sizes = {name: known.baseline[name].n if is_count else 1 for name in condition.metrics}
     short = {name: condition.sign * (condition.threshold / sizes[name] - ceilings[name]) for name in condition.metrics}
     metric = min(short, key=lambda name: short[name])
-    if short[metric] <= _EPSILON:
+    if short[metric] <= EPSILON:
         return None
     ceiling, asked = ceilings[metric], condition.threshold / sizes[metric]
     started = known.baseline.get(metric)
@@ -371,7 +370,7 @@ def _above_ceiling(
 
 def beats(condition: Condition, score: float, ceiling: float) -> bool:
     """Return whether a measured mean is better than what the reference answers score, which then is no ceiling."""
-    return condition.direction * (score - ceiling) > _EPSILON
+    return condition.direction * (score - ceiling) > EPSILON
 
 
 def contradiction(condition: Condition, metric: str, who: str, score: float, ceiling: float) -> Finding:
@@ -395,14 +394,14 @@ def _reachable_threshold(condition: Condition, asked: float, scale: Scale) -> st
     """Return the fix where no decode budget is known to do; beyond the scale, none can."""
     change, beyond = ("lower", "above") if condition.sign > 0 else ("raise", "below")
     end = scale.best(condition.sign)
-    if condition.sign * (asked - end) > _EPSILON:
+    if condition.sign * (asked - end) > EPSILON:
         return f"{change.capitalize()} the threshold: no metric goes {beyond} {end:g}."
     return f"Raise evaluation.max_tokens until the gold scores {asked:.4g}, or {change} the threshold."
 
 
 def _budget_for(curve: Sequence[tuple[int, float]], wanted: float, sign: int) -> tuple[int, float] | None:
     """Return the smallest decode budget whose gold reaches a score, with what it reaches; None where none does."""
-    return next((pair for pair in sorted(curve) if sign * (pair[1] - wanted) >= -_EPSILON), None)
+    return next((pair for pair in sorted(curve) if sign * (pair[1] - wanted) >= -EPSILON), None)
 
 
 def _larger_budget(curve: Sequence[tuple[int, float]], enough: tuple[int, float]) -> str:
@@ -430,7 +429,7 @@ def _out_of_room(
     metric = max(rooms, key=lambda name: rooms[name])
     room, base = rooms[metric], baseline[metric]
     asked = condition.sign * condition.threshold / (base.n if condition.statistic == "count" else 1)
-    if asked <= room + _EPSILON:
+    if asked <= room + EPSILON:
         return None
     best = bests[metric]
     source = "the gold's score" if metric in ceilings else "the end of the scale"
@@ -459,7 +458,7 @@ def _too_coarse(condition: Condition, known: "_Known", alpha: float) -> Finding 
     width = min(known.scale(metric).width for metric in measured)
     step = width / n if condition.statistic == "mean" else width
     margin = abs(condition.bound)
-    if margin >= step - _EPSILON:
+    if margin >= step - EPSILON:
         return None
     what = "a no-worse margin" if condition.kind == "non_inferiority" else "an improvement"
     told = cases_needed(condition, measured[0], alpha, cases=known.start, use=known.use)
@@ -614,7 +613,7 @@ def is_one_measurement(pairs: Collection[tuple[float, float]]) -> bool:
         return False
     (x0, y0), (x1, y1) = min(pairs), max(pairs)
     slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
-    return abs(slope) > _EPSILON and all(abs(y - y0 - slope * (x - x0)) < 1e-6 for x, y in pairs)  # noqa: PLR2004 - rounding of scores
+    return abs(slope) > EPSILON and all(abs(y - y0 - slope * (x - x0)) < 1e-6 for x, y in pairs)  # noqa: PLR2004 - rounding of scores
 
 
 def _redundancy(first: Condition, one: str, second: Condition, other: str) -> Finding:

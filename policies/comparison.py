@@ -10,12 +10,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from policies import significance
-from policies.significance import Interval
+from policies.significance import EPSILON, Interval
 from state.goal import Against, Statistic
 from state.records import Measurement, Record, Side, SplitUse
-
-_EPSILON = 1e-9
-"""Sums of floats that are equal on paper are equal here."""
 
 Scores = dict[str, float | None]
 """Metric -> score of one case; None: the grader could not say."""
@@ -45,7 +42,7 @@ class Scale(Record):
 
     def holds(self, score: float) -> bool:
         """Return whether a score lies on the scale, but for rounding."""
-        return abs(self.share(score) - 0.5) <= 0.5 + _EPSILON
+        return abs(self.share(score) - 0.5) <= 0.5 + EPSILON
 
 
 class Mean(Record):

@@ -14,6 +14,7 @@ from pydantic import model_validator
 from policies import significance
 from policies.comparison import CaseTable, Comparison, Scale, compare
 from policies.power import cases_needed
+from policies.significance import EPSILON
 from state.goal import Against, Condition, Gate, Statistic
 from state.records import Record, SplitUse
 
@@ -29,9 +30,6 @@ NOT_SIGNIFICANT = "plain, not significant"
 
 OFF_SCALE = "a score lies off its scale"
 """How the label of a condition begins that is not judged, since no bound holds for such scores."""
-
-_EPSILON = 1e-9
-"""Sums of floats that are equal on paper are equal here: 34/40 meets 0.85."""
 
 
 class ConditionVerdict(Record):
@@ -97,13 +95,13 @@ class ConditionVerdict(Record):
         """Whether the bare number meets the bound that the test uses; not a verdict."""
         if self.estimate is None or self.decided == "fails":
             return False
-        return self.sign * (self.estimate - self.bound) >= -_EPSILON
+        return self.sign * (self.estimate - self.bound) >= -EPSILON
 
     @property
     def is_shown_to_miss(self) -> bool:
         """Whether even the far bound misses what is asked; of a plain condition the bare number may fail by luck."""
         far = self.high if self.sign > 0 else self.low
-        return far is not None and self.decided == "fails" and self.sign * (far - self.bound) < -_EPSILON
+        return far is not None and self.decided == "fails" and self.sign * (far - self.bound) < -EPSILON
 
     @property
     def cases_to_tell(self) -> int | None:
@@ -324,15 +322,15 @@ def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided
         return "undecided"
     sign, bound = condition.sign, condition.threshold if condition.kind == "plain" else condition.bound
     if condition.kind == "plain":
-        held = sign * (found.estimate - bound) >= -_EPSILON
+        held = sign * (found.estimate - bound) >= -EPSILON
         return "fails" if not held else "undecided" if misses_cases(found.n, found.excluded) else "holds"
     near, far = (interval.low, interval.high) if sign > 0 else (interval.high, interval.low)
-    if sign * (far - bound) < -_EPSILON:
+    if sign * (far - bound) < -EPSILON:
         return "fails"
-    passes = sign * (near - bound) >= -_EPSILON if p is None else p <= found.alpha
+    passes = sign * (near - bound) >= -EPSILON if p is None else p <= found.alpha
     if found.noise_sd:
         # An exact test of the cases knows nothing of what their order alone would change.
-        passes = passes and sign * (near - bound) >= -_EPSILON
+        passes = passes and sign * (near - bound) >= -EPSILON
     passes = passes or _cannot_be_missed(condition, found)
     return "holds" if passes and not misses_cases(found.n, found.excluded) else "undecided"
 
@@ -348,7 +346,7 @@ def least_limit(n: int, alpha: float, scale: Scale) -> float:
 def is_never_shown(condition: Condition, n: int, alpha: float, scale: Scale) -> bool:
     """Return whether a limit on a count is so small that not even none of n cases shows it, by a test."""
     is_limit = condition.statistic == "count" and condition.against == "value" and condition.sign < 0
-    return is_limit and condition.kind != "plain" and least_limit(n, alpha, scale) > condition.threshold + _EPSILON
+    return is_limit and condition.kind != "plain" and least_limit(n, alpha, scale) > condition.threshold + EPSILON
 
 
 def misses_cases(n: int, excluded: int) -> bool:

@@ -27,7 +27,7 @@ from scipy import special
 
 from policies import significance
 from policies.comparison import CaseTable
-from policies.significance import POWER, Weighted
+from policies.significance import EPSILON, POWER, Weighted
 from state.goal import Condition
 from state.records import Record, Side, SplitUse
 
@@ -39,7 +39,6 @@ Basis = Literal["measured", "0/1", "bracketed", "least"]
 with that mean, the most that a score varies; bracketed: from the least change to unrelated answers; least: nothing is
 measured, from all answers alike to answers that are right or wrong and change no more than they must."""
 
-_EPSILON = 1e-9
 _FEW = 300
 """Up to so many cases each number is tried: an exact test has more power on some number of cases than on the next."""
 
@@ -226,7 +225,7 @@ def _truth(known: _Known, bound: float, delta: float | None, ceiling: float | No
     gap = None if start is None else sign * (bound - start)
     if delta is None:
         # A start that lies on the bound is short of it by nothing: then as where it is not known.
-        left = sign * (best - bound) if gap is None or abs(gap) <= _EPSILON else max(gap, 0.0)
+        left = sign * (best - bound) if gap is None or abs(gap) <= EPSILON else max(gap, 0.0)
         delta = left / 2
     wanted = sign * bound + delta
     return sign * min(max(wanted, sign * start) if start is not None else wanted, sign * best)
@@ -239,7 +238,7 @@ def _of_failures(known: _Known, alpha: float) -> Needed:
     full = sum(score >= 1 for score in known.start) / max(1, len(known.start))
     shares = [0.0, full * (1 - full)]
     if known.differences:
-        changed = sum(abs(each) > _EPSILON for each in known.differences)
+        changed = sum(abs(each) > EPSILON for each in known.differences)
         shares, basis = [changed / 2 / len(known.differences)], "measured"
     found = [_counted(1 - share, 1 - bound, alpha) for share in shares]
     return Needed(truth=shares[0], bound=bound, least=found[0], most=found[-1], basis=basis)
@@ -282,7 +281,7 @@ def _sample(values: Sequence[float] | NDArray[np.float64], weights: NDArray[np.f
         part = np.minimum((points - points[0]) / (points[-1] - points[0]) * _POINTS, _POINTS - 1).astype(np.intp)
         whole, total = _summed(part, shares), _summed(part, shares * points)
         points, shares = total[whole > 0] / whole[whole > 0], whole[whole > 0]
-    kept = shares > _EPSILON
+    kept = shares > EPSILON
     return _Sample(tuple(points[kept].tolist()), tuple(shares[kept].tolist()))
 
 
@@ -314,12 +313,12 @@ def _moved(sample: _Sample, mean: float, sign: int) -> _Sample:
 @lru_cache(maxsize=4096)
 def _cases(world: _World, *, is_paired: bool, is_binary: bool, wanted: float = POWER) -> int | None:
     """Return the fewest cases whose lower bound passes a number with the power wanted, None where none does."""
-    if world.sample.mean - world.bound <= _EPSILON:
+    if world.sample.mean - world.bound <= EPSILON:
         return None
     is_binary = is_binary and len(set(world.sample.values) - {-1.0, 0.0, 1.0}) == 0
     if is_binary and not is_paired:
         return _counted(world.sample.mean - world.floor, world.bound - world.floor, world.alpha, wanted)
-    if not (is_binary and abs(world.bound) <= _EPSILON):
+    if not (is_binary and abs(world.bound) <= EPSILON):
         return _fewest(partial(_bound_power, world), wanted)
     worse, better = (float(world.sample.shares[world.sample.points == end].sum()) for end in (-1.0, 1.0))
     exact = partial(_sign_power, worse, better, world.alpha)
@@ -343,7 +342,7 @@ def _fewest(power: Callable[[int], float], wanted: float) -> int | None:
 @lru_cache(maxsize=1024)
 def _counted(share: float, rate: float, alpha: float, wanted: float = POWER) -> int | None:
     """Return the fewest 0/1 cases that show a success rate above a threshold with the power wanted, exactly."""
-    if share - rate <= _EPSILON:
+    if share - rate <= EPSILON:
         return None
     few = np.arange(1, _FEW + 1)
     enough = np.flatnonzero(_counted_power(share, rate, alpha, few) >= wanted)
@@ -357,7 +356,7 @@ def _counted_power(share: float, rate: float, alpha: float, n: NDArray[np.int64]
     if rate <= 0:
         return np.ones(len(n))
     # So many successes or more are as rare as alpha at the threshold; above n there is no such number.
-    least = np.ceil(special.bdtrik(1 - alpha, n, rate) - _EPSILON) + 1
+    least = np.ceil(special.bdtrik(1 - alpha, n, rate) - EPSILON) + 1
     return np.where(least > n, 0.0, special.betainc(least, np.maximum(n - least, 0) + 1, min(share, 1.0)))
 
 
@@ -400,16 +399,16 @@ def _passing(part: Weighted, sample: _Sample, n: int, bound: float) -> float:
     By the envelope theorem the likelihood ratio moves with a case by the logarithm that is its part of it.
     """
     distances = part.points - bound
-    if float(part.shapes @ distances) <= _EPSILON or n <= 1:
+    if float(part.shapes @ distances) <= EPSILON or n <= 1:
         return 0.0
     if float(distances.min()) >= 0:
         return 1.0
     theta, root, found = significance.signed_root(distances, part.shapes)
     logs = _influence(part, sample, lambda gap: np.log1p(-theta * gap), lambda gap: -theta / (1 - theta * gap), bound)
     slopes = _influence(part, sample, lambda gap: gap / (1 - theta * gap), lambda gap: (1 - theta * gap) ** -2.0, bound)
-    spread = part.unit * math.sqrt(n * _variance(logs, sample)) / max(-root, _EPSILON)
-    if spread <= _EPSILON:
-        return float(found <= part.wanted + _EPSILON)
+    spread = part.unit * math.sqrt(n * _variance(logs, sample)) / max(-root, EPSILON)
+    if spread <= EPSILON:
+        return float(found <= part.wanted + EPSILON)
     # The saddlepoint follows the noise, which raises the ratio; the root's own spread is no part of its mean.
     slope = distances / (1 - theta * distances)
     gained = part.unit**2 * n * _variance(slopes, sample) / float(part.shapes @ slope**2)

@@ -23,6 +23,7 @@ from policies.target import Target
 from policies.verdict import UNREADABLE, BucketVerdict, Movement
 from state.goal import Goal
 from state.hashing import hash_json
+from state.recipe import STILL_FALLING
 from state.records import CLASSES, Alternative, Bucket, Instrument, InstrumentClass, Json, Record, Run
 
 USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
@@ -282,10 +283,6 @@ either way, from which they count as drifted; without references, from the start
 
 LEAST_DRIFT_TOKENS = 4.0
 """Mean lengths nearer to each other than this are one length: of answers of a word, half is nothing."""
-
-STILL_FALLING = 0.01
-"""Share of the validation loss that the last stretch of a run took off it, from which more training is worth trying
-before anything else."""
 
 LEAST_UPDATES = 120
 """Updates of a first run on little data; on more it takes one pass over it. The lab's gentle recipes took 2.5 passes

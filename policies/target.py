@@ -4,11 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from policies.comparison import CaseTable, Scale
 from policies.gate import asks_no_worse
+from policies.significance import EPSILON
 from state.goal import Condition, Gate
 from state.records import Json, Record, Side, SplitUse
-
-_EPSILON = 1e-9
-"""Sums of floats that are equal on paper are equal here."""
 
 
 class Target(Record):
@@ -46,7 +44,7 @@ class Target(Record):
 
 def figure(value: float) -> str:
     """Return a score with two decimals, or with four digits where two would round it."""
-    return f"{value:.2f}" if abs(value - round(value, 2)) < _EPSILON else f"{value:.4g}"
+    return f"{value:.2f}" if abs(value - round(value, 2)) < EPSILON else f"{value:.4g}"
 
 
 def aims(gate: Gate) -> list[Condition]:
@@ -150,7 +148,7 @@ def _nearest(  # noqa: PLR0917 - an inner step of find_target, same arguments
         scale = cases.scale(metric)
         best = ceilings.get(metric, scale.best(condition.sign))
         gap, room = (condition.sign * (value - start.mean) / scale.width for value in (wanted, best))
-        return room - gap > -_EPSILON, metric == closest, round(-gap, 9), room
+        return room - gap > -EPSILON, metric == closest, round(-gap, 9), room
 
     return max(metrics, key=order)
 
@@ -205,14 +203,14 @@ def is_met(condition: Condition, cases: CaseTable, use: SplitUse = "selection") 
         start = cases.mean(_parent_side(cases, metric, use), metric, use)
         asked = _asked(condition, cases, metric, use)
         if start is not None and asked is not None:
-            found.append(condition.sign * (start.mean - asked) >= -_EPSILON)
+            found.append(condition.sign * (start.mean - asked) >= -EPSILON)
     return any(found) if found else None
 
 
 def _can_show(condition: Condition, cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse) -> bool | None:
     asked = {metric: _asked(condition, cases, metric, use) for metric in condition.metrics}
     known = [
-        condition.sign * (ceilings[metric] - wanted) >= -_EPSILON
+        condition.sign * (ceilings[metric] - wanted) >= -EPSILON
         for metric, wanted in asked.items()
         if wanted is not None and metric in ceilings
     ]

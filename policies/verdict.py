@@ -23,7 +23,7 @@ from pydantic import Field
 from policies.comparison import CaseTable, Comparison, compare
 from policies.cost import BudgetVerdict
 from policies.gate import ConditionVerdict, GateVerdict, asks_no_worse, judge_gate, misses_cases
-from policies.significance import Interval, detectable_difference
+from policies.significance import EPSILON, Interval, detectable_difference
 from policies.target import Target, find_target, is_met
 from state.goal import Condition, Gate, Search
 from state.records import CLASSES, Bucket, Instrument, Record, Run, SplitUse
@@ -36,9 +36,6 @@ NOISE_FACTOR = 2.0
 
 UNREADABLE = frozenset({"U.unmeasured", "U.missing", "U.off_scale", "U.capped"})
 """Rules of U that say the scores themselves tell nothing, however many cases there are."""
-
-_EPSILON = 1e-9
-"""Sums of floats that are equal on paper are equal here."""
 
 
 Movement = Literal["moved", "lost", "flat", "unclear"]
@@ -185,7 +182,7 @@ def _read(target: Target | None, found: Comparison | None, noise_floor: float) -
     interval = None if found is None else found.interval
     if target is None or found is None or interval is None or found.estimate is None:
         return _Reading(moved=False, lost=False, flat=False)
-    shows = found.excludes(0.0) and abs(found.estimate) - noise_floor > _EPSILON
+    shows = found.excludes(0.0) and abs(found.estimate) - noise_floor > EPSILON
     gains = target.sign * found.estimate > 0
     return _Reading(moved=shows and gains, lost=shows and not gains, flat=interval.within(target.delta))
 
@@ -236,7 +233,7 @@ def _rule(
         return "U", "U.capped", f"{what} {capped}"
     if not reading.moved:
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
-        if found.step - target.delta > _EPSILON and (found.method != "bounded" or reading.flat):
+        if found.step - target.delta > EPSILON and (found.method != "bounded" or reading.flat):
             wanted = (
                 f"{target.delta:.4g} would be progress, and with {found.n} cases it moves in steps of {found.step:.4g}."
             )
@@ -266,7 +263,7 @@ def _is_win(evidence: RunEvidence, target: Target | None, found: Comparison | No
     """
     if target is None or found is None or found.estimate is None:
         return False
-    if target.sign * found.estimate - _floor(evidence, found) > _EPSILON:
+    if target.sign * found.estimate - _floor(evidence, found) > EPSILON:
         return True
     asked = next(each for each in evidence.gate.conditions if each.id == target.condition)
     return not evidence.noise_floor and asks_no_worse(asked)
@@ -282,7 +279,7 @@ def _wins_elsewhere(evidence: RunEvidence, selection: GateVerdict) -> bool:
             continue
         if is_met(condition, evidence.cases, evidence.use) is False:
             found = _compared(evidence, verdict.metric)
-            if found.estimate is not None and verdict.sign * found.estimate - _floor(evidence, found) > _EPSILON:
+            if found.estimate is not None and verdict.sign * found.estimate - _floor(evidence, found) > EPSILON:
                 return True
     return False
 
@@ -344,9 +341,9 @@ def _off_scale(evidence: RunEvidence, selection: GateVerdict, target: Target) ->
 def _capped(target: Target, ceilings: Mapping[str, float], value: float | None) -> str | None:
     """Return why the measurement could not have shown the gate met; where a run beats the gold, that is no bound."""
     ceiling = ceilings.get(target.metric)
-    if ceiling is not None and value is not None and target.sign * (value - ceiling) > _EPSILON:
+    if ceiling is not None and value is not None and target.sign * (value - ceiling) > EPSILON:
         return None
-    if ceiling is None or target.gap <= 0 or target.sign * (target.threshold - ceiling) <= _EPSILON:
+    if ceiling is None or target.gap <= 0 or target.sign * (target.threshold - ceiling) <= EPSILON:
         return None
     return f"The gold itself scores {ceiling:.4g} through this harness: no adapter can show {target.threshold:.4g}."
 
@@ -375,7 +372,7 @@ def _broken_condition(evidence: RunEvidence, selection: GateVerdict) -> str:
 def _is_lost(evidence: RunEvidence, metric: str, sign: int) -> bool:
     """Return whether a metric was shown to fall behind the start by more than noise."""
     found = _compared(evidence, metric)
-    below = found.estimate is not None and sign * found.estimate + _floor(evidence, found) < -_EPSILON
+    below = found.estimate is not None and sign * found.estimate + _floor(evidence, found) < -EPSILON
     return below and found.excludes(0.0)
 
 
@@ -393,7 +390,7 @@ def _may_be_met(evidence: RunEvidence, condition: Condition, metric: str) -> boo
         side="parent",
     )
     far = None if found.interval is None else found.interval.high if condition.sign > 0 else found.interval.low
-    return far is not None and condition.sign * (far - condition.threshold) >= -_EPSILON
+    return far is not None and condition.sign * (far - condition.threshold) >= -EPSILON
 
 
 def _contradicted(evidence: RunEvidence) -> str:

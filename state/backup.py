@@ -16,7 +16,7 @@ from pathlib import Path
 
 from state.clock import Clock
 from state.errors import CorruptError, NotFoundError, StoreError
-from state.files import fsync_folder
+from state.files import fsync_path
 from state.journal import Head, HeadFile, head_of, verify, verify_chain, verify_head, verify_pages
 from state.lease import Lease
 from state.paths import CampaignPaths
@@ -157,12 +157,12 @@ def backup(connection: sqlite3.Connection, paths: CampaignPaths, clock: Clock) -
         paths.backups.mkdir(parents=True, exist_ok=True)
         try:
             _copy(connection, side, paths.db)
-            _sync(side)
+            fsync_path(side)
             os.utime(side, (clock.now(), clock.now()))
             side.replace(target)
         finally:
             side.unlink(missing_ok=True)
-        fsync_folder(paths.backups)
+        fsync_path(paths.backups)
     for old in backups(paths)[:-KEEP]:
         old.unlink()
     return target
@@ -238,9 +238,9 @@ def restore_latest(paths: CampaignPaths, clock: Clock, lease: Lease) -> Restored
     moved_to = _move_aside(paths, clock, longer)
     side = paths.root / ".restored.part"
     side.write_bytes(candidate.read_bytes())
-    _sync(side)
+    fsync_path(side)
     side.replace(paths.db)
-    fsync_folder(paths.root)
+    fsync_path(paths.root)
     lost = None if last is None else max(0, last - head.seq)
     return Restored(backup=candidate, moved_to=moved_to, kept=head.seq, lost=lost)
 
@@ -289,11 +289,3 @@ def _move_aside(paths: CampaignPaths, clock: Clock, others: list[Path]) -> Path:
         if part.exists():
             part.replace(folder / part.name)
     return folder
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,9 @@ ROLLOUTS_TOGETHER = {False: 8, True: 64}
 """Whether MLX computes with CUDA -> rollouts computed together in an update where the recipe does not say; few shapes
 count for more than tokens there. On Metal nobody measured it."""
 
+STILL_FALLING = 0.01
+"""Share that the newest validation loss lies below all before it, from which more training is worth trying."""
+
 SHAPE_KEYS = ("fine_tune_type", "num_layers", "lora_parameters")
 """What a run that goes on from an adapter keeps of its recipe."""
 

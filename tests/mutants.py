@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant(
         "fails well beyond the bound",
         _GATE,
-        "if sign * (far - bound) < -_EPSILON:",
+        "if sign * (far - bound) < -EPSILON:",
         "if sign * (far - bound) < -0.02:",
         "policies/test_gate.py",
     ),
@@ -66,8 +66,8 @@ MUTANTS = (
     Mutant(
         "a win within the noise floor",
         _VERDICT,
-        "    if target.sign * found.estimate - _floor(evidence, found) > _EPSILON:",
-        "    if target.sign * found.estimate > _EPSILON:",
+        "    if target.sign * found.estimate - _floor(evidence, found) > EPSILON:",
+        "    if target.sign * found.estimate > EPSILON:",
         _BUCKETS,
     ),
     Mutant(
@@ -143,8 +143,8 @@ MUTANTS = (
     Mutant(
         "plain beyond the bound",
         _GATE,
-        "held = sign * (found.estimate - bound) >= -_EPSILON",
-        "held = sign * (found.estimate - bound) > _EPSILON",
+        "held = sign * (found.estimate - bound) >= -EPSILON",
+        "held = sign * (found.estimate - bound) > EPSILON",
         "policies/test_gate.py",
     ),
     Mutant(

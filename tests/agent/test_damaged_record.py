@@ -14,8 +14,7 @@ from agent.render.record import with_folder
 from state.clock import FakeClock
 from state.errors import DamagedFileError
 from state.paths import CampaignPaths, JobPaths
-from state.records import Action, Decision, Job
-from tests.agent.recorded import begin, opened, record
+from tests.agent.recorded import begin_training, opened, record
 from tests.state import samples
 from tools.jobs.spec import read_tally
 
@@ -150,11 +149,7 @@ def test_a_damaged_file_of_a_job_is_named_by_every_command_that_shows_the_job_an
 
 def test_a_damaged_file_of_a_job_at_work_is_named_and_what_is_whole_is_shown(tmp_path: Path) -> None:
     with opened(tmp_path, FakeClock()) as store:
-        begin(store)
-        store.deciding.decide(Decision(rule="r", sentence="Train.", action="train", action_key="k", run="R1"))
-        store.doing.intend(Action(key="k", kind="train", decision="D1"))
-        store.doing.record_job(Job(key="k", kind="training", folder="jobs/k", run="R1", steps=100))
-        store.doing.update_job("k", state="running", step=10)
+        begin_training(store)
     files = CampaignPaths(tmp_path, "quick").job("k")
     files.folder.mkdir(parents=True)
     rows = [{"step": step, "t": 1000.0 + step, "train_loss": 1.5} for step in (20, 30)]

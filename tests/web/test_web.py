@@ -22,7 +22,7 @@ from state.clock import FakeClock
 from state.files import write_json
 from state.paths import CampaignPaths
 from state.reading import open_reader
-from tests.agent.recorded import begin, opened, record
+from tests.agent.recorded import begin_training, opened, record
 from tests.faults.campaign.world import command, write_campaign
 
 PAGES = (
@@ -254,14 +254,8 @@ def test_a_campaign_says_verdict_best_run_gate_and_what_waits(browser: TestClien
 
 
 def test_a_job_at_work_is_told_with_its_progress(tmp_path: Path) -> None:
-    from state.records import Action, Decision, Job
-
     with opened(tmp_path, FakeClock()) as store:
-        begin(store)
-        store.deciding.decide(Decision(rule="r", sentence="Train.", action="train", action_key="k", run="R1"))
-        store.doing.intend(Action(key="k", kind="train", decision="D1"))
-        store.doing.record_job(Job(key="k", kind="training", folder="jobs/k", run="R1", steps=100))
-        store.doing.update_job("k", state="running", step=10)
+        begin_training(store)
     folder = tmp_path / "quick" / "jobs" / "k"
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 50, "train_loss": 1.25, "tokens_per_s": 1400, "t": 5.0}\n')

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
-from state.files import fsync_folder, json_row, read_json, read_object, side_of
+from state.files import fsync_path, json_row, read_json, read_object, side_of
 from state.paths import JobPaths
 from state.records import JobState
 from tools.jobs.locks import is_held
@@ -41,7 +41,7 @@ def write_once(path: Path, text: str) -> bool:
         return False
     finally:
         side.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    fsync_path(path.parent)
     return True
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from state.files import fsync_folder
+from state.files import fsync_path
 from state.log import passed_over
 from tools.jobs.worker import WorkerContext, begin
 
@@ -38,7 +38,7 @@ def _mark(context: WorkerContext) -> bool:
         os.close(os.open(out / "sending", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     except FileExistsError:
         return False
-    fsync_folder(out)
+    fsync_path(out)
     return True
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from policies.checks import beyond_cases, beyond_reach
 from policies.comparison import Mean
-from policies.significance import sign_p
+from policies.significance import EPSILON, sign_p
 from state.goal import Condition, Gate
 from state.records import Json
 from tools.data.rows import DataFile, Features, UnreadableError, answer_text, read_head, read_value, shown, text_of
@@ -26,7 +26,6 @@ from tools.probes.folder import Evaluation, Place, Project, Report, place_of
 _GOLD_FIELDS = ("reference", "gold", "completion", "answer", "expected", "chosen")
 _OUTPUT_FIELDS = ("output", "response", "prediction", "generated", "text", "completion")
 _MOST_OUTPUTS = 2_000
-_EPSILON = 1e-9
 _ALPHA = 0.05
 MOST_CASES = 100_000
 """Cases of one evaluation that are looked at."""
@@ -336,7 +335,7 @@ def _check_ruler(one: Stated, n: int, report: Report, *, has_room: bool) -> None
 def _check_gain(one: Stated, n: int, gain: float, start: Mapping[str, Mean], report: Report) -> None:
     """Say that a gain of just what is asked would be luck, or that not even a perfect score shows it."""
     asked = Gate(conditions=(Condition(metric=SCORE, min=gain, against="base"),))
-    won = max(1, math.ceil(gain * n - _EPSILON))
+    won = max(1, math.ceil(gain * n - EPSILON))
     p = sign_p(won, 0)
     if not beyond_cases(asked, start, _ALPHA) and p <= _ALPHA:
         return
@@ -413,11 +412,11 @@ class Budget:
         """Least budget whose ceiling reaches the gate."""
         wanted = self.wanted or 0.0
         if self.score == "whole":
-            return sorted(self.needs)[max(1, math.ceil(wanted * self.n - _EPSILON)) - 1]
+            return sorted(self.needs)[max(1, math.ceil(wanted * self.n - EPSILON)) - 1]
         low, high = 1, max(self.needs)
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self.ceiling_at(middle) >= wanted - _EPSILON else (middle + 1, high)
+            low, high = (low, middle) if self.ceiling_at(middle) >= wanted - EPSILON else (middle + 1, high)
         return low
 
 
@@ -563,7 +562,7 @@ def _wanted(evaluation: Evaluation) -> float | None:
     if gate is None:
         return None
     asked = [gate.min] if gate.min is not None else []
-    if gate.gain is not None and gate.base is not None and gate.base + gate.gain <= 1 + _EPSILON:
+    if gate.gain is not None and gate.base is not None and gate.base + gate.gain <= 1 + EPSILON:
         asked.append(gate.base + gate.gain)
     return max(asked, default=None)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
-from state.files import fsync_folder, read_json, write_json
+from state.files import fsync_path, read_json, write_json
 from state.hashing import HashCache, hash_bytes, hash_file, hash_json
-from state.recipe import schedule_but_length
+from state.recipe import STILL_FALLING, schedule_but_length
 from state.records import Json
 from tools.evaluation.harness import grader_hash
 from tools.models.identity import HeaderError, chat_template, read_header, read_object, weights_hash
@@ -30,9 +30,6 @@ _ASIDE = "damaged-"
 DOUBT_SHARE = 0.5
 """Share of the steps up to which sampled generations alone do not end a run whose validation loss still falls: on the
 way from one way of answering to another there is garbage."""
-
-STILL_FALLING = 0.01
-"""Share that the newest validation loss must lie below all before it."""
 
 
 @dataclass
@@ -211,7 +208,7 @@ def take_over(source: Path, saves: Path, refusal: Callable[[Path], str], config:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
     side.rename(saves / source.name)
-    fsync_folder(saves)
+    fsync_path(saves)
     return ""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from state.files import fsync_folder, write_json
+from state.files import fsync_path, write_json
 from state.records import Json
 from tools.training.progress import Progress, drop_old, seal
 
@@ -80,7 +80,7 @@ def save(saves: Path, model: Any, optimizer: Any, config: Json, progress: Progre
     seal(side, progress)
     shutil.rmtree(target, ignore_errors=True)
     side.rename(target)
-    fsync_folder(saves)
+    fsync_path(saves)
     drop_old(saves, progress)
     return target
 
