@@ -13,10 +13,11 @@ from agent.checks import check_campaign
 from agent.imports import beliefs_of
 from agent.openings import refuse_used
 from agent.render.summary import DOMAINS, NOTES
+from agent.render.words import clock
 from agent.session import Session
 from agent.view import OF_RUNS, view_of
 from policies.confirmation import why_not
-from policies.drafts import at_deadline, easier, rule_of, rule_of_edit
+from policies.drafts import at_deadline, easier, leave_for, rule_of, rule_of_edit, why_not_allowed
 from policies.history import WITHDRAWN
 from policies.repairs import repaired
 from state.errors import ConfigError, NotFoundError
@@ -108,6 +109,8 @@ def apply_requests(session: Session) -> None:
         # What was done and that it was done are kept together: a request is never applied twice.
         with session.store.transaction():
             session.store.agent.apply_request(request.id, _apply(session, request))
+            if request.kind == "allow":
+                use_leaves(session)
         log_info("request", request=request.id, kind=request.kind, target=request.target)
 
 
@@ -138,11 +141,39 @@ def _apply(session: Session, request: Request) -> str:
         except NotFoundError:
             return f"refused: there is no commitment {request.target}"
         return "cancelled"
+    if request.kind == "allow":
+        return _allow(session, request)
     if request.kind in OF_RUNS:
         return _ask_of_run(session, request)
     if request.kind in APPLY:
         return APPLY[request.kind](session, request)
     return _override(session, request)
+
+
+def _allow(session: Session, request: Request) -> str:
+    """Accept a leave for questions of a kind, or refuse it; accepted it answers those that wait, the oldest first."""
+    until, runs = float(request.payload["until"]), int(request.payload["runs"])
+    apply_deadlines(session, request.made_at)
+    if refused := why_not_allowed(request.target, until, runs, session.clock.now()):
+        return f"refused: {refused}"
+    return f"accepted: {runs} until {clock(until)}" if runs else "accepted: nothing more is answered beforehand"
+
+
+def use_leaves(session: Session) -> None:
+    """Answer the questions that wait and that a person's leave answers, the oldest first."""
+    for approval in session.store.read.approvals():
+        if approval.answer is None:
+            _by_leave(session, approval)
+
+
+def _by_leave(session: Session, asked: Approval) -> Approval:
+    """Answer a question by the leave that a person gave for its kind, where one lasts."""
+    read, now = session.store.read, session.clock.now()
+    leave = leave_for(asked.kind, read.requests(), read.approvals(), now)
+    if leave is None:
+        return asked
+    reason = f"{leave.by} allowed {leave.runs} until {clock(leave.until)}; {leave.left - 1} left"
+    return session.store.agent.answer(asked.id, "yes", by=leave.request, reason=reason)
 
 
 def _ask_of_run(session: Session, request: Request) -> str:
@@ -192,7 +223,7 @@ def ask(session: Session, kind: ApprovalKind, about: str, question: str, rule: A
         )
         log_info("question", question=asked.id, kind=kind, about=about, mode=rule.mode)
         if rule.mode == "wait":
-            return asked
+            return _by_leave(session, asked)
         answer: Answer = "yes" if rule.mode == "auto" else "no"
         return agent.answer(asked.id, answer, by="policy", reason=f"approvals.{kind}: {rule.mode} in the campaign file")
 

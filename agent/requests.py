@@ -5,6 +5,7 @@ stands before it is inserted, so that a second answer is told what the first one
 """
 
 import getpass
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from agent.render import typed
 from agent.render.places import campaigns_in, find_campaign
 from agent.render.record import gather
-from agent.render.words import count, listed
+from agent.render.words import clock, count, listed
 from state.errors import ConfigError, NotFoundError, VigilError
 from state.lease import holder
 from state.log import passed_over
@@ -191,6 +192,39 @@ def ask_of_run(home: Path, campaign: str | None, given: str, kind: str, reason: 
     what = "open the confirmation cases for" if kind == "confirm" else "promote"
     when = "once the job that runs now has ended" if holder(paths) is not None else "at the next vigil run"
     return f"Asked {paths.name} to {what} {run}; it is done {when}."
+
+
+def allow(home: Path, campaign: str | None, kind: str, until: str, *, runs: int, reason: str) -> str:
+    """Answer the next questions of a kind beforehand, on record; the newest leave counts, one of 0 runs ends it.
+
+    Args:
+        home: Folder of all campaigns.
+        campaign: As `find_campaign` takes it.
+        kind: `launch`; what moves the gate or switches a model is asked each time.
+        until: `HH:MM`, the next time that clocks here show it.
+        runs: How many questions are answered yes.
+        reason: Why, for the record.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+        ConfigError: The time is none, or the rules refuse it: nothing was done.
+    """
+    from policies.cost import deadline_at
+    from policies.drafts import why_not_allowed
+
+    paths, now = find_campaign(home, campaign), time.time()
+    if not _HOUR.match(until):
+        raise ConfigError(f"{until} is no time; write --until HH:MM, such as 07:00.", what="until", value=until)
+    ends = deadline_at(until, now, time.localtime(now).tm_gmtoff)
+    if refused := why_not_allowed(kind, ends or now, runs, now):
+        raise ConfigError(f"{refused}; nothing was done.", what="kind", value=kind)
+    _insert(paths, "allow", target=kind, reason=reason, payload={"until": ends, "runs": runs})
+    what = f"Answered yes beforehand: {count(runs, kind, f'{kind}es')} of {paths.name} until {clock(ends)}."
+    ended = f"No {kind} of {paths.name} is answered beforehand any more."
+    return f"{what if runs else ended} {_applied(paths)}"
+
+
+_HOUR = re.compile(r"^([01]?[0-9]|2[0-3]):[0-5][0-9]$")
 
 
 def refute_belief(home: Path, campaign: str | None, given: str, reason: str) -> str:

@@ -22,6 +22,7 @@ from state.records import (
     Decision,
     Json,
     Premise,
+    Request,
     Run,
 )
 
@@ -54,6 +55,57 @@ def at_deadline(approval: Approval, now: float) -> Answer | None:
     if approval.answer is not None or approval.deadline_at is None or now < approval.deadline_at:
         return None
     return "no" if approval.kind in {"promotion", "override"} else approval.unanswered
+
+
+FREELY: frozenset[ApprovalKind] = frozenset({"launch"})
+"""Kinds of questions that a person may answer beforehand; what moves the gate or a model is asked each time."""
+
+MOST_ALLOWED = 100
+"""Questions that one leave answers at most."""
+
+_LONGEST_LEAVE_S = 86_400.0
+
+
+def why_not_allowed(kind: str, until: float, runs: int, now: float) -> str:
+    """Say why a kind of question cannot be answered beforehand so often and so long; empty where it can.
+
+    Args:
+        kind: What is asked.
+        until: When the leave ends, Unix seconds.
+        runs: How many questions it answers; 0 ends one that was given before.
+        now: Unix seconds.
+    """
+    if kind not in FREELY:
+        return f"{kind or 'nothing'} is asked each time; only {', '.join(sorted(FREELY))} can be allowed beforehand"
+    if not 0 <= runs <= MOST_ALLOWED:
+        return f"0 to {MOST_ALLOWED} runs can be allowed at once, not {runs}"
+    return "" if 0 < until - now <= _LONGEST_LEAVE_S else "a leave ends within 24 hours, and not in the past"
+
+
+@dataclass(frozen=True)
+class Leave:
+    """A person's yes to the next questions of a kind."""
+
+    request: str
+    """Id of the request; what it answers is answered by it."""
+    by: str
+    until: float
+    """Unix seconds."""
+    runs: int
+    """How many questions it answers in all."""
+    left: int
+
+
+def leave_for(kind: str, requests: Iterable[Request], approvals: Iterable[Approval], now: float) -> Leave | None:
+    """Return the leave that answers a question of a kind now: the newest given, while its time and number last."""
+    given = [each for each in requests if each.kind == "allow" and each.target == kind and each.applied_at is not None]
+    for newest in reversed(given):
+        until, runs = float(newest.payload["until"]), int(newest.payload["runs"])
+        if why_not_allowed(kind, until, runs, newest.applied_at or 0.0):
+            continue
+        left = runs - sum(row.answered_by == newest.id for row in approvals)
+        return Leave(newest.id, newest.by, until, runs, left) if left > 0 and now < until else None
+    return None
 
 
 def holds_end(action: ActionKind, approvals: Iterable[Approval]) -> bool:

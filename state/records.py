@@ -403,7 +403,7 @@ class Approval(Record):
     """What happens at the deadline; promotion is never `yes`."""
     answer: Answer | None = None
     answered_by: str = ""
-    """Person, `policy` (auto/reject in the campaign file) or `deadline`."""
+    """Person, `policy` (auto/reject in the campaign file), `deadline`, or the request that allowed it beforehand, X3."""
     reason: str = ""
     answered_at: float | None = None
 
@@ -413,10 +413,11 @@ class Request(Record):
 
     id: str = ""
     kind: Literal[
-        "approve", "reject", "stop", "cancel_commitment", "override", "refute", "note", "import", "confirm", "promote"
-    ]
+        "approve", "reject", "stop", "cancel_commitment", "override", "refute", "note", "import", "confirm", "promote",
+        "allow",
+    ]  # fmt: skip
     target: str = ""
-    """Approval, commitment, belief or run id."""
+    """Approval, commitment, belief or run id; of `allow` a kind of question."""
     by: str
     reason: str = ""
     """Why; of a note, what was seen."""
@@ -425,7 +426,8 @@ class Request(Record):
     outcome: str = ""
     """What the holder did with it, in words."""
     payload: Json = Field(default_factory=dict)
-    """note: mode and evidence file; import: the table's rows or the adapter (agent/imports.py)."""
+    """note: mode and evidence file; import: the table's rows or the adapter (agent/imports.py); allow: `until`, Unix
+    seconds, and `runs`, how many questions it answers (policies/drafts.py)."""
 
 
 class Campaign(Record):

@@ -81,7 +81,24 @@ def promote(run: str, campaign: str | None, option: str | None, reason: str, hom
     click.echo(ask_of_run(folder_of(home), campaign or option, run, "promote", reason))
 
 
-answer_commands = (approve, reject, cancel, confirm, promote)
+@click.command()
+@click.argument("kind")
+@click.argument("campaign", required=False)
+@click.option("--until", required=True, metavar="HH:MM", help="The next time that clocks here show it.")
+@click.option("--runs", type=click.IntRange(0), default=1, show_default=True, help="So many; 0 ends what was allowed.")
+@click.option("--reason", default="", help="Why, for the record.")
+@home_option
+def allow(kind: str, campaign: str | None, until: str, runs: int, reason: str, home: str | None) -> None:  # noqa: PLR0917 - one parameter per option
+    """Say yes beforehand to the next questions of a kind.
+
+    KIND is launch. Promotions, edits of the campaign file, hard stops and confirmations are asked each time.
+    """
+    from agent import requests
+
+    click.echo(requests.allow(folder_of(home), campaign, kind, until, runs=runs, reason=reason))
+
+
+answer_commands = (approve, reject, allow, cancel, confirm, promote)
 
 
 _CAMPAIGN = click.option("--campaign", "option", metavar="NAME", help="The campaign, where the home has several.")

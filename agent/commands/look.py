@@ -271,6 +271,7 @@ def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 @reads
 def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the questions to a person."""
+    from agent.render.typed import leave
     from agent.render.why import question
 
     view, row = _found(home, campaign, as_json=as_json)
@@ -281,6 +282,7 @@ def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noq
         show(question(view, each))
     if not waiting:
         click.echo("No question waits.")
+    show(leave(each) for each in view["leaves"])
     for each in [each for each in view["approvals"] if each["answer"] is not None]:
         show(question(view, each))
 

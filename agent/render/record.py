@@ -3,17 +3,20 @@
 import os
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from agent.render import typed
 from agent.render.words import clock, count, duration, number, shortened
+from policies.drafts import leave_for
 from state.errors import DamagedFileError
 from state.files import json_row, read_json, read_object
 from state.hashing import hash_file
 from state.lease import holder
 from state.paths import CampaignPaths, JobPaths
 from state.reading import open_reader
+from state.records import Approval, Request
 from tools.jobs.locks import is_held
 from tools.jobs.spec import read_tally
 
@@ -290,8 +293,8 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
         (each with `about`, whose answers to which cases it makes, `last`, its last metrics row, `loss_before`, `pace`
         of its recent steps, `waits_for` while others have the accelerator, `power`), `approvals`
         (an open one with `unapplied`, the first answer that waits for the holder, or None),
-        `commitments`, `actions`, `measurements` (when asked for), `holder` (None when no agent runs), `promoted`
-        (folder), `model` (folder that the promoted adapter belongs on), `root`, `now`, `damaged` (a sentence for each
+        `leaves` (what is answered beforehand), `commitments`, `actions`, `measurements` (when asked for), `holder` (None
+        when no agent runs), `promoted` (folder), `model` (folder that the promoted adapter belongs on), `root`, `now`, `damaged` (a sentence for each
         file beside the record that is not as it was written) and what printed commands need (typed.py).
 
     Raises:
@@ -309,7 +312,8 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
             "runs": reader.runs(),
             "actions": actions,
             "jobs": [with_folder(paths, _told(job, done.get(job["key"]))) for job in reader.jobs()],
-            "approvals": _with_answers(reader.approvals(), reader.requests()),
+            "approvals": _with_answers(reader.approvals(), requests := reader.requests()),
+            "leaves": _leaves(requests, reader.approvals()),
             "commitments": reader.commitments(),
             "measurements": reader.measurements() if with_cases else [],
         }
@@ -336,6 +340,14 @@ def _with_answers(questions: list[View], requests: list[View]) -> list[View]:
             said = "yes" if row["kind"] == "approve" else "no"
             given.setdefault(row["target"], {"answer": said, "by": row["by"]})
     return [row if row["answer"] is not None else {**row, "unapplied": given.get(row["id"])} for row in questions]
+
+
+def _leaves(requests: list[View], questions: list[View]) -> list[View]:
+    """Return what a person answers beforehand, by kind of question, while it lasts."""
+    given = [Request.model_validate(row) for row in requests if row["kind"] == "allow"]
+    asked = [Approval.model_validate(row) for row in questions] if given else []
+    found = ((kind, leave_for(kind, given, asked, time.time())) for kind in sorted({row.target for row in given}))
+    return [{"kind": kind, **asdict(leave)} for kind, leave in found if leave is not None]
 
 
 def _told(job: View, action: View | None) -> View:

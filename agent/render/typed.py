@@ -321,6 +321,14 @@ def question(view: View, row: View) -> list[str]:
     return lines + [f"  {word + ':':<4} {typed}" for word, typed in answers(view, row)]
 
 
+def leave(row: View) -> str:
+    """Return what a person answers beforehand, as a sentence."""
+    return (
+        f"{row['by']} says yes beforehand to each {row['kind']} until {clock(row['until'])}: {row['left']} of"
+        f" {row['runs']} left ({row['request']})."
+    )
+
+
 def question_figures(view: View, row: View) -> list[str]:
     """Return what a question rests on: for a promotion each condition of the gate, for a launch what it costs."""
     decision = next((each for each in view.get("decisions") or [] if each["id"] == row["decision"]), None)

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from tests.agent.recorded import record
+from tests.faults.campaign import warm, world
 
 
 @pytest.fixture
@@ -108,6 +110,45 @@ def test_a_refuted_belief_can_be_gone_against_on_record(home: Path) -> None:
 def test_a_commitment_is_cancelled_by_request(home: Path) -> None:
     assert "Asked to cancel quick:C1: Judge R1" in says(home, "cancel", "C1").stdout
     assert (requests(home)[0]["kind"], requests(home)[0]["target"]) == ("cancel_commitment", "C1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("promotion", "--until", "07:00"), "promotion is asked each time; only launch can be allowed beforehand"),
+        (("edit", "--until", "07:00"), "edit is asked each time"),
+        (("launch", "--until", "25:00"), "25:00 is no time"),
+        (("launch", "--until", "07:00", "--runs", "101"), "not 101"),
+        (("launch", "never", "--until", "07:00"), "no campaign 'never'"),
+    ],
+)
+def test_what_cannot_be_allowed_beforehand_is_refused(home: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = says(home, "allow", *arguments)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+    assert requests(home) == []
+
+
+def test_launches_are_allowed_beforehand_with_a_cap_until_an_hour_and_the_record_says_who_did(tmp_path: Path) -> None:
+    approvals = {"launch": {"mode": "wait"}, "promotion": {"mode": "wait"}}
+    campaign, home = world.write_campaign(tmp_path / "files", approvals=approvals), tmp_path / "home"
+    assert warm.run(campaign, home, wait=False) == 6
+    until = time.strftime("%H:%M", time.localtime(time.time() + 7200))
+    told = says(home, "allow", "launch", "--until", until).stdout
+    assert "Answered yes beforehand: 1 launch of storm until" in told
+    assert warm.run(campaign, home, wait=False) == 6
+    with open_reader(CampaignPaths(home, "storm")) as reader:
+        launch, *others = reader.approvals()
+    assert (launch["kind"], launch["answer"], launch["answered_by"]) == ("launch", "yes", "X1")
+    assert "allowed 1 until" in launch["reason"]
+    # The cap is spent, and a promotion is asked in any case.
+    assert {row["answer"] for row in others} == {None}
+    assert says(home, "allow", "launch", "--until", until, "--runs", "9").exit_code == 0
+    assert warm.run(campaign, home, wait=False) == 6
+    assert "says yes beforehand to each launch until" in says(home, "inbox").stdout
+    assert "already answered yes by X1" in says(home, "reject", launch["id"], "--reason", "late").stdout
+    with open_reader(CampaignPaths(home, "storm")) as reader:
+        assert {row["kind"] for row in reader.approvals(pending=True)} == {"promotion"}
 
 
 def test_stop_asks_the_holder_and_says_so_where_there_is_none(home: Path) -> None:

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from policies import plan
-from policies.drafts import at_deadline, easier, holds_end, rule_of, rule_of_edit
+from policies.drafts import at_deadline, easier, holds_end, leave_for, rule_of, rule_of_edit, why_not_allowed
 from state.goal import ApprovalRule, Approvals, Goal
-from state.records import ActionKind, Approval, ApprovalKind
+from state.records import ActionKind, Approval, ApprovalKind, Request
 from tests.policies.rehearsal import Rehearsal, goal
 from tests.policies.test_planning import refuted
 
@@ -43,6 +43,55 @@ def test_a_deadline_answers_once_it_has_passed_and_only_open_questions() -> None
     assert at_deadline(question, 10.0) == "yes"
     assert at_deadline(question.model_copy(update={"answer": "no"}), 11.0) is None
     assert at_deadline(question.model_copy(update={"deadline_at": None}), 11.0) is None
+
+
+DAY_S = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "until", "runs", "said"),
+    [
+        ("launch", 1.0, 1, ""),
+        ("launch", DAY_S, 100, ""),
+        ("launch", DAY_S, 0, ""),
+        ("promotion", 1.0, 1, "promotion is asked each time"),
+        ("override", 1.0, 1, "override is asked each time"),
+        ("edit", 1.0, 1, "edit is asked each time"),
+        ("confirmation", 1.0, 1, "confirmation is asked each time"),
+        ("", 1.0, 1, "nothing is asked each time"),
+        ("launch", 0.0, 1, "within 24 hours"),
+        ("launch", DAY_S + 1, 1, "within 24 hours"),
+        ("launch", float("nan"), 1, "within 24 hours"),
+        ("launch", 1.0, 101, "not 101"),
+        ("launch", 1.0, -1, "not -1"),
+    ],
+)
+def test_only_a_launch_is_allowed_beforehand_for_a_day_at_most(kind: str, until: float, runs: int, said: str) -> None:
+    refused = why_not_allowed(kind, 50.0 + until, runs, 50.0)
+    assert said in refused
+    assert bool(said) == bool(refused)
+
+
+def leave(number: int, runs: int = 2, kind: str = "launch", until: float = 100.0, at: float | None = 10.0) -> Request:
+    given = {"until": until, "runs": runs}
+    return Request(id=f"X{number}", kind="allow", target=kind, by="lena", applied_at=at, payload=given)
+
+
+def test_a_leave_answers_so_many_questions_of_its_kind_until_its_time_and_the_newest_counts() -> None:
+    other = Request(id="X9", kind="stop", by="lena", applied_at=11.0)
+    answered = [Approval(kind="launch", decision="D1", question="?", answer="yes", answered_by="X1")]
+    found = leave_for("launch", [leave(1), other], answered, 99.0)
+    assert found is not None
+    assert (found.request, found.by, found.runs, found.left, found.until) == ("X1", "lena", 2, 1, 100.0)
+    assert leave_for("launch", [leave(1)], answered * 2, 99.0) is None
+    assert leave_for("launch", [leave(1)], answered, 100.0) is None
+    assert leave_for("promotion", [leave(1), leave(2, kind="promotion")], (), 99.0) is None
+    assert leave_for("launch", [leave(1, at=None)], (), 99.0) is None
+    assert leave_for("launch", [leave(1), leave(2, runs=0)], (), 99.0) is None
+    # One that was refused changes nothing of the one before.
+    newest = leave_for("launch", [leave(1, runs=5), leave(2, until=9.0)], answered, 99.0)
+    assert newest is not None
+    assert newest.left == 4
 
 
 @pytest.mark.parametrize(
