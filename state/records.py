@@ -403,7 +403,7 @@ class Approval(Record):
     """What happens at the deadline; promotion is never `yes`."""
     answer: Answer | None = None
     answered_by: str = ""
-    """Person, `policy` (auto/reject in the campaign file), `deadline`, or the request that allowed it beforehand, X3."""
+    """Person, `policy` (auto/reject in the campaign file), `deadline`, or the request of a leave, X3."""
     reason: str = ""
     answered_at: float | None = None
 

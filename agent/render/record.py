@@ -293,9 +293,10 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
         (each with `about`, whose answers to which cases it makes, `last`, its last metrics row, `loss_before`, `pace`
         of its recent steps, `waits_for` while others have the accelerator, `power`), `approvals`
         (an open one with `unapplied`, the first answer that waits for the holder, or None),
-        `leaves` (what is answered beforehand), `commitments`, `actions`, `measurements` (when asked for), `holder` (None
-        when no agent runs), `promoted` (folder), `model` (folder that the promoted adapter belongs on), `root`, `now`, `damaged` (a sentence for each
-        file beside the record that is not as it was written) and what printed commands need (typed.py).
+        `leaves` (what is answered beforehand), `commitments`, `actions`, `measurements` (when asked for), `holder`
+        (None when no agent runs), `promoted` (folder), `model` (folder that the promoted adapter belongs on), `root`,
+        `now`, `damaged` (a sentence for each file beside the record that is not as it was written) and what printed
+        commands need (typed.py).
 
     Raises:
         NotFoundError: There is no such campaign.
