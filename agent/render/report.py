@@ -4,11 +4,10 @@ Everything is inlined; text of models and people goes through jinja2's autoescap
 and never run. It is built from the record alone and can be written again at any time.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.render import curves, record, summary, typed, why
+from agent.render import cases, curves, record, summary, typed, why
 from agent.render.record import with_measurements
 from agent.render.summary import summarize
 from agent.render.words import block, clock, count, duration, number, shortened, signed, table
@@ -83,27 +82,8 @@ def _cases(view: View, run: str, side: str, split: str, use: str) -> dict[str, V
 
 
 def _text(view: View, measured: View) -> str:
-    text = answer(view, measured)
+    text = cases.answer(view, measured)
     return text if len(text) <= _TEXT else shortened(text, _TEXT)
-
-
-def answer(view: View, measured: View) -> str:
-    """Return an answer from the artifact that its measurement names, empty where it is gone.
-
-    Side effects: keeps what it read in the view.
-    """
-    folder, _, case = str(measured.get("output_ref") or "").partition("#")
-    if not folder:
-        return ""
-    known = view.setdefault("_texts", {})
-    if folder not in known:
-        known[folder] = dict(_texts(Path(view["root"]) / "artifacts" / folder / "cases.jsonl"))
-    return str(known[folder].get((measured["split"], measured["use"], case), ""))
-
-
-def _texts(path: Path) -> Iterator[tuple[tuple[str, str, str], str]]:
-    for row in read_jsonl(path):
-        yield (str(row.get("split")), str(row.get("use")), str(row.get("case"))), str(row.get("text") or "")
 
 
 _ENDS = frozenset({"halt", "conclude", "promote"})

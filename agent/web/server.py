@@ -21,9 +21,10 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from agent.render import cases
 from agent.render.record import gather
 from agent.render.words import clock, duration, number, signed
-from agent.web import cases, pages
+from agent.web import pages
 from agent.web.live import AXES, METRICS, Curves, changes, on_grid
 from agent.web.security import HEADERS, Doors, finalized, is_loopback, shown
 from state.errors import ConfigError, NotFoundError, VigilError

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from agent.web import cases, live
+from agent.render import cases
+from agent.web import live
 from agent.web.security import HEADERS, SESSION_S, Doors, is_loopback, shown
 from agent.web.server import create_app
 from state.clock import FakeClock

@@ -1,14 +1,14 @@
-"""The cases of a run as a page: prompt, reference, the answers before and after with their differences, scores."""
+"""The cases of a run: prompt, reference, the answers before and after with their differences, scores."""
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.render import report, typed
+from agent.render import typed
 from state.errors import ConfigError, NotFoundError
-from state.files import read_object
+from state.files import read_jsonl, read_object
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from tools.data.cases import read_split, user_prompt
@@ -146,7 +146,7 @@ class _Cases:
         }
 
     def _text(self, row: View | None) -> str:
-        text = report.answer(self._view, row) if row else ""
+        text = answer(self._view, row) if row else ""
         return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
 
     def _question(self, measured: View) -> View:
@@ -165,6 +165,25 @@ class _Cases:
             return {case["id"]: case for file in files for case in read_split(Path(file))}
         except (ConfigError, OSError, KeyError, TypeError, ValueError):
             return {}
+
+
+def answer(view: View, measured: View) -> str:
+    """Return an answer from the artifact that its measurement names, empty where it is gone.
+
+    Side effects: keeps what it read in the view.
+    """
+    folder, _, case = str(measured.get("output_ref") or "").partition("#")
+    if not folder:
+        return ""
+    known = view.setdefault("_texts", {})
+    if folder not in known:
+        known[folder] = dict(_texts(Path(view["root"]) / "artifacts" / folder / "cases.jsonl"))
+    return str(known[folder].get((measured["split"], measured["use"], case), ""))
+
+
+def _texts(path: Path) -> Iterator[tuple[tuple[str, str, str], str]]:
+    for row in read_jsonl(path):
+        yield (str(row.get("split")), str(row.get("use")), str(row.get("case"))), str(row.get("text") or "")
 
 
 def differences(before: str, after: str) -> list[tuple[str, str]]:
