@@ -20,9 +20,9 @@ pytestmark = pytest.mark.faults
 KILLS = int(os.environ.get("VIGIL_KILLS", "20"))
 
 
-def start(module: str, home: Path) -> "subprocess.Popen[str]":
+def start(module: str, home: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", f"tests.faults.store.{module}", str(home)],
+        [sys.executable, "-m", f"tests.faults.store.{module}", str(home), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -103,9 +103,9 @@ def test_requests_of_many_processes_all_arrive_while_the_holder_writes(tmp_path:
         "import sys; from pathlib import Path; from state.paths import CampaignPaths;"
         "from state.records import Request; from state.store import insert_request\n"
         "paths, asker = CampaignPaths(Path(sys.argv[1]), 'night'), sys.argv[2]\n"
-        "for _ in range(20): insert_request(paths, Request(kind='stop', by=asker))"
+        "for _ in range(10): insert_request(paths, Request(kind='stop', by=asker))"
     )
-    with start("writer", tmp_path) as writer:
+    with start("writer", tmp_path, "0.05") as writer:
         say(writer)
         askers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("ada", "bob", "eve")]
         assert [asker.wait() for asker in askers] == [0, 0, 0]
@@ -114,5 +114,5 @@ def test_requests_of_many_processes_all_arrive_while_the_holder_writes(tmp_path:
         writer.stdout.read()
     with open_reader(CampaignPaths(tmp_path, "night")) as reader:
         requests = reader.requests()
-    assert [row["id"] for row in requests] == [f"X{number}" for number in range(1, 61)]
-    assert sorted(row["by"] for row in requests) == ["ada"] * 20 + ["bob"] * 20 + ["eve"] * 20
+    assert [row["id"] for row in requests] == [f"X{number}" for number in range(1, 31)]
+    assert sorted(row["by"] for row in requests) == ["ada"] * 10 + ["bob"] * 10 + ["eve"] * 10
