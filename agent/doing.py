@@ -21,8 +21,8 @@ from state.goal import Goal
 from state.hashing import hash_file
 from state.log import bind_log, hand_on, log_info, log_warning
 from state.paths import JobPaths
-from state.records import JOB_ENDED, Action, ActionKind, Decision, Job, Json
-from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, JobStatus, read_record
+from state.records import BY_DISK, JOB_ENDED, Action, ActionKind, Decision, ExitRecord, Job, Json, Save
+from tools.jobs.spec import JobSpec, JobStatus, read_record
 from tools.models.identity import weights_hash
 from tools.training.progress import damaged_steps, is_sound, newest_healthy_folder, whole_saves
 
@@ -98,7 +98,8 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
         sentence = f"The adapter of {decision.run} is not what was trained: its files changed on the disk."
         return session.store.doing.fail(action.key, result={**ended, "exit": {**ended["exit"], "reason": sentence}})
     if kind == "training" and (saves := _other_saves(session, spec, folder, result)):
-        kept["saves"] = [*saves, {**saves[-1], **_delivered(result), "adapter": kept["adapter"]}]
+        saves.append(_delivered(result).model_copy(update={"adapter": kept["adapter"]}))
+        kept["saves"] = [save.model_dump(mode="json") for save in saves]
     return session.store.doing.finish(
         action.key, result={**ended, **result, **kept}, side_effects=tuple(map(str, kept.values()))
     )
@@ -230,27 +231,27 @@ def _seen_until(folder: Path) -> Json:
     return found | ({"collapse": collapse} if collapse else {})
 
 
-def _delivered(result: Json) -> Json:
-    """Return the save that a training delivered, as those before it are told."""
-    return {"step": result["adapter_step"], "weights": result["weights"], "val_loss": result.get("val_loss")}
+def _delivered(result: Json) -> Save:
+    """Return the save that a training delivered."""
+    return Save(step=result["adapter_step"], weights=result["weights"], val_loss=result.get("val_loss"))
 
 
-def _other_saves(session: Session, spec: JobSpec, folder: Path, result: Json) -> list[Json]:
+def _other_saves(session: Session, spec: JobSpec, folder: Path, result: Json) -> list[Save]:
     """Return the healthy saves that may be better than what a training that ended as planned delivered, each kept.
 
     Side effects: puts their adapters among the artifacts.
     """
     if result.get("verdict") or result.get("adapter_step") is None or not session.goal.evaluation.look_cases:
         return []
-    model, found, folders = Path(spec.input["model"]), [], {}
+    model, healthy, folders = Path(spec.input["model"]), [], {}
     for save, progress in whole_saves(folder / "out" / "saves"):
         if progress.is_healthy and progress.step < result["adapter_step"]:
             weights = weights_hash(model, save, session.cache)
             loss = dict(progress.val_losses).get(progress.step)
-            found.append({"step": progress.step, "weights": weights, "val_loss": loss})
+            healthy.append(Save(step=progress.step, weights=weights, val_loss=loss))
             folders[progress.step] = save
-    chosen = may_be_better([*found, _delivered(result)])
-    return [{**told, "adapter": effects.store_artifact(session, folders[told["step"]])} for told in chosen]
+    chosen = may_be_better([*healthy, _delivered(result)])
+    return [each.model_copy(update={"adapter": effects.store_artifact(session, folders[each.step])}) for each in chosen]
 
 
 def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobStatus:

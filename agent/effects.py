@@ -260,7 +260,7 @@ def _add_fused(session: Session, key: str, side: Path, name: str) -> bool:
     source = session.paths.job(key).folder / str(made.result["fused"])
     # As links where that can be: two copies of the weights on one disk are one too many.
     shutil.copytree(source, side / name, copy_function=link_or_copy)
-    return weights_hash(side / name) == str(made.result["weights"])
+    return weights_hash(side / name) == made.made.weights
 
 
 def link_or_copy(source: str, target: str) -> None:

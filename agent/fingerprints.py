@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agent.inputs import census_input, evaluation_input, paid_signs
 from agent.session import Session
-from policies.cost import rows_at_once
+from policies.cost import rows_at_once, timed_step
 from state.errors import ConfigError
 from state.hashing import hash_json
 from state.records import Belief, Evidence, Fingerprint, Json
@@ -124,17 +124,10 @@ def learn_steps(session: Session, weights: str) -> None:
     ours = [action for action in read.actions() if action.kind == "train" and action.state == "done"]
     for action in ours:
         run = runs.get(str(action.inputs.get("run")))
-        tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
-        if run is None or not (tokens and steps_s and iters):
-            continue
-        size = rows_at_once(run.recipe, run.instrument)
-        row = {
-            "instrument": run.instrument,
-            "batch_size": size,
-            "padded_tokens": tokens / iters / size,
-            "seconds": steps_s / iters,
-        }
-        remember(paths, weights, action.key, row, float(steps_s))
+        step = None if run is None else timed_step(action.made, rows_at_once(run.recipe, run.instrument))
+        if run is not None and step is not None:
+            row = {"instrument": run.instrument, **step.model_dump(mode="json")}
+            remember(paths, weights, action.key, row, action.made.steps_s)
     known = remembered(paths, weights, frozenset(action.key for action in ours))
     standing = next((b for b in session.standing() if (b.subject, b.claim) == ("machine:steps", "step_time")), None)
     if not known or (standing is not None and standing.value == known):

@@ -222,8 +222,7 @@ def _answer_s(session: Session) -> float:
     for action in read.actions():
         if _KINDS.get(action.kind) == "evaluation" and action.state == "done":
             # The job's own time counts what was answered before a restart.
-            known = (action.result.get("wall_s"), (action.result.get("exit") or {}).get("wall_s"))
-            took[action.key] = max((float(each) for each in known if each), default=0.0)
+            took[action.key] = max(action.made.wall_s or 0.0, action.exit.wall_s)
     return max((took[job.key] / job.steps for job in read.jobs() if job.steps and job.key in took), default=0.0)
 
 
@@ -305,7 +304,7 @@ def _adapter_of(session: Session, inputs: Json) -> str | None:
 def _fused(session: Session) -> dict[str, Path]:
     """Return the fused models that were made: hash of the weights -> folder."""
     made = (a for a in session.store.read.actions() if a.kind == "fuse" and a.state == "done")
-    return {str(a.result["weights"]): session.paths.job(a.key).folder / str(a.result["fused"]) for a in made}
+    return {a.made.weights: session.paths.job(a.key).folder / str(a.result["fused"]) for a in made}
 
 
 def model_of(session: Session, weights: str = "", adapter: str = "", run: str = "") -> Path:

@@ -72,15 +72,11 @@ _GROUND = ("harness", "tokens", "data")
 
 def _outcome(action: Action) -> str:
     """Say how an action ended."""
-    exit_record: Json = action.result.get("exit") or {}
+    ended = action.exit
     if action.state == "failed":
-        lines = exit_record.get("last_lines") or [""]
-        how = f"was stopped by {exit_record['by']}" if exit_record.get("state") == "stopped" else "failed"
-        return f"{action.kind} {how}: {exit_record.get('reason') or lines[-1] or 'no reason was left'}."
-    wall_s = exit_record.get("wall_s")
-    restarts = exit_record.get("restarts") or 0
-    took = f" in {float(wall_s):.0f} s" if wall_s is not None else ""
-    again = f", restarted {restarts} times" if restarts else ""
+        return f"{action.kind} {f'was stopped by {ended.by}' if ended.state == 'stopped' else 'failed'}: {ended.why}."
+    took = f" in {ended.wall_s:.0f} s" if ended.wall_s else ""
+    again = f", restarted {ended.restarts} times" if ended.restarts else ""
     return f"{action.kind} done{took}{again}."
 
 
@@ -445,33 +441,30 @@ def _density(of: _Digest, rows: list[Measurement]) -> None:
 
 def _training(of: _Digest) -> None:
     """Record what a training left behind; it is history, which no later change of the world makes untrue."""
-    result = of.result
+    made, verdict = of.action.made, of.action.guard_word
     run = str(of.action.inputs.get("run") or "")
-    verdict = str(result.get("verdict") or (result.get("exit") or {}).get("verdict") or "")
-    anew = str(result.get("begun_anew") or "")
-    damaged = ", ".join(str(step) for step in result.get("damaged_saves") or ())
+    damaged = ", ".join(map(str, made.damaged_saves))
     of.believe(
         f"run:{run or of.action.key}",
         "trained",
-        f"Trained {result.get('iters')} iterations on {int(result.get('trained_tokens') or 0):,} tokens at "
-        f"{float(result.get('tokens_per_s') or 0):,.0f} tokens/s; train loss {result.get('train_loss')}, "
-        f"validation loss {result.get('val_loss')}"
+        f"Trained {made.iters} iterations on {made.trained_tokens:,} tokens at {made.tokens_per_s:,.0f} tokens/s; "
+        f"train loss {made.train_loss}, validation loss {made.val_loss}"
         + (f"; stopped: {verdict}" if verdict else "")
         + (f"; its saves at step {damaged} were damaged, and the ones before were used" if damaged else "")
         + ".",
-        {name: result.get(name) for name in _TRAINED},
+        {name: of.result.get(name) for name in _TRAINED},
     )
-    if anew:
+    if made.begun_anew:
         of.believe(
             f"run:{run or of.action.key}",
             "went_on_from_another",
-            f"{run} was to go on from another run and began anew with all of its steps: {anew}.",
-            result.get("iters"),
+            f"{run} was to go on from another run and began anew with all of its steps: {made.begun_anew}.",
+            made.iters,
             holds=False,
             severity="warning",
             fix="Nothing to do: its result is that of a run of its own; it only took longer.",
         )
-    if changed := list(result.get("changed_inputs") or ()):
+    if changed := list(made.changed_inputs):
         of.believe(
             f"run:{run or of.action.key}",
             "trained_on_what_was_decided",

@@ -102,20 +102,20 @@ def _torn(session: Session, actions: Iterable[Action]) -> frozenset[str]:
 def _is_whole(session: Session, action: Action) -> bool:
     folder = session.paths.job(action.key).folder / str(action.result["fused"])
     try:
-        return weights_hash(folder, None, session.cache) == str(action.result["weights"])
+        return weights_hash(folder, None, session.cache) == action.made.weights
     except (OSError, VigilError):
         return False
 
 
 def _resumable(session: Session, actions: Iterable[Action]) -> dict[str, str]:
     """Return the trainings that ended as planned and whose last step is saved as written: key -> name of the save."""
-    ended = {a.key: f"{a.result['iters']:07d}" for a in actions if a.kind == "train" and _ended_as_planned(a)}
+    ended = {a.key: f"{a.made.iters:07d}" for a in actions if a.kind == "train" and _ended_as_planned(a)}
     saves = {key: session.paths.job(key).out / "saves" / name for key, name in ended.items()}
     return {key: save.name for key, save in saves.items() if is_sound(save, session.cache)}
 
 
 def _ended_as_planned(action: Action) -> bool:
-    return action.state == "done" and "iters" in action.result and not action.result.get("verdict")
+    return action.state == "done" and action.made.iters is not None and not action.made.verdict
 
 
 def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, int]]:

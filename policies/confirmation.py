@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from policies.drafts import Draft, done, draft, is_same
 from policies.history import View
 from policies.ledger import goal_of
-from policies.next_run import affords, counts, evaluation_s, parent_of, slack, verdict_of
+from policies.next_run import affords, counts, evaluation_s, parent_of, slack
 from policies.target import aims
 from policies.verdict import BucketVerdict
 from state.goal import Gate
@@ -146,7 +146,7 @@ def is_furthest(view: View, ours: BucketVerdict, run: Run) -> bool:
         for other in view.runs
         if other.id == action.inputs.get("run") != run.id
         and other.bucket != "A"
-        and (verdict := verdict_of(view, other)) is not None
+        and (verdict := view.verdict(other)) is not None
     ]
     return ours.is_win and all(slack(ours) > slack(verdict) for verdict in refused)
 
@@ -156,11 +156,10 @@ def why_not_confirmed(view: View, run: Run) -> str:
 
     A run whose verdict no longer counts is judged again first, so it is no reason.
     """
-    verdict = verdict_of(view, run)
+    verdict = view.verdict(run)
     if run.bucket is None or verdict is None:
         return f"{run.id} is not judged yet: it has no scores on the selection cases to confirm."
-    trained = training_of(view, run)
-    weights = str(trained.result.get("weights") or "") if trained is not None else ""
+    weights = view.trained(run).weights
     asked = {"run": run.id, "harness": view.identity("harness")}
     goal = goal_of(view.goal.gate)
     is_put = any(is_same(a.inputs, asked) and a.inputs.get("goal", goal) == goal for a in openings(view))
@@ -179,7 +178,7 @@ def why_not_confirmed(view: View, run: Run) -> str:
 
 def why_not_promoted(view: View, run: Run) -> str:
     """Return why a person's request to promote a run is refused, empty where it is not; as `why_not_confirmed`."""
-    verdict = verdict_of(view, run)
+    verdict = view.verdict(run)
     if run.bucket is None or verdict is None:
         return f"{run.id} is not judged yet, so it cannot be promoted."
     if view.campaign.promoted == run.id:
@@ -196,19 +195,18 @@ def why_not_promoted(view: View, run: Run) -> str:
 
 def _confirmed(view: View, run: Run) -> str:
     """Return what the confirmation cases said of a run."""
-    newest = next(d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None)
-    return str(newest.verdict["gate"]["sentence"])
+    newest = view.judged(run.id)
+    return "" if newest is None else str(newest.verdict["gate"]["sentence"])
 
 
 def asked_for(view: View) -> list[tuple[Request, Run]]:
     """Return what people asked of runs, was accepted and is not done yet, oldest first."""
     accepted = {row.decision for row in view.approvals if row.answer == "yes"}
-    runs = {run.id: run for run in view.runs}
     done_for = {str(d.action_inputs.get("asked")) for d in view.decisions if not _came_to_nothing(view, d)}
     return [
         (request, run)
         for request in view.requests
-        if request.id in accepted - done_for and (run := runs.get(request.target)) is not None
+        if request.id in accepted - done_for and (run := view.run(request.target)) is not None
         if not why_not(view, request.kind, run.id)
     ]
 
@@ -224,7 +222,7 @@ _WHY_NOT: Mapping[str, Callable[[View, Run], str]] = {"confirm": why_not_confirm
 
 def why_not(view: View, kind: str, run_id: str) -> str:
     """Return why what a person asks of a run, `confirm` or `promote`, is refused; empty where it is not."""
-    run = next((run for run in view.runs if run.id == run_id), None)
+    run = view.run(run_id)
     if run is None:
         return f"There is no run {run_id}; vigil runs lists them."
     if run.id in view.void.trainings:
@@ -232,31 +230,25 @@ def why_not(view: View, kind: str, run_id: str) -> str:
     return _WHY_NOT[kind](view, run)
 
 
-def candidate_inputs(view: View, run: Run, trained: Action) -> Json:
-    """Return what measuring a run on the selection cases needs."""
+def candidate_inputs(view: View, run: Run) -> Json:
+    """Return what measuring a trained run on the selection cases needs."""
+    trained = view.trained(run)
     return {
         "side": "candidate",
         "run": run.id,
         "use": "selection",
         "harness": view.identity("harness"),
-        "weights": str(trained.result.get("weights") or ""),
-        "adapter": str(trained.result.get("adapter") or ""),
-        **({"save": save} if (save := trained.result.get("judged_step")) is not None else {}),
+        "weights": trained.weights,
+        "adapter": trained.adapter,
+        **({"save": trained.judged_step} if trained.judged_step is not None else {}),
     }
-
-
-def training_of(view: View, run: Run) -> Action | None:
-    """Return the training of a run."""
-    found = (a for a in reversed(view.actions) if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash)
-    return next(found, None)
 
 
 def was_opened_late(view: View, run: Run) -> bool:
     """Say whether confirmation was opened for a run after its verdict, which then has to be given again."""
-    newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
-    trained = training_of(view, run)
+    newest = view.judged(run.id)
     # Of these weights: after an edit another save may be what the run is judged at, and that one was not opened.
-    opened = trained is not None and confirmed(view, candidate_inputs(view, run, trained)) is not None
+    opened = view.training(run) is not None and confirmed(view, candidate_inputs(view, run)) is not None
     return opened and newest is not None and "selection" not in newest.verdict
 
 
@@ -297,15 +289,15 @@ def last_look(view: View, keep: int) -> Draft | None:
         return _open_best(view, found, "confirm.last", why)
     # Once, at the end of all classes, and only for what is better than what is promoted.
     was_opened = any(d.rule == "confirm.best" and d.goal_version >= view.gate_since for d in view.decisions)
-    standing = next((run for run in view.runs if run.id == view.campaign.promoted), None)
-    held = verdict_of(view, standing) if standing is not None else None
+    standing = view.run(view.campaign.promoted)
+    held = view.verdict(standing) if standing is not None else None
     least = float("-inf") if held is None else lead(view.goal.gate, held)
     better = [each for each in found if lead(view.goal.gate, each[0]) > least]
     return None if keep or was_opened else _open_best(view, better, "confirm.best", "{} is the best run of all")
 
 
-_Unopened = tuple[BucketVerdict, Run, Action]
-"""A verdict that counts, its run, and the run's training."""
+_Unopened = tuple[BucketVerdict, Run]
+"""A verdict that counts, and its run."""
 
 
 def _unopened(view: View, keep: int) -> list[_Unopened]:
@@ -317,10 +309,10 @@ def _unopened(view: View, keep: int) -> list[_Unopened]:
         return []
     seen = {action.inputs.get("run") for action in opened}
     return [
-        (verdict, run, trained)
+        (verdict, run)
         for run in view.runs
         if run.id not in seen and run.bucket is not None and counts(view, run)
-        if (verdict := verdict_of(view, run)) is not None and (trained := training_of(view, run)) is not None
+        if (verdict := view.verdict(run)) is not None and view.training(run) is not None
     ]
 
 
@@ -328,8 +320,8 @@ def _open_best(view: View, found: list[_Unopened], rule: str, why: str) -> Draft
     """Open confirmation for the one that is furthest by the gate's own metric, of equals by the worst condition."""
     if not found:
         return None
-    _, run, trained = max(found, key=lambda each: (lead(view.goal.gate, each[0]), slack(each[0])))
-    return open_for(view, run, candidate_inputs(view, run, trained), rule, why.format(run.id))
+    _, run = max(found, key=lambda each: (lead(view.goal.gate, each[0]), slack(each[0])))
+    return open_for(view, run, candidate_inputs(view, run), rule, why.format(run.id))
 
 
 def lead(gate: Gate, verdict: BucketVerdict) -> float:

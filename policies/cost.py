@@ -19,7 +19,19 @@ import numpy as np
 
 from state.goal import Budget, Goal
 from state.recipe import PAD_TO, ROLLOUTS_TOGETHER
-from state.records import CLASSES, Action, Belief, Evidence, Instrument, InstrumentClass, Json, Record, runbook_of
+from state.records import (
+    CLASSES,
+    Action,
+    Belief,
+    Evidence,
+    Instrument,
+    InstrumentClass,
+    Json,
+    Record,
+    Run,
+    TrainResult,
+    runbook_of,
+)
 
 _DAY_S = 86_400.0
 
@@ -43,7 +55,7 @@ class Estimate(Record):
 
 def queued_s(actions: Iterable[Action]) -> float:
     """Return the seconds that the jobs of finished actions waited for their turn."""
-    return sum(float((action.result.get("exit") or {}).get("queued_s") or 0.0) for action in actions)
+    return sum(action.exit.queued_s for action in actions)
 
 
 class BudgetVerdict(Record):
@@ -213,6 +225,20 @@ class StepSample(Record):
     padded_tokens: float
     """Per row."""
     seconds: float
+
+
+def timed_step(left: TrainResult, size: int) -> StepSample | None:
+    """Return the mean step of a training, None where its steps were not timed.
+
+    Args:
+        left: What it left.
+        size: Rows of a step.
+    """
+    if not (left.padded_tokens and left.steps_s and left.iters):
+        return None
+    return StepSample(
+        batch_size=size, padded_tokens=left.padded_tokens / left.iters / size, seconds=left.steps_s / left.iters
+    )
 
 
 class StepTime(Record):
@@ -716,41 +742,37 @@ def memory_limits(beliefs: Iterable[Belief]) -> MemoryLimits | None:
     return MemoryLimits(float(value["limit_gb"]), float(value.get("resident_gb") or value["limit_gb"]))
 
 
-def taken(beliefs: Iterable[Belief], run: str, instrument: Instrument, recipe: Json, result: Json) -> Belief | None:
+def taken(beliefs: Iterable[Belief], run: Run, action: Action) -> Belief | None:
     """Hold what a run took against the estimate; None where one of both is not known.
 
     Args:
         beliefs: What stands.
-        run: Its id.
-        instrument: What it learned from.
-        recipe: Its recipe.
-        result: Of its action: `peak_memory_gb`, MLX's own count, and the exit record's `peak_rss_gb`.
+        run: The run.
+        action: Its training, which left `peak_memory_gb`, MLX's own count, and the exit record's `peak_rss_gb`.
     """
-    need = _need(list(beliefs), instrument, recipe)
-    peak = result.get("peak_memory_gb")
+    need, peak = _need(list(beliefs), run.instrument, run.recipe), action.made.peak_memory_gb
     if need is None or not peak:
         return None
     found = need.parts
-    ratio = float(peak) / found.total_gb
-    whole_gb = (result.get("exit") or {}).get("peak_rss_gb")
-    process = f", the whole process {float(whole_gb):.2f} GB" if whole_gb else ""
-    said = f"{run} took {float(peak):.2f} GB at its peak{process}; {found.total_gb:.2f} GB were estimated"
+    ratio, whole_gb = peak / found.total_gb, action.exit.peak_rss_gb
+    process = f", the whole process {whole_gb:.2f} GB" if whole_gb else ""
+    said = f"{run.id} took {peak:.2f} GB at its peak{process}; {found.total_gb:.2f} GB were estimated"
     is_fine = ratio <= TOLERANCE
     return Belief(
-        subject=f"run:{run}",
+        subject=f"run:{run.id}",
         claim=_TAKEN,
         statement=f"{said}." if is_fine else f"{said}: it took {ratio:.2f} times the estimate.",
         value={
-            "instrument": instrument,
+            "instrument": run.instrument,
             "estimate_gb": round(found.total_gb, 3),
-            "peak_gb": round(float(peak), 3),
+            "peak_gb": round(peak, 3),
             "ratio": round(ratio, 3),
         },
         tag="inferred",
         status="fresh" if is_fine else "refuted",
         severity="note" if is_fine else "warning",
         evidence=(
-            Evidence(kind="record", ref=run, summary=f"Estimated for {found.rows} x {found.length:,} positions."),
+            Evidence(kind="record", ref=run.id, summary=f"Estimated for {found.rows} x {found.length:,} positions."),
         ),
         fix="" if is_fine else "Nothing to do: later estimates are corrected by what was measured here.",
         runbook="" if is_fine else runbook_of(""),

@@ -56,20 +56,18 @@ def _of_runs(view: View) -> Iterator[Belief]:
         if action.state == "done" and run.id in launched:
             yield from _wall_time(run, action, launched[run.id])
         if action.state == "done":
-            taken = cost.taken(view.beliefs, run.id, run.instrument, run.recipe, action.result)
+            taken = cost.taken(view.beliefs, run, action)
             yield from () if taken is None else (taken,)
 
 
 def _health(run: Run, action: Action) -> Iterator[Belief]:
     """Say how a training ended, where its end is one that the catalogue knows."""
-    exit_record: Json = action.result.get("exit") or {}
     error: Json = action.result.get("error") or {}
-    verdict = str(action.result.get("verdict") or exit_record.get("verdict") or "")
-    step = action.result.get("iters")
+    verdict, step = action.guard_word, action.made.iters
     at = f" at step {step}" if step is not None else ""
     what = "It is judged at its last healthy save." if step is not None else "No healthy save is left to judge."
     if verdict == "collapsed":
-        figures = "; ".join((action.result.get("collapse") or {}).get("reasons") or ())
+        figures = "; ".join(action.made.collapse.get("reasons") or ())
         seen = f"loop or drift where neither its start's nor the references do{f' ({figures})' if figures else ''}"
         yield _lesson(
             f"run:{run.id}",
@@ -114,15 +112,15 @@ def _health(run: Run, action: Action) -> Iterator[Belief]:
 def _wall_time(run: Run, action: Action, decision: Decision) -> Iterator[Belief]:
     """Hold the time that a run took against the time it was planned with."""
     foreseen: Json = decision.verdict.get("estimate") or {}
-    took = action.result.get("wall_s")
+    took = action.made.wall_s
     if not foreseen or took is None:
         return
     low, high = float(foreseen["low_s"]), float(foreseen["high_s"])
-    said = f"{run.id} took {float(took):.0f} s; {low:.0f} to {high:.0f} s were planned"
-    share = f"{float(took) / float(foreseen['seconds']):.2g} times the expected time"
-    if float(took) <= high + _UNNOTICED_S:
+    said = f"{run.id} took {took:.0f} s; {low:.0f} to {high:.0f} s were planned"
+    share = f"{took / float(foreseen['seconds']):.2g} times the expected time"
+    if took <= high + _UNNOTICED_S:
         # Done sooner than planned is worth a word, and nobody's failure.
-        early = f": {share}" if float(took) < low - _UNNOTICED_S else ""
+        early = f": {share}" if took < low - _UNNOTICED_S else ""
         yield _fine(f"run:{run.id}", "took_the_planned_time", f"{said}{early}.", "10", action)
         return
     yield _lesson(

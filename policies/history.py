@@ -11,6 +11,7 @@ from policies.comparison import Noise
 from policies.ledger import LEAST, Opening, Recorded, Spending, goal_of, is_more, levels
 from policies.recipes import Suggest
 from policies.validity import Contamination
+from policies.verdict import BucketVerdict
 from state.goal import Gate, Goal
 from state.hashing import hash_json
 from state.records import (
@@ -26,6 +27,7 @@ from state.records import (
     Measurement,
     Request,
     Run,
+    TrainResult,
 )
 
 WITHDRAWN = "withdrawn"
@@ -90,6 +92,44 @@ class View:
         for row in self.measurements:
             found.setdefault(row.weights, []).append(row)
         return found
+
+    @cached_property
+    def _runs(self) -> dict[str, Run]:
+        return {run.id: run for run in self.runs}
+
+    @cached_property
+    def _trainings(self) -> dict[str, Action]:
+        return {str(a.inputs.get("recipe_hash")): a for a in self.actions if a.kind == "train"}
+
+    @cached_property
+    def _judged(self) -> dict[str, Decision]:
+        return {decision.run: decision for decision in self.decisions if decision.bucket is not None}
+
+    @cached_property
+    def _verdicts(self) -> dict[str, BucketVerdict]:
+        newest = {each.run: each.verdict["bucket"] for each in self.decisions if "bucket" in each.verdict}
+        return {run: BucketVerdict.model_validate(verdict) for run, verdict in newest.items()}
+
+    def run(self, run_id: str) -> Run | None:
+        """Return the run with an id."""
+        return self._runs.get(run_id)
+
+    def training(self, run: Run) -> Action | None:
+        """Return the newest training of a run."""
+        return self._trainings.get(run.recipe_hash)
+
+    def trained(self, run: Run) -> TrainResult:
+        """Return what the newest training of a run left, at the save that it is judged at; empty before."""
+        training = self.training(run)
+        return TrainResult() if training is None else training.made
+
+    def judged(self, run: str) -> Decision | None:
+        """Return the newest decision that gave a run its bucket."""
+        return self._judged.get(run)
+
+    def verdict(self, run: Run) -> BucketVerdict | None:
+        """Return the newest verdict on a run."""
+        return self._verdicts.get(run.id)
 
     @property
     def has_ended(self) -> bool:
@@ -222,7 +262,7 @@ class View:
     @property
     def fused(self) -> frozenset[str]:
         """Hashes of the models that fusions made."""
-        return frozenset(str(a.result["weights"]) for a in self.actions if a.kind == "fuse" and a.state == "done")
+        return frozenset(a.made.weights for a in self.actions if a.kind == "fuse" and a.state == "done")
 
     def _is_edited_since(self, decision: Decision) -> bool:
         """Say whether a promotion that has not begun was decided before an edit, which may have raised the gate."""

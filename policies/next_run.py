@@ -28,6 +28,7 @@ from policies.cost import (
     refusal,
     rows_at_once,
     step_time,
+    timed_step,
 )
 from policies.drafts import Draft, draft, is_same
 from policies.gate import GateVerdict
@@ -63,7 +64,7 @@ from policies.verdict import (
 )
 from state.goal import Condition
 from state.recipe import SHAPE_KEYS, schedule_but_length
-from state.records import CLASSES, Action, Alternative, Guard, Instrument, Json, Run, Side
+from state.records import CLASSES, Action, Alternative, Guard, Instrument, Json, Run, Save, Side, TrainResult
 
 MOST_SHARE = 0.25
 """Share of a training's cost that looking at its other saves may have."""
@@ -74,30 +75,31 @@ decoded, as many, which on two cores take about as long as the others and on an 
 (runbooks/measured.md: 36,700 trained and 3,600 decoded tokens a second of the same model)."""
 
 
-def may_be_better(saves: Sequence[Json]) -> list[Json]:
+def may_be_better(saves: Sequence[Save]) -> list[Save]:
     """Return the saves before the last that may be better than it.
 
     Args:
-        saves: With step, and val_loss where it was measured, oldest first; the last is what the training delivered.
+        saves: Oldest first; the last is what the training delivered.
     """
     if not saves:
         return []
-    last = saves[-1].get("val_loss")
-    lower = [save for save in saves[:-1] if last is None or (save.get("val_loss") or float("inf")) < last]
-    return [save for save in lower if save["weights"] != saves[-1]["weights"]]
+    last = saves[-1]
+    lower = [save for save in saves[:-1] if last.val_loss is None or (save.val_loss or math.inf) < last.val_loss]
+    return [save for save in lower if save.weights != last.weights]
 
 
 def look_at_save(view: View, run: Run, trained: Action) -> Draft | None:
     """Look at the next save of a run that may be better than its end, unless that is dear or was done."""
     if why_not(view, trained) or _is_opened(view, run):
         return None
-    for save in may_be_better(trained.result.get("saves") or ()):
+    saves = trained.made.saves
+    for save in may_be_better(saves):
         inputs = _inputs(view, run.id, save)
         if _taken(view, inputs) is None:
             part = inputs["look"]
             sentence = (
-                f"Look at the save of {run.id} at step {save['step']} on {part['cases']} selection cases of "
-                f"{part['split']}: it may be better than the end, at step {trained.result['saves'][-1]['step']}."
+                f"Look at the save of {run.id} at step {save.step} on {part['cases']} selection cases of "
+                f"{part['split']}: it may be better than the end, at step {saves[-1].step}."
             )
             return draft(view, "evaluate", "run.look", sentence, inputs, run_id=run.id)
     return None
@@ -111,12 +113,12 @@ def _is_opened(view: View, run: Run) -> bool:
 
 def why_not(view: View, trained: Action) -> str:
     """Return why saves that may be better are not looked at; empty where they are, and where there are none."""
-    others = may_be_better(trained.result.get("saves") or ())
+    others = may_be_better(trained.made.saves)
     if not others:
         return ""
     if not view.goal.evaluation.look_cases:
         return "evaluation.look_cases is 0"
-    return _too_dear(len(others) * _look_tokens(view), float(trained.result.get("padded_tokens") or 0.0))
+    return _too_dear(len(others) * _look_tokens(view), trained.made.padded_tokens)
 
 
 def _too_dear(cost: float, trained: float) -> str:
@@ -129,7 +131,7 @@ def _too_dear(cost: float, trained: float) -> str:
 def skipped(view: View, trained: Action) -> tuple[Alternative, ...]:
     """Say that saves which may be better are not looked at, and why."""
     reason = why_not(view, trained)
-    steps = ", ".join(str(save["step"]) for save in may_be_better(trained.result.get("saves") or ()))
+    steps = ", ".join(str(save.step) for save in may_be_better(trained.made.saves))
     return (Alternative(action="evaluate", reason=f"the saves at step {steps}: {reason}"),) if reason else ()
 
 
@@ -144,18 +146,18 @@ def _look_tokens(view: View) -> float:
     return view.goal.evaluation.look_cases * math.fsum(each) / max(1, len(each))
 
 
-def _inputs(view: View, run: str, save: Json) -> Json:
+def _inputs(view: View, run: str, save: Save) -> Json:
     return {
         "side": "candidate",
         "run": run,
         "harness": view.identity("harness"),
-        "weights": save["weights"],
-        "adapter": save["adapter"],
+        "weights": save.weights,
+        "adapter": save.adapter,
         "look": {
             "use": "selection",
             "split": _metric(view)[0],
             "cases": view.goal.evaluation.look_cases,
-            "step": save["step"],
+            "step": save.step,
         },
     }
 
@@ -210,7 +212,7 @@ def at_best_saves(view: View) -> View:
 
 
 def _at_best(view: View, trained: Action) -> Action:
-    saves: list[Json] = list(trained.result.get("saves") or ()) if trained.kind == "train" else []
+    saves = trained.made.saves if trained.kind == "train" else ()
     others = may_be_better(saves)
     looks = [_taken(view, _inputs(view, str(trained.inputs.get("run")), save)) for save in others]
     if not others or None in looks:
@@ -225,22 +227,22 @@ def _at_best(view: View, trained: Action) -> Action:
     means = [round(math.fsum(sign * part[case] for case in shared), 9) for part in (*parts, ended)]
     best = max(range(len(means)), key=lambda place: (means[place], place)) if shared else len(others)
     save = [*others, saves[-1]][best]
-    told = {"weights": save["weights"], "adapter": save["adapter"], "looks": len(means)}
-    told |= {"judged_step": save["step"]} if save is not saves[-1] else {}
+    told: Json = {"weights": save.weights, "adapter": save.adapter, "looks": len(means)}
+    told |= {"judged_step": save.step} if save is not saves[-1] else {}
     return trained.model_copy(update={"result": {**trained.result, **told}})
 
 
-def _of_weights(view: View, save: Json) -> list[str]:
+def _of_weights(view: View, save: Save) -> list[str]:
     """Return the evaluations that measured a save on all selection cases under today's harness."""
-    asked = {"weights": save["weights"], "use": "selection", "harness": view.identity("harness")}
+    asked = {"weights": save.weights, "use": "selection", "harness": view.identity("harness")}
     return [a.key for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, asked)]
 
 
-def _scores(view: View, saves: Sequence[Json]) -> dict[str, dict[str, float]]:
+def _scores(view: View, saves: Sequence[Save]) -> dict[str, dict[str, float]]:
     """Return evaluation -> case -> score of the gate's own metric, of some saves."""
     split, metric = _metric(view)
     found: dict[str, dict[str, float]] = {}
-    for row in (row for save in saves for row in view.measured.get(str(save["weights"]), ())):
+    for row in (row for save in saves for row in view.measured.get(save.weights, ())):
         score = row.metrics.get(metric) if row.split == split and row.use == "selection" else None
         if score is not None:
             found.setdefault(row.evaluation, {})[row.case] = score
@@ -261,18 +263,14 @@ def _metric(view: View) -> tuple[str, str]:
 
 def looks_of(view: View, run: Run) -> int:
     """Return how many saves of a run were compared before it was judged at the best of them; one where none were."""
-    found = (a.result.get("looks") for a in view.actions if a.inputs.get("recipe_hash") == run.recipe_hash)
-    return next((int(count) for count in found if count), 1)
+    return view.trained(run).looks or 1
 
 
-def told_of(trained: Action | None) -> str:
+def told_of(trained: TrainResult) -> str:
     """Say at which save a run is judged and how many were compared; empty where its end is all there is."""
-    looks = trained.result.get("looks") if trained is not None else None
-    if trained is None or not looks:
-        return ""
-    step = trained.result.get("judged_step")
+    looks, step = trained.looks, trained.judged_step
     where = "its end" if step is None else f"its save of step {step}"
-    return f" It is judged at {where}, the best of {looks} compared, at a level divided by {looks}."
+    return f" It is judged at {where}, the best of {looks} compared, at a level divided by {looks}." if looks else ""
 
 
 INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
@@ -323,9 +321,8 @@ def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdic
 
 def _stopped_unsaved(view: View, run: Run) -> str:
     """Return the word of the guard that left a run without an adapter, or an empty text."""
-    ended = [a for a in view.actions if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash]
-    failed = ended[-1].result if ended and ended[-1].state == "failed" else {}
-    return str((failed.get("exit") or {}).get("verdict") or "")
+    training = view.training(run)
+    return training.guard_word if training is not None and training.state == "failed" else ""
 
 
 class Parent(NamedTuple):
@@ -346,16 +343,11 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
     """Return what a class starts from: a run, as `run_before` says, or the campaign's start."""
     run = run_before(view, instrument)
     if run is not None:
-        trained = next(
-            a
-            for a in reversed(view.actions)
-            if a.kind == "train" and a.state == "done" and a.inputs.get("recipe_hash") == run.recipe_hash
-        )
-        own = Parent(run.id, str(trained.result.get("weights")), run.adapter, _shape_of(run))
+        own = Parent(run.id, view.trained(run).weights, run.adapter, _shape_of(run))
         made = fusion(view, run.adapter) if view.goal.search.carry == "fused" else None
-        if made is None or made.state != "done" or loss_of(view, own.weights, str(made.result["weights"])):
+        if made is None or made.state != "done" or loss_of(view, own.weights, made.made.weights):
             return own
-        return Parent(run.id, str(made.result["weights"]), "", {}, is_fused=True)
+        return Parent(run.id, made.made.weights, "", {}, is_fused=True)
     if view.start == view.identity("weights"):
         return Parent("base", view.start, "", {})
     return Parent("start", view.start, "", _fixed_keys(view))
@@ -374,7 +366,7 @@ def run_before(view: View, instrument: Instrument) -> Run | None:
         again = next((run.parent for run in reversed(ours) if run.parent in flat), "")
         asked = again or _exhaustion(view, instrument, facts, best_before(view, instrument)).start_from
         if asked:
-            return next(run for run in view.runs if run.id == asked)
+            return view.run(asked)
     return best_before(view, instrument)
 
 
@@ -410,14 +402,14 @@ def best_before(view: View, instrument: Instrument) -> Run | None:
     """Return the best run of the classes before one that made progress: by slack, the later of equals."""
     order = view.goal.instruments
     earlier = order[: order.index(instrument)] if instrument in order else ()
-    trained = {a.inputs.get("recipe_hash") for a in view.actions if a.kind == "train" and a.state == "done"}
     found = [
         run
         for run in view.runs
         if run.instrument in earlier
         and has_moved(view, run)
         and run.adapter
-        and run.recipe_hash in trained
+        and (training := view.training(run)) is not None
+        and training.state == "done"
         and counts(view, run)
     ]
     return max(found, key=lambda run: (slack_of(view, run), view.runs.index(run)), default=None)
@@ -425,7 +417,7 @@ def best_before(view: View, instrument: Instrument) -> Run | None:
 
 def has_moved(view: View, run: Run) -> bool:
     """Say whether a run made progress on the selection cases; what confirmation said of it chooses nothing."""
-    verdict = verdict_of(view, run)
+    verdict = view.verdict(run)
     return verdict is not None and verdict.tuned_by[0] in {"A", "B"}
 
 
@@ -436,7 +428,7 @@ def slack(verdict: BucketVerdict) -> float:
 
 def slack_of(view: View, run: Run) -> float:
     """Return the slack of a run by its newest verdict, minus infinity without one."""
-    verdict = verdict_of(view, run)
+    verdict = view.verdict(run)
     return slack(verdict) if verdict is not None else float("-inf")
 
 
@@ -478,7 +470,7 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
         and int(run.recipe["iters"]) < iters
     ]
     # The state that is saved is of a training's end: where an earlier save is better, going on would start from worse.
-    worn = [run for run in alike if "judged_step" in _result_of(view, run)]
+    worn = [run for run in alike if view.trained(run).judged_step is not None]
     shorter = [run for run in alike if run not in worn]
     if not shorter:
         if not worn:
@@ -596,10 +588,10 @@ def _carried(view: View, name: str) -> float:
     An adapter to start from may tell its rank, scale and iterations, but not on how many rows it was trained, so its
     passes are not known. Every run of the campaign goes back to it: counted, it would raise all doses alike.
     """
-    run = next((run for run in view.runs if run.id == name), None)
+    run = view.run(name)
     if run is None:
         return 0.0
-    recipe = as_judged(run.recipe, _result_of(view, run).get("judged_step"))
+    recipe = as_judged(run.recipe, view.trained(run).judged_step)
     return _carried(view, run.parent) + dose(recipe, _rows(view, run.instrument).get("rows"), run.instrument)
 
 
@@ -621,18 +613,11 @@ def _fixed_keys(view: View) -> Json:
 
 def _tried(view: View, run: Run) -> Tried:
     """Return a run as the recipe rules see it."""
-    result = _result_of(view, run)
-    # A run that a guard ended before its first save has no result, only the guard's word.
-    result = {"verdict": (result.get("exit") or {}).get("verdict"), **result}
-    losses = [{"val_loss": loss} for loss in result.get("val_losses") or ()]
-    lengths = _lengths(view, run, str(result.get("weights") or ""))
-    return tried(run, verdict_of(view, run), result, losses, lengths, refused=_refused(view, run))
-
-
-def _result_of(view: View, run: Run) -> Json:
-    """Return what the newest training of a run ended with, at the save that it is judged at; empty before."""
-    ended = [a for a in view.actions if a.kind == "train" and a.inputs.get("recipe_hash") == run.recipe_hash]
-    return ended[-1].result if ended else {}
+    training, trained = view.training(run), view.trained(run)
+    if training is not None:
+        # A run that a guard ended before its first save has no result, only the guard's word.
+        trained = trained.model_copy(update={"verdict": training.guard_word})
+    return tried(run, view.verdict(run), trained, _lengths(view, run, trained.weights), refused=_refused(view, run))
 
 
 def _refused(view: View, run: Run) -> list[str]:
@@ -676,10 +661,9 @@ def progressed(view: View) -> frozenset[str]:
     """
     found: set[str] = set()
     best: dict[tuple[Instrument, str], str] = {}
-    trained = {a.inputs.get("recipe_hash"): a.result for a in view.actions if a.kind == "train" and a.state == "done"}
     for run in view.runs:
-        verdict = verdict_of(view, run) if has_moved(view, run) and counts(view, run) else None
-        weights = str((trained.get(run.recipe_hash) or {}).get("weights") or "")
+        verdict = view.verdict(run) if has_moved(view, run) and counts(view, run) else None
+        weights = view.trained(run).weights
         if verdict is None or verdict.target is None:
             continue
         place = (run.instrument, run.parent_hash)
@@ -699,17 +683,9 @@ def progressed(view: View) -> frozenset[str]:
     return frozenset(found)
 
 
-def verdict_of(view: View, run: Run) -> BucketVerdict | None:
-    """Return the verdict that the record holds on a run."""
-    for decision in reversed(view.decisions):
-        if decision.run == run.id and "bucket" in decision.verdict:
-            return BucketVerdict.model_validate(decision.verdict["bucket"])
-    return None
-
-
 def counts(view: View, run: Run) -> bool:
     """Say whether a run's verdict counts: on sound premises, by today's harness, gate and metric of progress."""
-    newest = next((d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None), None)
+    newest = view.judged(run.id)
     if newest is None:
         return True
     measured_under = newest.verdict.get("harness", view.identity("harness"))
@@ -727,13 +703,13 @@ def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
 
 def _facts(view: View) -> list[RunFact]:
     """Return what exhaustion needs of each run whose verdict counts."""
-    judged = ((run, verdict_of(view, run)) for run in view.runs if counts(view, run))
+    judged = ((run, view.verdict(run)) for run in view.runs if counts(view, run))
     return [run_fact(run, verdict) for run, verdict in judged if verdict is not None]
 
 
 def _exhaustion(view: View, instrument: Instrument, facts: Sequence[RunFact], start: Run | None) -> ExhaustionVerdict:
     """Return the verdict on one class, whose runs start from a run or from the campaign's start."""
-    weights = str(_result_of(view, start).get("weights") or "") if start is not None else view.start
+    weights = view.trained(start).weights if start is not None else view.start
     known = ceilings(view.beliefs, "selection")
     is_above = is_ceiling_above(view.goal.gate, case_table(view, "", weights), known)
     return judge_exhaustion(instrument, facts, is_ceiling_above_gate=is_above)
@@ -753,15 +729,10 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
     timed: dict[Instrument, list[StepSample]] = {}
     fixed_s = 0.0
     for action in view.actions:
-        steps = _steps_of(view, action)
-        tokens, steps_s, iters = (action.result.get(name) for name in ("padded_tokens", "steps_s", "iters"))
-        if steps is not None and tokens and steps_s and iters:
-            trained, size = steps
-            sample = StepSample(batch_size=size, padded_tokens=tokens / iters / size, seconds=steps_s / iters)
-            (timed if action.kind == "pace" else samples).setdefault(trained, []).append(sample)
+        if (steps := _steps_of(view, action)) is not None and (sample := timed_step(action.made, steps[1])):
+            (timed if action.kind == "pace" else samples).setdefault(steps[0], []).append(sample)
             # From the start of the process to its first step: interpreter, imports, weights and kernels.
-            told = float(action.result.get("startup_s") or 0.0)
-            fixed_s = max(told, float(action.result.get("wall_s") or 0.0) - steps_s)
+            fixed_s = max(action.made.startup_s, (action.made.wall_s or 0.0) - action.made.steps_s)
     lengths, full = _sized(view, recipe, chosen)
     return estimate_run_s(step_time(samples, chosen, _remembered(view), timed), lengths, full, fixed_s)
 
@@ -1008,7 +979,7 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
 
 def _exclude_gate(view: View, runs: Sequence[Run]) -> bool:
     """Say whether runs trained, as their control says, and the whole interval of each one's target misses the gate."""
-    found = [verdict for run in runs if (verdict := verdict_of(view, run)) is not None]
+    found = [verdict for run in runs if (verdict := view.verdict(run)) is not None]
     return len(found) >= LEAST_OUT and all(_excludes_gate(verdict) for verdict in found)
 
 
@@ -1022,7 +993,7 @@ def _excludes_gate(verdict: BucketVerdict) -> bool:
 
 def _is_blind(view: View, runs: Sequence[Run]) -> bool:
     """Say whether the measurement of runs could not have told a class that reaches the gate from their parent."""
-    found = [verdict_of(view, run) for run in runs]
+    found = [view.verdict(run) for run in runs]
     return not could_tell([verdict for verdict in found if verdict is not None])
 
 

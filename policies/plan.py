@@ -24,7 +24,6 @@ from policies.confirmation import (
     next_look,
     open_for,
     openings,
-    training_of,
     was_opened_late,
     was_refused,
 )
@@ -69,6 +68,7 @@ from policies.validity import MEASURING, NOTED, SPENDING
 from policies.verdict import BucketVerdict, StopVerdict, judge_run
 from state.hashing import hash_json
 from state.records import (
+    NO_REASON,
     Action,
     ActionKind,
     Alternative,
@@ -89,7 +89,7 @@ def fuse_again(view: View) -> Draft | None:
         tried = fusion(view, adapter)
         what = f"The fused model of {run.id} is gone or no longer as it was made"
         if tried is not None and tried.state == "failed" and tried.key not in view.earlier:
-            why = (tried.result.get("exit") or {}).get("reason") or "no reason was left"
+            why = tried.exit.reason or NO_REASON
             inputs = {"state": "failed", "after": len(view.earlier)}
             return draft(view, "conclude", "tool.failed", f"{what}, and it could not be made again: {why}", inputs)
         return _fuse(view, run, "carry.again", f"{what}; it is made again from adapter and base, in a fresh folder.")
@@ -97,11 +97,10 @@ def fuse_again(view: View) -> Draft | None:
 
 
 def _fuse(view: View, run: Run, rule: str, sentence: str) -> Draft:
-    trained = next(a for a in view.actions if a.kind == "train" and a.result.get("adapter") == run.adapter)
     guards = measuring_guards(wall_s=FUSE_S, memory=memory_limits(view.beliefs))
     inputs: Json = {
         "adapter": run.adapter,
-        "weights": str(trained.result.get("weights")),
+        "weights": view.trained(run).weights,
         "guards": [guard.model_dump(mode="json") for guard in guards],
     }
     made = sum(a.kind == "fuse" and a.state == "done" and a.inputs["adapter"] == run.adapter for a in view.actions)
@@ -128,7 +127,7 @@ def fuse_first(view: View, instrument: Instrument) -> Draft | None:
     if made.state != "done":
         return None
     sentence = f"Measure {run.id} fused: it has to score what adapter and base did before {instrument} starts from it."
-    return measure(view, "parent", str(made.result["weights"]), "selection", "carry.measure", sentence)
+    return measure(view, "parent", made.made.weights, "selection", "carry.measure", sentence)
 
 
 def not_fused(view: View, instrument: Instrument) -> tuple[Alternative, ...]:
@@ -137,7 +136,7 @@ def not_fused(view: View, instrument: Instrument) -> tuple[Alternative, ...]:
     if run is None or parent_of(view, instrument).is_fused:
         return ()
     made = fusion(view, run.adapter)
-    fused = str(made.result.get("weights") or "") if made is not None else ""
+    fused = made.made.weights if made is not None else ""
     lost = loss_of(view, parent_of(view, instrument).weights, fused) if fused else "it could not be fused"
     return (Alternative(action="fuse", reason=f"{run.id} is carried as an adapter: {lost}"),)
 
@@ -352,12 +351,9 @@ def _give_up(view: View) -> Draft | None:
     for kind in ("census", "evaluate", "confirm", "train", "promote"):
         of_kind = [action for action in failed if action.kind == kind]
         # These fail again: what a promotion would switch to is not there, and a recipe's refusal does not pass.
-        is_final = kind == "promote" or any(_refused_recipe(a) or _guard_verdict(a) for a in of_kind)
+        is_final = kind == "promote" or any(_refused_recipe(a) or a.guard_word for a in of_kind)
         if len(of_kind) >= (1 if is_final else MAX_FAILURES):
-            exit_record = of_kind[-1].result.get("exit") or {}
-            lines = exit_record.get("last_lines") or [""]
-            why = exit_record.get("reason") or lines[-1] or "no reason was left"
-            why = _HUNG.get(_guard_verdict(of_kind[-1]), "") + why
+            why = _HUNG.get(of_kind[-1].guard_word, "") + of_kind[-1].exit.why
             return draft(
                 view,
                 "conclude",
@@ -457,28 +453,27 @@ def _as_asked(view: View) -> Draft | None:
         measured = fuse_again(view) or _census(view) or _baseline(view) or _start(view)
         if measured is not None:
             return measured
-        trained = training_of(view, run)
-        if not counts(view, run) or trained is None:
+        if not counts(view, run) or view.training(run) is None:
             return _follow(view, run)
         if request.kind == "promote":
             return _promote_as_asked(view, run, request)
         why = f"{request.by} asked for it: {run.id} meets the gate on selection"
-        return open_for(view, run, candidate_inputs(view, run, trained), "confirm.asked", why, request.id)
+        return open_for(view, run, candidate_inputs(view, run), "confirm.asked", why, request.id)
     return next((_follow(view, run) for run in view.runs if was_opened_late(view, run)), None)
 
 
 def _promote_as_asked(view: View, run: Run, request: Request) -> Draft:
     """Promote a run that holds on confirmation: the request is the yes of a person, and on record as such."""
-    judged = next(d for d in reversed(view.decisions) if d.run == run.id and d.bucket is not None)
-    said = judged.verdict["gate"]["sentence"]
+    judged = view.judged(run.id)
+    gate = judged.verdict["gate"] if judged is not None else {}
     return draft(
         view,
         "promote",
         "promote.asked",
-        f"Promote {run.id}, as {request.by} asked: {said}",
+        f"Promote {run.id}, as {request.by} asked: {gate['sentence']}",
         {"adapter": run.adapter, "run": run.id, "harness": view.identity("harness"), "asked": request.id},
         run_id=run.id,
-        verdict={"gate": judged.verdict["gate"]},
+        verdict={"gate": gate},
         premises=beliefs_about(view, f"score:{run.id}.", "means"),
     )
 
@@ -570,26 +565,15 @@ def _abandoned(view: View) -> list[str]:
     """Return the runs that are no longer wanted: of other data or weights and never begun, or stopped on purpose."""
     withdrawn = {d.id for d in view.decisions if d.action == "train" and view.is_withdrawn(d)}
     begun = {action.decision for action in view.actions}
-    voided = {action.decision for action in view.actions if _exit(action).get("by") in VOIDING}
+    voided = {action.decision for action in view.actions if action.exit.by in VOIDING}
     gone = (withdrawn - begun) | voided
     left = [run.id for run in view.runs if run.state == "planned" and run.decision in gone]
     return [*left, *(run.id for run in view.runs if run.id in view.void.trainings and run.state != "lost")]
 
 
-def _exit(action: Action) -> Json:
-    """Return the exit record of an action's job, empty where there is none."""
-    record: Json = action.result.get("exit") or {}
-    return record
-
-
-def _guard_verdict(action: Action) -> str:
-    """Return the word of the guard that ended an action's job, or an empty text."""
-    return str(_exit(action).get("verdict") or "")
-
-
 def _was_stopped(action: Action) -> bool:
     """Whether a guard, an edit or an answer ended an action's job, which is no failure of a tool."""
-    return bool(_guard_verdict(action)) or _exit(action).get("by") in VOIDING
+    return bool(action.guard_word) or action.exit.by in VOIDING
 
 
 def _follow_run(view: View) -> Draft | None:
@@ -600,19 +584,19 @@ def _follow_run(view: View) -> Draft | None:
 
 def _follow(view: View, run: Run) -> Draft | None:
     """Take a run one step further: launched, measured, confirmed, judged."""
-    trained = training_of(view, run)
+    trained = view.training(run)
     if trained is None:
         return _refused_launch(view, run)
-    if trained.state == "failed" and _guard_verdict(trained):
+    if trained.state == "failed" and trained.guard_word:
         table = case_table(view, "")
         nothing = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection")
         return _judge(view, run, table, nothing, None)
     if trained.state == "failed":
         return _lost_run(view, run, trained)
-    inputs = candidate_inputs(view, run, trained)
+    inputs, left = candidate_inputs(view, run), trained.made
     if done(view, "evaluate", **inputs) is None:
-        update = {"adapter": inputs["adapter"], "state": "trained", "cost_s_actual": trained.result.get("wall_s")}
-        where = f" at its save of step {step}" if (step := trained.result.get("judged_step")) else ""
+        update = {"adapter": inputs["adapter"], "state": "trained", "cost_s_actual": left.wall_s}
+        where = f" at its save of step {left.judged_step}" if left.judged_step else ""
         return draft(
             view,
             "evaluate",
@@ -623,7 +607,7 @@ def _follow(view: View, run: Run) -> Draft | None:
             run_updates={run.id: update},
             alternatives=skipped(view, trained),
         )
-    if "looks" not in trained.result and (look := _look(view, run, trained, inputs)) is not None:
+    if not left.looks and (look := _look(view, run, trained, inputs)) is not None:
         return look
     return _after_selection(view, run, inputs)
 
@@ -756,15 +740,14 @@ def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, 
 
 def _changed(view: View, run: Run) -> Json:
     """Return what changed on the disk while a run was trained, for its verdict; empty where nothing did."""
-    trained = training_of(view, run)
-    found = list(trained.result.get("changed_inputs") or ()) if trained is not None else []
-    return {"changed_inputs": found} if found else {}
+    changed = list(view.trained(run).changed_inputs)
+    return {"changed_inputs": changed} if changed else {}
 
 
 def _changed_sentence(view: View, run: Run) -> str:
     """Say in a verdict that its run learned from something else than is on record; empty where it did not."""
-    found = _changed(view, run)
-    return f" While it was trained, {', '.join(found['changed_inputs'])} changed on the disk." if found else ""
+    changed = ", ".join(view.trained(run).changed_inputs)
+    return f" While it was trained, {changed} changed on the disk." if changed else ""
 
 
 def _kept(view: View, run: Run) -> dict[str, Closing]:
@@ -788,8 +771,7 @@ def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confi
         view,
         "judge",
         verdict.rule,
-        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(training_of(view, run))}"
-        f"{_changed_sentence(view, run)}",
+        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(view.trained(run))}{_changed_sentence(view, run)}",
         {},
         run_id=run.id,
         bucket=verdict.bucket,
@@ -870,7 +852,7 @@ def _end(view: View, promoted: Decision | None, rule: str, sentence: str) -> Dra
 def _power_gone(view: View) -> StopVerdict | None:
     """Return why a search for the best ends with the battery: its guard stopped the newest training of this sitting."""
     trained = [action for action in view.actions if action.kind == "train" and action.key not in view.earlier]
-    if view.goal.search.goal == "gate" or not trained or _guard_verdict(trained[-1]) != "battery_low":
+    if view.goal.search.goal == "gate" or not trained or trained[-1].guard_word != "battery_low":
         return None
     said = f"the battery fell below machine.min_battery_percent while {trained[-1].inputs['run']} trained."
     return StopVerdict(rule="power.gone", sentence=said)

@@ -24,7 +24,7 @@ from policies.verdict import UNREADABLE, BucketVerdict, Movement
 from state.goal import Goal
 from state.hashing import hash_json
 from state.recipe import STILL_FALLING
-from state.records import CLASSES, Alternative, Bucket, Instrument, InstrumentClass, Json, Record, Run
+from state.records import CLASSES, Alternative, Bucket, Instrument, InstrumentClass, Json, Record, Run, TrainResult
 
 USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
 """Of adapters at USUAL_SHAPE on a model of REFERENCE_PARAMETERS; preferences and rollouts are pulled more gently than
@@ -476,8 +476,7 @@ class _Remedy(NamedTuple):
 def tried(
     run: Run,
     verdict: BucketVerdict | None,
-    result: Mapping[str, Any] | None = None,
-    rows: Sequence[Json] = (),
+    trained: TrainResult | None = None,
     lengths: Lengths | None = None,
     *,
     refused: Sequence[str] = (),
@@ -487,17 +486,15 @@ def tried(
     Args:
         run: The run.
         verdict: Its bucket, once judged.
-        result: The training job's `result.json`.
-        rows: The training job's `metrics.jsonl`, for the best validation loss.
+        trained: What its training left.
         lengths: Of its answers, its start's and the references.
         refused: Conditions that the confirmation cases did not show.
     """
-    given = result or {}
-    losses = [float(row["val_loss"]) for row in rows if row.get("val_loss") is not None]
-    judged_step, val_loss, ended = given.get("judged_step"), given.get("val_loss"), losses
+    given = trained or TrainResult()
+    judged_step, val_loss, losses = given.judged_step, given.val_loss, given.val_losses
     if judged_step is not None:
-        val_loss = next((save.get("val_loss") for save in given["saves"] if save["step"] == judged_step), None)
-        losses = losses[: losses.index(val_loss) + 1] if val_loss in losses else []
+        val_loss = next((save.val_loss for save in given.saves if save.step == judged_step), None)
+        losses = losses[: losses.index(val_loss) + 1] if val_loss in losses else ()
     bucket, rule = verdict.tuned_by if verdict is not None else (None, "")
     failing = tuple(condition.id for condition in verdict.gate.failing) if verdict is not None else ()
     wanted = verdict.target.condition if verdict is not None and verdict.target is not None else ""
@@ -509,18 +506,18 @@ def tried(
         seed=run.seed,
         axis=run.axis,
         ended_at=0 if judged_step is None else int(run.recipe["iters"]),
-        is_worn=bool(losses) and ended[-1] > OVERFIT_RISE * losses[-1],
+        is_worn=bool(losses) and given.val_losses[-1] > OVERFIT_RISE * losses[-1],
         bucket=bucket,
         is_confirmed=verdict is not None and verdict.bucket == "A",
         rule=rule,
         movement=verdict.movement if verdict is not None else None,
         control_moved=verdict.control_moved if verdict is not None else None,
         control_lost=verdict is not None and verdict.control_lost,
-        stopped=str(given.get("verdict") or ""),
-        collapse=given.get("collapse") or {},
+        stopped=given.verdict,
+        collapse=given.collapse,
         val_loss=val_loss,
         best_val_loss=min(losses, default=None),
-        losses=tuple(losses),
+        losses=losses,
         metric=verdict.target.metric if verdict is not None and verdict.target is not None else "",
         asks=verdict.target.asks if verdict is not None and verdict.target is not None else "",
         gain=_gain(verdict),

@@ -11,7 +11,7 @@ from policies.checks import decode_curves
 from policies.comparison import CaseTable
 from policies.drafts import Draft, draft
 from policies.history import View, hard_stops
-from policies.next_run import affords, case_table, evaluation_s, verdict_of
+from policies.next_run import affords, case_table, evaluation_s
 from state.goal import Evaluation, Goal
 from state.records import Alternative, Belief, Decision, Json
 
@@ -128,7 +128,7 @@ def repair_of_runs(view: View, ends: Collection[str], why: str) -> Draft | None:
     judged = [run for run in view.runs if run.bucket is not None]
     if not _CANNOT_TELL & set(ends) and any(run.bucket != "U" for run in judged):
         return None
-    found = [verdict for run in judged if (verdict := verdict_of(view, run)) is not None and not verdict.is_capped]
+    found = [verdict for run in judged if (verdict := view.verdict(run)) is not None and not verdict.is_capped]
     metrics = list(dict.fromkeys(verdict.target.metric for verdict in found if verdict.target is not None))
     names = [name for name in _larger(view) if any(metric.startswith(f"{name}.") for metric in metrics)]
     why += "" if _CANNOT_TELL & set(ends) else " And no run could be told from its parent (U)."

@@ -170,6 +170,149 @@ def runbook_of(mode: str) -> str:
     return f"runbooks/hard_stops.md#mode-{mode.lower()}" if mode else "runbooks/hard_stops.md"
 
 
+ExitState = Literal["finished", "failed", "stopped"]
+"""finished: result.json is there. failed: given up. stopped: ended on request; the saved steps are there."""
+
+BY_DISK = "disk"
+"""Who stopped a job that had no room to go on: it saved, and is opened again by the same command."""
+
+NO_ROOM = "out_of_disk"
+"""Word of the guard that stops a job before the disk is full."""
+
+NO_REASON = "no reason was left"
+"""What is said of a job that failed without a word."""
+
+
+class ExitRecord(Record):
+    """exit.json: how a job ended; written last, and nothing is finished without it."""
+
+    state: ExitState
+    code: int | None = None
+    """Exit status of the last worker; None when it died of a signal, never ran, or was adopted (not our child)."""
+    signal: int | None = None
+    """Signal that killed the last worker."""
+    verdict: str = ""
+    """Word of the guard that fired, or the `verdict` of the result."""
+    guard: Json | None = None
+    """The guard that fired: its fields, `value` and `step`."""
+    by: str = "worker"
+    """worker, guard, supervisor, or whoever asked for the stop."""
+    reason: str = ""
+    """One English sentence."""
+    restarts: int = 0
+    """Starts of the worker after the first."""
+    started_at: float | None = None
+    """First start of the worker, Unix seconds; None if it never started."""
+    finished_at: float = 0.0
+    wall_s: float = 0.0
+    """Seconds under supervision, the machine's sleep and the wait for the accelerator left out."""
+    queued_s: float = 0.0
+    """Seconds it waited for other jobs on this machine; they count toward no limit."""
+    slept_s: float = 0.0
+    """Seconds the machine slept meanwhile."""
+    frozen_s: float = 0.0
+    """Seconds the supervisor did not run although the machine did (SIGSTOP, a paused virtual machine)."""
+    peak_rss_gb: float = 0.0
+    """Largest resident memory of the worker, 1e9 bytes."""
+    peak_swap_gb: float = 0.0
+    """Largest swap use of the whole machine, 1e9 bytes."""
+    on_battery_s: float = 0.0
+    """Seconds of work on battery."""
+    lid_closed_s: float = 0.0
+    """Seconds of work with the lid closed."""
+    held_back_s: float = 0.0
+    """Seconds of work with a bounded clock or under thermal pressure."""
+    hottest_c: float = 0.0
+    """Highest temperature seen of the sensor nearest to its limit, degrees Celsius; 0 where none is told."""
+    power: Json = Field(default_factory=dict)
+    """source, battery_percent and lid at the end; empty or None where it is not told."""
+    kept_awake_by: str = ""
+    """Program that held sleep off at the end; empty where none did."""
+    awake_lapses: int = 0
+    """Times that program ended before the job."""
+    cpu_s: float = 0.0
+    """Processor seconds of the supervisor itself (the last one)."""
+    is_adopted: bool = False
+    """The last worker outlived the supervisor that started it; its exit status could not be seen."""
+    notes: tuple[Json, ...] = ()
+    """Guards with action `note` that fired."""
+    last_lines: tuple[str, ...] = ()
+    """End of the worker's output."""
+    result_hash: str = ""
+    """SHA-256 of result.json, empty where there is none."""
+
+    @property
+    def why(self) -> str:
+        """Why it ended so: the reason, else the last line of the worker's output."""
+        return self.reason or (self.last_lines or ("",))[-1] or NO_REASON
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether it was stopped for want of disk space, and goes on once there is some."""
+        return self.state == "stopped" and (self.by == BY_DISK or (self.by == "guard" and self.verdict == NO_ROOM))
+
+
+class _Left(Record):
+    """Base of what actions left: records of any version, in which fields may be unknown, missing or null."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class Save(_Left):
+    """An adapter that a training saved on its way, or delivered."""
+
+    step: int
+    weights: str = ""
+    """Hash of base and adapter."""
+    adapter: str = ""
+    """Content hash of its artifact."""
+    val_loss: float | None = None
+
+
+class TrainResult(_Left):
+    """What a training left (tools/training/worker.py), at the save that its run is judged at; empty before its end."""
+
+    adapter: str = ""
+    """Content hash of the adapter's artifact."""
+    weights: str = ""
+    """Hash of base and adapter."""
+    iters: int | None = None
+    """Steps trained; None: nothing healthy was saved."""
+    trained_tokens: int = 0
+    padded_tokens: int = 0
+    """Padding included."""
+    steps_s: float = 0.0
+    startup_s: float = 0.0
+    wall_s: float | None = None
+    tokens_per_s: float = 0.0
+    peak_memory_gb: float = 0.0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    val_losses: tuple[float, ...] = ()
+    """In the order of measuring."""
+    verdict: str = ""
+    """Word of the guard that ended it."""
+    collapse: Json = Field(default_factory=dict)
+    """What the guard against collapse saw."""
+    begun_anew: str = ""
+    """Why it did not go on from another run as it was to; empty where it did."""
+    damaged_saves: tuple[int, ...] = ()
+    """Steps of saves that were not what was written."""
+    changed_inputs: tuple[str, ...] = ()
+    """What changed on the disk meanwhile."""
+    saves: tuple[Save, ...] = ()
+    """Healthy saves that may be better than the end, then the end."""
+    looks: int = 0
+    """Saves that were compared before one was judged; 0: the end is all there is."""
+    judged_step: int | None = None
+    """Step of the save that is judged, None for the end."""
+
+
 class Action(Record):
     """One effect on the world. Its key is fixed before acting, so it is never done twice."""
 
@@ -186,8 +329,26 @@ class Action(Record):
     side_effects: tuple[str, ...] = ()
     """What was committed to the world, in words (folder created, link switched)."""
     result: Json = Field(default_factory=dict)
+    """As it was left; `made` and `exit` read it."""
     created_at: float = 0.0
     finished_at: float | None = None
+
+    @property
+    def made(self) -> TrainResult:
+        """What it left as a training; of a fusion, its weights."""
+        return TrainResult.model_validate(self.result)
+
+    @property
+    def exit(self) -> ExitRecord:
+        """How its job ended; an act that had none, or whose job never began, tells a reason at most."""
+        told: Json = self.result.get("exit") or {}
+        known = {name: told[name] for name in ExitRecord.model_fields if told.get(name) is not None}
+        return ExitRecord.model_validate({"state": "failed" if self.state == "failed" else "finished", **known})
+
+    @property
+    def guard_word(self) -> str:
+        """Word of the guard that ended its job, or an empty text."""
+        return str(self.result.get("verdict") or self.exit.verdict)
 
 
 class Finding(Record):
@@ -255,7 +416,7 @@ class Job(Record):
     """iters for training, cases for evaluation."""
     restarts: int = 0
     exit: Json = Field(default_factory=dict)
-    """The exit record (tools/jobs), empty while it has none."""
+    """The `ExitRecord`, empty while it has none."""
     started_at: float | None = None
     finished_at: float | None = None
 

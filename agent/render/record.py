@@ -438,7 +438,8 @@ def _exit(files: JobPaths, damaged: list[str]) -> View:
     if not files.exit.exists():
         return {}
     # Late: a campaign at rest has none, and pays for no models.
-    from tools.jobs.spec import ExitRecord, read_record
+    from state.records import ExitRecord
+    from tools.jobs.spec import read_record
 
     try:
         found = read_record(files.exit, ExitRecord)

@@ -106,7 +106,8 @@ def test_a_run_that_was_to_go_on_and_began_anew_is_told_so_with_the_reason() -> 
 
     trained = {"iters": 20, "continued_from": None, "begun_anew": "saves/0000010 is gone or damaged"}
     for result in (trained, trained | {"continued_from": 10, "begun_anew": ""}):
-        of: Any = SimpleNamespace(result=result, action=SimpleNamespace(inputs={"run": "R2"}, key="k"), believe=believe)
+        act = Action(key="k", kind="train", decision="D1", inputs={"run": "R2"}, state="done", result=result)
+        of: Any = SimpleNamespace(result=result, action=act, believe=believe)
         results._training(of)
     (_, _, _, value, _), (about, claim, anew, _, how), (_, _, _, after, _) = told
     assert (about, claim, how["holds"], how["severity"]) == ("run:R2", "went_on_from_another", False, "warning")

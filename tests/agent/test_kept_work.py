@@ -11,9 +11,9 @@ from agent import doing, effects
 from agent.render.record import with_folder
 from state.hashing import hash_file
 from state.paths import JobPaths
-from state.records import Action, Job, Json
+from state.records import Action, ExitRecord, Job, Json
 from tests.agent.test_effects import folder, promoted, sitting
-from tools.jobs.spec import ExitRecord, JobSpec
+from tools.jobs.spec import JobSpec
 from tools.training.progress import Progress, seal
 
 __all__ = ["folder", "promoted"]

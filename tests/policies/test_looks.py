@@ -17,10 +17,9 @@ from policies.next_run import (
     next_proposals,
     skipped,
     told_of,
-    verdict_of,
     why_not,
 )
-from state.records import Action, Json, Measurement
+from state.records import Action, Json, Measurement, Save
 from tests.policies.rehearsal import Rehearsal, goal
 
 
@@ -53,7 +52,7 @@ def test_a_run_whose_loss_rose_again_is_judged_at_the_best_of_its_saves_and_the_
     ]
     [run] = play.runs
     assert run.adapter.endswith(":10")
-    verdict = verdict_of(play.view(), run)
+    verdict = play.view().verdict(run)
     assert verdict is not None
     assert (verdict.gate.alpha, verdict.comparisons[0].alpha) == (0.05 / 3, 0.025 / 3)
     said = next(d.sentence for d in play.decisions if d.bucket is not None)
@@ -70,7 +69,7 @@ def test_a_run_that_ended_best_is_judged_at_its_end_at_the_divided_level_all_the
     assert len(looked(play)) == 1
     assert play.runs[0].adapter.endswith(":20")
     assert sum(d.rule == "run.measure" for d in play.decisions) == 1
-    found = verdict_of(play.view(), play.runs[0])
+    found = play.view().verdict(play.runs[0])
     assert found is not None
     assert found.gate.alpha == 0.05 / 2
     said = next(d.sentence for d in play.decisions if d.bucket is not None)
@@ -103,18 +102,18 @@ def told(view: View, output: int, prompt: int = 1) -> list[Measurement]:
     return [row.model_copy(update=changed) for row in view.measurements]
 
 
-SAVES: list[Json] = [
-    {"step": 5, "weights": "a", "val_loss": 1.0},
-    {"step": 10, "weights": "b", "val_loss": 0.7},
-    {"step": 15, "weights": "d", "val_loss": None},
-    {"step": 20, "weights": "d", "val_loss": 0.8},
+SAVES = [
+    Save(step=5, weights="a", val_loss=1.0),
+    Save(step=10, weights="b", val_loss=0.7),
+    Save(step=15, weights="d"),
+    Save(step=20, weights="d", val_loss=0.8),
 ]
 
 
 def test_saves_with_a_higher_loss_or_the_same_weights_are_not_worth_a_look() -> None:
-    assert [save["step"] for save in may_be_better(SAVES)] == [10]
-    unmeasured = [{**save, "val_loss": None} for save in SAVES]
-    assert [save["step"] for save in may_be_better(unmeasured)] == [5, 10]
+    assert [save.step for save in may_be_better(SAVES)] == [10]
+    unmeasured = [save.model_copy(update={"val_loss": None}) for save in SAVES]
+    assert [save.step for save in may_be_better(unmeasured)] == [5, 10]
     assert may_be_better([]) == []
 
 
@@ -132,12 +131,7 @@ def test_looks_that_cost_much_beside_the_training_are_left_out_and_that_is_on_re
     assert why_not(off, trained) == "evaluation.look_cases is 0"
     assert skipped(view, trained) == ()
     plain = trained.model_copy(update={"result": {}})
-    assert (why_not(view, plain), look_at_save(view, play.runs[0], plain), told_of(plain), told_of(None)) == (
-        "",
-        None,
-        "",
-        "",
-    )
+    assert (why_not(view, plain), look_at_save(view, play.runs[0], plain), told_of(plain.made)) == ("", None, "")
     assert evaluation_s(view) == 0.0
 
 

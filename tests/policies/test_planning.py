@@ -12,7 +12,7 @@ from agent.inputs import _KINDS
 from policies import plan
 from policies.confirmation import why_not
 from policies.history import gate_since, taught_since
-from policies.next_run import estimate_of, going_on, next_proposals, planned_s, verdict_of
+from policies.next_run import estimate_of, going_on, next_proposals, planned_s
 from state.hashing import hash_json
 from state.records import Action, Answer, Approval, Belief, Decision, Evidence, GoalVersion, Json
 from tests.policies.rehearsal import START, Rehearsal, goal, identity, stops
@@ -565,7 +565,7 @@ def means(play: Rehearsal) -> dict[str, float]:
     """Return what each run scored on the selection cases, by the verdict that stands."""
     found = {}
     for run in play.runs:
-        verdict = verdict_of(play.view(), run)
+        verdict = play.view().verdict(run)
         if verdict is not None and verdict.comparisons:
             found[run.id] = verdict.comparisons[0].value or 0.0
     return found
@@ -1063,6 +1063,6 @@ def test_histories_that_differ_by_their_confirmation_numbers_alone_give_equal_ne
         told = [(row.recipe_hash, row.parent_hash, row.axis) for row in play.runs]
         nexts = [[row.recipe_hash for row in next_proposals(view, name)] for name in ("sft", "dpo")]
         followed.append((told, nexts))
-        buckets = {verdict.tuned_by for run in play.runs if (verdict := verdict_of(view, run)) is not None}
+        buckets = {verdict.tuned_by for run in play.runs if (verdict := view.verdict(run)) is not None}
         assert buckets == {("B", "B.moved")}
     assert followed[0] == followed[1] == followed[2]

@@ -23,7 +23,7 @@ from policies.recipes import (
 from policies.target import Target, find_target
 from policies.verdict import RunEvidence, judge_run
 from state.goal import Goal
-from state.records import Json, Run
+from state.records import Json, Run, TrainResult
 from tests.policies.lab import GATE, lab_table, ones, table
 
 CENSUS = {"rows": 240, "max_tokens": 301}
@@ -465,11 +465,10 @@ def test_a_run_is_remembered_with_its_verdict_and_its_best_validation_loss() -> 
     cases = table(parent={"s.ok": ones(8, 40)}, candidate={"s.ok": ones(8, 40)})
     gate = GATE.model_validate({"conditions": [{"metric": "s.ok", "min": 0.8}]})
     verdict = judge_run(RunEvidence(gate=gate, cases=cases))
-    rows: list[Json] = [{"step": 1, "val_loss": 2.0}, {"step": 2, "train_loss": 1.0}, {"step": 3, "val_loss": 1.5}]
-    known = tried(_run(), verdict, {"val_loss": 1.8, "verdict": ""}, rows)
+    known = tried(_run(), verdict, TrainResult(val_loss=1.8, val_losses=(2.0, 1.5)))
     assert (known.bucket, known.movement, known.best_val_loss, known.val_loss) == ("C", "flat", 1.5, 1.8)
     assert diagnose(known) == "overfit"
-    lost = tried(_run(), None, {"verdict": "diverged"})
+    lost = tried(_run(), None, TrainResult(verdict="diverged"))
     assert (lost.bucket, lost.stopped, lost.best_val_loss) == (None, "diverged", None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from policies.confirmation import last_look
-from policies.next_run import INSTRUMENTS, choose, estimate_of, evaluation_s, next_proposals, postponed, verdict_of
+from policies.next_run import INSTRUMENTS, choose, estimate_of, evaluation_s, next_proposals, postponed
 from state.records import Belief, Bucket, Decision, Json
 from tests.policies.rehearsal import START, Rehearsal, goal
 from tests.policies.test_planning import LADDER
@@ -252,7 +252,7 @@ def test_a_parent_that_met_the_target_by_luck_hands_the_target_on_and_the_last_o
     classes = {run.id: run.instrument for run in play.runs}
     confirmed = [d.run for d in play.decisions if d.action == "confirm" and d.action_inputs["side"] == "candidate"]
     assert [classes[run] for run in confirmed] == ["sft", "dpo"]
-    [found] = [verdict for run in play.runs if run.id == confirmed[1] if (verdict := verdict_of(play.view(), run))]
+    [found] = [verdict for run in play.runs if run.id == confirmed[1] if (verdict := play.view().verdict(run))]
     assert found.target is not None
     assert found.target.condition == "score"
     assert (found.bucket, play.campaign.state) == ("A", "promoted")

@@ -15,10 +15,10 @@ from typing import Any
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
 from state.files import fsync_path, json_row, read_json, read_object, side_of
 from state.paths import JobPaths
-from state.records import JobState
+from state.records import ExitRecord, JobState
 from tools.jobs.locks import is_held
 from tools.jobs.processes import ProcessIdentity
-from tools.jobs.spec import ExitRecord, JobSpec, JobStatus, StopRequest, read_record, read_tally
+from tools.jobs.spec import JobSpec, JobStatus, StopRequest, read_record, read_tally
 
 
 def write_once(path: Path, text: str) -> bool:

@@ -2,24 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
 from state.errors import DamagedFileError
 from state.files import read_json, read_object
 from state.paths import JobPaths
-from state.records import Guard, JobKind, JobState, Json, Record
-
-ExitState = Literal["finished", "failed", "stopped"]
-"""finished: result.json is there. failed: given up. stopped: ended on request; the saved steps are there."""
-
-
-BY_DISK = "disk"
-"""Who stopped a job that had no room to go on: it saved, and is opened again by the same command."""
-
-NO_ROOM = "out_of_disk"
-"""Word of the guard that stops a job before the disk is full."""
+from state.records import ExitRecord, Guard, JobKind, JobState, Json, Record
 
 
 class JobSpec(Record):
@@ -53,70 +43,6 @@ class JobSpec(Record):
     def uses_accelerator(self) -> bool:
         """Whether it loads weights, so that it waits for its turn; a census reads tokens and grades texts only."""
         return self.kind not in {"census", "notice"}
-
-
-class ExitRecord(Record):
-    """exit.json: how a job ended; written last, and nothing is finished without it."""
-
-    state: ExitState
-    code: int | None = None
-    """Exit status of the last worker; None when it died of a signal, never ran, or was adopted (not our child)."""
-    signal: int | None = None
-    """Signal that killed the last worker."""
-    verdict: str = ""
-    """Word of the guard that fired, or the `verdict` of the result."""
-    guard: Json | None = None
-    """The guard that fired: its fields, `value` and `step`."""
-    by: str = "worker"
-    """worker, guard, supervisor, or whoever asked for the stop."""
-    reason: str = ""
-    """One English sentence."""
-    restarts: int = 0
-    """Starts of the worker after the first."""
-    started_at: float | None = None
-    """First start of the worker, Unix seconds; None if it never started."""
-    finished_at: float = 0.0
-    wall_s: float = 0.0
-    """Seconds under supervision, the machine's sleep and the wait for the accelerator left out."""
-    queued_s: float = 0.0
-    """Seconds it waited for other jobs on this machine; they count toward no limit."""
-    slept_s: float = 0.0
-    """Seconds the machine slept meanwhile."""
-    frozen_s: float = 0.0
-    """Seconds the supervisor did not run although the machine did (SIGSTOP, a paused virtual machine)."""
-    peak_rss_gb: float = 0.0
-    """Largest resident memory of the worker, 1e9 bytes."""
-    peak_swap_gb: float = 0.0
-    """Largest swap use of the whole machine, 1e9 bytes."""
-    on_battery_s: float = 0.0
-    """Seconds of work on battery."""
-    lid_closed_s: float = 0.0
-    """Seconds of work with the lid closed."""
-    held_back_s: float = 0.0
-    """Seconds of work with a bounded clock or under thermal pressure."""
-    hottest_c: float = 0.0
-    """Highest temperature seen of the sensor nearest to its limit, degrees Celsius; 0 where none is told."""
-    power: Json = Field(default_factory=dict)
-    """source, battery_percent and lid at the end; empty or None where it is not told."""
-    kept_awake_by: str = ""
-    """Program that held sleep off at the end; empty where none did."""
-    awake_lapses: int = 0
-    """Times that program ended before the job."""
-    cpu_s: float = 0.0
-    """Processor seconds of the supervisor itself (the last one)."""
-    is_adopted: bool = False
-    """The last worker outlived the supervisor that started it; its exit status could not be seen."""
-    notes: tuple[Json, ...] = ()
-    """Guards with action `note` that fired."""
-    last_lines: tuple[str, ...] = ()
-    """End of the worker's output."""
-    result_hash: str = ""
-    """SHA-256 of result.json, empty where there is none."""
-
-    @property
-    def waits_for_room(self) -> bool:
-        """Whether it was stopped for want of disk space, and goes on once there is some."""
-        return self.state == "stopped" and (self.by == BY_DISK or (self.by == "guard" and self.verdict == NO_ROOM))
 
 
 class StopRequest(Record):

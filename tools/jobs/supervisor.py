@@ -27,6 +27,7 @@ from state.files import read_json, read_object, write_json
 from state.hashing import hash_file
 from state.log import log_debug, log_error, log_info, log_warning, passed_over, start_log
 from state.paths import JobPaths, MachinePaths
+from state.records import BY_DISK, ExitRecord
 from tools.jobs.folder import ask_for_stop, last_lines, stop_request
 from tools.jobs.locks import Turn, machine_paths, try_lock
 from tools.jobs.observe import Awake, Fired, Observer, cpu_s, suspended_s
@@ -41,7 +42,7 @@ from tools.jobs.processes import (
     identify,
     is_alive,
 )
-from tools.jobs.spec import BY_DISK, ExitRecord, JobSpec, StopRequest, read_tally
+from tools.jobs.spec import JobSpec, StopRequest, read_tally
 from tools.jobs.worker import LOCK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
 from tools.machine.facts import System
 from tools.machine.linux import memory_kills

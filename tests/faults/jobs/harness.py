@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from state.files import read_json, read_jsonl
 from state.paths import JobPaths
+from state.records import ExitRecord
 from tools.jobs.backend import LocalBackend
 from tools.jobs.processes import ProcessIdentity, is_alive
-from tools.jobs.spec import ExitRecord, JobSpec
+from tools.jobs.spec import JobSpec
 
 ROOT = Path(__file__).parents[3]
 

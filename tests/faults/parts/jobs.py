@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from state.files import read_jsonl
+from state.records import ExitRecord
 from tests.faults.jobs.harness import (
     BACKEND,
     ROOT,
@@ -25,7 +26,7 @@ from tests.faults.jobs.harness import (
 )
 from tests.faults.parts.contract import Batch, Part
 from tools.jobs.processes import is_alive
-from tools.jobs.spec import ExitRecord, JobSpec
+from tools.jobs.spec import JobSpec
 
 STEPS = 150
 KILLS_PER_JOB = 10

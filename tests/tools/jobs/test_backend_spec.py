@@ -10,6 +10,7 @@ import pytest
 
 from state.errors import JobNotStartedError, NotFoundError, ToolUnavailableError
 from state.files import read_jsonl
+from state.records import ExitRecord
 from tests.faults.jobs.harness import (
     assert_done_once,
     clear,
@@ -28,7 +29,7 @@ from tests.tools.jobs.engines import ENGINES, Engine
 from tools.jobs.backend import Backend
 from tools.jobs.folder import last_lines
 from tools.jobs.processes import is_alive
-from tools.jobs.spec import ExitRecord, JobSpec
+from tools.jobs.spec import JobSpec
 
 KILLS = int(os.environ.get("VIGIL_KILLS", "10"))
 

@@ -12,7 +12,7 @@ import pytest
 
 from state.files import read_json, write_json
 from state.paths import JobPaths, MachinePaths
-from state.records import Guard
+from state.records import ExitRecord, Guard
 from tests.faults.jobs.harness import (
     BACKEND,
     ROOT,
@@ -30,7 +30,7 @@ from tests.tools.machine import machines
 from tools.jobs import supervisor
 from tools.jobs.locks import Turn
 from tools.jobs.processes import Ended
-from tools.jobs.spec import ExitRecord, JobSpec, JobStatus
+from tools.jobs.spec import JobSpec, JobStatus
 from tools.jobs.supervisor import OpenJob, Supervision, open_job
 from tools.machine.sandbox import KILLED
 

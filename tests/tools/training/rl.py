@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from policies.guards import training_guards
+from state.records import ExitRecord
 from tests.faults.jobs.harness import BACKEND, clear, ended, until
 from tests.tools.evaluation.worlds import write_lines
 from tests.tools.training.jobs import RECIPE, training_job
-from tools.jobs.spec import ExitRecord, JobSpec
+from tools.jobs.spec import JobSpec
 from tools.machine.blas import worker_env
 
 DEADLINE_S = 300.0

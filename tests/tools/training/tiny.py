@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from policies.guards import training_guards
+from state.records import ExitRecord
 from tests.faults.jobs.harness import BACKEND, clear, ended, until
 from tests.tools.evaluation.worlds import write_lines
-from tools.jobs.spec import ExitRecord, JobSpec
+from tools.jobs.spec import JobSpec
 from tools.machine.blas import worker_env
 
 QUICKSTART = Path(__file__).parents[3] / "runbooks" / "quickstart"
