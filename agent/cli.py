@@ -22,10 +22,12 @@ from agent.commands.common import SentenceGroup
 from agent.commands.log import log_commands
 from agent.commands.look import look_commands
 from agent.commands.run import run_commands
+from agent.commands.share import share_commands
 
 _ORDER = (
     *run_commands,
     *look_commands,
+    *share_commands,
     *log_commands,
     *answer_commands,
     *know_commands,

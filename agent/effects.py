@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from agent.inputs import model_of
-from agent.render import record, typed
+from agent.render import record
+from agent.render.card import card_of, format_card
 from agent.render.report import write_report
 from agent.session import Session
 from state.export import export as export_record
@@ -24,42 +25,28 @@ def write_handout(session: Session, decision: Decision, folder: Path) -> None:
         decision: To export a promotion; it is later than the promotion and earlier than the campaign's end.
         folder: Where to; `adapter/` is there.
     """
-    write_report(record.gather(session.paths, file=str(session.loaded.path)), folder / "report.html")
+    view = record.gather(session.paths, file=str(session.loaded.path))
+    write_report(view, folder / "report.html")
     with (folder / "export.jsonl").open("w", encoding="utf-8") as stream:
         export_record(session.paths, stream)
-    write_atomic(folder / "CARD.txt", card(session, decision, folder))
+    write_atomic(folder / "CARD.txt", card(session, decision, folder, view))
 
 
-def card(session: Session, decision: Decision, folder: Path) -> str:
-    """Return the card as Markdown: what it is, on which model, and each condition of the gate with its interval."""
+def card(session: Session, decision: Decision, folder: Path, view: Json) -> str:
+    """Return the model card of a promotion, which says how to use what lies beside it."""
     promotion = session.store.read.decision(str(decision.action_inputs["promotion"]))
-    run = next(run for run in session.store.read.runs() if run.id == promotion.run)
-    spec = session.goal.model
-    weights = next((b.value for b in session.standing() if b.subject == "identity:weights"), "unknown")
-    revision = f"revision {session.revision}" if session.revision else "a local folder"
-    start = "" if run.parent == "base" else f", trained on from {run.parent}"
+    run = str(promotion.run)
     under = (folder / "model").is_dir()
-    start += ": `model/`, that run and its base fused" if under else ""
-    gate = promotion.verdict["gate"]
-    conditions = [f"- {typed.said(row)}" for row in gate["conditions"]]
-    lines = [
-        f"# {session.goal.campaign}: {run.id}",
-        "",
-        f"- Base model: {spec.path}, {revision}, hash {weights}{start}.",
+    base = "model" if under else session.goal.model.path
+    use = [
         f"- Adapter: `adapter/`, hash {decision.action_inputs['adapter']}.",
-        f"- Trained by {run.instrument}, seed {run.seed}, on data with hash {run.data_hash}.",
-        f"- Promoted by decision {promotion.id} ({promotion.rule}) of the campaign {session.goal.campaign}.",
-        f"- Use: `mlx_lm.generate --model {'model' if under else spec.path} --adapter-path adapter --prompt ...`",
+        f"- Promoted by decision {promotion.id} ({promotion.rule}).",
+        *(["- Base: `model/`, that run and its base fused."] if under else []),
+        f"- Use: `mlx_lm.generate --model {base} --adapter-path adapter --prompt ...`",
         *_fused(session, str(decision.action_inputs.get("fused", ""))),
-        "",
-        "## What was shown, on cases that no tuning has seen",
-        "",
-        *conditions,
-        "",
-        "`report.html` and `export.jsonl` are the report and the whole record as they stood after the promotion and",
-        "before the campaign's own end was written.",
+        "- `report.html` and `export.jsonl`: the report and the whole record as they stood after the promotion.",
     ]
-    return "\n".join(lines) + "\n"
+    return format_card(card_of(view, run), view, use)
 
 
 def _fused(session: Session, key: str) -> list[str]:

@@ -288,61 +288,6 @@ def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noq
 
 
 @click.command()
-@click.option("--text", "as_text", is_flag=True, help="Print it instead of writing HTML.")
-@click.option("--page", "as_page", is_flag=True, help="Print one page: each verdict with its evidence.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Where to write; beside the store when left out."
-)
-@reads
-def report(  # noqa: PLR0917 - one argument per option
-    campaign: str | None,
-    home: str | None,
-    as_text: bool,  # noqa: FBT001 - click passes flags by name
-    as_page: bool,  # noqa: FBT001 - click passes flags by name
-    out: Path | None,
-    as_json: bool,  # noqa: FBT001 - click passes flags by name
-) -> None:
-    """Write the whole campaign as one HTML file."""
-    from agent.render.places import find_campaign
-    from agent.render.report import report_data, report_page, report_text, write_report
-
-    view = gathered(find_campaign(folder_of(home), campaign, is_quiet=as_json))
-    if as_json:
-        show_json(report_data(view))
-    elif as_page:
-        show(report_page(view))
-    elif as_text:
-        show(report_text(view))
-    else:
-        click.echo(str(write_report(view, out)))
-
-
-@click.command()
-@click.argument("campaign", required=False)
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Where to write; standard output when left out."
-)
-@home_option
-def export(campaign: str | None, out: Path | None, home: str | None) -> None:
-    """Print the whole record as JSON lines."""
-    import io
-    import sys
-
-    from agent.render.places import find_campaign
-    from state.export import export as write_rows
-    from state.files import write_atomic
-
-    paths = find_campaign(folder_of(home), campaign)
-    if out is None:
-        write_rows(paths, sys.stdout)
-        return
-    text = io.StringIO()
-    count = write_rows(paths, text)
-    write_atomic(out.absolute(), text.getvalue())
-    click.echo(f"{out}: {count:,} rows.")
-
-
-@click.command()
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; a network's one lets it in."
 )
@@ -359,4 +304,4 @@ def web(host: str, port: int, home: str | None) -> None:
     serve(folder_of(home), host, port, click.echo)
 
 
-look_commands = (status, ledger, inbox, why, beliefs, jobs, runs, report, export, web)
+look_commands = (status, ledger, inbox, why, beliefs, jobs, runs, web)

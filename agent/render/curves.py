@@ -1,15 +1,18 @@
-"""Training curves as inline SVG: no script, no font, no address, readable in both light and dark."""
+"""Curves as inline SVG: no script, no font, no address, readable on a phone, in both light and dark."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
 
-_WIDTH, _HEIGHT = 640, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 12, 24, 26
-_LEGEND = 140
+_WIDTH, _HEIGHT = 400, 200
+"""As wide as a phone, so that its letters are not made smaller there."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 24, 26
+_LEGEND = 84
 """Pixels from one name to the next."""
+COLOURS = ("#3b82c4", "#d0661f", "#2f9e57", "#9a62c7")
+"""Of lines; as many as have room for their names."""
 _MOST_POINTS = 400
 """More than two points per three pixels show nothing more."""
 
@@ -43,7 +46,7 @@ def plot(title: str, x_label: str, series: Sequence[Series]) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
         _axes(scale, x_label),
         *(_line(scale, line) for line in shown),
-        *(_legend(index, line) for index, line in enumerate(shown)),
+        _legend([(line.name, line.colour) for line in shown]),
         "</svg>",
     ]
     return "".join(parts)
@@ -67,21 +70,23 @@ class _Scale:
         return _HEIGHT - _BOTTOM - (value - self.y_low) / span * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _axes(scale: _Scale, x_label: str) -> str:
+def _axes(scale: _Scale, x_label: str, x_ticks: Sequence[tuple[float, str]] = ()) -> str:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    middle = (scale.y_low + scale.y_high) / 2
     labels = [
         f'<text x="{_LEFT - 6}" y="{scale.y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>'
-        for value in sorted({scale.y_low, scale.y_high})
+        for value in sorted({scale.y_low, middle, scale.y_high})
     ]
+    ends = [(scale.x_low, f"{scale.x_low:g}", "start"), (scale.x_high, f"{scale.x_high:g}", "end")]
     labels += [
-        f'<text x="{scale.x(value):.1f}" y="{bottom + 16}" text-anchor="{anchor}">{value:g}</text>'
-        for value, anchor in ((scale.x_low, "start"), (scale.x_high, "end"))
+        f'<text x="{scale.x(value):.1f}" y="{bottom + 16}" text-anchor="{anchor}">{escape(name)}</text>'
+        for value, name, anchor in ([(at, name, "middle") for at, name in x_ticks] or ends)
     ]
-    middle = (_LEFT + right) / 2
-    return (
-        f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>{"".join(labels)}'
-        f'<text x="{middle:.0f}" y="{bottom + 16}" text-anchor="middle">{escape(x_label)}</text>'
-    )
+    if x_label:
+        labels.append(
+            f'<text x="{(_LEFT + right) / 2:.0f}" y="{bottom + 16}" text-anchor="middle">{escape(x_label)}</text>'
+        )
+    return f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>{"".join(labels)}'
 
 
 def _line(scale: _Scale, line: Series) -> str:
@@ -90,13 +95,71 @@ def _line(scale: _Scale, line: Series) -> str:
     dots = "".join(
         f'<circle cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}" r="2.5" fill="{line.colour}"/>' for x, y in points
     )
-    return f'<polyline fill="none" stroke="{line.colour}" points="{path}"/>{dots if line.is_dotted else ""}'
+    drawn = f'<polyline fill="none" stroke="{line.colour}" stroke-width="1.5" points="{path}"/>'
+    return f"{drawn}{dots if line.is_dotted else ''}"
 
 
-def _legend(index: int, line: Series) -> str:
-    # Above the plot, where no line runs; as an attribute, since a page served under a strict policy allows no style.
-    x = _LEFT + index * _LEGEND
-    return f'<text x="{x}" y="{_TOP - 10}" fill="{line.colour}">{escape(line.name)}</text>'
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
+    """Return names beside their colours, above the plot, where no line runs."""
+    # Colours as attributes, since a page served under a strict policy allows no style.
+    drawn, x = [], float(_LEFT)
+    room = (_WIDTH - _LEFT) / max(1, len(entries))
+    for name, colour in entries:
+        drawn.append(f'<rect x="{x:.0f}" y="{_TOP - 19}" width="10" height="10" rx="2" fill="{colour}"/>')
+        drawn.append(f'<text x="{x + 14:.0f}" y="{_TOP - 10}">{escape(name)}</text>')
+        x += min(room, max(_LEGEND, 24.0 + 6.2 * len(name)))
+    return "".join(drawn)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with its interval."""
+
+    name: str
+    """Of the run."""
+    value: float
+    low: float | None
+    high: float | None
+    kind: str
+    """What the colour says."""
+
+
+def estimates(title: str, rows: Sequence[Estimate], colours: Mapping[str, str], levels: Mapping[str, float]) -> str:
+    """Return scores side by side, each with the bar of its interval, as an `<svg>` element; empty where there is none.
+
+    Args:
+        title: What a screen reader says.
+        rows: In their order.
+        colours: Colour of each kind; those that occur are in the legend.
+        levels: Lines across the plot, such as what the gate asks: name -> value.
+    """
+    if not rows:
+        return ""
+    every = [v for row in rows for v in (row.value, row.low, row.high) if v is not None] + list(levels.values())
+    slack = 0.06 * ((max(every) - min(every)) or 1.0)
+    scale = _Scale(-0.6, len(rows) - 0.4, min(every) - slack, max(every) + slack)
+    step = -(-len(rows) // _MOST_NAMES)
+    ticks = [(float(index), row.name) for index, row in enumerate(rows) if index % step == 0]
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
+        _axes(scale, "", ticks),
+    ]
+    for name, value in levels.items():
+        y = scale.y(value)
+        parts.append(f'<path class="level" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{y - 4:.1f}" text-anchor="end">{escape(name)}</text>')
+    for index, row in enumerate(rows):
+        x, colour = scale.x(index), colours[row.kind]
+        if row.low is not None and row.high is not None:
+            span = f"M{x:.1f} {scale.y(row.low):.1f}V{scale.y(row.high):.1f}"
+            parts.append(f'<path d="{span}" stroke="{colour}" stroke-width="2.5" stroke-linecap="round"/>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{scale.y(row.value):.1f}" r="4" fill="{colour}"/>')
+    shown = [kind for kind in colours if any(row.kind == kind for row in rows)]
+    return "".join([*parts, _legend([(kind, colours[kind]) for kind in shown]), "</svg>"])
+
+
+_MOST_NAMES = 12
+"""Names of runs along the axis; of more, evenly some."""
 
 
 def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:

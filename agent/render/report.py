@@ -1,16 +1,19 @@
 """The report: one HTML file that opens from disk with no network, and the same as text; cases that a run turned.
 
-Everything is inlined; text of models and people goes through jinja2's autoescape, so a case that holds markup is shown
-and never run. It is built from the record alone and can be written again at any time.
+The page is for a colleague who has a minute: the verdict in a sentence, the runs' scores with their intervals, the
+gate, the cases that got worse, recipe and data; all else is folded. Everything is inlined; text of models and people
+goes through jinja2's autoescape, so a case that holds markup is shown and never run. It is built from the record alone
+and can be written again at any time.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
-from agent.render import cases, curves, record, summary, typed, why
+from agent.render import card, cases, curves, record, summary, typed, why
 from agent.render.record import with_measurements
 from agent.render.summary import summarize
-from agent.render.words import block, clock, count, duration, number, shortened, signed, table
+from agent.render.words import block, clock, count, duration, listed, number, shortened, signed, table
 from state.files import read_jsonl, write_atomic
 from state.paths import CampaignPaths, JobPaths
 
@@ -144,6 +147,8 @@ def report_data(view: View) -> View:
     return {
         "name": view["campaign"]["name"],
         "state": view["campaign"]["state"],
+        "verdict": verdict_of(view),
+        "card": card.card_of(view) if typed.best(view) else None,
         "sentence": view["campaign"]["sentence"],
         "written_at": clock(view["now"]),
         "summary": summarize(view),
@@ -190,7 +195,6 @@ def _decision(view: View, row: View) -> View:
 
 
 def _run(view: View, row: View) -> View:
-    job = next((job for job in view["jobs"] if job["run"] == row["id"] and job["kind"] == "training"), None)
     verdict = next((v for v in reversed(typed.judged(view)) if v["run"] == row["id"]), None)
     target = typed.target_row(verdict) if verdict else None
     moved = ""
@@ -206,27 +210,147 @@ def _run(view: View, row: View) -> View:
         if foreseen
         else "",
         "took": duration(row["cost_s_actual"]) if row["cost_s_actual"] is not None else "",
-        "curve": _curve(view, row, job) if job else "",
     }
 
 
-def _curve(view: View, run: View, job: View) -> str:
-    rows = read_jsonl(JobPaths(Path(view["root"]) / job["folder"]).metrics)
+_STATES = {"promoted": "Promoted", "not_promoted": "Not promoted", "halted": "Halted", "waiting": "Not decided yet"}
 
-    def points(key: str) -> list[curves.Point]:
-        # A restarted worker repeats steps it had reported; the last report of a step counts.
-        latest = {
-            row["step"]: row[key]
-            for row in rows
-            if isinstance(row.get(key), (int, float)) and isinstance(row.get("step"), int)
-        }
-        return [(float(step), float(latest[step])) for step in sorted(latest)]
 
-    series = [
-        curves.Series("train loss", "#2f6f9f", points("train_loss")),
-        curves.Series("validation loss", "#c2571a", points("val_loss"), is_dotted=True),
-    ]
-    return curves.plot(f"Loss of {run['id']}", "iteration", series)
+def verdict_of(view: View) -> str:
+    """Return the verdict as one sentence: which run, from where to where, how sure, and what the gate still lacks."""
+    best = typed.best(view)
+    found = typed.score(view, best["run"]) if best else None
+    campaign = view["campaign"]
+    if best is None or found is None or found["reference"] is None:
+        return campaign["sentence"] or summary.headline(view)
+    interval = "no interval"
+    if found["low"] is not None:
+        span = f"{number(found['low'])} to {number(found['high'])}"
+        interval = f"{100 * found['level']:.3g} % interval {span}{' of the change' if found['is_difference'] else ''}"
+    moved = f"{found['metric']} from {number(found['reference'])} to {number(found['value'])}"
+    told = (
+        f"{_STATES.get(campaign['state'], 'So far')}: {best['run']}, {typed.bucket_name(best['bucket'])}, takes {moved}"
+    )
+    rows = best["gate"]["conditions"]
+    lacks = [row["id"] for row in rows if row["decided"] != "holds"]
+    gate = f"{len(rows) - len(lacks)} of {count(len(rows), 'gate condition')} hold"
+    lacks_said = f", not {listed(lacks)}" if lacks else ""
+    return f"{told} ({interval}, {count(found['n'], 'case')}, {USES[found['use']]}); {gate}{lacks_said}."
+
+
+USES = {"selection": "not held out", "confirmation": "held out"}
+"""Which cases a figure is of, in a word."""
+_KINDS = {
+    "base": "#7c8896",
+    "passed": "#2f9e57",
+    "improved": "#3b82c4",
+    "no change": "#a8842c",
+    "inconclusive": "#9a62c7",
+    "regressed": "#d0443a",
+    "held out": "#d0661f",
+}
+"""Colour of a point in the plot of all runs."""
+
+
+def _scores(view: View) -> str:
+    """Draw the target of each judged run on the selection cases, and of the best one on held-out cases too."""
+    best = typed.best(view)
+    if best is None or best["target"] is None:
+        return ""
+    metric, gates = best["target"]["metric"], {row["run"]: row for row in typed.judged(view)}
+    drawn = []
+    for run, verdict in gates.items():
+        kind = typed.BUCKETS[verdict["bucket"]]
+        drawn.append(_estimate(verdict["detail"].get("gate") or verdict["gate"], metric, run, kind))
+    conditions = [row for row in best["gate"]["conditions"] if row["metric"] == metric]
+    if best["gate"]["use"] == "confirmation" and best["detail"].get("gate"):
+        drawn.append(_estimate(best["gate"], metric, f"{best['run']} held out", "held out"))
+    base = typed.base_mean(view, metric)
+    shown = [curves.Estimate("base", base, None, None, "base")] if base is not None else []
+    asked = next((row for row in conditions if row["against"] == "value" and row["statistic"] == "mean"), None)
+    levels = {"the gate asks": float(asked["bound"])} if asked else {}
+    shown += [row for row in drawn if row is not None]
+    return curves.estimates(f"{metric} of each run", shown, _KINDS, levels)
+
+
+def _estimate(gate: View, metric: str, name: str, kind: str) -> curves.Estimate | None:
+    rows = [row for row in gate["conditions"] if row["metric"] == metric and row["value"] is not None]
+    if not rows:
+        return None
+    spans = [row for row in rows if row["low"] is not None and row["statistic"] == "mean"]
+    row = next((row for row in spans if row["against"] == "value"), spans[0] if spans else None)
+    if row is None:
+        return curves.Estimate(name, rows[0]["value"], None, None, kind)
+    # Of a difference: the interval is drawn around what it is a difference to.
+    start = 0.0 if row["against"] == "value" else row["reference"]
+    return curves.Estimate(name, row["value"], start + row["low"], start + row["high"], kind)
+
+
+def _losses(view: View) -> list[str]:
+    """Draw training and validation loss of the best run and the newest ones over each other."""
+    best = typed.best(view)
+    folders = {job["run"]: job["folder"] for job in view["jobs"] if job["kind"] == "training" and job["run"]}
+    order = [best["run"]] if best else []
+    runs = [run for run in dict.fromkeys([*order, *reversed(folders)]) if run in folders][: len(curves.COLOURS)]
+    rows = {run: read_jsonl(JobPaths(Path(view["root"]) / folders[run]).metrics) for run in sorted(runs)}
+    drawn = []
+    for key, name in (("train_loss", "Training loss"), ("val_loss", "Validation loss")):
+        lines = [
+            curves.Series(run, colour, _points(rows[run], key), is_dotted=key == "val_loss")
+            for run, colour in zip(rows, curves.COLOURS, strict=False)
+        ]
+        if svg := curves.plot(f"{name} of {', '.join(rows)}", "iteration", lines):
+            drawn.append(f"<figure><figcaption>{name}</figcaption>{svg}</figure>")
+    return drawn
+
+
+def _points(rows: list[View], key: str) -> list[curves.Point]:
+    # A restarted worker repeats steps it had reported; the last report of a step counts.
+    latest = {
+        row["step"]: row[key]
+        for row in rows
+        if isinstance(row.get(key), (int, float)) and isinstance(row.get("step"), int)
+    }
+    return [(float(step), float(latest[step])) for step in sorted(latest) if math.isfinite(latest[step])]
+
+
+_SHOWN, _MOST_REGRESSED = {"fixed": 3, "wrong": 3}, 6
+"""Cases of the best run that are shown with their texts, by what became of them; of the regressed, of each metric."""
+
+
+def _changed(view: View) -> View | None:
+    """Return the best run's cases by what became of them, some with their texts; None where no run was judged."""
+    best = typed.best(view)
+    if best is None or best["target"] is None:
+        return None
+    found: View = {"groups": [], "regressed": []}
+    for kind, most in _SHOWN.items():
+        some = cases.page(view, best["run"], "", kind, 0)
+        found |= {key: some[key] for key in ("run", "metric", "counts", "n", "use", "is_redacted")}
+        found["groups"].append((kind, cases.FILTERS[kind], [_brief(row) for row in some["rows"][:most]]))
+    # What got better in one metric may have got worse in another that the gate asks about.
+    for metric in sorted(some["metrics"], key=lambda each: each != found["metric"]):
+        worse = cases.page(view, best["run"], metric, "regressed", 0)
+        shown = [_brief(row) for row in worse["rows"][:_MOST_REGRESSED]]
+        if shown or metric == found["metric"]:
+            found["regressed"].append((metric, worse["counts"]["regressed"], worse["n"], shown))
+    return found
+
+
+def _brief(case: View) -> View:
+    """Return a case with texts of at most `_TEXT` characters."""
+    words, left = [], _TEXT
+    for kind, text in case["words"]:
+        words += [(kind, text[:left])] if left > 0 else []
+        left -= len(text)
+    told = {
+        key: case[key] if len(case[key]) <= _TEXT else f"{case[key][:_TEXT]}…"
+        for key in ("prompt", "reference", "base")
+    }
+    return {**case, **told, "words": [*words, ("same", "…")] if left < 0 else words}
+
+
+_MOST_BELIEFS = 300
 
 
 def report_html(view: View) -> str:
@@ -237,10 +361,16 @@ def report_html(view: View) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, clock=clock, signed=signed, duration=duration, bucket=typed.bucket_name)
+    environment.filters.update(
+        number=number, clock=clock, signed=signed, duration=duration, bucket=typed.bucket_name, said=typed.said
+    )
     # Our own SVG: every text in it was escaped when it was drawn.
     environment.filters["drawing"] = Markup
-    return environment.get_template("report.html").render(report_data(view))
+    view = with_measurements(view)
+    drawn = {"scores": _scores(view), "losses": _losses(view), "changed": _changed(view), "uses": card.USES}
+    data = report_data(view)
+    more = len(data["beliefs"]) - _MOST_BELIEFS
+    return environment.get_template("report.html").render(data, **drawn, more_beliefs=max(0, more), most=_MOST_BELIEFS)
 
 
 def write_report(view: View, out: Path | None = None) -> Path:

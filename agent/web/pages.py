@@ -14,8 +14,6 @@ from state.records import CAMPAIGN_ENDED
 
 View = dict[str, Any]
 
-_COLOURS = ("#2f6f9f", "#c2571a", "#2c8a4b", "#8a4fb0")
-"""Of the runs drawn without a script; as many as have room for their names."""
 _SORTS = {"id": "as planned", "score": "by score", "time": "by time", "verdict": "by verdict"}
 _FAILED = ("refuted", "contradicted", "stale")
 _MOST_BELIEFS = 200
@@ -120,10 +118,10 @@ def drawing(view: View, drawn: Curves, metric: str, by: str, chosen: list[str]) 
         *([best["run"]] if best and best["run"] in found else []),
         *reversed(list(found)),
     ]
-    runs = list(dict.fromkeys(wanted))[: len(_COLOURS)]
+    runs = list(dict.fromkeys(wanted))[: len(curves.COLOURS)]
     lines = [
         curves.Series(run, colour, found[run], is_dotted=metric != METRICS[0])
-        for run, colour in zip(runs, _COLOURS, strict=False)
+        for run, colour in zip(runs, curves.COLOURS, strict=False)
     ]
     return {
         "svg": curves.plot(f"{metric} of {', '.join(runs)}", by, lines),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from ruamel.yaml import YAML
 
 from agent.cli import vigil
 from agent.render.summary import MAX_LINES
@@ -302,8 +303,9 @@ def test_the_report_is_one_file_without_addresses_scripts_or_unescaped_text(home
     for opening in ("<script", "<link", "<img", "<iframe", "@import", "url("):
         assert opening not in page
     assert HOSTILE.replace("<", "&lt;").split(" ")[0] in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 3, "scores of all runs, training losses, validation losses"
     assert "<polyline" in page
+    assert len(page.encode()) < 300_000
     assert "A &lt;b&gt;stale&lt;/b&gt; ceiling." in page
 
 
@@ -317,9 +319,50 @@ def test_the_report_tells_gate_decisions_flips_beliefs_and_answers(home: Path, t
         "three runs are left",
         "approvals.promotion: auto",
         "Q1 (promotion)",
+        "Promoted: R3, passed (A), takes stress.rows_kept from 0.608 to 0.911 (",
+        "40 cases, held out); 2 of 4 gate conditions hold, not regular.rows_kept.parent&gt;=-0.02,",
+        "R1, stress.rows_kept on 40 selection cases",
+        "None regressed in stress.rows_kept.",
+        "Another seed: this is one training, with seed 0.",
+        "Assumed, not verified: The data are what you meant.",
+        ">regressed</text>",
     ):
         assert words in page, words
     assert not (home / "quick" / "report.html").exists()
+
+
+def test_a_report_shows_the_cases_that_got_worse_with_their_texts(tmp_path: Path) -> None:
+    record(tmp_path, "not_promoted", gate={"conditions": [{"metric": "regular.rows_kept", "min": 0.999}]})
+    page = Path(says(tmp_path, "report").stdout.strip()).read_text()
+    worse = re.findall(r'<b class="regressed">regressed</b> (regular-\d+): ([\d.]+) → ([\d.]+)', page)
+    assert 0 < len(worse) <= 6, "of each metric"
+    assert all(float(after) < float(before) for _, before, after in worse)
+    assert f"{worse[0][0]} by </pre>" not in page
+    assert "<ins>" in page
+    assert "Not promoted: R3, passed (A), takes regular.rows_kept" in page
+    assert ", not regular.rows_kept" in page.replace("_min_0.999", "")
+
+
+def test_a_model_card_has_the_hub_s_front_matter_and_says_what_was_not_measured(home: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: mit\nbase_model: someone/small-3b\n---\n# Small\n")
+    (home / "quick" / "source.json").write_text(json.dumps({"file": str(tmp_path / "c.yaml")}))
+    assert says(home, "report", "--card").stdout.strip() == str(home / "quick" / "README.md")
+    _, front, body = (home / "quick" / "README.md").read_text().split("---\n", 2)
+    told = YAML(typ="safe").load(front)
+    assert (told["base_model"], told["license"], told["library_name"]) == ("someone/small-3b", "mit", "mlx")
+    results = told["model-index"][0]["results"]
+    assert {each["metrics"][0]["type"] for each in results} == set(told["metrics"]) > {"stress.rows_kept"}
+    assert all("interval" in each["metrics"][0]["name"] for each in results)
+    for words in ("- holds: stress.rows_kept at least 0.8: 0.9", "learning_rate: 0.0001", "hash d", "SFT, lora"):
+        assert words in body, words
+    assert "promoted" not in body.partition("## What")[0].replace("promoted, not significant", "")
+    other = read(home, "report", "--card", "--run", "r1")
+    assert (other["run"], other["is_promoted"], other["use"]) == ("R1", False, "selection")
+    assert any("flatter it" in each for each in other["not_measured"])
+    refused = says(home, "report", "--run", "R2")
+    assert (refused.exit_code, "judged are: R1, R3" in refused.stderr) == (2, True)
 
 
 def test_the_text_report_holds_the_summary_and_the_flips(home: Path) -> None:

@@ -248,11 +248,34 @@ def test_a_curve_without_points_draws_nothing_and_one_point_draws_something() ->
         curves.Series(name, colour, [(0.0, 0.000101), (9.0, 2.0)]) for name, colour in (("a", "#111"), ("b", "#222"))
     ]
     told = curves.plot("t", "x", names)
-    assert 'fill="#222">b<' in told
+    assert 'fill="#222"/><text' in told, "the colour stands beside its name"
     assert "style" not in told, "a page under a strict policy allows none"
-    tops = [float(y) for y in re.findall(r'y="([0-9.]+)" fill', told)]
-    assert max(tops) < min(float(y) for y in re.findall(r",([0-9.]+)[ \"]", told)), "no line runs through a name"
+    legend = [float(y) + 10 for y in re.findall(r'y="([0-9.]+)" width="10"', told)]
+    assert max(legend) < min(float(y) for y in re.findall(r",([0-9.]+)[ \"]", told)), "no line runs through a name"
     assert "0.000101" in told
+
+
+def test_scores_stand_with_their_intervals_beside_what_the_gate_asks() -> None:
+    assert curves.estimates("t", [], {}, {}) == ""
+    rows = [
+        curves.Estimate("base", 0.2, None, None, "base"),
+        curves.Estimate("R1 <b>", 0.5, 0.4, 0.6, "improved"),
+        *(curves.Estimate(f"R{n}", 0.5, 0.4, 0.6, "improved") for n in range(2, 60)),
+    ]
+    drawn = curves.estimates("t", rows, {"base": "#111", "improved": "#222", "unused": "#333"}, {"asked": 0.55})
+    high, value, low = (
+        float(re.search(pattern, drawn)[1])  # type: ignore[index]  # it is there, or the test fails
+        for pattern in (
+            r'V([\d.]+)" stroke="#222"',
+            r'cy="([\d.]+)" r="4" fill="#222"',
+            r'd="M[\d.]+ ([\d.]+)V[\d.]+" stroke',
+        )
+    )
+    assert high < value < low, "pixels count downwards"
+    assert (drawn.count("<circle"), drawn.count('stroke="#222"')) == (60, 59)
+    assert "#333" not in drawn
+    assert drawn.count('text-anchor="middle"') <= 12
+    assert "asked" in drawn
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:

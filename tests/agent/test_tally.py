@@ -130,5 +130,5 @@ def test_the_command_and_the_report_tell_the_tally(tmp_path: Path) -> None:
     text = CliRunner().invoke(vigil, ["report", *home, "--text"]).stdout
     assert "2 findings: knowing 1 (0 s saved, 0 s cost), doing 1 (6 min saved, 2 min cost)" in text
     page = Path(CliRunner().invoke(vigil, ["report", *home]).stdout.strip()).read_text()
-    assert "<h2>Findings</h2>" in page
+    assert "<summary>Findings (2)</summary>" in page
     assert "by guard" in page
