@@ -65,8 +65,7 @@ def _refusal(loaded: LoadedCampaign, sentence: str, *loc: str | int) -> ConfigEr
 
 
 def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
-    from tools.data.cases import check_data, check_split
-    from tools.data.pairs import iter_pairs
+    from tools.data.cases import check_data, check_split, iter_pairs
 
     for path in _data_files(loaded, "train", "valid"):
         summary = check_data(path, mask_prompt=masks_prompt)

@@ -202,16 +202,16 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
     cases: list[dict[str, Any]] = []
     names: set[str] = set()
     for item in iter_data(source):
-        if item.format == "text":
+        if item.form == "text":
             raise ConfigError(
                 f"{source} is in the text format, which has no prompt; write cases with `prompt` and `reference`.",
                 what="data",
                 where=str(source),
                 runbook=_RUNBOOK,
             )
-        kept = {key: value for key, value in item.row.items() if key not in {"messages", "prompt", "completion"}}
+        kept = {key: value for key, value in item.data.items() if key not in {"messages", "prompt", "completion"}}
         turns = item.messages
-        prompt = {"prompt": item.row["prompt"]} if item.format == "completions" else {"messages": turns[:-1]}
+        prompt = {"prompt": item.prompt} if item.form == "completions" else {"messages": turns[:-1]}
         if turns[-1].get("tool_calls") and not turns[-1].get("content"):
             raise ConfigError(
                 f"{source}:{item.line}: the answer is a tool call, which has no text to hold an output against; write "
@@ -220,7 +220,7 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
                 where=f"{source}:{item.line}",
                 runbook=_RUNBOOK,
             )
-        name = str(item.row.get("id", f"{source.stem}-{item.line}"))
+        name = str(item.data.get("id", f"{source.stem}-{item.line}"))
         # An id that repeats names no case: those of the hub's files often name a source.
         name = f"{source.stem}-{item.line}" if name in names else name
         names.add(name)

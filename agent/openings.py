@@ -24,8 +24,7 @@ from state.ledger import CaseSet, Entry, Ledger, case_hash, open_ledger, reset
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.records import Action, Belief, Decision, Evidence, Json, SplitUse
-from tools.data.cases import iter_data, iter_split
-from tools.data.pairs import iter_pairs
+from tools.data.cases import iter_data, iter_pairs, iter_split
 from tools.jobs.locks import machine_paths
 
 View = dict[str, Any]
@@ -158,13 +157,13 @@ def _rows(name: str, path: Path) -> Iterator[bytes]:
     for is_bare in (True, False):
         if name.endswith("pairs"):
             for pair in iter_pairs(path):
-                yield case_hash(_turns({"messages": pair.messages}, is_bare=is_bare), pair.chosen)
+                yield case_hash(_turns({"messages": pair.messages}, is_bare=is_bare), pair.sides[0])
         elif name.endswith("rollouts"):
             yield from (_case(row, is_bare=is_bare) for row in iter_split(path))
         else:
             for row in iter_data(path):
                 turns = _turns({"messages": row.messages}, is_bare=is_bare) or [""]
-                yield case_hash(turns[:-1], turns[-1]) if row.messages else case_hash([row.row["text"]], "")
+                yield case_hash(turns[:-1], turns[-1]) if row.messages else case_hash([row.prompt], "")
 
 
 def _confirmation(goal: Goal, folder: Path) -> dict[str, list[tuple[int, bytes, Path]]]:

@@ -30,7 +30,7 @@ from tests.agent.answering import WORDS
 from tests.agent.folders import BASE, edit, make, write_rows
 from tests.agent.test_run_flow import until
 from tests.faults.campaign import warm, world
-from tools.data.pairs import iter_pairs
+from tools.data.cases import iter_pairs
 from tools.jobs.backend import LocalBackend
 from tools.jobs.locks import Turn, machine_paths
 
@@ -70,7 +70,7 @@ def test_right_answers_stand_against_wrong_ones_and_a_repeat_starts_nothing(camp
     out = campaign.parent / "pairs.jsonl"
     assert f"16 pairs by exact in {out}." in made.output
     rows = list(iter_pairs(out))
-    assert [row.chosen for row in rows] == [f"{word}, as you say" for word in WORDS]
+    assert [row.sides[0] for row in rows] == [f"{word}, as you say" for word in WORDS]
     assert [row.messages[-1]["content"] for row in rows] == [f"Say {word}, please." for word in WORDS]
     before = out.read_bytes()
     again = pairs(campaign, "--json")

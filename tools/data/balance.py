@@ -38,7 +38,7 @@ def write_balanced(source: Path, target: Path, key: str, times: Mapping[str, int
     """
     if target.is_file():
         return
-    rows = [item.row for item in iter_data(source)]
+    rows = [item.data for item in iter_data(source)]
     groups = [group_of(row, key) for row in rows]
     if missing := sorted(set(times) - set(groups)):
         raise ConfigError(

@@ -1,20 +1,31 @@
-"""Reads evaluation splits and mlx-lm's data files, row by row, and says which line is wrong.
+"""Reads evaluation splits, mlx-lm's data files and pairs, row by row, and refuses the first line that is wrong.
 
-The three data formats and how they are told apart (by the first row) are mlx-lm's own (mlx_lm/tuner/datasets.py). No
-token is counted and no template applied here; that needs the model's tokenizer, in a worker.
+What a row is and what is wrong with it is said by `rows`, as to the audit. No token is counted and no template applied
+here; that needs the model's tokenizer, in a worker.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from state.errors import ConfigError
-from tools.data.rows import Fault, FaultKind, Line, UnreadableError, iter_lines, kind_of
+from tools.data.rows import (
+    TRAINED,
+    FaultKind,
+    Features,
+    Form,
+    Row,
+    UnreadableError,
+    fault_of,
+    fault_of_messages,
+    fault_of_text,
+    foreign_fix,
+    form_of,
+    iter_lines,
+    kind_of,
+)
 from tools.jobs.worker import tick
-
-Format = Literal["completions", "chat", "text"]
-"""completions: prompt and completion; chat: messages; text: one string, no prompt to mask."""
 
 _FIXES: dict[FaultKind, str] = {
     "empty": ", so remove it",
@@ -25,31 +36,10 @@ _RUNBOOK = "runbooks/your_task/README.md"
 
 
 @dataclass(frozen=True)
-class DataRow:
-    """One row of a training or validation file."""
-
-    line: int
-    """From 1."""
-    format: Format
-    row: dict[str, Any]
-    """As it stands in the file."""
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The conversation as mlx-lm builds it; empty for the text format, which has no turns."""
-        if self.format == "completions":
-            return [
-                {"role": "user", "content": self.row["prompt"]},
-                {"role": "assistant", "content": self.row["completion"]},
-            ]
-        return list(self.row["messages"]) if self.format == "chat" else []
-
-
-@dataclass(frozen=True)
 class DataSummary:
     """What a data file holds."""
 
-    format: Format
+    format: Form
     rows: int
 
 
@@ -81,79 +71,56 @@ def iter_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         for line in iter_lines(path):
             tick()
-            match line:
-                case Line(number, row, None) if row is not None:
-                    yield number, row
-                case Line(number, _, Fault(sentence=sentence, kind=kind)):
-                    _refuse(path, number, sentence + _FIXES.get(kind, ""))
+            number, row, fault = line
+            if fault is not None:
+                _refuse(path, number, fault.sentence + _FIXES.get(fault.kind, ""))
+            if row is not None:
+                yield number, row
     except UnreadableError as error:
         raise ConfigError(f"The data file {path} cannot be read: {error}.", where=str(path)) from error
     if not number:
         raise ConfigError(f"The data file {path} is empty; it needs at least one row.", what="data", where=str(path))
 
 
-def detect_format(row: Mapping[str, Any]) -> Format | None:
-    """Return the format mlx-lm would choose from a file's first row, or None where it would refuse."""
-    if "prompt" in row and "completion" in row:
-        return "completions"
-    if "messages" in row:
-        return "chat"
-    return "text" if "text" in row else None
-
-
-def _require_text(path: Path, line: int, row: Mapping[str, Any], key: str, *, may_be_blank: bool = False) -> None:
-    if key not in row:
-        _refuse(path, line, f"`{key}` is missing")
-    if not isinstance(row[key], str):
-        _refuse(path, line, f"`{key}` is {kind_of(row[key])}, not a string", row[key])
-    if not may_be_blank and not row[key].strip():
-        _refuse(path, line, f"`{key}` is blank")
-
-
-def _check_messages(path: Path, line: int, messages: object) -> list[dict[str, Any]]:
-    if not isinstance(messages, list) or not messages:
-        _refuse(path, line, "`messages` is not a list with at least one message", messages)
-    for position, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            _refuse(path, line, f"message {position} is not an object with a `role`", message)
-        if isinstance(message.get("content"), list):
-            _refuse(
-                path, line, f"message {position} ({message['role']}) has `content` in parts; write it as one string"
-            )
-        # A tool call has no text of its own; every other turn must.
-        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-            _refuse(path, line, f"message {position} ({message['role']}) has no text in `content`", message)
-    return messages
-
-
-def _check_data_row(path: Path, line: int, row: dict[str, Any], form: Format) -> None:
-    if form == "completions":
-        _require_text(path, line, row, "prompt")
-        _require_text(path, line, row, "completion", may_be_blank=True)
-    elif form == "text":
-        _require_text(path, line, row, "text")
-    else:
-        if "messages" not in row:
-            _refuse(path, line, "`messages` is missing; the first row made this a chat file")
-        role = _check_messages(path, line, row["messages"])[-1]["role"]
-        if role != "assistant":
-            _refuse(path, line, f"the last message is from `{role}`, not `assistant`: there is no answer to learn")
-
-
-def iter_data(path: Path) -> Iterator[DataRow]:
+def iter_data(path: Path) -> Iterator[Row]:
     """Yield the checked rows of a training or validation file in mlx-lm's formats.
 
     Raises:
         ConfigError: As `iter_rows`; or a row does not fit the format of the first one.
     """
-    form: Format | None = None
-    for line, row in iter_rows(path):
-        form = form or detect_format(row)
-        if form is None:
-            keys = ", ".join(row) or "nothing"
-            _refuse(path, line, f"the row has {keys}; mlx-lm needs `messages`, `prompt` and `completion`, or `text`")
-        _check_data_row(path, line, row, form)
-        yield DataRow(line, form, row)
+    yield from _checked(path, TRAINED, ("chat", "completions", "text"))
+
+
+def iter_pairs(path: Path) -> Iterator[Row]:
+    """Yield the checked pairs of a file: a prompt, and two answers that differ, each a string or messages.
+
+    Keys other than prompt, chosen, rejected, system, tools and id are left alone, as mlx-lm-lora and TRL do.
+
+    Raises:
+        ConfigError: As `iter_rows`; or a key is missing, empty or of another kind, or both answers are the same.
+    """
+    yield from _checked(path, Features(), ("pairs",))
+
+
+def _checked(path: Path, features: Features, forms: tuple[Form, ...]) -> Iterator[Row]:
+    form: Form | None = forms[0] if len(forms) == 1 else None
+    for line, data in iter_rows(path):
+        form = form or form_of(data, features)
+        if form not in forms:
+            more = ". Name a file of pairs under `data.pairs`" if form == "pairs" else _mended(data)
+            keys = ", ".join(data) or "nothing"
+            _refuse(
+                path, line, f"the row has {keys}; mlx-lm needs `messages`, `prompt` and `completion`, or `text`{more}"
+            )
+        if fault := fault_of(data, form, features, is_strict=True):
+            _refuse(path, line, fault[0] + (_mended(data) if form == "pairs" and "prompt" not in data else ""))
+        yield Row(line, form, data, features)
+
+
+def _mended(data: Mapping[str, Any]) -> str:
+    """Return what makes a row of another tool one of mlx-lm's, as the end of a sentence."""
+    fix = foreign_fix(data).removesuffix(".")
+    return f". {fix}" if fix else ""
 
 
 def check_data(path: Path, *, mask_prompt: bool = False) -> DataSummary:
@@ -167,9 +134,9 @@ def check_data(path: Path, *, mask_prompt: bool = False) -> DataSummary:
         ConfigError: As `iter_data`; or prompts of a text file are to be masked.
     """
     rows = 0
-    form: Format = "text"
+    form: Form = "text"
     for item in iter_data(path):
-        rows, form = item.line, item.format
+        rows, form = item.line, item.form
         if mask_prompt and form == "text":
             raise ConfigError(
                 f"{path} is in the text format, which has no prompt to mask; set mask_prompt to false.",
@@ -184,11 +151,14 @@ def _check_prompt(path: Path, line: int, row: dict[str, Any]) -> None:
     if "messages" not in row:
         if "prompt" not in row:
             _refuse(path, line, "the case has neither `prompt` nor `messages`")
-        _require_text(path, line, row, "prompt")
+        if found := fault_of_text(row, "prompt"):
+            _refuse(path, line, found[0], row["prompt"])
         return
     if "prompt" in row:
         _refuse(path, line, "the case has both `prompt` and `messages`; keep one")
-    if _check_messages(path, line, row["messages"])[-1]["role"] == "assistant":
+    if found := fault_of_messages(row["messages"], "messages", is_prompt=True, is_strict=True):
+        _refuse(path, line, found[0])
+    if row["messages"][-1]["role"] == "assistant":
         _refuse(path, line, "the messages end with the assistant's answer; move it to `reference`")
 
 
@@ -210,8 +180,8 @@ def iter_split(path: Path) -> Iterator[dict[str, Any]]:
     for line, row in iter_rows(path):
         case = _identified(path, line, row)
         _check_prompt(path, line, case)
-        if case.get("reference") is not None:
-            _require_text(path, line, case, "reference", may_be_blank=True)
+        if not isinstance(case.get("reference"), str | None):
+            _refuse(path, line, f"`reference` is {kind_of(case['reference'])}, not a string", case["reference"])
         if case["id"] in lines:
             _refuse(path, line, f"the id {case['id']!r} is that of line {lines[case['id']]} too", case["id"])
         lines[case["id"]] = line

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -187,23 +187,17 @@ def iter_lines(path: Path, most_bytes: int = 1 << 60) -> Iterator[Line]:
     Raises:
         UnreadableError: As `open_regular`; or the file is no text, or was not fetched.
     """
-    for number, raw in _raw_lines(path, most_bytes):
-        if number == 1 and raw.startswith(LFS_POINTER):
-            raise UnreadableError(NOT_FETCHED)
-        if b"\0" in raw[:_BINARY_HEAD]:
-            raise UnreadableError(f"line {number} holds zero bytes: this is no text", "binary")
-        yield _line(number, raw)
-
-
-def _raw_lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (line, its bytes); of a line that is too long, the beginning."""
     number = done = 0
     with open_regular(path) as stream:
         try:
             while done < most_bytes and (raw := stream.readline(MOST_LINE_BYTES + 1)):
                 number += 1
                 done += len(raw)
-                yield number, raw
+                if number == 1 and raw.startswith(LFS_POINTER):
+                    raise UnreadableError(NOT_FETCHED)
+                if raw.find(0, 0, _BINARY_HEAD) >= 0:
+                    raise UnreadableError(f"line {number} holds zero bytes: this is no text", "binary")
+                yield _line(number, raw)
                 if len(raw) > MOST_LINE_BYTES and not raw.endswith(b"\n"):
                     while done < most_bytes and (rest := stream.readline(_CHUNK)):
                         done += len(rest)
@@ -213,11 +207,31 @@ def _raw_lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
             raise UnreadableError(_said(error)) from error
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _line(number: int, raw: bytes) -> Line:
+    if len(raw) <= MOST_LINE_BYTES and (b"\\u" not in raw or _HALF.search(raw) is None):
+        try:
+            text = raw.decode()
+            value, end = _STRICT.raw_decode(text)
+        except (ValueError, RecursionError):
+            return _odd_line(number, raw)
+        if type(value) is dict and not text[end:].strip(" \t\r\n"):
+            return Line(number, value)
+    return _odd_line(number, raw)
+
+
 def _wrong(number: int, kind: FaultKind, sentence: str, row: Json | None = None) -> Line:
     return Line(number, row, Fault(number, sentence, row is None, kind))
 
 
-def _line(number: int, raw: bytes) -> Line:
+def _odd_line(number: int, raw: bytes) -> Line:
+    """Return a line that is no plain row, looked at more slowly."""
     if len(raw) > MOST_LINE_BYTES:
         return _wrong(number, "too_long", f"the line has more than {MOST_LINE_BYTES >> 20} MB")
     try:
@@ -309,12 +323,20 @@ class Features:
     chat: str = "messages"
     chosen: str = "chosen"
     rejected: str = "rejected"
+    prefers_pairs: bool = True
+    """Whether rows that are pairs and something else are taken for pairs; mlx-lm itself knows none."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Features":
         """Return the keys as a configuration has them."""
-        named = {name: config.get(f"{name}_feature") for name in cls.__dataclass_fields__}
-        return cls(**{name: value for name, value in named.items() if isinstance(value, str)})
+        names = [name for name in cls.__dataclass_fields__ if name != "prefers_pairs"]
+        named = {name: config.get(f"{name}_feature") for name in names}
+        given = {name: value for name, value in named.items() if isinstance(value, str)}
+        return cls(**given, prefers_pairs=config.get("train_mode", "sft") != "sft")
+
+
+TRAINED = Features(prefers_pairs=False)
+"""Keys of a campaign's own training files: mlx-lm's, which it tells apart in its own order."""
 
 
 @dataclass(frozen=True)
@@ -335,9 +357,9 @@ class Row:
         if self.form == "completions":
             answer = {"role": "assistant", "content": self.data[features.completion]}
             return [{"role": "user", "content": self.data[features.prompt]}, answer]
-        if self.form in {"pairs", "prompts"}:
-            return _with_system(self.data, _as_messages(self.data.get(features.prompt, "")))
-        return []
+        if self.form == "pairs":
+            return _with_system(self.data, _asked(self.data, features))
+        return _with_system(self.data, _as_messages(self.data[features.prompt])) if self.form == "prompts" else []
 
     @property
     def prompt(self) -> str:
@@ -362,22 +384,20 @@ class Row:
         return text_of(turns[0]) if turns and turns[0].get("role") == "system" else None
 
     @property
-    def pair(self) -> tuple[str, str, str]:
-        """Prompt, chosen and rejected answer of a pair."""
-        features = self.features
-        return (
-            self.prompt,
-            answer_text(self.data[features.chosen]),
-            answer_text(self.data[features.rejected]),
-        )
+    def sides(self) -> tuple[str, str]:
+        """The chosen and the rejected answer of a pair."""
+        return answer_text(self.data[self.features.chosen]), answer_text(self.data[self.features.rejected])
 
     @property
-    def plain(self) -> Json:
-        """The row as mlx-lm's own three formats have it."""
+    def plain(self) -> tuple[Json, ...]:
+        """The row as mlx-lm's own three forms have it; a pair is two conversations, the chosen one first."""
         if self.form == "text":
-            return {"text": self.data[self.features.text]}
+            return ({"text": self.data[self.features.text]},)
         tools = {"tools": self.data["tools"]} if self.data.get("tools") else {}
-        return {"messages": self.messages, **tools}
+        if self.form != "pairs":
+            return ({"messages": self.messages, **tools},)
+        asked = self.messages
+        return tuple({"messages": [*asked, {"role": "assistant", "content": side}], **tools} for side in self.sides)
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -422,9 +442,23 @@ def _with_system(data: Json, messages: list[Json]) -> list[Json]:
     return [{"role": "system", "content": system}, *messages]
 
 
+def _asked(data: Mapping[str, Any], features: Features) -> list[Json]:
+    """Return the turns before a pair's answers: its prompt, or where both sides are whole conversations their turns.
+
+    Such conversations are how the hub's sets of pairs are written, with the prompt beside them or without.
+    """
+    sides = [data[key] for key in (features.chosen, features.rejected)]
+    sides = [side["messages"] if isinstance(side, dict) and "messages" in side else side for side in sides]
+    begun = [side[:-1] for side in sides if isinstance(side, list)]
+    if len(begun) == len(sides) and begun[0] and begun[0] == begun[1]:
+        return _as_messages(begun[0])
+    return _as_messages(data.get(features.prompt, ""))
+
+
 def form_of(data: Mapping[str, Any], features: Features) -> Form:
-    """Return the form that a file has by its first row; pairs first, since they too may have a prompt."""
-    if features.chosen in data and features.rejected in data:
+    """Return the form that a file has by its first row: mlx-lm's own in its order, beside those of mlx-lm-lora."""
+    is_pair = features.chosen in data and features.rejected in data
+    if is_pair and features.prefers_pairs:
         return "pairs"
     if features.prompt in data and features.completion in data:
         return "completions"
@@ -432,6 +466,8 @@ def form_of(data: Mapping[str, Any], features: Features) -> Form:
         return "chat"
     if features.text in data:
         return "text"
+    if is_pair:
+        return "pairs"
     return "prompts" if features.prompt in data else "other"
 
 
@@ -538,27 +574,19 @@ def kind_of(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-_FOREIGN = (
-    (
-        {"conversations"},
-        (
-            "This is ShareGPT's form, which naming a column does not change: rename `conversations` to `messages`, "
-            "`from` to `role`, `value` to `content`, human to user and gpt to assistant."
-        ),
-    ),
-    (
-        {"instruction"},
-        "This is Alpaca's form: write `instruction` and `input` as `prompt`, and `output` as `completion`.",
-    ),
-    (
-        {"question", "answer"},
-        (
-            "Name the columns in the configuration: `prompt_feature: question` and `completion_feature: answer` "
-            "(mlx-lm-lora: `answer_feature: answer`)."
-        ),
-    ),
-)
-"""Keys that tell the form of another tool, with what makes mlx-lm's of it."""
+_FOREIGN = {
+    "conversations chosen rejected": "This is LLaMA-Factory's form of pairs: write the text of the last turn of "
+    "`conversations` as `prompt`, and the `value` of `chosen` and of `rejected` as strings.",
+    "instruction chosen rejected": "Rename `instruction` to `prompt`, with the text of `input`, where there is one, "
+    "behind it.",
+    "question chosen rejected": "Rename `question` to `prompt`.",
+    "conversations": "This is ShareGPT's form, which naming a column does not change: rename `conversations` to "
+    "`messages`, `from` to `role`, `value` to `content`, human to user and gpt to assistant.",
+    "instruction": "This is Alpaca's form: write `instruction` and `input` as `prompt`, and `output` as `completion`.",
+    "question answer": "Name the columns in the configuration: `prompt_feature: question` and "
+    "`completion_feature: answer` (mlx-lm-lora: `answer_feature: answer`).",
+}
+"""Keys that tell the form of another tool, with what makes mlx-lm's of it; the first that fits counts."""
 _OF_FAULT = (
     ("a comma follows", "Remove the comma at the end of each line."),
     ("not UTF-8", "Save the file as UTF-8."),
@@ -567,6 +595,12 @@ _OF_FAULT = (
     ("is an object", "Write the object as a JSON string: mlx-lm trains on Python's form of an object."),
 )
 """Part of a fault's sentence, with what mends it."""
+
+
+def foreign_fix(keys: Iterable[str]) -> str:
+    """Return what makes mlx-lm's form of a row with such keys, empty where no other tool's form is told by them."""
+    there = set(keys)
+    return next((fix for known, fix in _FOREIGN.items() if there.issuperset(known.split())), "")
 
 
 def fix_of(path: Path, scan: "Scan") -> str:
@@ -578,9 +612,11 @@ def fix_of(path: Path, scan: "Scan") -> str:
         return "This is pretty-printed JSON: write each object on a line of its own."
     if head.startswith(b"\x1f\x8b"):
         return "This is a gzip file: unpack it."
+    if head.startswith(b"(\xb5/\xfd"):
+        return "This is a Zstandard file: unpack it."
     if head.startswith(b"PAR1"):
         return "This is Parquet: save it as JSON lines, or name it under `hf_dataset`."
-    known = next((fix for keys, fix in _FOREIGN if keys <= set(scan.keys)), "") if scan.form == "other" else ""
+    known = foreign_fix(scan.keys) if scan.form == "other" else ""
     said = next((fault.sentence for fault in scan.faults if fault.is_fatal), "")
     return known or next((fix for part, fix in _OF_FAULT if part in said), "")
 
@@ -588,61 +624,129 @@ def fix_of(path: Path, scan: "Scan") -> str:
 _FOREIGN_ROLES = frozenset({"human", "gpt", "chatgpt", "bot", "ai"})
 """Roles of other tools; templates print them as they are, and the model learns turns that nobody asks for."""
 
+Found = tuple[str, bool]
+"""What is wrong with a row, without its words, and whether a trainer stops there or trains on something else."""
 
-def fault_of(data: Mapping[str, Any], form: Form, features: Features) -> tuple[str, bool] | None:
-    """Return (what is wrong with a row, whether it is fatal); None where nothing is."""
+
+def fault_of(data: Mapping[str, Any], form: Form, features: Features, *, is_strict: bool = False) -> Found | None:
+    """Return what is wrong with a row; None where nothing is.
+
+    Args:
+        data: The row.
+        form: That of its file.
+        features: Keys of its columns.
+        is_strict: Whether what a template or mlx-lm-lora would take all the same, and nobody means, is a fault too.
+    """
     if form == "other":
         keys = ", ".join(list(map(str, data))[:_LEAST_SHOWN_KEYS]) or "no keys"
         return f"the row has {keys[:120]}; none of messages, prompt with completion, text, chosen with rejected", True
-    if form == "chat":
-        return _fault_of_messages(data.get(features.chat), features.chat)
+    if form == "chat" and features.chat in data:
+        return fault_of_messages(data[features.chat], features.chat, is_strict=is_strict)
     if form == "pairs":
-        return _fault_of_pair(data, features)
-    keys_of = {"completions": (features.prompt, features.completion), "text": (features.text,)}
+        return _fault_of_pair(data, features, is_strict=is_strict)
+    keys_of = {
+        "completions": (features.prompt, features.completion),
+        "text": (features.text,),
+        "chat": (features.chat,),
+    }
     for key in keys_of.get(form, (features.prompt,)):
-        if key not in data:
-            return f"`{key}` is missing; the first row has it", True
-        if form == "prompts" and isinstance(data[key], list):
-            return _fault_of_messages(data[key], key, is_prompt=True)
-        if not isinstance(data[key], str):
-            return f"`{key}` is {kind_of(data[key])}, not a string", True
-        if not data[key].strip():
-            return f"`{key}` is blank", False
+        if form == "prompts" and isinstance(data.get(key), list):
+            return fault_of_messages(data[key], key, is_prompt=True, is_strict=is_strict)
+        if found := fault_of_text(data, key):
+            # An answer may be that there is none.
+            return None if is_strict and key == features.completion and not found[1] else found
     return None
 
 
-def _fault_of_messages(messages: object, key: str, *, is_prompt: bool = False) -> tuple[str, bool] | None:
-    if messages is None:
+def fault_of_text(data: Mapping[str, Any], key: str) -> Found | None:
+    """Return what is wrong with a text of a row; a blank one is strange."""
+    if key not in data:
         return f"`{key}` is missing; the first row has it", True
+    if not isinstance(data[key], str):
+        return f"`{key}` is {kind_of(data[key])}, not a string", True
+    return None if data[key].strip() else (f"`{key}` is blank", False)
+
+
+def fault_of_messages(
+    messages: object, key: str, *, is_prompt: bool = False, is_strict: bool = False, of: str = ""
+) -> Found | None:
+    """Return what is wrong with a conversation.
+
+    Args:
+        messages: What stands in its place.
+        key: Where.
+        is_prompt: Whether it ends before the answer.
+        is_strict: As for `fault_of`.
+        of: Said behind a message's number.
+    """
     if not isinstance(messages, list) or not messages:
         return f"`{key}` is not a list with at least one message", True
     strange = None
     for place, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            return f"message {place} is not an object with a `role`", True
-        if message["role"] in _FOREIGN_ROLES:
-            return f"message {place} has the role `{message['role']}`, which no template knows", True
-        has_text = isinstance(message.get("content"), str | list) or message.get("tool_calls")
-        if not has_text and strange is None:
-            strange = (f"message {place} ({message['role'][:20]}) has no text in `content`", False)
+            return f"message {place}{of} is not an object with a `role`", True
+        role, content = message["role"], message.get("content")
+        if role in _FOREIGN_ROLES:
+            return f"message {place}{of} has the role `{role}`, which no template knows", True
+        if is_strict and isinstance(content, list):
+            return f"message {place}{of} ({role[:20]}) has `content` in parts; write it as one string", True
+        # A tool call has no text of its own; every other turn must.
+        if not isinstance(content, str | list) and not message.get("tool_calls") and strange is None:
+            strange = (f"message {place}{of} ({role[:20]}) has no text in `content`", False)
     if strange is None and not is_prompt and messages[-1]["role"] != "assistant":
-        strange = (f"the last message is from `{messages[-1]['role'][:20]}`: there is no answer to learn", False)
+        strange = (f"the last message{of} is from `{messages[-1]['role'][:20]}`: there is no answer to learn", False)
     return strange
 
 
-def _fault_of_pair(data: Mapping[str, Any], features: Features) -> tuple[str, bool] | None:
-    for key in (features.chosen, features.rejected):
+def _fault_of_pair(data: Mapping[str, Any], features: Features, *, is_strict: bool) -> Found | None:
+    answers = (features.chosen, features.rejected)
+    for key in answers:
         if key not in data:
-            return f"`{key}` is missing; the first row has it", True
-        if isinstance(data[key], list):
-            if data[key] and isinstance(data[key][0], str):
-                return f"`{key}` is a list of answers", True
-            found = _fault_of_messages(data[key], key)
-            if found:
-                return found
-        elif not isinstance(data[key], str | dict):
-            return f"`{key}` is {kind_of(data[key])}, not a string", True
-    prompt = data.get(features.prompt)
+            return f"`{key}` is missing; a pair has `prompt`, `chosen` and `rejected`", True
+        if found := _fault_of_side(data[key], key, is_strict=is_strict):
+            return found
+    prompt, asked = data.get(features.prompt), _asked(data, features)
     if prompt is not None and not isinstance(prompt, str | list):
         return f"`{features.prompt}` is {kind_of(prompt)}, not a string", True
+    if not is_strict:
+        return None
+    return _fault_of_asked(data, asked, features) or _fault_of_sides(data, answers, asked)
+
+
+def _fault_of_side(side: object, key: str, *, is_strict: bool) -> Found | None:
+    if isinstance(side, list):
+        if side and all(isinstance(one, str) for one in side):
+            return f"`{key}` is a list of answers", True
+        return fault_of_messages(side, key, is_strict=is_strict, of=f" of `{key}`")
+    if not isinstance(side, str | dict) or (is_strict and not isinstance(side, str)):
+        return f"`{key}` is {kind_of(side)}, not a string" + " or a list of messages" * is_strict, True
+    return None
+
+
+def _fault_of_asked(data: Mapping[str, Any], asked: list[Json], features: Features) -> Found | None:
+    """Return what is wrong with the turns before a pair's answers."""
+    key, prompt, system = features.prompt, data.get(features.prompt), data.get("system")
+    if prompt is None and not any(text_of(turn) for turn in asked):
+        return f"`{key}` is missing; a pair has `prompt`, `chosen` and `rejected`", True
+    if isinstance(prompt, str) and not prompt.strip():
+        return f"`{key}` is blank", True
+    if isinstance(prompt, list) and (found := fault_of_messages(prompt, key, is_prompt=True, of=f" of `{key}`")):
+        return found
+    if isinstance(prompt, list) and prompt[-1]["role"] == "assistant":
+        return f"`{key}` ends with the assistant's answer, which belongs to `chosen` and `rejected`", True
+    last = text_of(prompt[-1]) if isinstance(prompt, list) else prompt
+    if last is not None and last not in map(text_of, asked):
+        return f"`{features.chosen}` and `{features.rejected}` answer another turn than `{key}`", True
+    return (f"`system` is {kind_of(system)}, not a string", True) if not isinstance(system, str | None) else None
+
+
+def _fault_of_sides(data: Mapping[str, Any], answers: tuple[str, str], asked: list[Json]) -> Found | None:
+    """Return what is wrong with a pair's answers: each is one message of the assistant, and they differ."""
+    for key in answers:
+        turns = data[key]
+        if isinstance(turns, list) and len(turns) > 1 and turns[:-1] != asked:
+            roles = ", ".join(str(turn["role"]) for turn in turns)
+            return f"`{key}` is a conversation of {roles}; it must be one message of the assistant", True
+    if answer_text(data[answers[0]]) == answer_text(data[answers[1]]):
+        return f"`{answers[0]}` and `{answers[1]}` are the same text, so there is nothing to prefer", True
     return None

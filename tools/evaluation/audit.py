@@ -12,14 +12,13 @@ loaded, never weights. Text of rows does not leave this process, apart from syst
 import json
 import os
 import sys
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from state.errors import VigilError
 from state.records import Json
-from tools.data.cases import DataRow
-from tools.data.rows import Bounds, DataFile, Features
+from tools.data.rows import Bounds, DataFile, Features, Row
 from tools.evaluation.census import prompt_parity, token_census, without_words
 from tools.evaluation.prompts import decode, gold_tokens
 from tools.evaluation.worker import Split
@@ -27,7 +26,7 @@ from tools.jobs.privacy import stay_offline
 from tools.machine.sandbox import OverLimitError
 from tools.probes.data import case_prompt
 from tools.probes.evaluations import MOST_CASES, gold_of
-from tools.probes.stock import StockRows, sides
+from tools.probes.stock import StockRows
 
 _MOST_PARITY_ROWS = 2_000
 """Rows of each training file whose prompts are compared; templates do not change from row to row."""
@@ -85,13 +84,6 @@ def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
     return {**token_census(rows, tokenizer, int(row["max_seq_length"])), "stock": told}
 
 
-def _data_rows(file: DataFile) -> Iterator[DataRow]:
-    """Yield rows in mlx-lm's own forms; a pair is two conversations."""
-    for row in file.rows():
-        for plain in sides(row):
-            yield DataRow(row.line, "text" if "text" in plain else "chat", plain)
-
-
 def _evaluation(tokenizer: Any, row: Json, taught: list[DataFile]) -> Json:
     cases, golds = [], []
     for line, data in DataFile(Path(row["file"])).objects(MOST_CASES):
@@ -144,13 +136,13 @@ def _n_lines(text: str) -> int:
 
 
 def _parity(tokenizer: Any, cases: list[Json], taught: list[DataFile]) -> Json:
-    rows: list[DataRow] = []
+    rows: list[Row] = []
     for file in taught:
-        rows += [one for _, one in zip(range(_MOST_PARITY_ROWS), _data_rows(file), strict=False)]
+        rows += islice(file.rows(), _MOST_PARITY_ROWS)
     if not rows:
         return {}
     parity = prompt_parity(rows, [Split("audit", "cases", tuple(cases))], tokenizer)
-    return without_words(parity) if any(row.format == "text" for row in rows) else parity
+    return without_words(parity) if any(row.form == "text" for row in rows) else parity
 
 
 def main() -> int:

@@ -21,15 +21,16 @@ import numpy as np
 
 from state.errors import VigilError
 from tools.data.balance import count_groups
-from tools.data.cases import DataRow, case_messages, iter_data, iter_split, user_prompt
+from tools.data.cases import case_messages, iter_data, iter_split, user_prompt
+from tools.data.rows import Row
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.prompts import (
     PLACEHOLDER,
     answer_openings,
     decode,
     gold_tokens,
-    row_messages,
     skeleton,
+    with_system,
 )
 from tools.evaluation.rendered import Numbered, rendered_pairs, rendered_rows, source_of
 from tools.evaluation.worker import Split, read_split
@@ -314,7 +315,7 @@ def _percentile(ordered: list[int], share: float) -> int:
 
 
 def prompt_parity(
-    rows: Iterable[DataRow], splits: Iterable[Split], tokenizer: Any, system: str | None = None
+    rows: Iterable[Row], splits: Iterable[Split], tokenizer: Any, system: str | None = None
 ) -> dict[str, Any]:
     """Compare how training and evaluation wrap the user's text: system text, template, the assistant's opening.
 
@@ -329,15 +330,16 @@ def prompt_parity(
     texts = []
     openings = None
     for row in rows:
-        messages = row_messages(row.row, system)
-        if messages is None:
-            texts.append(str(row.row["text"]))
+        if row.form == "text":
+            texts.append(row.prompt)
             continue
-        form = forms.of(messages, row.row.get("tools"))
-        # One row of each form shows how its template opens an answer.
-        if form not in taught and openings is None:
-            openings = answer_openings(tokenizer, messages, row.row.get("tools"))
-        taught[form] = None
+        for plain in row.plain:
+            messages, tools = with_system(plain["messages"], system), plain.get("tools")
+            form = forms.of(messages, tools)
+            # One row of each form shows how its template opens an answer.
+            if form not in taught and openings is None:
+                openings = answer_openings(tokenizer, messages, tools)
+            taught[form] = None
     taught |= dict.fromkeys(form for form in asked if any(_wraps(form, text) for text in texts))
     strange = next((form for form in asked if form not in taught), None)
     first = next(iter(asked), "")
@@ -406,7 +408,7 @@ def take_census(context: WorkerContext) -> None:
         result["train"] = token_census(rendered_rows(train, tokenizer), tokenizer, int(inputs["max_seq_length"]))
         # Read again rather than held: 200,000 rows as Python's own objects take half a gigabyte.
         if inputs.get("group_by"):
-            result["train"]["groups"] = count_groups((row.row for row in iter_data(train.path)), inputs["group_by"])
+            result["train"]["groups"] = count_groups((row.data for row in iter_data(train.path)), inputs["group_by"])
         parity = prompt_parity(iter_data(train.path), splits, tokenizer, inputs.get("system"))
         result["prompt_parity"] = without_words(parity) if context.is_private else parity
     if "tokens" in wanted and (pairs := (inputs.get("data") or {}).get("pairs")):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from state.errors import ConfigError
-from tools.data.cases import DataRow, case_messages, detect_format
+from tools.data.cases import case_messages
+from tools.data.rows import TRAINED, Row, form_of
 from tools.jobs.worker import tick
 from tools.machine.sandbox import MOST_CHARS, OverLimitError, held
 
@@ -125,14 +126,12 @@ def row_messages(row: dict[str, Any], system: str | None = None) -> Messages | N
     Raises:
         ConfigError: The row has none of the three formats.
     """
-    form = detect_format(row)
-    if form is None:
+    form = form_of(row, TRAINED)
+    if form not in {"chat", "completions", "text"}:
         raise ConfigError(
             "A training row has none of `messages`, `prompt` with `completion`, and `text`.", what="data", value=[*row]
         )
-    if form == "text":
-        return None
-    return with_system(DataRow(0, form, row).messages, system)
+    return None if form == "text" else with_system(Row(0, form, row, TRAINED).messages, system)
 
 
 def render_training(tokenizer: Any, row: dict[str, Any], system: str | None = None) -> Rendered:

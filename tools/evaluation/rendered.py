@@ -25,9 +25,9 @@ from state.files import side_of
 from state.hashing import hash_file, hash_json
 from state.log import passed_over
 from state.records import Json
-from tools.data import cases, pairs
-from tools.data.cases import iter_data
-from tools.data.pairs import iter_pairs
+from tools.data import cases, rows
+from tools.data.cases import iter_data, iter_pairs
+from tools.data.rows import Row
 from tools.evaluation import prompts
 from tools.evaluation.prompts import Rendered, naming, render_training
 from tools.models.identity import WEIGHTS, model_files
@@ -89,8 +89,7 @@ def rendered_rows(source: Source, tokenizer: Any) -> Iterator[Numbered]:
 
     Side effects: keeps the tokens of a large file where the source says.
     """
-    rows = ((item.line, item.row) for item in iter_data(source.path))
-    return _known(source, tokenizer, "rows", rows)
+    return _known(source, tokenizer, "rows", iter_data(source.path))
 
 
 def rendered_pairs(source: Source, tokenizer: Any) -> Iterator[Numbered]:
@@ -101,16 +100,11 @@ def rendered_pairs(source: Source, tokenizer: Any) -> Iterator[Numbered]:
 
     Side effects: as `rendered_rows`.
     """
-    rows = (
-        (pair.line, pair.conversation(answer))
-        for pair in iter_pairs(source.path)
-        for answer in (pair.chosen, pair.rejected)
-    )
-    return _known(source, tokenizer, "pairs", rows)
+    return _known(source, tokenizer, "pairs", iter_pairs(source.path))
 
 
-def _known(source: Source, tokenizer: Any, kind: str, rows: Iterable[tuple[int, Any]]) -> Iterator[Numbered]:
-    made = _rendered(source, tokenizer, rows)
+def _known(source: Source, tokenizer: Any, kind: str, read: Iterable[Row]) -> Iterator[Numbered]:
+    made = _rendered(source, tokenizer, read)
     if source.cache is None or not source.path.is_file() or source.path.stat().st_size < SMALLEST_BYTES:
         return made
     key = _key(source, tokenizer, kind)
@@ -121,17 +115,18 @@ def _known(source: Source, tokenizer: Any, kind: str, rows: Iterable[tuple[int, 
     return _keeping(made, file, lambda: _key(source, tokenizer, kind) == key)
 
 
-def _rendered(source: Source, tokenizer: Any, rows: Iterable[tuple[int, Json]]) -> Iterator[Numbered]:
-    for line, row in rows:
-        with naming(f"{source.path}:{line}"):
-            rendered = render_training(tokenizer, row, source.system)
-        yield Numbered(line, rendered)
+def _rendered(source: Source, tokenizer: Any, read: Iterable[Row]) -> Iterator[Numbered]:
+    for row in read:
+        for plain in row.plain:
+            with naming(f"{source.path}:{row.line}"):
+                rendered = render_training(tokenizer, plain, source.system)
+            yield Numbered(row.line, rendered)
 
 
 def _key(source: Source, tokenizer: Any, kind: str) -> str:
     """Return the name of all that rendered rows follow from."""
     files = [path for path in model_files(source.model) if not fnmatch(path.name, WEIGHTS)]
-    code = [Path(str(module.__file__)) for module in (prompts, cases, pairs)]
+    code = [Path(str(module.__file__)) for module in (prompts, cases, rows)]
     return hash_json(
         {
             "kind": kind,

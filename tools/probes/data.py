@@ -11,8 +11,7 @@ from pathlib import Path
 
 from state.errors import ConfigError
 from state.records import EXAMPLES, Evidence, Finding, Fingerprint, Json, Severity
-from tools.data.cases import DataRow, iter_data, iter_split, user_prompt
-from tools.data.pairs import iter_pairs
+from tools.data.cases import iter_data, iter_pairs, iter_split, user_prompt
 from tools.data.rows import WHOLE, Bounds, DataFile, Features, Row, answer_text, fix_of, text_of
 from tools.models.identity import NOT_FETCHED
 from tools.probes.catalogue import RUNNING, Observation, Probe, ProbeContext
@@ -22,7 +21,7 @@ from tools.probes.files import data_files, file_print, split_paths
 from tools.probes.folder import Project, Report
 
 
-def _rows(context: ProbeContext, name: str) -> Iterator[DataRow]:
+def _rows(context: ProbeContext, name: str) -> Iterator[Row]:
     path = data_files(context).get(name)
     yield from iter_data(path) if path is not None else ()
 
@@ -30,15 +29,14 @@ def _rows(context: ProbeContext, name: str) -> Iterator[DataRow]:
 def _conversations(context: ProbeContext) -> Iterator[tuple[str, str]]:
     """Yield (what the user says last, the answer) of each training row that has both."""
     for row in _rows(context, "train"):
-        turns = row.messages
-        if turns:
-            yield user_prompt(row.row), str(turns[-1].get("content") or "")
+        if row.answer is not None:
+            yield row.prompt, row.answer
 
 
 def _pair_rows(context: ProbeContext) -> Iterator[tuple[str, str, str]]:
     path = context.goal.data.pairs
     for pair in iter_pairs(context.path(path)) if path else ():
-        yield str(pair.messages[-1].get("content") or ""), pair.chosen, pair.rejected
+        yield pair.prompt, *pair.sides
 
 
 def _leakage(context: ProbeContext) -> list[Finding]:
@@ -68,7 +66,7 @@ def _texts_for(context: ProbeContext, use: str) -> Iterator[tuple[str, str]]:
 def _data_texts(context: ProbeContext, name: str) -> Iterator[tuple[str, str]]:
     """Yield (`name:line`, what the user says) of a data file."""
     for row in _rows(context, name):
-        yield f"{name}:{row.line}", user_prompt(row.row)
+        yield f"{name}:{row.line}", row.prompt
 
 
 def _case_texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
@@ -404,7 +402,7 @@ def _check_pairs(project: Project, train: DataFile, report: Report) -> None:
     from tools.probes.pairs import check_pairs
 
     report.look("P3", "7")
-    add_row_findings(report, check_pairs(row.pair for row in train.rows()), project.name(train.path))
+    add_row_findings(report, check_pairs((row.prompt, *row.sides) for row in train.rows()), project.name(train.path))
 
 
 def _check_conversations(project: Project, train: DataFile, one: DataSet, report: Report) -> None:

@@ -93,12 +93,12 @@ class StockRows:
 
     def _rendered(self, row: Row) -> list[Rendered]:
         if row.form in {"pairs", "prompts"}:
-            return [render_training(self._tokenizer, plain) for plain in sides(row)]
+            return [render_training(self._tokenizer, plain) for plain in row.plain]
         if row.form == "text":
             return self._text_row(row)
         if not self._tokenizer.has_chat_template:
             self._told.add("no_template", row.line)
-            return [render_training(self._tokenizer, row.plain)]
+            return [render_training(self._tokenizer, row.plain[0])]
         return self._conversation(row)
 
     def _text_row(self, row: Row) -> list[Rendered]:
@@ -248,14 +248,6 @@ class StockRows:
             raise
         except Exception:  # noqa: BLE001 - it prints nothing then
             return False
-
-
-def sides(row: Row) -> list[Json]:
-    """Return a row in mlx-lm's own forms; a pair is two conversations."""
-    if row.form != "pairs":
-        return [row.plain]
-    prompt, chosen, rejected = row.messages, *row.pair[1:]
-    return [{"messages": [*prompt, {"role": "assistant", "content": text}]} for text in (chosen, rejected)]
 
 
 def _stands(part: str, text: str) -> bool:

@@ -89,7 +89,7 @@ def _likeness(inputs: Json, fused: Path) -> Json:
 
     tokenizer = load_tokenizer(Path(inputs["model"]))
     rendered = (
-        render_training(tokenizer, row.row, inputs.get("system")) for row in iter_data(Path(inputs["data"]["train"]))
+        render_training(tokenizer, row.data, inputs.get("system")) for row in iter_data(Path(inputs["data"]["train"]))
     )
     rows = [row.tokens[:_TOKENS] for row in islice(rendered, _ROWS)]
     base, adapter, dtype = Path(inputs["model"]), Path(inputs["adapter"]), inputs.get("dtype")

@@ -32,8 +32,7 @@ from tokenizers import Tokenizer
 from policies.cost import padded_batches
 from state.files import read_json, write_atomic, write_json
 from state.hashing import hash_tree
-from tools.data.cases import iter_data, user_prompt
-from tools.data.pairs import iter_pairs
+from tools.data.cases import iter_data, iter_pairs, user_prompt
 from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.worker import read_split
 from tools.graders.contract import GraderSpec
@@ -198,9 +197,8 @@ def _rows(inputs: dict[str, Any]) -> list[tuple[int, set[str]]]:
     tokenizer = _tokenizer(inputs)
     found = []
     for row in iter_data(Path(inputs["data"]["train"])):
-        turns = row.messages
-        prompt, answer = (user_prompt(row.row), str(turns[-1]["content"])) if turns else _parts(row.row["text"])
-        texts = [str(turn["content"]) for turn in turns] or [row.row["text"]]
+        prompt, answer = (row.prompt, row.answer) if row.answer is not None else _parts(row.prompt)
+        texts = [str(turn["content"]) for turn in row.messages] or [row.prompt]
         texts += [inputs["system"]] if inputs.get("system") else []
         found.append((_length(tokenizer, texts), _teaches(prompt, answer)))
     return found
@@ -215,10 +213,10 @@ def _pairs(inputs: dict[str, Any]) -> list[tuple[int, set[str]]]:
     tokenizer = _tokenizer(inputs)
     found = []
     for pair in iter_pairs(Path(inputs["data"]["pairs"])):
-        prompt = str(pair.messages[-1]["content"])
-        taught = _teaches(prompt, pair.chosen)
-        taught -= {"skill"} if "skill" in _teaches(prompt, pair.rejected) else set()
-        found.append((_length(tokenizer, [prompt, pair.chosen]), taught))
+        chosen, rejected = pair.sides
+        taught = _teaches(pair.prompt, chosen)
+        taught -= {"skill"} if "skill" in _teaches(pair.prompt, rejected) else set()
+        found.append((_length(tokenizer, [pair.prompt, chosen]), taught))
     return found
 
 

@@ -13,12 +13,12 @@ from tools.data.cases import (
     case_messages,
     check_data,
     check_split,
-    detect_format,
     iter_data,
     iter_split,
     read_split,
     user_prompt,
 )
+from tools.data.rows import TRAINED, form_of
 
 CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 COMPLETIONS = {"prompt": "q", "completion": "a"}
@@ -42,14 +42,15 @@ def test_a_data_file_has_the_format_of_its_first_row(row: dict[str, Any], form: 
     assert check_data(_file(tmp_path, row, row)) == DataSummary(form, 2)
 
 
-@given(st.dictionaries(st.sampled_from(["prompt", "completion", "messages", "text", "x"]), st.none()))
-def test_formats_are_told_apart_as_mlx_lm_does(row: dict[str, None]) -> None:
-    if {"prompt", "completion"} <= row.keys():
-        assert detect_format(row) == "completions"
-    elif "messages" in row:
-        assert detect_format(row) == "chat"
+@given(st.sets(st.sampled_from(["prompt", "completion", "messages", "text", "chosen", "rejected", "x"])))
+def test_formats_are_told_apart_as_mlx_lm_does(keys: set[str]) -> None:
+    form = form_of(dict.fromkeys(keys), TRAINED)
+    if {"prompt", "completion"} <= keys:
+        assert form == "completions"
+    elif "messages" in keys:
+        assert form == "chat"
     else:
-        assert detect_format(row) == ("text" if "text" in row else None)
+        assert (form == "text") == ("text" in keys)
 
 
 def test_rows_give_the_conversation_that_mlx_lm_would_build(tmp_path: Path) -> None:
@@ -74,7 +75,11 @@ def test_rows_give_the_conversation_that_mlx_lm_would_build(tmp_path: Path) -> N
         ([b"\xef\xbb\xbf" + json.dumps(CHAT).encode()], 1, "byte order mark"),
         ([{"question": "q"}], 1, "the row has question"),
         ([{}], 1, "nothing"),
-        ([CHAT, COMPLETIONS], 2, "the first row made this a chat file"),
+        ([{"prompt": "q", "chosen": "a", "rejected": "b"}], 1, "`data.pairs`"),
+        ([{"instruction": "q", "output": "a"}], 1, "This is Alpaca's form"),
+        ([CHAT, COMPLETIONS], 2, "`messages` is missing; the first row has it"),
+        ([{"messages": [{"role": "human", "content": "q"}]}], 1, "the role `human`"),
+        ([{"messages": [{"role": "user", "content": []}]}], 1, "in parts; write it as one string"),
         ([COMPLETIONS, {"prompt": "q"}], 2, "`completion` is missing"),
         ([COMPLETIONS, {"prompt": 3, "completion": "a"}], 2, "`prompt` is a number"),
         ([COMPLETIONS, {"prompt": "q", "completion": None}], 2, "`completion` is null"),

@@ -5,7 +5,8 @@ import pytest
 
 from state.errors import ConfigError, HardStop
 from tests.tools.evaluation.worlds import write_lines
-from tools.data.pairs import Built, Source, build_pairs, iter_pairs, main, training_cases, write_pairs
+from tools.data.cases import iter_pairs
+from tools.data.pairs import Built, Source, build_pairs, main, training_cases, write_pairs
 
 WORDS = [
     "amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch", "maple",
@@ -72,9 +73,7 @@ def test_a_file_that_is_written_reads_as_pairs(tmp_path: Path) -> None:
     assert not [finding for finding in built.findings if finding.severity == "hard_stop"]
     write_pairs(tmp_path / "pairs.jsonl", built)
     read = list(iter_pairs(tmp_path / "pairs.jsonl"))
-    assert [(pair.chosen, pair.rejected) for pair in read] == [
-        (pair["chosen"], pair["rejected"]) for pair in built.pairs
-    ]
+    assert [pair.sides for pair in read] == [(pair["chosen"], pair["rejected"]) for pair in built.pairs]
 
 
 def test_pairs_told_apart_by_something_beside_the_point_are_not_written(tmp_path: Path) -> None:
@@ -130,4 +129,4 @@ def test_the_command_builds_pairs_from_a_completion_log_and_refuses_what_teaches
     write_lines(outputs, [output("line-1", "bad", 0.0)])
     of_rows = ["--train", str(train), "--source", "reference", *given[2:]]
     assert main(of_rows) == 0
-    assert [(row.chosen, row.rejected) for row in iter_pairs(out)] == [("good", "bad")]
+    assert [row.sides for row in iter_pairs(out)] == [("good", "bad")]

@@ -82,23 +82,25 @@ def test_good_rows_have_no_fault(form: Any, data: dict[str, Any]) -> None:
 def test_a_row_tells_its_prompt_answer_and_system_text() -> None:
     chat = Row(1, "chat", {"messages": [{"role": "system", "content": "s"}, USER, ANSWER], "tools": [{"type": "f"}]})
     assert (chat.prompt, chat.answer, chat.system) == ("q", "a", "s")
-    assert set(chat.plain) == {"messages", "tools"}
+    assert set(chat.plain[0]) == {"messages", "tools"}
     open_ = Row(1, "chat", {"messages": [USER]})
     assert (open_.answer, open_.system) == (None, None)
     text = Row(1, "text", {"body": "t"}, Features(text="body"))
-    assert (text.prompt, text.answer, text.system, text.plain) == ("t", None, None, {"text": "t"})
+    assert (text.prompt, text.answer, text.system, text.plain) == ("t", None, None, ({"text": "t"},))
     pair = Row(1, "pairs", {"prompt": [USER], "chosen": [ANSWER], "rejected": {"messages": [ANSWER]}, "system": "s"})
-    assert pair.pair == ("q", "a", "a")
+    assert (pair.prompt, *pair.sides) == ("q", "a", "a")
     assert pair.system == "s"
     own = Row(1, "prompts", {"prompt": [{"role": "system", "content": "o"}, USER], "system": "s"})
     assert own.system == "o"
     bare = Row(1, "pairs", {"chosen": 7, "rejected": []})
-    assert bare.pair == ("", "7", "")
+    assert (bare.prompt, *bare.sides) == ("", "7", "")
     assert text_of({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, "c"]}) == "abc"
 
 
 def test_columns_can_be_renamed_and_names_that_are_no_text_are_passed_over() -> None:
-    assert Features.of({"prompt_feature": "q", "chat_feature": 7}) == Features(prompt="q")
+    assert Features.of({"prompt_feature": "q", "chat_feature": 7}) == Features(prompt="q", prefers_pairs=False)
+    both = {"messages": [USER, ANSWER], "chosen": "c", "rejected": "r"}
+    assert [form_of(both, Features.of(config)) for config in ({}, {"train_mode": "dpo"})] == ["chat", "pairs"]
 
 
 def test_rows_that_teach_nothing_are_a_warning(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.evaluation.test_prompts import OPENS_OTHERWISE
-from tools.data.cases import DataRow
+from tools.data.rows import Row
 from tools.evaluation.census import Gold, GoldCuts, prompt_parity, summary, token_census
 from tools.evaluation.prompts import render_training
 from tools.evaluation.rendered import Numbered
@@ -83,10 +83,10 @@ def split(*cases: dict[str, Any]) -> Split:
     return Split("s", "selection", tuple({"id": str(n)} | case for n, case in enumerate(cases)))
 
 
-def chat(system: str | None, user: str = "u") -> DataRow:
+def chat(system: str | None, user: str = "u") -> Row:
     head = [{"role": "system", "content": system}] if system is not None else []
     turns = [*head, {"role": "user", "content": user}, {"role": "assistant", "content": "a"}]
-    return DataRow(1, "chat", {"messages": turns})
+    return Row(1, "chat", {"messages": turns})
 
 
 def test_parity_is_silent_when_only_the_users_words_differ() -> None:
@@ -121,5 +121,5 @@ def test_parity_fires_when_the_template_opens_answers_in_two_ways() -> None:
 
 @pytest.mark.parametrize(("text", "ok"), [("<|user|>q<|end|><|assistant|>a", True), ("Question: q\nAnswer: a", False)])
 def test_text_rows_must_hold_the_template_that_evaluation_uses(text: str, ok: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    found = prompt_parity([DataRow(1, "text", {"text": text})], [split({"prompt": "p"})], FakeTokenizer())
+    found = prompt_parity([Row(1, "text", {"text": text})], [split({"prompt": "p"})], FakeTokenizer())
     assert found["ok"] is ok
