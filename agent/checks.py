@@ -366,6 +366,9 @@ def grader_spec(goal: Goal, folder: Path) -> Any:
         shipped=track.name,
         timeout_s=track.timeout_s,
         metrics=track.metrics,
+        network=track.network,
+        memory_gb=track.memory_gb,
+        env=track.env,
         cwd=str(folder) if track.command else None,
         is_private=goal.privacy == "redact",
     )
@@ -375,12 +378,14 @@ def _check_grader(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
     """Ask the grader about a few cases, and hold the gate's metrics against what it answers with."""
     from tools.data.cases import iter_split
     from tools.graders.host import Grader
+    from tools.machine.sandbox import limits_said
 
     key = next(key for key in ("name", "grader", "command") if getattr(loaded.goal.track, key) is not None)
     files = dict.fromkeys(path for path, *_ in case_files(loaded))
     cases = [case for path in files for case in islice(iter_split(path), _CASES_PER_FILE)]
+    spec = grader_spec(loaded.goal, loaded.folder)
     try:
-        with Grader(grader_spec(loaded.goal, loaded.folder)) as grader:
+        with Grader(spec) as grader:
             grades = grader.grade((case, str(case.get("reference") or ""), "stop") for case in cases)
             known = grader.metrics
     except ConfigError as error:
@@ -397,6 +402,7 @@ def _check_grader(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
     if failed is None:
         _require_metrics(loaded, known)
         yield f"The grader answers with {', '.join(known)}."
+    yield f"The grader runs {limits_said(spec.limits)}."
 
 
 def _require_metrics(loaded: LoadedCampaign, known: tuple[str, ...]) -> None:

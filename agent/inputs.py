@@ -93,17 +93,9 @@ def job_kind(action: ActionKind) -> JobKind:
 
 def grader_input(loaded: LoadedCampaign) -> Json:
     """Return the grader as the worker's `GraderSpec`, with absolute paths."""
-    track = loaded.goal.track
-    folder = loaded.folder
-    return {
-        "file": str((folder / track.grader).resolve()) if track.grader else None,
-        "command": list(track.command) if track.command else None,
-        "shipped": track.name,
-        "timeout_s": track.timeout_s,
-        "metrics": list(track.metrics) if track.metrics else None,
-        "is_private": loaded.goal.privacy == "redact",
-        "cwd": str(folder) if track.command else None,
-    }
+    from agent.checks import grader_spec
+
+    return dict(grader_spec(loaded.goal, loaded.folder).model_dump(mode="json"))
 
 
 def data_input(goal: Goal, session: Session) -> Json:
@@ -280,7 +272,7 @@ def _notice_input(session: Session, inputs: Json) -> Json:
         NotFoundError: The campaign file names no command any more.
     """
     notify = session.goal.notify
-    if notify is None:
+    if notify is None or not notify.can_run:
         raise NotFoundError("The campaign file no longer has `notify`, so there is no command to run.")
     told = {
         "campaign": session.goal.campaign,
@@ -288,6 +280,7 @@ def _notice_input(session: Session, inputs: Json) -> Json:
     }
     return {
         "command": list(notify.command),
+        "env": list(notify.env),
         "cwd": str(session.loaded.folder),
         "timeout_s": notify.timeout_s,
         "line": told,

@@ -232,7 +232,11 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
     else:
         newest = max(known, key=lambda version: version.version)
         session.goal_version = newest.version
-        session.loaded = replace(loaded, goal=Goal.of_record(newest.spec), file_hash=newest.file_hash)
+        recorded = Goal.of_record(newest.spec)
+        # The record holds no command's arguments: the file's are taken where they are the same.
+        if recorded.notify is not None and recorded.model_dump()["notify"] == goal.model_dump()["notify"]:
+            recorded = recorded.model_copy(update={"notify": goal.notify})
+        session.loaded = replace(loaded, goal=recorded, file_hash=newest.file_hash)
     return session
 
 

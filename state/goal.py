@@ -8,8 +8,9 @@ Nothing here opens a file: whether a path exists or a metric is produced by the 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
+from state.hashing import hash_json
 from state.records import CLASSES, Answer, ApprovalKind, Instrument, InstrumentClass, Json, Record
 
 MOST_SEED = 2**32 - 1
@@ -350,6 +351,12 @@ class TrackSpec(_Part):
     """Longest grading of one case, seconds."""
     metrics: tuple[str, ...] | None = None
     """Names the grader answers with; learned from its first good answer when left out."""
+    network: bool = False
+    """Whether the grader, and the probes under `probes`, may open connections."""
+    memory_gb: float = Field(default=4.0, gt=0, le=100_000)
+    """Memory that the grader, or a probe, may take with all that it starts."""
+    env: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
+    """Names of environment variables that they are given; without it none that may hold a secret."""
     system: str | None = None
     """System prompt, the same in training and in evaluation."""
     ranges: dict[str, Range] = Field(default_factory=dict)
@@ -433,15 +440,31 @@ class Retention(_Part):
     nor what a run in the making starts from. Its adapter, figures and answers stay in any case."""
 
 
+_HASHED = "sha256:"
+
+
 class Notify(_Part):
     """The user's own command that is told of events: one line of JSON on its standard input."""
 
     command: tuple[str, ...] = Field(min_length=1)
-    """Program and arguments, run in the folder of the campaign file; no shell."""
+    """Program and arguments, run in the folder of the campaign file; no shell. On record their hash stands for the
+    arguments: one may be a token, and the record is handed out."""
+    env: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
+    """Names of environment variables that the command is given, such as that of a token."""
     on: tuple[NotifyEvent, ...] = ("question", "stopped", "ended", "failed")
     """Of what."""
     timeout_s: float = Field(default=20.0, gt=0, le=120)
     """Longest run of the command, seconds; the campaign waits no longer."""
+
+    @field_serializer("command")
+    def _recorded(self, command: tuple[str, ...]) -> list[str]:
+        program, *arguments = command
+        return [program, _HASHED + hash_json(arguments)[:16]] if arguments and self.can_run else list(command)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether the command itself is here, and not what stands for it on record."""
+        return not self.command[-1].startswith(_HASHED)
 
 
 class Export(_Part):

@@ -36,6 +36,19 @@ def test_a_goal_survives_json() -> None:
     assert problems(goal) == []
 
 
+@pytest.mark.parametrize(("command", "is_hidden"), [(["curl", "-H", "Bearer abc"], True), (["./tell.sh"], False)])
+def test_on_record_a_hash_stands_for_the_arguments_of_the_command_that_tells(
+    command: list[str], *, is_hidden: bool
+) -> None:
+    goal = Goal.model_validate(spec(notify={"command": command}))
+    written = goal.model_dump(mode="json")
+    again = Goal.of_record(written)
+    assert ("abc" in json.dumps(written), again.model_dump(mode="json")) == (False, written)
+    assert goal.notify
+    assert again.notify
+    assert (goal.notify.can_run, again.notify.can_run) == (True, not is_hidden)
+
+
 @pytest.mark.parametrize(
     ("condition", "name", "kind", "bound"),
     [

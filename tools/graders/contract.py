@@ -9,6 +9,7 @@ from pydantic import Field
 from state.errors import ConfigError
 from state.records import Record
 from tools.graders.imports import imported_files
+from tools.machine.sandbox import GRADER_GB, Limits, clean_env
 
 _TRACKS = Path(__file__).resolve().parent
 
@@ -35,6 +36,12 @@ class GraderSpec(Record):
     """Names every grade must have; learned from the grades themselves when None."""
     is_private: bool = False
     """Tell of a failure without the grader's own words, which may quote a case."""
+    network: bool = False
+    """Whether it may open connections."""
+    memory_gb: float = Field(default=GRADER_GB, gt=0)
+    """Resident memory of it and all that it starts."""
+    env: tuple[str, ...] = ()
+    """Names of environment variables that it is given beside what any program needs."""
     cwd: str | None = None
     """Folder a command runs in; the current one by default. A Python grader runs in its own folder."""
 
@@ -87,6 +94,15 @@ class GraderSpec(Record):
         if path is not None:
             return path.parent
         return Path(self.cwd or ".").resolve()
+
+    @property
+    def limits(self) -> Limits:
+        """What it may take."""
+        return Limits(memory_bytes=int(self.memory_gb * 1e9), network=self.network)
+
+    def environment(self) -> dict[str, str]:
+        """Return what it is given of this process's environment."""
+        return clean_env(self.env, network=self.network)
 
     @property
     def label(self) -> str:

@@ -7,7 +7,6 @@ ceiling, the floor and the outputs that try to fool it (tools/probes/outputs.py)
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,6 +32,9 @@ _GOODBYE_S = 2.0
 """A grader that is not asked anything more may close its files."""
 _METRIC = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 """Names of metrics where case text is private: a grader must not hand out a text as a name."""
+
+
+_UNREACHABLE = re.compile(r"[Nn]etwork is unreachable|name resolution|nodename nor servname")
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Grader:
             answer = self._ask(self._request(case, text, finish_reason))
             metrics, faults = _usable(self._metrics_of(answer, name), is_private=self._spec.is_private)
         except _Unusable as fault:
-            return Grade(name, error=str(fault))
+            is_cut_off = not self._spec.network and _UNREACHABLE.search(str(fault))
+            return Grade(name, error=f"{fault}{' (`track.network` is no)' if is_cut_off else ''}")
         if not metrics:
             faults.append("the grader returned no metric")
         return Grade(name, metrics, "; ".join(faults))
@@ -246,7 +249,7 @@ class Grader:
         path = self._spec.path
         argv = self._spec.command or (sys.executable, "-P", str(_CHILD), str(path))
         try:
-            self._child = LineChild(argv, self._spec.folder, os.environ)
+            self._child = LineChild(argv, self._spec.folder, self._spec.environment(), self._spec.limits)
         except OSError as error:
             raise ConfigError(
                 f"{self._spec.label} cannot be started: {error.strerror or error}.", what="grader", value=list(argv)

@@ -5,20 +5,21 @@ Both pipes are non-blocking: a child that never reads, never answers, or answers
 
 import os
 import selectors
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from state.log import passed_over
+from tools.machine.sandbox import Ended, Limits, end, ending_of, start
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 26
 """Bytes; an answer beyond it is a child gone wild, not a grade."""
-_GOODBYE_S = 1.0
+_GOODBYE_S = 5.0
+"""How long a child that closed its pipes may take to end, with all that it started."""
 
 
 class ChildDiedError(Exception):
@@ -30,33 +31,25 @@ class ChildHungError(Exception):
 
 
 class LineChild:
-    """A child process in a session of its own; killed with everything it started.
+    """A child process under limits; ended with everything it started.
 
     Args:
         argv: Command; the program is looked up on PATH.
         cwd: Working folder of the child.
         env: Whole environment of the child.
+        limits: What it may take.
 
     Raises:
         OSError: The program cannot be started.
     """
 
-    def __init__(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
-        # A file, not a pipe: a grader may print more than a pipe holds and nobody reads it meanwhile.
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+    def __init__(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], limits: Limits | None = None) -> None:
+        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
         try:
-            self._process = subprocess.Popen(
-                list(argv),
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                bufsize=0,
-                start_new_session=True,
-            )
+            self._process = start(argv, limits or Limits(), self._told, env=env, cwd=cwd, **pipes)
         except BaseException:
-            self._stderr.close()
+            self._told.close()
             raise
         assert self._process.stdin is not None  # noqa: S101 - asked for above
         assert self._process.stdout is not None  # noqa: S101 - asked for above
@@ -115,21 +108,23 @@ class LineChild:
         self._received += data
         return bool(data)
 
+    def _ended(self) -> Ended | None:
+        try:
+            self._process.wait(_GOODBYE_S)
+        except subprocess.TimeoutExpired:
+            return None
+        return ending_of(self._process, self._told)
+
     def ending(self) -> str:
         """Return how the child ended."""
-        try:
-            code = self._process.wait(_GOODBYE_S)
-        except subprocess.TimeoutExpired:
-            return "closed its pipes"
-        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        ended = self._ended()
+        return ended.words if ended else "closed its pipes"
 
     def last_words(self) -> str:
         """Return how the child ended and the last line it wrote to stderr."""
-        ending = self.ending()
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4096))
-        lines = self._stderr.read().decode("utf-8", "replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return f"{ending}, last saying: {said[-1]}" if said else ending
+        ended = self._ended()
+        said = [line.strip() for line in (ended.said if ended else "").split("\n") if line.strip()]
+        return f"{self.ending()}, last saying: {said[-1]}" if said else self.ending()
 
     def close(self, grace_s: float = 0.0) -> None:
         """End the child and free the pipes.
@@ -138,12 +133,8 @@ class LineChild:
             grace_s: Time to end by itself now that its input ends; then it is killed with everything it started.
         """
         self._stdin.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            # Only a child not yet waited for still owns its group's number.
-            with passed_over("child.gone", ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        end(self._process)
         self._stdout.close()
-        self._stderr.close()
+        self._told.close()

@@ -14,6 +14,7 @@ from typing import Any
 from state.files import fsync_path
 from state.log import passed_over
 from tools.jobs.worker import WorkerContext, begin
+from tools.machine.sandbox import clean_env
 
 KEY_VARIABLE = "VIGIL_KEY"
 """Environment variable with the action's key, for receivers that know the same message by its key."""
@@ -50,7 +51,7 @@ def _tell(context: WorkerContext) -> None:
         process = subprocess.Popen(
             command,
             cwd=given["cwd"],
-            env={**os.environ, KEY_VARIABLE: context.key},
+            env={**clean_env(given.get("env", ()), network=True), KEY_VARIABLE: context.key},
             stdin=subprocess.PIPE,
             start_new_session=True,
             text=True,

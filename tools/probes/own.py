@@ -18,7 +18,6 @@ All probes that run inside the agent, cheapest first: those that come with Vigil
 
 import ast
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -34,6 +33,7 @@ from state.hashing import hash_json, hash_tree
 from state.records import Belief, Evidence, Fingerprint, Json, Record, Severity
 from tools.graders.imports import imported_files
 from tools.graders.pipe import ChildDiedError, ChildHungError, LineChild
+from tools.machine.sandbox import Limits, clean_env
 from tools.probes import capability, data, files, machine
 from tools.probes.catalogue import Observation, Probe, ProbeContext
 from tools.probes.files import data_files, file_print, split_paths
@@ -253,9 +253,11 @@ def _ask(path: Path, found: Declared, context: ProbeContext) -> Json:
     timeout_s = max(_LEAST_TIMEOUT_S, _PATIENCE * found.cost_s)
     if not path.is_file():
         return _failed(f"there is no file {path.name}")
-    environment = {**os.environ, **context.environment}
+    track = context.goal.track
+    limits = Limits(memory_bytes=int(track.memory_gb * 1e9), network=track.network)
+    environment = {**clean_env(track.env, network=track.network), **context.environment}
     try:
-        child = LineChild((sys.executable, "-P", str(_CHILD), str(path)), context.folder, environment)
+        child = LineChild((sys.executable, "-P", str(_CHILD), str(path)), context.folder, environment, limits)
     except OSError as error:
         return _failed(f"its process could not be started ({error.strerror})")
     try:

@@ -49,7 +49,7 @@ def test_a_child_that_ignores_the_end_of_its_input_is_killed_after_the_grace(tmp
     child = _child(tmp_path, "import threading; print('up', flush=True); threading.Event().wait()")
     assert child.ask("", 60) == "up"
     child.close(grace_s=0.1)
-    assert child._process.returncode == -9
+    assert child._process.returncode == 128 + 9
 
 
 def test_no_pipe_is_left_open_when_the_program_does_not_exist(tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
 """What a stranger's template, or a child that is asked, may cost; each limit is really broken here."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from state.errors import ConfigError
-from tests.faults.jobs.harness import until
 from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tools.evaluation.prompts import encode, render_prompt
+from tools.graders.pipe import ChildDiedError, LineChild
 from tools.machine import sandbox
-from tools.machine.sandbox import MOST_CHARS, OverLimitError, ask, held
+from tools.machine.sandbox import MOST_CHARS, Limits, OverLimitError, ask, clean_env, held
 
 CASE = {"id": "a", "prompt": "hi"}
 ENDLESS = (
@@ -77,12 +81,117 @@ def test_memory_counts_with_what_a_child_starts_and_all_of_it_ends(
 ) -> None:
     (tmp_path / "asked_here.py").write_text(
         "import os, subprocess, sys, pathlib, time\n"
-        "more = subprocess.Popen([sys.executable, '-c', 'x = bytearray(200_000_000); import time; time.sleep(60)'])\n"
-        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(more.pid))\n"
+        "held = [sys.executable, '-c', 'x = bytearray(100_000_000); import time; time.sleep(60)']\n"
+        "more = [subprocess.Popen(held, start_new_session=True) for _ in range(2)]\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(more[0].pid))\n"
         "time.sleep(60)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert "needed more than 0 GB" in ask("asked_here", {}, "counting", most_bytes=150_000_000)["why"]
-    pid = int((tmp_path / "pid").read_text())
-    # Nobody may wait for an orphan here, but it runs no more.
-    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
+    why = ask("asked_here", {}, "counting", most_bytes=150_000_000)["why"]
+    assert why == "counting needed more than 0.15 GB of memory"
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+CALLS = """
+import socket, sys
+def tried(kind, family, where):
+    try:
+        with socket.socket(family, kind) as one:
+            one.settimeout(5)
+            one.connect(where)
+        return "open"
+    except OSError as error:
+        return error.strerror
+port = int(sys.argv[1])
+print([tried(socket.SOCK_STREAM, socket.AF_INET, ("127.0.0.1", port)), tried(socket.SOCK_DGRAM, socket.AF_INET,
+    ("127.0.0.1", port)), tried(socket.SOCK_STREAM, socket.AF_INET6, ("::1", port)),
+    tried(socket.SOCK_RAW, socket.AF_PACKET, ("lo", 0))], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., LineChild]]:
+    children = []
+
+    def start(code: str, *words: str, **limits: Any) -> LineChild:
+        children.append(LineChild([sys.executable, "-c", code, *words], tmp_path, clean_env(), Limits(**limits)))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close()
+
+
+@pytest.mark.skipif(sandbox.network_closed_by() != "seccomp", reason="nothing here closes a process's network")
+def test_a_program_reaches_nobody_unless_the_campaign_file_says_so(started: Callable[..., LineChild]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        assert started(CALLS, port).ask("", 30) == str(["Network is unreachable"] * 4)
+        assert started(CALLS, port, network=True).ask("", 30).startswith("['open', 'open'")
+    # What multiprocessing needs stays, but for programs of ours that read a stranger's files.
+    local = "import socket; socket.socketpair(); socket.socket(socket.AF_UNIX); print('open', flush=True)"
+    assert started(local).ask("", 30) == "open"
+    with pytest.raises(ChildDiedError):
+        started(local, local=False).ask("", 30)
+
+
+AWAY = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    os._exit(0)
+time.sleep(600 if sys.argv[1] == "stays" else 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there are orphans adopted")
+@pytest.mark.parametrize("ends", ["stays", "leaves"])
+def test_what_a_program_starts_does_not_outlive_it_however_it_hides(
+    started: Callable[..., LineChild], ends: str
+) -> None:
+    child = started(AWAY, ends)
+    hidden = int(child.ask("", 30))
+    if ends == "stays":
+        child.close()
+    else:
+        assert child.ending() == "ended with exit code 0"
+    assert not psutil.pid_exists(hidden)
+
+
+MANY = "import subprocess as s; x = [s.Popen(['sleep', '60']) for _ in range(12)]; x[0].wait()"
+FORKED = "import os, time; [os.fork(), os.fork()]; x = bytearray(90_000_000); time.sleep(60)"
+LOUD = "import sys; [sys.stderr.write('x' * 99_999 + chr(10)) for _ in range(500)]; sys.exit('enough')"
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "words"),
+    [
+        (MANY, {"processes": 9}, "was ended: it ran more than 9 processes"),
+        (FORKED, {"memory_bytes": 150_000_000}, "was ended: it needed more than 0.15 GB of memory"),
+        (LOUD, {}, "ended with exit code 1, last saying: enough"),
+        ("import os; os.kill(os.getpid(), 9)", {}, "was killed by signal 9"),
+    ],
+)
+def test_processes_memory_and_prints_are_bounded_and_the_end_is_said(
+    started: Callable[..., LineChild], code: str, limits: dict[str, int], words: str
+) -> None:
+    child = started(code, **limits)
+    with pytest.raises(ChildDiedError):
+        child.ask("", 60)
+    assert child.last_words() == words
+    assert os.fstat(child._told.fileno()).st_size < 9_999
+
+
+def test_a_program_is_given_no_secret_but_what_the_campaign_file_names() -> None:
+    secrets = ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "GH_PAT", "DATABASE_URL",
+               "SSH_AUTH_SOCK", "HTTPS_PROXY", "PYTHON_KEYRING_PASS", "ANYTHING_ELSE")  # fmt: skip
+    needed = ("PATH", "HOME", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HF_HOME",
+              "TOKENIZERS_PARALLELISM", "VIRTUAL_ENV", "PWD")  # fmt: skip
+    environ = dict.fromkeys((*secrets, *needed), "x")
+    assert sorted(clean_env(environ=environ)) == sorted(needed)
+    assert sorted(clean_env(["HF_TOKEN"], environ=environ)) == sorted([*needed, "HF_TOKEN"])
+    assert sorted(clean_env(network=True, environ=environ)) == sorted([*needed, "HTTPS_PROXY"])
