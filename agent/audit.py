@@ -12,6 +12,7 @@ from state.errors import ConfigError
 from state.files import write_json
 from state.hashing import canonical_json
 from state.records import Finding
+from state.text import every, shown
 from tools.data.rows import BOUNDS, WHOLE
 from tools.probes.catalogue import AUDITED, CATALOGUE, MODES
 from tools.probes.folder import AuditFile, discover
@@ -46,7 +47,7 @@ def sarif(found: Audited, version: str) -> dict[str, Any]:
     unchecked = [
         {"level": "note", "message": {"text": f"Not checked: {mode}: {why}"}} for mode, why in found.report.not_checked
     ]
-    return {
+    log = {
         "$schema": _SCHEMA,
         "version": "2.1.0",
         "runs": [
@@ -58,6 +59,7 @@ def sarif(found: Audited, version: str) -> dict[str, Any]:
             }
         ],
     }
+    return dict(every(log))
 
 
 def _result(finding: Finding, rule: int) -> dict[str, Any]:
@@ -225,22 +227,22 @@ def print_table(found: Audited, path: str) -> None:
         table.add_column("what was seen, and what to do", overflow="fold")
         for row in rows:
             words, style = _SEVERITIES[row.severity]
-            said = Text(f"{_place(row.subject, row.value)}\n", style="bold")
-            said.append(f"{row.sentence}\n", style="not bold").append(row.fix, style="not bold italic")
+            said = Text(f"{shown(_place(row.subject, row.value))}\n", style="bold")
+            said.append(f"{shown(row.sentence)}\n", style="not bold").append(shown(row.fix), style="not bold italic")
             table.add_row(Text(f"{words}\n{row.mode}", style=style), said)
         console.print(table)
     stops = sum(row.severity == "hard_stop" for row in rows)
     warnings = sum(row.severity == "warning" for row in rows)
     checked, unchecked = found.report.checked, found.report.not_checked
     campaign = [mode for mode, _ in unchecked if mode not in AUDITED]
-    console.print(Text(f"{path}: {count(stops, 'hard stop')}, {count(warnings, 'warning')}."))
+    console.print(Text(f"{shown(path)}: {count(stops, 'hard stop')}, {count(warnings, 'warning')}."))
     console.print(Text(f"Checked: {', '.join(checked) or 'nothing'}."))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
     for mode, why in unchecked:
         if mode in AUDITED:
-            grid.add_row(mode, Text(shortened(why, _REASON_CHARS)))
+            grid.add_row(mode, Text(shown(shortened(why, _REASON_CHARS))))
     console.print(Text("Not checked:"))
     console.print(grid)
     console.print(Text(f"Seen by a campaign alone (vigil run): {', '.join(campaign)}. See runbooks/hard_stops.md."))

@@ -15,6 +15,7 @@ from state.clock import Clock, SystemClock
 from state.errors import ConfigError, VigilError
 from state.hashing import HashCache
 from state.records import Belief
+from state.text import shown
 from tools.machine import hardware, readiness
 from tools.machine.blas import worker_env
 from tools.machine.facts import System
@@ -200,10 +201,10 @@ def print_table(found: list[Finding]) -> None:
     table.add_column("what was seen, and what to do", overflow="fold", ratio=1)
     for row in found:
         word, style = _MARKS[row.outcome]
-        said = Text(row.belief.statement)
+        said = Text(shown(row.belief.statement))
         if row.belief.fix:
-            said.append(f"\n→ {row.belief.fix}", style="bold" if row.outcome == "bad" else "dim")
-        table.add_row(Text(word, style=style), row.belief.subject, said)
+            said.append(f"\n→ {shown(row.belief.fix)}", style="bold" if row.outcome == "bad" else "dim")
+        table.add_row(Text(word, style=style), Text(shown(row.belief.subject)), said)
     console.print(table)
     counts = {outcome: sum(row.outcome == outcome for row in found) for outcome in _MARKS}
     verdict = "A night would fail here." if counts["bad"] else "A night can begin."

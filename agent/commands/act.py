@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, home_option, show, show_json, tell
+from agent.commands.common import folder_of, home_option, say, show, show_json, tell
 
 
 def _answers(argument: str, *, needs_reason: bool = False) -> Callable[[Callable[..., None]], click.Command]:
@@ -33,7 +33,7 @@ def approve(question: str, campaign: str | None, option: str | None, reason: str
     """
     from agent.requests import answer
 
-    click.echo(answer(folder_of(home), campaign or option, question, is_yes=True, reason=reason))
+    say(answer(folder_of(home), campaign or option, question, is_yes=True, reason=reason))
 
 
 @_answers("question", needs_reason=True)
@@ -44,7 +44,7 @@ def reject(question: str, campaign: str | None, option: str | None, reason: str,
     """
     from agent.requests import answer
 
-    click.echo(answer(folder_of(home), campaign or option, question, is_yes=False, reason=reason))
+    say(answer(folder_of(home), campaign or option, question, is_yes=False, reason=reason))
 
 
 @_answers("commitment")
@@ -55,7 +55,7 @@ def cancel(commitment: str, campaign: str | None, option: str | None, reason: st
     """
     from agent.requests import cancel_commitment
 
-    click.echo(cancel_commitment(folder_of(home), campaign or option, commitment, reason))
+    say(cancel_commitment(folder_of(home), campaign or option, commitment, reason))
 
 
 @_answers("run")
@@ -67,7 +67,7 @@ def confirm(run: str, campaign: str | None, option: str | None, reason: str, hom
     """
     from agent.requests import ask_of_run
 
-    click.echo(ask_of_run(folder_of(home), campaign or option, run, "confirm", reason))
+    say(ask_of_run(folder_of(home), campaign or option, run, "confirm", reason))
 
 
 @_answers("run")
@@ -78,7 +78,7 @@ def promote(run: str, campaign: str | None, option: str | None, reason: str, hom
     """
     from agent.requests import ask_of_run
 
-    click.echo(ask_of_run(folder_of(home), campaign or option, run, "promote", reason))
+    say(ask_of_run(folder_of(home), campaign or option, run, "promote", reason))
 
 
 @click.command()
@@ -118,7 +118,7 @@ def refute(belief: str, campaign: str | None, option: str | None, reason: str, h
     """
     from agent.requests import refute_belief
 
-    click.echo(refute_belief(folder_of(home), campaign or option, belief, reason))
+    say(refute_belief(folder_of(home), campaign or option, belief, reason))
 
 
 @click.command()
@@ -146,7 +146,7 @@ def note(  # noqa: PLR0917 - one parameter per option
     """
     from agent.requests import note_failure
 
-    click.echo(note_failure(folder_of(home), campaign or option, text, mode, domain or "", evidence))
+    say(note_failure(folder_of(home), campaign or option, text, mode, domain or "", evidence))
 
 
 @click.command("import")
@@ -303,7 +303,7 @@ def audit(  # noqa: PLR0917 - one parameter per option
         write_sarif(sarif, found)
     code = auditing.exit_code(found)
     if code == auditing.NOTHING_USABLE:
-        click.echo(f"vigil: {path} holds no configuration, data, adapter or model that an audit knows.", err=True)
+        say(f"vigil: {path} holds no configuration, data, adapter or model that an audit knows.", err=True)
     ctx.exit(code)
 
 

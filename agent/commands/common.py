@@ -1,7 +1,6 @@
 """What all commands share: options, output, and the one place where an error becomes a sentence and an exit code."""
 
 import errno
-import json
 import os
 import sqlite3
 import sys
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from state.errors import CorruptError, VigilError
+from state.text import as_json, one_line, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -87,9 +87,9 @@ def _fail(ctx: click.Context, sentence: str, code: int, runbook: str = "") -> No
     # Commands stand on lines of their own, and those are never wrapped; what is no terminal gets one line for all.
     said, *commands = f"vigil: {sentence}".split("\n") if sys.stderr.isatty() else [f"vigil: {sentence}"]
     for line in wrapped(said, columns()) if sys.stderr.isatty() else [" ".join(said.split())]:
-        click.echo(line, err=True)
+        click.echo(one_line(line), err=True)
     for command in commands:
-        click.echo(command, err=True)
+        click.echo(one_line(command), err=True)
 
     if there := typed.runbook(runbook):
         click.echo(f"Read {there}.", err=True)
@@ -108,12 +108,12 @@ def tell(text: str, *, nl: bool = True) -> None:
 
     Args:
         text: What is printed.
-        nl: End the line.
+        nl: End the line; without it the text is a terminal's, control sequences and all.
 
     Side effects: where it is gone, standard output leads nowhere from then on.
     """
     try:
-        click.echo(text, nl=nl)
+        click.echo(one_line(text) if nl else text, nl=nl)
     except OSError as error:
         if error.errno not in _GONE:
             raise
@@ -135,15 +135,20 @@ def reads(command: _F) -> _F:
     return click.argument("campaign", required=False)(home_option(with_json))
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a sentence, or several lines."""
+    click.echo(shown(text), err=err)
+
+
 def show(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:
-        click.echo(line)
+        click.echo(one_line(line))
 
 
 def show_json(value: Any) -> None:
     """Print a value as JSON, readable."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    click.echo(as_json(value, indent=1))
 
 
 def gathered(paths: Any, **given: Any) -> dict[str, Any]:

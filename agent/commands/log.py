@@ -39,7 +39,6 @@ def log(  # noqa: PLR0917 - one parameter per option
     Lines hold names, ids and numbers; what a model wrote, or a row says, is in no log. With --json a line of JSON each.
     """
     from agent.render.places import find_campaign
-    from agent.render.words import printable
 
     paths = find_campaign(folder_of(home), campaign, is_quiet=as_json)
     names = _names(paths)
@@ -57,7 +56,7 @@ def log(  # noqa: PLR0917 - one parameter per option
         return
     if not found:
         click.echo(f"{paths.name} has no such line in its log.")
-    show(printable(_said(line, names)) for line in found)
+    show(_said(line, names) for line in found)
 
 
 def merged(paths: CampaignPaths) -> list[dict[str, Any]]:

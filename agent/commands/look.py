@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, gathered, home_option, reads, show, show_json
+from agent.commands.common import folder_of, gathered, home_option, reads, say, show, show_json
 
 
 def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[str, Any], str]:
@@ -95,7 +95,7 @@ def ledger(
         with open_reader(paths) as reader:
             is_example = reader.goal()["spec"]["gate"].get("ledger") == "example"
     if is_reset:
-        click.echo(reset_ledger(paths, reason, is_example=is_example))
+        say(reset_ledger(paths, reason, is_example=is_example))
         return
     with opened(is_example, paths) as found:
         entries = entries_of(found)
@@ -247,7 +247,7 @@ def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
     metrics = sorted({found["metric"] for found in scores})
     if metrics:
         levels = sorted({f"{100 * found['level']:.3g} %" for found in scores if found["level"] is not None})
-        click.echo(f"Scores: {', '.join(metrics)}" + (f", with the {' or '.join(levels)} interval." if levels else "."))
+        say(f"Scores: {', '.join(metrics)}" + (f", with the {' or '.join(levels)} interval." if levels else "."))
     rows = []
     for run in view["runs"]:
         found = run["score"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent.commands.common import folder_of, home_option, show, tell
+from agent.commands.common import folder_of, home_option, say, show, tell
 from state.errors import NotFoundError
 
 
@@ -51,7 +51,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         from state.paths import CampaignPaths
 
         show(check_openings(loaded, CampaignPaths(where.resolve(), loaded.goal.campaign)))
-        click.echo(f"{file} is a valid campaign.")
+        say(f"{file} is a valid campaign.")
         return
     if restore:
         _restore(where, loaded.goal.campaign)
@@ -82,7 +82,7 @@ def _restore(home: Path, campaign: str) -> None:
     if not paths.backups.is_dir():
         raise NotFoundError(f"{paths.root} has no backup to restore.", what="backup", where=str(paths.backups))
     with Lease.acquire(paths, SystemClock()) as lease:
-        click.echo(restore_latest(paths, SystemClock(), lease).sentence)
+        say(restore_latest(paths, SystemClock(), lease).sentence)
 
 
 def _summary(home: Path, campaign: str, file: Path) -> None:
@@ -107,7 +107,7 @@ def stop(campaign: str | None, reason: str, home: str | None) -> None:
     from agent.render.places import find_campaign
     from agent.requests import ask_to_stop
 
-    click.echo(ask_to_stop(find_campaign(folder_of(home), campaign), reason))
+    say(ask_to_stop(find_campaign(folder_of(home), campaign), reason))
 
 
 @click.command()

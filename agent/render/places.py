@@ -14,6 +14,7 @@ from state.errors import ConfigError, NotFoundError
 from state.lease import holder
 from state.log import passed_over
 from state.paths import CampaignPaths
+from state.text import one_line
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 _NAME_LINE = re.compile(r"""^campaign\s*:\s*(?:"([^"#]*)"|'([^'#]*)'|([^\s#]+))\s*(?:\#.*)?$""")
@@ -49,7 +50,7 @@ def _active_at(folder: Path) -> float:
 
 
 def _aloud(sentence: str) -> None:
-    print(sentence, file=sys.stderr)  # noqa: T201 - beside the answer, which others may read by machine
+    print(one_line(sentence), file=sys.stderr)  # noqa: T201 - beside the answer, which others may read by machine
 
 
 def _silently(_sentence: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from agent.render import card, cases, curves, record, summary, typed, why
 from agent.render.record import with_measurements
 from agent.render.summary import summarize
-from agent.render.words import block, clock, count, duration, listed, number, shortened, signed, table
+from agent.render.words import block, clock, count, duration, finalized, listed, number, shortened, signed, table
 from state.files import read_jsonl, write_atomic
 from state.paths import CampaignPaths, JobPaths
 
@@ -359,7 +359,11 @@ def report_html(view: View) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=finalized,
     )
     environment.filters.update(
         number=number, clock=clock, signed=signed, duration=duration, bucket=typed.bucket_name, said=typed.said

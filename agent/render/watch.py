@@ -14,10 +14,11 @@ from typing import Any, TextIO
 
 from agent.render import record, typed
 from agent.render.record import gather
-from agent.render.words import WIDTH, block, clock, columns, count, duration, number, printable, shortened, wrapped
+from agent.render.words import WIDTH, block, clock, columns, count, duration, number, shortened, wrapped
 from state.errors import CorruptError
 from state.paths import CampaignPaths
 from state.records import CAMPAIGN_ENDED, JOB_ENDED
+from state.text import one_line
 
 View = dict[str, Any]
 
@@ -65,7 +66,7 @@ class Terminal:
 
     def print(self, lines: Iterable[str], *, is_loud: bool = False) -> None:
         """Print lines that stay, as they are laid out; the first of loud ones stands out and rings."""
-        found = [printable(line) for line in lines]
+        found = [one_line(line) for line in lines]
         if not self.is_live:
             self._write("".join(f"{line}\n" for line in found))
             return
@@ -102,7 +103,7 @@ class Terminal:
     def _region(self, lines: list[str]) -> None:
         """Write lines in place of those that stand there; a command that is wider than the terminal is never cut."""
         size = shutil.get_terminal_size((WIDTH, 24))
-        fitting = [printable(line) for line in lines]
+        fitting = [one_line(line) for line in lines]
         rows = [max(1, math.ceil(len(line) / size.columns)) for line in fitting]
         # What has left the screen cannot be written over: the middle gives way, between what goes on and what to type.
         while len(rows) > 1 and sum(rows) >= size.lines:

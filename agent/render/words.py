@@ -1,13 +1,14 @@
-"""Numbers and times as people say them, and text that fits a terminal. Standard library only."""
+"""Numbers and times as people say them, and text that fits a terminal."""
 
 import math
 import shutil
 import textwrap
 import time
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from state.text import shown
 
 WIDTH = 100
 """Columns of the widest line: longer ones are hard to read."""
@@ -21,13 +22,9 @@ def columns() -> int:
     return min(WIDTH, max(_NARROW, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
-def printable(text: str) -> str:
-    """Return a text without what would move the cursor or turn the order of letters: an answer's words are anyone's."""
-    return "".join(" " if unicodedata.category(char) in _UNSEEN else char for char in text)
-
-
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what acts on a terminal and is not seen itself."""
+def finalized(value: object) -> object:
+    """Return what a page's template prints: markup of our own as it is, every plain text as `shown`."""
+    return shown(value) if type(value) is str else value
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -9,11 +9,10 @@ import ipaddress
 import secrets
 import socket
 import time
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from markupsafe import Markup
+from state.text import shown
 
 SESSION_S = 7 * 24 * 3600.0
 """A session ends a week after its link was opened."""
@@ -34,29 +33,6 @@ HEADERS = {
 """Of every answer: no script, style, picture or form that is not this server's own, and nothing kept."""
 
 _SAFE = frozenset({"GET", "HEAD"})
-_JOINERS = "‌‍"
-"""Two invisible characters that writing systems and emoji need, and that move nothing."""
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-
-
-def shown(text: str) -> str:
-    """Return a text in which what would be invisible, turn its direction or cannot be encoded stands as its number."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_as_number(char) if _is_hidden(char) else char for char in text)
-
-
-def _is_hidden(char: str) -> bool:
-    return unicodedata.category(char) in _HIDDEN and char not in "\n\t" and char not in _JOINERS
-
-
-def _as_number(char: str) -> str:
-    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"  # noqa: PLR2004 - Unicode's plane 0
-
-
-def finalized(value: object) -> object:
-    """Return what a template prints: markup of our own as it is, every other text as `shown`."""
-    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @dataclass

@@ -23,12 +23,13 @@ from starlette.staticfiles import StaticFiles
 
 from agent.render import cases
 from agent.render.record import gather
-from agent.render.words import clock, duration, number, signed
+from agent.render.words import clock, duration, finalized, number, signed
 from agent.web import pages
 from agent.web.live import AXES, METRICS, Curves, changes, on_grid
-from agent.web.security import HEADERS, Doors, finalized, is_loopback, shown
+from agent.web.security import HEADERS, Doors, is_loopback
 from state.errors import ConfigError, NotFoundError, VigilError
 from state.paths import CampaignPaths
+from state.text import shown
 
 _HERE = Path(__file__).parent
 _MOST_BODY = 64_000

@@ -17,12 +17,13 @@ from starlette.testclient import TestClient
 
 from agent.render import cases
 from agent.web import live
-from agent.web.security import HEADERS, SESSION_S, Doors, is_loopback, shown
+from agent.web.security import HEADERS, SESSION_S, Doors, is_loopback
 from agent.web.server import create_app
 from state.clock import FakeClock
 from state.files import write_json
 from state.paths import CampaignPaths
 from state.reading import open_reader
+from state.text import shown
 from tests.agent.recorded import begin_training, opened, record
 from tests.faults.campaign.world import command, write_campaign
 
@@ -339,14 +340,6 @@ def test_decisions_and_beliefs_tell_why_and_what_stands_on_what(browser: TestCli
     assert "5 things stand on it" in told(browser, "/c/quick/beliefs?all")
     assert "What stands on it" in told(browser, "/c/quick/beliefs/B2")
     assert "A <b>stale</b> ceiling." in checks
-
-
-def test_what_would_be_invisible_or_turn_the_text_is_shown_as_its_number() -> None:
-    assert shown("plain") == "plain"
-    assert shown("a\n\tb é 日本 👩‍💻") == "a\n\tb é 日本 👩‍💻"
-    assert shown("\x00\x1b\x85\u202e\u200b\u2028\ud800\U000e0041") == (
-        "\\u0000\\u001b\\u0085\\u202e\\u200b\\u2028\\ud800\\U000e0041"
-    )
 
 
 def metrics(path: Path, n: int, every: int = 1_000) -> None:

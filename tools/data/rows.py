@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from state.records import Json
+from state.text import one_line
 from tools.models.identity import LFS_POINTER, NOT_FETCHED
 
 MOST_LINE_BYTES = 16 << 20
@@ -30,7 +31,6 @@ FaultKind = Literal[
 takes. row: JSON, but not as its form asks."""
 
 _CHUNK = 1 << 20
-_NO_TEXT = re.compile("[\ud800-\udfff]")
 """Halves of a pair that stand alone: bytes of a file name that are no text, or what a JSON file wrote with `\\u`."""
 
 
@@ -277,9 +277,8 @@ def _constant_in(raw: bytes) -> str | None:
 
 
 def shown(name: str) -> str:
-    """Return a name as it can be printed: no control characters, no bytes that are no text."""
-    text = _NO_TEXT.sub("\ufffd", name)
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Return a name, or a stranger's words, as a part of a sentence."""
+    return one_line(name)
 
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")

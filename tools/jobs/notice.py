@@ -4,7 +4,6 @@ At most once: a mark is on disk before the command starts, and who finds the mar
 this very process may lose a notice, and never doubles one.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 from state.files import fsync_path
 from state.log import passed_over
+from state.text import as_json
 from tools.jobs.worker import WorkerContext, begin
 from tools.machine.sandbox import clean_env
 
@@ -59,7 +59,7 @@ def _tell(context: WorkerContext) -> None:
     except OSError as error:
         context.fail(f"The command of `notify` does not start ({error.strerror}): {command[0]}.")
     try:
-        process.communicate(json.dumps(given["line"], ensure_ascii=False) + "\n", timeout=limit_s)
+        process.communicate(as_json(given["line"]) + "\n", timeout=limit_s)
     except subprocess.TimeoutExpired:
         with passed_over("command.gone", ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

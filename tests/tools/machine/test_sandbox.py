@@ -138,12 +138,15 @@ def test_a_program_reaches_nobody_unless_the_campaign_file_says_so(started: Call
 
 AWAY = """
 import os, sys, time
+reads, writes = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         print(os.getpid(), flush=True)
+        os.write(writes, b"said")
         time.sleep(600)
     os._exit(0)
+os.read(reads, 4)
 time.sleep(600 if sys.argv[1] == "stays" else 0)
 """
 
