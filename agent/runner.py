@@ -24,13 +24,13 @@ from agent.openings import refuse_used
 from agent.render import typed
 from agent.render.record import gather
 from agent.render.watch import Terminal
-from agent.render.words import duration
+from agent.render.words import count, duration
 from agent.session import WORKERS, Session
 from agent.view import view_of
 from policies import plan
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, LimitExceededError
-from state.files import ensure_local_disk, write_json
+from state.files import ensure_local_disk, tighten, write_json
 from state.goal import Goal
 from state.lease import Lease
 from state.log import bind_log, hand_on, log_error, log_info, log_privately, start_log, stop_log
@@ -119,6 +119,8 @@ def run_campaign(
         bind_log(epoch=lease.epoch)
         hand_on(campaign=paths.name, epoch=lease.epoch, decision=None)
         log_info("agent.start", state=store.read.campaign().state if store.read.goals() else "new")
+        if loose := tighten(paths.root):
+            terminal.say(f"{count(loose, 'file')} of this campaign could be read by others; now only you can.")
         session = _sit_down(loaded, paths, store, clock, backend or LocalBackend(), workers)
         log_privately(is_private=session.goal.privacy == "redact")
         session.requests_before, session.say, session.show = before, terminal.say, terminal.show
@@ -298,7 +300,7 @@ def _input(session: Session, graph: Graph, config: Any) -> Any:
 def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
     """Run supersteps, each checkpoint synced before the next begins; prune now and then."""
     told = len(session.store.read.decisions())
-    for count, update in enumerate(graph.stream(given, config, stream_mode="updates", durability="sync"), start=1):
+    for superstep, update in enumerate(graph.stream(given, config, stream_mode="updates", durability="sync"), start=1):
         if "deciding" in update:
             decisions = session.store.read.decisions()
             for decision in decisions[told:]:
@@ -317,7 +319,7 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
             if session.store.read.campaign().state != "waiting":
                 _put_questions(session)
             session.show("Checking what the next step stands on …")
-        if count % _PRUNE_EVERY == 0 and graph.checkpointer:
+        if superstep % _PRUNE_EVERY == 0 and graph.checkpointer:
             prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with
         inbox.apply_requests(session)
         if session.is_stopping:

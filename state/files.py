@@ -5,12 +5,14 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError, DamagedFileError
+from state.log import passed_over
 
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smbfs", "smb3", "afpfs", "webdav", "fuse.sshfs", "9p", "afs", "ceph", "glusterfs"}
@@ -89,6 +91,23 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, readable and with a final newline."""
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def tighten(folder: Path) -> int:
+    """Make a folder and all that lies in it readable to its owner alone; return how many things were not.
+
+    Side effects: changes modes of what is this user's; what links lead to, or lies elsewhere too, is left.
+    """
+    found = 0
+    for above, _, names in os.walk(folder):
+        for path in (above, *(os.path.join(above, name) for name in names)):  # noqa: PTH118 - a long campaign has 100,000 files
+            with passed_over("mode.not_changed", OSError):
+                seen = os.lstat(path)
+                is_ours = seen.st_uid == os.getuid() and (stat.S_ISDIR(seen.st_mode) or seen.st_nlink == 1)
+                if is_ours and not stat.S_ISLNK(seen.st_mode) and seen.st_mode & 0o077:
+                    os.chmod(path, stat.S_IMODE(seen.st_mode) & ~0o077)  # noqa: PTH101 - as above
+                    found += 1
+    return found
 
 
 MOST_BYTES = 1 << 28

@@ -93,7 +93,7 @@ class Lease:
         descriptor = None
         try:
             paths.root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if not _try_lock(descriptor, clock):
                 raise _refusal(paths)
             write_json(holder_file(paths), {"pid": os.getpid(), "host": socket.gethostname(), "started": clock.now()})

@@ -16,6 +16,7 @@ from state.files import (
     read_object,
     side_of,
     sweep,
+    tighten,
     write_atomic,
     write_json,
 )
@@ -164,3 +165,19 @@ def test_a_process_of_another_user_lives(monkeypatch: pytest.MonkeyPatch, tmp_pa
     side_of(tmp_path / "x").touch()
     sweep(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_others_could_read_is_its_owner_s_alone_and_what_links_lead_to_is_left(tmp_path: Path) -> None:
+    outside, root = tmp_path / "model.bin", tmp_path / "campaign"
+    (root / "jobs" / "J1").mkdir(parents=True)
+    for path in (outside, root / "state.db", root / "jobs" / "J1" / "job.json", root / "promoted"):
+        path.write_text("x")
+    (root / "link").symlink_to(outside)
+    (tmp_path / "export").hardlink_to(root / "promoted")
+    for path in (outside, root, root / "state.db", root / "jobs" / "J1" / "job.json", root / "promoted"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert tighten(root) > 0
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (outside, root, *root.rglob("*"))}
+    assert {modes["campaign"], modes["jobs"], modes["J1"]} == {0o700}
+    assert (modes["state.db"], modes["job.json"], modes["model.bin"], modes["promoted"]) == (0o600, 0o600, 0o644, 0o644)
+    assert tighten(root) == 0

@@ -37,7 +37,7 @@ def try_lock(path: Path) -> int | None:
     The lock lives as long as any process has the descriptor. `is_held` takes the lock for an instant, so one refusal
     proves nothing: the call asks several times within a quarter of a second.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for attempt in range(_PROBE_RETRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,7 +121,7 @@ class Turn:
                 return None
             number = max((known for known, _ in _turns(paths)), default=0) + 1
             path = paths.turn(number)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # For people's eyes only, so a full disk does not matter.
             with passed_over("turn.not_described", OSError):

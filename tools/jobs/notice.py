@@ -36,7 +36,7 @@ def _mark(context: WorkerContext) -> bool:
     out = context.folder.out
     out.mkdir(exist_ok=True)
     try:
-        os.close(os.open(out / "sending", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        os.close(os.open(out / "sending", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return False
     fsync_path(out)

@@ -71,7 +71,7 @@ class WorkerContext:
         self._step = self._prepared = 0
         self._noted_at = time.monotonic()
         _cut_torn_line(self.folder.metrics)
-        self._metrics = os.open(self.folder.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._metrics = os.open(self.folder.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @property
     def should_stop(self) -> bool:

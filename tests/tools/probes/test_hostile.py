@@ -305,7 +305,7 @@ def test_names_that_are_no_text_are_shown_without_harm(tmp_path: Path) -> None:
     (folder / "a\nb" / "train.jsonl").write_bytes(b"\0")
     report = found(folder)
     assert "\x1b" not in claims(report)
-    assert any("a?b/train.jsonl" in row["claim"] for row in report["findings"])
+    assert any("a b/train.jsonl" in row["claim"] for row in report["findings"])
 
 
 def test_text_that_no_encoding_writes_is_shown_without_harm(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_text_that_no_encoding_writes_is_shown_without_harm(tmp_path: Path) -> N
     config = '{"model": "\\ud800", "data": "\\udcff", "train": true, "iters": 2, "adapter_path": "\\udfff"}'
     (folder / "lora.json").write_text(config)
     said = claims(found(folder))
-    assert "lora.json names \ufffd as its model" in said
+    assert r"lora.json names \ud800 as its model" in said
 
 
 def test_a_model_whose_files_cannot_be_read_to_an_end_is_not_asked(
