@@ -95,7 +95,7 @@ def allow(kind: str, campaign: str | None, until: str, runs: int, reason: str, h
     """
     from agent import requests
 
-    click.echo(requests.allow(folder_of(home), campaign, kind, until, runs=runs, reason=reason))
+    say(requests.allow(folder_of(home), campaign, kind, until, runs=runs, reason=reason))
 
 
 answer_commands = (approve, reject, allow, cancel, confirm, promote)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, gathered, home_option, reads, show, show_json
+from agent.commands.common import folder_of, gathered, home_option, reads, say, show, show_json
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -25,14 +25,15 @@ def report(campaign: str | None, home: str | None, as_json: bool, **asked: Any) 
     if asked["as_card"] or asked["run"]:
         from agent.render.card import card_of, format_card
         from state.files import write_atomic
+        from state.text import shown
 
         card = card_of(view, asked["run"])
         if as_json:
             show_json(card)
             return
         out = asked["out"] or Path(view["root"]) / "README.md"
-        write_atomic(out.absolute(), format_card(card, view))
-        click.echo(str(out))
+        write_atomic(out.absolute(), shown(format_card(card, view)))
+        say(str(out))
         return
     from agent.render.report import report_data, report_page, report_text, write_report
 
@@ -43,7 +44,7 @@ def report(campaign: str | None, home: str | None, as_json: bool, **asked: Any) 
     elif asked["as_text"]:
         show(report_text(view))
     else:
-        click.echo(str(write_report(view, asked["out"])))
+        say(str(write_report(view, asked["out"])))
 
 
 @click.command()
@@ -66,7 +67,7 @@ def export(campaign: str | None, out: Path | None, home: str | None) -> None:
     text = io.StringIO()
     count = write_rows(paths, text)
     write_atomic(out.absolute(), text.getvalue())
-    click.echo(f"{out}: {count:,} rows.")
+    say(f"{out}: {count:,} rows.")
 
 
 share_commands = (report, export)
