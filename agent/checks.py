@@ -18,7 +18,7 @@ from policies.checks import cases_told, least_cases, limit_fix
 from policies.comparison import CaseTable, scales_of
 from policies.target import aims
 from state.errors import ConfigError
-from state.goal import Goal
+from state.goal import Goal, name_of, split_of
 
 _RUNBOOK = "runbooks/campaign_file.md"
 _CASES_PER_FILE = 2
@@ -167,7 +167,7 @@ def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int]) -> 
     gate, scales = loaded.goal.gate, scales_of(loaded.goal.track.ranges)
     for place, condition in enumerate(gate.conditions):
         least = least_cases(condition, gate.confirmation_alpha, scales)
-        splits = {metric.partition(".")[0] for metric in condition.metrics}
+        splits = {split_of(metric) for metric in condition.metrics}
         found = max((confirmation.get(split, 0) for split in splits), default=0)
         if found and (fix := limit_fix(condition, found, gate.confirmation_alpha, scales)):
             raise _refusal(
@@ -417,7 +417,7 @@ def _require_metrics(loaded: LoadedCampaign, known: tuple[str, ...]) -> None:
         wanted.append((goal.evaluation.control, ("evaluation", "control")))
     wanted += [(metric, ("baseline", "expected", metric)) for metric in goal.baseline.expected]
     for metric, loc in wanted:
-        name = metric.partition(".")[2]
+        name = name_of(metric)
         if name not in known:
             guess = nearest(name, list(known))
             advice = f"did you mean {guess}?" if guess else f"it answers with {', '.join(known)}."

@@ -9,10 +9,11 @@ from agent.session import WORKERS, Session
 from policies.guards import lasting
 from policies.plan import CENSUS_PARTS
 from policies.recipes import BALANCE
-from policies.target import aims
+from policies.target import own_metric
 from state.errors import ConfigError, NotFoundError
-from state.goal import Goal
+from state.goal import Goal, name_of, split_of
 from state.hashing import hash_json
+from state.recipe import setting
 from state.records import CLASSES, ActionKind, Decision, Guard, Instrument, JobKind, Json, Run, SplitUse
 from tools.data.balance import write_balanced
 from tools.data.cases import iter_split
@@ -145,8 +146,8 @@ def census_input(session: Session, parts: Sequence[str] = ("tokens", "grades")) 
         **evaluation_input(session, None),
         "data": data_input(session.goal, session),
         "row_cache": str(session.paths.rows),
-        "max_seq_length": int(recipe.get("max_seq_length", 2048)),
-        "mask_prompt": bool(recipe.get("mask_prompt", True)),
+        "max_seq_length": int(setting(recipe, "max_seq_length")),
+        "mask_prompt": bool(setting(recipe, "mask_prompt")),
         "group_by": session.goal.data.group_by,
         "pair_seq_length": None if of_pairs.get("truncate") else of_pairs.get("max_seq_length"),
     }
@@ -395,12 +396,10 @@ def paid_signs(goal: Goal) -> dict[str, dict[str, int]]:
     """
     if goal.instrument_of("rollout") is not None:
         return dict.fromkeys(goal.evaluation.splits, _reward_signs(goal))
-    asked = [
-        (metric.partition("."), condition.sign) for condition in goal.gate.conditions for metric in condition.metrics
-    ]
-    return {
-        name: {metric: sign for (split, _, metric), sign in asked if split == name} for name in goal.evaluation.splits
-    }
+    signs: dict[str, dict[str, int]] = {name: {} for name in goal.evaluation.splits}
+    for condition, metric in goal.gate.asked:
+        signs[split_of(metric)][name_of(metric)] = condition.sign
+    return signs
 
 
 def _reward_signs(goal: Goal) -> dict[str, int]:
@@ -412,8 +411,7 @@ def _reward_signs(goal: Goal) -> dict[str, int]:
 
 def _default_reward(goal: Goal) -> Json:
     """Return what rollouts earn where the recipe says nothing: one for each metric that the gate wants more of."""
-    names = [(metric.partition(".")[2], c) for c in goal.gate.conditions for metric in c.metrics]
-    return {name: 1.0 for name, condition in names if condition.direction > 0}
+    return {name_of(metric): 1.0 for condition, metric in goal.gate.asked if condition.direction > 0}
 
 
 def rollout_input(session: Session, recipe: Json) -> Json:
@@ -423,9 +421,8 @@ def rollout_input(session: Session, recipe: Json) -> Json:
     and penalties.
     """
     goal, folder = session.goal, session.loaded.path.parent
-    names = [(metric.partition("."), condition) for condition in goal.gate.conditions for metric in condition.metrics]
-    wanted = _target_split(goal)
-    signs = {name: condition.direction for (split, _, name), condition in names if split == wanted}
+    wanted = split_of(own_metric(goal.gate))
+    signs = {name_of(metric): c.direction for c, metric in goal.gate.asked if split_of(metric) == wanted}
     if goal.data.valid_rollouts is not None:
         path = str(session.loaded.resolve(goal.data.valid_rollouts))
         cases: Json = {"name": "valid", "use": "valid", "file": path, "case_ids": None}
@@ -467,7 +464,7 @@ def _samples(goal: Goal, folder: Path) -> Json:
 
     Selection cases only, of the first split that the gate asks about; confirmation cases are looked at by promotion.
     """
-    split, ids = _selection_of(goal, folder, goal.gate.conditions[0].metrics[0].partition(".")[0])
+    split, ids = _selection_of(goal, folder, split_of(goal.gate.conditions[0].metrics[0]))
     return {
         "cases": {**split, "case_ids": ids[:_SAMPLED_CASES]},
         "max_tokens": min(goal.evaluation.max_tokens, _SAMPLED_TOKENS),
@@ -479,10 +476,3 @@ def _selection_of(goal: Goal, folder: Path, name: str) -> tuple[Json, list[str]]
     split = next(row for row in split_inputs(goal, folder, "selection") if row["name"] == name)
     ids = split["case_ids"] or [str(case["id"]) for case in iter_split(Path(split["file"]))]
     return split, list(ids)
-
-
-def _target_split(goal: Goal) -> str:
-    """Return the split of the metric that runs are for."""
-    wanted = aims(goal.gate) or goal.gate.conditions
-    named = goal.gate.primary if goal.gate.primary in wanted[0].metrics else wanted[0].metrics[0]
-    return str(named).partition(".")[0]

@@ -27,7 +27,7 @@ from policies.guards import measuring_guards
 from state.clock import Clock, SystemClock
 from state.errors import ConfigError, CorruptError, JobFailedError, JobInterruptedError, NotFoundError
 from state.files import ensure_local_disk, read_json, read_jsonl, write_atomic
-from state.goal import Goal
+from state.goal import Goal, name_of
 from state.hashing import hash_bytes, hash_json, hash_tree, short
 from state.paths import CampaignPaths, JobPaths
 from state.reading import open_reader
@@ -259,7 +259,7 @@ def _metric_and_reference(loaded: LoadedCampaign, cases: Sequence[Json], asked: 
 
 
 def _metric(goal: Goal, known: Sequence[str], wanted: str | None) -> str:
-    asked = [(metric.partition(".")[2], c.direction) for c in goal.gate.conditions for metric in c.metrics]
+    asked = [(name_of(metric), c.direction) for c, metric in goal.gate.asked]
     more = list(dict.fromkeys(name for name, direction in asked if direction > 0))
     less = {name for name, direction in asked if direction < 0} - {*more}
     choices = ", ".join(name for name in known if name not in less)

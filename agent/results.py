@@ -12,6 +12,7 @@ from agent.inputs import paid_signs
 from agent.session import Session
 from policies.pace import advice
 from state.files import read_jsonl
+from state.recipe import setting
 from state.records import (
     Action,
     ActionKind,
@@ -251,7 +252,7 @@ def _token_census(of: _Digest, row: Json) -> None:
         return
     cut, lost = int(row.get("truncated") or 0), int(row.get("prompt_longer_than_max") or 0)
     lines = ", ".join(str(line) for line in (row.get("lines") or [])[:5])
-    limit = int(of.session.goal.first_recipe.get("max_seq_length", 2048))
+    limit = int(setting(of.session.goal.first_recipe, "max_seq_length"))
     said = (
         f"{cut} of {row['rows']:,} training rows are longer than max_seq_length {limit} "
         f"(longest {row['max_tokens']} tokens; lines {lines}), {lost} of them already in the prompt."
@@ -418,7 +419,7 @@ def _other_form(of: _Digest, row: Json) -> None:
 
 def _density(of: _Digest, rows: list[Measurement]) -> None:
     """Say whether a gate metric of the base only knows all or nothing, with no denser one beside it (P9)."""
-    asked = {metric for condition in of.session.goal.gate.conditions for metric in condition.metrics}
+    asked = of.session.goal.gate.metrics
     for split in sorted({row.split for row in rows}):
         cases = [row.metrics for row in rows if row.split == split]
         values = {name: [case.get(name) for case in cases] for name in sorted({n for case in cases for n in case})}

@@ -16,7 +16,7 @@ from policies.gate import asks_no_worse, is_never_shown, judge_condition, least_
 from policies.power import Needed, cases_needed
 from policies.significance import EPSILON
 from policies.target import Target, find_target
-from state.goal import Condition, Gate, Goal
+from state.goal import Condition, Gate, Goal, name_of, split_of
 from state.records import Belief, Evidence, Finding, Measurement, Record, Side, SplitUse, runbook_of
 
 
@@ -153,7 +153,7 @@ def cases_told(
     for condition in gate.conditions:
         level = gate.confirmation_alpha / len(condition.metrics)
         told = [
-            (needed, counts.get(metric.partition(".")[0]))
+            (needed, counts.get(split_of(metric)))
             for metric in condition.metrics
             if (
                 needed := cases_needed(
@@ -163,7 +163,7 @@ def cases_told(
                     cases=cases,
                     delta=gate.meaningful_delta,
                     ceiling=(ceilings or {}).get(metric),
-                    n=counts.get(metric.partition(".")[0]),
+                    n=counts.get(split_of(metric)),
                 )
             )
         ]
@@ -562,7 +562,7 @@ def _perfect(condition: Condition, known: _Known) -> tuple[CaseTable, bool]:
         base = scores or _as_cases(known.baseline[metric], scale)
         ideal = _ideal(base, known.best(metric, condition.direction), condition.direction, scale)
         sides: tuple[tuple[Side, dict[str, float]], ...] = (("base", base), ("parent", base), ("candidate", ideal))
-        split, _, name = metric.partition(".")
+        split, name = split_of(metric), name_of(metric)
         for side, row in sides:
             part = cells[side].setdefault(split, {}).setdefault(known.use, {})
             for case, score in row.items():
@@ -587,10 +587,9 @@ def _as_cases(mean: Mean, scale: Scale) -> dict[str, float]:
 
 def _redundant(gate: Gate, cases: CaseTable, use: SplitUse) -> list[Finding | None]:
     """P4: two conditions whose metrics are one number, case by case, up to direction and scale."""
-    named = [(condition, metric) for condition in gate.conditions for metric in condition.metrics]
     found: list[Finding | None] = []
-    for place, (first, one) in enumerate(named):
-        for second, other in named[place + 1 :]:
+    for place, (first, one) in enumerate(gate.asked):
+        for second, other in gate.asked[place + 1 :]:
             if first.id != second.id and one != other and _same_cases(cases, one, other, use):
                 found.append(_redundancy(first, one, second, other))
     return found
@@ -598,7 +597,7 @@ def _redundant(gate: Gate, cases: CaseTable, use: SplitUse) -> list[Finding | No
 
 def _same_cases(cases: CaseTable, one: str, other: str, use: SplitUse) -> bool:
     """Return whether two metrics of one split are a straight line of each other on every side measured."""
-    if one.partition(".")[0] != other.partition(".")[0]:
+    if split_of(one) != split_of(other):
         return False
     pairs = []
     for side in cases.cells:
@@ -799,7 +798,7 @@ def _held_against(condition: Condition, claim: str, known: Mapping[str, float], 
 
 
 def _means(goal: Goal, table: CaseTable, side: Side) -> dict[str, Mean]:
-    names = {metric for condition in goal.gate.conditions for metric in condition.metrics} | set(goal.baseline.expected)
+    names = goal.gate.metrics | set(goal.baseline.expected)
     found = {metric: table.mean(side, metric, "selection") for metric in sorted(names)}
     return {metric: mean for metric, mean in found.items() if mean is not None}
 

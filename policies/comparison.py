@@ -11,7 +11,7 @@ from pydantic import Field
 
 from policies import significance
 from policies.significance import EPSILON, Interval
-from state.goal import Against, Statistic
+from state.goal import Against, Statistic, name_of, split_of
 from state.records import Measurement, Record, Side, SplitUse
 
 Scores = dict[str, float | None]
@@ -79,7 +79,7 @@ def scales_of(ranges: Mapping[str, tuple[float, float]]) -> dict[str, Scale]:
 
 def scale_of(scales: Mapping[str, Scale], metric: str) -> Scale:
     """Return the scale of a `split.metric`, declared for it or for its metric in every split."""
-    return scales.get(metric) or scales.get(metric.partition(".")[2]) or _SHARES
+    return scales.get(metric) or scales.get(name_of(metric)) or _SHARES
 
 
 _SHARES = Scale()
@@ -151,7 +151,7 @@ class CaseTable(Record):
 
     def values(self, side: Side, metric: str, use: SplitUse) -> tuple[dict[str, float], int]:
         """Return case -> score of one `split.metric`, sorted by case, and how many cases had none."""
-        split, _, name = metric.partition(".")
+        split, name = split_of(metric), name_of(metric)
         rows = self.cases(side, split, use)
         scores = {case: rows[case].get(name) for case in sorted(rows)}
         known = {case: float(score) for case, score in scores.items() if score is not None}
@@ -174,7 +174,7 @@ class CaseTable(Record):
         """Return one metric of two sides on the cases both have."""
         ours, _ = self.values(side, metric, use)
         theirs, _ = self.values(reference, metric, use)
-        split = metric.partition(".")[0]
+        split = split_of(metric)
         everyone = {*self.cases(side, split, use), *self.cases(reference, split, use)}
         shared = tuple(case for case in ours if case in theirs)
         return Aligned(
@@ -409,7 +409,7 @@ def _single(blank: Comparison, asked: _Question) -> Comparison:
     known, unknown = asked.cases.values(asked.side, asked.metric, asked.use)
     values = [asked.scale.share(each) for each in known.values()]
     n = len(values)
-    split = asked.metric.partition(".")[0]
+    split = split_of(asked.metric)
     ours, theirs = (asked.cases.cases(side, split, asked.use) for side in (asked.side, asked.other))
     unit = asked.times(n) * asked.scale.width
     bounds = significance.mean_interval(values, asked.alpha)

@@ -6,7 +6,7 @@ from policies.drafts import Draft, done, draft, is_same
 from policies.history import View
 from policies.ledger import goal_of
 from policies.next_run import affords, counts, evaluation_s, parent_of, slack
-from policies.target import aims
+from policies.target import aim_of
 from policies.verdict import BucketVerdict
 from state.goal import Gate
 from state.records import Action, Decision, Json, Request, Run, Side, SplitUse
@@ -76,14 +76,9 @@ def was_refused(view: View, run: Run, weights: str) -> bool:
         for a in openings(view)
         if is_same(a.inputs, {"run": run.id, **asked}) and a.key not in view.void.evaluations
     }
-    return any(
-        d.run == run.id
-        and d.bucket not in {None, "A"}
-        and "selection" in d.verdict
-        and d.verdict["harness"] in harnesses
-        for d in view.decisions
-        if d.id not in view.void.decisions
-    )
+    refusals = (d for d in view.decisions if d.run == run.id and d.bucket != "A" and d.id not in view.void.decisions)
+    told = [view.judgement(decision) for decision in refusals]
+    return any(each is not None and each.selection is not None and each.harness in harnesses for each in told)
 
 
 def may_open(view: View, weights: str, keep: int = 0) -> bool:
@@ -189,14 +184,11 @@ def why_not_promoted(view: View, run: Run) -> str:
             f"it with vigil confirm {run.id}."
         )
     if counts(view, run) and run.bucket != "A":
-        return f"{run.id} does not hold on the confirmation cases, so it is not promoted: {_confirmed(view, run)}"
+        newest = view.judged(run.id)
+        told = view.judgement(newest) if newest is not None else None
+        why = told.gate.sentence if told is not None else ""
+        return f"{run.id} does not hold on the confirmation cases, so it is not promoted: {why}"
     return ""
-
-
-def _confirmed(view: View, run: Run) -> str:
-    """Return what the confirmation cases said of a run."""
-    newest = view.judged(run.id)
-    return "" if newest is None else str(newest.verdict["gate"]["sentence"])
 
 
 def asked_for(view: View) -> list[tuple[Request, Run]]:
@@ -249,7 +241,8 @@ def was_opened_late(view: View, run: Run) -> bool:
     newest = view.judged(run.id)
     # Of these weights: after an edit another save may be what the run is judged at, and that one was not opened.
     opened = view.training(run) is not None and confirmed(view, candidate_inputs(view, run)) is not None
-    return opened and newest is not None and "selection" not in newest.verdict
+    told = view.judgement(newest) if newest is not None else None
+    return opened and told is not None and told.selection is None
 
 
 def _is_worth_a_look(run: Run, verdict: BucketVerdict) -> bool:
@@ -326,6 +319,5 @@ def _open_best(view: View, found: list[_Unopened], rule: str, why: str) -> Draft
 
 def lead(gate: Gate, verdict: BucketVerdict) -> float:
     """Return by how much a run's number on selection clears what the gate's own metric is asked; counts per case."""
-    asked = next(iter(aims(gate)), gate.conditions[0])
-    row = next(each for each in verdict.gate.conditions if each.id == asked.id)
+    row = next(each for each in verdict.gate.conditions if each.id == aim_of(gate).id)
     return float("-inf") if row.estimate is None else row.sign * (row.estimate - row.bound) / row.unit

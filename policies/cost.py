@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from state.goal import Budget, Goal
-from state.recipe import PAD_TO, ROLLOUTS_TOGETHER
+from state.recipe import PAD_TO, ROLLOUTS_TOGETHER, setting
 from state.records import (
     CLASSES,
     Action,
@@ -517,16 +517,16 @@ def estimate(
         answer: Tokens of the longest answer, where logits are asked for nowhere else; None: at every position.
         together: Rollouts computed together in an update where the recipe does not say.
     """
-    most = int(recipe.get("max_seq_length", 2048))
+    most = int(setting(recipe, "max_seq_length"))
     length = -(-min(longest, most) // PAD_TO) * PAD_TO
     rows = _rows(recipe, instrument, together)
-    trained = int(recipe.get("num_layers", -1))
+    trained = int(setting(recipe, "num_layers"))
     layers = shape.layers if trained < 0 else min(trained, shape.layers)
     n_trained = _trained_values(shape, recipe, layers)
     is_full = recipe.get("fine_tune_type") == "full"
     trained_gb = n_trained * (shape.value_bytes if is_full else _VALUE_BYTES) / _GB
     learned = length
-    if answer is not None and recipe.get("mask_prompt", True):
+    if answer is not None and setting(recipe, "mask_prompt"):
         learned = min(length, -(-answer // PAD_TO) * PAD_TO)
     values = _activations(shape, recipe, rows, length, layers, learned)
     activations_gb = values * _VALUE_BYTES / _GB
@@ -537,16 +537,16 @@ def estimate(
         length=length,
         weights_gb=shape.weights_gb,
         adapter_gb=trained_gb * (1 if is_full else 2),
-        optimizer_gb=trained_gb * _OPTIMIZER[str(recipe.get("optimizer", "adamw"))],
+        optimizer_gb=trained_gb * _OPTIMIZER[str(setting(recipe, "optimizer"))],
         activations_gb=activations_gb,
     )
 
 
 def _rows(recipe: Json, instrument: Instrument, together: int) -> int:
     """Return the rows of one forward pass with a gradient: a pair has two, an update of rollouts is cut in parts."""
-    size = int(recipe.get("batch_size", 4))
+    size = int(setting(recipe, "batch_size"))
     if CLASSES[instrument] == "rollout":
-        return min(int(recipe.get("update_microbatch") or together), size * int(recipe.get("group_size", 8)))
+        return min(int(recipe.get("update_microbatch") or together), size * int(setting(recipe, "group_size")))
     return 2 * size if CLASSES[instrument] == "preference" else size
 
 
@@ -573,7 +573,7 @@ def _activations(  # noqa: PLR0917 - sizes
     words = _PER_WORD[_VALUE_BYTES if shape.value_bytes == _VALUE_BYTES else 2] * shape.vocab * rows * learned
     widths = _PER_HIDDEN * shape.hidden + _PER_ATTENTION * shape.attention + _PER_KEY * shape.kv
     layer = positions * (widths + _PER_INTERMEDIATE * shape.intermediate + _PER_SCORE * shape.heads * length)
-    layer *= _KINDS[str(recipe.get("fine_tune_type", "lora"))]
+    layer *= _KINDS[str(setting(recipe, "fine_tune_type"))]
     if recipe.get("grad_checkpoint"):
         kept = share * layers * _CHECKPOINTED * shape.hidden * positions
         return kept + max(words + share * _BESIDE_WORDS * layer, share * _RECOMPUTED * layer)
@@ -583,8 +583,8 @@ def _activations(  # noqa: PLR0917 - sizes
 
 def _decoding_gb(shape: Shape, recipe: Json, length: int) -> float:
     """Return what the keys and values of rollouts decoded together take."""
-    rollouts = int(recipe.get("batch_size", 4)) * int(recipe.get("group_size", 8))
-    together = min(int(recipe.get("rollout_concurrency", 64)), rollouts)
+    rollouts = int(setting(recipe, "batch_size")) * int(setting(recipe, "group_size"))
+    together = min(int(setting(recipe, "rollout_concurrency")), rollouts)
     return together * length * shape.layers * 2 * shape.kv * shape.value_bytes / _GB
 
 
@@ -670,11 +670,11 @@ def _need(beliefs: list[Belief], instrument: Instrument, recipe: Json) -> _Need 
     if model is None or rows is None or not (model.value or {}).get("shape"):
         return None
     shape = Shape.model_validate(model.value["shape"])
-    most = int(recipe.get("max_seq_length", 2048))
+    most = int(setting(recipe, "max_seq_length"))
     # Training rows are counted; pairs and rollouts may be as long as they are allowed to be.
     counted: Json = (rows.value or {}) if CLASSES[instrument] == "demonstration" else {}
     # What was sampled is at most the decode budget.
-    answer = recipe.get("max_completion_length", 512) if CLASSES[instrument] == "rollout" else counted.get("max_answer")
+    answer = setting(recipe, "max_completion_length") if CLASSES[instrument] == "rollout" else counted.get("max_answer")
     together = int(model.value.get("rollouts_together") or ROLLOUTS_TOGETHER[False])
     parts = estimate(shape, recipe, instrument, int(counted.get("max_tokens") or most), answer, together=together)
     limit, grown = float(model.value["limit_gb"]), _correction(beliefs, instrument)

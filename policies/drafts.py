@@ -209,7 +209,7 @@ def _consent(rule: ApprovalRule | None) -> tuple[float, ...]:
 
 def _ranges(before: Goal, after: Goal) -> Iterator[str]:
     """Yield the metrics of the gate whose range is another: every bound is as wide as the range lets it be."""
-    names = {metric for gate in (before.gate, after.gate) for each in gate.conditions for metric in each.metrics}
+    names = before.gate.metrics | after.gate.metrics
     old, new = scales_of(before.track.ranges), scales_of(after.track.ranges)
     for metric in sorted(names):
         was, becomes = scale_of(old, metric), scale_of(new, metric)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from policies.cost import MemoryLimits, minutes
 from state.goal import MachineLimits
+from state.recipe import setting
 from state.records import Guard, Json
 
 RUNAWAY_LOSS = 20.0
@@ -65,7 +66,7 @@ def training_guards(
         memory: What the job may hold.
         left_s: Seconds left in the budget.
     """
-    report_s = step_s * float(recipe.get("steps_per_report", 10))
+    report_s = step_s * float(setting(recipe, "steps_per_report"))
     runaway = _runaway_loss(recipe)
     guards = [
         Guard(signal="train_loss", op="non_finite", verdict="diverged"),
@@ -134,11 +135,11 @@ def _equal_reports(recipe: Json) -> int:
 
     Updates on the same rollouts sample none, and a report of such updates alone tells no share: it is not counted.
     """
-    stride = int(recipe.get("updates_per_batch", 1))
-    sampled = int(recipe.get("batch_size", 4)) * int(recipe["group_size"])
-    whole_run = sampled * math.ceil(int(recipe.get("iters", 100)) / stride)
+    stride = int(setting(recipe, "updates_per_batch"))
+    sampled = int(setting(recipe, "batch_size")) * int(recipe["group_size"])
+    whole_run = sampled * math.ceil(int(setting(recipe, "iters")) / stride)
     least, most = EQUAL_ROLLOUTS
-    of_report = sampled * max(1, int(recipe.get("steps_per_report", 10)) // stride)
+    of_report = sampled * max(1, int(setting(recipe, "steps_per_report")) // stride)
     return math.ceil(max(least, min(most, whole_run / 2)) / of_report)
 
 

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from policies import cost
 from policies.comparison import Noise
+from policies.gate import GateVerdict
 from policies.ledger import LEAST, Opening, Recorded, Spending, goal_of, is_more, levels
 from policies.recipes import Suggest
 from policies.validity import Contamination
 from policies.verdict import BucketVerdict
-from state.goal import Gate, Goal
+from state.goal import Gate, Goal, split_of
 from state.hashing import hash_json
 from state.records import (
     CAMPAIGN_ENDED,
@@ -25,6 +28,7 @@ from state.records import (
     GoalVersion,
     Json,
     Measurement,
+    Record,
     Request,
     Run,
     TrainResult,
@@ -37,6 +41,28 @@ LEDGER = ("ledger:confirmation", "openings")
 """Subject and claim of what Knowing read in the ledger of cases."""
 
 _NOTHING = Contamination()
+
+
+class Judgement(Record):
+    """What a decision that judges a run holds as its `verdict`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    gate: GateVerdict
+    """On the confirmation cases where they were opened for the run, else on the selection cases."""
+    bucket: BucketVerdict
+    harness: str = ""
+    """What the run was measured under; empty: an older Vigil did not say."""
+    dense: dict[str, str] = Field(default_factory=dict)
+    """`split.metric` -> the metric on which its progress was read."""
+    selection: GateVerdict | None = None
+    """On the selection cases, where `gate` is on the confirmation cases."""
+    changed_inputs: tuple[str, ...] = ()
+    """What changed on the disk while the run was trained."""
+
+    def recorded(self) -> Json:
+        """Return it as it goes on record: without what there is nothing of."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if value not in (None, [])}
 
 
 @dataclass(frozen=True)
@@ -106,9 +132,9 @@ class View:
         return {decision.run: decision for decision in self.decisions if decision.bucket is not None}
 
     @cached_property
-    def _verdicts(self) -> dict[str, BucketVerdict]:
-        newest = {each.run: each.verdict["bucket"] for each in self.decisions if "bucket" in each.verdict}
-        return {run: BucketVerdict.model_validate(verdict) for run, verdict in newest.items()}
+    def _judgements(self) -> dict[str, Judgement]:
+        told = {each.id: each.verdict for each in self.decisions if "bucket" in each.verdict}
+        return {decision: Judgement.model_validate(verdict) for decision, verdict in told.items()}
 
     def run(self, run_id: str) -> Run | None:
         """Return the run with an id."""
@@ -127,9 +153,17 @@ class View:
         """Return the newest decision that gave a run its bucket."""
         return self._judged.get(run)
 
+    def judgement(self, decision: Decision) -> Judgement | None:
+        """Return what a decision that judges a run holds; None of any other."""
+        return self._judgements.get(decision.id)
+
     def verdict(self, run: Run) -> BucketVerdict | None:
         """Return the newest verdict on a run."""
-        return self._verdicts.get(run.id)
+        found = (
+            self._judgements[d.id] for d in reversed(self.decisions) if d.run == run.id and d.id in self._judgements
+        )
+        newest = next(found, None)
+        return newest.bucket if newest is not None else None
 
     @property
     def has_ended(self) -> bool:
@@ -218,9 +252,7 @@ class View:
         if belief is None or belief.status != "fresh":
             return {}
         counts = belief.value["cases"]
-        return {
-            metric: Noise(sd=sd, n=counts[metric.partition(".")[0]]) for metric, sd in belief.value["noise_sd"].items()
-        }
+        return {metric: Noise(sd=sd, n=counts[split_of(metric)]) for metric, sd in belief.value["noise_sd"].items()}
 
     def action(self, key: str) -> Action | None:
         """Return the action with a key."""

@@ -47,7 +47,7 @@ from policies.recipes import (
     tried,
     with_recipe,
 )
-from policies.target import aims, find_target, is_ceiling_above
+from policies.target import aim_of, find_target, is_ceiling_above, own_metric
 from policies.verdict import (
     LEAST_RUNS,
     NOISE_FACTOR,
@@ -62,8 +62,8 @@ from policies.verdict import (
     judge_exhaustion,
     run_fact,
 )
-from state.goal import Condition
-from state.recipe import SHAPE_KEYS, schedule_but_length
+from state.goal import name_of, split_of
+from state.recipe import DEFAULTS, SHAPE_KEYS, schedule_but_length, setting
 from state.records import CLASSES, Action, Alternative, Guard, Instrument, Json, Run, Save, Side, TrainResult
 
 MOST_SHARE = 0.25
@@ -190,12 +190,13 @@ def interim(view: View, recipe: Json, instrument: Instrument, tokens: float) -> 
     cases = view.goal.evaluation.look_cases
     if CLASSES[instrument] == "rollout" or not cases:
         return {}, ""
-    iters, every = int(recipe["iters"]), int(recipe.get("steps_per_eval", 200))
+    iters, every = int(recipe["iters"]), int(setting(recipe, "steps_per_eval"))
     first = math.ceil(FIRST_SHARE * iters)
     if why := _too_dear((1 + iters // every - (first - 1) // every) * _look_tokens(view), tokens):
         return {}, f"no look at it while it trains: {why}"
     split, metric = _metric(view)
-    return {"split": split, "metric": metric, "sign": _aim(view).direction, "cases": cases, "first": first}, ""
+    sign = aim_of(view.goal.gate).direction
+    return {"split": split, "metric": metric, "sign": sign, "cases": cases, "first": first}, ""
 
 
 HOPELESS = Guard(signal="interim_lost", op=">", threshold=0.5, patience=2, verdict="hopeless")
@@ -220,7 +221,7 @@ def _at_best(view: View, trained: Action) -> Action:
     scores = _scores(view, [*others, saves[-1]])
     parts = [scores.get(look.key, {}) for look in looks if look is not None]
     ended = {case: score for name in _of_weights(view, saves[-1]) for case, score in scores.get(name, {}).items()}
-    sign = _aim(view).direction
+    sign = aim_of(view.goal.gate).direction
     # Of equals the later: the end is what the recipe meant.
     shared = set(ended).intersection(*parts)
     # Exact sums, rounded: two saves that are equal on paper are equal in every process.
@@ -249,16 +250,11 @@ def _scores(view: View, saves: Sequence[Save]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _aim(view: View) -> Condition:
-    return next(iter(aims(view.goal.gate)), view.goal.gate.conditions[0])
-
-
 def _metric(view: View) -> tuple[str, str]:
     """Return split and name of the metric that saves are compared by: the gate's own, or what it is read on."""
-    gate, aim = view.goal.gate, _aim(view)
-    asked = gate.primary if gate.primary in aim.metrics else aim.metrics[0]
-    split, _, name = view.goal.evaluation.dense.get(str(asked), str(asked)).partition(".")
-    return split, name
+    asked = own_metric(view.goal.gate)
+    read = view.goal.evaluation.dense.get(asked, asked)
+    return split_of(read), name_of(read)
 
 
 def looks_of(view: View, run: Run) -> int:
@@ -388,13 +384,12 @@ def loss_of(view: View, weights: str, fused: str) -> str:
         fused: Hash of the fused model; one that was not measured yet has missed nothing.
     """
     table = case_table(view, fused, weights)
-    for condition in view.goal.gate.conditions:
-        for metric in condition.metrics:
-            ours, theirs = (table.mean(side, metric, "selection") for side in ("candidate", "parent"))
-            if ours is None or theirs is None:
-                continue
-            if abs(ours.mean - theirs.mean) > view.goal.tolerance_for(metric):
-                return f"fused it scores {ours.mean:.4g} on {metric}, as adapter and base {theirs.mean:.4g}"
+    for _, metric in view.goal.gate.asked:
+        ours, theirs = (table.mean(side, metric, "selection") for side in ("candidate", "parent"))
+        if ours is None or theirs is None:
+            continue
+        if abs(ours.mean - theirs.mean) > view.goal.tolerance_for(metric):
+            return f"fused it scores {ours.mean:.4g} on {metric}, as adapter and base {theirs.mean:.4g}"
     return ""
 
 
@@ -479,7 +474,7 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
         return proposal.model_copy(update={"hypothesis": f"{proposal.hypothesis} {said}from."})
     run = max(shorter, key=lambda each: int(each.recipe["iters"]))
     step = int(run.recipe["iters"])
-    whole = max(int(asked.get("grad_accumulation_steps", 1)), int(asked.get("updates_per_batch", 1)))
+    whole = max(int(setting(asked, "grad_accumulation_steps")), int(setting(asked, "updates_per_batch")))
     is_same = run.recipe.get("lr_schedule") == asked.get("lr_schedule") and step % whole == 0
     said = f"It goes on from {run.id}'s state at step {step}."
     if not is_same:
@@ -622,10 +617,9 @@ def _tried(view: View, run: Run) -> Tried:
 
 def _refused(view: View, run: Run) -> list[str]:
     """Return the conditions that confirmation did not show of a run; none where it was not opened for it."""
-    judged = next((d for d in reversed(view.decisions) if d.run == run.id and "bucket" in d.verdict), None)
-    if judged is None or "selection" not in judged.verdict:
-        return []
-    return [each["id"] for each in judged.verdict["gate"]["conditions"] if not each["holds"]]
+    judged = view.judged(run.id)
+    told = view.judgement(judged) if judged is not None else None
+    return [] if told is None or told.selection is None else [each.id for each in told.gate.failing]
 
 
 def _lengths(view: View, run: Run, weights: str) -> Lengths | None:
@@ -688,11 +682,11 @@ def counts(view: View, run: Run) -> bool:
     newest = view.judged(run.id)
     if newest is None:
         return True
-    measured_under = newest.verdict.get("harness", view.identity("harness"))
+    told, harness = view.judgement(newest), view.identity("harness")
     is_sound = run.id not in view.void.verdicts and not view.is_closed(newest)
-    is_read = newest.verdict.get("dense", {}) == view.goal.evaluation.dense
-    is_read = is_read and newest.goal_version >= view.gate_since
-    return is_sound and is_read and measured_under == view.identity("harness")
+    is_read = (told.dense if told is not None else {}) == view.goal.evaluation.dense
+    is_of_today = told is None or (told.harness or harness) == harness
+    return is_sound and is_read and is_of_today and newest.goal_version >= view.gate_since
 
 
 def exhaustion_of(view: View) -> list[ExhaustionVerdict]:
@@ -749,7 +743,7 @@ def _sized(view: View, recipe: Json, instrument: Instrument) -> tuple[list[int],
     row = _rows(view, instrument)
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
-    full: Json = {"iters": 100, "batch_size": 4, "max_seq_length": 2048, **recipe}
+    full: Json = {key: DEFAULTS[key] for key in ("iters", "batch_size", "max_seq_length")} | recipe
     full["batch_size"] = rows_at_once(full, instrument)
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
     return lengths * int(full["batch_size"]), full

@@ -7,10 +7,10 @@ answer can go on.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from policies import cost
 from policies.checks import ceilings
-from policies.comparison import CaseTable
 from policies.confirmation import (
     asked_for,
     candidate_inputs,
@@ -28,11 +28,11 @@ from policies.confirmation import (
     was_refused,
 )
 from policies.cost import memory_limits
-from policies.drafts import Closing, Draft, assumed, beliefs_about, conclude, done, draft, holds_end
+from policies.drafts import Draft, assumed, beliefs_about, conclude, done, draft, holds_end
 from policies.followups import FUSE_S, before_end, drop_saves, tell_question
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import machine_guards, measuring_guards, sentence_of, training_guards
-from policies.history import WITHDRAWN, View, hard_stops
+from policies.history import WITHDRAWN, Judgement, View, hard_stops
 from policies.next_run import (
     HOPELESS,
     Choice,
@@ -415,18 +415,15 @@ def _beside_bounds(view: View, who: str, scores: Mapping[str, float]) -> str:
     told = [
         f"{scores[metric]:.3g} on {metric} (asked: at {'least' if condition.sign > 0 else 'most'} "
         f"{condition.threshold:g})"
-        for condition in view.goal.gate.conditions
-        if condition.against == "value" and condition.statistic == "mean"
-        for metric in condition.metrics
-        if metric in scores
+        for condition, metric in view.goal.gate.asked
+        if condition.against == "value" and condition.statistic == "mean" and metric in scores
     ]
     return f"{who} {', '.join(told)}." if told else ""
 
 
 def _base_beside_bounds(view: View) -> str:
     table = case_table(view, "")
-    metrics = {metric for condition in view.goal.gate.conditions for metric in condition.metrics}
-    means = {metric: table.mean("base", metric, "selection") for metric in sorted(metrics)}
+    means = {metric: table.mean("base", metric, "selection") for metric in sorted(view.goal.gate.metrics)}
     scores = {metric: found.mean for metric, found in means.items() if found is not None}
     return _beside_bounds(view, "The base scores", scores)
 
@@ -588,9 +585,7 @@ def _follow(view: View, run: Run) -> Draft | None:
     if trained is None:
         return _refused_launch(view, run)
     if trained.state == "failed" and trained.guard_word:
-        table = case_table(view, "")
-        nothing = judge_gate(view.goal.gate, table, view.goal.gate.alpha, use="selection")
-        return _judge(view, run, table, nothing, None)
+        return _judge(view, run, judge_run(evidence_of(view, run, case_table(view, ""), None)))
     if trained.state == "failed":
         return _lost_run(view, run, trained)
     inputs, left = candidate_inputs(view, run), trained.made
@@ -614,15 +609,10 @@ def _follow(view: View, run: Run) -> Draft | None:
 
 def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
     """Look at the other saves of a run whose end does not meet the gate, or of any where the best is wanted."""
-    if view.goal.search.goal == "gate" and _on_selection(view, run, str(inputs["weights"])).holds:
+    table, alpha = case_table(view, str(inputs["weights"]), run.parent_hash), view.goal.gate.alpha / looks_of(view, run)
+    if view.goal.search.goal == "gate" and judge_gate(view.goal.gate, table, alpha, use="selection").holds:
         return None
     return look_at_save(view, run, trained)
-
-
-def _on_selection(view: View, run: Run, weights: str) -> GateVerdict:
-    """Return what the selection cases say of the gate, at a level divided by the saves that were compared."""
-    table, alpha = case_table(view, weights, run.parent_hash), view.goal.gate.alpha / looks_of(view, run)
-    return judge_gate(view.goal.gate, table, alpha, use="selection", ceilings=ceilings(view.beliefs, "selection"))
 
 
 def _start_of(run: Run) -> str:
@@ -684,25 +674,21 @@ def _lost_run(view: View, run: Run, trained: Action) -> Draft:
 
 def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
     """Open confirmation for a run that meets the gate on selection; judge every other."""
-    table = case_table(view, str(inputs["weights"]), run.parent_hash)
-    selection = _on_selection(view, run, str(inputs["weights"]))
     weights = str(inputs["weights"])
+    table = case_table(view, weights, run.parent_hash)
     if (opened := confirmed(view, inputs)) is not None:
         known = ceilings(view.beliefs, "confirmation")
-        verdict = judge_gate(view.goal.gate, table, view.level_of(opened), use="confirmation", ceilings=known)
-        judged = judge_run(evidence_of(view, run, table, verdict))
-        standing = _promoted(view)
-        if judged.bucket == "A" and (standing is None or standing.action_inputs["adapter"] != inputs["adapter"]):
-            return _promote(view, run, verdict, judged, str(inputs["adapter"]))
-        return _judge(view, run, table, selection, verdict)
+        gate = judge_gate(view.goal.gate, table, view.level_of(opened), use="confirmation", ceilings=known)
+        return _judge(view, run, judge_run(evidence_of(view, run, table, gate)), gate, str(inputs["adapter"]))
+    judged = judge_run(evidence_of(view, run, table, None))
     # The last of several openings is kept for the furthest run, once nothing gets further.
     is_first = not any(action.inputs.get("run") == run.id for action in openings(view))
     keep = int(view.goal.gate.max_confirmations > 1 and is_first)
     is_free = view.goal.search.goal == "gate" and not is_promotion_open(view) and not _waits_for_verdict(view, run)
     may = is_free and may_open(view, weights, keep) and not was_refused(view, run, weights)
-    if selection.holds and may and is_furthest(view, judge_run(evidence_of(view, run, table, None)), run):
+    if judged.gate.holds and may and is_furthest(view, judged, run):
         return open_for(view, run, inputs, "confirm.open", f"{run.id} meets the gate on selection")
-    return _judge(view, run, table, selection, None)
+    return _judge(view, run, judged)
 
 
 def _waits_for_verdict(view: View, run: Run) -> bool:
@@ -711,74 +697,46 @@ def _waits_for_verdict(view: View, run: Run) -> bool:
     return any(other.bucket is not None and other.id not in gone and not counts(view, other) for other in view.runs)
 
 
-def _promote(view: View, run: Run, verdict: GateVerdict, judged: BucketVerdict, adapter: str) -> Draft:
-    """Propose a promotion; the verdict is A whatever the person then says."""
-    labels = f" Labelled: {'; '.join(verdict.labels)}." if verdict.labels else ""
-    return draft(
+def _judge(
+    view: View, run: Run, judged: BucketVerdict, confirmation: GateVerdict | None = None, adapter: str = ""
+) -> Draft:
+    """Give the run its bucket; the verdict A on an adapter that is not promoted yet proposes that.
+
+    The verdict is A whatever the person then says.
+    """
+    changed, standing = view.trained(run).changed_inputs, _promoted(view)
+    verdict = Judgement(
+        gate=confirmation or judged.gate,
+        bucket=judged,
+        harness=view.identity("harness"),
+        dense=view.goal.evaluation.dense,
+        selection=judged.gate if confirmation is not None else None,
+        changed_inputs=changed,
+    )
+    of_run = partial(
+        draft,
         view,
+        run_id=run.id,
+        bucket=judged.bucket,
+        verdict=verdict.recorded(),
+        prediction=run.predicted,
+        premises=beliefs_about(view, f"score:{run.id}.", "means"),
+        # Those made when it was planned.
+        closes={c.id: "kept" for c in view.commitments if c.status == "open" and c.decision == run.decision},
+    )
+    learned = f" While it was trained, {', '.join(changed)} changed on the disk." if changed else ""
+    is_standing = standing is not None and standing.action_inputs["adapter"] == adapter
+    if confirmation is None or judged.bucket != "A" or is_standing:
+        said = f"Verdict {judged.bucket} on {judged.sentence}{told_of(view.trained(run))}{learned}"
+        return of_run("judge", judged.rule, said, {})
+    labels = f" Labelled: {'; '.join(confirmation.labels)}." if confirmation.labels else ""
+    return of_run(
         "promote",
         judged.rule,
-        f"Promote {run.id}: {verdict.sentence}{labels}{_changed_sentence(view, run)}",
+        f"Promote {run.id}: {confirmation.sentence}{labels}{learned}",
         {"adapter": adapter, "run": run.id, "harness": view.identity("harness")},
-        run_id=run.id,
-        bucket="A",
-        verdict={
-            "gate": verdict.model_dump(mode="json"),
-            "bucket": judged.model_dump(mode="json"),
-            "harness": view.identity("harness"),
-            "dense": view.goal.evaluation.dense,
-            "selection": judged.gate.model_dump(mode="json"),
-            **_changed(view, run),
-        },
-        prediction=run.predicted,
         needs="promotion",
-        closes=_kept(view, run),
         alternatives=(Alternative(action="train", reason="the gate holds on cases that no tuning has seen"),),
-        premises=beliefs_about(view, f"score:{run.id}.", "means"),
-    )
-
-
-def _changed(view: View, run: Run) -> Json:
-    """Return what changed on the disk while a run was trained, for its verdict; empty where nothing did."""
-    changed = list(view.trained(run).changed_inputs)
-    return {"changed_inputs": changed} if changed else {}
-
-
-def _changed_sentence(view: View, run: Run) -> str:
-    """Say in a verdict that its run learned from something else than is on record; empty where it did not."""
-    changed = ", ".join(view.trained(run).changed_inputs)
-    return f" While it was trained, {changed} changed on the disk." if changed else ""
-
-
-def _kept(view: View, run: Run) -> dict[str, Closing]:
-    """Return the commitments that a verdict on a run keeps: those made when it was planned."""
-    return {c.id: "kept" for c in view.commitments if c.status == "open" and c.decision == run.decision}
-
-
-def _judge(view: View, run: Run, table: CaseTable, selection: GateVerdict, confirmation: GateVerdict | None) -> Draft:
-    """Give the run its bucket and say what follows."""
-    verdict = judge_run(evidence_of(view, run, table, confirmation))
-    detail: Json = {
-        "gate": (confirmation or selection).model_dump(mode="json"),
-        "bucket": verdict.model_dump(mode="json"),
-        "harness": view.identity("harness"),
-        "dense": view.goal.evaluation.dense,
-        **_changed(view, run),
-    }
-    if confirmation is not None:
-        detail["selection"] = selection.model_dump(mode="json")
-    return draft(
-        view,
-        "judge",
-        verdict.rule,
-        f"Verdict {verdict.bucket} on {verdict.sentence}{told_of(view.trained(run))}{_changed_sentence(view, run)}",
-        {},
-        run_id=run.id,
-        bucket=verdict.bucket,
-        verdict=detail,
-        prediction=run.predicted,
-        premises=beliefs_about(view, f"score:{run.id}.", "means"),
-        closes=_kept(view, run),
     )
 
 

@@ -60,6 +60,17 @@ def aims(gate: Gate) -> list[Condition]:
     return [c for c in possible if c.id == gate.primary] or [c for c in possible if gate.primary in c.metrics]
 
 
+def aim_of(gate: Gate) -> Condition:
+    """Return the condition that a run is for; the gate's first, where all of them are limits."""
+    return next(iter(aims(gate)), gate.conditions[0])
+
+
+def own_metric(gate: Gate) -> str:
+    """Return the `split.metric` that the gate is for: the primary where it names one, else its condition's first."""
+    metrics = aim_of(gate).metrics
+    return gate.primary if gate.primary is not None and gate.primary in metrics else metrics[0]
+
+
 def find_target(
     gate: Gate,
     cases: CaseTable,

@@ -25,7 +25,7 @@ from policies.cost import BudgetVerdict
 from policies.gate import ConditionVerdict, GateVerdict, asks_no_worse, judge_gate, misses_cases
 from policies.significance import EPSILON, Interval, detectable_difference
 from policies.target import Target, find_target, is_met
-from state.goal import Condition, Gate, Search
+from state.goal import Condition, Gate, Search, split_of
 from state.records import CLASSES, Bucket, Instrument, Record, Run, SplitUse
 
 ALPHA = 0.025
@@ -427,10 +427,10 @@ def _comparisons(evidence: RunEvidence, found: Comparison | None) -> tuple[Compa
     """Return target, control and the other metrics of the target's outputs, each once."""
     if found is None:
         return ()
-    split = found.metric.partition(".")[0]
+    split = split_of(found.metric)
     rows = evidence.cases.cases("candidate", split, evidence.use).values()
     names = {f"{split}.{name}" for row in rows for name in row}
-    names |= {metric for metric in evidence.cases.means.get("candidate", {}) if metric.partition(".")[0] == split}
+    names |= {metric for metric in evidence.cases.means.get("candidate", {}) if split_of(metric) == split}
     co_located = sorted(names - {found.metric})
     others = dict.fromkeys([evidence.control, *co_located] if evidence.control else co_located)
     return (found, *(_compared(evidence, metric) for metric in others if metric != found.metric))

@@ -188,6 +188,16 @@ class Gate(_Part):
     out."""
 
     @property
+    def asked(self) -> list[tuple[Condition, str]]:
+        """Each condition with each metric that may meet it."""
+        return [(condition, metric) for condition in self.conditions for metric in condition.metrics]
+
+    @property
+    def metrics(self) -> set[str]:
+        """All metrics that it asks for."""
+        return {metric for _, metric in self.asked}
+
+    @property
     def confirmation_alpha(self) -> float:
         """The one-sided level of the first opening of cases that nobody opened before."""
         return self.alpha / self.max_confirmations
@@ -522,7 +532,7 @@ class Goal(_Part):
 
     def tolerance_for(self, metric: str) -> float:
         """Return how far from what is expected a metric may be, in its unit."""
-        low, high = self.track.ranges.get(metric.partition(".")[2], (0.0, 1.0))
+        low, high = self.track.ranges.get(name_of(metric), (0.0, 1.0))
         return self.baseline.tolerances.get(metric, self.baseline.tolerance * (high - low))
 
     @property
@@ -543,6 +553,16 @@ class Goal(_Part):
         """Return the keys that the file gives the first instrument of a class, none where it names none."""
         named = (*self.instruments, *self.recipes)
         return next((self.recipe_of(each) for each in named if CLASSES[each] == supervision), {})
+
+
+def split_of(metric: str) -> str:
+    """Return the split of a `split.metric`."""
+    return metric.partition(".")[0]
+
+
+def name_of(metric: str) -> str:
+    """Return a `split.metric` without its split."""
+    return metric.partition(".")[2]
 
 
 class Problem(_Part):
@@ -625,8 +645,8 @@ def _range_problems(goal: Goal) -> list[Problem]:
         if (said := _beyond_range(each, ranges))
     ]
     delta = goal.gate.meaningful_delta
-    names = {metric.partition(".")[2] for condition in goal.gate.conditions for metric in condition.metrics}
-    names |= {metric.partition(".")[2] for metric in goal.evaluation.dense.values()}
+    names = {name_of(metric) for metric in goal.gate.metrics}
+    names |= {name_of(metric) for metric in goal.evaluation.dense.values()}
     widest = max((high - low for name in names for low, high in [ranges.get(name, (0.0, 1.0))]), default=1.0)
     if delta is not None and delta > widest:
         said = (
@@ -641,7 +661,7 @@ def _beyond_range(condition: Condition, ranges: Mapping[str, tuple[float, float]
     if condition.against != "value" or condition.statistic != "mean":
         return ""
     for metric in condition.metrics:
-        name = metric.partition(".")[2]
+        name = name_of(metric)
         low, high = ranges.get(metric, ranges.get(name, (0.0, 1.0)))
         if not low <= condition.threshold <= high:
             return (
@@ -663,7 +683,7 @@ def _repair_problems(goal: Goal) -> list[Problem | None]:
     for where, pairs in ((("evaluation", "dense"), goal.evaluation.dense), ((*place, "dense"), repairs.dense)):
         for metric, companion in pairs.items():
             found += [_metric_problem(goal, name, where) for name in (metric, companion)]
-            if metric.partition(".")[0] != companion.partition(".")[0]:
+            if split_of(metric) != split_of(companion):
                 said = f"{companion!r} is of another split than {metric!r}; a denser metric reads the same outputs."
                 found.append(Problem(where=where, sentence=said))
     if repairs.max_tokens is not None and repairs.max_tokens <= goal.evaluation.max_tokens:
@@ -673,7 +693,7 @@ def _repair_problems(goal: Goal) -> list[Problem | None]:
 
 
 def _metric_problem(goal: Goal, metric: str, where: tuple[str | int, ...]) -> Problem | None:
-    split, _, name = metric.partition(".")
+    split, name = split_of(metric), name_of(metric)
     if split not in goal.evaluation.splits:
         known = ", ".join(sorted(goal.evaluation.splits))
         return Problem(where=where, sentence=f"{metric!r} names the split {split!r}; the splits are {known}.")

@@ -3,6 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
+DEFAULTS: Mapping[str, Any] = {
+    "batch_size": 4,
+    "fine_tune_type": "lora",
+    "grad_accumulation_steps": 1,
+    "iters": 100,
+    "mask_prompt": True,
+    "max_seq_length": 2048,
+    "num_layers": -1,
+    "optimizer": "adamw",
+    "steps_per_eval": 200,
+    "steps_per_report": 10,
+    "group_size": 8,
+    "max_completion_length": 512,
+    "rollout_concurrency": 64,
+    "updates_per_batch": 1,
+}
+"""What the trainer takes where a recipe leaves a key out; a test holds them to `tools/training/recipe.py`."""
+
 PAD_TO = 8
 """Positions that a model computes per row are a multiple of this."""
 
@@ -18,6 +36,11 @@ SHAPE_KEYS = ("fine_tune_type", "num_layers", "lora_parameters")
 
 _LENGTH_AT = {"cosine_decay": 1, "linear_schedule": 2, "step_decay": 2}
 """Schedule -> which of its arguments is a number of updates."""
+
+
+def setting(recipe: Mapping[str, Any], key: str) -> Any:
+    """Return what a key of `DEFAULTS` is in a recipe."""
+    return recipe.get(key, DEFAULTS[key])
 
 
 def schedule_but_length(schedule: Mapping[str, Any] | None) -> dict[str, Any] | None:

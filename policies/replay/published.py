@@ -21,7 +21,7 @@ from policies.replay.probes import number, part
 from policies.replay.records import Cycle, Halt, RecordedCondition, Trajectory
 from policies.target import find_target
 from policies.verdict import ALPHA, Prediction
-from state.goal import Against, Condition, Gate, Goal, Metric
+from state.goal import Against, Condition, Gate, Goal, Metric, name_of, split_of
 from state.records import (
     Action,
     Belief,
@@ -205,7 +205,7 @@ class _Fields(NamedTuple):
 
     def scale(self, metric: str) -> Scale:
         """Return the scale of a `split.metric`."""
-        return _PERCENT if metric.partition(".")[2] in self.percents else Scale()
+        return _PERCENT if name_of(metric) in self.percents else Scale()
 
 
 def _fields(entries: Sequence[PublishedCycle], splits: Sequence[str]) -> _Fields:
@@ -255,7 +255,7 @@ def _asked_for(entries: Sequence[PublishedCycle], splits: Sequence[str]) -> tupl
         for row in () if entry.gate is None else entry.gate.conditions:
             metrics, _ = _asks(row, known) or ((), "value")
             sizes = [figures.get(metric) for metric in metrics]
-            names = {metric.partition(".")[2] for metric in metrics}
+            names = {name_of(metric) for metric in metrics}
             found |= names
             above_one |= names if all(isinstance(n, int) and 1 < row.threshold <= n for n in sizes) else set()
     return found, above_one
@@ -271,7 +271,7 @@ def _tracks(entries: Iterable[PublishedCycle], harness: PublishedHarness | None)
         return frozenset()
     rows = list(entries)
     named = {entry.track for entry in rows if entry.id in harness.measured}
-    split = harness.gate.metric.partition(".")[0]
+    split = split_of(harness.gate.metric)
     return frozenset(named or {entry.track for entry in rows if isinstance((entry.model_extra or {}).get(split), dict)})
 
 
@@ -364,7 +364,7 @@ def _changes(base: Mapping[str, Mean], candidate: Mapping[str, Mean], counts: fr
     found = {}
     for metric, ours in candidate.items():
         theirs = base.get(metric)
-        if theirs is None or theirs.n != ours.n or metric.partition(".")[2] not in counts:
+        if theirs is None or theirs.n != ours.n or name_of(metric) not in counts:
             continue
         implied = significance.implied_changes(round(theirs.mean * ours.n), round(ours.mean * ours.n), ours.n)
         if implied is not None and any(implied):
@@ -408,7 +408,7 @@ def _factor(row: PublishedCondition, known: _Names) -> float:
     """Return what a condition in percent of figures that are shares is multiplied with, or the other way round."""
     found = _asks(row, known)
     numbers = [abs(number) for number in (row.threshold, row.value) if number is not None]
-    if found is None or found[1] != "value" or any(m.partition(".")[2] in known.fields.counts for m in found[0]):
+    if found is None or found[1] != "value" or any(name_of(m) in known.fields.counts for m in found[0]):
         return 1.0
     is_percent = known.fields.scale(found[0][0]) is _PERCENT
     if is_percent:
@@ -428,7 +428,7 @@ def _question(row: PublishedCondition, known: _Names) -> Condition | None:
     if not bounds or found is None:
         return None
     metrics, against = found
-    name = metrics[0].partition(".")[2]
+    name = name_of(metrics[0])
     spec: Json = {"metric": metrics[0]} if len(metrics) == 1 else {"any_of": metrics}
     return Condition.model_validate(
         {
@@ -634,7 +634,7 @@ def _noise(beliefs: Sequence[Belief], before: float) -> dict[str, Noise]:
         if (belief.subject, belief.claim) == ("harness:order", "noise") and belief.formed_at <= before:
             value: Json = belief.value if isinstance(belief.value, dict) else {}
             counts, moved = part(value, "cases"), part(value, "noise_sd")
-            known = {metric: (number(moved[metric]), counts.get(metric.partition(".")[0])) for metric in moved}
+            known = {metric: (number(moved[metric]), counts.get(split_of(metric))) for metric in moved}
             found = {
                 metric: Noise(sd=sd, n=n) for metric, (sd, n) in known.items() if sd is not None and isinstance(n, int)
             }

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from state.errors import ConfigError
-from tools.training.recipe import PreferenceRecipe, Recipe, validate_recipe
+from state.recipe import DEFAULTS
+from tools.training.recipe import RECIPES, PreferenceRecipe, Recipe, validate_recipe
 
 
 def refusal(**recipe: Any) -> ConfigError:
@@ -166,3 +167,11 @@ def test_what_a_recipe_for_pairs_cannot_say_is_refused(recipe: dict[str, Any], i
     with pytest.raises(ConfigError) as caught:
         validate_recipe(recipe, instrument)
     assert caught.value.sentence == sentence
+
+
+def test_what_a_recipe_leaves_out_is_the_same_to_the_trainer_and_to_whoever_plans_for_it() -> None:
+    told = {key for kind in RECIPES.values() for key in kind.model_fields} & DEFAULTS.keys()
+    assert told == DEFAULTS.keys()
+    for kind in RECIPES.values():
+        fields = {key: field.default for key, field in kind.model_fields.items() if key in DEFAULTS}
+        assert fields == {key: DEFAULTS[key] for key in fields}
