@@ -14,6 +14,7 @@ from state.hashing import canonical_json
 from state.records import Finding
 from state.text import every, shown
 from tools.data.rows import BOUNDS, WHOLE
+from tools.models.identity import odd_file
 from tools.probes.catalogue import AUDITED, CATALOGUE, MODES
 from tools.probes.folder import AuditFile, discover
 from tools.probes.project import Audited, Settings, look
@@ -137,7 +138,7 @@ def audit(path: Path, model: Path | None = None, *, is_whole: bool = False) -> A
             where=str(model),
             runbook=_RUNBOOK,
         )
-    if model is not None and (odd := _odd_file(model)):
+    if model is not None and (odd := odd_file(model)):
         raise ConfigError(
             f"--model {model}: {odd}; name the folder of a model whose files can be read.",
             what="model",
@@ -148,15 +149,6 @@ def audit(path: Path, model: Path | None = None, *, is_whole: bool = False) -> A
     settings = [_settings(file) for file in project.audit_files]
     bounds = WHOLE if is_whole else BOUNDS
     return look(project, settings, read_yaml_with_lines, model.resolve() if model is not None else None, bounds)
-
-
-def _odd_file(model: Path) -> str:
-    """Return what in a model folder could not be read to its end, such as a pipe; empty where all can."""
-    try:
-        odd = [file.name for file in sorted(model.iterdir()) if file.exists() and not (file.is_file() or file.is_dir())]
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-    return f"{odd[0]} is no regular file" if odd else ""
 
 
 def _settings(path: Path) -> Settings:

@@ -205,7 +205,7 @@ def _require_enough(loaded: LoadedCampaign, name: str, use: str, found: int) -> 
 def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) -> Iterator[str]:
     from tools.models.adapters import layers_of, recipe_problems
     from tools.models.hub import resolve
-    from tools.models.identity import coherence_problems, describe_model
+    from tools.models.identity import code_in, coherence_problems, describe_model
 
     spec = loaded.goal.model
     try:
@@ -230,6 +230,8 @@ def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) ->
         raise _refusal(loaded, problem.sentence, "recipe", *str(problem.detail["key"]).split("."))
     facts = describe_model(model.folder)
     at = f" at {model.revision[:12]}" if model.revision else ""
+    if code := code_in(model.folder):
+        yield f"Model {spec.path}: {code}"
     yield f"Model {spec.path}{at}: {facts.get('model_type')}, {int(facts.get('n_parameters') or 0):,} parameters."
 
 

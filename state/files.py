@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from state.errors import ConfigError, DamagedFileError
 from state.log import passed_over
@@ -26,6 +26,55 @@ def fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class UnreadableError(Exception):
+    """A file is not opened, or cannot be read; the text says why, without the path.
+
+    Args:
+        why: The text.
+        kind: What a line is, where one line alone is meant (tools/data/rows.py); `binary` where the file is no text.
+    """
+
+    def __init__(self, why: str, kind: str = "file") -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file; a pipe or a device would never end.
+
+    Raises:
+        UnreadableError: It is something else, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise UnreadableError(_why(error)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableError("it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        UnreadableError: As `open_regular`; or it is larger than `limit` bytes.
+    """
+    with open_regular(path) as stream:
+        try:
+            raw = stream.read(limit + 1)
+        except OSError as error:
+            raise UnreadableError(_why(error)) from error
+    if len(raw) > limit:
+        raise UnreadableError(f"it has more than {limit:,} bytes")
+    return raw
 
 
 _SIDE = re.compile(r"\..+?(?:\.(\d+))?\.[0-9a-f]{16}")

@@ -8,9 +8,11 @@ import pytest
 from state import files
 from state.errors import ConfigError, DamagedFileError
 from state.files import (
+    UnreadableError,
     ensure_local_disk,
     file_system_type,
     json_row,
+    read_bounded,
     read_json,
     read_jsonl,
     read_object,
@@ -181,3 +183,21 @@ def test_what_others_could_read_is_its_owner_s_alone_and_what_links_lead_to_is_l
     assert {modes["campaign"], modes["jobs"], modes["J1"]} == {0o700}
     assert (modes["state.db"], modes["job.json"], modes["model.bin"], modes["promoted"]) == (0o600, 0o600, 0o644, 0o644)
     assert tighten(root) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a regular file that cannot be read is of /proc")
+def test_what_is_no_regular_file_or_has_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_bytes(b"x" * 11)
+    for path, why in (
+        (tmp_path / "pipe", "no regular file"),
+        (tmp_path, "no regular file"),
+        (Path("/dev/zero"), "no regular file"),
+        (tmp_path / "none", "no such file"),
+        (Path("a\0b"), "null"),
+        (tmp_path / "long", "more than 10 bytes"),
+        (Path("/proc/self/mem"), "input/output error"),
+    ):
+        with pytest.raises(UnreadableError, match=why):
+            read_bounded(path, 10)
+    assert read_bounded(tmp_path / "long", 11) == b"x" * 11

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from state.errors import ConfigError
+from state.files import UnreadableError
 from tools.data.rows import (
     TRAINED,
     FaultKind,
     Features,
     Form,
     Row,
-    UnreadableError,
     fault_of,
     fault_of_messages,
     fault_of_text,

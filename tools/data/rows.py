@@ -8,15 +8,14 @@ Regular files only, bounded, and nothing is imported or unpickled: strangers wro
 """
 
 import json
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from state.files import UnreadableError, open_regular, read_bounded
 from state.records import Json
 from state.text import one_line
 from tools.models.identity import LFS_POINTER, NOT_FETCHED
@@ -31,20 +30,6 @@ FaultKind = Literal[
 takes. row: JSON, but not as its form asks."""
 
 _CHUNK = 1 << 20
-"""Halves of a pair that stand alone: bytes of a file name that are no text, or what a JSON file wrote with `\\u`."""
-
-
-class UnreadableError(Exception):
-    """A file is not opened, or cannot be read; the text says why, without the path.
-
-    Args:
-        why: The text.
-        kind: What a line is, where one line alone is meant; `binary` where the file is no text.
-    """
-
-    def __init__(self, why: str, kind: FaultKind | Literal["binary", "file"] = "file") -> None:
-        super().__init__(why)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -85,43 +70,6 @@ def is_there(path: Path) -> bool | None:
     except (OSError, ValueError):
         return False
     return True
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file; a pipe or a device would never end.
-
-    Raises:
-        UnreadableError: It is something else, or cannot be read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(_said(error)) from error
-    stream = os.fdopen(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        stream.close()
-        raise UnreadableError("it is no regular file")
-    return stream
-
-
-def _said(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).lower()
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        UnreadableError: As `open_regular`; or it is larger than `limit` bytes.
-    """
-    with open_regular(path) as stream:
-        try:
-            raw = stream.read(limit + 1)
-        except OSError as error:
-            raise UnreadableError(_said(error)) from error
-    if len(raw) > limit:
-        raise UnreadableError(f"it has more than {limit:,} bytes")
-    return raw
 
 
 def read_head(path: Path, limit: int) -> bytes:
@@ -204,7 +152,7 @@ def iter_lines(path: Path, most_bytes: int = 1 << 60) -> Iterator[Line]:
                         if rest.endswith(b"\n"):
                             break
         except OSError as error:
-            raise UnreadableError(_said(error)) from error
+            raise UnreadableError(str(error.strerror or error).lower()) from error
 
 
 def _no_constant(name: str) -> None:

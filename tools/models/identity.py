@@ -13,6 +13,7 @@ import ast
 import importlib.util
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
+from state.files import UnreadableError, open_regular, read_bounded
 from state.hashing import HashCache, hash_file, hash_json
 from tools.jobs.worker import tick
 
 LFS_POINTER = b"version https://git-lfs.github.com/"
 """How the text begins that Git leaves in place of a large file until it is fetched."""
 NOT_FETCHED = "a Git LFS pointer, not the file; run git lfs pull"
-MAX_HEADER_BYTES = 100_000_000
-"""The format's own bound on a header; a longer length is a damaged or hostile file."""
+MAX_HEADER_BYTES = 25_000_000
+"""Of some 200,000 tensors; the format's own bound is four times that, and read it takes thirty times its size."""
 
 _BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -76,16 +78,22 @@ def read_header(path: Path) -> Header:
             shape and byte range disagree, two that share bytes.
         OSError: The file cannot be read.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    try:
+        opened = open_regular(path)
+    except UnreadableError as error:
+        raise HeaderError(str(error)) from error
+    with opened as stream:
+        size = os.fstat(stream.fileno()).st_size
         prefix = stream.read(8)
         if len(prefix) < 8:  # noqa: PLR2004 - the format's length field
             raise HeaderError(f"it has {size} bytes, fewer than the 8 of a header length")
         length = int.from_bytes(prefix, "little")
         if prefix == LFS_POINTER[:8] and stream.read(len(LFS_POINTER) - 8) == LFS_POINTER[8:]:
             raise HeaderError(NOT_FETCHED)
-        if length > MAX_HEADER_BYTES or length > size - 8:
+        if length > size - 8:
             raise HeaderError(f"its header claims {length} bytes, but the file has {size}")
+        if length > MAX_HEADER_BYTES:
+            raise HeaderError(f"its header has {length:,} bytes, and no model needs more than {MAX_HEADER_BYTES:,}")
         raw = stream.read(length)
     rows = _parse(raw)
     # MLX writes null where it was given no metadata.
@@ -111,6 +119,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return rows
 
 
+_MOST_AXES = 16
+
+
 def _tensor(name: str, row: Any) -> Tensor:
     """Check one declaration; a header that lies about one tensor is not trusted for the others."""
     try:
@@ -118,7 +129,8 @@ def _tensor(name: str, row: Any) -> Tensor:
         numbers = (*shape, begin, end)
     except (TypeError, KeyError, ValueError) as error:
         raise HeaderError(f"its header declares {name!r} without dtype, shape and data_offsets") from error
-    if not all(isinstance(number, int) and number >= 0 for number in numbers) or end < begin:
+    is_sane = len(shape) <= _MOST_AXES and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in numbers)
+    if not is_sane or end < begin:
         raise HeaderError(f"its header declares {name!r} with impossible sizes")
     width = _BYTES.get(dtype)
     if width is None:
@@ -212,18 +224,29 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return [path for path in model_files(folder) if any(fnmatch(path.name, pattern) for pattern in _TOKENIZER_FILES)]
 
 
+MOST_JSON_BYTES = 64 << 20
+"""A larger JSON file or template in a model folder is none that a tool wrote; read, it takes many times its size."""
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object from a file that others wrote; empty where it is missing or not an object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = json.loads(read_bounded(path, MOST_JSON_BYTES).decode("utf-8"))
+    except (UnreadableError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
+def _template_file(path: Path) -> str:
+    try:
+        return read_bounded(path, MOST_JSON_BYTES).decode("utf-8", "replace")
+    except UnreadableError as error:
+        raise ConfigError(f"{path} cannot be used: {error}.", what="chat_template", where=str(path)) from error
+
+
 def chat_template(folder: Path) -> str:
     """Return the text of the chat template (all of them when there are several), or an empty string."""
-    files = [path.read_text(encoding="utf-8") for path in model_files(folder) if path.suffix == ".jinja"]
+    files = [_template_file(path) for path in model_files(folder) if path.suffix == ".jinja"]
     values = [
         read_object(folder / name).get("chat_template") for name in ("chat_template.json", "tokenizer_config.json")
     ]
@@ -357,6 +380,14 @@ def _foreign_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Prob
             "Update mlx-lm, or take a model of a type that it has.",
             {"kind": "type", "model_type": kind[:60]},
         )
+    named = read_object(folder / "tokenizer_config.json")
+    asked, own = (_mapping(named, "auto_map") or {}).get("AutoTokenizer"), str(named.get("tokenizer_class"))
+    if asked and (known := _known_tokenizers()) and not {f'"{own}"', f'"{own.removesuffix("Fast")}"'} & known:
+        yield Problem(
+            f"{folder} makes its tokens by code of its own ({own[:60]}), which Vigil never runs. "
+            "Take a model whose tokenizer is one of transformers' own.",
+            {"kind": "code", "file": "tokenizer_config.json"},
+        )
     method = (_mapping(config, "quantization_config") or {}).get("quant_method")
     dtypes = {tensor.dtype for header in headers.values() for tensor in header.tensors.values()}
     if method and method not in _READ_METHODS and not _mapping(config, "quantization") and dtypes & _PACKED:
@@ -365,6 +396,28 @@ def _foreign_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Prob
             "changes nothing. Take the 16-bit model, or one that was converted for MLX.",
             {"kind": "format", "quant_method": str(method)[:40]},
         )
+
+
+@cache
+def _known_tokenizers() -> frozenset[str]:
+    """Return the quoted words of what lists transformers' tokenizers, not importing it; empty where it is not there."""
+    spec = importlib.util.find_spec("transformers")
+    listed = Path(spec.origin).parent / "models/auto/tokenization_auto.py" if spec and spec.origin else None
+    if listed is None or not listed.is_file():
+        return frozenset()
+    return frozenset(re.findall(r'"\w+"', listed.read_text(encoding="utf-8"))) | {'"PreTrainedTokenizer"'}
+
+
+def code_in(folder: Path) -> str:
+    """Return a sentence about code that lies in a model folder; empty where there is none."""
+    files = sorted(path.name for path in folder.glob("*.py"))
+    maps = [name for name in ("config.json", "tokenizer_config.json") if "auto_map" in read_object(folder / name)]
+    found = [*files, *(f"`auto_map` of {name}" for name in maps)]
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return f"It holds code, which is never run: {', '.join(found[:_MOST_NAMED])}{more}." if found else ""
+
+
+_MOST_NAMED = 4
 
 
 def _mapping(config: dict[str, Any], key: str) -> dict[str, Any] | None:
@@ -430,7 +483,20 @@ def _missing_parts(folder: Path) -> Iterator[Problem]:
         yield Problem(f"{folder} has no {WEIGHTS}{hint}.", {"kind": "no_weights", "others": others})
 
 
+def odd_file(folder: Path) -> str:
+    """Return what in a model folder could not be read to its end, such as a pipe; empty where all can."""
+    try:
+        odd = [
+            file.name for file in sorted(folder.iterdir()) if file.exists() and not (file.is_file() or file.is_dir())
+        ]
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return f"{odd[0]} is no regular file" if odd else ""
+
+
 def _damaged_files(folder: Path) -> Iterator[Problem]:
+    if odd := odd_file(folder):
+        yield Problem(f"{folder}: {odd}; download or save it again.", {"kind": "unreadable"})
     for path in sorted(folder.glob(WEIGHTS)):
         try:
             header, size = read_header(path), path.stat().st_size

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
+from state.files import UnreadableError, read_bounded
 from state.records import Json
-from tools.data.rows import Features, UnreadableError, parse_json, read_bounded, read_head, shown
+from tools.data.rows import Features, parse_json, read_head, shown
 from tools.probes.folder import Place, Project, Report, place_of
 
 Loc = tuple[str | int, ...]

@@ -17,9 +17,10 @@ from typing import Any, Literal
 from policies.checks import beyond_cases, beyond_reach
 from policies.comparison import Mean
 from policies.significance import EPSILON, sign_p
+from state.files import UnreadableError
 from state.goal import Condition, Gate
 from state.records import Json
-from tools.data.rows import DataFile, Features, UnreadableError, answer_text, read_head, read_value, shown, text_of
+from tools.data.rows import DataFile, Features, answer_text, read_head, read_value, shown, text_of
 from tools.probes.configs import Loc
 from tools.probes.folder import Evaluation, Place, Project, Report, place_of
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from state.files import UnreadableError, open_regular
 from state.hashing import HashCache, hash_file
 from state.records import Json
-from tools.data.rows import UnreadableError, is_not_fetched, open_regular, read_mapping, shown
+from tools.data.rows import is_not_fetched, read_mapping, shown
 from tools.models.adapters import Layers, adapter_problems, layers_of, loading_problems, recipe_problems
 from tools.models.identity import (
     INDEX,
@@ -27,6 +28,7 @@ from tools.models.identity import (
     Header,
     HeaderError,
     Problem,
+    code_in,
     coherence_problems,
     read_header,
 )
@@ -202,6 +204,9 @@ def check_models(project: Project, report: Report) -> list[Path]:
                 line=1,
                 detail=problem.detail,
             )
+        if code := code_in(folder):
+            fix = "Nothing has to be done; where another tool is given `trust_remote_code`, read it first."
+            report.add("3", f"model:{name}", f"{name}: {shown(code)}", "note", fix, check="model_code_files")
     return readable
 
 

@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_read_is_the_user_s_to_fix(tmp_path: Path, monkeyp
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tools.data.rows.os.open", refuse)
+    monkeypatch.setattr("state.files.os.open", refuse)
     with pytest.raises(ConfigError, match="permission denied"):
         check_data(path)
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from agent.audit import audit
+from state.files import UnreadableError
 from tests.faults.failure_modes.projects import rows_of, write_rows
 from tests.tools.probes.looks import look, of, only, project, settings, why_not
-from tools.data.rows import Bounds, DataFile, Features, Row, UnreadableError, fault_of, form_of, iter_lines, text_of
+from tools.data.rows import Bounds, DataFile, Features, Row, fault_of, form_of, iter_lines, text_of
 
 F = Features()
 USER = {"role": "user", "content": "q"}

@@ -9,7 +9,7 @@ import pytest
 from state.errors import ConfigError
 from state.hashing import HashCache
 from tests.tools.models.folders import lying, safetensors, write_model
-from tools.models.identity import HeaderError, coherence_problems, describe_model, read_header, weights_hash
+from tools.models.identity import HeaderError, code_in, coherence_problems, describe_model, read_header, weights_hash
 
 
 def kinds(folder: Path) -> list[str]:
@@ -161,6 +161,9 @@ def test_metadata_that_mlx_left_null_is_no_fault(tmp_path: Path) -> None:
         (lying({"a": TENSOR | {"data_offsets": [4, 0]}}), "impossible sizes"),
         (lying({"a": TENSOR | {"shape": [-1]}}), "impossible sizes"),
         (lying({"a": TENSOR | {"shape": ["1"]}}), "impossible sizes"),
+        (lying({"a": TENSOR | {"shape": [9] * 99_999}}), "impossible sizes"),
+        (lying({"a": TENSOR | {"shape": [0, 10**400]}}), "impossible sizes"),
+        (lying(b"[" * 25_000_001), "its header has 25,000,001 bytes"),
         (lying({"a": TENSOR | {"shape": [10**9, 10**9]}}, data=bytes(4)), "F32[1000000000, 1000000000] in 4 bytes"),
     ],
 )
@@ -216,3 +219,29 @@ def test_identity_needs_no_outside_package(tmp_path: Path) -> None:
     code = "import sys, tools.models.identity, tools.models.hub; print([m for m in ('mlx', 'numpy', 'transformers', 'huggingface_hub') if m in sys.modules])"  # noqa: E501 - one statement for -c
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "found"),
+    [
+        ({"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "tok.OwnTokenizer"]}}, ["code"]),
+        ({"tokenizer_class": "LlamaTokenizerFast", "auto_map": {"AutoTokenizer": [None, "tok.X"]}}, []),
+        ({"tokenizer_class": "OwnTokenizer"}, []),
+    ],
+)
+def test_code_in_a_folder_is_named_and_stops_where_it_would_have_to_run(
+    tmp_path: Path, tokenizer: dict[str, object], found: list[str]
+) -> None:
+    folder = write_model(tmp_path, **{"tokenizer_config.json": json.dumps(tokenizer)})
+    assert ("tokenizer_config.json" in code_in(folder)) == ("auto_map" in tokenizer)
+    (folder / "tok.py").write_text("raise SystemExit('run')")
+    assert kinds(folder) == found
+    assert "which is never run: tok.py" in code_in(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"])
+def test_a_pipe_or_device_in_a_folder_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    folder = write_model(tmp_path / "m")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("/dev/zero")
+    assert "unreadable" in kinds(folder) or "no_config" in kinds(folder)

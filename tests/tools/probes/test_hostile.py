@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from state.files import UnreadableError, open_regular
 from tests.agent.test_audit import says
 from tests.faults.campaign.world import ROOT
 from tests.faults.failure_modes.seen import Seen, audit
 from tests.tools.models.folders import lying, write_model
-from tools.data import rows
 from tools.data.rows import Bounds
 from tools.probes.folder import discover
 
@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pyte
             raise PermissionError(13, "Permission denied")
         return open_(path, *arguments, **named)
 
-    monkeypatch.setattr("tools.data.rows.os.open", refusing)
+    monkeypatch.setattr("state.files.os.open", refusing)
     assert "data/train.jsonl cannot be read as JSON lines: permission denied" in claims(found(folder))
 
 
@@ -158,8 +158,8 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     said = claims(found(folder))
     assert "lora.yaml: it is no regular file" in said
     assert f"{model.name}: model-00003-of-00003.safetensors is no regular file of the project" in said
-    with pytest.raises(rows.UnreadableError, match="no regular file"):
-        rows.open_regular(folder / "lora.yaml")
+    with pytest.raises(UnreadableError, match="no regular file"):
+        open_regular(folder / "lora.yaml")
 
 
 def aliases(depth: int) -> str:
@@ -226,7 +226,7 @@ def test_paths_of_the_settings_that_lead_outside_are_named_and_never_opened(
         opened.append(str(path))
         return open_(path, *rest)
 
-    monkeypatch.setattr("tools.data.rows.os.open", noting)
+    monkeypatch.setattr("state.files.os.open", noting)
     report = found(folder)
     said = json.dumps(report)
     for name in ("up", "far", "home", "nobody", "link", "around"):
