@@ -193,7 +193,15 @@ def minutes(seconds: float) -> str:
 
 
 PRIOR_TOKENS_PER_S = 1400.0
-"""Training tokens per second of the tiny base on two cores with OpenBLAS (issue 2); an assumption anywhere else."""
+"""Training tokens per second of the tiny base on two cores with OpenBLAS (issue 2); an assumption anywhere else. Nearly
+all of it is what a step costs whatever the model's size."""
+
+FLOPS_OF_A_TOKEN = 6.0
+"""Floating-point operations that a parameter costs for a token, forward and backward (Kaplan et al. 2020, section
+2.1). Adapters need less, by up to a third; checkpointing costs more."""
+
+ACCELERATOR_FLOPS = 5e12
+"""Operations per second of a GPU whose speed nobody measured; assumed, between a small Mac and a server's GPU."""
 
 ASSUMED_ERROR = 4.0
 """Factor by which an assumed estimate may be off; the lab's were off by 4 to 5."""
@@ -272,10 +280,21 @@ class RunEstimate(Record):
     sentence: str
 
 
-def prior(tokens_per_s: float = PRIOR_TOKENS_PER_S) -> StepTime:
-    """Return a step time from a throughput alone."""
+def prior(parameters: int | None = None, flops: float | None = None) -> StepTime:
+    """Return a step time of which no step was timed.
+
+    Args:
+        parameters: Of the model; None where they are not known, which leaves the time of a tiny one.
+        flops: Of a matrix product on the processor that trains, per second; None where a GPU does.
+    """
+    computing_s = FLOPS_OF_A_TOKEN * (parameters or 0) / (flops or ACCELERATOR_FLOPS)
     return StepTime(
-        constant_s=0.0, linear_s=1 / tokens_per_s, quadratic_s=0.0, error=ASSUMED_ERROR, samples=0, source="assumed"
+        constant_s=0.0,
+        linear_s=1 / PRIOR_TOKENS_PER_S + computing_s,
+        quadratic_s=0.0,
+        error=ASSUMED_ERROR,
+        samples=0,
+        source="assumed",
     )
 
 
@@ -314,6 +333,7 @@ def step_time(
     instrument: Instrument,
     remembered: Mapping[Instrument, Sequence[StepSample]] | None = None,
     timed: Mapping[Instrument, Sequence[StepSample]] | None = None,
+    before: StepTime | None = None,
 ) -> StepTime:
     """Return the step time of an instrument: fitted on its own runs, else remembered or timed ones, else on another's.
 
@@ -322,19 +342,20 @@ def step_time(
         instrument: Whose time is asked for.
         remembered: The same of earlier campaigns on this machine.
         timed: The same of steps that were trained to be timed.
+        before: What is assumed where no step was timed; the tiny base's when left out.
     """
     if samples.get(instrument):
-        return fit(samples[instrument])
+        return fit(samples[instrument], before)
     others: dict[Source, Mapping[Instrument, Sequence[StepSample]]] = {
         "remembered": remembered or {},
         "timed": timed or {},
     }
     for source, found in others.items():
         if found.get(instrument):
-            known = fit(found[instrument])
+            known = fit(found[instrument], before)
             return known.model_copy(update={"error": max(REMEMBERED_ERROR, known.error), "source": source})
     name, own = next(((name, own) for name, own in {**(timed or {}), **samples}.items() if own), ("sft", ()))
-    other = fit(own)
+    other = fit(own, before)
     ratio = STEP_COST[CLASSES[instrument]] / STEP_COST[CLASSES[name]]
     terms = {key: getattr(other, key) * ratio for key in ("constant_s", "linear_s", "quadratic_s")}
     return other.model_copy(update={**terms, "error": ASSUMED_ERROR, "samples": 0, "source": "assumed"})

@@ -25,6 +25,7 @@ from policies.cost import (
     least_iters,
     lengths_from_quantiles,
     padded_batches,
+    prior,
     refusal,
     rows_at_once,
     step_time,
@@ -562,6 +563,13 @@ def _parameters(view: View) -> int | None:
     return int(known) if known else None
 
 
+def _flops(view: View) -> float | None:
+    """Return the operations per second that a matrix product was measured at on all threads, None on a GPU."""
+    belief = view.belief("machine:blas", "speed")
+    speed = (belief.value or {}) if belief is not None else {}
+    return speed["gflops_after"] * 1e9 * speed.get("threads", 1) if "gflops_after" in speed else None
+
+
 def _rows(view: View, instrument: Instrument) -> Json:
     """Return the token census of what a class is trained on, empty before it was taken.
 
@@ -728,7 +736,8 @@ def estimate_of(view: View, recipe: Json, instrument: Instrument | None = None) 
             # From the start of the process to its first step: interpreter, imports, weights and kernels.
             fixed_s = max(action.made.startup_s, (action.made.wall_s or 0.0) - action.made.steps_s)
     lengths, full = _sized(view, recipe, chosen)
-    return estimate_run_s(step_time(samples, chosen, _remembered(view), timed), lengths, full, fixed_s)
+    step = step_time(samples, chosen, _remembered(view), timed, prior(_parameters(view), _flops(view)))
+    return estimate_run_s(step, lengths, full, fixed_s)
 
 
 def tokens_of(view: View, recipe: Json, instrument: Instrument) -> float:

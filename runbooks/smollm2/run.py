@@ -47,6 +47,7 @@ _GPU: dict[str, Any] = {
     "recipe.iters": 180,
     "recipe.learning_rate": 0.001,
     "recipe.lr_schedule.arguments": [0.001, 180, 0.0001],
+    "recipe.lr_schedule.warmup": 10,
     "recipe.steps_per_eval": 60,
     "recipe.save_every": 30,
 }

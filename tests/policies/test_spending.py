@@ -107,6 +107,14 @@ def test_without_measured_steps_the_time_is_assumed_and_says_so() -> None:
     assert estimate.step_s == pytest.approx(4 * 104 / 1400)
 
 
+def test_a_step_that_nobody_timed_costs_what_the_model_multiplies_at_the_measured_speed() -> None:
+    """SmolLM2-135M, 16 rows of 48 tokens on one core at 130 GFLOP/s, took 4.0 s (runbooks/smollm2/small.txt)."""
+    on_cpu = cost.prior(134_515_008, 130e9)
+    assert 4.0 / 1.5 < on_cpu.seconds(16, 48) < 4.0 * 1.5
+    assert cost.prior(134_515_008).seconds(16, 48) < on_cpu.seconds(16, 48) / 5
+    assert cost.prior(None, 130e9) == cost.prior()
+
+
 def test_one_measured_length_scales_the_prior() -> None:
     step = fit([StepSample(batch_size=4, padded_tokens=128, seconds=2 * 4 * 128 / 1400)])
     assert step.source == "measured"
@@ -114,7 +122,7 @@ def test_one_measured_length_scales_the_prior() -> None:
 
 
 def test_measured_lengths_recover_all_three_terms() -> None:
-    truth = cost.prior(2000).model_copy(update={"constant_s": 0.3, "quadratic_s": 1e-6})
+    truth = cost.prior().model_copy(update={"constant_s": 0.3, "quadratic_s": 1e-6})
     lengths = (64, 128, 256, 512, 1024)
     samples = [StepSample(batch_size=4, padded_tokens=size, seconds=truth.seconds(4, size)) for size in lengths]
     step = fit(samples)

@@ -12,7 +12,7 @@ from state.errors import VigilError
 from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Evidence, Fingerprint
 from tools.machine import mac
-from tools.machine.blas import matrix_speed, why_slow
+from tools.machine.blas import matrix_speed, threads, why_slow
 from tools.machine.facts import System
 from tools.machine.hardware import ask_cuda, cuda_wheels, host_limit, memory_limit
 from tools.models.identity import describe_model, read_shape
@@ -172,6 +172,7 @@ def _observe_blas(context: ProbeContext) -> tuple[Observation, ...]:
     value = {
         "gflops_before": before.gflops,
         "gflops_after": after.gflops,
+        "threads": threads(),
         "library": after.library,
         "build": after.build,
     }
