@@ -117,13 +117,14 @@ CLEAN, NOTHING_USABLE, STOPPED = 0, 2, 3
 """Exit codes."""
 
 
-def audit(path: Path, model: Path | None = None, *, is_whole: bool = False) -> Audited:
+def audit(path: Path, model: Path | None = None, *, is_whole: bool = False, may_leave: bool = True) -> Audited:
     """Audit a project folder.
 
     Args:
         path: The folder.
         model: Folder of a model whose tokenizer and template count.
         is_whole: Whether long data files are read to their ends, however long that takes.
+        may_leave: Whether headers are read of a model that a configuration names and that lies outside the folder.
 
     Raises:
         ConfigError: The folder, the model or a vigil-audit.yaml cannot be used.
@@ -145,7 +146,7 @@ def audit(path: Path, model: Path | None = None, *, is_whole: bool = False) -> A
             where=str(model),
             runbook=_RUNBOOK,
         )
-    project = discover(path.resolve())
+    project = discover(path.resolve(), may_leave=may_leave)
     settings = [_settings(file) for file in project.audit_files]
     bounds = WHOLE if is_whole else BOUNDS
     return look(project, settings, read_yaml_with_lines, model.resolve() if model is not None else None, bounds)

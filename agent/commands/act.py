@@ -275,6 +275,7 @@ service_commands = (install_service,)
 @click.command()
 @click.argument("path", type=_PATH)
 @click.option("--model", type=_PATH, help="A model folder whose tokenizer and template count; fused models are loaded.")
+@click.option("--no-outside", is_flag=True, help="Open nothing outside the folder, for projects of strangers.")
 @click.option("--whole", is_flag=True, help="Read data files of more than 1 GB, or 20,000 rows, to their ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--sarif", type=_PATH, help="Also write the findings to this file, for code hosts.")
@@ -283,6 +284,7 @@ def audit(  # noqa: PLR0917 - one parameter per option
     ctx: click.Context,
     path: Path,
     model: Path | None,
+    no_outside: bool,  # noqa: FBT001
     whole: bool,  # noqa: FBT001 - click passes flags by name
     as_json: bool,  # noqa: FBT001
     sarif: Path | None,
@@ -295,7 +297,7 @@ def audit(  # noqa: PLR0917 - one parameter per option
     """
     from agent import audit as auditing
 
-    found = auditing.audit(path, model, is_whole=whole)
+    found = auditing.audit(path, model, is_whole=whole, may_leave=not no_outside)
     show_json(auditing.as_json(found, str(path))) if as_json else auditing.print_table(found, str(path))
     if sarif is not None:
         from agent.audit import write_sarif

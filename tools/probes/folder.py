@@ -3,7 +3,8 @@
 Hidden folders, virtual environments and package caches are no part of a project. A link to a file inside the project
 counts as a file; one that leads outside is named and never opened.
 
-Where a path leads that a file of the project names: inside, outside (never opened), nowhere, or to a hub.
+Where a path leads that a file of the project names: inside, outside (never opened, but for the headers of a model that
+a configuration names), nowhere, or to a hub.
 
 What an audit says: findings, modes looked for, and modes not looked for with the reason.
 
@@ -14,6 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,9 +52,11 @@ class Project:
         root: The folder, links resolved.
         files: Name relative to the root -> path, in order.
         passed_over: (name, reason) of what is not looked at though it lies there.
+        may_leave: Whether a model that a configuration names is looked at, by its headers, also where it lies outside.
     """
 
     root: Path
+    may_leave: bool = False
     files: dict[str, Path] = field(default_factory=dict)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
 
@@ -131,13 +135,14 @@ def _is_weights(name: str) -> bool:
     }
 
 
-def discover(root: Path) -> Project:
+def discover(root: Path, *, may_leave: bool = False) -> Project:
     """Return what lies in a folder.
 
     Args:
         root: The folder, links resolved.
+        may_leave: See `Project`.
     """
-    project = Project(root)
+    project = Project(root, may_leave=may_leave)
     outside: list[str] = []
     found: dict[str, Path] = {}
     left = [(root, 0)]
@@ -210,6 +215,25 @@ def _kind_of_link(root: Path, link: Path) -> str:
 
 def _is_project_folder(path: Path) -> bool:
     return not path.name.startswith(".") and path.name not in _NOT_OURS and not is_there(path / "pyvenv.cfg")
+
+
+def model_outside(project: Project, folder: Path, written: str) -> Path | None:
+    """Return the folder of a model that a file of the project names and that lies outside it; None where none does.
+
+    Args:
+        project: What lies here; one that may not be left has none.
+        folder: Folder of the file that names it.
+        written: The path as written there.
+    """
+    if not project.may_leave:
+        return None
+    with suppress(RuntimeError, ValueError, OSError):
+        given = Path(written).expanduser()
+        bases = [folder, *(above for above in folder.parents if above.is_relative_to(project.root))]
+        for base in bases:
+            if (base / given / "config.json").is_file():
+                return (base / given).resolve()
+    return None
 
 
 Kind = Literal["inside", "outside", "missing", "hub"]

@@ -30,10 +30,11 @@ from tools.models.identity import (
     Problem,
     code_in,
     coherence_problems,
+    odd_file,
     read_header,
 )
 from tools.probes.configs import Loc, TrainingConfig
-from tools.probes.folder import Place, Project, Report, place_of
+from tools.probes.folder import Place, Project, Report, model_outside, place_of
 
 Array = np.ndarray[Any, Any]
 
@@ -105,6 +106,7 @@ SMALL_FILE_BYTES = 64 << 20
 """A larger JSON file in a model or adapter folder is none that a tool wrote."""
 _MOST_MODELS = 100
 
+_READ_FIRST = "Nothing has to be done; where another tool is given `trust_remote_code`, read it first."
 _OF_LANGUAGE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _MODE_OF = {
     **dict.fromkeys(("no_tokenizer", "no_weights", "no_config"), "8"),
@@ -205,8 +207,7 @@ def check_models(project: Project, report: Report) -> list[Path]:
                 detail=problem.detail,
             )
         if code := code_in(folder):
-            fix = "Nothing has to be done; where another tool is given `trust_remote_code`, read it first."
-            report.add("3", f"model:{name}", f"{name}: {shown(code)}", "note", fix, check="model_code_files")
+            report.add("3", f"model:{name}", f"{name}: {shown(code)}", "note", _READ_FIRST, check="model_code_files")
     return readable
 
 
@@ -368,6 +369,8 @@ def check_used(configs: Sequence[TrainingConfig], report: Report) -> None:
         layers = Layers()
         if place is not None and place.path is not None:
             layers = _model_layers(config, place.path, report)
+        elif place is not None and place.kind == "outside":
+            layers = _layers_outside(config, place.written, report)
         if not config.trains:
             continue
         default = -1 if config.is_lora_tools else _DEFAULT_LAYERS
@@ -419,6 +422,25 @@ def _model_layers(config: TrainingConfig, path: Path, report: Report) -> Layers:
         )
         _of_config(config, "8", problem, "model", report)
     return Layers()
+
+
+def _layers_outside(config: TrainingConfig, written: str, report: Report) -> Layers:
+    """Return the layers of a model that lies outside the project, of whose files the headers are read."""
+    model = model_outside(config.project, config.path.parent, written)
+    if model is None:
+        return Layers()
+    report.look("3")
+    if odd := odd_file(model):
+        report.skip(("3", "6"), f"{config.name}: the model {shown(written)[:200]}: {shown(odd)}")
+        return Layers()
+    for problem in coherence_problems(model):
+        kind = str(problem.detail["kind"])
+        mode, is_warning = _MODE_OF.get(kind, "3"), kind in {"no_tokenizer", "code"}
+        _of_config(config, mode, problem, "model", report, is_warning=is_warning)
+    if code := code_in(model):
+        said = f"{config.name}: the model {shown(written)[:200]}: {shown(code)}"
+        report.add("3", config.subject, said, "note", _READ_FIRST, check="model_code_files", **config.where("model"))
+    return layers_of(model)
 
 
 def _check_resumed(config: TrainingConfig, place: Place, built: Json, layers: Layers, report: Report) -> None:

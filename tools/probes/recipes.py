@@ -18,7 +18,7 @@ from tools.machine.sandbox import ask
 from tools.probes.configs import TrainingConfig
 from tools.probes.data import DataSet
 from tools.probes.evaluations import Stated
-from tools.probes.folder import Report
+from tools.probes.folder import Report, model_outside
 from tools.probes.stock import check_stock
 from tools.probes.trainers import DEFAULT_BATCH_SIZE, DEFAULT_ITERS, TRAIN_MODES, Fault, faults_of, is_number
 from tools.training.recipe import OPTIMIZERS
@@ -43,6 +43,15 @@ def check_configs(configs: Sequence[TrainingConfig], sets: Sequence[DataSet], re
             _check_data(config, data, report, is_run=is_run)
 
 
+def _way(config: TrainingConfig, key: str) -> str:
+    """Return what would have it looked at."""
+    if key == "data":
+        return "; audit a folder that holds both"
+    if key != "model":
+        return ""
+    return "; no model with a config.json lies there" if config.project.may_leave else "; leave out --no-outside"
+
+
 def _check_paths(config: TrainingConfig, report: Report) -> None:
     """Report inputs that are not there; what lies outside is not looked at, and a hub's id may be cached elsewhere."""
     wanted = {"model": "model", "data": "data", "resume_adapter_file": "adapter to go on from"}
@@ -52,7 +61,9 @@ def _check_paths(config: TrainingConfig, report: Report) -> None:
         if place is None:
             continue
         if place.kind == "outside":
-            report.skip(("8",), f"{config.name}: `{key}` leads outside the project and is not opened")
+            if key != "model" or model_outside(config.project, config.path.parent, place.written) is None:
+                way = _way(config, key)
+                report.skip(("8",), f"{config.name}: `{key}` leads outside the project and is not opened{way}")
         elif place.kind == "missing" or (place.kind == "hub" and key in _NEVER_ON_A_HUB):
             report.add(
                 "8",

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from agent.audit import audit
 from tests.faults.failure_modes.projects import rows_of, write_config, write_data
+from tests.tools.models.folders import write_model
 from tests.tools.probes.looks import look, of, only, project, why_not
 
 
@@ -198,7 +200,20 @@ def test_a_folder_without_training_rows_is_told_where_it_is_trained_on(tmp_path:
 def test_what_lies_outside_or_on_a_hub_is_left_alone(tmp_path: Path) -> None:
     found = look(configured(tmp_path / "p", model="../models/base", data="owner/rows"))
     assert of(found, "8") == []
-    assert "`model` leads outside the project" in why_not(found, "8")
+    assert "`model` leads outside the project and is not opened; no model with a config.json" in why_not(found, "8")
+
+
+def test_a_model_outside_is_read_by_its_headers_where_the_folder_may_be_left(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "p", model="../base")
+    write_model(tmp_path / "base", **{"config.json": '{"model_type": "unheard_of"}', "own.py": "x"})
+    found = look(folder)
+    assert "of the type 'unheard_of'" in only(found, "6").sentence
+    assert "which is never run: own.py" in only(found, "3").sentence
+    closed = audit(folder, may_leave=False)
+    assert (of(closed, "6"), of(closed, "3")) == ([], [])
+    assert "not opened; leave out --no-outside" in why_not(closed, "8")
+    (tmp_path / "base" / "pipe.json").symlink_to("/dev/zero")
+    assert "pipe.json is no regular file" in why_not(look(folder), "6")
 
 
 def pairs(count: int) -> list[dict[str, str]]:
