@@ -358,5 +358,9 @@ def _await_answer(session: Session) -> None:
 
 def _end(session: Session) -> RunEnd:
     campaign = session.store.read.campaign()
-    log_info("agent.end", state=campaign.state, code=_EXIT[campaign.state])
-    return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])
+    code = _EXIT[campaign.state]
+    if campaign.state == "failed":
+        concluded = [decision.rule for decision in session.store.read.decisions() if decision.action == "conclude"]
+        code = ConfigError.exit_code if concluded[-1:] == ["input.refused"] else code
+    log_info("agent.end", state=campaign.state, code=code)
+    return RunEnd(campaign.state, campaign.sentence, code)

@@ -66,6 +66,7 @@ from policies.recipes import RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
 from policies.validity import MEASURING, NOTED, SPENDING
 from policies.verdict import BucketVerdict, StopVerdict, judge_run
+from state.errors import ConfigError
 from state.hashing import hash_json
 from state.records import (
     NO_REASON,
@@ -350,14 +351,15 @@ def _give_up(view: View) -> Draft | None:
     ]
     for kind in ("census", "evaluate", "confirm", "train", "promote"):
         of_kind = [action for action in failed if action.kind == kind]
-        # These fail again: what a promotion would switch to is not there, and a recipe's refusal does not pass.
-        is_final = kind == "promote" or any(_refused_recipe(a) or a.guard_word for a in of_kind)
+        # These fail again: what a promotion would switch to is not there, and what a person wrote stays as it is.
+        is_refused = any(_is_mistake(a) for a in of_kind)
+        is_final = kind == "promote" or is_refused or any(a.guard_word for a in of_kind)
         if len(of_kind) >= (1 if is_final else MAX_FAILURES):
             why = _HUNG.get(of_kind[-1].guard_word, "") + of_kind[-1].exit.why
             return draft(
                 view,
                 "conclude",
-                "tool.failed",
+                "input.refused" if is_refused else "tool.failed",
                 f"{kind} failed{_times(len(of_kind))}: {why} Mend that, then run the campaign again.",
                 {"state": "failed", "after": len(view.earlier)},
             )
@@ -372,10 +374,10 @@ _HUNG = {
 """Word of a guard -> what that means for a job that measures."""
 
 
-def _refused_recipe(action: Action) -> bool:
-    """Say whether a worker refused what its recipe asks, which no second try changes."""
-    told: Json = action.result.get("error") or {}
-    return str(told.get("what") or "").startswith("recipe.")
+def _is_mistake(action: Action) -> bool:
+    """Say whether a worker refused what a person wrote, which no second try changes."""
+    refusal: Json = action.result.get("error") or {}
+    return refusal.get("exit_code") == ConfigError.exit_code or str(refusal.get("what") or "").startswith("recipe.")
 
 
 def _times(count: int) -> str:

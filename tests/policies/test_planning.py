@@ -301,13 +301,26 @@ def test_the_same_failure_twice_in_one_sitting_ends_failed_and_the_next_sitting_
     assert again.campaign.state == "promoted"
 
 
-def test_a_recipe_that_the_worker_refuses_is_not_tried_twice() -> None:
-    refusal = {"what": "recipe.max_seq_length", "sentence": "too long"}
-    play = Rehearsal(fails={"train": 2}, exit={"reason": "too long"}, error=refusal)
-    play.run()
+@pytest.mark.parametrize(
+    ("kind", "refusal"),
+    [
+        ("train", {"what": "recipe.max_seq_length"}),
+        ("train", {"what": "data.train", "exit_code": 2}),
+        ("census", {"what": "track.template", "exit_code": 2}),
+        ("evaluate", {"what": "grader", "exit_code": 2}),
+    ],
+)
+def test_what_a_worker_refuses_as_a_persons_mistake_is_not_tried_twice(kind: str, refusal: Json) -> None:
+    play = Rehearsal(fails={kind: 2}, exit={"reason": "too long"}, error={**refusal, "sentence": "too long"})
+    assert "input.refused" in play.run()
     assert play.campaign.state == "failed"
-    assert "train failed: too long" in play.campaign.sentence
-    assert play.kinds().count("train") == 1
+    assert f"{kind} failed: too long" in play.campaign.sentence
+    assert sum(action.kind == kind and action.state == "failed" for action in play.actions) == 1
+
+
+def test_a_tool_that_a_worker_lacks_is_tried_again() -> None:
+    error = {"what": "mlx_lm", "sentence": "not there", "exit_code": 4}
+    assert "tool.failed" in Rehearsal(fails={"census": 2}, exit={"reason": "not there"}, error=error).run()
 
 
 def test_a_failure_without_a_reason_says_its_last_words() -> None:

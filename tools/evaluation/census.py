@@ -473,7 +473,7 @@ def main(argv: list[str]) -> int:
     try:
         take_census(context)
     except VigilError as error:
-        context.fail(error.sentence, what=error.what, where=error.where)
+        context.refuse(error)
     return 0
 
 

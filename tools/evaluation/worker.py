@@ -470,7 +470,7 @@ def main(argv: list[str]) -> int:
     try:
         evaluate(context)
     except VigilError as error:
-        context.fail(error.sentence, what=error.what, where=error.where)
+        context.refuse(error)
     return 0
 
 

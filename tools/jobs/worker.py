@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from state.errors import VigilError
 from state.files import read_json, write_json
 from state.log import log_error, log_info, log_warning, passed_over, start_log
 from state.paths import JobPaths
@@ -129,6 +130,10 @@ class WorkerContext:
         write_json(self.folder.error, {"sentence": sentence, **fields})
         log_error("worker.refused", what=fields.get("what", ""), step=self._step)
         raise SystemExit(USER_ERROR)
+
+    def refuse(self, error: VigilError) -> NoReturn:
+        """End with an error's sentence, and with the exit code that says whether a person can mend it."""
+        self.fail(error.sentence, what=error.what, where=error.where, exit_code=error.exit_code)
 
     def leave_stopped(self) -> NoReturn:
         """End as stopped and resumable, after saving."""

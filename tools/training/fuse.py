@@ -123,7 +123,7 @@ def main() -> int:
     try:
         fuse(context)
     except VigilError as error:
-        context.fail(error.sentence, what=error.what, where=error.where)
+        context.refuse(error)
     return 0
 
 

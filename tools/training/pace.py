@@ -122,7 +122,7 @@ def main() -> int:
     try:
         pace(context)
     except VigilError as error:
-        context.fail(error.sentence, what=error.what, where=error.where)
+        context.refuse(error)
     return 0
 
 

@@ -291,7 +291,7 @@ def main() -> int:
     try:
         return train(context)
     except VigilError as error:
-        context.fail(error.sentence, what=error.what, where=error.where)
+        context.refuse(error)
 
 
 if __name__ == "__main__":

@@ -72,9 +72,10 @@ c.leave_stopped()
 
 
 def test_a_mistake_of_the_user_is_written_down(folder: Path) -> None:
-    done = work(folder, "begin(sys.argv[1]).fail('No rows.', what='data')")
-    assert done.returncode == 2
-    assert read_json(folder / "error.json") == {"sentence": "No rows.", "what": "data"}
+    program = "from state.errors import ConfigError\nbegin(sys.argv[1]).refuse(ConfigError('No rows.', what='data'))"
+    assert work(folder, program).returncode == 2
+    refusal = {"sentence": "No rows.", "what": "data", "where": "", "exit_code": 2}
+    assert read_json(folder / "error.json") == refusal
 
 
 def test_the_result_is_written_whole(folder: Path) -> None:
