@@ -118,9 +118,14 @@ def _is_running(pid: int) -> bool:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
+    Raises:
+        ConfigError: A device, a pipe or a socket stands there, and would be gone.
+
     Side effects: creates the parent folder; syncs the file and its folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{path} is no regular file and is left as it is; name a file.", where=str(path))
     payload = data.encode() if isinstance(data, str) else data
     side = side_of(path)
     # Not mkstemp: the file is readable to whom the person's umask says.

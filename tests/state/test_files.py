@@ -201,3 +201,12 @@ def test_what_is_no_regular_file_or_has_no_end_is_not_read(tmp_path: Path) -> No
         with pytest.raises(UnreadableError, match=why):
             read_bounded(path, 10)
     assert read_bounded(tmp_path / "long", 11) == b"x" * 11
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "full").symlink_to("/dev/full")
+    for path in (tmp_path / "pipe", tmp_path / "full"):
+        with pytest.raises(ConfigError, match="no regular file and is left as it is"):
+            write_atomic(path, "x")
+        assert not path.is_file()

@@ -26,6 +26,8 @@ Item = tuple[dict[str, Any], str, str]
 _CHILD = Path(__file__).with_name("child.py")
 _START_TIMEOUT_S = 120.0
 """A grader file may import a large library before its first case."""
+_MOST_METRICS, _LONGEST_NAME, _LONGEST_SAID = 1_000, 200, 500
+"""Metrics of a case, characters of a name, and of a grader's own words in a sentence: the record is for figures."""
 _MOST_HANGS_IN_A_ROW = 5
 """Then the rest of the cases are not sent: each would cost the whole time-out again."""
 _GOODBYE_S = 2.0
@@ -66,6 +68,10 @@ def _usable(raw: dict[str, Any], *, is_private: bool) -> tuple[dict[str, float |
     """Split a grader's metrics into what can be used and sentences about what cannot."""
     metrics: dict[str, float | None] = {}
     faults = []
+    if len(raw) > _MOST_METRICS:
+        raise _Unusable(f"the grader answered with {len(raw):,} metrics, more than {_MOST_METRICS:,}")
+    if too_long := [name for name in raw if len(name) > _LONGEST_NAME]:
+        raise _Unusable(f"the name of a metric has {len(too_long[0]):,} characters, more than {_LONGEST_NAME}")
     for name, value in raw.items():
         if is_private and not _METRIC.fullmatch(name):
             faults.append("the name of a metric is no plain word")
@@ -166,7 +172,8 @@ class Grader:
 
     def _learn(self, grades: Iterable[Grade]) -> None:
         for grade in grades:
-            self._names.extend(name for name in grade.metrics if name not in self._names)
+            found = [name for name in grade.metrics if name not in self._names]
+            self._names += found if len(self._names) + len(found) <= _MOST_METRICS else []
 
     def _grade_one(self, case: dict[str, Any], text: str, finish_reason: str) -> Grade:
         tick()
@@ -176,7 +183,7 @@ class Grader:
             metrics, faults = _usable(self._metrics_of(answer, name), is_private=self._spec.is_private)
         except _Unusable as fault:
             is_cut_off = not self._spec.network and _UNREACHABLE.search(str(fault))
-            return Grade(name, error=f"{fault}{' (`track.network` is no)' if is_cut_off else ''}")
+            return Grade(name, error=f"{str(fault)[:_LONGEST_SAID]}{' (`track.network` is no)' if is_cut_off else ''}")
         if not metrics:
             faults.append("the grader returned no metric")
         return Grade(name, metrics, "; ".join(faults))

@@ -72,6 +72,9 @@ def test_a_good_grader_gets_case_and_text_and_gives_its_metrics(tmp_path: Path) 
         ("os.kill(os.getpid(), 9)", "was killed by signal 9"),
         ("print('about to die', file=sys.stderr); os._exit(1)", "last saying: about to die"),
         ("return {'score': bottomless(0)}", "RecursionError"),
+        ("return {str(n): 1.0 for n in range(1001)}", "answered with 1,001 metrics, more than 1,000"),
+        ("return {'m' * 201: 1.0}", "the name of a metric has 201 characters"),
+        ("import socket; socket.create_connection(('127.0.0.1', 9))", "(`track.network` is no)"),
     ],
 )
 def test_what_a_grader_does_to_one_case_is_told_with_that_case_and_is_never_a_zero(
