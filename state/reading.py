@@ -198,7 +198,13 @@ class Reader:
         return self.table("belief", subject=subject, status=status, tag=tag)
 
     def beliefs_about(
-        self, prefix: str = "", *, statuses: tuple[str, ...] = (), is_assumed: bool = False, with_history: bool = False
+        self,
+        prefix: str = "",
+        *,
+        statuses: tuple[str, ...] = (),
+        is_assumed: bool = False,
+        with_history: bool = False,
+        most: int = -1,
     ) -> list[Values]:
         """Return the beliefs about subjects that begin so, by indexes alone, however many others there are.
 
@@ -207,6 +213,7 @@ class Reader:
             statuses: Only these; empty asks for all.
             is_assumed: Only those without grounding.
             with_history: Also what was superseded.
+            most: So many of them; below 0 all.
         """
         asked, parameters = [], []
         if not with_history:
@@ -220,9 +227,17 @@ class Reader:
             parameters += statuses
         if is_assumed:
             asked.append("tag = 'assumed'")
-        rows = self.select(f"SELECT * FROM belief WHERE {' AND '.join(asked) or '1'}", tuple(parameters))  # noqa: S608 - our own words
+        which = " AND ".join(asked) or "1"
+        rows = self.select(f"SELECT * FROM belief WHERE {which} LIMIT ?", (*parameters, most))  # noqa: S608 - our own words
         rows.sort(key=lambda row: row["number"])
         return [decode(TABLES["belief"], row) for row in rows]
+
+    def belief_counts(self) -> list[Values]:
+        """Return how many beliefs stand by status and tag: `status`, `tag`, `n`."""
+        return self.select(
+            "SELECT status, tag, count(*) AS n FROM belief WHERE superseded_by = '' GROUP BY status, tag"
+            " ORDER BY status, tag"
+        )
 
     def refuted_ever(self) -> list[Values]:
         """Return the beliefs that were refuted at some time, as they first were; mended ones too."""

@@ -292,16 +292,22 @@ def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noq
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; a network's one lets it in."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8345, show_default=True, help="0 takes a free one.")
-@home_option
-def web(host: str, port: int, home: str | None) -> None:
+@click.option(
+    "--home",
+    "homes",
+    multiple=True,
+    metavar="FOLDER",
+    help="A folder of campaigns; more by --home again. VIGIL_HOME or .vigil when left out.",
+)
+def web(host: str, port: int, homes: tuple[str, ...]) -> None:
     """Show all campaigns as pages in a browser, and take answers there.
 
-    Prints a link that opens once; --host 0.0.0.0 lets a phone on the same network in by it. The pages read the record,
-    and write nothing but an answer. Ctrl-C ends it; a campaign that is running goes on.
+    Prints a link that opens once; --host 0.0.0.0 lets a phone on the same network in by it, and by a code to scan. The
+    pages read the record, and write nothing but an answer. Ctrl-C ends it; a campaign that is running goes on.
     """
     from agent.web.server import serve
 
-    serve(folder_of(home), host, port, click.echo)
+    serve([folder_of(home) for home in homes or (None,)], host, port, click.echo)
 
 
 look_commands = (status, ledger, inbox, why, beliefs, jobs, runs, web)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeVar
 
 Point = tuple[float, float]
 
@@ -28,23 +29,29 @@ class Series:
     """Marks each point: for values measured now and then."""
 
 
-def plot(title: str, x_label: str, series: Sequence[Series]) -> str:
+Edge = tuple[float, float, float]
+"""x, lower and upper edge of a band."""
+
+
+def plot(title: str, x_label: str, series: Sequence[Series], band: Sequence[Edge] = ()) -> str:
     """Return an `<svg>` element, or an empty string where there is nothing to draw.
 
     Args:
         title: What a screen reader says.
         x_label: Name of the x axis.
         series: Lines; all share both axes.
+        band: Noise around the first of them, x ascending.
     """
     shown = [line for line in series if line.points]
     if not shown:
         return ""
     xs = [x for line in shown for x, _ in line.points]
-    ys = [y for line in shown for _, y in line.points]
+    ys = [y for line in shown for _, y in line.points] + [y for _, *edges in band for y in edges]
     scale = _Scale(min(xs), max(xs), min(ys), max(ys))
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
         _axes(scale, x_label),
+        _band(scale, band, shown[0].colour),
         *(_line(scale, line) for line in shown),
         _legend([(line.name, line.colour) for line in shown]),
         "</svg>",
@@ -87,6 +94,15 @@ def _axes(scale: _Scale, x_label: str, x_ticks: Sequence[tuple[float, str]] = ()
             f'<text x="{(_LEFT + right) / 2:.0f}" y="{bottom + 16}" text-anchor="middle">{escape(x_label)}</text>'
         )
     return f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>{"".join(labels)}'
+
+
+def _band(scale: _Scale, band: Sequence[Edge], colour: str) -> str:
+    if not band:
+        return ""
+    edges = [(x, high) for x, _, high in thinned(band, _MOST_POINTS // 4)]
+    edges += [(x, low) for x, low, _ in reversed(thinned(band, _MOST_POINTS // 4))]
+    path = " ".join(f"{scale.x(x):.1f},{scale.y(y):.1f}" for x, y in edges)
+    return f'<polygon fill="{colour}" fill-opacity="0.18" points="{path}"/>'
 
 
 def _line(scale: _Scale, line: Series) -> str:
@@ -162,7 +178,10 @@ _MOST_NAMES = 12
 """Names of runs along the axis; of more, evenly some."""
 
 
-def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
+_Place = TypeVar("_Place")
+
+
+def thinned(points: Sequence[_Place], most: int = _MOST_POINTS) -> list[_Place]:
     """Return at most `most` points, evenly taken, the first and the last among them."""
     if len(points) <= most:
         return list(points)

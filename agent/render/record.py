@@ -277,21 +277,24 @@ def format_night(view: View) -> str:
 _TAIL_BYTES = 16_384
 _MOST_FIGURE = 1e18
 """No count of ours is larger; what is could not be told as a fraction."""
-_ALIVE = frozenset({"queued", "starting", "running", "orphaned"})
+ALIVE = frozenset({"queued", "starting", "running", "orphaned"})
+"""States of a job at work."""
 
 
-def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) -> View:
+def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False, with_beliefs: bool = True) -> View:
     """Return the campaign as plain values.
 
     Args:
         paths: The campaign's files.
         file: Path of its YAML file, to be named in advice, where it is known.
         with_cases: Also every measured case, which may be thousands.
+        with_beliefs: Also the beliefs, which may be a hundred thousand.
 
     Returns:
         `campaign`, `goal` (newest version), `goals`, `beliefs` (not the superseded ones), `decisions`, `runs`, `jobs`
         (each with `about`, whose answers to which cases it makes, `last`, its last metrics row, `loss_before`, `pace`
-        of its recent steps, `waits_for` while others have the accelerator, `power`), `approvals`
+        of its recent steps, `waits_for` while others have the accelerator, `power`, `machine`: memory, swap and heat
+        now), `approvals`
         (an open one with `unapplied`, the first answer that waits for the holder, or None),
         `leaves` (what is answered beforehand), `commitments`, `actions`, `measurements` (when asked for), `holder`
         (None when no agent runs), `promoted` (folder), `model` (folder that the promoted adapter belongs on), `root`,
@@ -308,7 +311,7 @@ def gather(paths: CampaignPaths, *, file: str = "", with_cases: bool = False) ->
             "campaign": reader.campaign(),
             "goal": goals[-1] if goals else None,
             "goals": goals,
-            "beliefs": reader.beliefs_about(),
+            "beliefs": reader.beliefs_about() if with_beliefs else [],
             "decisions": reader.decisions(),
             "runs": reader.runs(),
             "actions": actions,
@@ -369,10 +372,10 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
     the files are only held against that.
     """
     files, damaged = JobPaths(paths.root / job["folder"]), list[str]()
-    if job["state"] not in _ALIVE:
+    if job["state"] not in ALIVE:
         _compare(files, job, damaged)
         return {**job, "last": {}, "damaged": damaged}
-    rows, begun_at = list(_tail(files, damaged)), _begun_at(files, damaged)
+    rows, begun_at, beat = list(_tail(files, damaged)), _begun_at(files, damaged), _beat(files)
     last = _merged(rows)
     losses = [row["train_loss"] for row in rows if _is_figure(row.get("train_loss"))]
     ending = _exit(files, damaged)
@@ -394,7 +397,8 @@ def with_folder(paths: CampaignPaths, job: View) -> View:
         # The row's is when it was asked for; it may have waited for hours.
         "started_at": _started_at(files, damaged) or job.get("started_at"),
         "waits_for": waits_for,
-        "power": _power(files),
+        "power": power if isinstance(power := beat.get("power"), dict) else {},
+        "machine": now if isinstance(now := beat.get("now"), dict) else {},
         "damaged": damaged,
     }
 
@@ -460,15 +464,14 @@ def _waiting(files: JobPaths, damaged: list[str]) -> View:
     return {}
 
 
-def _power(files: JobPaths) -> View:
-    """Return power source, charge and lid as the supervisor saw them last; empty where none is told."""
+def _beat(files: JobPaths) -> View:
+    """Return what the supervisor saw last of power, memory and heat; empty where none is told."""
     try:
         seen = read_json(files.heartbeat)
     except ValueError:
         # Not synced, so a power cut may leave it empty.
         return {}
-    found = seen.get("power") if isinstance(seen, dict) else None
-    return found if isinstance(found, dict) else {}
+    return seen if isinstance(seen, dict) else {}
 
 
 def about(inputs: View) -> View:

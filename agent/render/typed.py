@@ -114,8 +114,13 @@ def score(view: View, run: str) -> View | None:
         difference to the reference where `is_difference`, `level` [0, 1], `n` and `use`: on how many of which cases.
     """
     verdict = next((row for row in reversed(judged(view)) if row["run"] == run), None)
-    target = target_row(verdict) if verdict else None
-    if verdict is None or target is None or target["value"] is None:
+    return score_of(verdict) if verdict else None
+
+
+def score_of(verdict: View) -> View | None:
+    """Return what a verdict says that its run scored, as `score` does."""
+    target = target_row(verdict)
+    if target is None or target["value"] is None:
         return None
     of_metric = (row for row in verdict["gate"]["conditions"] if row["metric"] == target["metric"])
     rows = [row for row in of_metric if row["low"] is not None]

@@ -236,5 +236,16 @@ def gauges(job: View) -> str:
         )
         if last.get(key) is not None
     ]
+    parts += _of_machine(job.get("machine") or {}, job.get("power") or {})
     parts += [f"restarted {count(job['restarts'], 'time')}"] if job.get("restarts") else []
     return ", ".join(parts)
+
+
+def _of_machine(now: View, power: View) -> list[str]:
+    """Return memory, swap, heat and power as they were seen last; what the system does not tell is left out."""
+    known = {key: value for key, value in now.items() if isinstance(value, int | float)}
+    parts = [f"{number(float(known['rss_gb']), 2)} GB in memory now"] if "rss_gb" in known else []
+    parts += [f"machine's swap {number(float(known['swap_gb']), 1)} GB"] if "swap_gb" in known else []
+    parts += [f"{known['hot_c']:.0f} °C"] if "hot_c" in known else []
+    parts += [f"thermal pressure {known['thermal_pressure']:.0f} of 4"] if known.get("thermal_pressure") else []
+    return [*parts, "on mains"] if power.get("source") == "mains" else parts

@@ -1,14 +1,19 @@
-"""What moves while a campaign works: curves of its runs, and the word that there is something new to see."""
+"""What moves while a campaign works: the record, curves of its runs, and the word that something new is to be seen."""
 
 import asyncio
+import math
 import os
+import threading
+import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent.render.curves import Point
+from agent.render.record import ALIVE, gather, with_folder
 from state.files import json_row
+from state.lease import holder
 from state.log import passed_over
 from state.paths import CampaignPaths, JobPaths
 
@@ -25,7 +30,16 @@ _WHOLE_BYTES = 200_000
 _PLACES = 400
 _MOST_RARE = 2_000
 EVERY_S = 1.0
-"""Seconds between two looks for something new: three stats each."""
+"""Seconds between two looks for something new: a few stats each, however many look on."""
+_SEARCH_S = 10.0
+"""Seconds between two looks for which job is at work, and between two words of one that only goes on."""
+_WHOLE_S = 60.0
+"""Seconds after which a record is read whole although it has not changed: files beside it may have."""
+_MOST_VIEWS = 16
+_NOISE_SHARE = 0.1
+"""Of a curve's reports, the share over which their spread is taken."""
+_LEAST_REPORTS = 12
+"""Fewer reports have no spread that could be told from a trend."""
 
 
 def points(path: Path, metric: str, by: str) -> list[Point]:
@@ -98,23 +112,64 @@ class Curves:
         return known[1]
 
 
-def on_grid(curves: dict[str, list[Point]]) -> View:
-    """Return curves at common places: `x`, and `runs` with `id` and `y`, None where a curve has not begun or ended."""
+def on_grid(curves: dict[str, list[Point]], banded: str = "") -> View:
+    """Return curves at common places, each the mean of the reports around it.
+
+    Args:
+        curves: Points of each run, x ascending.
+        banded: The run whose noise is told.
+
+    Returns:
+        `x`; `runs` with `id` and `y`, None where a curve has not begun or ended; `band`, None or `low` and `high`: one
+        standard deviation of the reports around their mean.
+    """
     if not curves:
-        return {"x": [], "runs": []}
+        return {"x": [], "runs": [], "band": None}
     low = min(curve[0][0] for curve in curves.values())
     high = max(curve[-1][0] for curve in curves.values())
     width = (high - low) / (_GRID - 1)
     places = [low + index * width for index in range(_GRID)] if width else [low]
-    rows = [{"id": name, "y": [_rounded(_at(curve, x)) for x in places]} for name, curve in curves.items()]
-    return {"x": [_rounded(x) for x in places], "runs": rows}
+    rows = [{"id": name, "y": [_rounded(_at(curve, x, width / 2)) for x in places]} for name, curve in curves.items()]
+    band = None
+    if edges := noise(curves.get(banded, [])):
+        low_edge, high_edge = ([(x, edge[side]) for x, *edge in edges] for side in (0, 1))
+        band = {
+            "low": [_rounded(_at(low_edge, x)) for x in places],
+            "high": [_rounded(_at(high_edge, x)) for x in places],
+        }
+    return {"x": [_rounded(x) for x in places], "runs": rows, "band": band}
 
 
-def _at(curve: Sequence[Point], x: float) -> float | None:
-    """Return a curve's value at a place between two of its points, None outside of them."""
+def noise(curve: Sequence[Point]) -> list[tuple[float, float, float]]:
+    """Return x, lower and upper edge of a curve's noise: one standard deviation of its reports around their mean.
+
+    Empty where there are too few reports to tell it. What the mean of five moves is the curve's own way, and no noise.
+    """
+    if len(curve) < _LEAST_REPORTS:
+        return []
+    values = [y for _, y in curve]
+    ways = [_mean(values[max(0, place - 2) : place + 3]) for place in range(len(values))]
+    # Of the squares around a mean of five, a fifth is in the mean.
+    squares = [1.25 * (value - way) ** 2 for value, way in zip(values, ways, strict=True)]
+    half = max(5, round(len(curve) * _NOISE_SHARE / 2))
+    spreads = [math.sqrt(_mean(squares[max(0, place - half) : place + half + 1])) for place in range(len(values))]
+    return [(x, way - by, way + by) for (x, _), way, by in zip(curve, ways, spreads, strict=True)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _at(curve: Sequence[Point], x: float, half: float = 0.0) -> float | None:
+    """Return a curve's mean around a place, or its value between two of its points; None outside of them."""
     slack = 1e-9 * max(1.0, abs(x))
     if x < curve[0][0] - slack or x > curve[-1][0] + slack:
         return None
+    # Where it begins and ends, its own first and last point.
+    if curve[0][0] + half < x < curve[-1][0] - half:
+        near = curve[bisect_left(curve, (x - half,)) : bisect_left(curve, (x + half,))]
+        if len(near) > 1:
+            return sum(y for _, y in near) / len(near)
     right = min(bisect_left(curve, (x,)), len(curve) - 1)
     left = max(0, right - 1)
     (x0, y0), (x1, y1) = curve[left], curve[right]
@@ -132,31 +187,85 @@ def _stamp(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def mark(paths: CampaignPaths) -> str:
-    """Return what changes whenever a campaign has something new to show: its store, or the reports of its last job."""
-    files = [paths.db, paths.db.with_name(f"{paths.db.name}-wal")]
-    with passed_over("web.no_jobs", OSError):
-        newest = max(os.scandir(paths.jobs), key=lambda entry: entry.stat().st_mtime_ns, default=None)
-        files += [] if newest is None else [JobPaths(Path(newest.path)).metrics]
-    return repr([_stamp(file) for file in files])
+class Views:
+    """Campaigns as gathered, without beliefs: a record that has not changed is read once, however many look on."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[str, float, View]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, paths: CampaignPaths) -> View:
+        """Return a campaign; of its jobs at work and its holder what is true now.
+
+        Raises:
+            VigilError: It cannot be read.
+        """
+        with self._lock:
+            stamp, at = store_mark(paths), time.monotonic()
+            known = self._known.pop(paths.root, None)
+            if known is None or known[0] != stamp or at - known[1] > _WHOLE_S:
+                known = stamp, at, gather(paths, with_beliefs=False)
+            self._known[paths.root] = known
+            if len(self._known) > _MOST_VIEWS:
+                del self._known[next(iter(self._known))]
+        jobs = [with_folder(paths, job) if job["state"] in ALIVE else job for job in known[2]["jobs"]]
+        return {**known[2], "jobs": jobs, "holder": holder(paths), "now": time.time()}
 
 
-async def changes(paths: CampaignPaths, is_over: Callable[[], bool], every_s: float = EVERY_S) -> AsyncIterator[bytes]:
-    """Yield server-sent events: one whenever there is something new, and a comment at times that keeps the line open.
+def store_mark(paths: CampaignPaths) -> str:
+    """Return what changes whenever a campaign's record does."""
+    return repr([_stamp(paths.db), _stamp(paths.db.with_name(f"{paths.db.name}-wal"))])
+
+
+class Marks:
+    """What changes when a campaign has something new to show; looked at once a second for all who look on."""
+
+    def __init__(self, every_s: float = EVERY_S) -> None:
+        self._every_s = every_s
+        self._seen: dict[Path, tuple[float, tuple[str, str]]] = {}
+        self._jobs: dict[Path, tuple[float, JobPaths | None]] = {}
+
+    def of(self, paths: CampaignPaths) -> tuple[str, str]:
+        """Return the record's mark and that of the job at work."""
+        at = time.monotonic()
+        known = self._seen.get(paths.root)
+        if known is None or at - known[0] >= self._every_s:
+            known = self._seen[paths.root] = at, (store_mark(paths), self._job(paths, at))
+        return known[1]
+
+    def _job(self, paths: CampaignPaths, at: float) -> str:
+        searched, job = self._jobs.get(paths.root, (-math.inf, None))
+        if at - searched >= _SEARCH_S * self._every_s:
+            with passed_over("web.no_jobs", OSError):
+                # A supervisor puts a new heartbeat into its folder every few seconds.
+                newest = max(os.scandir(paths.jobs), key=lambda entry: entry.stat().st_mtime_ns, default=None)
+                job = None if newest is None else JobPaths(Path(newest.path))
+            self._jobs[paths.root] = at, job
+        if job is None:
+            return ""
+        return repr([_stamp(job.metrics), int(_stamp(job.heartbeat)[0] / 1e9 / _SEARCH_S)])
+
+
+async def changes(
+    campaigns: Sequence[CampaignPaths], marks: Marks, is_over: Callable[[], bool], every_s: float = EVERY_S
+) -> AsyncIterator[bytes]:
+    """Yield server-sent events: `change` for a record, `job` for a job at work, a comment that keeps the line open.
 
     Args:
-        paths: The campaign's files.
+        campaigns: Looked at.
+        marks: Shared by all who look on.
         is_over: Whether the server ends.
         every_s: Seconds between two looks.
     """
-    known, silent = mark(paths), 0
+    known, silent = [marks.of(paths) for paths in campaigns], 0
     yield b"retry: 5000\n\nevent: hello\ndata: .\n\n"
     while not is_over():
         await asyncio.sleep(every_s)
-        seen, silent = mark(paths), silent + 1
+        seen, silent = [marks.of(paths) for paths in campaigns], silent + 1
         if seen != known:
+            is_record = any(new[0] != old[0] for new, old in zip(seen, known, strict=True))
             known, silent = seen, 0
-            yield b"event: change\ndata: .\n\n"
+            yield b"event: change\ndata: .\n\n" if is_record else b"event: job\ndata: .\n\n"
         elif silent * every_s >= _QUIET_S:
             silent = 0
             yield b": still here\n\n"

@@ -16,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from agent.render import cases
+from agent.requests import answer
 from agent.web import live
 from agent.web.security import HEADERS, SESSION_S, Doors, is_loopback
 from agent.web.server import create_app
@@ -34,6 +35,9 @@ PAGES = (
     "/c/quick?metric=val_loss&by=tokens",
     "/c/quick/runs",
     "/c/quick/runs?sort=score&bucket=A",
+    "/c/quick/beside?run=R1&run=r3&by=time",
+    "/compare",
+    "/compare?c=quick&c=quick",
     "/c/quick/cases",
     "/c/quick/decisions",
     "/c/quick/decisions/D4",
@@ -54,7 +58,7 @@ def home(tmp_path: Path) -> Path:
 def client(home: Path, **doors: Any) -> TestClient:
     """Return a browser that no link was opened in."""
     found = Doors(**{"port": 80, "host": "testserver", **doors})
-    browser = TestClient(create_app(home, found), base_url="http://testserver")
+    browser = TestClient(create_app([home], found), base_url="http://testserver")
     browser.doors = found  # type: ignore[attr-defined]  # for tests that need the link
     return browser
 
@@ -215,17 +219,17 @@ def test_home_says_all_campaigns_those_that_wait_first_and_one_that_cannot_be_re
     record(home, "promoted", "zulu")
     record(home, "stopped", "torn")
     (home / "torn" / "state.db").write_bytes(b"no database" * 500)
-    hostile = home / "<b>\u202eevil"
+    hostile = home / "<u>\u202eevil"
     hostile.mkdir()
     (hostile / "state.db").write_bytes(b"")
     browser = entered(client(home))
     page, text = browser.get("/").text, told(browser, "/")
     assert page.index("/c/quick") < page.index("/c/zulu")
-    assert re.search(r"Best run R3, passed \(A\): stress.rows_kept 0.911 \(0.82\d to 0.929\)", text)
+    assert re.search(r"Best run R3 , passed \(A\): stress.rows_kept 0.911 \(0.82\d to 0.929\)", text)
     assert "torn" in text
-    assert "<b>" not in page
+    assert "<u>" not in page
     assert "\u202e" not in page
-    assert "<b>\\u202eevil" in text
+    assert "<u>\\u202eevil" in text
     assert browser.get("/c/torn").status_code == 503
     for gone in (
         "/c/none",
@@ -336,8 +340,8 @@ def test_decisions_and_beliefs_tell_why_and_what_stands_on_what(browser: TestCli
     assert "probe" in told(browser, "/c/quick/decisions/D4")
     checks = told(browser, "/c/quick/beliefs")
     assert checks.index("B5 refuted") < checks.index("B4 stale") < checks.index("B3 assumed")
-    assert ("B2" in checks, "Show the 2 that hold" in checks) == (False, True)
-    assert "5 things stand on it" in told(browser, "/c/quick/beliefs?all")
+    assert ("B2" in checks, "Show those that hold (2)" in checks) == (False, True)
+    assert "Carries D1, D2, D3, D4, D5" in told(browser, "/c/quick/beliefs?all")
     assert "What stands on it" in told(browser, "/c/quick/beliefs/B2")
     assert "A <b>stale</b> ceiling." in checks
 
@@ -376,8 +380,8 @@ def test_a_curve_is_read_again_where_its_file_has_grown_and_has_the_last_report_
     with path.open("a") as file:
         file.write('{"step": 3, "train_loss": 1.0}\n{"step": 4, "train_loss": NaN}\n{"step": true}\n{"step": 5, "tr')
     assert drawn.of(view, "train_loss", "step")["R1"][-1] == (3.0, 1.0)
-    assert live.on_grid({}) == {"x": [], "runs": []}
-    assert live.on_grid({"R1": [(2.0, 1.0)]}) == {"x": [2.0], "runs": [{"id": "R1", "y": [1.0]}]}
+    assert live.on_grid({}) == {"x": [], "runs": [], "band": None}
+    assert live.on_grid({"R1": [(2.0, 1.0)]}) == {"x": [2.0], "runs": [{"id": "R1", "y": [1.0]}], "band": None}
 
 
 def test_readers_are_told_when_there_is_something_new(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,15 +389,18 @@ def test_readers_are_told_when_there_is_something_new(home: Path, monkeypatch: p
     paths = CampaignPaths(home, "quick")
 
     async def read() -> list[bytes]:
-        events = live.changes(paths, lambda: False, every_s=0.001)
+        events = live.changes([paths], live.Marks(every_s=0.001), lambda: False, every_s=0.001)
         seen = [await anext(events), await anext(events)]
         metrics(paths.job("new").metrics, 1)
+        while b"job" not in seen[-1]:
+            seen.append(await anext(events))
+        answer(home, "quick", "Q1", is_yes=True, reason="")
         while b"change" not in seen[-1]:
             seen.append(await anext(events))
         await events.aclose()  # type: ignore[attr-defined]  # it is a generator
         return seen
 
-    first, second, *_, last = asyncio.run(asyncio.wait_for(read(), 60))
+    first, second, *others, last = asyncio.run(asyncio.wait_for(read(), 60))
     assert (b"event: hello" in first, second, last) == (True, b": still here\n\n", b"event: change\ndata: .\n\n")
 
 
@@ -405,7 +412,7 @@ def test_curves_are_asked_for_by_address(browser: TestClient) -> None:
         ["R1", "R2", "R3"],
     )
     assert browser.get("/c/quick/curves.json?by=<b>&metric=x").json()["by"] == "step"
-    chosen = browser.get("/c/quick?run=R2").text
+    chosen = browser.get("/c/quick/beside?run=R2").text
     assert chosen.count("<polyline") == 1
     for name in ("vigil.js", "vigil.css", "htmx.min.js", "uPlot.iife.min.js", "uPlot.min.css"):
         assert browser.get(f"/static/{name}").status_code == 200

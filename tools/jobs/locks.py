@@ -161,6 +161,11 @@ class Turn:
         os.close(self.descriptor)
 
 
+def queue(paths: MachinePaths) -> list[dict[str, Any]]:
+    """Return who has the accelerator and who waits for it, in their order; changes nothing."""
+    return [_who(path) for _, path in _turns(paths) if is_held(path)]
+
+
 @contextlib.contextmanager
 def _changing(paths: MachinePaths) -> Iterator[bool]:
     """Hold the queue while it is looked through or changed; yields False where another process has it."""

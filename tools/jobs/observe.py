@@ -236,6 +236,11 @@ class Conditions:
         }
         return {name: float(value) for name, value in signals.items() if value is not None}
 
+    @property
+    def hot_c(self) -> float | None:
+        """What the hottest part had at the last look, None where the system does not tell it."""
+        return self._heat.hottest_c
+
     def credit(self, worked_s: float) -> None:
         """Count the work since the last look or credit for what the last look saw."""
         gap, self._worked_s = worked_s - self._worked_s, worked_s
@@ -246,6 +251,9 @@ class Conditions:
 
 HEARTBEAT_S = 2.0
 """Seconds between two heartbeats."""
+
+NOW = ("rss_gb", "swap_gb", "thermal_pressure")
+"""Signals whose newest value a heartbeat holds, for whoever looks on."""
 
 SLOW_S = 5.0
 """Seconds between two looks at disk, swap and the log's size."""
@@ -350,6 +358,7 @@ class Observer:
         self._night = Conditions(system or System())
         self._peak_swap_gb = 0.0
         self._first_swap_gb: float | None = None
+        self._now: dict[str, float] = {}
         self._pulse.tick(clock.monotonic(), suspended())
 
     def catch_up(self) -> list[Fired]:
@@ -372,6 +381,7 @@ class Observer:
         rss_gb = worker.rss_gb()
         self.peak_rss_gb = max(self.peak_rss_gb, rss_gb)
         signals = {"rss_gb": rss_gb, **self._slow_signals(now)}
+        self._now |= {name: signals[name] for name in NOW if name in signals}
         fired = self._judge(signals)
         self._beat_if_due(now)
         return fired
@@ -415,8 +425,11 @@ class Observer:
     def beat(self) -> None:
         """Write the heartbeat: a sign of life and the figures so far; not synced, and skipped on a full disk."""
         side = self._paths.folder / ".heartbeat"
+        now = {**self._now, "hot_c": self._night.hot_c}
         with passed_over("heartbeat.not_written", OSError):
-            side.write_text(json.dumps({"at": self._clock.now(), "power": self.power, **vars(self.totals())}))
+            side.write_text(
+                json.dumps({"at": self._clock.now(), "power": self.power, "now": now, **vars(self.totals())})
+            )
             side.replace(self._paths.heartbeat)
 
     def _beat_if_due(self, now: float) -> None:
