@@ -98,10 +98,24 @@ def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason
     if earlier is not None:
         standing = "yes" if earlier["kind"] == "approve" else "no"
         return f"{paths.name}:{row} was already answered {standing} by {earlier['by']}; the first answer stands."
+    if late := _by_deadline(question):
+        return (
+            f"{paths.name}:{row} was already answered {late} by its deadline, {clock(question['deadline_at'])};"
+            " the first answer stands."
+        )
     if question["kind"] == "override" and is_yes and not reason.strip():
         raise ConfigError(f"Going on against belief {question['decision']} needs --reason WHY.", what="reason")
     _insert(paths, "approve" if is_yes else "reject", target=row, reason=reason)
     return f"Answered {said} to {paths.name}:{row} ({question['kind']}). {_applied(paths)}"
+
+
+def _by_deadline(question: View) -> str:
+    """Return what a deadline that has passed answered, though no agent was there to see it; empty while it has not."""
+    from policies.drafts import at_deadline
+    from state.records import Approval
+
+    asked = {key: value for key, value in question.items() if key in Approval.model_fields}
+    return at_deadline(Approval.model_validate(asked), time.time()) or ""
 
 
 def _pending(paths: CampaignPaths, target: str) -> View | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, gathered, home_option, reads, say, show, show_json
+from agent.commands.common import folder_of, gathered, reads, say, show, show_json
 
 
 def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[str, Any], str]:

@@ -252,7 +252,7 @@ _KINDS = {
 """Colour of a point in the plot of all runs."""
 
 
-def _scores(view: View) -> str:
+def scores(view: View) -> str:
     """Draw the target of each judged run on the selection cases, and of the best one on held-out cases too."""
     best = typed.best(view)
     if best is None or best["target"] is None:
@@ -371,7 +371,7 @@ def report_html(view: View) -> str:
     # Our own SVG: every text in it was escaped when it was drawn.
     environment.filters["drawing"] = Markup
     view = with_measurements(view)
-    drawn = {"scores": _scores(view), "losses": _losses(view), "changed": _changed(view), "uses": card.USES}
+    drawn = {"scores": scores(view), "losses": _losses(view), "changed": _changed(view), "uses": card.USES}
     data = report_data(view)
     more = len(data["beliefs"]) - _MOST_BELIEFS
     return environment.get_template("report.html").render(data, **drawn, more_beliefs=max(0, more), most=_MOST_BELIEFS)

@@ -183,7 +183,9 @@ def _rounded(value: float | None) -> float | None:
 def _stamp(path: Path) -> tuple[int, int]:
     with passed_over("web.not_there", OSError):
         found = path.stat()
-        return found.st_mtime_ns, found.st_size
+        # Whoever reads makes an empty log beside the store: nothing was written.
+        if found.st_size:
+            return found.st_mtime_ns, found.st_size
     return 0, 0
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from agent.render import curves, record, summary, typed, watch, why
+from agent.render import curves, record, report, summary, typed, watch, why
 from agent.render.places import campaigns_in
 from agent.render.record import with_premises
 from agent.render.words import clock, count, duration, number, shortened, signed
@@ -196,7 +196,8 @@ def campaign(view: View) -> View:
     return {
         "head": summary.headline(view),
         "sentence": view["campaign"].get("sentence") or "",
-        "state": view["campaign"]["state"],
+        "verdict": report.verdict_of(view) if best else "",
+        "scores": _drawn_scores(view),
         "best": _best(view, best) if best else None,
         "gate": [{"mark": typed.MARKS[row["decided"]], "said": typed.said(row)} for row in best["gate"]["conditions"]]
         if best
@@ -213,6 +214,17 @@ def campaign(view: View) -> View:
         "runs": len(view["runs"]),
         "planned": [why.commitment(row) for row in view["commitments"] if row["status"] == "open"][:5],
     }
+
+
+def _drawn_scores(view: View) -> str:
+    """Return the scores of the newest runs, each with its interval, as SVG; empty where there is one or none."""
+    newest = {run["id"] for run in view["runs"][-_MOST_DRAWN:]} | {(typed.best(view) or {"run": ""})["run"]}
+    judged = [row for row in view["decisions"] if row["run"] in newest and row["bucket"]]
+    return report.scores({**view, "decisions": judged}) if len({row["run"] for row in judged}) > 1 else ""
+
+
+_MOST_DRAWN = 60
+"""Runs whose scores stand side by side."""
 
 
 def drawing(view: View, drawn: Curves, metric: str, by: str, chosen: list[str]) -> View:

@@ -119,13 +119,16 @@ def begin_training(store: Store) -> None:
     store.doing.update_job("k", state="running", step=10)
 
 
-def record(home: Path, state: CampaignState = "promoted", name: str = "quick", **changes: Any) -> CampaignPaths:
+def record(
+    home: Path, state: CampaignState = "promoted", name: str = "quick", deadline_s: float = 1e9, **changes: Any
+) -> CampaignPaths:
     """Write a whole campaign: a refuted run, a run that a guard stopped, and one that meets the gate.
 
     Args:
         home: Folder of all campaigns.
         state: How it stands; `waiting` leaves the promotion unanswered, `promoted` answers it by the policy.
         name: The campaign.
+        deadline_s: Seconds that the question may wait, from the fake clock's time.
         changes: Keys of the campaign file to set otherwise.
     """
     clock = FakeClock()
@@ -142,7 +145,7 @@ def record(home: Path, state: CampaignState = "promoted", name: str = "quick", *
                 decision=store.read.decisions()[-1].id,
                 question="Promote R3? It meets all 4 conditions on 80 confirmation cases.",
                 asked_at=clock.now(),
-                deadline_at=clock.now() + 3600,
+                deadline_at=clock.now() + deadline_s,
             )
         )
         if state == "promoted":

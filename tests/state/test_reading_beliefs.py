@@ -44,6 +44,11 @@ def test_beliefs_are_found_by_what_is_wrong_with_them(kept: CampaignPaths) -> No
         assert ids(reader, statuses=("stale", "refuted")) == ["B4", "B5"]
         assert ids(reader, "d", statuses=("stale", "refuted")) == ["B5"]
         assert ids(reader, is_assumed=True) == ["B3"]
+        assert len(ids(reader, most=2)) == 2
+        counts = {(row["status"], row["tag"]): row["n"] for row in reader.belief_counts()}
+    assert counts == {
+        ("fresh", "assumed"): 1, ("fresh", "inferred"): 1, ("refuted", "confirmed"): 1, ("stale", "confirmed"): 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import re
 import subprocess
 import sys
@@ -17,16 +18,18 @@ from starlette.testclient import TestClient
 
 from agent.render import cases
 from agent.requests import answer
-from agent.web import live
+from agent.web import live, server
 from agent.web.security import HEADERS, SESSION_S, Doors, is_loopback
 from agent.web.server import create_app
 from state.clock import FakeClock
 from state.files import write_json
 from state.paths import CampaignPaths
 from state.reading import open_reader
+from state.records import Approval
 from state.text import shown
-from tests.agent.recorded import begin_training, opened, record
+from tests.agent.recorded import HOSTILE, begin_training, opened, record
 from tests.faults.campaign.world import command, write_campaign
+from tools.jobs.locks import Turn, machine_paths
 
 PAGES = (
     "/",
@@ -76,7 +79,11 @@ def entered(browser: TestClient) -> TestClient:
 
 def told(browser: TestClient, path: str) -> str:
     """Return the words of a page."""
-    answer = browser.get(path)
+    return told_of(browser.get(path))
+
+
+def told_of(answer: Any) -> str:
+    """Return the words of an answer to a form."""
     assert answer.status_code == 200, answer.text
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
 
@@ -270,8 +277,8 @@ def test_a_job_at_work_is_told_with_its_progress(tmp_path: Path) -> None:
     assert "Training R1: step 50 of 100, 50 %" in text
     assert "stress.rows_kept at least 0.8; not measured yet." in text
     assert 'data-events="/c/quick/events"' in browser.get("/c/quick").text
-    for path in PAGES[4:8]:
-        assert browser.get(path).status_code == 200
+    for path in ("runs", "cases", "decisions"):
+        assert browser.get(f"/c/quick/{path}").status_code == 200
     assert "No run is judged yet" in told(browser, "/c/quick/cases")
 
 
@@ -346,6 +353,153 @@ def test_decisions_and_beliefs_tell_why_and_what_stands_on_what(browser: TestCli
     assert "A <b>stale</b> ceiling." in checks
 
 
+def test_what_would_be_invisible_or_turn_the_text_is_shown_as_its_number() -> None:
+    assert shown("plain") == "plain"
+    assert shown("a\n\tb é 日本 👩‍💻") == "a\n\tb é 日本 👩‍💻"
+    assert shown("\x00\x1b\x85\u202e\u200b\u2028\ud800\U000e0041") == (
+        "\\u0000\\u001b\\u0085\\u202e\\u200b\\u2028\\ud800\\U000e0041"
+    )
+
+
+def test_the_machine_and_what_a_job_generated_last_are_told_while_it_works_and_no_private_text(tmp_path: Path) -> None:
+    with opened(tmp_path, FakeClock()) as store:
+        begin_training(store)
+    job = CampaignPaths(tmp_path, "quick").job("k")
+    beat = {"at": 1.0, "power": {"source": "mains"}, "now": {"rss_gb": 1.5, "swap_gb": 0.25, "hot_c": 71, "x": None}}
+    write_json(job.heartbeat, beat)
+    (tmp_path / "s.jsonl").write_text(json.dumps({"id": "s-1", "prompt": "Sort b a", "reference": "a b"}) + "\n")
+    asked = {"cases": {"file": str(tmp_path / "s.jsonl"), "case_ids": ["s-1"]}}
+    write_json(job.spec, {"key": "k", "kind": "training", "input": {"samples": asked}})
+    job.out.mkdir()
+    made = [{"step": step, "prompt": 0, "text": f"{HOSTILE} at {step}"} for step in range(0, 60, 10)]
+    (job.out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made) + '{"torn": ')
+    browser = entered(client(tmp_path))
+    text = told(browser, "/c/quick")
+    for words in ("1.50 GB in memory now", "machine's swap 0.2 GB", "71 °C", "on mains", "Sort b a", "at 50", "at 30"):
+        assert words in text, (words, text)
+    assert text.index("at 50") < text.index("at 30")
+    assert ("at 20" in text, "<script>alert" in browser.get("/c/quick").text) == (False, False)
+    with opened(tmp_path, FakeClock()) as store:
+        goal = store.read.goals()[-1]
+        spec = {**goal.spec, "privacy": "redact"}
+        store.agent.record_goal(goal.model_copy(update={"version": 2, "spec": spec}))
+    assert "at 50" not in told(browser, "/c/quick")
+
+
+def test_more_homes_are_told_apart_and_each_answer_goes_to_its_own(home: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    record(other, "waiting")
+    found = Doors(port=80, host="testserver")
+    browser = TestClient(create_app([home, other], found), base_url="http://testserver")
+    browser.get(found.link())
+    assert "2 questions wait for you" in told(browser, "/")
+    page = browser.get("/inbox").text
+    assert ('action="/c/quick%402/answer"' in page, 'action="/c/quick/answer"' in page) == (True, True)
+    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
+    assert browser.post("/c/quick@2/answer", data={**form, "answer": "yes"}).status_code == 200
+    assert (asked_of(home), asked_of(other)) == ([], [("approve", "Q1", "")])
+    assert str(other) in told(browser, "/")
+
+
+def test_home_says_who_has_the_accelerator_and_who_waits(browser: TestClient) -> None:
+    first, second = (
+        Turn.take(machine_paths(), {"campaign": name, "kind": "training", "since": 1e9})
+        for name in ("quick", "<u>elsewhere")
+    )
+    assert first
+    assert second
+    try:
+        text = told(browser, "/")
+        assert "Accelerator now training of quick since" in text
+        assert "1. training of <u>elsewhere waits since" in text
+        assert '<a href="/c/quick">training of quick</a>' in browser.get("/").text
+    finally:
+        second.release()
+        first.release()
+    assert "Accelerator" not in told(browser, "/")
+
+
+def test_launches_are_allowed_beforehand_from_the_page_and_nothing_else_is(home: Path) -> None:
+    with opened(home, FakeClock()) as store:
+        store.agent.ask(Approval(kind="launch", decision="D1", question="Train R4?", asked_at=1.0))
+    browser = entered(client(home))
+    assert browser.get("/inbox").text.count('action="/c/quick/allow"') == 1
+    given = {"form_token": form_of(browser)["form_token"], "answer": "yes", "until": "07:00", "runs": "3"}
+    for changes in (
+        {"kind": "promotion"},
+        {"kind": "launch", "runs": "x"},
+        {"kind": "launch", "runs": "101"},
+        {"kind": "launch", "until": "7 in the morning"},
+        {"kind": "launch", "form_token": "x"},
+        {"kind": "launch", "answer": ""},
+    ):
+        assert browser.post("/c/quick/allow", data={**given, **changes}).status_code in {400, 403}, changes
+    assert asked_of(home) == []
+    assert "3 launches of quick until" in told_of(browser.post("/c/quick/allow", data={**given, "kind": "launch"}))
+    assert asked_of(home) == [("allow", "launch", "")]
+
+
+def test_a_tap_after_the_deadline_is_told_so_and_asks_for_nothing(tmp_path: Path) -> None:
+    record(tmp_path, "waiting", deadline_s=3600)
+    browser = entered(client(tmp_path))
+    assert "Its time was up at" in told(browser, "/inbox")
+    assert "already answered no by its deadline" in told_of(answers(browser, "yes"))
+    assert asked_of(tmp_path) == []
+
+
+def test_chosen_runs_and_two_campaigns_stand_side_by_side_with_what_differs(home: Path) -> None:
+    record(home, "promoted", "other")
+    browser = entered(client(home))
+    text = told(browser, "/c/quick/beside?run=r1&run=R3")
+    assert "Recipe, where it differs iters 200 300" in text
+    assert "verdict regressed (D) passed (A)" in text
+    assert browser.get("/c/quick/beside?run=R1&run=R3").text.count("<polyline") == 2
+    assert browser.get("/c/quick/beside?run=R9").status_code == 404
+    assert "Choose runs" in told(browser, "/c/quick/beside")
+    text = told(browser, "/compare?c=quick&c=other")
+    assert "state waiting promoted" in text
+    assert "On 40 confirmation cases of the same name other is better on 0, worse on 0; stress.rows_kept +0.000" in text
+    assert "Their recipes are the same" in text
+    assert browser.get("/compare?c=quick&c=none").status_code == 404
+
+
+def test_a_record_that_has_not_changed_is_read_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    gather = live.gather
+    monkeypatch.setattr(live, "gather", lambda paths, **given: read.append(paths.name) or gather(paths, **given))
+    views, paths = live.Views(), CampaignPaths(home, "quick")
+    assert views.of(paths)["runs"] == views.of(paths)["runs"]
+    answer(home, "quick", "Q1", is_yes=True, reason="")
+    assert views.of(paths)["approvals"][0]["unapplied"]["answer"] == "yes"
+    assert read == ["quick", "quick"]
+    monkeypatch.setattr(live, "_WHOLE_S", 0.0)
+    monkeypatch.setattr(live, "_MOST_VIEWS", 0)
+    views.of(paths)
+    assert len(read) == 3
+
+
+def test_the_noise_of_a_curve_is_the_spread_of_its_reports_and_not_its_way() -> None:
+    draw = random.Random(1)
+    smooth = [(float(x), 100.0 / x) for x in range(1, 200)]
+    noisy = [(float(x), 2.0 + draw.gauss(0, 0.5)) for x in range(1, 2000)]
+    spreads = [(high - low) / 2 for _, low, high in live.noise(noisy)]
+    assert sum(spreads) / len(spreads) == pytest.approx(0.5, rel=0.1)
+    assert max(high - low for _, low, high in live.noise(smooth)[20:]) < 0.5
+    assert live.noise(smooth[:11]) == []
+    band = live.on_grid({"R1": noisy, "R2": smooth}, "R1")["band"]
+    assert len(band["low"]) == 140
+    assert live.on_grid({"R1": noisy}, "R9")["band"] is None
+
+
+def test_a_network_address_stands_in_the_terminal_as_a_code_too() -> None:
+    link = "http://192.0.2.7:8345/open?token=" + "a" * 43
+    code = server._code(link, is_shown=True)
+    assert (server._code(link, is_shown=False), code[0]) == ("", "\n")
+    lines = code.splitlines()[1:]
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert set("".join(lines)) <= set("█▀▄ ")
+
+
 def metrics(path: Path, n: int, every: int = 1_000) -> None:
     rows = [
         json.dumps({"step": i, "t": 100.0 + i, "trained_tokens": 9 * i, "train_loss": 5 / i}) for i in range(1, n + 1)
@@ -400,7 +554,7 @@ def test_readers_are_told_when_there_is_something_new(home: Path, monkeypatch: p
         await events.aclose()  # type: ignore[attr-defined]  # it is a generator
         return seen
 
-    first, second, *others, last = asyncio.run(asyncio.wait_for(read(), 60))
+    first, second, *_others, last = asyncio.run(asyncio.wait_for(read(), 60))
     assert (b"event: hello" in first, second, last) == (True, b": still here\n\n", b"event: change\ndata: .\n\n")
 
 
