@@ -79,15 +79,26 @@ class Window:
         """Open one more tab of the same session."""
         tab = self.context.new_page()
         tab.set_default_timeout(20_000)
-        tab.on("console", lambda said: said.type == "error" and self.wrong.append(f"console: {said.text}"))
-        tab.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
-        tab.on("dialog", lambda shown: (self.wrong.append(f"dialog: {shown.message}"), shown.dismiss()))
-        tab.on("request", lambda asked: self._note(asked.url))
+        tab.on("console", self._heard)
+        tab.on("pageerror", lambda error: self._note(f"script: {error}"))
+        tab.on("dialog", self._shown)
+        tab.on("request", lambda asked: self._asked(asked.url))
         return tab
 
-    def _note(self, url: str) -> None:
+    def _note(self, said: str) -> None:
+        self.wrong.append(said)
+
+    def _heard(self, said: Any) -> None:
+        if said.type == "error":
+            self._note(f"console: {said.text}")
+
+    def _shown(self, dialog: Any) -> None:
+        self._note(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _asked(self, url: str) -> None:
         if not url.startswith((self.address, "data:")):
-            self.wrong.append(f"asked elsewhere: {url}")
+            self._note(f"asked elsewhere: {url}")
 
     def at(self, path: str) -> Any:
         """Go to a page; return the tab."""

@@ -17,6 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from agent.render import cases
+from agent.render.record import gather
 from agent.requests import answer
 from agent.web import live, server
 from agent.web.security import HEADERS, SESSION_S, Doors, is_loopback
@@ -465,8 +466,12 @@ def test_chosen_runs_and_two_campaigns_stand_side_by_side_with_what_differs(home
 
 def test_a_record_that_has_not_changed_is_read_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    gather = live.gather
-    monkeypatch.setattr(live, "gather", lambda paths, **given: read.append(paths.name) or gather(paths, **given))
+
+    def noted(paths: CampaignPaths, **given: Any) -> dict[str, Any]:
+        read.append(paths.name)
+        return gather(paths, **given)
+
+    monkeypatch.setattr(live, "gather", noted)
     views, paths = live.Views(), CampaignPaths(home, "quick")
     assert views.of(paths)["runs"] == views.of(paths)["runs"]
     answer(home, "quick", "Q1", is_yes=True, reason="")

@@ -1,6 +1,6 @@
 """The lines of the table that `make faults` fills."""
 
-from tests.faults.parts import agents, jobs, machines, questions, stores, training
+from tests.faults.parts import agents, jobs, machines, pages, questions, stores, training
 from tests.faults.parts.contract import Part
 
 PARTS: tuple[Part, ...] = (
@@ -9,5 +9,6 @@ PARTS: tuple[Part, ...] = (
     *stores.PARTS,
     *questions.PARTS,
     *machines.PARTS,
+    *pages.PARTS,
     *training.PARTS,
 )
