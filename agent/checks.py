@@ -19,6 +19,7 @@ from policies.comparison import CaseTable, scales_of
 from policies.target import aims
 from state.errors import ConfigError
 from state.goal import Goal, name_of, split_of
+from state.paths import CampaignPaths
 
 _RUNBOOK = "runbooks/campaign_file.md"
 _CASES_PER_FILE = 2
@@ -29,11 +30,14 @@ _UNUSABLE = frozenset({
 """Kinds of problems of a model folder with which it cannot be opened at all."""
 
 
-def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal: bool = False) -> list[str]:
+def check_campaign(
+    loaded: LoadedCampaign, paths: CampaignPaths | None = None, *, online: bool = False, is_rehearsal: bool = False
+) -> list[str]:
     """Validate a campaign against what is on this disk.
 
     Args:
         loaded: The campaign file.
+        paths: Its folder, or where it will be: what the ledger says of its cases is asked too; left out: not asked.
         online: Download the model if it is a hub id.
         is_rehearsal: Only checking: refuse what would halt the campaign later, and let a model that is not here pass.
 
@@ -42,6 +46,7 @@ def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal
 
     Raises:
         ConfigError: Something the user can fix; nothing was created.
+        CorruptError: The ledger of opened cases is damaged or lost, or, in a rehearsal, the campaign's record is.
         ToolUnavailableError: Online, and the hub did not answer.
 
     Side effects: starts the grader in a child process; online, writes the hub's cache.
@@ -49,7 +54,7 @@ def check_campaign(loaded: LoadedCampaign, *, online: bool = False, is_rehearsal
     return [
         *_check_data(loaded, masks_prompt=_check_recipe(loaded)),
         *_check_delta(loaded),
-        *_check_splits(loaded, is_rehearsal=is_rehearsal),
+        *_check_splits(loaded, paths, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
         *_check_adapter(loaded),
         *_check_probes(loaded),
@@ -94,37 +99,44 @@ def _data_files(loaded: LoadedCampaign, *names: str, fix: str = "correct the pat
         yield path
 
 
-def _check_splits(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str]:
-    """Read every split file, count both parts, and look for a case that stands in both."""
-    from agent.inputs import all_split_inputs
-    from tools.data.cases import iter_split, user_prompt
+def _check_splits(loaded: LoadedCampaign, paths: CampaignPaths | None, *, is_rehearsal: bool) -> Iterator[str]:
+    """Read every split file, count both parts, and look for a case that stands there twice or was used before."""
+    from agent.openings import case_parts, check_openings, refuse_copies
+    from tools.probes.files import shared_prompts
 
     for path, *loc in case_files(loaded):
         if not path.is_file():
             raise _refusal(loaded, f"`{'.'.join(loc)}` names {path}, which is not a file; correct the path.", *loc)
+    parts = case_parts(loaded.goal, loaded.folder)
     counts: dict[str, dict[str, int]] = {}
-    seen: dict[tuple[str, str], str] = {}
-    for row in all_split_inputs(loaded.goal, loaded.folder):
-        wanted = None if row["case_ids"] is None else set(row["case_ids"])
-        cases = [case for case in iter_split(Path(row["file"])) if wanted is None or case["id"] in wanted]
-        _require_enough(loaded, row["name"], row["use"], len(cases))
-        counts.setdefault(row["name"], {})[row["use"]] = len(cases)
-        for case in cases:
-            first = seen.setdefault((case["id"], user_prompt(case)), f"{row['name']}.{row['use']}")
-            if is_rehearsal and first != f"{row['name']}.{row['use']}":
-                raise _refusal(
-                    loaded,
-                    f"case {case['id']!r} stands in {first} and in {row['name']}.{row['use']}; no case may be in two"
-                    " splits, or confirmation confirms nothing.",
-                    "evaluation",
-                    "splits",
-                    row["name"],
-                )
-    if is_rehearsal:
-        _require_decidable(loaded, {name: parts["confirmation"] for name, parts in counts.items()})
-    yield from _tell_cases(loaded, {name: parts["confirmation"] for name, parts in counts.items()})
-    for name, parts in counts.items():
-        yield f"Split {name}: {parts['selection']} selection and {parts['confirmation']} confirmation cases."
+    for part in parts:
+        _require_enough(loaded, part.name, part.use, len(part.rows))
+        counts.setdefault(part.name, {})[part.use] = len(part.rows)
+    shared = loaded.goal.evaluation.splits
+    files = {each.name if shared[each.name].file else f"{each.name}.{each.use}": each.file for each in parts}
+    for case, first, name in shared_prompts(files)[0] if is_rehearsal else ():
+        raise _refusal(
+            loaded,
+            f"case {case!r} stands in {first} and in {name}; no case may be in two splits, or confirmation confirms"
+            " nothing.",
+            "evaluation",
+            "splits",
+            name.partition(".")[0],
+        )
+    refuse_copies(loaded, parts)
+    alpha = loaded.goal.gate.confirmation_alpha
+    if paths is not None:
+        spending, told = check_openings(loaded, paths, parts, has_record=is_rehearsal)
+        alpha = spending.next_alpha
+        yield told
+    confirmation = {name: of_use["confirmation"] for name, of_use in counts.items()}
+    # Where none is left no number of cases shows anything, and it is said that they are not opened again.
+    if alpha:
+        if is_rehearsal:
+            _require_decidable(loaded, confirmation, alpha)
+        yield from _tell_cases(loaded, confirmation, alpha)
+    for name, of_use in counts.items():
+        yield f"Split {name}: {of_use['selection']} selection and {of_use['confirmation']} confirmation cases."
 
 
 def case_files(loaded: LoadedCampaign) -> Iterator[tuple[Any, ...]]:
@@ -155,25 +167,25 @@ def _check_delta(loaded: LoadedCampaign) -> Iterator[str]:
     yield from ()
 
 
-def _tell_cases(loaded: LoadedCampaign, confirmation: dict[str, int]) -> Iterator[str]:
+def _tell_cases(loaded: LoadedCampaign, confirmation: dict[str, int], alpha: float) -> Iterator[str]:
     """Say of each condition what the confirmation cases can show, as far as it is known before anything is measured."""
     nothing = CaseTable(scales=scales_of(loaded.goal.track.ranges))
-    for told in cases_told(loaded.goal.gate, confirmation, cases=nothing):
+    for told in cases_told(loaded.goal.gate, confirmation, alpha=alpha, cases=nothing):
         yield f"Confirmation cases for {told.sentence}"
 
 
-def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int]) -> None:
+def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int], alpha: float) -> None:
     """Refuse confirmation cases on which not even the best scores that there can be would meet a condition."""
     gate, scales = loaded.goal.gate, scales_of(loaded.goal.track.ranges)
     for place, condition in enumerate(gate.conditions):
-        least = least_cases(condition, gate.confirmation_alpha, scales)
+        least = least_cases(condition, alpha, scales)
         splits = {split_of(metric) for metric in condition.metrics}
         found = max((confirmation.get(split, 0) for split in splits), default=0)
-        if found and (fix := limit_fix(condition, found, gate.confirmation_alpha, scales)):
+        if found and (fix := limit_fix(condition, found, alpha, scales)):
             raise _refusal(
                 loaded,
                 f"{condition.id} allows at most {condition.threshold:g}, and {found} confirmation cases without any"
-                f" failure do not show that at alpha {gate.confirmation_alpha:.3g}; {fix}.",
+                f" failure do not show that at alpha {alpha:.3g}; {fix}.",
                 "gate",
                 "conditions",
                 place,
@@ -181,8 +193,8 @@ def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int]) -> 
         if found < least and splits.isdisjoint(loaded.goal.evaluation.repairs.cases):
             raise _refusal(
                 loaded,
-                f"{condition.id} cannot be shown on {found} confirmation cases at alpha {gate.confirmation_alpha:.3g}"
-                f" (gate.alpha over gate.max_confirmations), whatever a run scores: it needs at least {least}.",
+                f"{condition.id} cannot be shown on {found} confirmation cases at alpha {alpha:.3g} (what is left of"
+                f" gate.alpha over the openings left), whatever a run scores: it needs at least {least}.",
                 "gate",
                 "conditions",
                 place,

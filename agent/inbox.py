@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from agent.campaign import LoadedCampaign, difference, load_campaign
 from agent.checks import check_campaign
 from agent.imports import beliefs_of
-from agent.openings import refuse_used
 from agent.render.summary import DOMAINS, NOTES
 from agent.render.words import clock
 from agent.session import Session
@@ -371,8 +370,7 @@ def _admitted(session: Session, loaded: LoadedCampaign) -> LoadedCampaign:
             f"{loaded.where('campaign')}: it is the file of another campaign, {loaded.goal.campaign}, now; write"
             f" `campaign: {session.goal.campaign}`, or start the other one from a file of its own."
         )
-    check_campaign(loaded)
-    refuse_used(loaded, session.paths)
+    check_campaign(loaded, session.paths)
     return loaded
 
 

@@ -35,12 +35,16 @@ def is_confirmation(case_id: str, share: float) -> bool:
 
 
 def split_inputs(goal: Goal, folder: Path, use: SplitUse) -> list[Json]:
-    """Return the worker's description of each split for one use.
+    """Return the worker's description of each split for one use; as `all_split_inputs`."""
+    return [row for row in all_split_inputs(goal, folder) if row["use"] == use]
+
+
+def all_split_inputs(goal: Goal, folder: Path) -> list[Json]:
+    """Return the worker's description of both uses of each split, selection first; a file that they share is read once.
 
     Args:
         goal: The campaign.
         folder: Folder of the campaign file.
-        use: selection or confirmation.
 
     Returns:
         Rows `{"name", "use", "file", "case_ids"}`; `case_ids` is None when the whole file counts.
@@ -50,30 +54,27 @@ def split_inputs(goal: Goal, folder: Path, use: SplitUse) -> list[Json]:
     """
     rows: list[Json] = []
     for name, split in goal.evaluation.splits.items():
-        own = split.selection if use == "selection" else split.confirmation
         if split.file is None:
-            rows.append({"name": name, "use": use, "file": str((folder / str(own)).resolve()), "case_ids": None})
+            files = {"selection": str(split.selection), "confirmation": str(split.confirmation)}
+            rows += [
+                {"name": name, "use": use, "file": str((folder / written).resolve()), "case_ids": None}
+                for use, written in files.items()
+            ]
             continue
         path = (folder / split.file).resolve()
-        wanted = use == "confirmation"
-        ids = [
-            str(case["id"])
-            for case in iter_split(path)
-            if is_confirmation(str(case["id"]), split.confirmation_share) is wanted
-        ]
-        if not ids:
-            raise ConfigError(
-                f"{path}: none of its cases falls into {use}; add cases, or name one file for each use.",
-                what=f"evaluation.splits.{name}",
-                where=str(path),
-            )
-        rows.append({"name": name, "use": use, "file": str(path), "case_ids": ids})
-    return rows
-
-
-def all_split_inputs(goal: Goal, folder: Path) -> list[Json]:
-    """Return both uses of each split, selection first."""
-    return [*split_inputs(goal, folder, "selection"), *split_inputs(goal, folder, "confirmation")]
+        ids: dict[str, list[str]] = {"selection": [], "confirmation": []}
+        for case in iter_split(path):
+            is_kept = is_confirmation(str(case["id"]), split.confirmation_share)
+            ids["confirmation" if is_kept else "selection"].append(str(case["id"]))
+        for use, of_use in ids.items():
+            if not of_use:
+                raise ConfigError(
+                    f"{path}: none of its cases falls into {use}; add cases, or name one file for each use.",
+                    what=f"evaluation.splits.{name}",
+                    where=str(path),
+                )
+            rows.append({"name": name, "use": use, "file": str(path), "case_ids": of_use})
+    return sorted(rows, key=lambda row: row["use"] == "confirmation")
 
 
 _KINDS: dict[ActionKind, JobKind] = {

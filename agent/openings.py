@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent.campaign import LoadedCampaign
-from agent.inputs import split_inputs
+from agent.inputs import all_split_inputs, split_inputs
 from agent.render.words import clock, count
 from agent.requests import me
 from agent.session import Session
-from policies.history import LEDGER
-from policies.ledger import Opening, Recorded, Spending, counting, goal_of, is_more, missing
+from policies.ledger import LEDGER, Opening, Recorded, Spending, counting, goal_of, is_more, missing
 from state.errors import ConfigError, NotFoundError
 from state.goal import Goal
 from state.hashing import canonical_json, hash_json
@@ -133,20 +132,44 @@ def _system(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(_text(each.get("content")) for each in row.get("messages") or () if each.get("role") == "system")
 
 
-def _cases(path: Path, ids: Iterable[str] | None) -> list[tuple[int, bytes]]:
-    """Return line and identity of the cases of a file, or of those with some ids.
+class CasePart(NamedTuple):
+    """One use of a split: its file, and line and identity of each of its cases."""
+
+    name: str
+    use: SplitUse
+    file: Path
+    rows: list[tuple[int, bytes]]
+
+
+def case_parts(goal: Goal, folder: Path) -> list[CasePart]:
+    """Return both uses of each split, selection first; a file that they share is read for its cases once."""
+    read: dict[Path, list[tuple[int, str, bytes]]] = {}
+    parts = []
+    for split in all_split_inputs(goal, folder):
+        path, ids = Path(split["file"]), split["case_ids"]
+        if path not in read:
+            read[path] = _identified(path)
+        parts.append(CasePart(split["name"], split["use"], path, _of_ids(read[path], ids)))
+    return parts
+
+
+def _of_ids(found: list[tuple[int, str, bytes]], ids: Iterable[str] | None) -> list[tuple[int, bytes]]:
+    wanted = None if ids is None else set(ids)
+    return [(line, case) for line, name, case in found if wanted is None or name in wanted]
+
+
+def _identified(path: Path) -> list[tuple[int, str, bytes]]:
+    """Return line, id and identity of the cases of a file.
 
     What the system says in every case alike is the campaign's, which may change it; what differs is the case's own.
     """
-    wanted = None if ids is None else set(ids)
     found, systems = [], set()
     for line, row in enumerate(iter_split(path), start=1):
         said = _system(row)
         systems.add(said)
-        if wanted is None or row["id"] in wanted:
-            bare = _case(row, is_bare=True)
-            found.append((line, bare, _case(row, is_bare=False) if said else bare))
-    return [(line, bare if len(systems) == 1 else own) for line, bare, own in found]
+        bare = _case(row, is_bare=True)
+        found.append((line, row["id"], bare, _case(row, is_bare=False) if said else bare))
+    return [(line, name, bare if len(systems) == 1 else own) for line, name, bare, own in found]
 
 
 def _rows(name: str, path: Path) -> Iterator[bytes]:
@@ -166,16 +189,6 @@ def _rows(name: str, path: Path) -> Iterator[bytes]:
                 yield case_hash(turns[:-1], turns[-1]) if row.messages else case_hash([row.prompt], "")
 
 
-def _confirmation(goal: Goal, folder: Path) -> dict[str, list[tuple[int, bytes, Path]]]:
-    """Return split -> line, identity and file of each confirmation case."""
-    return {
-        str(split["name"]): [
-            (line, case, Path(split["file"])) for line, case in _cases(Path(split["file"]), split["case_ids"])
-        ]
-        for split in split_inputs(goal, folder, "confirmation")
-    }
-
-
 def confirmation_cases(session: Session) -> Mapping[str, CaseSet]:
     """Return split -> its confirmation cases; read again only where a file or the split of it changed."""
     splits = session.goal.evaluation.splits
@@ -185,10 +198,13 @@ def confirmation_cases(session: Session) -> Mapping[str, CaseSet]:
     }
     key = hash_json([files, {name: each.confirmation_share for name, each in splits.items()}])
     if session.case_sets[0] != key:
-        found = _confirmation(session.goal, session.loaded.folder)
-        sets = {name: CaseSet.of(case for _, case, _ in rows) for name, rows in found.items()}
-        session.case_sets = (key, sets)
+        session.case_sets = (key, _kept(case_parts(session.goal, session.loaded.folder)))
     return session.case_sets[1]
+
+
+def _kept(parts: Iterable[CasePart]) -> dict[str, CaseSet]:
+    """Return split -> its confirmation cases."""
+    return {part.name: CaseSet.of(case for _, case in part.rows) for part in parts if part.use == "confirmation"}
 
 
 def _name_of(sets: Mapping[str, CaseSet]) -> str:
@@ -337,7 +353,8 @@ def note_use(session: Session, decision: Decision) -> None:
             continue
         with opened(_is_example(session.goal), session.paths, is_writing=True) as ledger:
             if all((entry.kind, entry.key) != ("used", key) for entry in ledger.entries()):
-                hashes = [case for _, case in _cases(path, ids)] if what == _COMPARED else _rows(name, path)
+                is_compared = what == _COMPARED
+                hashes = (case for _, case in _of_ids(_identified(path), ids)) if is_compared else _rows(name, path)
                 cases, body = CaseSet.of(hashes), {"what": what, "file": str(path), **_who(session)}
                 with ledger.writing():
                     ledger.add(Entry(session.clock.now(), "used", key, body), {name: cases}, str(session.paths.root))
@@ -365,47 +382,37 @@ def _uses(session: Session, decision: Decision) -> Iterator[tuple[str, str, Path
 # What is refused
 
 
-def refuse_used(loaded: LoadedCampaign, paths: CampaignPaths) -> None:
-    """Refuse confirmation cases that stand there twice, or that a campaign of this machine trained or compared runs on.
+def refuse_copies(loaded: LoadedCampaign, parts: Iterable[CasePart]) -> None:
+    """Refuse cases that stand in one file twice: a copy says nothing new, and one that runs are compared on is seen.
 
     Those that stand in two files of this very campaign are for the probe of leakage, which names both.
 
     Raises:
-        ConfigError: There are some; count, first lines, who used them how, and the fix are named.
-        CorruptError: The ledger is damaged or lost.
+        ConfigError: There are some; count, first lines and the fix are named.
     """
-    confirmation = _confirmation(loaded.goal, loaded.folder)
-    for name, rows in confirmation.items():
-        _refuse_copies(loaded, name, rows)
-    with opened(_is_example(loaded.goal), paths) as ledger:
-        uses = [entry for entry in ledger.entries() if entry.kind == "used"]
-        digests = {digest: entry for entry in reversed(uses) for digest in entry.body["sets"].values()}
-        ours = {case for rows in confirmation.values() for _, case, _ in rows}
-        used = {digest: ours.intersection(ledger.cases(digest)) for digest in digests}
-    if not any(used.values()):
-        return
-    own = _own_cases(loaded)
-    for name, rows in confirmation.items():
-        for digest, entry in digests.items():
-            if left := [each for each in rows if each[1] in used[digest] and each[1] not in own]:
-                raise _used(loaded, name, entry, left)
-
-
-def _refuse_copies(loaded: LoadedCampaign, name: str, rows: list[tuple[int, bytes, Path]]) -> None:
-    """Refuse cases that stand in one confirmation part twice: a copy says nothing new, and counts as a case."""
-    first: dict[bytes, int] = {}
-    copies = [(line, first[case]) for line, case, _ in rows if first.setdefault(case, line) != line]
-    if copies:
-        where = _at_split(loaded, name)
-        lines = ", ".join(f"{line} of {other}" for line, other in copies[:_MOST_LINES])
-        raise ConfigError(
-            f"{where}: {len(copies)} of {len(rows)} confirmation cases of {name} are copies, with the prompt and"
-            f" reference of another (in {rows[0][2].name} line {lines}{', …' if len(copies) > _MOST_LINES else ''}), so"
-            f" only {len(first)} count as evidence: leave the copies out.",
-            what=f"evaluation.splits.{name}",
-            where=where,
-            runbook=_RUNBOOK,
-        )
+    seen: dict[tuple[str, Path], dict[bytes, tuple[int, CasePart]]] = {}
+    for part in parts:
+        known = seen.setdefault((part.name, part.file), {})
+        count = len(known) + len(part.rows)
+        twins = [(line, *known.setdefault(case, (line, part))) for line, case in part.rows]
+        if len(known) < count:
+            copies = [(line, first) for line, first, of in twins if of is part and line != first]
+            shared = [(line, first) for line, first, of in twins if of is not part]
+            found, where = shared or copies, _at_split(loaded, part.name)
+            lines = ", ".join(f"{line} of {other}" for line, other in found[:_MOST_LINES])
+            more = ", …" if len(found) > _MOST_LINES else ""
+            why = (
+                "so they are selection cases too, and what runs are compared on confirms nothing: leave out one of each"
+                if shared
+                else f"so only {len(part.rows) - len(copies)} count as evidence: leave the copies out"
+            )
+            raise ConfigError(
+                f"{where}: {len(found)} of {len(part.rows)} {part.use} cases of {part.name} are copies, with the prompt"
+                f" and reference of another (in {part.file.name} line {lines}{more}), {why}.",
+                what=f"evaluation.splits.{part.name}",
+                where=where,
+                runbook=_RUNBOOK,
+            )
 
 
 def _at_split(loaded: LoadedCampaign, name: str) -> str:
@@ -413,20 +420,43 @@ def _at_split(loaded: LoadedCampaign, name: str) -> str:
     return loaded.where("evaluation", "splits", name, key)
 
 
-def check_openings(loaded: LoadedCampaign, paths: CampaignPaths) -> Iterator[str]:
-    """Refuse what `refuse_used` does, and say what of alpha is spent already.
+def check_openings(
+    loaded: LoadedCampaign, paths: CampaignPaths, parts: list[CasePart], *, has_record: bool
+) -> tuple[Spending, str]:
+    """Refuse confirmation cases that a campaign of this machine trained or compared runs on, and say what is spent.
+
+    Args:
+        loaded: The campaign.
+        paths: Its folder, or where it will be.
+        parts: Its cases.
+        has_record: Count what its own record tells of openings, beside the ledger.
 
     Raises:
-        ConfigError, CorruptError: As `refuse_used`.
+        ConfigError: Such cases; count, first lines, who used them how, and the fix are named.
+        CorruptError: The ledger is damaged or lost, or the record is.
     """
-    refuse_used(loaded, paths)
-    sets = {
-        name: CaseSet.of(case for _, case, _ in rows)
-        for name, rows in _confirmation(loaded.goal, loaded.folder).items()
-    }
+    sets = _kept(parts)
     with opened(_is_example(loaded.goal), paths) as ledger:
-        openings = _rows_about(ledger, sets).counting(_acts(paths), loaded.goal.campaign)
-    yield _spending(loaded.goal, sets, openings).sentence + _whose(loaded.goal)
+        _refuse_used(loaded, ledger, parts)
+        acts = _acts(paths) if has_record else []
+        openings = _rows_about(ledger, sets).counting(acts, loaded.goal.campaign)
+    spending = _spending(loaded.goal, sets, openings)
+    return spending, spending.sentence + _whose(loaded.goal)
+
+
+def _refuse_used(loaded: LoadedCampaign, ledger: Ledger, parts: list[CasePart]) -> None:
+    uses = [entry for entry in ledger.entries() if entry.kind == "used"]
+    digests = {digest: entry for entry in reversed(uses) for digest in entry.body["sets"].values()}
+    ours = {case for part in parts if part.use == "confirmation" for _, case in part.rows}
+    used = {digest: ours.intersection(ledger.cases(digest)) for digest in digests}
+    if not any(used.values()):
+        return
+    own = _own_cases(loaded, parts)
+    for part in parts:
+        for digest, entry in digests.items():
+            unseen = used[digest] - own if part.use == "confirmation" else ()
+            if left := [line for line, case in part.rows if case in unseen]:
+                raise _used(loaded, part, entry, left)
 
 
 def _acts(paths: CampaignPaths) -> list[Action]:
@@ -438,29 +468,27 @@ def _acts(paths: CampaignPaths) -> list[Action]:
         return []
 
 
-def _own_cases(loaded: LoadedCampaign) -> set[bytes]:
+def _own_cases(loaded: LoadedCampaign, parts: Iterable[CasePart]) -> set[bytes]:
     """Return the cases that a training file or a selection part of the campaign holds as it is now."""
-    own: set[bytes] = set()
+    own = {case for part in parts if part.use == "selection" for _, case in part.rows}
     for name, written in loaded.goal.data.files.items():
         if written:
             own.update(_rows(name, loaded.resolve(written)))
-    for split in split_inputs(loaded.goal, loaded.folder, "selection"):
-        own.update(case for _, case in _cases(Path(split["file"]), split["case_ids"]))
     return own
 
 
 _MOST_LINES = 5
 
 
-def _used(loaded: LoadedCampaign, name: str, entry: Entry, used: list[tuple[int, bytes, Path]]) -> ConfigError:
-    split = loaded.goal.evaluation.splits[name]
-    where = _at_split(loaded, name)
-    lines = ", ".join(str(line) for line, _, _ in used[:_MOST_LINES]) + (", …" if len(used) > _MOST_LINES else "")
+def _used(loaded: LoadedCampaign, part: CasePart, entry: Entry, used: list[int]) -> ConfigError:
+    name, where = part.name, _at_split(loaded, part.name)
+    lines = ", ".join(map(str, used[:_MOST_LINES])) + (", …" if len(used) > _MOST_LINES else "")
     who = f"the campaign {entry.body['campaign']} ({entry.body['home']})"
-    fix = "put `confirmation_share` back to what it was, or take new cases" if split.file else "take new cases"
+    is_shared = loaded.goal.evaluation.splits[name].file
+    fix = "put `confirmation_share` back to what it was, or take new cases" if is_shared else "take new cases"
     return ConfigError(
         f"{where}: {len(used)} confirmation cases of {name} are no longer unseen: {who} {entry.body['what']} them (line"
-        f"{'s' if len(used) > 1 else ''} {lines} of {used[0][2].name}). A case that was trained or compared on confirms"
+        f"{'s' if len(used) > 1 else ''} {lines} of {part.file.name}). A case that was trained or compared on confirms"
         f" nothing: {fix}.",
         what=f"evaluation.splits.{name}",
         where=where,

@@ -20,7 +20,6 @@ from agent.deciding import deciding
 from agent.doing import StopAskedError, doing
 from agent.knowing import knowing
 from agent.loop import Graph, build, open_saver, prune
-from agent.openings import refuse_used
 from agent.render import typed
 from agent.render.record import gather
 from agent.render.watch import Terminal
@@ -93,10 +92,9 @@ def run_campaign(
     clock, terminal = clock or SystemClock(), terminal or Terminal(lambda _: None)
     loaded = load_campaign(path)
     terminal.show("Reading model, data and cases …")
-    for note in check_campaign(loaded):
-        terminal.say(note)
     paths = CampaignPaths(home.resolve(), loaded.goal.campaign)
-    refuse_used(loaded, paths)
+    for note in check_campaign(loaded, paths):
+        terminal.say(note)
     _make_home(paths)
     # Before the lease: whoever sees us hold it may ask us to stop.
     before = last_request(paths)

@@ -22,6 +22,7 @@ from state.errors import ConfigError, NotFoundError, VigilError
 from state.files import ensure_local_disk, file_system_type, fsync_path, write_atomic
 from state.hashing import hash_bytes
 from state.log import log_debug
+from state.paths import CampaignPaths
 from state.records import CAMPAIGN_ENDED
 from tools.machine.facts import System
 
@@ -243,7 +244,7 @@ def _refuse_what_would_not_work(loaded: LoadedCampaign, home: Path, place: Place
         if (kind := file_system_type(path)) in _FLEETING:
             raise _refusal(f"{path} is on a disk in memory ({kind}), which a reboot empties; move it.", str(path))
     ensure_local_disk(home)
-    check_campaign(loaded, is_rehearsal=True)
+    check_campaign(loaded, CampaignPaths(home, loaded.goal.campaign), is_rehearsal=True)
     model = loaded.goal.model
     resolve(model.path, online=False, revision=model.revision, base=loaded.folder, campaign=str(loaded.path))
 
@@ -365,7 +366,6 @@ def take_up(home: Path, file: Path) -> int:
     Returns:
         `AGAIN` where another try may help; 0 where there is nothing to repeat, whatever the verdict.
     """
-    from state.paths import CampaignPaths
     from state.reading import open_reader
 
     if not file.is_file():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from policies import significance
 from policies.comparison import CaseTable, Mean, Scale, scale_of, scales_of
 from policies.gate import asks_no_worse, is_never_shown, judge_condition, least_limit
+from policies.ledger import LEDGER
 from policies.power import Needed, cases_needed
 from policies.significance import EPSILON
 from policies.target import Target, find_target
@@ -138,6 +139,7 @@ def cases_told(
     gate: Gate,
     counts: Mapping[str, int],
     *,
+    alpha: float | None = None,
     cases: CaseTable | None = None,
     ceilings: Mapping[str, float] | None = None,
 ) -> list[CasesTold]:
@@ -146,12 +148,13 @@ def cases_told(
     Args:
         gate: The conditions.
         counts: Split -> its confirmation cases.
+        alpha: One-sided level of their next opening; of the first when left out.
         cases: The start as measured on the selection cases; left out: not measured.
         ceilings: `split.metric` -> what the references score.
     """
     found = []
     for condition in gate.conditions:
-        level = gate.confirmation_alpha / len(condition.metrics)
+        level = (gate.confirmation_alpha if alpha is None else alpha) / len(condition.metrics)
         told = [
             (needed, counts.get(split_of(metric)))
             for metric in condition.metrics
@@ -715,6 +718,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
     scales = scales_of(goal.track.ranges)
     table = table.model_copy(update={"scales": scales})
     baseline, parent = _means(goal, table, "base"), _means(goal, table, "parent")
+    alpha = _next_level(goal.gate, beliefs)
     found: dict[tuple[str, str], Finding] = {}
     uses: tuple[SplitUse, SplitUse] = ("selection", "confirmation")
     for use in uses:
@@ -726,6 +730,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
             parent=parent if use == "selection" else {},
             use=use,
             budgets=decode_curves(beliefs, use),
+            alpha=alpha,
             dense=goal.evaluation.dense,
             scales=scales,
         ):
@@ -768,7 +773,8 @@ def _cases_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable, premises
         if belief.value
     }
     made = []
-    for told in cases_told(goal.gate, counts, cases=table, ceilings=ceilings(beliefs, "selection")):
+    alpha = _next_level(goal.gate, beliefs)
+    for told in cases_told(goal.gate, counts, alpha=alpha, cases=table, ceilings=ceilings(beliefs, "selection")):
         belief = Belief(
             subject=f"gate:{told.condition}",
             claim="decidable",
@@ -785,6 +791,13 @@ def _cases_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable, premises
         )
         made.append(belief)
     return made
+
+
+def _next_level(gate: Gate, beliefs: Iterable[Belief]) -> float:
+    """Return the level of the next opening by what Knowing read of the ledger; of the first where none is left."""
+    read = (b for b in beliefs if (b.subject, b.claim) == LEDGER and b.status == "fresh")
+    left = next((float(b.value["next_alpha"]) for b in read), 0.0)
+    return left or gate.confirmation_alpha
 
 
 def _held_against(condition: Condition, claim: str, known: Mapping[str, float], baseline: Mapping[str, Mean]) -> str:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from policies import cost
 from policies.comparison import Noise
 from policies.gate import GateVerdict
-from policies.ledger import LEAST, Opening, Recorded, Spending, goal_of, is_more, levels
+from policies.ledger import LEAST, LEDGER, Opening, Recorded, Spending, goal_of, is_more, levels
 from policies.recipes import Suggest
 from policies.validity import Contamination
 from policies.verdict import BucketVerdict
@@ -36,9 +36,6 @@ from state.records import (
 
 WITHDRAWN = "withdrawn"
 """Who closed a question about an act that no longer fits the world; nobody refused it."""
-
-LEDGER = ("ledger:confirmation", "openings")
-"""Subject and claim of what Knowing read in the ledger of cases."""
 
 _NOTHING = Contamination()
 

@@ -13,6 +13,9 @@ from state.goal import Gate
 from state.hashing import hash_json
 from state.records import Record
 
+LEDGER = ("ledger:confirmation", "openings")
+"""Subject and claim of what Knowing read in the ledger of cases."""
+
 SHARED = 0.1
 """Share of a split's cases that were opened before from which on they are no fresh ones."""
 

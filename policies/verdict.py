@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from policies.comparison import CaseTable, Comparison, compare
+from policies.comparison import CaseTable, Comparison, compare, reference_side
 from policies.cost import BudgetVerdict
 from policies.gate import ConditionVerdict, GateVerdict, asks_no_worse, judge_gate, misses_cases
 from policies.significance import EPSILON, Interval, detectable_difference
@@ -248,10 +248,12 @@ def _rule(
             return "B", "B.moved", f"{what} {told}"
         # Which condition is missing, by its numbers: the target alone may have reached what is asked of it.
         return "B", "B.moved", f"{what} It moved beyond noise. {(evidence.confirmation or selection).sentence}"
-    if broken:
-        # By the bare number alone, as `test: plain` asks: it hides no progress and proves no power.
-        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {broken[0].sentence}"
-    return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and nothing was lost."
+    # Where no cases were published, the bare number that `test: plain` asks for is all that can tell of a loss.
+    if told := next((verdict.sentence for verdict in broken if not _has_cases(evidence, verdict)), ""):
+        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {told}"
+    missed = "a no-worse condition is missed by the bare number only, which shows no loss."
+    lost = f"{missed} {broken[0].sentence}" if broken else "nothing was lost."
+    return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and {lost}"
 
 
 def _is_win(evidence: RunEvidence, target: Target | None, found: Comparison | None) -> bool:
@@ -355,6 +357,12 @@ def _broken(evidence: RunEvidence, selection: GateVerdict) -> list[ConditionVerd
     """
     no_worse = {condition.id for condition in evidence.gate.conditions if asks_no_worse(condition)}
     return [verdict for verdict in selection.conditions if verdict.id in no_worse and verdict.decided == "fails"]
+
+
+def _has_cases(evidence: RunEvidence, verdict: ConditionVerdict) -> bool:
+    """Return whether a difference is judged case by case."""
+    side = reference_side(verdict.against)
+    return bool(evidence.cases.aligned("candidate", side, verdict.metric, evidence.use).cases)
 
 
 def _broken_condition(evidence: RunEvidence, selection: GateVerdict) -> str:

@@ -41,16 +41,14 @@ def run(  # noqa: PLR0917 - one parameter per option
         from tools.jobs.privacy import keep_words_out
 
         keep_words_out()
+    where = folder_of(home)
     if is_check or online:
         from agent.checks import check_campaign
-
-        show(check_campaign(loaded, online=online, is_rehearsal=is_check))
-    where = folder_of(home)
-    if is_check:
-        from agent.openings import check_openings
         from state.paths import CampaignPaths
 
-        show(check_openings(loaded, CampaignPaths(where.resolve(), loaded.goal.campaign)))
+        paths = CampaignPaths(where.resolve(), loaded.goal.campaign)
+        show(check_campaign(loaded, paths if is_check else None, online=online, is_rehearsal=is_check))
+    if is_check:
         say(f"{file} is a valid campaign.")
         return
     if restore:

@@ -9,13 +9,23 @@ from typing import Any
 import pytest
 
 from agent.campaign import load_campaign
+from agent.checks import check_campaign
 from agent.inputs import is_confirmation
-from agent.openings import refuse_used
+from agent.openings import case_parts, check_openings, refuse_copies
 from state.errors import ConfigError
 from state.ledger import CaseSet, Entry, case_hash, open_ledger
 from state.paths import CampaignPaths, MachinePaths
 from tests.agent import folders
 from tests.faults.campaign import warm, world
+
+
+def refuse(file: Path, paths: CampaignPaths) -> str:
+    """Refuse cases that were used before or stand there twice; return what is told of those that may be opened."""
+    loaded = load_campaign(file)
+    parts = case_parts(loaded.goal, loaded.folder)
+    refuse_copies(loaded, parts)
+    return check_openings(loaded, paths, parts, has_record=False)[1]
+
 
 SCORE = [{"id": "score", "metric": "main.score", "min": 0.69}]
 
@@ -55,8 +65,11 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
 
     # Its own record tells of the opening where another ledger is named, and on another machine.
     once = "The confirmation cases were opened once (by storm) of at most 2; alpha 0.025 of 0.05 is spent"
-    named = world.write_campaign(tmp_path / "named", gate=shared(2) | {"ledger": "example"})
-    assert once in warm.vigil("run", str(named), "--check", home=home).stdout
+    named = world.write_campaign(tmp_path / "named", gate=shared(5) | {"ledger": "example"})
+    told = warm.vigil("run", str(named), "--check", home=home)
+    assert once.replace("2;", "5;") in told.stdout
+    assert "Confirmation cases for score: there are 40; " in told.stdout
+    assert "at alpha 0.00625" in told.stdout, "the level that the ledger leaves"
     shutil.copytree(home / "storm", tmp_path / "moved" / "storm", symlinks=True)
     with monkeypatch.context() as other:
         other.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
@@ -85,12 +98,12 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
     assert "ended: promoted" in warm.vigil("status", "storm", home=home).stdout, "what is on record is still told"
     third = world.write_campaign(tmp_path / "third", "third", gate=shared())
     with pytest.raises(Exception, match="damaged or lost"):
-        refuse_used(load_campaign(third), CampaignPaths(home, "third"))
+        refuse(third, CampaignPaths(home, "third"))
     assert warm.vigil("ledger", "--reset", home=home).returncode == 2, "a reset needs a reason"
     reset = warm.vigil("ledger", "--reset", "--reason", "a new disk", home=home)
     assert (reset.returncode, "On record" in reset.stdout) == (0, True), reset.stderr
     assert "a new disk" in warm.vigil("ledger", home=home).stdout
-    refuse_used(load_campaign(third), CampaignPaths(home, "third"))
+    refuse(third, CampaignPaths(home, "third"))
 
 
 def test_an_example_counts_for_itself_alone_and_says_so(tmp_path: Path, machine: MachinePaths) -> None:
@@ -121,12 +134,12 @@ def test_a_case_that_was_compared_or_trained_on_is_refused_as_confirmation(
     known = {case["id"]: case_hash([case["prompt"]], case["reference"]) for case in cases}
     selection = [known[name] for name in known if not is_confirmation(name, 0.5)]
     _uses(tmp_path, machine, selection)
-    refuse_used(load_campaign(file), paths)
+    refuse(file, paths)
     told = warm.vigil("run", str(file), "--check", home=tmp_path / "home")
     assert "not opened yet of at most 3; alpha 0 of 0.05 is spent" in told.stdout, told.stderr
     folders.edit(file, "{file: cases.jsonl}", "{file: cases.jsonl, confirmation_share: 0.9}")
     with pytest.raises(ConfigError) as said:
-        refuse_used(load_campaign(file), paths)
+        refuse(file, paths)
     later = [place for place, name in enumerate(known, 1) if known[name] in selection and is_confirmation(name, 0.9)]
     assert said.value.sentence.startswith("campaign.yaml:12:")
     assert f"{len(later)} confirmation cases of words are no longer unseen: the campaign sums" in said.value.sentence
@@ -135,7 +148,7 @@ def test_a_case_that_was_compared_or_trained_on_is_refused_as_confirmation(
     # What stands in a training file of this campaign as it is now is for the probe of leakage.
     rows = [{"prompt": case["prompt"], "completion": case["reference"]} for case in cases]
     folders.write_rows(tmp_path / "train.jsonl", rows)
-    refuse_used(load_campaign(file), paths)
+    refuse(file, paths)
 
 
 def _said(*turns: tuple[str, str | None], **more: Any) -> dict[str, Any]:
@@ -143,6 +156,28 @@ def _said(*turns: tuple[str, str | None], **more: Any) -> dict[str, Any]:
 
 
 _CALL = {"role": "assistant", "content": None}
+
+
+def _opened(machine: MachinePaths, alpha: float, cases: list[bytes]) -> None:
+    body = {"alpha": alpha, "candidate": "w", "goal": "g", "run": "R1", "campaign": "sums", "home": "home"}
+    with open_ledger(machine.ledger, is_writing=True) as ledger, ledger.writing():
+        ledger.add(Entry(1.0, "opening", f"key-{alpha}", body), {"words": CaseSet.of(cases)}, "home")
+
+
+def test_what_the_cases_can_show_is_told_at_the_level_that_is_left(tmp_path: Path, machine: MachinePaths) -> None:
+    file = folders.make(tmp_path)
+    loaded, paths = load_campaign(file), CampaignPaths(tmp_path / "home", "small")
+    [_, kept] = case_parts(loaded.goal, loaded.folder)
+    said = "\n".join(check_campaign(loaded, paths, is_rehearsal=True))
+    assert f"there are {len(kept.rows)}; " in said
+    assert "at alpha 0.0167" in said
+    _opened(machine, 0.0499, [case for _, case in kept.rows])
+    with pytest.raises(ConfigError, match=r"at alpha 5e-05 \(what is left of gate.alpha .* it needs at least 15"):
+        check_campaign(loaded, paths, is_rehearsal=True)
+    _opened(machine, 0.0001, [case for _, case in kept.rows])
+    said = "\n".join(check_campaign(loaded, paths, is_rehearsal=True))
+    assert "alpha 0.05 of 0.05 is spent, and none is left" in said
+    assert "at alpha" not in said
 
 
 @pytest.mark.parametrize(
@@ -157,7 +192,7 @@ _CALL = {"role": "assistant", "content": None}
     ],
     ids=["reference", "system alike", "own system", "tool call", "other column", "prompt"],
 )
-def test_a_case_that_stands_in_the_confirmation_part_twice_is_refused_with_its_lines(
+def test_a_case_that_stands_in_a_file_twice_is_refused_with_its_lines(
     row: Any,
     is_copy: bool,  # noqa: FBT001 - a table
     tmp_path: Path,
@@ -168,11 +203,21 @@ def test_a_case_that_stands_in_the_confirmation_part_twice_is_refused_with_its_l
     paths = CampaignPaths(tmp_path / "home", "small")
     assert not machine.ledger.exists()
     if not is_copy:
-        refuse_used(load_campaign(file), paths)
+        refuse(file, paths)
         return
-    lines = [n for n in range(1, 21) if is_confirmation(f"c{n - 1}", 0.5)]
-    with pytest.raises(ConfigError) as said:
-        refuse_used(load_campaign(file), paths)
-    told = f"{len(lines) - 1} of {len(lines)} confirmation cases of words are copies"
-    assert told in said.value.sentence
-    assert f"(in cases.jsonl line {lines[1]} of {lines[0]}, {lines[2]} of {lines[0]}" in said.value.sentence
+    confirmation = [n for n in range(1, 21) if is_confirmation(f"c{n - 1}", 0.5)]
+    selection = [n for n in range(1, 21) if n not in confirmation]
+    # One row of each part, both parts, then the confirmation part alone.
+    for lines, first, use, why in (
+        (selection, selection[0], "selection", "so only 1 count as evidence: leave the copies out"),
+        ([selection[0], *confirmation], selection[0], "confirmation", "so they are selection cases too"),
+        (confirmation, confirmation[0], "confirmation", "so only 1 count as evidence: leave the copies out"),
+    ):
+        rows = [row(n) if n in lines else {"prompt": f"{n}", "reference": "ok"} for n in range(1, 21)]
+        folders.write_rows(tmp_path / "cases.jsonl", [{"id": f"c{n}", **each} for n, each in enumerate(rows)])
+        with pytest.raises(ConfigError) as said:
+            refuse(file, paths)
+        of = len(selection if use == "selection" else confirmation)
+        assert f"{len(lines) - 1} of {of} {use} cases of words are copies" in said.value.sentence
+        assert f"(in cases.jsonl line {lines[1]} of {first}, {lines[2]} of {first}" in said.value.sentence
+        assert why in said.value.sentence

@@ -764,12 +764,24 @@ def test_a_few_equal_differences_show_no_loss(n: int, rule: str) -> None:
     assert "inf" not in verdict.sentence
 
 
-@pytest.mark.parametrize(("after", "rule"), [(28, "U.power"), (26, "U.power"), (40, "B.moved")])
-def test_a_plain_no_worse_condition_that_luck_may_have_broken_proves_no_power(after: int, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "safe", "n", "rule"),
+    [
+        (28, 37, 40, "U.power"),
+        (26, 37, 40, "U.power"),
+        (40, 37, 40, "B.moved"),
+        (52, 74, 80, "C.flat"),
+        (52, 60, 80, "D.no_worse_broken"),
+    ],
+)
+def test_a_plain_no_worse_condition_that_luck_may_have_broken_proves_no_power_and_no_loss(
+    after: int, safe: int, n: int, rule: str
+) -> None:
     plain = Condition(metric="s.safe", against="parent", min=0.0, test="plain", reason=REASON)
     cases = table(
-        parent={"s.ok": ones(26, 40), "s.safe": ones(38, 40)},
-        candidate={"s.ok": ones(after, 40), "s.safe": ones(37, 40)},
+        parent={"s.ok": ones(26 * n // 40, n), "s.safe": ones(76 * n // 80, n)},
+        candidate={"s.ok": ones(after, n), "s.safe": ones(safe, n)},
     )
     verdict = judge_run(RunEvidence(gate=Gate(conditions=(*VALUE.conditions, plain)), cases=cases))
     assert verdict.rule == rule, verdict.sentence
+    assert ("by the bare number only, which shows no loss" in verdict.sentence) == (rule == "C.flat")

@@ -4,6 +4,7 @@ import pytest
 
 from policies.checks import base_table, baseline_beliefs, ceilings, decode_curves, gate_beliefs
 from policies.comparison import CaseTable
+from policies.ledger import LEDGER
 from state.records import Belief, Measurement
 from tests.policies.rehearsal import goal
 
@@ -143,6 +144,14 @@ def test_what_the_confirmation_cases_can_show_is_believed_before_the_first_run()
     [told] = [b for b in gate_beliefs(goal(), known, table) if b.claim == "decidable"]
     assert (told.status, told.severity, told.value["n"]) == ("fresh", "note", 40)
     assert told.statement.startswith("score: there are 40; ")
+    spent = Belief(subject=LEDGER[0], claim=LEDGER[1], statement="", value={"next_alpha": 0.001}, tag="confirmed")
+    for read, level in ((spent, "0.001"), (spent.model_copy(update={"value": {"next_alpha": 0.0}}), "0.025")):
+        [left] = [b for b in gate_beliefs(goal(), [*known, read], table) if b.claim == "decidable"]
+        assert f" at alpha {level}" in left.statement
+    fast = goal(gate={"conditions": [{"id": "score", "metric": "main.score", "min": 0.85}]})
+    assert "decidable" not in {b.claim for b in gate_beliefs(fast, known, table) if b.severity == "hard_stop"}
+    [stop] = [b for b in gate_beliefs(fast, [*known, spent], table) if b.severity == "hard_stop"]
+    assert "at alpha 0.001 would be" in stop.statement
     zero = goal(gate={"conditions": [{"id": "zero", "metric": "main.score", "against": "parent", "min": 0}]})
     [never] = [b for b in gate_beliefs(zero, known, table) if b.claim == "decidable"]
     assert (never.status, never.severity, never.mode) == ("refuted", "warning", "P5")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.confirmation import may_open, openings, why_not
-from policies.history import LEDGER, View
-from policies.ledger import Opening, Recorded, Spending, counting, goal_of, levels, missing
+from policies.history import View
+from policies.ledger import LEDGER, Opening, Recorded, Spending, counting, goal_of, levels, missing
 from state.goal import Condition, Gate, Goal
 from state.records import Action, Belief, Decision, Evidence
 from tests.policies.rehearsal import Rehearsal, goal, identity

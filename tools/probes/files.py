@@ -1,5 +1,6 @@
 """Probes of what lies on disk: the model folder, training data, evaluation splits."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from state.errors import ConfigError
@@ -145,19 +146,30 @@ def _split_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
     return tuple(file_print(context, f"cases:{name}", path) for name, path in split_paths(context).items())
 
 
-def _observe_splits(context: ProbeContext) -> tuple[Observation, ...]:
-    """Look for one case in two splits: a promotion on cases that selection has seen confirms nothing."""
+def shared_prompts(files: Mapping[str, Path]) -> tuple[list[tuple[str, str, str]], dict[str, int]]:
+    """Return id, file and other file of each case whose prompt stands in two files, and how many cases each file has.
+
+    Args:
+        files: Name -> file of evaluation cases.
+    """
     seen: dict[str, str] = {}
-    shared: list[str] = []
+    shared: list[tuple[str, str, str]] = []
     counts = {}
-    for name, path in split_paths(context).items():
+    for name, path in files.items():
         cases = list(iter_split(path))
         counts[name] = len(cases)
         for case in cases:
             key = str(case.get("prompt") or case.get("messages"))
-            if key in seen and seen[key] != name:
-                shared.append(f"{case['id']} ({seen[key]} and {name})")
+            if (first := seen.get(key, name)) != name:
+                shared.append((case["id"], first, name))
             seen[key] = name
+    return shared, counts
+
+
+def _observe_splits(context: ProbeContext) -> tuple[Observation, ...]:
+    """Look for one case in two splits: a promotion on cases that selection has seen confirms nothing."""
+    found, counts = shared_prompts(split_paths(context))
+    shared = [f"{case} ({one} and {other})" for case, one, other in found]
     total = sum(counts.values())
     if shared:
         return (
