@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.campaign import LoadedCampaign
 from agent.mistakes import nearest
+from agent.notices import addresses, send
 from policies.checks import cases_told, least_cases, limit_fix
 from policies.comparison import CaseTable, scales_of
 from policies.target import aims
@@ -307,12 +308,16 @@ def _check_notify(loaded: LoadedCampaign) -> Iterator[str]:
     notify = loaded.goal.notify
     if notify is None:
         return
-    program = notify.command[0]
+    program = notify.command[0] if notify.command else ""
     found = shutil.which(str(loaded.folder / program) if "/" in program else program)
-    if found is None:
+    if program and found is None:
         said = f"`notify.command` names {program}, which is no program that can be run here; install it or correct it."
         raise _refusal(loaded, said, "notify", "command")
-    yield f"Notifications ({', '.join(notify.on)}): {program}"
+    for each, address in zip(notify.to, addresses(loaded.path) if notify.to else (), strict=True):
+        if wrong := send({"address": address}, notify.timeout_s):
+            raise _refusal(loaded, f"`notify.to`, {each.label}: {wrong}.", "notify", "to")
+    whom = [program, *(each.label for each in notify.to)]
+    yield f"Notifications ({', '.join(notify.on)}): {', '.join(filter(None, whom))}"
 
 
 def _check_export(loaded: LoadedCampaign) -> Iterator[str]:

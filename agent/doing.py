@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import effects, inbox, openings
+from agent import effects, inbox, notices, openings
 from agent.inputs import job_kind, job_spec
 from agent.loop import GraphState
 from agent.render import record
@@ -153,6 +153,14 @@ def _run_side_job(session: Session, decision: Decision, action: Action) -> Actio
         return _run_job(session, decision, action)
     except (JobNotStartedError, NotFoundError) as error:
         return session.store.doing.fail(action.key, result={"exit": {"reason": error.sentence}})
+
+
+def _notify(session: Session, decision: Decision, action: Action) -> Action:
+    """Leave a notice for the addresses, and run the user's own command where there is one."""
+    left = notices.leave(session, action)
+    if session.goal.notify is None or session.goal.notify.command:
+        return _run_side_job(session, decision, action)
+    return session.store.doing.finish(action.key, result=left)
 
 
 def _spec(session: Session, decision: Decision) -> JobSpec:
@@ -337,7 +345,7 @@ def _copy(session: Session, key: str, status: JobStatus) -> None:
 
 _PERFORM: dict[ActionKind, Callable[[Session, Decision, Action], Action]] = {
     "promote": effects.promote,
-    "notify": _run_side_job,
+    "notify": _notify,
     "fuse": _run_side_job,
     "pace": _run_side_job,
     "delete": effects.delete_saves,

@@ -278,7 +278,7 @@ def _notice_input(session: Session, inputs: Json) -> Json:
         raise NotFoundError("The campaign file no longer has `notify`, so there is no command to run.")
     told = {
         "campaign": session.goal.campaign,
-        **{name: inputs[name] for name in ("event", "title", "sentence", "type")},
+        **{name: inputs.get(name, "") for name in ("event", "title", "sentence", "figures", "type")},
     }
     return {
         "command": list(notify.command),

@@ -13,6 +13,8 @@ from state.goal import Goal
 _MEANT = {
     "campaign": "use letters, digits, dots, dashes and underscores, at most 64, since it becomes a folder's name",
     "until": "write a local time such as 07:30, in quotes",
+    "quiet": "write two local times, such as 22:30-07:00, in quotes",
+    "link": "write where vigil web is reached, such as http://192.168.1.5:8345, without its token",
     "metric": "write `split.metric`, such as regular.rows_kept",
     "any_of": "write each as `split.metric`, such as regular.rows_kept",
     "control": "write `split.metric`, such as regular.rows_kept",
@@ -98,7 +100,7 @@ def first(
     return ConfigError(
         f"{where}: {mistake(error, loc, model)}{suffix}",
         what=dotted(loc),
-        value=error.get("input"),
+        value=_shown(error, loc),
         where=where,
         runbook=runbook,
     )
@@ -107,7 +109,7 @@ def first(
 def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goal) -> str:
     """Return one of pydantic's errors as a sentence that names the key and what would be right."""
     kind, context = error["type"], error.get("ctx", {})
-    key, value = dotted(loc), error.get("input")
+    key, value = dotted(loc), _shown(error, loc)
     what = f"`{key}` is" if key else "what stands here is"
     if kind == "extra_forbidden":
         return _unknown(loc, model)
@@ -138,6 +140,12 @@ def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goa
         text = str(context.get("error", error["msg"])).rstrip(".")
         return f"`{key}`: {text}." if key else f"{text}."
     return f"{what} {_quoted(value)}: {str(error['msg']).rstrip('.')}."
+
+
+def _shown(error: Any, loc: tuple[str | int, ...]) -> Any:
+    """Return what was given at a place; of an address nothing, since it holds a secret."""
+    is_secret = loc[:2] == ("notify", "to") and loc[-1] != "after_min"
+    return "not shown, it may hold a secret" if is_secret else error.get("input")
 
 
 def _bound(value: float) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent import inbox
+from agent import inbox, notices
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
 from agent.deciding import deciding
@@ -135,6 +135,7 @@ def run_campaign(
         changed = session.goal_version > version
         if changed:
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
+        stack.enter_context(notices.courier(session, lease.epoch))
         if (ended := _ended(session)) is not None:
             return ended
         with _disk_errors(paths):

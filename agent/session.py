@@ -77,6 +77,8 @@ class Session:
     ask: Callable[[list[str]], None] = lambda _: None
     asked: set[str] = field(default_factory=set)
     is_stopping: bool = False
+    has_courier: bool = False
+    """Whether a process waits beside this one for notices to send."""
     measured_use: tuple[tuple[tuple[str, str], ...], float] | None = None
     """The actions when the campaign's folder was measured last, and what it held, decimal gigabytes."""
     proposed: LoadedCampaign | None = None

@@ -208,6 +208,32 @@ def tell_question(view: View) -> Draft | None:
     return next((told for row in waiting if (told := _told(view, "question", row.id, *_asked(view, row)))), None)
 
 
+_MOST_SCORES = 3
+
+
+def _scores(view: View, run: str) -> str:
+    """Return what a run scores by its newest verdict, and how sure that is; empty where it has none."""
+    verdicts = (
+        d.verdict["gate"] for d in reversed(view.decisions) if d.run == run and d.bucket and "gate" in d.verdict
+    )
+    gate: Json = next(verdicts, {})
+    rows = [row for row in gate.get("conditions") or () if row["value"] is not None]
+    return " ".join(f"{run}: {_score(row, gate['use'])}." for row in rows[:_MOST_SCORES])
+
+
+def _score(row: Json, use: str) -> str:
+    before = "" if row["reference"] is None else f", {row['reference']:.3f} before"
+    sure = ""
+    if row["low"] is not None:
+        of = "" if row["against"] == "value" else " of the difference"
+        sure = f", {100 * (1 - 2 * row['alpha']):.3g} % interval{of} {row['low']:.3f} to {row['high']:.3f}"
+    return f"{row['metric']} {row['value']:.3f}{before}{sure}, {row['n']} {use} cases"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(1.0, seconds / 60):.0f} min"  # noqa: PLR2004 - an hour
+
+
 def before_end(view: View, end: Draft) -> Draft | None:
     """Return what has to come before an end, so that a campaign that has ended is never taken up for it."""
     decision = end.decision
@@ -220,7 +246,14 @@ def before_end(view: View, end: Draft) -> Draft | None:
         return None
     event: NotifyEvent = "stopped" if decision.action == "halt" else "failed" if state == "failed" else "ended"
     ended_before = sum(action.kind in _ENDS for action in view.actions)
-    return _told(view, event, f"end {ended_before + 1}", _said(view, decision), f"vigil status {view.goal.campaign}")
+    about, typed = f"end {ended_before + 1}", f"vigil status {view.goal.campaign}"
+    if decision.action == "halt":
+        spared = decision.action_inputs.get("saved_s")
+        figures = f"About {_hours(spared)} of training were not spent." if spared else ""
+    else:
+        best = decision.run or next(iter(_best(view)), "")
+        figures = _scores(view, best)
+    return _told(view, event, about, _said(view, decision), typed, figures)
 
 
 def _is_the_last_end(view: View, end: Decision) -> bool:
@@ -231,13 +264,15 @@ def _is_the_last_end(view: View, end: Decision) -> bool:
     )
 
 
-def _told(view: View, event: NotifyEvent, about: str, sentence: str, typed: str) -> Draft | None:
+def _told(  # noqa: PLR0917 - the parts of a notice
+    view: View, event: NotifyEvent, about: str, sentence: str, typed: str, figures: str
+) -> Draft | None:
     """Return the notice of one event, unless the campaign file does not ask for it or it was tried before."""
     notify, occasion = view.goal.notify, {"event": event, "about": about}
     if notify is None or event not in notify.on or _was_tried(view, "notify", occasion):
         return None
     title = f"{view.goal.campaign}: {_TITLES[event]}"
-    inputs: Json = {**occasion, "title": title, "sentence": sentence, "type": typed}
+    inputs: Json = {**occasion, "title": title, "sentence": sentence, "figures": figures, "type": typed}
     what = f"question {about}" if event == "question" else _TITLES[event]
     return draft(view, "notify", f"notify.{event}", f"Notify of {what}: {sentence}", inputs)
 
@@ -248,6 +283,7 @@ _TITLES: dict[NotifyEvent, str] = {
     "ended": "the end",
     "failed": "a tool failed",
 }
+"""Of the events that the campaign itself decides to tell; that its agent is gone is told by another process."""
 
 
 def _was_tried(view: View, kind: ActionKind, occasion: Json) -> bool:
@@ -256,8 +292,8 @@ def _was_tried(view: View, kind: ActionKind, occasion: Json) -> bool:
     return any(all(inputs.get(name) == value for name, value in occasion.items()) for inputs in tried)
 
 
-def _asked(view: View, question: Approval) -> tuple[str, str]:
-    """Return a question in our own words, and what answers it."""
+def _asked(view: View, question: Approval) -> tuple[str, str, str]:
+    """Return a question in our own words, what answers it, and the figures that it is answered by."""
     # What a person asks of a run stands under the request's id, what the campaign asks under the decision's.
     runs = {**{d.id: d.run for d in view.decisions}, **{request.id: request.target for request in view.requests}}
     run = runs.get(question.decision, "the run")
@@ -269,7 +305,9 @@ def _asked(view: View, question: Approval) -> tuple[str, str]:
         "confirmation": f"May the confirmation cases be opened for {run}?",
     }[question.kind]
     name = f"{view.goal.campaign}:{question.id}"
-    return what, f"vigil approve {name}, or vigil reject {name} --reason WHY"
+    takes = next((r.cost_s_estimate for r in view.runs if r.id == run and question.kind == "launch"), None)
+    figures = f"It takes about {_hours(takes)}." if takes else _scores(view, run)
+    return what, f"vigil approve {name}, or vigil reject {name} --reason WHY", figures
 
 
 def _said(view: View, end: Decision) -> str:
@@ -350,15 +388,19 @@ def drop_saves(view: View) -> Draft | None:
 
 def _needed(view: View) -> frozenset[str]:
     """Return the runs whose saves stay: in promotion or promoted, the best one, and what an open run starts from."""
-    judged = [run for run in view.runs if run.bucket is not None]
-    # The best is the last: by bucket, then by slack, the later of equals, as `vigil status` names it.
-    place = {
-        run.id: (-BEST_FIRST.index(run.bucket or "D"), slack_of(view, run), index) for index, run in enumerate(judged)
-    }
-    best = sorted(place, key=lambda name: place[name])[-1:]
+    judged, best = [run for run in view.runs if run.bucket is not None], _best(view)
     parents = {run.parent for run in view.runs if run.bucket is None}
     reached = {run.id for run in judged if run.bucket == "A"}
     return frozenset({*parents, *reached, view.campaign.promoted, *best, *_gone_on_from(view)})
+
+
+def _best(view: View) -> list[str]:
+    """Return the best judged run: by bucket, then by slack, the later of equals, as `vigil status` names it."""
+    judged = [run for run in view.runs if run.bucket is not None]
+    place = {
+        run.id: (-BEST_FIRST.index(run.bucket or "D"), slack_of(view, run), index) for index, run in enumerate(judged)
+    }
+    return sorted(place, key=lambda name: place[name])[-1:]
 
 
 def _gone_on_from(view: View) -> set[str]:

@@ -5,10 +5,20 @@ unknown keys. `problems` holds the checks that need two places at once; every pr
 Nothing here opens a file: whether a path exists or a metric is produced by the track is for probes to find out.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from state.hashing import hash_json
 from state.records import CLASSES, Answer, ApprovalKind, Instrument, InstrumentClass, Json, Record
@@ -39,7 +49,7 @@ TestKind = Literal["auto", "superiority", "non_inferiority", "plain"]
 superiority: the confidence bound must pass the threshold. non_inferiority: the bound must stay within the margin.
 plain: the bare number decides; needs a reason, and the verdict is labelled as not significant."""
 
-NotifyEvent = Literal["question", "stopped", "ended", "failed"]
+NotifyEvent = Literal["question", "stopped", "ended", "failed", "crashed", "paused"]
 """question: a person is asked; stopped: a hard stop halts the campaign; ended: its verdict is in; failed: a tool failed
 again and again."""
 
@@ -451,30 +461,75 @@ class Retention(_Part):
 
 
 _HASHED = "sha256:"
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]{1,20}$")
+_CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+
+
+class Address(_Part):
+    """Where a notice goes, as apprise writes it. What is made of it names the scheme alone: the rest is a secret."""
+
+    address: SecretStr = Field(min_length=1)
+    """Such as `ntfys://ntfy.sh/topic`; `$NAME` takes it from the environment, `@FILE` from a file beside this one."""
+    after_min: float = Field(default=0.0, ge=0, le=10_080)
+    """Minutes after the event; a question that was answered by then is not sent any more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        return {"address": given} if isinstance(given, str) else given
+
+    @property
+    def label(self) -> str:
+        """What may be shown and recorded of it."""
+        given = self.address.get_secret_value()
+        scheme, mark, _ = given.partition("://")
+        return given if given[0] in "$@" else f"{scheme}://" if mark and _SCHEME.match(scheme) else "address"
+
+    @field_serializer("address")
+    def _shown(self, _given: SecretStr) -> str:
+        return self.label
 
 
 class Notify(_Part):
-    """The user's own command that is told of events: one line of JSON on its standard input."""
+    """Who is told of events: the user's own command, by one line of JSON on its standard input, and addresses."""
 
-    command: tuple[str, ...] = Field(min_length=1)
+    command: tuple[str, ...] = ()
     """Program and arguments, run in the folder of the campaign file; no shell. On record their hash stands for the
     arguments: one may be a token, and the record is handed out."""
     env: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
     """Names of environment variables that the command is given, such as that of a token."""
-    on: tuple[NotifyEvent, ...] = ("question", "stopped", "ended", "failed")
-    """Of what."""
+    to: tuple[Address, ...] = ()
+    """Addresses, each at its stage."""
+    on: tuple[NotifyEvent, ...] = ("question", "stopped", "ended", "failed", "crashed", "paused")
+    """Of what; of the last two only the addresses are told."""
+    quiet: str | None = Field(default=None, pattern=f"^{_CLOCK}-{_CLOCK}$")
+    """Hours of the day, local, in which nothing is sent to an address; what still stands is sent when they end."""
+    link: str | None = Field(default=None, pattern=r"^https?://[^\s?#@]+$")
+    """Where `vigil web` is reached, for the notices."""
     timeout_s: float = Field(default=20.0, gt=0, le=120)
-    """Longest run of the command, seconds; the campaign waits no longer."""
+    """Longest run of the command, and of one sending, seconds; the campaign waits no longer."""
+
+    @field_validator("to", mode="before")
+    @classmethod
+    def _one(cls, given: Any) -> Any:
+        # Of the file's own types: after this, a list is none.
+        return (given,) if isinstance(given, str | dict) else tuple(given) if isinstance(given, list) else given
+
+    @model_validator(mode="after")
+    def _tells_somebody(self) -> Self:
+        if not self.command and not self.to:
+            raise ValueError("it names neither `command` nor `to`; write the one or the other")
+        return self
 
     @field_serializer("command")
     def _recorded(self, command: tuple[str, ...]) -> list[str]:
-        program, *arguments = command
-        return [program, _HASHED + hash_json(arguments)[:16]] if arguments and self.can_run else list(command)
+        arguments = list(command[1:])
+        return [command[0], _HASHED + hash_json(arguments)[:16]] if arguments and self.can_run else list(command)
 
     @property
     def can_run(self) -> bool:
         """Whether the command itself is here, and not what stands for it on record."""
-        return not self.command[-1].startswith(_HASHED)
+        return bool(self.command) and not self.command[-1].startswith(_HASHED)
 
 
 class Export(_Part):

@@ -195,6 +195,11 @@ class CampaignPaths:
         return self.root / "rows"
 
     @property
+    def notices(self) -> Path:
+        """What is to be sent to the addresses of `notify.to`, a file each, and a mark for each that was tried."""
+        return self.root / "notices"
+
+    @property
     def backups(self) -> Path:
         """Verified copies of the store."""
         return self.root / "backups"

@@ -181,7 +181,16 @@ def init(config: Path, grader: Path, out: Path, force: bool) -> None:  # noqa: F
     show(init_campaign(config, grader, out, force=force))
 
 
-make_commands = (init,)
+@click.command()
+@click.argument("file", type=_PATH, metavar="CAMPAIGN.yaml")
+def notify(file: Path) -> None:
+    """Send a test notice to every address of `notify.to`, now."""
+    from agent.notices import try_out
+
+    show(try_out(file))
+
+
+make_commands = (init, notify)
 
 
 @click.command()

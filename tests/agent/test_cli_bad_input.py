@@ -1,4 +1,5 @@
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -93,6 +94,8 @@ def grader(source: str) -> Break:
     return lambda folder: (folder / "grade.py").write_text(source)
 
 
+HAS_APPRISE = importlib.util.find_spec("apprise") is not None
+
 BAD: dict[str, tuple[Break, list[str]]] = {
     "missing file": (gone("campaign.yaml"), ["no file"]),
     "unknown key": (in_file("hours: 2", "huors: 2"), ["campaign.yaml:21", "`huors`", "`hours`"]),
@@ -169,6 +172,14 @@ BAD: dict[str, tuple[Break, list[str]]] = {
     "notify of no event": (
         more("notify: {command: [cat], on: [done]}"),
         ["campaign.yaml:22", "'done'", "stopped, ended"],
+    ),
+    "notify by an address that is none": (
+        more("notify: {to: [nonsense://x]}"),
+        ["campaign.yaml:22", "`notify.to`, nonsense://", "no address"] if HAS_APPRISE else ["vigil[notify]"],
+    ),
+    "notify in quiet hours that are none": (
+        more("notify: {to: ['json://x'], quiet: night}"),
+        ["campaign.yaml:22", "notify.quiet", "22:30-07:00"],
     ),
     "program to notify that is not there": (
         more("notify: {command: [./tell, now]}"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from policies import plan
-from policies.followups import before_end, drop_saves, tell_question
+from policies.followups import _score, before_end, drop_saves, tell_question
 from policies.history import View
 from state.records import Action, Approval, Request
 from tests.policies.rehearsal import Rehearsal, goal
@@ -97,9 +97,50 @@ def test_a_question_is_told_before_other_work_goes_on_and_once() -> None:
     told = next(d for d in play.decisions if d.rule == "notify.question")
     assert told.action_inputs["sentence"].endswith("meets the gate. May it be promoted?")
     question = told.action_inputs["about"]
+    figures = "R4: main.score 0.900, 0.500 before, 95 % interval 0.880 to 0.902, 160 confirmation cases."
+    assert told.action_inputs["figures"] == figures
     assert told.action_inputs["type"] == (
         f"vigil approve rehearsal:{question}, or vigil reject rehearsal:{question} --reason WHY"
     )
+
+
+ROW = {"metric": "m.x", "value": 0.9, "reference": None, "low": None, "high": None, "alpha": 0.025, "n": 8}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({}, "m.x 0.900, 8 selection cases"),
+        ({"reference": 0.5}, "m.x 0.900, 0.500 before, 8 selection cases"),
+        (
+            {"low": 0.1, "high": 0.3, "against": "base"},
+            "m.x 0.900, 95 % interval of the difference 0.100 to 0.300, 8 selection cases",
+        ),
+    ],
+)
+def test_a_score_is_told_with_what_is_known_of_it(row: dict[str, Any], said: str) -> None:
+    assert _score({**ROW, **row}, "selection") == said
+
+
+def test_what_a_launch_takes_and_what_a_stop_spared_are_told_in_hours_or_minutes() -> None:
+    play = Rehearsal(goal=goal(notify=TOLD))
+    play.run()
+    run = play.runs[0].model_copy(update={"cost_s_estimate": 5400.0})
+    planned = next(d for d in play.decisions if d.action == "train" and d.run == run.id)
+    question = Approval(id="Q9", kind="launch", decision=planned.id, question="?")
+    told = tell_question(replace(play.view(), runs=(run,), approvals=(question,)))
+    assert told is not None
+    assert told.decision.action_inputs["figures"] == "It takes about 1.5 h."
+    stopped = Rehearsal(goal=goal(notify=TOLD))
+    stopped.believe(refuted())
+    halt = next(rule(stopped.view()) for rule in plan._RULES if rule is plan._halt)
+    assert halt is not None
+    for saved_s, said in ((0.0, ""), (600.0, "About 10 min of training were not spent.")):
+        inputs = {**halt.decision.action_inputs, "saved_s": saved_s}
+        end = replace(halt, decision=halt.decision.model_copy(update={"action_inputs": inputs}))
+        told = before_end(stopped.view(), end)
+        assert told is not None
+        assert told.decision.action_inputs["figures"] == said
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""The user's own command is told of one event: `python -m tools.jobs.notice JOB`.
+"""The user's own command is told of one event: `python -m tools.jobs.notice JOB`; with `--send` one address is.
 
 At most once: a mark is on disk before the command starts, and who finds the mark does not start it again. So a kill of
 this very process may lose a notice, and never doubles one.
 """
 
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,8 +22,38 @@ KEY_VARIABLE = "VIGIL_KEY"
 """Environment variable with the action's key, for receivers that know the same message by its key."""
 
 
+NOT_TAKEN, NO_ADDRESS, NO_APPRISE = 1, 3, 4
+"""Exit codes of `--send`."""
+
+SENT = {
+    0: "",
+    NO_ADDRESS: "it is no address that apprise knows",
+    NO_APPRISE: "apprise is not installed; pip install 'vigil[notify]' does it",
+}
+"""Exit code of `--send` -> what went wrong."""
+
+
+def send() -> int:
+    """Send one message, or only look whether its address is one: JSON on standard input, an exit code out."""
+    given = json.load(sys.stdin)
+    # Its own words name the address.
+    logging.disable(logging.CRITICAL)
+    try:
+        import apprise
+    except ImportError:
+        return NO_APPRISE
+    box = apprise.Apprise()
+    if not box.add(given["address"]):
+        return NO_ADDRESS
+    if "title" not in given:
+        return 0
+    return 0 if box.notify(title=given["title"], body=given["body"], notify_type=given["kind"]) else NOT_TAKEN
+
+
 def main() -> int:
     """Tell the command, once."""
+    if sys.argv[1] == "--send":
+        return send()
     context = begin(sys.argv[1])
     if not _mark(context):
         context.finish({"sent": "unknown"})
