@@ -203,3 +203,10 @@ def test_echoing_a_messy_table_is_never_strict(kind: Kind) -> None:
         echo = case["prompt"].split("\n", 1)[1]
         if echo.strip() != case["reference"]:
             assert grade(case, echo)["strict"] == 0
+
+
+@pytest.mark.parametrize("cell", ["5e-324", "1_250", "inf", "-inf", "nan", "1e308", "1e999"])
+def test_what_float_reads_and_no_table_holds_is_no_amount(cell: str) -> None:
+    assert _scores(GOLD.replace("1250", cell), "unit_consistency", "strict") == _scores(
+        GOLD.replace("1250", "x"), "unit_consistency", "strict"
+    )

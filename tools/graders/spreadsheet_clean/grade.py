@@ -103,10 +103,12 @@ def _aligned(table: _Table) -> list[list[str]]:
 
 
 def _number(cell: str) -> float | None:
+    # `float` also reads 8_0_3, infinity, and figures whose ratio to another is none.
     try:
-        return float(cell.replace(",", ""))
+        number = None if "_" in cell else float(cell.replace(",", ""))
     except ValueError:
         return None
+    return number if number == 0 or (number is not None and 1e-99 < abs(number) < 1e99) else None  # noqa: PLR2004 - beyond any amount
 
 
 def _same_cell(cell: str, gold: str) -> bool:
