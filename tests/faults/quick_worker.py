@@ -115,9 +115,9 @@ class QuickWorker:
             self.context.fail("The data file has no rows; add some.", what="data")
         if crash["how"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if crash["how"] == "held":
+        if crash["how"] in {"held", "broken"}:
             with held("The template"):
-                os.kill(os.getpid(), signal.SIGXCPU)
+                os.kill(os.getpid(), signal.SIGXCPU if crash["how"] == "held" else signal.SIGABRT)
         if crash["how"] == "cpu":
             with held("The template"):
                 pass

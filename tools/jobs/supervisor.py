@@ -46,7 +46,7 @@ from tools.jobs.spec import JobSpec, StopRequest, read_tally
 from tools.jobs.worker import LOCK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
 from tools.machine.facts import System
 from tools.machine.linux import memory_kills
-from tools.machine.sandbox import HELD_VARIABLE, KILLED, held_process
+from tools.machine.sandbox import HELD_ENDS, HELD_VARIABLE, held_process
 
 FIRST_TICK_S = 0.05
 LAST_TICK_S = 1.0
@@ -475,8 +475,8 @@ class Supervision:
             )
         if error := read_object(self._paths.error):
             return self._record("failed", ended or Ended(code=USER_ERROR), reason=str(error.get("sentence", "")))
-        if ended is not None and ended.signal == signal.SIGXCPU and self._was_held():
-            return self._record("failed", ended, reason=KILLED)
+        if ended is not None and (said := HELD_ENDS.get(ended.signal or 0)) and self._was_held():
+            return self._record("failed", ended, reason=said)
         return self._given_up(ended)
 
     def _finished(self, ended: Ended | None, request: StopRequest | None) -> ExitRecord:

@@ -49,6 +49,19 @@ KILLED = (
     "operation; mend `chat_template` in the model folder."
 )
 
+BROKE = (
+    "The model's chat template or tokenizer broke down on one text, or needed more than 2 GB of memory for it; mend "
+    "`tokenizer.json` or `chat_template` in the model folder."
+)
+
+HELD_ENDS: dict[int, str] = {
+    signal.SIGXCPU: KILLED,
+    signal.SIGABRT: BROKE,
+    signal.SIGSEGV: BROKE,
+    signal.SIGBUS: BROKE,
+}
+"""What is said of a process that a signal ended while it was held: a tokenizer that lacks memory aborts."""
+
 HELD_VARIABLE = "VIGIL_HELD"
 """Environment variable with the file in which a process writes its number while it is held."""
 
@@ -90,7 +103,8 @@ def held(what: str, cpu_s: float = TEXT_S) -> Iterator[None]:
     Side effects: uses SIGPROF and its timer, and the soft limits of address space and processor time meanwhile. Does
     nothing outside the main thread, which alone takes signals.
     """
-    if threading.current_thread() is not threading.main_thread():
+    global _is_held  # noqa: PLW0603 - the limits are this process's
+    if _is_held or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -106,18 +120,27 @@ def held(what: str, cpu_s: float = TEXT_S) -> Iterator[None]:
         # Again each second: a library that swallows the first one is asked again.
         signal.setitimer(signal.ITIMER_PROF, cpu_s, 1.0)
         _say_held(os.getpid())
+        _is_held = True
         yield
     except MemoryError as error:
         raise OverLimitError(
             f"{what} needed more than {TEXT_BYTES >> 30} GB of memory for one text.", what="chat_template"
         ) from error
+    except BaseException as error:
+        # What a tokenizer in Rust raises where it breaks down is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise OverLimitError(f"{what} broke down on one text: {str(error)[:100]}.", what="chat_template") from error
     finally:
+        _is_held = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         _say_held(0)
         for kind, limit in limits.items():
             resource.setrlimit(kind, limit)
         signal.signal(signal.SIGPROF, before)
 
+
+_is_held = False
 
 _held_files: dict[str, int] = {}
 """Path -> its descriptor: a file is opened once, since a short text takes less time than that."""
@@ -329,7 +352,7 @@ def ask(module: str, request: Json, what: str, *, most_bytes: int | None = ASKED
             ended = ending_of(child, told)
             if why or ended.why or ended.code:
                 last = ended.said.strip().splitlines()
-                broken = f"{what} {ended.why}" if ended.why else ""
+                broken = f"{what} {ended.why}" if ended.why else HELD_ENDS.get(-(ended.code or 0), "")
                 return {"why": why or broken or (last or [f"it ended with status {ended.code}"])[-1][:200]}
             return dict(json.loads(_last_line(said)))
         except (OSError, ValueError) as error:

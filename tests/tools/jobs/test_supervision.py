@@ -32,7 +32,7 @@ from tools.jobs.locks import Turn
 from tools.jobs.processes import Ended
 from tools.jobs.spec import JobSpec, JobStatus
 from tools.jobs.supervisor import OpenJob, Supervision, open_job
-from tools.machine.sandbox import KILLED
+from tools.machine.sandbox import BROKE, KILLED
 
 
 @pytest.fixture
@@ -188,8 +188,10 @@ def test_a_job_that_is_killed_again_and_again_ends_at_last(folder: Path, monkeyp
     )
 
 
-@pytest.mark.parametrize(("how", "state", "said"), [("cpu", "finished", ""), ("held", "failed", KILLED)])
-def test_a_limit_on_processor_time_is_blamed_on_the_template_only_within_a_text(
+@pytest.mark.parametrize(
+    ("how", "state", "said"), [("cpu", "finished", ""), ("held", "failed", KILLED), ("broken", "failed", BROKE)]
+)
+def test_a_limit_on_processor_time_or_an_abort_is_blamed_on_the_template_only_within_a_text(
     folder: Path, how: str, state: str, said: str
 ) -> None:
     job = spec(crash={"at": 3, "how": how, "times": 2}, restart_pause_s=0, delay_s=0)

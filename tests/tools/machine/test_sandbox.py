@@ -51,6 +51,21 @@ def test_what_a_template_makes_may_not_be_longer_than_any_model_reads() -> None:
         encode(FakeTokenizer(), "a" * (MOST_CHARS + 1))
 
 
+class PanicException(BaseException):
+    """What a tokenizer in Rust raises where it breaks down."""
+
+
+class Broken(FakeTokenizer):
+    def encode(self, text: str, **_options: bool) -> list[int]:
+        with held("Within", 0.01):
+            raise PanicException("retry-limit-in-match over")
+
+
+def test_a_tokenizer_that_breaks_down_is_a_sentence_and_not_the_end_of_the_process() -> None:
+    with pytest.raises(OverLimitError, match="tokenizer broke down on one text: retry-limit-in-match over"):
+        encode(Broken(), "a")
+
+
 def test_one_operation_that_no_handler_interrupts_is_ended_by_the_system() -> None:
     code = "import tools.machine.sandbox as s\ns.KILLED_AFTER_S = 1\nwith s.held('It', 0.5):\n    sum(iter(int, 1))\n"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGXCPU
