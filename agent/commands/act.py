@@ -293,7 +293,7 @@ def audit(  # noqa: PLR0917 - one parameter per option
     ctx: click.Context,
     path: Path,
     model: Path | None,
-    no_outside: bool,  # noqa: FBT001
+    no_outside: bool,  # noqa: FBT001 - click passes flags by name
     whole: bool,  # noqa: FBT001 - click passes flags by name
     as_json: bool,  # noqa: FBT001
     sarif: Path | None,

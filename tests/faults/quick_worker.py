@@ -22,6 +22,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,6 +123,12 @@ class QuickWorker:
             with held("The template"):
                 pass
             os.kill(os.getpid(), signal.SIGXCPU)
+        if crash["how"] == "reach":
+            try:
+                socket.socket().close()
+            except OSError as error:
+                self.context.fail(f"{error.strerror}.")
+            self.context.fail("It reached.")
         if crash["how"] == "full":
             raise OSError(errno.ENOSPC, "No space left on device")
         raise SystemExit(1)

@@ -43,7 +43,7 @@ from tools.jobs.processes import (
     is_alive,
 )
 from tools.jobs.spec import JobSpec, StopRequest, read_tally
-from tools.jobs.worker import LOCK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
+from tools.jobs.worker import LOCK_VARIABLE, NETWORK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
 from tools.machine.facts import System
 from tools.machine.linux import memory_kills
 from tools.machine.sandbox import HELD_ENDS, HELD_VARIABLE, held_process
@@ -71,6 +71,9 @@ MAX_STARVED = 2
 
 MAX_FULL = 3
 """Starts in a row on a full disk before the job is left, to go on once a person has made room."""
+
+_OF_SEVERAL = ("MLX_RANK", "MLX_WORLD_SIZE", "MLX_HOSTFILE", "OMPI_COMM_WORLD_SIZE", "NCCL_HOST_IP")
+"""Variables of a process that computes together with others."""
 
 _LONGEST_PAUSE = 16
 """Pauses after kills grow up to this many times the first."""
@@ -338,6 +341,7 @@ class Supervision:
                     **self._spec.env,
                     **{name: str(number) for name, number in inherited.items()},
                     HELD_VARIABLE: str(self._paths.held),
+                    NETWORK_VARIABLE: "open" if self._needs_network() else "closed",
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -346,6 +350,12 @@ class Supervision:
                 # A session, not only a group: a suspended group whose supervisor dies would get HUP from the kernel.
                 start_new_session=True,
             )
+
+    def _needs_network(self) -> bool:
+        """Say whether a worker, or what it starts, may have to reach somebody; CUDA was not tried without."""
+        asked = (self._spec.input.get("grader") or {}).get("network")
+        is_one_of_several = any(name in os.environ for name in _OF_SEVERAL)
+        return bool(self._spec.kind == "notice" or asked or is_one_of_several or Path("/dev/nvidiactl").exists())
 
     # -- watching ---------------------------------------------------------------------------------------------
 

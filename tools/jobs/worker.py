@@ -27,12 +27,16 @@ from state.paths import JobPaths
 from tools.jobs.locks import try_lock
 from tools.jobs.privacy import keep_words_out, stay_offline
 from tools.jobs.processes import identify
+from tools.machine.sandbox_child import can_filter, close_network
 
 LOCK_VARIABLE = "VIGIL_LOCK_FD"
 """Environment variable with the number of the inherited lock descriptor."""
 
 TURN_VARIABLE = "VIGIL_TURN_FD"
 """Environment variable with the number of the inherited descriptor of the job's turn at the accelerator."""
+
+NETWORK_VARIABLE = "VIGIL_NETWORK"
+"""Environment variable that says `closed` where the worker, which opens a stranger's tokenizer, needs no network."""
 
 USER_ERROR = 2
 """Exit status of `fail`: the same input would fail again."""
@@ -167,13 +171,16 @@ def tell_phase(words: str) -> None:
 def begin(folder: Path | str) -> WorkerContext:
     """Take up a job: keep its lock, write worker.json, listen for SIGTERM; call it before the hub's client is imported.
 
-    Side effects: changes the environment so that nothing asks the network; replaces the SIGTERM handler, and the hooks
+    Side effects: changes the environment so that nothing asks the network, and closes it for good where the supervisor
+    says so; replaces the SIGTERM handler, and the hooks
     of uncaught exceptions where case text is private; cuts a torn last line of metrics.jsonl.
 
     Raises:
         SystemExit: Another process works in this folder (status `STOPPED`), or there is no job.json.
     """
     stay_offline()
+    if os.environ.get(NETWORK_VARIABLE) == "closed" and can_filter():
+        close_network(has_local=True)
     paths = JobPaths(Path(folder).resolve())
     spec = read_json(paths.spec)
     if spec is None:

@@ -32,7 +32,7 @@ from tools.jobs.locks import Turn
 from tools.jobs.processes import Ended
 from tools.jobs.spec import JobSpec, JobStatus
 from tools.jobs.supervisor import OpenJob, Supervision, open_job
-from tools.machine.sandbox import BROKE, KILLED
+from tools.machine.sandbox import BROKE, KILLED, network_closed_by
 
 
 @pytest.fixture
@@ -198,6 +198,14 @@ def test_a_limit_on_processor_time_or_an_abort_is_blamed_on_the_template_only_wi
     assert Supervision(opened(folder, job)).run() == 0
     found = record(folder)
     assert (found.state, found.reason, found.restarts) == (state, said, 2 if state == "finished" else 0)
+
+
+@pytest.mark.skipif(network_closed_by() != "seccomp", reason="nothing here closes a process's network")
+@pytest.mark.parametrize(("grader", "said"), [(None, "Network is unreachable."), ({"network": True}, "It reached.")])
+def test_a_worker_has_no_network_unless_its_grader_has(folder: Path, grader: dict[str, bool] | None, said: str) -> None:
+    job = spec(crash={"at": 1, "how": "reach"}, grader=grader, delay_s=0)
+    assert Supervision(opened(folder, job)).run() == 0
+    assert record(folder).reason == ("It reached." if Path("/dev/nvidiactl").exists() else said)
 
 
 def test_a_job_that_the_system_kills_for_want_of_memory_is_not_started_a_third_time(
