@@ -57,6 +57,7 @@ def check_campaign(
         *_check_delta(loaded),
         *_check_splits(loaded, paths, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
+        *(_check_rendered(loaded) if is_rehearsal else ()),
         *_check_adapter(loaded),
         *_check_probes(loaded),
         *_check_notify(loaded),
@@ -246,6 +247,27 @@ def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) ->
     if code := code_in(model.folder):
         yield f"Model {spec.path}: {code}"
     yield f"Model {spec.path}{at}: {facts.get('model_type')}, {int(facts.get('n_parameters') or 0):,} parameters."
+
+
+def _check_rendered(loaded: LoadedCampaign) -> Iterator[str]:
+    """Refuse training rows that the model's template refuses; say what it drops or changes of the others."""
+    from tools.models.hub import resolve
+    from tools.probes.recipes import rendered_findings
+
+    spec = loaded.goal.model
+    try:
+        model = resolve(spec.path, online=False, revision=spec.revision, base=loaded.folder).folder
+    except ConfigError:
+        return
+    train = loaded.resolve(loaded.goal.data.train)
+    found = rendered_findings(model, train, loaded.goal.track.system)
+    if isinstance(found, str):
+        yield f"Not checked: what the template makes of {train.name} ({found})."
+        return
+    for one in found:
+        if one.severity == "hard_stop":
+            raise _refusal(loaded, f"{one.sentence} {one.fix}", "data", "train")
+        yield f"{one.sentence} {one.fix}"
 
 
 def _check_adapter(loaded: LoadedCampaign) -> Iterator[str]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from state.errors import ConfigError
 from state.files import read_json, write_atomic
+from tools.data.cases import iter_data, iter_rows, read_split
+from tools.data.rows import TRAINED, Features
 
 _RUNBOOK = "runbooks/your_task/README.md"
 _SPLIT = "task"
@@ -66,6 +68,26 @@ class _Task:
     cases: list[dict[str, Any]]
     is_converted: bool
     """The cases are in a training format and are written anew as cases."""
+    features: Features
+    """Keys of the columns; rows that are named otherwise than mlx-lm's own are written anew under its names."""
+
+    @property
+    def copies(self) -> dict[Path, Path]:
+        """Files that are written anew -> what they hold under other names."""
+        files = [path for path in (self.train, self.valid) if path is not None and self.features != TRAINED]
+        return {self.out.with_name(f"{self.out.stem}_{path.name}"): path for path in files}
+
+    def as_read(self, path: Path) -> Path:
+        """Return where a campaign reads the rows of a file."""
+        return next((copy for copy, source in self.copies.items() if source == path), path)
+
+    @property
+    def adapter(self) -> Path | None:
+        """Folder of the adapter that the configuration goes on from, where it is one of mlx-lm's."""
+        written = self.config.get("resume_adapter_file")
+        found = _beside(self.config_path, written) if isinstance(written, str) else None
+        is_ours = found is not None and found.name == "adapters.safetensors"
+        return found.parent if found and is_ours and found.with_name("adapter_config.json").is_file() else None
 
     @property
     def cases_path(self) -> Path:
@@ -95,20 +117,34 @@ def init_campaign(config: Path, grader: Path, out: Path, *, force: bool = False)
     metrics = _metrics(task)
     text = _campaign_text(task, metrics)
     side = out.with_name(f".{out.stem}.checking.yaml")
-    fresh = task.is_converted and not task.cases_path.exists()
+    files = {copy: [row.plain[0] for row in iter_data(path, task.features)] for copy, path in task.copies.items()}
+    files |= {task.cases_path: task.cases} if task.is_converted else {}
+    fresh = [path for path in files if not path.exists()]
     try:
-        if task.is_converted:
-            write_atomic(task.cases_path, "".join(json.dumps(case, ensure_ascii=False) + "\n" for case in task.cases))
+        for path, rows in files.items():
+            write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(side, text)
         notes = _checked(side, out)
     except BaseException:
         side.unlink(missing_ok=True)
-        if fresh:
-            task.cases_path.unlink(missing_ok=True)
+        for path in fresh:
+            path.unlink(missing_ok=True)
         raise
     side.replace(out)
     converted = [f"{task.cases_path}: {len(task.cases):,} cases from {task.source.name}."] if task.is_converted else []
-    return [*notes, *converted, *_advice(task), f"{out}: read it, then vigil run {os.path.relpath(out)}"]
+    converted += [f"{copy}: the rows of {path.name} under mlx-lm's own names." for copy, path in task.copies.items()]
+    return [*_slips(task), *notes, *converted, *_advice(task), f"{out}: read it, then vigil run {os.path.relpath(out)}"]
+
+
+def _slips(task: _Task) -> list[str]:
+    """Say which keys mlx-lm passes over without a word, with what they mean there."""
+    from tools.probes.configs import TrainingConfig
+    from tools.probes.folder import Project
+    from tools.probes.trainers import faults_of
+
+    config = TrainingConfig(Project(task.config_path.parent), task.config_path, task.config)
+    found = [fault for fault in faults_of(config, has_valid=task.valid is not None) if fault.effect == "misleads"]
+    return [f"{task.config_path.name} {fault.said}. {fault.fix}" for fault in found]
 
 
 def _checked(side: Path, out: Path) -> list[str]:
@@ -139,22 +175,34 @@ def _read(config_path: Path, grader: Path, out: Path) -> _Task:
     valid = folder / "valid.jsonl"
     source = next((path for path in (folder / "test.jsonl", valid) if path.is_file()), None)
     if source is None:
+        other = next((path.name for path in sorted(folder.glob("*.jsonl")) if path.name != "train.jsonl"), "")
+        more = f" {other} is read by neither name: rename it to valid.jsonl." if other else ""
         raise ConfigError(
-            f"{folder} has neither test.jsonl nor valid.jsonl; evaluation needs cases that are not trained on.",
+            f"{folder} has neither test.jsonl nor valid.jsonl; evaluation needs cases that are not trained on.{more}",
             what="data",
             where=str(folder),
             runbook=_RUNBOOK,
         )
-    cases, is_converted = _cases(source)
-    return _Task(
-        config, config_path, grader, out, train, valid if valid.is_file() else None, source, cases, is_converted
-    )
+    features = replace(Features.of(config), prefers_pairs=False)
+    cases, is_converted = _cases(source, features)
+    found = valid if valid.is_file() else None
+    return _Task(config, config_path, grader, out, train, found, source, cases, is_converted, features)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     from agent.campaign import read_yaml
 
     config = read_yaml(path)
+    if config.get("hf_dataset") and not config.get("data"):
+        raise ConfigError(
+            f"{path.name}: `hf_dataset` names a data set on the hub, which is not read here; save it as train.jsonl, "
+            "valid.jsonl and test.jsonl (JSON lines) in a folder, and name that folder under `data`.",
+            what="hf_dataset",
+            where=str(path),
+            runbook=_RUNBOOK,
+        )
+    if isinstance(config.get("optimizer"), str):
+        config["optimizer"] = config["optimizer"].lower()  # as mlx-lm reads it
     for key in ("model", "data"):
         if not isinstance(config.get(key), str):
             raise ConfigError(
@@ -178,6 +226,15 @@ def _data_folder(config: Mapping[str, Any], config_path: Path) -> Path:
     for base in (config_path.parent, Path.cwd()):
         if (base / written).is_dir():
             return (base / written).resolve()
+    if found := _beside(config_path, str(written)):
+        raise ConfigError(
+            f"{config_path.name}: `data` names the file {written}, and mlx-lm takes the folder with train.jsonl in it; "
+            f"write `data: {written.parent}`" + ("." if found.name == "train.jsonl" else ", and rename the file."),
+            what="data",
+            value=str(written),
+            where=str(config_path),
+            runbook=_RUNBOOK,
+        )
     raise ConfigError(
         f"{config_path.name}: `data` names {written}, which is not a folder here; a data set on the hub has to be saved"
         " as train.jsonl, valid.jsonl and test.jsonl first.",
@@ -188,20 +245,24 @@ def _data_folder(config: Mapping[str, Any], config_path: Path) -> Path:
     )
 
 
-def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
+def _beside(config_path: Path, written: str) -> Path | None:
+    """Return the file that a configuration names: beside it, or in the current folder as mlx-lm has it."""
+    found = (base / Path(written).expanduser() for base in (config_path.parent, Path.cwd()))
+    return next((path.resolve() for path in found if path.is_file()), None)
+
+
+def _cases(source: Path, features: Features) -> tuple[list[dict[str, Any]], bool]:
     """Return evaluation cases, and whether they had to be made from training rows.
 
     Raises:
         ConfigError: The rows hold no prompt.
     """
-    from tools.data.cases import iter_data, iter_rows, read_split
-
     _, first = next(iter_rows(source))
     if ("prompt" in first and "completion" not in first) or ("messages" in first and not _ends_with_answer(first)):
         return read_split(source), False
     cases: list[dict[str, Any]] = []
     names: set[str] = set()
-    for item in iter_data(source):
+    for item in iter_data(source, features):
         if item.form == "text":
             raise ConfigError(
                 f"{source} is in the text format, which has no prompt; write cases with `prompt` and `reference`.",
@@ -209,7 +270,7 @@ def _cases(source: Path) -> tuple[list[dict[str, Any]], bool]:
                 where=str(source),
                 runbook=_RUNBOOK,
             )
-        kept = {key: value for key, value in item.data.items() if key not in {"messages", "prompt", "completion"}}
+        kept = {key: value for key, value in item.data.items() if key not in vars(features).values()}
         turns = item.messages
         prompt = {"prompt": item.prompt} if item.form == "completions" else {"messages": turns[:-1]}
         if turns[-1].get("tool_calls") and not turns[-1].get("content"):
@@ -340,7 +401,8 @@ def _campaign_text(task: _Task, metrics: tuple[str, ...]) -> str:
 
 def _lines(task: _Task, metrics: tuple[str, ...]) -> Iterator[str]:
     model = _model_folder(task)
-    left_out = sorted(set(task.config) - _KNOWN)
+    taken = {f"{name}_feature" for name in vars(task.features)} | ({"resume_adapter_file"} if task.adapter else set())
+    left_out = sorted(set(task.config) - _KNOWN - taken)
     is_shared = task.source.name == "valid.jsonl"
     yield f"# Written by vigil init from {task.config_path.name} and {task.grader.name}; change whatever you like."
     yield f"campaign: {json.dumps(_name(task))}"
@@ -349,15 +411,17 @@ def _lines(task: _Task, metrics: tuple[str, ...]) -> Iterator[str]:
     yield f"  path: {_named(task, model) if model else json.dumps(str(task.config['model']))}"
     if _needs_float32(model):
         yield "  dtype: float32  # stored in half precision, which MLX computes slowly on a CPU; leave out on a Mac"
+    if task.adapter is not None:
+        yield f"  adapter: {_named(task, task.adapter)}  # runs go on from it"
     yield ""
     yield "track:"
     yield f"  grader: {_named(task, task.grader)}"
     yield f"  metrics: {json.dumps(list(metrics))}  # what the grader answered with on the first case"
     yield ""
     yield "data:"
-    yield f"  train: {_named(task, task.train)}"
+    yield f"  train: {_named(task, task.as_read(task.train))}"
     if task.valid is not None:
-        yield f"  valid: {_named(task, task.valid)}"
+        yield f"  valid: {_named(task, task.as_read(task.valid))}"
     yield ""
     yield "evaluation:"
     yield "  # The longest reference must fit, end token included; the census measures it and names a budget that does."

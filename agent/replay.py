@@ -36,6 +36,7 @@ MAX_BYTES = 1 << 30
 MOST = 1e30
 """No figure, time or size of a trajectory is larger; what is would overflow in sums and squares."""
 
+_FORMS = "a trajectory is a JSON list of cycles with their figures and gates, or what `vigil export` wrote"
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON spells one half of a character beyond the basic plane; alone it is no text."""
 
@@ -112,7 +113,7 @@ def _parsed(text: str, where: str, first_line: int = 1) -> Any:
         raise ConfigError(f"{where}: it holds half a character, which is no text.", where=where) from error
     except json.JSONDecodeError as error:
         line = f"{where}:{first_line + error.lineno - 1}" if first_line == 1 else where
-        raise ConfigError(f"{line}: this is not JSON ({error.msg}).", where=line) from error
+        raise ConfigError(f"{line}: this is not JSON ({error.msg}); {_FORMS}.", where=line) from error
     except RecursionError as error:
         raise ConfigError(f"{where}: it is nested too deeply to be a trajectory.", where=where) from error
     return value

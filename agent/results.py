@@ -27,6 +27,7 @@ from state.records import (
 )
 from tools.probes.golds import check_all_or_nothing
 from tools.probes.outputs import judge_adversarial
+from tools.probes.stock import stock_findings
 
 
 def digest(session: Session, world: World) -> None:
@@ -193,6 +194,7 @@ def _census(of: _Digest) -> None:
     for where, row in (result.get("bad_outputs") or {}).items():
         _bad_outputs(of, where, row)
     _token_census(of, result.get("train") or {})
+    _rendered(of, result.get("rendered"))
     _pair_census(of, result.get("pairs") or {})
     _rollout_census(of, result.get("rollouts") or {})
     if "grader" in result:
@@ -260,6 +262,23 @@ def _token_census(of: _Digest, row: Json) -> None:
         else f"All {row['rows']:,} training rows fit into max_seq_length {limit} (longest {row['max_tokens']} tokens)."
     )
     _believe_fits(of, "data:train", said, row, holds=not cut, key="recipe.max_seq_length")
+
+
+def _rendered(of: _Digest, told: Json | None) -> None:
+    """Believe what the template drops or changes of training rows, where it does; nothing where rows stand whole."""
+    found = stock_findings("the training data", told, is_ours=True) if told else []
+    if found:
+        of.believe(
+            "data:train",
+            "is_shown_whole",
+            " ".join(one.sentence for one in found),
+            {one.claim: one.value for one in found},
+            stands_on=("code", "prompt", "tokenizer", "package:*", "data:train"),
+            holds=False,
+            severity="warning",
+            mode=found[0].mode,
+            fix=found[0].fix,
+        )
 
 
 def _pair_census(of: _Digest, row: Json) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from click.testing import CliRunner, Result
 from agent.campaign import load_campaign
 from agent.cli import vigil
 from tests.agent.folders import BASE, GRADER, training_rows, write_rows
+from tests.tools.models.test_adapters import write_adapter
 
 LORA = f"""model: {BASE}
 train: true
@@ -75,6 +77,35 @@ def test_what_the_configuration_leaves_out_is_spelled_out_as_mlx_lm_has_it(folde
     }
 
 
+def test_rows_that_the_template_refuses_are_no_campaign(folder: Path) -> None:
+    shutil.copytree(BASE, folder / "base")
+    written = json.loads((folder / "base" / "tokenizer_config.json").read_text())
+    written["chat_template"] = "{{ raise_exception('No roles here') }}" + written["chat_template"]
+    (folder / "base" / "tokenizer_config.json").write_text(json.dumps(written))
+    (folder / "lora.yaml").write_text(LORA.replace(str(BASE), "base"))
+    result = init(folder)
+    assert (result.exit_code, "refuses 12 of 12 rows of train.jsonl (No roles here)" in result.stderr) == (2, True)
+
+
+def test_an_adapter_to_go_on_from_is_held_against_the_recipe(folder: Path) -> None:
+    write_adapter(folder / "old", {"model.layers.5.self_attn.q_proj.lora_a": ("F32", [128, 1])})
+    (folder / "lora.yaml").write_text(LORA + "resume_adapter_file: old/adapters.safetensors\n")
+    result = init(folder)
+    assert (result.exit_code, "but the adapter to go on from has" in result.stderr) == (2, True)
+
+
+def test_renamed_columns_are_written_anew_under_mlx_lms_names(folder: Path) -> None:
+    for path in (folder / "data").iterdir():
+        path.write_text(path.read_text().replace('"messages"', '"conversations"'))
+    (folder / "lora.yaml").write_text(LORA + "chat_feature: conversations\nnum_train_epochs: 3\noptimizer: AdamW\n")
+    result = init(folder)
+    assert result.exit_code == 0, result.output
+    assert "lora.yaml has the key `num_train_epochs`, which mlx-lm passes over without a word" in result.stdout
+    goal = load_campaign(folder / "mine.yaml").goal
+    assert (goal.recipe["optimizer"], goal.data.train) == ("adamw", "mine_train.jsonl")
+    assert list(json.loads((folder / "mine_train.jsonl").read_text().splitlines()[0])) == ["messages"]
+
+
 def test_a_model_on_the_hub_is_left_as_it_is_stored(folder: Path) -> None:
     (folder / "lora.yaml").write_text(LORA.replace(str(BASE), "owner/some-model-4bit"))
     result = init(folder)
@@ -130,6 +161,8 @@ def test_a_file_that_is_there_is_kept_unless_forced(folder: Path) -> None:
         ("grade.py", "import nothing_like_it\n", "nothing_like_it"),
         ("lora.yaml", "data: data\n", "`model` is missing"),
         ("lora.yaml", LORA.replace("data: data", "data: elsewhere"), "not a folder here"),
+        ("lora.yaml", LORA.replace("data: data", "data: data/train.jsonl"), "write `data: data`"),
+        ("lora.yaml", LORA.replace("data: data", "hf_dataset: {path: o/rows}"), "save it as train.jsonl"),
         ("lora.yaml", LORA.replace("iters: 100", "iters: -1"), "would not pass --check"),
         ("lora.yaml", LORA.replace(str(BASE), "./gone"), "gone"),
         ("lora.yaml", LORA.replace("seed: 3", "seed: three"), "`seed` is 'three'; it must be a whole number"),

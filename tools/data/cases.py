@@ -82,13 +82,17 @@ def iter_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ConfigError(f"The data file {path} is empty; it needs at least one row.", what="data", where=str(path))
 
 
-def iter_data(path: Path) -> Iterator[Row]:
+def iter_data(path: Path, features: Features = TRAINED) -> Iterator[Row]:
     """Yield the checked rows of a training or validation file in mlx-lm's formats.
+
+    Args:
+        path: The file.
+        features: Keys of its columns.
 
     Raises:
         ConfigError: As `iter_rows`; or a row does not fit the format of the first one.
     """
-    yield from _checked(path, TRAINED, ("chat", "completions", "text"))
+    yield from _checked(path, features, ("chat", "completions", "text"))
 
 
 def iter_pairs(path: Path) -> Iterator[Row]:

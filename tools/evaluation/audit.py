@@ -6,7 +6,8 @@
      "trainings": [{what token_census returns, "stock": what StockRows.told returns} or {"why"}]}
 
 An answer needs its tokens without the final newline and the end token: no grader misses either. Only the tokenizer is
-loaded, never weights. Text of rows does not leave this process, apart from system texts in `parity`.
+loaded, never weights. Text of rows does not leave this process, apart from system texts and what all text rows begin
+with, in `parity`.
 """
 
 import json
@@ -28,6 +29,8 @@ from tools.probes.data import case_prompt
 from tools.probes.evaluations import MOST_CASES, gold_of
 from tools.probes.stock import StockRows
 
+_RARELY_SHORTER = 20
+"""One answer in so many may be shorter than what is told as their least."""
 _MOST_PARITY_ROWS = 2_000
 """Rows of each training file whose prompts are compared; templates do not change from row to row."""
 
@@ -74,14 +77,16 @@ def _guarded(count: Any, *arguments: Any) -> Json:
 
 
 def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
-    stock = StockRows(tokenizer, masks_prompt=bool(row["masks_prompt"]))
+    stock = StockRows(tokenizer, masks_prompt=bool(row["masks_prompt"]), system=row.get("system"))
     rows = stock.render(file.rows())
     told = stock.told()
     if not told["rows"]:
         return {"why": "no usable row"}
     if not rows:
         return {"why": "no row could be rendered", "stock": told}
-    return {**token_census(rows, tokenizer, int(row["max_seq_length"])), "stock": told}
+    answers = sorted(len(one.tokens) - one.prompt_length for _, one in rows if one.prompt_length)
+    least = answers[len(answers) // _RARELY_SHORTER] if answers else 0
+    return {**token_census(rows, tokenizer, int(row["max_seq_length"])), "stock": told, "least_answer": least}
 
 
 def _evaluation(tokenizer: Any, row: Json, taught: list[DataFile]) -> Json:
@@ -142,7 +147,13 @@ def _parity(tokenizer: Any, cases: list[Json], taught: list[DataFile]) -> Json:
     if not rows:
         return {}
     parity = prompt_parity(rows, [Split("audit", "cases", tuple(cases))], tokenizer)
-    return without_words(parity) if any(row.form == "text" for row in rows) else parity
+    texts = [row.prompt for row in rows if row.form == "text"]
+    if not texts or parity["ok"]:
+        return parity
+    # What all texts begin with is their template; what only one begins with are its words.
+    low, high = min(texts), max(texts)
+    begun = low[: next((at for at, (one, two) in enumerate(zip(low, high, strict=False)) if one != two), 0)]
+    return {**parity, "train_prefix": begun} if begun.strip() else without_words(parity)
 
 
 def main() -> int:

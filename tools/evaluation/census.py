@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from tools.graders.contract import Grade, GraderSpec
 from tools.graders.host import Grader
 from tools.jobs.worker import WorkerContext, begin, tell_phase
 from tools.probes.outputs import adversarial_outputs
+from tools.probes.stock import StockRows
 
 PARTS = ("tokens", "grades")
 """What a census can count: lengths and prompts, and what the grader says."""
@@ -50,6 +52,8 @@ _REPEATED_CASES = 8
 """Gold answers graded repeatedly, by split."""
 _BAD_OUTPUT_CASES = 12
 """Golds by split whose bad outputs are graded; each makes up to eight."""
+_HELD_ROWS = 500
+"""Training rows held against what the template makes of them; it treats all alike."""
 _SKELETON_SHOWN = 400
 """Characters."""
 
@@ -406,6 +410,9 @@ def take_census(context: WorkerContext) -> None:
     if "tokens" in wanted and (inputs.get("data") or {}).get("train"):
         train = source_of(inputs, inputs["data"]["train"])
         result["train"] = token_census(rendered_rows(train, tokenizer), tokenizer, int(inputs["max_seq_length"]))
+        stock = StockRows(tokenizer, masks_prompt=False, system=inputs.get("system"))
+        stock.render(islice(iter_data(train.path), _HELD_ROWS))
+        result["rendered"] = stock.told()
         # Read again rather than held: 200,000 rows as Python's own objects take half a gigabyte.
         if inputs.get("group_by"):
             result["train"]["groups"] = count_groups((row.data for row in iter_data(train.path)), inputs["group_by"])

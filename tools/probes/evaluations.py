@@ -20,7 +20,16 @@ from policies.significance import EPSILON, sign_p
 from state.files import UnreadableError
 from state.goal import Condition, Gate
 from state.records import Json
-from tools.data.rows import DataFile, Features, answer_text, read_head, read_value, shown, text_of
+from tools.data.rows import (
+    DataFile,
+    Features,
+    answer_text,
+    kind_of,
+    read_head,
+    read_value,
+    shown,
+    text_of,
+)
 from tools.probes.configs import Loc
 from tools.probes.folder import Evaluation, Place, Project, Report, place_of
 
@@ -161,6 +170,22 @@ def _check_fields(one: Stated, report: Report) -> None:
             check="gold_field",
             cases=len(one.golds),
             lacking=len(lacking),
+            **one.where("gold_field"),
+        )
+    field = evaluation.gold_field or "reference"
+    objects = [gold.line for gold in one.golds if isinstance(gold.data.get(field), dict | list)]
+    if objects:
+        report.add(
+            "8",
+            one.subject,
+            f"`{field}` of {len(objects)} of {len(one.golds)} cases of {evaluation.name} is "
+            f"{kind_of(next(gold.data[field] for gold in one.golds if gold.line == objects[0]))}, no text (first: line "
+            f"{objects[0]}): its JSON is what is counted here.",
+            "note",
+            "Write it as a string in the form that the grader compares; a campaign takes no other.",
+            check="gold_kind",
+            cases=len(one.golds),
+            objects=len(objects),
             **one.where("gold_field"),
         )
 

@@ -29,7 +29,16 @@ from tools.probes.model import (
     check_used,
     uses_of,
 )
-from tools.probes.recipes import check_configs, check_lengths, check_prompts, count, named_file, taught_by, trainings_of
+from tools.probes.recipes import (
+    check_configs,
+    check_lengths,
+    check_prompts,
+    check_taught,
+    count,
+    named_file,
+    taught_by,
+    trainings_of,
+)
 
 _NO_MODEL = "its answers are counted with --model, or with `tokens_field`"
 
@@ -121,6 +130,7 @@ def look(
         *harness_budgets(project),
     ]
     check_ceilings(budgets, report)
+    check_taught(trainings, stated, counted, report)
     check_gates(stated, report)
     check_outputs(stated, report)
     for name, why in project.passed_over:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from policies.recipes import MAX_EPOCHS
-from state.records import Json
-from tools.data.rows import DataFile, is_there, shown
+from state.records import Finding, Json
+from tools.data.rows import BOUNDS, TRAINED, DataFile, foreign_fix, is_there, kind_of, read_mapping, shown
 from tools.machine.sandbox import ask
 from tools.probes.configs import TrainingConfig
 from tools.probes.data import DataSet
 from tools.probes.evaluations import Stated
 from tools.probes.folder import Report, model_outside
-from tools.probes.stock import check_stock
+from tools.probes.stock import stock_findings
 from tools.probes.trainers import DEFAULT_BATCH_SIZE, DEFAULT_ITERS, TRAIN_MODES, Fault, faults_of, is_number
 from tools.training.recipe import OPTIMIZERS
 
@@ -27,6 +27,7 @@ _ON_PAIRS = frozenset({"dpo", "cpo", "orpo", "dsla"})
 _ON_PROMPTS = frozenset({"grpo", "klpo", "online_dpo", "xpo", "rlhf_reinforce", "ppo"})
 
 _NEVER_ON_A_HUB = frozenset({"resume_adapter_file", "reward_functions_file"})
+_MOST_CLASSES = 4
 MAX_SEQ_LENGTH = 2048
 """mlx-lm's own, where a configuration says nothing."""
 
@@ -95,8 +96,8 @@ def _check_paths(config: TrainingConfig, report: Report) -> None:
             config.subject,
             f"{config.name} trains on {config.project.name(folder) or '.'}, which has no train.jsonl{_beside(config)}.",
             "hard_stop",
-            "Write train.jsonl there, one JSON object a line (a file of another name or case is not read), or correct "
-            "`data`; Parquet is read through `hf_dataset` alone.",
+            f"{_written(config)}Write train.jsonl there, one JSON object a line (a file of another name or case is not "
+            "read), or correct `data`; Parquet is read through `hf_dataset` alone.",
             check="missing_train",
             **config.where("data"),
         )
@@ -111,6 +112,13 @@ def _beside(config: TrainingConfig) -> str:
     found = [shown(name) for name in names if name.lower().endswith(_OF_DATA)]
     found.sort(key=lambda name: "train" not in name.lower())
     return f"; what lies there is {', '.join(found[:3])}" if found else ""
+
+
+def _written(config: TrainingConfig) -> str:
+    """Say so where a file differs from train.jsonl by case alone, as disks of a Mac take for the same."""
+    names = [] if config.data is None else config.project.by_folder.get(config.data, {})
+    other = next((shown(name) for name in names if name.lower() == "train.jsonl"), "")
+    return f"{other} differs from train.jsonl by case: rename it. " if other else ""
 
 
 def _check_values(config: TrainingConfig, data: DataSet | None, report: Report) -> bool:
@@ -181,39 +189,73 @@ def _check_data(config: TrainingConfig, data: DataSet, report: Report, *, is_run
         _check_dose(config, train.scan.rows, batch, report)
 
 
+_LABELLED = "Write pairs of rows with one prompt: as chosen what `label` calls true, as rejected what it calls false."
+_AS_PAIRS = "Write rows with prompt, chosen and rejected, or `train_mode: sft`."
+_MODE_OF = {"pairs": "dpo", "prompts": "grpo"}
+_ANSWERS = ("reference", "solution", "gold", "target", "response", "output", "completion", "label", "expected")
+"""Columns that may hold the answer that a reward is counted by."""
+
+
 def _check_form(config: TrainingConfig, train: DataFile, report: Report) -> None:
-    form, name = train.scan.form, config.project.name(train.path)
-    if config.masks_prompt and form == "text" and config.mode == "sft":
-        _refused(config, "mask_prompt", f"`mask_prompt` is true, and {name} is text without a prompt", report)
-    if config.mode in _ON_PAIRS and form not in {"pairs", "other"}:
-        _refused(
-            config, "train_mode", f"`train_mode: {config.mode}` takes chosen and rejected; {name} is {form}", report
-        )
+    form, name, mode = train.scan.form, config.project.name(train.path), config.mode
     first = next((data for _, data in train.objects(1)), {})
-    if config.mode in _ON_PAIRS and form == "pairs":
+    is_labelled = form in {"chat", "completions"} and isinstance(first.get("label"), bool)
+    if config.masks_prompt and form == "text" and mode == "sft":
+        said = f"`mask_prompt` is true, and {name} is text without a prompt"
+        _refused(config, "mask_prompt", said, report, "Write `mask_prompt: false`, or rows with prompt and completion.")
+    if mode in _ON_PAIRS and form not in {"pairs", "other"}:
+        said = f"`train_mode: {mode}` takes chosen and rejected; {name} is {form}"
+        _refused(config, "train_mode", said, report, _LABELLED if is_labelled else _AS_PAIRS)
+    elif mode in _ON_PAIRS and form == "pairs":
         _check_sides(config, first, name, report)
+    elif mode == "sft" and is_labelled:
+        _check_labels(config, train, name, report)
     answer = config.text("answer_feature") or "answer"
-    if config.mode == "grpo" and form == "prompts" and answer not in first:
-        _refused(config, "train_mode", f"`train_mode: grpo` reads `{answer}`, and the rows of {name} have none", report)
-    if config.mode in _ON_PROMPTS and form == "text":
-        _refused(config, "train_mode", f"`train_mode: {config.mode}` takes prompts; {name} is text", report)
-    if config.values.get("train_mode") == "sft" and form in {"pairs", "prompts"}:
-        _refused(config, "train_mode", f"`train_mode: sft` takes answers to learn; {name} holds {form}", report)
-    elif "train_mode" not in config.values and form in {"pairs", "prompts"}:
+    if mode == "grpo" and form in {"prompts", "completions"} and answer not in first:
+        said = f"`train_mode: grpo` reads `{answer}`, and the rows of {name} have none"
+        other = next((key for key in _ANSWERS if key in first), None)
+        fix = f"Write `answer_feature: {other}`, if that is the answer." if other else f"Add a column `{answer}`."
+        _refused(config, "answer_feature", said, report, fix)
+    if mode in _ON_PROMPTS and form == "text":
+        said = f"`train_mode: {mode}` takes prompts; {name} is text"
+        _refused(config, "train_mode", said, report, "Write rows with prompt and answer, or `train_mode: sft`.")
+    if config.values.get("train_mode") == "sft" and form in _MODE_OF:
+        said = f"`train_mode: sft` takes answers to learn; {name} holds {form}"
+        fix = f"Write `train_mode: {_MODE_OF[form]}`, or rows with prompt and completion."
+        _refused(config, "train_mode", said, report, fix)
+    elif "train_mode" not in config.values and form in _MODE_OF:
         _unstated(config, name, form, report)
 
 
 def _check_sides(config: TrainingConfig, first: Json, name: str, report: Report) -> None:
     """Report pairs in a form that mlx-lm-lora does not read: it takes three strings."""
-    keys = (config.features.prompt, config.features.chosen, config.features.rejected)
+    features = config.features
+    keys = (features.prompt, features.chosen, features.rejected)
     lacking = [key for key in keys if key not in first]
     lists = [key for key in keys if not isinstance(first.get(key, ""), str)]
     if lacking:
         said = f"mlx-lm-lora reads `{lacking[0]}`, and the rows of {name} have none"
-        _refused(config, "train_mode", said, report)
+        fix = "Write what is asked as `prompt`, and the text of both last messages as `chosen` and `rejected`."
+        _refused(config, "data", said, report, foreign_fix(first) or fix)
     elif lists:
-        said = f"mlx-lm-lora takes `{lists[0]}` as a string, and the rows of {name} have messages: write their text"
-        _refused(config, "train_mode", said, report)
+        what = "messages" if isinstance(first[lists[0]], list) else kind_of(first[lists[0]])
+        said = f"mlx-lm-lora takes `{lists[0]}` as a string, and the rows of {name} have {what}, printed as Python"
+        fix = "Write strings: as `prompt` what is asked, as `chosen` and `rejected` the text of the last message."
+        _refused(config, "data", said, report, fix)
+
+
+def _check_labels(config: TrainingConfig, train: DataFile, name: str, report: Report) -> None:
+    """Report rows of KTO: a label that is no part of the answer, which other trainings do not read."""
+    answers: dict[bool, set[str | None]] = {True: set(), False: set()}
+    for row in train.rows():
+        if isinstance(label := row.data.get("label"), bool):
+            answers[label].add(row.answer)
+    # Few answers of which each has one label are classes: there the label says the answer once more.
+    if not all(answers.values()) or len(answers[False]) <= _MOST_CLASSES:
+        return
+    said = f"trains on all rows of {name} alike: `label`, which calls some answers bad as in KTO, is not read"
+    fault = Fault("data", said, f"Leave out the rows whose `label` is false. {_LABELLED}", "misleads", "labels")
+    _faulty(config, fault, report)
 
 
 def _unstated(config: TrainingConfig, name: str, form: str, report: Report) -> None:
@@ -272,9 +314,12 @@ def sequence_length(config: TrainingConfig) -> int:
 
 
 MODULE = "tools.evaluation.audit"
+CENSUS_ROWS = 500
+"""Training rows of a campaign that are held against what the template makes of them; it treats all alike."""
 _MOST_SHARE_CUT = 0.01
 """More rows than this share cut at max_seq_length stop; fewer are a warning."""
 _SHOWN = 160
+_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -298,6 +343,8 @@ class Counted:
     evaluations: list[Json] = field(default_factory=list)
     why: str = ""
     """Why it said nothing; empty where nobody asked or all was answered."""
+    positions: int | None = None
+    """That the model was made for."""
     is_asked: bool = False
 
 
@@ -351,7 +398,26 @@ def count(
     answer = ask(MODULE, request, "counting")
     if "why" in answer:
         return Counted(why=str(answer["why"]), is_asked=True)
-    return Counted(list(answer["trainings"]), list(answer["evaluations"]), is_asked=True)
+    positions = read_mapping(model / "config.json", _CONFIG_BYTES).get("max_position_embeddings")
+    known = positions if isinstance(positions, int) else None
+    return Counted(list(answer["trainings"]), list(answer["evaluations"]), is_asked=True, positions=known)
+
+
+def rendered_findings(model: Path, train: Path, system: str | None) -> list[Finding] | str:
+    """Return what becomes of a campaign's training rows under the model's template, or why nobody can say.
+
+    Args:
+        model: Its folder.
+        train: The rows; the first of them are looked at.
+        system: What is put before rows that bring no system text.
+    """
+    file = DataFile(train, TRAINED, BOUNDS._replace(content_rows=CENSUS_ROWS))
+    row = {**named_file(file), "max_seq_length": MAX_SEQ_LENGTH, "masks_prompt": False, "system": system}
+    answer = ask(MODULE, {"model": str(model), "trainings": [row], "taught": [], "evaluations": []}, "rendering")
+    told = answer if "why" in answer else answer["trainings"][0]
+    if "stock" not in told:
+        return str(told["why"])
+    return stock_findings(train.name, told["stock"], is_ours=True)
 
 
 def named_file(file: DataFile) -> Json:
@@ -377,7 +443,9 @@ def check_lengths(trainings: Sequence[Training], counted: Counted, report: Repor
         return
     for training, census in zip(trainings, counted.trainings, strict=True):
         if "stock" in census:
-            check_stock(training.config.subject, training.name, census["stock"], report)
+            found = stock_findings(training.name, census["stock"], subject=training.config.subject)
+            report.look(*(one.mode for one in found))
+            report.findings += found
         if "why" in census:
             report.skip(("P8",), f"{training.name}: {shown(str(census['why']))[:200]}")
             continue
@@ -385,35 +453,70 @@ def check_lengths(trainings: Sequence[Training], counted: Counted, report: Repor
         if not training.file.is_judged_whole():
             report.skip(("P8",), f"{training.name}: only {training.file.bounds.content} were counted")
         if census["truncated"]:
-            _cut_rows(training, census, report)
-        if census["without_end"] > census["rows"] / 2:
+            _cut_rows(training, census, counted.positions, report)
+        is_said = "no_end_token" in census.get("stock", {}).get("kinds", {})
+        if census["without_end"] > census["rows"] / 2 and not is_said:
             _unended(training, census, report)
 
 
-def _cut_rows(training: Training, census: Json, report: Report) -> None:
+def _cut_rows(training: Training, census: Json, positions: int | None, report: Report) -> None:
     config, limit = training.config, sequence_length(training.config)
     cut, rows, lost = census["truncated"], census["rows"], census["prompt_longer_than_max"]
-    is_nothing_left = lost and config.masks_prompt
+    batch = config.number("batch_size", DEFAULT_BATCH_SIZE)
+    # Batches are of rows of like length: where so many are lost, one batch may be all of them.
+    is_nothing_left = config.masks_prompt and lost >= batch
     prompts = f", {lost:,} of them already in the prompt" if lost else ""
-    masked = " With mask_prompt their loss is NaN, and so is the adapter." if is_nothing_left else ""
+    masked = ""
+    if is_nothing_left:
+        masked = f" With mask_prompt a batch of {batch} such rows has the loss NaN, and so has the adapter after it."
+    elif config.masks_prompt and lost:
+        masked = " With mask_prompt nothing of their answers is learned."
+    longest = census["max_tokens"]
+    fix = f"Set max_seq_length to {longest}, or remove these lines."
+    if positions is not None and longest > positions:
+        fix = f"Remove or split these lines: the longest is beyond the {positions:,} positions of the model."
     report.add(
         "P8",
         config.subject,
         f"{cut:,} of {rows:,} rows of {training.name} are longer than max_seq_length {limit} (longest "
         f"{census['max_tokens']:,} tokens; lines {', '.join(map(str, census['lines'][:3]))}){prompts}: their ends are "
         f"cut, the end token with them.{masked}",
-        "hard_stop" if is_nothing_left or cut > _MOST_SHARE_CUT * rows else "warning",
-        f"Set max_seq_length to {census['max_tokens']}, or remove these lines.",
+        "hard_stop" if is_nothing_left or cut > max(1, _MOST_SHARE_CUT * rows) else "warning",
+        fix,
         check="truncated",
         rows=rows,
         truncated=cut,
-        longest=census["max_tokens"],
+        longest=longest,
         p95=census["p95"],
         max_seq_length=limit,
         prompt_longer_than_max=lost,
         lines=census["lines"],
         **config.where("max_seq_length"),
     )
+
+
+def check_taught(trainings: Sequence[Training], stated: Sequence[Stated], counted: Counted, report: Report) -> None:
+    """Report evaluations whose budget fits their references and cuts what training teaches to answer (P1)."""
+    taught = [(one, census["least_answer"]) for one, census in zip(trainings, counted.trainings, strict=False)
+              if census.get("least_answer")]  # fmt: skip
+    asked = [one for one in stated if one.golds]
+    for one, row in zip(asked, counted.evaluations, strict=False):
+        most, needs = one.evaluation.max_tokens, row.get("needs") or []
+        for training, least in taught if needs and max(needs) <= most else []:
+            if least <= most:
+                continue
+            report.add(
+                "P1",
+                one.subject,
+                f"{one.evaluation.name} decodes {most} tokens, which its reference answers fit into; the answers that "
+                f"{training.name} teaches need {least} and more: they would be cut.",
+                "warning",
+                "Raise max_tokens to what is taught, its reasoning too, or teach answers like the references.",
+                check="taught_answers",
+                max_tokens=most,
+                least_taught=least,
+                **one.where("max_tokens"),
+            )
 
 
 def _unended(training: Training, census: Json, report: Report) -> None:

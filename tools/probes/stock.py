@@ -3,7 +3,8 @@
 Rows are rendered and masked as `mlx_lm/tuner/datasets.py` does (mlx-lm 0.32.2): the whole conversation, and the prompt
 with the assistant's opening, whose number of tokens is the mask's offset whether or not the row begins with it.
 `StockRows` runs in the process that has the tokenizer; it returns counts and line numbers, never a row's words.
-`check_stock` makes findings of them. Not covered: the data sets of mlx-lm-lora.
+`stock_findings` makes sentences of them, for the audit, for `run --check` and for the census. Not covered: the data
+sets of mlx-lm-lora.
 """
 
 import copy
@@ -13,12 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from state.records import Json, Severity
+from state.records import Finding, Json, Severity
 from tools.data.rows import Row, shown
-from tools.evaluation.prompts import Rendered, encode, render_training
+from tools.evaluation.prompts import Rendered, encode, render_training, with_system
 from tools.evaluation.rendered import Numbered
 from tools.machine.sandbox import OverLimitError, held
-from tools.probes.folder import Report
 
 _MOST_LINES = 20
 _MOST_NULLS = 50
@@ -63,11 +63,13 @@ class StockRows:
     Args:
         tokenizer: mlx-lm's wrapper.
         masks_prompt: Whether the configuration learns answers alone.
+        system: Text that a campaign puts before rows that bring none; mlx-lm has no such thing.
     """
 
-    def __init__(self, tokenizer: Any, *, masks_prompt: bool) -> None:
+    def __init__(self, tokenizer: Any, *, masks_prompt: bool, system: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._masks = masks_prompt
+        self._system = system
         self._told = Told()
         self._nulls = 0
         self._rows = self._answers = self._thinking = 0
@@ -121,7 +123,7 @@ class StockRows:
             self._told.add("double_end", line)
 
     def _conversation(self, row: Row) -> list[Rendered]:
-        messages, tools = row.messages, row.data.get("tools")
+        messages, tools = with_system(row.messages, self._system), row.data.get("tools")
         text = self._whole(row.line, messages, tools)
         if text is None:
             return []
@@ -385,7 +387,7 @@ _KINDS: Mapping[str, _Words] = {
         "hard_stop",
         "The tokenizer has no chat template that mlx-lm reads, and the {all} rows of {name} are conversations: mlx-lm "
         "stops at the first",
-        "Write the template as `chat_template` into tokenizer_config.json or as chat_template.jinja{more}, or train on "
+        "Write the template as `chat_template` into tokenizer_config.json or as chat_template.jinja, or train on "
         "text rows.",
     ),
     "no_end_token": _Words(
@@ -522,18 +524,26 @@ _KINDS: Mapping[str, _Words] = {
 }  # fmt: skip
 
 
-def check_stock(subject: str, name: str, told: Json, report: Report, *, more: str = "") -> None:
-    """Report what mlx-lm makes of the rows of one file.
+_STOCK_ALONE = frozenset({
+    "all_masked", "earlier_answers", "no_end_token", "no_prefix", "no_template", "no_tokens", "part_masked",
+})  # fmt: skip
+"""Kinds by which mlx-lm trains otherwise than Vigil, whose masks begin where a row and its prompt part."""
+
+
+def stock_findings(name: str, told: Json, *, subject: str = "data:train", is_ours: bool = False) -> list[Finding]:
+    """Return what becomes of the rows of one file, in words.
 
     Args:
-        subject: What findings are about.
         name: The file, as people read it.
         told: What `StockRows.told` returned.
-        report: Where findings go.
-        more: What lies beside the tokenizer that mlx-lm does not read, in words.
+        subject: What findings are about.
+        is_ours: Whether Vigil trains on them, not mlx-lm.
     """
+    found = []
     for kind, one in told["kinds"].items():
         family, _, said = kind.partition(":")
+        if is_ours and family in _STOCK_ALONE:
+            continue
         words = _KINDS[family]
         figures = {
             "rows": f"{one['rows']:,}",
@@ -545,20 +555,24 @@ def check_stock(subject: str, name: str, told: Json, report: Report, *, more: st
             "name": name,
             "said": shown(said)[:200],
             "fix": one.get("fix", ""),
-            "more": more,
         }
         which = ", ".join(map(str, one["lines"][:3]))
-        report.look(words.mode)
-        report.add(
-            words.mode,
-            subject,
-            f"{words.sentence.format(**figures)} (lines {which}{', …' if one['rows'] > 3 else ''}).",  # noqa: PLR2004 - as many as are named
-            words.severity,
-            words.fix.format(**figures),
-            check=f"stock_{family}",
-            rows=told["rows"],
-            count=one["rows"],
-            lines=one["lines"],
-            file=name,
-            line=one["lines"][0] if one["lines"] else 1,
+        lines = f"lines {which}{', …' if one['rows'] > 3 else ''}"  # noqa: PLR2004 - as many as are named
+        found.append(
+            Finding(
+                mode=words.mode,
+                severity=words.severity,
+                subject=subject,
+                claim=f"stock_{family}",
+                sentence=f"{words.sentence.format(**figures)} ({lines}).",
+                value={
+                    "rows": told["rows"],
+                    "count": one["rows"],
+                    "lines": one["lines"],
+                    "file": name,
+                    "line": one["lines"][0] if one["lines"] else 1,
+                },
+                fix=words.fix.format(**figures),
+            )
         )
+    return found

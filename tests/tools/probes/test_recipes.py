@@ -221,6 +221,7 @@ def pairs(count: int) -> list[dict[str, str]]:
 
 
 TEXT = [{"text": f"a text, number {n}"} for n in range(40)]
+LABELLED = [{"prompt": f"{n} or", "completion": f"answer {n * 7}", "label": n % 3 > 0} for n in range(40)]
 PROMPTS = [{"prompt": f"a prompt, number {n}", "answer": "yes"} for n in range(40)]
 
 
@@ -233,6 +234,8 @@ PROMPTS = [{"prompt": f"a prompt, number {n}", "answer": "yes"} for n in range(4
         (PROMPTS, {}, "warning", "holds prompts"),
         (TEXT, {"train_mode": "dpo"}, "hard_stop", "takes chosen and rejected"),
         (TEXT, {"train_mode": "grpo"}, "hard_stop", "takes prompts"),
+        (LABELLED, {"train_mode": "dpo"}, "hard_stop", "takes chosen and rejected"),
+        (LABELLED, {}, "warning", "as in KTO, is not read"),
     ],
 )
 def test_rows_that_the_training_does_not_take_are_told(
@@ -242,6 +245,13 @@ def test_rows_that_the_training_does_not_take_are_told(
     folder = project(tmp_path / "p", data__train_jsonl=rows, lora_json=config)
     found = only(look(folder), "6")
     assert (found.severity, said in found.sentence) == (severity, True)
+    assert found.fix != "Correct `train_mode`."
+
+
+def test_labels_that_say_the_answer_once_more_are_classes(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} or", "completion": "no" if n % 3 else "yes", "label": n % 3 == 0} for n in range(40)]
+    config = {"model": "o/m", "data": "data", "iters": 5}
+    assert of(look(project(tmp_path / "p", data__train_jsonl=rows, lora_json=config)), "6") == []
 
 
 def test_an_algorithm_that_a_later_version_may_have_is_not_checked(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from tests.tools.evaluation.fake_tokenizer import FakeTokenizer
 from tests.tools.probes.looks import look, of, project, settings
 from tools.data.rows import Form, Row, answer_text, text_of
 from tools.probes.evaluations import gold_of
-from tools.probes.folder import Report
-from tools.probes.stock import StockRows, check_stock
+from tools.probes.stock import StockRows, stock_findings
 
 PLAIN = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -164,12 +163,11 @@ def test_every_kind_is_said_in_one_sentence() -> None:
         (THREE_ROLES, chat({"role": "developer", "content": "in words"}, ASKED, ANSWER)),
     ]
     for template, row in rows:
-        report = Report()
         stock = StockRows(FakeTokenizer(template), masks_prompt=True)
         stock.render([Row(3, "chat", row)])
-        check_stock("config:lora.yaml", "data/train.jsonl", stock.told(), report)
-        assert report.findings
-        for finding in report.findings:
+        found = stock_findings("data/train.jsonl", stock.told())
+        assert found
+        for finding in found:
             assert "1 of " in finding.sentence
             assert "{" not in finding.sentence.replace("[{'type'", "")
             assert finding.value["line"] == 3
@@ -250,19 +248,32 @@ def test_outputs_that_are_empty_unfinished_or_leak_are_counted(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("row", "mode", "said"),
+    ("row", "mode", "said", "fix"),
     [
-        ({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]}, "dpo", "takes `prompt` as a string"),
-        ({"chosen": [ASKED, ANSWER], "rejected": [ASKED, ANSWER]}, "dpo", "reads `prompt`"),
-        ({"prompt": "q"}, "grpo", "reads `answer`"),
-        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "dpo", ""),
-        ({"prompt": "q", "answer": "a"}, "grpo", ""),
+        (
+            {"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]},
+            "dpo",
+            "takes `prompt` as a string, and the rows of data/train.jsonl have messages",
+            "Write strings",
+        ),
+        ({"chosen": [ASKED, ANSWER], "rejected": [ASKED, ANSWER]}, "dpo", "reads `prompt`", "Write what is asked as"),
+        (
+            {"conversations": [{"from": "human", "value": "q"}], "chosen": {"value": "a"}, "rejected": {"value": "b"}},
+            "dpo",
+            "reads `prompt`",
+            "LLaMA-Factory",
+        ),
+        ({"instruction": "q", "chosen": "a", "rejected": "b"}, "dpo", "reads `prompt`", "Rename `instruction`"),
+        ({"prompt": "q"}, "grpo", "reads `answer`", "Add a column `answer`"),
+        ({"prompt": "q", "solution": "a"}, "grpo", "reads `answer`", "`answer_feature: solution`"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "dpo", "", ""),
+        ({"prompt": "q", "answer": "a"}, "grpo", "", ""),
     ],
 )
 def test_preference_rows_that_the_trainer_does_not_take_stop(
-    tmp_path: Path, row: dict[str, Any], mode: str, said: str
+    tmp_path: Path, row: dict[str, Any], mode: str, said: str, fix: str
 ) -> None:
     folder = project(tmp_path / "p", data__train_jsonl=[row] * 12)
     write_config(folder / "lora.yaml", iters=6, train_mode=mode, mask_prompt=None)
-    found = [finding for finding in of(look(folder), "6") if finding.value.get("key") == "train_mode" or said]
-    assert any(said in finding.sentence and finding.severity == "hard_stop" for finding in found) is bool(said)
+    found = [finding for finding in of(look(folder), "6") if finding.severity == "hard_stop"]
+    assert any(said in finding.sentence and fix in finding.fix for finding in found) is bool(said)

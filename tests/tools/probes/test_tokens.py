@@ -73,8 +73,10 @@ def test_rows_that_carry_their_template_need_a_tokenizer(tmp_path: Path) -> None
     write_config(folder / "lora.yaml", iters=50, mask_prompt=None)
     assert of(look(folder), "P7") == []
     found = only(look(folder, BASE), "P7")
-    assert "characters" in found.sentence
-    assert "question" not in json.dumps(found.value)
+    assert "training has <|user|>question , evaluation <|system|>Be brief." in found.sentence
+    assert "yes" not in json.dumps(found.value)
+    write_rows(folder / "data" / "train.jsonl", [{"text": f"{n} is asked"} for n in range(60)])
+    assert "characters" in only(look(folder, BASE), "P7").sentence
 
 
 def test_evaluations_without_configurations_are_compared_with_the_data_that_lie_there(tmp_path: Path) -> None:
@@ -91,10 +93,24 @@ def test_few_long_rows_are_a_warning_and_masked_prompts_that_fill_it_stop(tmp_pa
     found = only(look(folder, BASE), "P8")
     assert (found.severity, found.value["lines"]) == ("warning", [8])
     assert "1 of 200 rows of data/train.jsonl are longer than max_seq_length 512" in found.sentence
-    rows[7]["messages"][0]["content"] += " again" * 600
+    rows[7]["messages"][0]["content"] += " again" * 2000
     found = only(look(words_project(tmp_path / "b", rows), BASE), "P8")
-    assert found.severity == "hard_stop"
-    assert "With mask_prompt their loss is NaN" in found.sentence
+    assert (found.severity, "nothing of their answers is learned" in found.sentence) == ("warning", True)
+    assert "beyond the 2,048 positions of the model" in found.fix
+    for row in rows[8:11]:
+        row["messages"][0]["content"] += " again" * 600
+    found = only(look(words_project(tmp_path / "c", rows), BASE), "P8")
+    assert (found.severity, "a batch of 4 such rows has the loss NaN" in found.sentence) == ("hard_stop", True)
+
+
+def test_a_budget_that_fits_the_references_and_cuts_what_is_taught_is_told(tmp_path: Path) -> None:
+    rows = rows_of("train", 60)
+    assert of(look(words_project(tmp_path / "a", rows), BASE), "P1") == []
+    for row in rows:
+        row["messages"][-1]["content"] = "<think>\n" + "I add. " * 60 + "\n</think>\n" + row["messages"][-1]["content"]
+    found = only(look(words_project(tmp_path / "b", rows), BASE), "P1")
+    assert (found.severity, found.claim) == ("warning", "taught_answers")
+    assert found.value["least_taught"] > found.value["max_tokens"] == 100
 
 
 def test_pairs_are_counted_on_both_sides(tmp_path: Path) -> None:
