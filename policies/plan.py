@@ -370,6 +370,8 @@ _HUNG = {
     "out_of_time": "the time for it was over before it ended; ",
     "stalled": "it reported nothing for too long, so something in it hangs (the template, the grader, the disk); ",
     "out_of_memory": "it took more memory than a job may hold here; ",
+    "gpu_timeout": "the system ended its work on the GPU; ",
+    "rebooted": "the machine was booted anew while it ran, twice; ",
 }
 """Word of a guard -> what that means for a job that measures."""
 

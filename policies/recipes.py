@@ -23,7 +23,7 @@ from policies.target import Target
 from policies.verdict import UNREADABLE, BucketVerdict, Movement
 from state.goal import Goal
 from state.hashing import hash_json
-from state.recipe import STILL_FALLING
+from state.recipe import STILL_FALLING, setting
 from state.records import CLASSES, Alternative, Bucket, Instrument, InstrumentClass, Json, Record, Run, TrainResult
 
 USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
@@ -257,6 +257,7 @@ Diagnosis = Literal[
     "hacking",
     "regressed",
     "overshot",
+    "overloaded",
     "progress",
     "plateau",
     "idle",
@@ -267,7 +268,8 @@ Diagnosis = Literal[
 """diverged: the loss ran away. collapsed: generations loop or drift. overfit: validation rose. drifted: the target did
 not move, and answers went away from the references' length, or without references from the start's. hacking: the reward
 rose and the held-out score did not. regressed: target lost or a no-worse condition broken. overshot: the target is
-there by its number, and a no-worse condition is nearer to failing. progress: moved, gate not met. plateau: moved, and
+there by its number, and a no-worse condition is nearer to failing. overloaded: the
+machine gave up, not the training. progress: moved, gate not met. plateau: moved, and
 no further than an earlier run. idle: nothing moved, not even the control. flat: the control moved, the target did not.
 unclear: the interval tells nothing. unmeasurable: the harness could not show it, or pairs or rewards teach nothing; no
 recipe helps."""
@@ -868,6 +870,10 @@ _STOPPED: Mapping[str, Diagnosis] = {
     "kl_runaway": "drifted",
     "reward_hacking": "hacking",
     "hopeless": "regressed",
+    # The machine gave up on the load: nothing is known of the numbers that teach.
+    "out_of_memory": "overloaded",
+    "gpu_timeout": "overloaded",
+    "rebooted": "overloaded",
     # Pairs told apart without a change of generation: no number of this recipe makes them teach more (mode 14).
     "loss_collapsed": "unmeasurable",
     # The reward cannot tell this parent's answers apart: nothing is learned, whatever the numbers (mode P10).
@@ -883,6 +889,7 @@ _SEEN: Mapping[Diagnosis, str] = {
     "hacking": "raised its reward and not the held-out score",
     "regressed": "lost what its start had",
     "overshot": "moved the target far enough and lost too much elsewhere",
+    "overloaded": "asked more of this machine than it gives",
     "idle": "did not even move the control",
     "flat": "moved the control and left the target flat",
     "unclear": "ended within the noise of its cases",
@@ -957,6 +964,18 @@ def _lora(key: str, change: Callable[[float], float]) -> Callable[[Json], Json]:
     return changed
 
 
+def _lighter(recipe: Json) -> Json:
+    """Halve what is held at once and keep what is learned: as many rows in all, as many rows an update."""
+    batch, rollouts = int(recipe["batch_size"]), "group_size" in recipe
+    changes: Json = {} if recipe.get("grad_checkpoint") else {"grad_checkpoint": True}
+    if batch == 1:
+        return changes
+    changes |= {"batch_size": batch // 2, "iters": round(recipe["iters"] * batch / (batch // 2))}
+    # An update of rollouts is all that is sampled for it, and knows no accumulation.
+    every = {} if rollouts else {"grad_accumulation_steps": 2 * int(setting(recipe, "grad_accumulation_steps"))}
+    return {**changes, **every}
+
+
 def _next_seed(recipe: Json) -> Json:
     return {"seed": int(recipe["seed"]) + 1}
 
@@ -978,6 +997,7 @@ _FASTER = _Remedy("higher_lr", _times("learning_rate", 3), "three times the lear
 _BRISKER = _Remedy("higher_lr", _times("learning_rate", 2), "twice the learning rate carries it further")
 _WIDER = _Remedy("higher_rank", _lora("rank", lambda rank: min(64, 2 * rank)), "twice the rank has room for it")
 _RESHUFFLED = _Remedy("other_order", _next_seed, "another order of the rows shows whether order matters")
+_LIGHTER = _Remedy("lighter", _lighter, "half of it at once, with activations computed again, takes far less")
 _ANCHORED = _Remedy("stronger_anchor", _anchored, "twice the anchor keeps it nearer to its parent")
 
 _REMEDIES: Mapping[Diagnosis, tuple[_Remedy, ...]] = {
@@ -988,6 +1008,7 @@ _REMEDIES: Mapping[Diagnosis, tuple[_Remedy, ...]] = {
     "hacking": (_ANCHORED, _SLOWER, _SHORTER),
     "regressed": (_SLOWER, _SMALLER, _DROPOUT, _SHORTER),
     "overshot": (_GENTLER, _SMALLER, _SHORTER, _DROPOUT),
+    "overloaded": (_LIGHTER,),
     "progress": (_LONGER, _BRISKER, _WIDER),
     "plateau": (_BRISKER, _LONGER, _WIDER),
     "idle": (_FASTER, _LONGER, _WIDER),
@@ -1017,6 +1038,10 @@ def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same argument
     groups: Mapping[str, int],
 ) -> list[tuple[Tried, Json, _Remedy]]:
     """Return what a diagnosis suggests, in order: the run it goes on from, the recipe, the remedy."""
+    if diagnosis == "overloaded":
+        # Once: what half of the load does not mend, a person has to look at.
+        is_first = sum(diagnose(run) == "overloaded" for run in history) == 1
+        return [(last, _applied(_LIGHTER, last, rows), _LIGHTER)] if is_first else []
     fallbacks = (_RESHUFFLED,) if diagnosis in _HARMED else _FALLBACKS
     remedies = (*_REMEDIES[diagnosis], *(fallbacks if _REMEDIES[diagnosis] else ()))
     if last.has_moved and (diagnosis == "overfit" or last.is_worn):

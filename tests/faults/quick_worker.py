@@ -10,7 +10,8 @@ is done twice, or two workers alive at once, is written to `out/violations.jsonl
     ignore_term     take no notice of TERM (false)
     hang_at         step at which it waits for a stop, for ever (none)
     nan_at          step from which train_loss is NaN (none)
-    crash           {"at": step, "times": n, "how": "exit" | "kill" | "fail" | "full" | "cpu" | "held"} (none)
+    crash           {"at": step, "times": n, "how": "exit" | "kill" | "fail" | "full" | "cpu" | "held" | "abort",
+                    "says": what it prints before} (none)
     result, files   merged into result.json; {relative name: text} written under out/ (none)
     heavy_bytes     memory taken after the first step of a start (0)
     big_bytes       size of a file written under out/ before the result (0)
@@ -111,7 +112,9 @@ class QuickWorker:
         starts = len(read_jsonl(self.out / "starts.jsonl"))
         if crash is None or step != crash["at"] or starts > crash.get("times", 1):
             return
-        print(f"crashing at step {step}", flush=True)
+        print(crash.get("says", f"crashing at step {step}"), flush=True)
+        if crash["how"] == "abort":
+            os.abort()
         if crash["how"] == "fail":
             self.context.fail("The data file has no rows; add some.", what="data")
         if crash["how"] == "kill":

@@ -575,6 +575,32 @@ def test_a_collapse_is_told_with_its_figures() -> None:
     assert (proposal.grounds["collapse"], proposal.grounds["harm"]) == (seen, "collapsed")
 
 
+@pytest.mark.parametrize("word", ["out_of_memory", "gpu_timeout", "rebooted"])
+def test_a_load_that_the_machine_gave_up_on_is_halved_once(word: str) -> None:
+    run = as_tried(FIRST, stopped=word, bucket="U")
+    [proposal] = next_recipes([run], parent_hash="w", data_hash="d", rows=240)
+    recipe, before = proposal.recipe, FIRST.recipe
+    assert proposal.rule == "overloaded.lighter"
+    assert proposal.hypothesis.startswith("R1 asked more of this machine than it gives")
+    assert (recipe["grad_checkpoint"], recipe["batch_size"]) == (True, before["batch_size"] // 2)
+    assert recipe["batch_size"] * recipe["iters"] == before["batch_size"] * before["iters"]
+    assert recipe["grad_accumulation_steps"] == 2
+    again = as_tried(proposal, run="R2", stopped=word, bucket="U")
+    assert next_recipes([run, again], parent_hash="w", data_hash="d", rows=240) == []
+
+
+def test_what_is_held_one_by_one_is_only_checkpointed_and_rollouts_accumulate_nothing() -> None:
+    alone = as_tried(FIRST, stopped="out_of_memory", recipe={**FIRST.recipe, "batch_size": 1})
+    [proposal] = next_recipes([alone], parent_hash="w", data_hash="d", rows=240)
+    assert (proposal.recipe["batch_size"], proposal.recipe["grad_checkpoint"]) == (1, True)
+    done = alone.model_copy(update={"recipe": {**alone.recipe, "grad_checkpoint": True}})
+    assert next_recipes([done], parent_hash="w", data_hash="d", rows=240) == []
+    sampled = {**FIRST.recipe, "batch_size": 4, "group_size": 4}
+    rollouts = as_tried(FIRST, instrument="grpo", stopped="gpu_timeout", recipe=sampled)
+    [proposal] = next_recipes([rollouts], parent_hash="w", data_hash="d", rows=240)
+    assert (proposal.recipe["batch_size"], proposal.recipe.get("grad_accumulation_steps", 1)) == (2, 1)
+
+
 def test_a_drift_is_told_with_the_lengths_that_it_rests_on() -> None:
     run = as_run(2, "C", 0.0, {}, lengths={"run": 64.0, "start": 28.0, "reference": 12.0})
     [proposal, *_] = next_recipes([run], parent_hash="w", data_hash="d", rows=240)

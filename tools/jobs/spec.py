@@ -127,6 +127,10 @@ class Tally:
     """Starts in a row that something outside ended without a higher step: a kill, a reboot, a full disk."""
     starved: int = 0
     """Of those in a row, the ones that the system killed for want of memory, where it tells."""
+    reboots: int = 0
+    """Boots of the machine while the worker ran: a power cut, or a kernel that gave up on the load."""
+    boot: str = ""
+    """The boot in which the last worker was started."""
     best_step: int = -1
     """Highest step when the last worker was started."""
     is_open: bool = False
@@ -146,7 +150,7 @@ def read_tally(paths: JobPaths) -> Tally:
         tally = Tally(**found.get("tally", {}))
     except TypeError as error:
         raise DamagedFileError(paths.start, f"its tally cannot be read ({error})") from error
-    counts = (tally.starts, tally.deaths, tally.fruitless, tally.killed, tally.starved, tally.best_step)
+    counts = (tally.starts, tally.deaths, tally.fruitless, tally.killed, tally.starved, tally.reboots, tally.best_step)
     if not all(type(count) is int for count in counts) or not isinstance(tally.started_at, float | int | None):
         raise DamagedFileError(paths.start, "its tally holds other values than numbers")
     notes = tally.notes if isinstance(tally.notes, list) else [None]

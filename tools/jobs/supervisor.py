@@ -10,11 +10,12 @@ Exit status: 0 there is an exit record; 75 another supervisor has the job, or th
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -37,6 +38,7 @@ from tools.jobs.processes import (
     Ended,
     ProcessIdentity,
     Worker,
+    boot_id,
     clear_group,
     find_by_command,
     identify,
@@ -69,6 +71,21 @@ MAX_KILLS = 8
 MAX_STARVED = 2
 """Starts in a row that the system killed for want of memory: the next one would need as much."""
 
+MAX_REBOOTS = 2
+"""Boots of the machine during one job: one may be a power cut, a second is taken for the job's load."""
+
+DEATHS = (
+    (r"Insufficient Memory|CallbackErrorOutOfMemory", "out_of_memory", "Metal had too little memory for it"),
+    (r"Resource limit \(\d+\) exceeded", "out_of_memory", "Metal's number of buffers was used up"),
+    (r"greater than the maximum allowed buffer size", "out_of_memory", "one array was larger than Metal allows"),
+    (r"Impacting Interactivity|CallbackErrorImpactingInteractivity", "gpu_timeout", "it held up the screen"),
+    (r"GPU Timeout|CallbackErrorTimeout|CallbackErrorHang", "gpu_timeout", "one step took the GPU for too long"),
+    (r"CUDA.{0,40}out of memory|cudaMalloc.{0,40}out of memory", "out_of_memory", "CUDA had no memory left for it"),
+    (r"std::bad_alloc|Unable to allocate \d+ bytes", "out_of_memory", "the system gave it no more memory"),
+)
+"""What a worker prints when the machine gives up on its load, the verdict, and the reason: texts of MLX and Metal, of
+CUDA, of C++."""
+
 MAX_FULL = 3
 """Starts in a row on a full disk before the job is left, to go on once a person has made room."""
 
@@ -79,6 +96,7 @@ _LONGEST_PAUSE = 16
 """Pauses after kills grow up to this many times the first."""
 
 SHOWN_LINES = 20
+_SAID_BYTES = 16_384
 RESERVE_BYTES = 65_536
 """Kept on disk while the job runs and given back for the exit record, so that a full disk does not hide the end."""
 
@@ -98,6 +116,14 @@ def is_from_outside(ended: Ended | None) -> bool:
     if ended is None or (ended.code is None and ended.signal is None):
         return True
     return ended.signal in FROM_OUTSIDE or ended.code in {STOPPED, NO_DISK}
+
+
+def sign_of_death(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Return verdict and reason of a death by what was printed last, None where nothing tells of the machine."""
+    for pattern, verdict, why in DEATHS:
+        if any(re.search(pattern, line) for line in lines):
+            return verdict, why
+    return None
 
 
 def open_job(folder: Path) -> OpenJob | int:
@@ -147,6 +173,9 @@ class Supervision:
         self._tally = read_tally(job.paths)
         self._system = system = system or System()
         self._memory_kills: int | None = None
+        self._log_begun = 0
+        self._sign: tuple[str, str] | None = None
+        """Verdict and reason of the last worker's death, where its last lines tell."""
         self._observer = Observer(job.paths, job.spec.guards, self._clock, suspended, system)
         self._awake = Awake(os.getpid(), system)
         self._machine = machine
@@ -308,11 +337,13 @@ class Supervision:
         self._tally.starts += 1
         self._tally.is_open = True
         self._tally.best_step = self._observer.best_step
+        self._tally.boot = boot_id()
         self._tally.started_at = self._tally.started_at or self._clock.now()
         self._save_tally()
         self._paths.worker.unlink(missing_ok=True)
         self._paths.held.unlink(missing_ok=True)
         self._paths.out.mkdir(exist_ok=True)
+        self._log_begun = self._paths.log.stat().st_size if self._paths.log.exists() else 0
         self._memory_kills = memory_kills(self._system)
         try:
             worker = ChildWorker(self._popen())
@@ -442,13 +473,15 @@ class Supervision:
             return
         is_death = not (self.is_leaving or self._asked or self._paths.stop.exists())
         is_outside = is_from_outside(ended)
+        self._sign = sign_of_death(self._said_last()) if is_death and not is_outside else None
         if self._observer.best_step > self._tally.best_step:
             self._tally.fruitless = self._tally.killed = self._tally.starved = 0
         elif is_death:
             self._tally.fruitless += not is_outside
             self._tally.killed += is_outside
-            self._tally.starved = self._tally.starved + 1 if self._is_starved(ended) else 0
+            self._tally.starved = self._tally.starved + 1 if self._is_starved(ended) or self._sign else 0
         self._tally.deaths += is_death and not is_outside
+        self._tally.reboots += bool(self._tally.boot) and self._tally.boot != boot_id()
         self._tally.is_open = False
         how = {} if ended is None else {"code": ended.code, "signal": ended.signal}
         (log_warning if is_death and how.get("code") else log_info)(
@@ -457,6 +490,15 @@ class Supervision:
         # On a full disk the end must still be told; a start, which needs the tally, fails by itself.
         with passed_over("tally.not_written", OSError):
             self._save_tally()
+
+    def _said_last(self) -> list[str]:
+        """Return the last lines of this start of the worker; earlier ones wrote into the same file."""
+        with passed_over("output.not_read", OSError), self._paths.log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            begun = self._log_begun if self._log_begun <= size else 0
+            log.seek(max(begun, size - _SAID_BYTES))
+            return log.read().decode(errors="replace").splitlines()
+        return []
 
     def _is_starved(self, ended: Ended | None) -> bool:
         """Say whether the system killed a worker for want of memory; false where it does not tell."""
@@ -507,13 +549,20 @@ class Supervision:
         how = (ended or Ended()).words()
         if ended is not None and ended.code == NO_DISK and tally.killed >= MAX_FULL:
             return self._full(ended)
-        if tally.starved >= MAX_STARVED:
+        if tally.reboots >= MAX_REBOOTS:
             reason = (
-                f"The system killed the worker for want of memory, {tally.starved} starts in a row before any "
-                "progress: it has to hold less at once (a smaller batch_size, grad_checkpoint: true), or to have more "
-                "memory."
+                f"The machine was booted anew {tally.reboots} times while this job ran: its load may be what the "
+                "system gives up on."
             )
-            return self._record("stopped", ended, by="guard", verdict="out_of_memory", reason=reason)
+            return self._record("stopped", ended, by="guard", verdict="rebooted", reason=reason)
+        is_over = tally.fruitless > spec.max_restarts_without_progress or tally.deaths > spec.max_restarts
+        if tally.starved >= MAX_STARVED or (self._sign and is_over):
+            verdict, why = self._sign or ("out_of_memory", "the system killed it for want of memory")
+            reason = (
+                f"The worker {how}: {why}, {max(tally.starved, 1)} starts in a row before any progress: it has to hold "
+                "less at once (a smaller batch_size, grad_checkpoint: true), or to have more memory."
+            )
+            return self._record("stopped", ended, by="guard", verdict=verdict, reason=reason)
         if tally.killed >= MAX_KILLS:
             reason = f"The worker {how}; {tally.killed} starts in a row were ended from outside before any progress."
         elif tally.fruitless > spec.max_restarts_without_progress:

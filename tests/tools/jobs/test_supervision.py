@@ -218,8 +218,61 @@ def test_a_job_that_the_system_kills_for_want_of_memory_is_not_started_a_third_t
     found = record(folder)
     # The first start got on to step 2, so it counts for nothing.
     assert (found.state, found.by, found.verdict, found.restarts) == ("stopped", "guard", "out_of_memory", 2)
-    assert found.reason.startswith("The system killed the worker for want of memory, 2 starts in a row before any")
+    said = (
+        "The worker died of signal 9 (SIGKILL): the system killed it for want of memory, 2 starts in a row before any"
+    )
+    assert found.reason.startswith(said)
     assert not found.waits_for_room
+
+
+_INTERACTIVITY = "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+_METAL = "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command buffer execution"
+
+
+@pytest.mark.parametrize(
+    ("says", "verdict"),
+    [
+        (
+            f"{_METAL} failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+            "out_of_memory",
+        ),
+        ("RuntimeError: [metal::malloc] Resource limit (499000) exceeded.", "out_of_memory"),
+        (f"{_METAL} failed: {_INTERACTIVITY}", "gpu_timeout"),
+        (
+            f"{_METAL} failed: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+            "gpu_timeout",
+        ),
+        ("RuntimeError: cudaMallocAsync(&buf, size, stream) failed: out of memory", "out_of_memory"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "out_of_memory"),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "out_of_memory"),
+    ],
+)
+def test_a_worker_on_whose_load_the_machine_gives_up_is_stopped_with_the_reason(
+    folder: Path, says: str, verdict: str
+) -> None:
+    job = spec(crash={"at": 1, "how": "abort", "times": 99, "says": says}, restart_pause_s=0)
+    assert Supervision(opened(folder, job)).run() == 0
+    found = record(folder)
+    assert (found.state, found.by, found.verdict, found.restarts) == ("stopped", "guard", verdict, 1)
+    assert "hold less at once" in found.reason
+
+
+def test_a_death_that_says_nothing_is_not_told_by_what_an_earlier_start_printed(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    job = opened(folder, spec(crash={"at": 1, "how": "abort", "times": 99}, restart_pause_s=0))
+    JobPaths(folder).log.write_text("RuntimeError: [metal::malloc] Resource limit (499000) exceeded.\n")
+    assert Supervision(job).run() == 0
+    assert (record(folder).state, record(folder).verdict) == ("failed", "")
+
+
+def test_a_machine_that_boots_anew_twice_within_one_job_ends_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = count()
+    monkeypatch.setattr(supervisor, "boot_id", lambda: f"boot {next(boots)}")
+    job = spec(crash={"at": 3, "how": "kill", "times": 2}, restart_pause_s=0)
+    assert Supervision(opened(folder, job)).run() == 0
+    found = record(folder)
+    assert (found.state, found.by, found.verdict) == ("stopped", "guard", "rebooted")
+    assert "booted anew 2 times" in found.reason
 
 
 def test_a_disk_that_is_full_before_the_worker_starts_leaves_the_job_to_go_on(

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4}
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int]]], metadata: dict[str, str] | None = None) -> bytes:
