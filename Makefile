@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check test quickstart smollm2 real faults mutants bench lock clean
+.PHONY: setup check test quickstart smollm2 real field faults mutants bench lock clean
 
 setup: $(READY)
 
@@ -35,6 +35,11 @@ smollm2: setup
 real: smollm2
 	$(BIN)/python -m pytest -m real -n 0 -p no:randomly
 	$(BIN)/python runbooks/smollm2/run.py
+
+# Each hard stop that says what stock does, seen in mlx_lm itself on the tiny base; about ten minutes on two cores.
+field: setup
+	rm -f runbooks/field_stock.jsonl
+	VIGIL_FIELD=runbooks/field_stock.jsonl $(BIN)/python -m pytest tests/tools/probes/test_field.py -n 0 -p no:randomly
 
 # Hours, and goes on where it stopped; then real MLX training under kills and failures. `python -m tests.faults --table`
 # prints what is on file.
