@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.render.places import find_home
-from agent.render.words import block, clock, columns, near, number, signed, wrapped
+from agent.render.words import block, clock, columns, duration, near, number, signed, wrapped
 from state.errors import DamagedFileError
 from state.files import read_object
 from state.paths import CampaignPaths
@@ -343,4 +343,12 @@ def question_figures(view: View, row: View) -> list[str]:
         of_run = [each for each in judged(view) if each["run"] == decision["run"]]
         conditions = of_run[-1]["gate"]["conditions"] if of_run else []
         return [f"{MARKS[each['decided']]:<5} {said(each)}" for each in conditions[:_MOST_FIGURES]]
-    return []
+    name = decision["run"] or decision["action_inputs"].get("run")
+    run = next((each for each in view.get("runs") or [] if each["id"] == name), None)
+    if row["kind"] != "launch" or run is None:
+        return []
+    foreseen = run["predicted"]
+    figures = [f"costs about {duration(run['cost_s_estimate'])}"] if run["cost_s_estimate"] else []
+    if {"metric", "low", "high"} <= foreseen.keys():
+        figures.append(f"expected: {foreseen['metric']} from {number(foreseen['low'])} to {number(foreseen['high'])}")
+    return figures

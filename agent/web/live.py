@@ -194,7 +194,7 @@ class Views:
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[str, float, View]] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[Path, threading.Lock] = {}
 
     def of(self, paths: CampaignPaths) -> View:
         """Return a campaign; of its jobs at work and its holder what is true now.
@@ -202,14 +202,14 @@ class Views:
         Raises:
             VigilError: It cannot be read.
         """
-        with self._lock:
+        with self._locks.setdefault(paths.root, threading.Lock()):
             stamp, at = store_mark(paths), time.monotonic()
             known = self._known.pop(paths.root, None)
             if known is None or known[0] != stamp or at - known[1] > _WHOLE_S:
                 known = stamp, at, gather(paths, with_beliefs=False)
             self._known[paths.root] = known
             if len(self._known) > _MOST_VIEWS:
-                del self._known[next(iter(self._known))]
+                self._known.pop(next(iter(self._known)), None)
         jobs = [with_folder(paths, job) if job["state"] in ALIVE else job for job in known[2]["jobs"]]
         return {**known[2], "jobs": jobs, "holder": holder(paths), "now": time.time()}
 

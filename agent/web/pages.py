@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from agent.render import curves, record, report, summary, typed, watch, why
 from agent.render.places import campaigns_in
@@ -386,7 +387,7 @@ def compared(views: Sequence[View]) -> View:
             ("work", duration(spent["worked_s"])),
             ("started", clock(campaign.get("started_at"))),
         ]
-        sides.append((view["key"], f"/c/{view['key']}", figures, run["recipe"] if run else {}))
+        sides.append((view["key"], f"/c/{quote(view['key'], safe='')}", figures, run["recipe"] if run else {}))
     return {**beside(sides), "shared": _shared(views) if len(views) == 2 else ""}  # noqa: PLR2004 - a pair
 
 

@@ -425,6 +425,7 @@ def test_launches_are_allowed_beforehand_from_the_page_and_nothing_else_is(home:
         store.agent.ask(Approval(kind="launch", decision="D1", question="Train R4?", asked_at=1.0))
     browser = entered(client(home))
     assert browser.get("/inbox").text.count('action="/c/quick/allow"') == 1
+    assert "costs about 2 min expected: stress.rows_kept from 0.700 to 0.900" in told(browser, "/inbox")
     given = {"form_token": form_of(browser)["form_token"], "answer": "yes", "until": "07:00", "runs": "3"}
     for changes in (
         {"kind": "promotion"},
