@@ -218,10 +218,15 @@ def campaign(view: View) -> View:
 
 
 def _drawn_scores(view: View) -> str:
-    """Return the scores of the newest runs, each with its interval, as SVG; empty where there is one or none."""
+    """Return the scores of the newest runs, each with its interval, beside the base's, as SVG; empty without one."""
     newest = {run["id"] for run in view["runs"][-_MOST_DRAWN:]} | {(typed.best(view) or {"run": ""})["run"]}
     judged = [row for row in view["decisions"] if row["run"] in newest and row["bucket"]]
-    return report.scores({**view, "decisions": judged}) if len({row["run"] for row in judged}) > 1 else ""
+    if not judged:
+        return ""
+    root = Path(view["root"])
+    with open_reader(CampaignPaths(root.parent, root.name)) as reader:
+        base = reader.beliefs_about("score:base.", statuses=("fresh",))
+    return report.scores({**view, "decisions": judged, "beliefs": base})
 
 
 _MOST_DRAWN = 60

@@ -12,6 +12,7 @@ _BENCHMARKS = (
     "training",
     "training_speed",
     "beliefs",
+    "page --seconds 60",
     "failure_modes",
     "simulated_laboratory",
     "peers",
