@@ -74,14 +74,14 @@ def vigil(home: Path, *arguments: str) -> str:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the home of a campaign of one SFT run and one DPO run on what that made, ended."""
     folder = tmp_path_factory.mktemp("carry")
-    write(folder / "train.jsonl", tables("train.jsonl", 9, 12, 100))
+    write(folder / "train.jsonl", tables("train.jsonl", 12, 12, 40))
     write(folder / "selection.jsonl", tables("stress_selection.jsonl", 12, 12, 6))
-    write(folder / "confirmation.jsonl", tables("stress_confirmation.jsonl", 12, 12, 4))
-    write(folder / "pairs.jsonl", [json.loads(line) for line in PAIRS.read_text().splitlines()[:8]])
+    write(folder / "confirmation.jsonl", tables("stress_confirmation.jsonl", 12, 12, 3))
+    write(folder / "pairs.jsonl", [json.loads(line) for line in sorted(PAIRS.read_text().splitlines(), key=len)[:8]])
     file = campaign(
         folder,
         {"id": "rows", "metric": "stress.rows_kept", "min": 1.0, "test": "plain", "reason": "few cases"},
-        {"batch_size": 4, "iters": 8, "learning_rate": 0.003, "steps_per_eval": 8, "save_every": 8},
+        {"batch_size": 4, "iters": 5, "learning_rate": 0.004, "steps_per_eval": 5, "save_every": 5},
         data={"train": "train.jsonl", "pairs": "pairs.jsonl"},
         instruments=["sft", "dpo"],
         recipes={"dpo": {"batch_size": 2, "iters": 2, "max_seq_length": 1088, "lora_parameters": SMALL}},

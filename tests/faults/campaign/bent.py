@@ -5,6 +5,7 @@ acts                file that gets one line for each promotion that is carried o
 shift_s             the wall clock is this much ahead
 pinned              resume from this checkpoint of the graph, whatever came after it
 is_deaf             take no notice that the campaign has ended
+least_s             shortest time, seconds, that a job which trains nothing is given
 """
 
 import json
@@ -22,6 +23,7 @@ from langgraph.types import Command
 
 from agent import deciding, doing, effects, loop, openings, runner
 from agent.render.watch import Terminal
+from policies import guards
 from state.clock import SystemClock
 from state.errors import VigilError
 from state.store import Doing
@@ -162,6 +164,8 @@ def main() -> int:
         count_promotions(Path(bend["acts"]))
     if "pinned" in bend:
         pin(bend["pinned"])
+    if "least_s" in bend:
+        guards.LEAST_S = float(bend["least_s"])
     if bend.get("is_deaf"):
         runner._ended = lambda session: None
     clock = BentClock(bend.get("shift_s", 0.0))

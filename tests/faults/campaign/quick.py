@@ -23,7 +23,6 @@ from tools.data.cases import read_split
 from tools.evaluation.harness import harness_parts
 from tools.jobs.worker import WorkerContext, begin
 from tools.models.identity import weights_hash
-from tools.training.progress import Progress
 
 CEILING = 0.95
 BASE_SCORE = 0.5
@@ -145,6 +144,9 @@ def _save(out: Path, step: int) -> None:
     write_json(save / "adapter_config.json", {"iters": step})
     write_atomic(save / "adapters.safetensors", safetensors({f"iters_{step}": ("F32", [1])}))
     write_atomic(save / "optimizer.safetensors", safetensors({"large": ("F32", [1])}))
+    # Numpy comes with it, which the jobs that train nothing do without.
+    from tools.training.progress import Progress
+
     write_json(save / "state.json", asdict(Progress(step=step, val_losses=[(step, 0.1)])))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from state.files import read_json
 from state.paths import CampaignPaths
-from tests.faults.campaign import world
+from tests.faults.campaign import warm, world
 
 
 @pytest.mark.faults
@@ -21,7 +21,7 @@ def test_a_suspended_measurement_ends_with_the_budget_and_is_named(
     monkeypatch.setenv("QUICK_STEP_S", "8")
     campaign = world.write_campaign(tmp_path / "files", budget={"hours": 0.001})
     home = tmp_path / "home"
-    agent = world.start(campaign, home)
+    agent = warm.start(campaign, home, bend={"least_s": 5})
     while not (workers := _workers(home)):
         assert agent.poll() is None, world.words(home)
         time.sleep(0.01)

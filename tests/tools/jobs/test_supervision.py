@@ -27,7 +27,7 @@ from tests.faults.jobs.harness import (
     until,
 )
 from tests.tools.machine import machines
-from tools.jobs import supervisor
+from tools.jobs import observe, supervisor
 from tools.jobs.locks import Turn
 from tools.jobs.processes import Ended
 from tools.jobs.spec import JobSpec, JobStatus
@@ -114,7 +114,11 @@ def test_battery_lid_and_heat_are_recorded_at_the_start_and_at_the_end(folder: P
     assert content(folder / "heartbeat")["power"] == unplugged
 
 
-def test_a_guard_on_the_battery_saves_and_stops_before_it_is_empty(folder: Path) -> None:
+def test_a_guard_on_the_battery_saves_and_stops_before_it_is_empty(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "SLOW_S", 0.2)
+    monkeypatch.setattr(observe, "LOOK_S", 0.5)
     system = machines.mac(folder / "machine", batt=machines.BATTERY)
     low = Guard(signal="battery_percent", op="<", threshold=75.0, verdict="battery_low")
     assert Supervision(opened(folder, spec(steps=10**6, guards=(low,))), system=system).run() == 0
