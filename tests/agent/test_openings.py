@@ -51,7 +51,7 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
     tmp_path: Path, machine: MachinePaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
-    first = world.write_campaign(tmp_path / "files", gate=shared(2))
+    first = world.write_campaign(tmp_path / "files", gate=shared(2), recipe=world.ONE_RUN)
     bend = {"kill_at": "amid_opening", "passage": 1}
     assert warm.run(first, home, wait=False, bend=bend) == -signal.SIGKILL, "between its row and the act"
     assert len(openings(machine)) == 1
@@ -65,7 +65,7 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
 
     # Its own record tells of the opening where another ledger is named, and on another machine.
     once = "The confirmation cases were opened once (by storm) of at most 2; alpha 0.025 of 0.05 is spent"
-    named = world.write_campaign(tmp_path / "named", gate=shared(5) | {"ledger": "example"})
+    named = world.write_campaign(tmp_path / "named", gate=shared(5) | {"ledger": "example"}, recipe=world.ONE_RUN)
     told = warm.vigil("run", str(named), "--check", home=home)
     assert once.replace("2;", "5;") in told.stdout
     assert "Confirmation cases for score: there are 40; " in told.stdout
@@ -78,14 +78,14 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
         assert once in " ".join(warm.vigil("status", "storm", home=tmp_path / "moved").stdout.split())
 
     # Under another name the same weights come out: their opening is read again, and costs nothing.
-    again = world.write_campaign(tmp_path / "again", "again", gate=shared(2))
+    again = world.write_campaign(tmp_path / "again", "again", gate=shared(2), recipe=world.ONE_RUN)
     assert warm.run(again, home, wait=False) == 0
     assert len(openings(machine)) == 1
     [confirm] = [row for row in world.rows(home, "again")["decisions"] if row["action"] == "confirm"]
     assert "these cases before by storm, so that opening is read again, judged at alpha 0.0250" in confirm["sentence"]
 
     # Where nothing is left, that is said before anything is trained.
-    last = world.write_campaign(tmp_path / "last", "last", gate=shared())
+    last = world.write_campaign(tmp_path / "last", "last", gate=shared(), recipe=world.ONE_RUN)
     assert warm.run(last, home, wait=False) == 1
     ended = world.rows(home, "last")
     assert "opened once (by storm), as often as gate.max_confirmations allows" in ended["campaign"][0]["sentence"]
@@ -96,7 +96,7 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
         lost = warm.vigil(*command, home=home)
         assert (lost.returncode, "vigil ledger --reset --reason WHY" in lost.stderr) == (5, True), lost.stderr
     assert "ended: promoted" in warm.vigil("status", "storm", home=home).stdout, "what is on record is still told"
-    third = world.write_campaign(tmp_path / "third", "third", gate=shared())
+    third = world.write_campaign(tmp_path / "third", "third", gate=shared(), recipe=world.ONE_RUN)
     with pytest.raises(Exception, match="damaged or lost"):
         refuse(third, CampaignPaths(home, "third"))
     assert warm.vigil("ledger", "--reset", home=home).returncode == 2, "a reset needs a reason"
@@ -108,7 +108,9 @@ def test_campaigns_share_what_they_spend_and_a_ledger_that_is_gone_ends_them(
 
 def test_an_example_counts_for_itself_alone_and_says_so(tmp_path: Path, machine: MachinePaths) -> None:
     home = tmp_path / "home"
-    campaign = world.write_campaign(tmp_path / "one", "one", gate={"max_confirmations": 1, "conditions": SCORE})
+    campaign = world.write_campaign(
+        tmp_path / "one", "one", gate={"max_confirmations": 1, "conditions": SCORE}, recipe=world.ONE_RUN
+    )
     assert warm.run(campaign, home, wait=False) == 0
     assert "this example's own" in " ".join(warm.vigil("status", "one", home=home).stdout.split())
     assert not machine.ledger.exists()

@@ -78,10 +78,10 @@ def write_campaign(folder: Path, privacy: str) -> Path:
         "recipe": {
             "fine_tune_type": "full",
             "batch_size": 8,
-            "iters": 300,
+            "iters": 80,
             "learning_rate": 0.005,
             "max_seq_length": 128,
-            "save_every": 150,
+            "save_every": 40,
         },
         "budget": {"runs": 1},
         "approvals": {"promotion": {"mode": "auto"}},

@@ -14,7 +14,12 @@ from state.paths import CampaignPaths
 from tests.faults.campaign import warm, world
 from tests.tools.models.folders import safetensors
 
-WAIT: dict[str, Any] = {"approvals": {"promotion": {"mode": "wait"}}, "budget": {"runs": 4}}
+WAIT: dict[str, Any] = {
+    "approvals": {"promotion": {"mode": "wait"}},
+    "budget": {"runs": 1},
+    "recipe": world.ONE_RUN,
+}
+"""One run, good enough to be promoted; the campaign then waits for a person and can be taken up again."""
 
 
 def vigil(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +71,7 @@ def test_without_wait_a_question_ends_the_run_with_code_6_and_yes_promotes(tmp_p
 
 
 def test_runs_go_on_from_the_campaign_s_adapter_which_is_measured_beside_the_base(tmp_path: Path) -> None:
-    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    campaign, home = world.write_campaign(tmp_path / "files", recipe=world.ONE_RUN), tmp_path / "home"
     mine = tmp_path / "files" / "mine"
     mine.mkdir()
     module = "model.layers.5.self_attn.q_proj"
@@ -88,9 +93,8 @@ def test_runs_go_on_from_the_campaign_s_adapter_which_is_measured_beside_the_bas
     world.assert_exactly_once(home)
 
 
-def test_a_no_at_promotion_ends_not_promoted_by_whom_and_why(tmp_path: Path) -> None:
-    campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
-    assert warm.run(campaign, home, wait=False) == 6
+def test_a_no_at_promotion_ends_not_promoted_by_whom_and_why(waiting: Path) -> None:
+    campaign, home = waiting / "files" / "campaign.yaml", waiting / "home"
     question = world.rows(home)["approvals"][-1]
     assert vigil(home, "reject", question["id"], "--reason", "the demo is on Friday").returncode == 0
     assert warm.run(campaign, home, wait=False) == 1
@@ -125,11 +129,12 @@ def test_a_person_has_a_run_confirmed_and_promoted_by_requests_that_the_next_run
     world.assert_exactly_once(home)
 
 
-def test_an_answer_while_the_agent_waits_is_applied_at_once(tmp_path: Path) -> None:
-    campaign, home = world.write_campaign(tmp_path / "files", **WAIT), tmp_path / "home"
-    agent = warm.start(campaign, home)
+def test_an_answer_while_the_agent_waits_is_applied_at_once(waiting: Path) -> None:
+    campaign, home = waiting / "files" / "campaign.yaml", waiting / "home"
+    log = waiting / "second.log"
+    agent = warm.start(campaign, home, log=log)
     try:
-        until(lambda: (home / "storm" / "state.db").exists() and state_of_or_none(home) == "waiting")
+        until(lambda: log.exists() and "waits for you" in log.read_text())
         vigil(home, "approve", world.rows(home)["approvals"][-1]["id"])
         assert agent.wait(timeout=60) == 0
     finally:
@@ -138,16 +143,8 @@ def test_an_answer_while_the_agent_waits_is_applied_at_once(tmp_path: Path) -> N
             agent.wait()
 
 
-def state_of_or_none(home: Path) -> str | None:
-    """Return the campaign's state, or None while it has no row yet."""
-    try:
-        return state_of(home)
-    except Exception:  # noqa: BLE001 - a store that is just being made reads in several ways
-        return None
-
-
 def test_while_a_promotion_waits_the_night_goes_on_with_another_run(tmp_path: Path) -> None:
-    campaign, home = world.write_campaign(tmp_path / "files", **{**WAIT, "budget": {"runs": 5}}), tmp_path / "home"
+    campaign, home = world.write_campaign(tmp_path / "files", **{**WAIT, "budget": {"runs": 2}}), tmp_path / "home"
     assert warm.run(campaign, home, wait=False) == 6
     found = world.rows(home)
     asked = next(row for row in found["approvals"] if row["kind"] == "promotion")
@@ -320,7 +317,7 @@ def test_an_edit_during_the_run_applies_at_the_next_decision_and_is_recorded(tmp
 
 
 def test_a_campaign_file_broken_during_the_run_changes_nothing(tmp_path: Path) -> None:
-    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    campaign, home = world.write_campaign(tmp_path / "files", recipe=world.ONE_RUN), tmp_path / "home"
     agent = warm.start(campaign, home)
     until(lambda: any(job["kind"] == "training" for job in _jobs(home)))
     good = campaign.read_text()
@@ -331,7 +328,7 @@ def test_a_campaign_file_broken_during_the_run_changes_nothing(tmp_path: Path) -
 
 
 def test_a_diverging_run_is_stopped_by_its_guard_judged_and_tried_again_more_gently(tmp_path: Path) -> None:
-    recipe = {"batch_size": 4, "iters": 100, "max_seq_length": 128, "learning_rate": 2.0, "save_every": 1000}
+    recipe = {"batch_size": 4, "iters": 100, "max_seq_length": 128, "learning_rate": 1.2, "save_every": 1000}
     campaign, home = world.write_campaign(tmp_path / "files", recipe=recipe), tmp_path / "home"
     assert warm.run(campaign, home) == 0
     found = world.rows(home)
@@ -388,7 +385,7 @@ def test_an_edit_that_voids_a_training_stops_it_and_the_next_run_follows_the_new
 
 
 def test_a_torn_model_folder_never_reaches_a_job(tmp_path: Path) -> None:
-    campaign, home = world.write_campaign(tmp_path / "files"), tmp_path / "home"
+    campaign, home = world.write_campaign(tmp_path / "files", recipe=world.ONE_RUN), tmp_path / "home"
     weights = campaign.parent / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert warm.run(campaign, home) in {2, 3}

@@ -60,9 +60,8 @@ def test_after_an_edit_to_another_model_every_job_is_given_that_model(tmp_path: 
     assert Path(spec["input"]["model"]).name == "other"
 
 
-def test_an_edit_between_two_sittings_is_told_by_the_second(tmp_path: Path) -> None:
-    campaign, home = world.write_campaign(tmp_path / "files", approvals={"promotion": {"mode": "wait"}}), tmp_path / "h"
-    assert warm.run(campaign, home, wait=False) == 6
+def test_an_edit_between_two_sittings_is_told_by_the_second(waiting: Path) -> None:
+    campaign, home = waiting / "files" / "campaign.yaml", waiting / "home"
     assert "Version" not in world.words(home)
     spec = json.loads(campaign.read_text())
     campaign.write_text(json.dumps({**spec, "approvals": {"promotion": {"mode": "wait", "deadline_h": 9}}}))

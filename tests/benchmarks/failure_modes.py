@@ -30,7 +30,8 @@ from state.hashing import hash_file, hash_json
 from tests.faults.campaign import warm
 from tests.faults.campaign.world import ROOT
 from tests.faults.failure_modes import shapes, tampering
-from tests.faults.failure_modes.audits import CLEAN_PROJECTS, PROJECTS, Project, has_audit
+from tests.faults.failure_modes.audits import PROJECTS
+from tests.faults.failure_modes.projects import Project, clean_builders
 from tests.faults.failure_modes.scenarios import QUICK, SLOW, Scenario
 from tests.faults.failure_modes.seen import TIMEOUT_S, Finding, Seen, audit, run
 from tests.faults.failure_modes.worlds import World
@@ -176,16 +177,15 @@ def asks(modes: Iterable[str] = (), *, with_mlx: bool = True) -> list[Ask]:
     found = [Ask(s.mode, "run", s.name, partial(_of_run, s)) for s in (QUICK + SLOW if with_mlx else QUICK)]
     found.append(Ask("9", "run", "trainings die half way, a half-trained adapter lies there", _half_trained))
     found.append(Ask("P2", "run", "an adapter of other weights to go on from: refused", _other_parent))
-    if has_audit():
-        found += [Ask(p.mode, "audit", p.name, partial(_of_audit, p)) for p in PROJECTS]
+    found += [Ask(p.mode, "audit", p.name, partial(_of_audit, p)) for p in PROJECTS]
     found = [ask for ask in found if not wanted or ask.mode in wanted]
     found.sort(key=lambda ask: (MODES.index(ask.mode), ask.by))
     if wanted:
         return found
     clean = shapes.CLEAN | shapes.CLEAN_REAL if with_mlx else shapes.CLEAN
     found += [Ask("", _CLEAN[0], name, partial(_clean_campaign, make)) for name, make in clean.items()]
-    folders = CLEAN_PROJECTS.items() if has_audit() else ()
-    return found + [Ask("", _CLEAN[1], name, partial(_clean_project, build)) for name, build in folders]
+    projects = clean_builders().items()
+    return found + [Ask("", _CLEAN[1], name, partial(_clean_project, build)) for name, build in projects]
 
 
 def code_hash() -> str:

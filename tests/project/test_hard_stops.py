@@ -4,8 +4,6 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from agent.render.summary import DOMAINS
@@ -44,11 +42,8 @@ def named_modes(tree: ast.Module) -> set[str]:
 
 
 def catalogued() -> set[str]:
-    """Return the modes of the catalogue of probes, where there is one."""
-    if find_spec("tools.probes.catalogue") is None:
-        return set()
-    path = Path(import_module("tools.probes.catalogue").__file__ or "")
-    return modes_of(parsed(path))
+    """Return the modes of the catalogue of probes."""
+    return modes_of(parsed(ROOT / "tools" / "probes" / "catalogue.py"))
 
 
 def anchors(page: str) -> list[str]:

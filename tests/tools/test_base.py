@@ -27,8 +27,9 @@ SPLITS = {
 
 
 @cache
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"quickstart_{name}", QUICKSTART / f"{name}.py")
+def script(path: Path) -> ModuleType:
+    """Return a program of the runbooks as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -88,7 +89,7 @@ def test_training_answers_are_whole_and_half_of_them_long() -> None:
 
 
 def test_training_leaves_out_what_is_held_out() -> None:
-    make_base = script("make_base")
+    make_base = script(QUICKSTART / "make_base.py")
     recipe, span = make_base.Recipe(), range(8)
     unwanted = make_base.dialogue(recipe, 3)[0]
     text = (BASE / "tokenizer.json").read_text()
@@ -99,7 +100,7 @@ def test_training_leaves_out_what_is_held_out() -> None:
 
 
 def test_long_tables_are_taught_with_answers_that_stop_early() -> None:
-    make_base = script("make_base")
+    make_base = script(QUICKSTART / "make_base.py")
     recipe = make_base.Recipe(long_share=1.0, long_stress_share=1.0)
     pairs = [make_base.dialogue(recipe, index) for index in range(200)]
     rows = [(prompt.count("\n") - 1, answer.count("\n")) for prompt, answer in pairs]

@@ -3,18 +3,15 @@
 They need the model: `make smollm2`, or its folder in `VIGIL_SMOLLM2`; without it they are skipped by name.
 """
 
-import importlib.util
 import json
 import os
-import sys
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.tools.evaluation.worlds import case_rows, make_job
+from tests.tools.test_base import script
 from tests.tools.training.jobs import metrics, run, training_job, work
 from tools.models.identity import weights_hash
 
@@ -30,17 +27,6 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not (MODEL / "config.json").is_file(), reason="needs SmolLM2: make smollm2, or VIGIL_SMOLLM2"),
 ]
-
-
-@cache
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("smollm2_fetch", RUNBOOK / "fetch.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def inputs(**more: Any) -> dict[str, Any]:
@@ -70,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folder_is_whole_and_a_byte_less_is_noticed(tmp_path: Path) -> None:
-    fetch = script()
+    fetch = script(RUNBOOK / "fetch.py")
     dtype = json.loads((MODEL / fetch.MARKER).read_text())["dtype"]
     assert fetch.is_whole(MODEL, dtype)
     assert not fetch.is_whole(MODEL, next(other for other in fetch.DTYPES if other != dtype))
@@ -118,10 +104,10 @@ def test_stock_mlx_lm_opens_the_adapter(trained: Path) -> None:
     adapter = next(path.parent for path in (trained / "out").rglob("adapters.safetensors"))
     done = run(
         *("mlx_lm", "generate", "--model", str(MODEL.resolve()), "--adapter-path", str(adapter)),
-        *("--prompt", script().QUESTION, "--max-tokens", "16", "--temp", "0"),
+        *("--prompt", script(RUNBOOK / "fetch.py").QUESTION, "--max-tokens", "16", "--temp", "0"),
     )
     assert done.returncode == 0, done.stderr
-    assert script().ANSWER in done.stdout
+    assert script(RUNBOOK / "fetch.py").ANSWER in done.stdout
 
 
 def test_one_update_from_rollouts_is_sampled_graded_and_learned(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[3]
 BASE = ROOT / "runbooks" / "quickstart" / "base"
 N_CASES = 40
 
+ONE_RUN: dict[str, Any] = {"batch_size": 4, "iters": 120, "max_seq_length": 128, "learning_rate": 0.001}
+"""A recipe whose first run meets the gate; by default several are needed, which takes twice as long."""
+
 EFFECTS: dict[str, Any] = {
     "retention": {"saves": 1},
     "notify": {"command": ["sh", "-c", 'echo "$VIGIL_KEY $(cat)" >> told']},
@@ -63,7 +66,7 @@ def write_campaign(folder: Path, name: str = "storm", **changes: Any) -> Path:
             "splits": {"main": {"selection": "selection.jsonl", "confirmation": "confirmation.jsonl"}},
         },
         "gate": {"max_confirmations": 2, "conditions": [{"id": "score", "metric": "main.score", "min": 0.69}]},
-        "recipe": {"batch_size": 4, "iters": 20, "max_seq_length": 128, "learning_rate": 0.001},
+        "recipe": {**ONE_RUN, "iters": 20},
         "approvals": {"promotion": {"mode": "auto"}},
         **changes,
     }

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from safetensors.numpy import save_file
 
 from tests.faults.campaign.world import BASE
 from tests.faults.failure_modes import shapes
-from tests.faults.failure_modes.projects import INJECTED, Project, clean_builders
+from tests.faults.failure_modes.projects import INJECTED, Project
 
 _MODULE = "model.layers.5.self_attn.q_proj"
 _CONFIG: dict[str, Any] = {
@@ -28,16 +27,6 @@ _CONFIG: dict[str, Any] = {
     "max_seq_length": 160,
     "mask_prompt": True,
 }
-
-
-__all__ = ["CLEAN_PROJECTS", "PROJECTS", "Project", "has_audit"]
-
-
-def has_audit() -> bool:
-    """Whether this version of Vigil has the command."""
-    from agent.cli import vigil
-
-    return "audit" in vigil.commands
 
 
 def _trained(folder: Path) -> None:
@@ -97,6 +86,3 @@ PROJECTS: tuple[Project, ...] = (
     ),
     *INJECTED,
 )
-
-CLEAN_PROJECTS: dict[str, Callable[[Path], Path]] = clean_builders()
-"""Projects with nothing wrong, by what is particular about them."""

@@ -29,7 +29,6 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from policies.cost import padded_batches
 from state.files import read_json, write_atomic, write_json
 from state.hashing import hash_tree
 from tools.data.cases import iter_data, iter_pairs, read_split, user_prompt
@@ -149,6 +148,9 @@ def _draw(*what: Any) -> float:
 
 def _train(context: WorkerContext) -> None:
     """Learn what the rows show."""
+    # Numpy comes with it, which evaluations do without.
+    from policies.cost import padded_batches
+
     inputs, recipe = context.input, context.input["recipe"]
     iters, size = int(recipe["iters"]), int(recipe["batch_size"])
     nature = _nature(inputs["data"]["train"])

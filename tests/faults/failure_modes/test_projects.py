@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.campaign.world import BASE
-from tests.faults.failure_modes.projects import INJECTED, clean_builders
+from tests.faults.failure_modes.projects import CLEAN, INJECTED, clean_builders
 from tests.faults.failure_modes.seen import audit
 from tools.probes.catalogue import AUDITED
 
@@ -29,5 +29,6 @@ def test_a_clean_project_raises_no_alarm_with_a_model_or_without(build: Callable
 
 def test_there_are_ten_clean_projects_and_a_failure_for_every_mode_that_an_audit_looks_for() -> None:
     assert len(BUILDERS) >= 10
+    assert {project.make for project in INJECTED} <= set(CLEAN.values()), "each has its twin above"
     # 9 stands with the projects that were trained to their end.
     assert {project.mode for project in INJECTED} | {"9"} == set(AUDITED)

@@ -1,6 +1,7 @@
 """The random model and the losses over pairs once more, in float64 and without MLX: what ours is held against."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 HEADS, EPS, LAYERS = 2, 1e-5, 2
+CLOSE = 1e-5
+STEP = 1e-5
 
 
 @dataclass
@@ -100,3 +103,38 @@ def preference_loss(
             odds = beta * (one - two)
             total += (1 - smoothing) * float(np.log1p(np.exp(-odds))) + smoothing * float(np.log1p(np.exp(odds)))
     return total
+
+
+def assert_is_slope(loss: Callable[[Llama], float], llama: Llama, found: dict[str, Any], name: str) -> None:
+    """Assert that a gradient is the slope of a loss: at three places of each factor, and along the gradient itself.
+
+    Args:
+        loss: The formula, of a policy.
+        llama: The policy.
+        found: What the child process wrote; the gradient under `NAME.gradient.`.
+        name: Of the loss.
+    """
+    stem = f"{name}.gradient."
+    gradient = {key.removeprefix(stem): value for key, value in found.items() if key.startswith(stem)}
+    assert len(gradient) == 28, "two layers, seven matrices each, two factors"
+    largest = max(float(np.abs(part).max()) for part in gradient.values())
+    assert largest > 0.01
+    chance = np.random.default_rng(0)
+    for key, part in gradient.items():
+        for place in zip(*(chance.integers(0, size, 3) for size in part.shape), strict=True):
+            one = np.zeros_like(part)
+            one[place] = 1.0
+            assert abs(_slope(loss, llama, {key: one}) - part[place]) < CLOSE * largest, (key, place)
+    # And all of them at once, along the gradient itself: its slope there is its own length.
+    length = float(np.sqrt(sum((part**2).sum() for part in gradient.values())))
+    along = {key: part / length for key, part in gradient.items()}
+    assert abs(_slope(loss, llama, along) - length) < CLOSE * length
+
+
+def _slope(loss: Callable[[Llama], float], llama: Llama, along: dict[str, Array]) -> float:
+    moved = (
+        replace(llama, weights=llama.weights | {key: llama.weights[key] + step * part for key, part in along.items()})
+        for step in (STEP, -STEP)
+    )
+    up, down = map(loss, moved)
+    return (up - down) / (2 * STEP)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from tests.tools.evaluation.worlds import make_model
 from tests.tools.training.jobs import run
-from tests.tools.training.numpy_llama import Llama, answer_logp, preference_loss
+from tests.tools.training.numpy_llama import CLOSE, Llama, answer_logp, assert_is_slope, preference_loss
 
 pytestmark = pytest.mark.mlx
 
@@ -27,8 +27,6 @@ PAIRS: list[Any] = [
     (([3, 8, 9, 10, 1], 3), ([3, 8, 9, *range(90, 104), 1], 3)),
     (([3, 99, 120, 121, 122, 123, 1], 2), ([3, 99, 122, 121, 120, 1], 2)),
 ]
-CLOSE = 1e-5
-STEP = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -64,37 +62,7 @@ def test_the_loss_is_the_papers_formula(llama: Llama, found: dict[str, Any], nam
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_gradient_is_the_slope_of_the_papers_formula(llama: Llama, found: dict[str, Any], name: str) -> None:
-    stem = f"{name}.gradient."
-    gradient = {key.removeprefix(stem): value for key, value in found.items() if key.startswith(stem)}
-    assert len(gradient) == 28, "two layers, seven matrices each, two factors"
-    largest = max(float(np.abs(part).max()) for part in gradient.values())
-    assert largest > 0.01
-    chance = np.random.default_rng(0)
-    for key, part in gradient.items():
-        for place in zip(*(chance.integers(0, size, 3) for size in part.shape), strict=True):
-            assert abs(slope(llama, found, name, {key: at(part, place)}) - part[place]) < CLOSE * largest, (key, place)
-    # And all of them at once, along the gradient itself: its slope there is its own length.
-    length = float(np.sqrt(sum((part**2).sum() for part in gradient.values())))
-    along = {key: part / length for key, part in gradient.items()}
-    assert slope(llama, found, name, along) == pytest.approx(length, rel=CLOSE)
-
-
-def at(part: Any, place: Any) -> Any:
-    one = np.zeros_like(part)
-    one[place] = 1.0
-    return one
-
-
-def slope(llama: Llama, found: dict[str, Any], name: str, along: dict[str, Any]) -> float:
-    sides = [
-        loss_of(
-            replace(llama, weights=llama.weights | {k: llama.weights[k] + step * v for k, v in along.items()}),
-            found,
-            name,
-        )
-        for step in (STEP, -STEP)
-    ]
-    return (sides[0] - sides[1]) / (2 * STEP)
+    assert_is_slope(lambda moved: loss_of(moved, found, name), llama, found, name)
 
 
 def test_rewards_log_probabilities_and_lengths_are_those_of_each_pair(llama: Llama, found: dict[str, Any]) -> None:

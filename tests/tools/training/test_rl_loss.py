@@ -1,6 +1,5 @@
 """Losses over rollouts and their gradients, against the formulas in float64 on a model written by hand."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from safetensors.numpy import load_file
 
 from tests.tools.evaluation.worlds import make_model
 from tests.tools.training.jobs import run
-from tests.tools.training.numpy_llama import Llama
+from tests.tools.training.numpy_llama import CLOSE, Llama, assert_is_slope
 
 pytestmark = pytest.mark.mlx
 
@@ -28,8 +27,6 @@ ROWS: list[tuple[list[int], int]] = [
     ([3, 99, 120, 121, 122, 123, 124], 2),
 ]
 ADVANTAGES = [1.2, -0.7, 0.4, -1.6]
-CLOSE = 1e-5
-STEP = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -98,34 +95,7 @@ def test_the_loss_and_what_is_reported_are_the_papers_formula(llama: Llama, foun
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_gradient_is_the_slope_of_the_papers_formula(llama: Llama, found: dict[str, Any], name: str) -> None:
-    stem = f"{name}.gradient."
-    gradient = {key.removeprefix(stem): value for key, value in found.items() if key.startswith(stem)}
-    assert len(gradient) == 28, "two layers, seven matrices each, two factors"
-    largest = max(float(np.abs(part).max()) for part in gradient.values())
-    assert largest > 0.01
-    chance = np.random.default_rng(0)
-    for key, part in gradient.items():
-        for place in zip(*(chance.integers(0, size, 3) for size in part.shape), strict=True):
-            one = np.zeros_like(part)
-            one[place] = 1.0
-            assert abs(slope(llama, found, name, {key: one}) - part[place]) < CLOSE * largest, (key, place)
-    # And all of them at once, along the gradient itself: its slope there is its own length.
-    length = float(np.sqrt(sum((part**2).sum() for part in gradient.values())))
-    along = {key: part / length for key, part in gradient.items()}
-    assert slope(llama, found, name, along) == pytest.approx(length, rel=CLOSE)
-
-
-def slope(llama: Llama, found: dict[str, Any], name: str, along: dict[str, Any]) -> float:
-    sides = [
-        by_hand(
-            replace(llama, weights=llama.weights | {k: llama.weights[k] + step * v for k, v in along.items()}),
-            found,
-            name,
-            llama,
-        )[0]
-        for step in (STEP, -STEP)
-    ]
-    return (sides[0] - sides[1]) / (2 * STEP)
+    assert_is_slope(lambda moved: by_hand(moved, found, name, llama)[0], llama, found, name)
 
 
 @pytest.mark.parametrize("name", KINDS)
