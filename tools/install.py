@@ -48,11 +48,11 @@ class Progress:
 
     def take(self, line: str) -> None:
         """Take in a line of pip's."""
-        if found := _FETCHED.match(line):
+        if match := _FETCHED.match(line):
             self._fetched += 1
-            self._now = found[1]
-        elif found := _DOWNLOAD.match(line):
-            self._now = f"{found[1]} ({found[2]})"
+            self._now = match[1]
+        elif match := _DOWNLOAD.match(line):
+            self._now = f"{match[1]} ({match[2]})"
         elif line.startswith("Installing collected packages"):
             self._is_unpacking = True
 
@@ -163,9 +163,9 @@ def main(venv: str) -> int:
             sys.stderr.write(f"Failed while {words}; its last lines stand above. Mend that, then: make setup\n")
             return code
     # On Linux CPUs alone it has something to say; where it gains nothing all works as well, and takes longer.
-    said: list[str] = []
-    run([python, "-m", "tools.machine.blas"], env, said.append, teller.every_s)
-    for line in filter(None, map(str.strip, said)):
+    lines: list[str] = []
+    run([python, "-m", "tools.machine.blas"], env, lines.append, teller.every_s)
+    for line in filter(None, map(str.strip, lines)):
         teller.tell(line, stays=True)
     teller.tell("installed", stays=True)
     return 0

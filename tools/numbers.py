@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-def suggest(space: Mapping[str, Json], told: Sequence[tuple[Json, float]], seed: int, count: int) -> list[Json]:
+def suggest(space: Mapping[str, Json], trials: Sequence[tuple[Json, float]], seed: int, count: int) -> list[Json]:
     """Return proposals of a tree-structured Parzen estimator; the same arguments give the same proposals.
 
     Args:
         space: Name -> {low, high, log, is_int} or {choices}.
-        told: (name -> value, value to maximise) of each run; names outside the space are left out.
+        trials: (name -> value, value to maximise) of each run; names outside the space are left out.
         seed: Of the sampler.
         count: How many proposals, each made as if the ones before it were running.
     """
@@ -25,7 +25,7 @@ def suggest(space: Mapping[str, Json], told: Sequence[tuple[Json, float]], seed:
     distributions = {name: _distribution(each) for name, each in space.items()}
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=False, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    for params, value in told:
+    for params, value in trials:
         known = {name: params[name] for name in space}
         study.add_trial(optuna.trial.create_trial(params=known, distributions=distributions, value=value))
     return [dict(study.ask(distributions).params) for _ in range(count)]

@@ -42,12 +42,12 @@ def remember(paths: MachinePaths, weights: str, job: str, row: dict[str, Any], t
 
 def remembered(paths: MachinePaths, weights: str, but: frozenset[str] = frozenset()) -> dict[str, list[dict[str, Any]]]:
     """Return instrument -> what trainings of these weights were timed at, the jobs in `but` left out."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_kind: dict[str, list[dict[str, Any]]] = {}
     for row in _read(paths).get(weights, []):
         if row["job"] not in but:
             sample = {key: row[key] for key in _KEYS if key != "instrument"}
-            found.setdefault(str(row["instrument"]), []).append(sample)
-    return found
+            by_kind.setdefault(str(row["instrument"]), []).append(sample)
+    return by_kind
 
 
 def _read(paths: MachinePaths) -> dict[str, list[dict[str, Any]]]:

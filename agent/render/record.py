@@ -18,7 +18,7 @@ from state.paths import CampaignPaths, JobPaths
 from state.reading import open_reader
 from state.records import Approval, Request
 from tools.jobs.locks import is_held
-from tools.jobs.spec import read_tally
+from tools.jobs.spec import read_start_counters
 
 View = dict[str, Any]
 
@@ -431,7 +431,7 @@ def _compare(files: JobPaths, job: View, damaged: list[str]) -> None:
 def _started_at(files: JobPaths, damaged: list[str]) -> float | None:
     """Return when a job's worker was first started, Unix seconds."""
     try:
-        return read_tally(files).started_at
+        return read_start_counters(files).started_at
     except DamagedFileError as error:
         damaged.append(error.sentence)
         return None

@@ -16,7 +16,7 @@ from state.errors import DamagedFileError
 from state.paths import CampaignPaths, JobPaths
 from tests.agent.recorded import begin_training, opened, record
 from tests.state import samples
-from tools.jobs.spec import read_tally
+from tools.jobs.spec import read_start_counters
 
 FLIPS = int(os.environ.get("VIGIL_FLIPS", "20"))
 
@@ -204,4 +204,4 @@ def test_a_tally_of_wrong_types_is_damage(tmp_path: Path, tally: dict[str, objec
     files = JobPaths(tmp_path)
     files.start.write_text(json.dumps({"tally": tally}))
     with pytest.raises(DamagedFileError, match="tally"):
-        read_tally(files)
+        read_start_counters(files)

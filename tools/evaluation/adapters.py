@@ -75,8 +75,8 @@ def used_as(model: Any, form: str) -> Iterator[str]:
         finally:
             model.update_modules(tree_unflatten(whole))
     else:
-        with merged_adapters(model, "evaluation") as found:
-            yield found
+        with merged_adapters(model, "evaluation") as merged:
+            yield merged
 
 
 def no_room(model: Any, form: str) -> str:
@@ -136,17 +136,17 @@ def _merged(part: Any, chance: str | None) -> Any:
     base = _base(part)
     kind = base.weight.dtype
     if chance is None or kind != mx.bfloat16:
-        found = part.fuse()
-        found.weight = found.weight.astype(kind)
-        return found
+        fused = part.fuse()
+        fused.weight = fused.weight.astype(kind)
+        return fused
     whole = base.weight
     base.weight = whole.astype(mx.float32)
     try:
-        found = part.fuse()
+        fused = part.fuse()
     finally:
         base.weight = whole
-    found.weight = _rounding()(found.weight, random_key(chance))
-    return found
+    fused.weight = _rounding()(fused.weight, random_key(chance))
+    return fused
 
 
 @cache
@@ -197,8 +197,8 @@ def _lean(part: Any) -> Any:
             self.up = (part.scale * part.lora_b).astype(kind)
 
         def __call__(self, inputs: mx.array) -> mx.array:
-            found: mx.array = mx.addmm(self.linear(inputs), inputs @ self.down, self.up)
-            return found
+            outputs: mx.array = mx.addmm(self.linear(inputs), inputs @ self.down, self.up)
+            return outputs
 
     return Lean()
 

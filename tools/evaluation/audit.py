@@ -10,8 +10,6 @@ loaded, never weights. Text of rows does not leave this process, apart from syst
 with, in `parity`.
 """
 
-import json
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -23,7 +21,7 @@ from tools.data.rows import Bounds, DataFile, Features, Row
 from tools.evaluation.census import prompt_parity, token_census, without_words
 from tools.evaluation.prompts import decode, gold_tokens
 from tools.evaluation.worker import Split
-from tools.jobs.privacy import stay_offline
+from tools.jobs.worker import answer_request
 from tools.machine.sandbox import OverLimitError
 from tools.probes.data import case_prompt
 from tools.probes.evaluations import MOST_CASES, gold_of
@@ -48,7 +46,7 @@ def answer(request: Json) -> Json:
     evaluations: list[Json] = []
     trainings: list[Json] = []
     why = ""
-    for rows, found, count, more in (
+    for rows, answers, count, more in (
         (request["evaluations"], evaluations, _evaluation, lambda _: taught),
         (request["trainings"], trainings, _training, _file),
     ):
@@ -56,7 +54,7 @@ def answer(request: Json) -> Json:
             # A template that broke its limits once is not asked again: each time costs as long.
             done = {"why": why} if why else _guarded(count, tokenizer, row, more(row))
             why = str(done["why"]) if done.pop("is_over", False) else why
-            found.append(done)
+            answers.append(done)
     return {"evaluations": evaluations, "trainings": trainings}
 
 
@@ -79,14 +77,14 @@ def _guarded(count: Any, *arguments: Any) -> Json:
 def _training(tokenizer: Any, row: Json, file: DataFile) -> Json:
     stock = StockRows(tokenizer, masks_prompt=bool(row["masks_prompt"]), system=row.get("system"))
     rows = stock.render(file.rows())
-    told = stock.told()
-    if not told["rows"]:
+    stock_facts = stock.told()
+    if not stock_facts["rows"]:
         return {"why": "no usable row"}
     if not rows:
-        return {"why": "no row could be rendered", "stock": told}
+        return {"why": "no row could be rendered", "stock": stock_facts}
     answers = sorted(len(one.tokens) - one.prompt_length for _, one in rows if one.prompt_length)
     least = answers[len(answers) // _RARELY_SHORTER] if answers else 0
-    return {**token_census(rows, tokenizer, int(row["max_seq_length"])), "stock": told, "least_answer": least}
+    return {**token_census(rows, tokenizer, int(row["max_seq_length"])), "stock": stock_facts, "least_answer": least}
 
 
 def _evaluation(tokenizer: Any, row: Json, taught: list[DataFile]) -> Json:
@@ -100,12 +98,12 @@ def _evaluation(tokenizer: Any, row: Json, taught: list[DataFile]) -> Json:
         if gold is not None:
             golds.append({**cases[-1], "reference": gold.removesuffix("\n").removesuffix("\r")})
     tokens = [gold_tokens(tokenizer, gold) for gold in golds]
-    found: Json = {"needs": [len(one) for one in tokens], "cases": len(cases)}
+    counts: Json = {"needs": [len(one) for one in tokens], "cases": len(cases)}
     if tokens:
-        found["begun"] = _begun(tokenizer, golds, tokens, int(row["max_tokens"]))
+        counts["begun"] = _begun(tokenizer, golds, tokens, int(row["max_tokens"]))
     if cases:
-        found["parity"] = _parity(tokenizer, cases, taught)
-    return found
+        counts["parity"] = _parity(tokenizer, cases, taught)
+    return counts
 
 
 def _case(data: Json, system: str | None) -> Json | None:
@@ -133,7 +131,7 @@ def _begun(tokenizer: Any, golds: list[Json], tokens: list[list[int]], budget: i
     if min(lines) <= 1:
         return None
     shown = [_n_lines(decode(tokenizer, one[:budget])) for one in tokens]
-    return sum(seen >= wanted for seen, wanted in zip(shown, lines, strict=True))
+    return sum(n_shown >= wanted for n_shown, wanted in zip(shown, lines, strict=True))
 
 
 def _n_lines(text: str) -> int:
@@ -158,15 +156,7 @@ def _parity(tokenizer: Any, cases: list[Json], taught: list[DataFile]) -> Json:
 
 def main() -> int:
     """Answer the request on standard input."""
-    stay_offline()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    request = json.load(sys.stdin)
-    try:
-        found = answer(request)
-    except VigilError as error:
-        found = {"why": error.sentence}
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
-    return 0
+    return answer_request(answer)
 
 
 if __name__ == "__main__":

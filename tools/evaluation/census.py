@@ -8,7 +8,6 @@ Two parts, since they stand on different things: `tokens` (lengths and prompts) 
 edited grader makes only the second stale. The input's `parts` names those wanted; both when left out.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from state.errors import VigilError
 from tools.data.balance import count_groups
 from tools.data.cases import case_messages, iter_data, iter_split, user_prompt
 from tools.data.rows import Row
@@ -37,7 +35,7 @@ from tools.evaluation.rendered import Numbered, rendered_pairs, rendered_rows, s
 from tools.evaluation.worker import Split, read_split
 from tools.graders.contract import Grade, GraderSpec
 from tools.graders.host import Grader
-from tools.jobs.worker import WorkerContext, begin, tell_phase
+from tools.jobs.worker import WorkerContext, run_job, tell_phase
 from tools.probes.outputs import adversarial_outputs
 from tools.probes.stock import StockRows
 
@@ -121,8 +119,8 @@ def summary(grades: Iterable[Grade], n_whole: int) -> dict[str, dict[str, Any]]:
         for name, value in grade.metrics.items():
             values.setdefault(name, []).extend([] if value is None else [value])
     return {
-        name: {"mean": sum(found) / len(found) if found else None, "n": len(found), "cases_whole": n_whole}
-        for name, found in values.items()
+        name: {"mean": sum(scores) / len(scores) if scores else None, "n": len(scores), "cases_whole": n_whole}
+        for name, scores in values.items()
     }
 
 
@@ -218,12 +216,12 @@ class SplitCensus:
         items = [(gold.case, text, "stop") for gold, bad in zip(golds, made, strict=True) for text in bad.values()]
         grades = iter(self._grader.grade(items))
         graded = [{kind: next(grades).metrics for kind in bad} for bad in made]
-        asked = self._grader.grade((gold.case, str(gold.case["reference"]), "stop") for gold in golds)
-        names = sorted({name for grade in asked for name in grade.metrics})
+        of_golds = self._grader.grade((gold.case, str(gold.case["reference"]), "stop") for gold in golds)
+        names = sorted({name for grade in of_golds for name in grade.metrics})
         kinds = sorted({kind for bad in graded for kind in bad})
         return {
             "cases": len(golds),
-            "gold": {name: [grade.metrics.get(name) for grade in asked] for name in names},
+            "gold": {name: [grade.metrics.get(name) for grade in of_golds] for name in names},
             "scores": {
                 kind: {name: [bad.get(kind, {}).get(name) for bad in graded] for name in names} for kind in kinds
             },
@@ -235,7 +233,7 @@ class SplitCensus:
             items = [(g.case, *self.cuts.output(g, self.max_tokens)) for g in self.cuts.golds[:_REPEATED_CASES]]
         else:
             items = [(case, user_prompt(case), "stop") for case in self.split.cases[:_REPEATED_CASES]]
-        return [f"{self.split.key}: {found.sentence}" for found in self._grader.repeat_check(items)]
+        return [f"{self.split.key}: {change.sentence}" for change in self._grader.repeat_check(items)]
 
     def _sentences(self, grades: Iterable[Grade], what: str) -> list[str]:
         return [f"{self.split.key}, case {g.case_id}, {what}: {g.error}" for g in grades if g.error]
@@ -329,7 +327,7 @@ def prompt_parity(
         part, the opening of an answer.
     """
     forms = _Forms(tokenizer)
-    asked = dict.fromkeys(forms.of(case_messages(c, system), c.get("tools")) for s in splits for c in s.cases)
+    evaluated = dict.fromkeys(forms.of(case_messages(c, system), c.get("tools")) for s in splits for c in s.cases)
     taught: dict[str, None] = {}
     texts = []
     openings = None
@@ -344,9 +342,9 @@ def prompt_parity(
             if form not in taught and openings is None:
                 openings = answer_openings(tokenizer, messages, tools)
             taught[form] = None
-    taught |= dict.fromkeys(form for form in asked if any(_wraps(form, text) for text in texts))
-    strange = next((form for form in asked if form not in taught), None)
-    first = next(iter(asked), "")
+    taught |= dict.fromkeys(form for form in evaluated if any(_wraps(form, text) for text in texts))
+    strange = next((form for form in evaluated if form not in taught), None)
+    first = next(iter(evaluated), "")
     pair = (first, first)
     if strange is not None:
         pair = (next(iter([*taught, *texts]), ""), strange)
@@ -361,10 +359,10 @@ def prompt_parity(
 
 def without_words(parity: dict[str, Any]) -> dict[str, Any]:
     """Return a parity with the sizes of both prefixes in place of their text: a form may hold words of a case."""
-    taught, asked = parity["train_prefix"], parity["eval_prefix"]
-    pairs = enumerate(zip(taught, asked, strict=False))
-    parted = next((place for place, (one, other) in pairs if one != other), min(len(taught), len(asked)))
-    sizes = [f"({len(text)} characters, the first {parted} alike)" for text in (taught, asked)]
+    taught, evaluated = parity["train_prefix"], parity["eval_prefix"]
+    pairs = enumerate(zip(taught, evaluated, strict=False))
+    parted = next((place for place, (one, other) in pairs if one != other), min(len(taught), len(evaluated)))
+    sizes = [f"({len(text)} characters, the first {parted} alike)" for text in (taught, evaluated)]
     return {**parity, "train_prefix": sizes[0], "eval_prefix": sizes[1]}
 
 
@@ -475,13 +473,7 @@ def _grades(context: WorkerContext, splits: list[Split], tokenizer: Any) -> dict
 
 def main(argv: list[str]) -> int:
     """Run the job of one folder; return the exit status."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    context = begin(argv[0])
-    try:
-        take_census(context)
-    except VigilError as error:
-        context.refuse(error)
-    return 0
+    return run_job(take_census, argv[0])
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ model is in memory at a time. Code that comes with a model is never run.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from state.errors import VigilError
 from state.records import Json
 from tools.data.rows import DataFile, Features
-from tools.jobs.privacy import stay_offline
-from tools.models.load import agreeing, divergence, told
+from tools.jobs.worker import answer_request
+from tools.models.load import agreeing, divergence, next_token_logps
 
 _ROWS, _TOKENS = 8, 48
 """Texts, and tokens of each."""
@@ -46,7 +44,7 @@ def answer(request: Json) -> Json:
     tokenizer = load_tokenizer(base)
     rows = [ids for text in _texts(request["taught"]) if (ids := tokenizer.encode(text)[:_TOKENS])]
     sides, dtype = ((base, adapter), (base, None), (fused, None)), compute_in(base, fused)
-    wanted, plain, made = (told(folder, beside, dtype, rows) for folder, beside in sides)
+    wanted, plain, made = (next_token_logps(folder, beside, dtype, rows) for folder, beside in sides)
     if not wanted.shape == plain.shape == made.shape:
         return {"why": "the fused model has another vocabulary than its base"}
     return {
@@ -76,23 +74,13 @@ def compute_in(*folders: Path) -> str | None:
 def _texts(taught: list[Json]) -> Iterator[str]:
     """Yield what training rows say, or plain sentences."""
     files = [DataFile(Path(row["file"]), Features(**row["features"])) for row in taught]
-    found = [f"{row.prompt}\n{row.answer or ''}" for file in files for row in file.rows(_ROWS)]
-    yield from found[:_ROWS] or _PLAIN
+    texts = [f"{row.prompt}\n{row.answer or ''}" for file in files for row in file.rows(_ROWS)]
+    yield from texts[:_ROWS] or _PLAIN
 
 
 def main() -> int:
     """Answer the request on standard input."""
-    stay_offline()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    request = json.load(sys.stdin)
-    try:
-        found = answer(request)
-    except VigilError as error:
-        found = {"why": error.sentence}
-    except Exception as error:  # noqa: BLE001 - models and adapters of strangers raise anything
-        found = {"why": f"{type(error).__name__}: {str(error)[:200]}"}
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
-    return 0
+    return answer_request(answer)
 
 
 if __name__ == "__main__":

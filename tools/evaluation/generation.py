@@ -86,14 +86,14 @@ class Layout:
             return None if n == 1 else create_causal_mask(n, self.filled) if as_array else "causal"
         keys = mx.arange(width)
         queries = mx.arange(self.filled, width)[:, None]
-        seen = keys <= queries
+        visible = keys <= queries
         if self.gaps is None:
-            return seen & (queries - keys < window) if window else seen
+            return visible & (queries - keys < window) if window else visible
         gaps = self.gaps[:, None, None, None]
         is_shared = keys < self.shared
         # A query in the padding sees itself, or it would see nothing and be no number.
-        seen = seen & (is_shared | (keys >= self.shared + gaps) | (keys == queries))
-        return seen & (queries - keys - mx.where(is_shared, gaps, 0) < window) if window else seen
+        visible = visible & (is_shared | (keys >= self.shared + gaps) | (keys == queries))
+        return visible & (queries - keys - mx.where(is_shared, gaps, 0) < window) if window else visible
 
 
 class Slots:
@@ -179,9 +179,9 @@ def can_batch(model: Any, prompt: Sequence[int]) -> int:
         return 0
     if not is_alike:
         return 0
-    found = sum(side.nbytes // (side.shape[0] * side.shape[2]) for each in slots for side in each.sides)
-    vars(model)[_SLOT_BYTES] = found
-    return found
+    per_position = sum(side.nbytes // (side.shape[0] * side.shape[2]) for each in slots for side in each.sides)
+    vars(model)[_SLOT_BYTES] = per_position
+    return per_position
 
 
 def read_beginning(model: Any, tokens: Sequence[int]) -> list[Slots] | None:
@@ -242,12 +242,12 @@ class Read:
 
     def _own_part(self, slots: Slots, rows: int) -> list[mx.array]:
         """Return keys and values behind the shared slots, as wide as those of the longest prompt."""
-        found = []
+        parts = []
         for side in slots.sides:
             own = side[:, :, self._shared[0].layout.filled :, :]
             wide = mx.pad(own, [(0, 0), (0, 0), (self.width - own.shape[2], 0), (0, 0)])
-            found.append(mx.broadcast_to(wide, (rows, *wide.shape[1:])))
-        return found
+            parts.append(mx.broadcast_to(wide, (rows, *wide.shape[1:])))
+        return parts
 
     def batch(self, rows: Sequence[int], room: int) -> list[Slots]:
         """Return caches of some prompts, each as often as it is named, with room for answers.
@@ -269,7 +269,7 @@ class Read:
         )
         capacity = -(-(self.slots + room) // STEP) * STEP
         chosen = mx.array([*rows])
-        found = []
+        layers = []
         for place, shared in enumerate(self._shared):
             slots = Slots(layout, shared.window)
             sides = []
@@ -281,8 +281,8 @@ class Read:
                 )
                 sides.append(mx.concatenate([*begin, own, end], axis=2))
             slots.keep(sides)
-            found.append(slots)
-        return found
+            layers.append(slots)
+        return layers
 
 
 def _forward(model: Any, slots: list[Slots], rows: Sequence[Sequence[int]]) -> list[Slots]:
@@ -327,7 +327,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Batch:
     """What one batch is to answer.
 
     Args:
@@ -381,7 +381,7 @@ class Decoder:
 
     Args:
         model: mlx-lm model.
-        asked: The batch.
+        batch: The batch.
         temperature: 0 is greedy.
         ends: End tokens.
         max_tokens: Budget of each answer.
@@ -391,7 +391,7 @@ class Decoder:
     def __init__(
         self,
         model: Any,
-        asked: Asked,
+        batch: Batch,
         *,
         temperature: float,
         ends: Sequence[int],
@@ -403,14 +403,14 @@ class Decoder:
         self._ends: NDArray[np.int64] = np.array(sorted(ends))
         self._max_tokens = max_tokens
         self._should_stop = should_stop
-        n = len(asked.rows)
-        self._slots = asked.read.batch(asked.rows, min(max_tokens, STEP))
-        self._tokens = mx.array(asked.last)
-        self._keys = asked.keys
+        n = len(batch.rows)
+        self._slots = batch.read.batch(batch.rows, min(max_tokens, STEP))
+        self._tokens = mx.array(batch.last)
+        self._keys = batch.keys
         self._rows = np.arange(n)
         self._is_done = np.zeros(n, dtype=bool)
-        self._said = np.zeros((n, max_tokens), dtype=np.int32)
-        self._logps = np.zeros((n, 0 if asked.keys is None else max_tokens), dtype=np.float32)
+        self._taken = np.zeros((n, max_tokens), dtype=np.int32)
+        self._logps = np.zeros((n, 0 if batch.keys is None else max_tokens), dtype=np.float32)
 
     def answers(self) -> Iterator[Answer]:
         """Yield answers as they are seen to be finished."""
@@ -427,7 +427,7 @@ class Decoder:
                     mx.async_eval(block[-1])  # type: ignore[no-untyped-call]  # MLX says none
                 unseen.append((self._rows, block, taken))
                 taken += len(block)
-            yield from self._seen(*unseen.popleft())
+            yield from self._finished(*unseen.popleft())
             self._drop()
 
     def _next(self) -> list[mx.array]:
@@ -445,7 +445,7 @@ class Decoder:
         self._tokens, logps, self._keys = draw(logits, self._keys, self._temperature)
         return [self._tokens, logps]
 
-    def _seen(self, rows: NDArray[np.int64], taken: list[list[mx.array]], done: int) -> Iterator[Answer]:
+    def _finished(self, rows: NDArray[np.int64], taken: list[list[mx.array]], done: int) -> Iterator[Answer]:
         """Yield the rows that some steps finished.
 
         Args:
@@ -455,7 +455,7 @@ class Decoder:
         """
         block: NDArray[np.int64] = np.array(mx.stack([tokens for tokens, *_ in taken], axis=1))
         span = slice(done, done + len(taken))
-        self._said[rows, span] = block
+        self._taken[rows, span] = block
         if self._keys is not None:
             self._logps[rows, span] = np.array(mx.stack([logps for _, logps in taken], axis=1))
         is_end: NDArray[np.bool_] = np.isin(block, self._ends)
@@ -465,8 +465,8 @@ class Decoder:
         for place in np.flatnonzero(~self._is_done[rows] & (has_ended | is_last)):
             row, length = int(rows[place]), int(lengths[place])
             self._is_done[row] = True
-            said = self._said[row, :length].tolist()
-            yield Answer(row, said, bool(has_ended[place]), self._logps[row, :length].copy())
+            answer = self._taken[row, :length].tolist()
+            yield Answer(row, answer, bool(has_ended[place]), self._logps[row, :length].copy())
 
     def _drop(self) -> None:
         """Drop rows that are done, where enough of them are."""
@@ -659,7 +659,7 @@ def _answers(way: _Way, beginning: Any, prompts: Sequence[Prompt]) -> Iterator[A
     read = Read(way.model, beginning, [*places], way.should_stop)
     if not read.is_whole:
         return iter(())
-    asked = Asked(
+    requested = Batch(
         read=read,
         rows=[places[tuple(prompt.tokens)] for prompt in prompts],
         last=[prompt.tokens[-1] for prompt in prompts],
@@ -667,7 +667,7 @@ def _answers(way: _Way, beginning: Any, prompts: Sequence[Prompt]) -> Iterator[A
     )
     decoder = Decoder(
         way.model,
-        asked,
+        requested,
         temperature=way.decoding.temperature,
         ends=way.tokenizer.eos_token_ids,
         max_tokens=way.decoding.max_tokens,
@@ -701,16 +701,16 @@ def _joining(way: _Way, prompts: Sequence[Prompt]) -> Iterator[Generation]:
             all_tokens=[read.start(prompt.tokens) for prompt in ordered] if read else None,
             samplers=samplers,
         )
-        asked = {uid: (prompt.name, sampler) for uid, prompt, sampler in zip(uids, ordered, samplers, strict=True)}
+        by_uid = {uid: (prompt.name, sampler) for uid, prompt, sampler in zip(uids, ordered, samplers, strict=True)}
         tokens: dict[int, list[int]] = {uid: [] for uid in uids}
         while not way.should_stop() and (responses := batch.next_generated()):
             for response in responses:
                 tokens[response.uid].append(int(response.token))
                 if response.finish_reason is not None:
-                    name, sampler = asked[response.uid]
-                    said = tokens.pop(response.uid)
+                    name, sampler = by_uid[response.uid]
+                    answer = tokens.pop(response.uid)
                     is_ended = response.finish_reason == "stop"
-                    yield _finished(way.tokenizer, name, said, is_ended, sampler.logps[: len(said)])
+                    yield _finished(way.tokenizer, name, answer, is_ended, sampler.logps[: len(answer)])
     finally:
         batch.close()
 

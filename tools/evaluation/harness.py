@@ -43,7 +43,7 @@ def harness_parts(inputs: dict[str, Any], cache: HashCache | None = None) -> dic
         "prompt": hash_json({"template": chat_template(model), "system": inputs.get("system")}),
         "tokenizer": _named_hashes(tokenizer_files(model), None, cache),
         **{f"split:{row['name']}.{row['use']}": _split(row, cache) for row in inputs["splits"]},
-        **{f"package:{name}": _version(name) for name in PACKAGES},
+        **{f"package:{name}": package_version(name) for name in PACKAGES},
     }
 
 
@@ -92,7 +92,8 @@ def _split(row: dict[str, Any], cache: HashCache | None) -> str:
     return hash_json({"file": hash_file(Path(row["file"]), cache), "case_ids": row.get("case_ids")})
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Return the version of a package, empty where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

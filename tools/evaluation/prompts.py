@@ -148,20 +148,20 @@ def render_training(tokenizer: Any, row: dict[str, Any], system: str | None = No
     if messages is None:
         return Rendered(_ended(encode(tokenizer, row["text"]), tokenizer), 0, is_prefix=True)
     is_answered = messages[-1]["role"] == "assistant" and len(messages) > 1
-    asked = messages[:-1] if is_answered else messages
+    question = messages[:-1] if is_answered else messages
     if not tokenizer.has_chat_template:
-        return _plain_training(tokenizer, asked, messages[-1] if is_answered else None)
+        return _plain_training(tokenizer, question, messages[-1] if is_answered else None)
     tokens = list(_template(tokenizer, messages, tools=row.get("tools"), tokenize=True))
     if not is_answered:
         return Rendered(tokens, 0, is_prefix=True)
-    prompt = render_messages(tokenizer, asked, row.get("tools"))
+    prompt = render_messages(tokenizer, question, row.get("tools"))
     shared = _shared(prompt, tokens)
     return Rendered(tokens, shared, is_prefix=shared == len(prompt))
 
 
-def _plain_training(tokenizer: Any, asked: Messages, answer: dict[str, Any] | None) -> Rendered:
+def _plain_training(tokenizer: Any, question: Messages, answer: dict[str, Any] | None) -> Rendered:
     """Encode prompt and answer apart, so that the prompt's tokens are the same with and without the answer."""
-    prompt = encode(tokenizer, plain_text(asked))
+    prompt = encode(tokenizer, plain_text(question))
     # Some tokenizers end every text; an end before the answer would teach that the prompt is all there is.
     while len(prompt) > 1 and prompt[-1] in tokenizer.eos_token_ids:
         prompt.pop()
@@ -230,9 +230,9 @@ def answer_openings(tokenizer: Any, messages: Messages, tools: Any = None) -> tu
     if not tokenizer.has_chat_template or messages[-1]["role"] != "assistant" or len(messages) == 1:
         return None
     taught = str(_template(tokenizer, messages, tools=tools, tokenize=False))
-    asked = str(_template(tokenizer, messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False))
-    if taught.startswith(asked):
+    question = str(_template(tokenizer, messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False))
+    if taught.startswith(question):
         return None
-    shared = _shared(taught, asked)
+    shared = _shared(taught, question)
     start = max(0, shared - 40)
-    return taught[start : shared + 40], asked[start : shared + 40]
+    return taught[start : shared + 40], question[start : shared + 40]

@@ -259,8 +259,8 @@ def _thin_out(folder: Path) -> None:
     for path in folder.glob(f"{_PREFIX}*"):
         # Another job may thin out, too.
         with passed_over("rendered.file_gone", FileNotFoundError):
-            found = path.stat()
-            kept.append((found.st_mtime_ns, found.st_size, path))
+            stat = path.stat()
+            kept.append((stat.st_mtime_ns, stat.st_size, path))
     held = 0
     for number, (_, size, path) in enumerate(sorted(kept, reverse=True)):
         held += size

@@ -12,7 +12,6 @@ other rows. What that moves is told in the result, and the rows are left in file
 
 import json
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from state.errors import ConfigError, VigilError
+from state.errors import ConfigError
 from state.files import read_json, read_jsonl, write_atomic, write_json
 from tools.data.cases import iter_split
 from tools.evaluation.generation import Decoding, Generation, Prompt, generate
@@ -30,8 +29,8 @@ from tools.evaluation.harness import harness_hash, harness_parts
 from tools.evaluation.prompts import render_prompt
 from tools.graders.contract import GraderSpec
 from tools.graders.host import Grader
-from tools.jobs.worker import WorkerContext, begin, tell_phase
-from tools.models.identity import weights_hash
+from tools.jobs.worker import WorkerContext, run_job, tell_phase
+from tools.models.identity import expected_weights
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def evaluate(context: WorkerContext) -> None:
     """
     started = time.monotonic()
     inputs, out = context.input, context.folder.out
-    weights = _checked_weights(inputs)
+    weights = expected_weights(inputs, inputs.get("adapter"), "evaluated")
     splits = [read_split(row) for row in inputs["splits"]]
     parts = harness_parts(inputs)
     harness = harness_hash(parts)
@@ -263,27 +262,6 @@ def _case_key(split: Split, case: dict[str, Any]) -> _Key:
     return split.name, split.use, str(case["id"])
 
 
-def _checked_weights(inputs: dict[str, Any]) -> str:
-    """Return the hash of the weights about to generate.
-
-    Raises:
-        ConfigError: They are not the ones that the decision was made about (failure mode P2).
-    """
-    found = weights_hash(inputs["model"], inputs.get("adapter"))
-    expected = inputs.get("expect_weights")
-    if expected and expected != found:
-        adapter = f" with adapter {inputs['adapter']}" if inputs.get("adapter") else ""
-        raise ConfigError(
-            f"The weights in {inputs['model']}{adapter} are {found[:12]}, but {expected[:12]} were to be evaluated:"
-            " the model folder or the adapter changed since; restore them, or start a new campaign on the new ones.",
-            what="weights",
-            value=found,
-            limit=expected,
-            where=str(inputs["model"]),
-        )
-    return found
-
-
 class _Run:
     """What this process loads and answers; nothing is loaded where all rows are there.
 
@@ -365,7 +343,7 @@ class _Run:
                 )
                 for group in _groups(outputs, max(1, batch_size // 2)):
                     wanted.file.add(_graded(grader, group, named, prompts, is_private=context.is_private))
-                    self._told(group)
+                    self._report(group)
             self.peak_memory_gb = float(mx.get_peak_memory() / 1e9)
         if context.should_stop:
             context.leave_stopped()
@@ -379,7 +357,7 @@ class _Run:
             self._loaded = load_model(Path(inputs["model"]), adapter, inputs.get("dtype"))
         return self._loaded
 
-    def _told(self, group: list[Generation]) -> None:
+    def _report(self, group: list[Generation]) -> None:
         import mlx.core as mx
 
         pace = self._pace
@@ -449,7 +427,7 @@ def means(rows: Iterable[Row]) -> dict[str, dict[str, float | None]]:
             if value is not None:
                 place[name].append(value)
     return {
-        where: {name: sum(found) / len(found) if found else None for name, found in metrics.items()}
+        where: {name: sum(scores) / len(scores) if scores else None for name, scores in metrics.items()}
         for where, metrics in values.items()
     }
 
@@ -465,13 +443,7 @@ def _cut(rows: Iterable[Row]) -> dict[str, int]:
 
 def main(argv: list[str]) -> int:
     """Run the job of one folder; return the exit status."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    context = begin(argv[0])
-    try:
-        evaluate(context)
-    except VigilError as error:
-        context.refuse(error)
-    return 0
+    return run_job(evaluate, argv[0])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _last_frame(error: BaseException, file: Path) -> str:
     return f" at {file.name}:{frames[-1].lineno}" if frames else ""
 
 
-def _told(key: str, what: str, error: BaseException, file: Path) -> dict[str, str]:
+def _failure(key: str, what: str, error: BaseException, file: Path) -> dict[str, str]:
     """Return an exception as an answer; `bare` leaves its own words out, which may quote a case."""
     kind, place = type(error).__name__, _last_frame(error, file)
     return {key: f"{what}{kind}: {error}{place}", "bare": f"{what}{kind}{place}"}
@@ -91,7 +91,7 @@ def _answer(module: ModuleType, file: Path, line: str, operations: Operations) -
     try:
         return json.dumps(operations[request["op"]](module, request), default=repr)
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a user's file is that request's error, not our end
-        return json.dumps(_told("error", f"{request['op']} raised ", error, file))
+        return json.dumps(_failure("error", f"{request['op']} raised ", error, file))
 
 
 def _open(file: Path, function: str) -> tuple[ModuleType | None, dict[str, Any]]:
@@ -99,7 +99,7 @@ def _open(file: Path, function: str) -> tuple[ModuleType | None, dict[str, Any]]
     try:
         module = _load(file)
     except BaseException as error:  # noqa: BLE001 - whatever the file does on import is told to the user
-        return None, _told("fatal", "it cannot be imported: ", error, file)
+        return None, _failure("fatal", "it cannot be imported: ", error, file)
     required = function.partition("(")[0]
     if not callable(getattr(module, required, None)):
         return None, {"fatal": f"it has no function `{function}`"}

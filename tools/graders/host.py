@@ -161,13 +161,13 @@ class Grader:
         again = self.grade(sample[::-1])[::-1]
         self._stop()
         anew = self.grade(sample)
-        found = [
+        changes = [
             variation
             for other in (again, anew)
             for one, two in zip(first, other, strict=True)
             for variation in _variations(one, two)
         ]
-        unique = {(variation.case_id, variation.metric): variation for variation in reversed(found)}
+        unique = {(variation.case_id, variation.metric): variation for variation in reversed(changes)}
         return list(unique.values())[::-1]
 
     def _learn(self, grades: Iterable[Grade]) -> None:
@@ -198,20 +198,20 @@ class Grader:
         if self._spec.command and str(answer.get("case")) != name:
             # Out of step: whatever it says next would be about another case.
             self._stop()
-            other = self._said(repr(answer.get("case")), "something else")
+            other = self._quoted(repr(answer.get("case")), "something else")
             raise _Unusable(f"the grader answered for case {other} instead")
         metrics = answer.get("metrics")
         if not isinstance(metrics, dict):
-            raise _Unusable(f"the grader's metrics are {self._said(f'{str(metrics)[:60]!r}, ', '')}not an object")
+            raise _Unusable(f"the grader's metrics are {self._quoted(f'{str(metrics)[:60]!r}, ', '')}not an object")
         return metrics
 
-    def _said(self, text: str, instead: str) -> str:
+    def _quoted(self, text: str, instead: str) -> str:
         """Return words of the grader's making, or what stands for them where case text is private."""
         return instead if self._spec.is_private else text
 
     def _error(self, answer: dict[str, Any]) -> str:
         """Return the sentence of an answer that is an error."""
-        return self._said(str(answer["error"]), str(answer.get("bare", "the grader answered with an error")))
+        return self._quoted(str(answer["error"]), str(answer.get("bare", "the grader answered with an error")))
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request and return the answer.
@@ -243,7 +243,7 @@ class Grader:
             answer = None
         if not isinstance(answer, dict):
             self._stop()
-            raise _Unusable(f"the grader wrote {self._said(f'{line[:60]!r}, which', 'what')} is no JSON object")
+            raise _Unusable(f"the grader wrote {self._quoted(f'{line[:60]!r}, which', 'what')} is no JSON object")
         return answer
 
     def _ready_child(self) -> LineChild:
@@ -280,7 +280,7 @@ class Grader:
             greeting = {"fatal": f"importing it ended its process, which {words}"}
         if "fatal" in greeting:
             self._stop()
-            why = self._said(greeting["fatal"], greeting.get("bare", greeting["fatal"]))
+            why = self._quoted(greeting["fatal"], greeting.get("bare", greeting["fatal"]))
             raise ConfigError(
                 f"{self._spec.label} cannot be used: {why}.",
                 what="grader.file",

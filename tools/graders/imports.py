@@ -19,16 +19,16 @@ def imported_files(roots: Iterable[Path]) -> list[Path]:
     Args:
         roots: Absolute paths.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [(path, path.parent) for path in roots]
     while waiting:
         path, home = waiting.pop()
-        if path in found:
+        if path in files:
             continue
-        found.add(path)
+        files.add(path)
         if path.suffix == ".py":
             waiting.extend((module, home) for name in _imported(path, home) for module in _modules(name, home))
-    return sorted(found)
+    return sorted(files)
 
 
 def _imported(path: Path, home: Path) -> Iterator[str]:

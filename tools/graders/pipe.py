@@ -123,8 +123,8 @@ class LineChild:
     def last_words(self) -> str:
         """Return how the child ended and the last line it wrote to stderr."""
         ended = self._ended()
-        said = [line.strip() for line in (ended.said if ended else "").split("\n") if line.strip()]
-        return f"{self.ending()}, last saying: {said[-1]}" if said else self.ending()
+        spoken = [line.strip() for line in (ended.said if ended else "").split("\n") if line.strip()]
+        return f"{self.ending()}, last saying: {spoken[-1]}" if spoken else self.ending()
 
     def close(self, grace_s: float = 0.0) -> None:
         """End the child and free the pipes.

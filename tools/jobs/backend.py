@@ -77,7 +77,7 @@ def _start_supervisor(paths: JobPaths) -> bool:
     command = [sys.executable, "-m", "tools.jobs.supervisor", str(paths.folder), "--detach"]
     with supervisor_log(paths).open("ab") as log:
         try:
-            said = subprocess.run(
+            answer = subprocess.run(
                 command,
                 cwd=paths.folder,
                 stdin=subprocess.DEVNULL,
@@ -90,7 +90,7 @@ def _start_supervisor(paths: JobPaths) -> bool:
             )
         except (OSError, subprocess.TimeoutExpired):
             return False
-    return said.stdout == READY
+    return answer.stdout == READY
 
 
 def _last_words(paths: JobPaths) -> str:

@@ -18,7 +18,7 @@ from state.paths import JobPaths
 from state.records import ExitRecord, JobState
 from tools.jobs.locks import is_held
 from tools.jobs.processes import ProcessIdentity
-from tools.jobs.spec import JobSpec, JobStatus, StopRequest, read_record, read_tally
+from tools.jobs.spec import JobSpec, JobStatus, StopRequest, read_record, read_start_counters
 
 
 def write_once(path: Path, text: str) -> bool:
@@ -153,7 +153,7 @@ class FolderBackend(ABC):
         spec = _spec(paths)
         state, record = _state(paths)
         start = read_object(paths.start)
-        tally = read_tally(paths)
+        counters = read_start_counters(paths)
         last = _last_row(paths)
         waits_for = _waits_for(paths, state)
         return JobStatus(
@@ -163,8 +163,8 @@ class FolderBackend(ABC):
             step=int(last.get("step", 0)),
             steps=spec.steps,
             heartbeat_at=_modified_at(paths.heartbeat),
-            started_at=tally.started_at,
-            restarts=max(0, tally.starts - 1),
+            started_at=counters.started_at,
+            restarts=max(0, counters.starts - 1),
             exit=record,
             supervisor=_identity(start),
             worker=_identity(read_json(paths.worker)),
@@ -190,10 +190,10 @@ class FolderBackend(ABC):
 
 
 def _spec(paths: JobPaths) -> JobSpec:
-    found = read_record(paths.spec, JobSpec)
-    if found is None:
+    spec = read_record(paths.spec, JobSpec)
+    if spec is None:
         raise NotFoundError(f"There is no job in {paths.folder}.", what="job", where=str(paths.folder))
-    return found
+    return spec
 
 
 def _unwritable(paths: JobPaths, error: OSError) -> JobNotStartedError | LimitExceededError:

@@ -87,8 +87,8 @@ def machine_paths(environment: Mapping[str, str] = os.environ) -> MachinePaths:
         place = MachinePaths(Path(tempfile.gettempdir()) / f"vigil-{os.getuid()}")
         place.folder.mkdir(mode=0o700, exist_ok=True)
         # Anyone may make a folder of that name there, and what is in it decides what a campaign may still promote.
-        found = place.folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        owner = place.folder.lstat()
+        if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.getuid() or owner.st_mode & 0o022:
             raise ConfigError(
                 f"{place.folder} is not a folder of yours that you alone can write; set XDG_STATE_HOME to one.",
                 where=str(place.folder),
@@ -180,8 +180,8 @@ def _changing(paths: MachinePaths) -> Iterator[bool]:
 
 
 def _turns(paths: MachinePaths) -> list[tuple[int, Path]]:
-    found = [(int(path.stem), path) for path in paths.turns.glob("*.json") if path.stem.isdigit()]
-    return sorted(found)
+    turns = [(int(path.stem), path) for path in paths.turns.glob("*.json") if path.stem.isdigit()]
+    return sorted(turns)
 
 
 def _who(path: Path) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class Awake:
         with passed_over("awake.not_started", OSError):
             self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Start it again if it has ended, a few times: where it is not allowed it ends at once."""
         if self._process is None or self._process.poll() is None:
             return
@@ -216,7 +216,7 @@ class Conditions:
         self._worked_s = 0.0
         self._system = replace(system, timeout_s=ASK_S)
 
-    def look(self, worked_s: float) -> dict[str, float]:
+    def read(self, worked_s: float) -> dict[str, float]:
         """Look at power and heat.
 
         Args:
@@ -354,8 +354,8 @@ class Observer:
         self._counters: Counters = {}
         self._progress_mark = 0.0
         self._queued_s = 0.0
-        self._next_heartbeat = self._next_slow = self._next_night = clock.monotonic()
-        self._night = Conditions(system or System())
+        self._next_heartbeat = self._next_slow = self._next_conditions = clock.monotonic()
+        self._conditions = Conditions(system or System())
         self._peak_swap_gb = 0.0
         self._first_swap_gb: float | None = None
         self._now: dict[str, float] = {}
@@ -374,7 +374,7 @@ class Observer:
         """Begin to measure the time without progress anew."""
         self._progress_mark = self._pulse.worked_s
 
-    def look(self, worker: Worker) -> list[Fired]:
+    def observe(self, worker: Worker) -> list[Fired]:
         """Take one look; return the guards that fired."""
         now = self._clock.monotonic()
         self._pulse.tick(now, self._suspended())
@@ -398,17 +398,17 @@ class Observer:
     @property
     def power(self) -> Json:
         """Power source, charge and lid as seen last."""
-        return self._night.power.to_json()
+        return self._conditions.power.to_json()
 
-    def look_at_night(self) -> dict[str, float]:
+    def read_conditions(self) -> dict[str, float]:
         """Look at power and heat; return the signals of guards."""
-        self._next_night = self._clock.monotonic() + LOOK_S
-        return self._night.look(self._pulse.worked_s)
+        self._next_conditions = self._clock.monotonic() + LOOK_S
+        return self._conditions.read(self._pulse.worked_s)
 
     def totals(self) -> Totals:
         """Return the figures over all supervisors of this job."""
-        before, pulse, night = self._before, self._pulse, self._night
-        night.credit(pulse.worked_s)
+        before, pulse, conditions = self._before, self._pulse, self._conditions
+        conditions.credit(pulse.worked_s)
         return Totals(
             worked_s=before.worked_s + pulse.worked_s,
             slept_s=before.slept_s + pulse.slept_s,
@@ -416,16 +416,16 @@ class Observer:
             queued_s=before.queued_s + self._queued_s,
             peak_rss_gb=max(before.peak_rss_gb, self.peak_rss_gb),
             peak_swap_gb=max(before.peak_swap_gb, self._peak_swap_gb),
-            on_battery_s=before.on_battery_s + night.on_battery_s,
-            lid_closed_s=before.lid_closed_s + night.lid_closed_s,
-            held_back_s=before.held_back_s + night.held_back_s,
-            hottest_c=max(before.hottest_c, night.hottest_c),
+            on_battery_s=before.on_battery_s + conditions.on_battery_s,
+            lid_closed_s=before.lid_closed_s + conditions.lid_closed_s,
+            held_back_s=before.held_back_s + conditions.held_back_s,
+            hottest_c=max(before.hottest_c, conditions.hottest_c),
         )
 
     def beat(self) -> None:
         """Write the heartbeat: a sign of life and the figures so far; not synced, and skipped on a full disk."""
         side = self._paths.folder / ".heartbeat"
-        now = {**self._now, "hot_c": self._night.hot_c}
+        now = {**self._now, "hot_c": self._conditions.hot_c}
         with passed_over("heartbeat.not_written", OSError):
             side.write_text(
                 json.dumps({"at": self._clock.now(), "power": self.power, "now": now, **vars(self.totals())})
@@ -460,13 +460,13 @@ class Observer:
         self._peak_swap_gb = max(self._peak_swap_gb, swap_gb)
         if self._first_swap_gb is None:
             self._first_swap_gb = swap_gb
-        night = self.look_at_night() if now >= self._next_night else {}
+        conditions = self.read_conditions() if now >= self._next_conditions else {}
         return {
             "swap_gb": swap_gb,
             # Since this supervisor's first look: some of it was there before, and is another's.
             "swap_growth_gb": swap_gb - self._first_swap_gb,
             "disk_free_gb": shutil.disk_usage(self._paths.folder).free / GB,
-            **night,
+            **conditions,
         }
 
 

@@ -93,8 +93,8 @@ def _read(pid: int) -> tuple[ProcessIdentity, bool] | None:
 
 def identify(pid: int) -> ProcessIdentity | None:
     """Return the identity of a live process, or None for one that is gone or a zombie."""
-    found = _read(pid)
-    return None if found is None or found[1] else found[0]
+    known = _read(pid)
+    return None if known is None or known[1] else known[0]
 
 
 def is_same(one: ProcessIdentity, other: ProcessIdentity) -> bool:
@@ -116,8 +116,8 @@ def is_reused(identity: ProcessIdentity) -> bool:
     """Tell whether its pid may belong to another process: another one has it, or the machine was booted since."""
     if identity.boot_id != boot_id():
         return True
-    found = _read(identity.pid)
-    return found is not None and not is_same(identity, found[0])
+    current = _read(identity.pid)
+    return current is not None and not is_same(identity, current[0])
 
 
 GB = 1e9
@@ -272,6 +272,6 @@ def find_by_command(module: str, folder: Path) -> ProcessIdentity | None:
             is_worker = process.cmdline()[-3:] == tail
         except psutil.Error:
             continue
-        if is_worker and (found := identify(process.pid)) is not None:
-            return found
+        if is_worker and (worker := identify(process.pid)) is not None:
+            return worker
     return None

@@ -114,7 +114,7 @@ def read_record(path: Path, kind: type[_File]) -> _File | None:
 
 
 @dataclass
-class Tally:
+class StartCounters:
     """What must be known across supervisors; part of start.json."""
 
     starts: int = 0
@@ -139,21 +139,21 @@ class Tally:
     notes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_tally(paths: JobPaths) -> Tally:
+def read_start_counters(paths: JobPaths) -> StartCounters:
     """Return the tally in start.json, an empty one before the first supervisor.
 
     Raises:
         DamagedFileError: It holds something else.
     """
-    found = read_object(paths.start)
+    start = read_object(paths.start)
     try:
-        tally = Tally(**found.get("tally", {}))
+        known = StartCounters(**start.get("tally", {}))
     except TypeError as error:
         raise DamagedFileError(paths.start, f"its tally cannot be read ({error})") from error
-    counts = (tally.starts, tally.deaths, tally.fruitless, tally.killed, tally.starved, tally.reboots, tally.best_step)
-    if not all(type(count) is int for count in counts) or not isinstance(tally.started_at, float | int | None):
+    counts = (known.starts, known.deaths, known.fruitless, known.killed, known.starved, known.reboots, known.best_step)
+    if not all(type(count) is int for count in counts) or not isinstance(known.started_at, float | int | None):
         raise DamagedFileError(paths.start, "its tally holds other values than numbers")
-    notes = tally.notes if isinstance(tally.notes, list) else [None]
+    notes = known.notes if isinstance(known.notes, list) else [None]
     if not all(isinstance(note, dict) and "position" in note for note in notes):
         raise DamagedFileError(paths.start, "the notes of its tally are no guards")
-    return tally
+    return known

@@ -44,7 +44,7 @@ from tools.jobs.processes import (
     identify,
     is_alive,
 )
-from tools.jobs.spec import JobSpec, StopRequest, read_tally
+from tools.jobs.spec import JobSpec, StopRequest, read_start_counters
 from tools.jobs.worker import LOCK_VARIABLE, NETWORK_VARIABLE, NO_DISK, STOPPED, TURN_VARIABLE, USER_ERROR
 from tools.machine.facts import System
 from tools.machine.linux import memory_kills
@@ -170,7 +170,7 @@ class Supervision:
         self._paths = job.paths
         self._spec = job.spec
         self._clock = clock or SystemClock()
-        self._tally = read_tally(job.paths)
+        self._starts = read_start_counters(job.paths)
         self._system = system = system or System()
         self._memory_kills: int | None = None
         self._log_begun = 0
@@ -188,14 +188,14 @@ class Supervision:
     def sign_on(self) -> None:
         """Write start.json and the first heartbeat; a full disk only delays them."""
         with passed_over("tally.not_written", OSError):
-            self._save_tally()
+            self._save_counters()
         self._observer.beat()
 
     def run(self) -> int:
         """Bring the job to its exit record; return the supervisor's exit status."""
         self._keep_reserve()
         try:
-            self._see_night()
+            self._note_conditions()
             record = self._live()
             self._end_turn()
             is_concluded = record is not None and self._conclude(record)
@@ -203,11 +203,11 @@ class Supervision:
             self._awake.end()
         return 0 if is_concluded else STOPPED
 
-    def _see_night(self) -> None:
+    def _note_conditions(self) -> None:
         """Note in start.json what the night begins with; an adopted worker is not started, so nothing else would."""
-        self._observer.look_at_night()
+        self._observer.read_conditions()
         with passed_over("tally.not_written", OSError):
-            self._save_tally()
+            self._save_counters()
 
     def _live(self) -> ExitRecord | None:
         """Return how the job ended, None if this supervisor was told to leave before."""
@@ -249,7 +249,7 @@ class Supervision:
                 self._is_adopted = True
                 log_warning("worker.adopted", worker=orphan.pid)
                 self._awake.begin()
-                self._see_night()
+                self._note_conditions()
                 self._observer.add_unwatched_time()
                 self._act_on(self._observer.catch_up())
                 ended = self._watch(AdoptedWorker(orphan))
@@ -290,7 +290,7 @@ class Supervision:
         if self._turn is not None or not self._spec.uses_accelerator:
             return True
         machine, tick_s = self._machine or machine_paths(), FIRST_TICK_S
-        since, told = self._clock.now(), None
+        since, written = self._clock.now(), None
         try:
             while not (self.is_leaving or self._asked or self._paths.stop.exists() or self._is_displaced()):
                 if self._turn is None or not self._turn.is_standing:
@@ -298,10 +298,10 @@ class Supervision:
                 ahead = self._turn.ahead() if self._turn else None
                 if ahead == []:
                     return True
-                if ahead is not None and ahead != told:
+                if ahead is not None and ahead != written:
                     write_json(self._paths.waiting, {"since": since, "ahead": ahead})
                     log_info("accelerator.waits", ahead=len(ahead))
-                    told = ahead
+                    written = ahead
                 self._observer.wait()
                 self._clock.sleep(tick_s)
                 tick_s = min(LAST_TICK_S, tick_s * TICK_GROWTH)
@@ -328,18 +328,18 @@ class Supervision:
 
     def _start(self) -> Worker | Ended:
         """Start the worker; an end where the system refuses to."""
-        if self._tally.fruitless:
-            self._clock.sleep(self._spec.restart_pause_s * 2 ** (self._tally.fruitless - 1))
-        elif self._tally.killed:
-            self._clock.sleep(self._spec.restart_pause_s * min(_LONGEST_PAUSE, 2 ** (self._tally.killed - 1)))
+        if self._starts.fruitless:
+            self._clock.sleep(self._spec.restart_pause_s * 2 ** (self._starts.fruitless - 1))
+        elif self._starts.killed:
+            self._clock.sleep(self._spec.restart_pause_s * min(_LONGEST_PAUSE, 2 ** (self._starts.killed - 1)))
         self._is_adopted = False
         self._awake.begin()
-        self._tally.starts += 1
-        self._tally.is_open = True
-        self._tally.best_step = self._observer.best_step
-        self._tally.boot = boot_id()
-        self._tally.started_at = self._tally.started_at or self._clock.now()
-        self._save_tally()
+        self._starts.starts += 1
+        self._starts.is_open = True
+        self._starts.best_step = self._observer.best_step
+        self._starts.boot = boot_id()
+        self._starts.started_at = self._starts.started_at or self._clock.now()
+        self._save_counters()
         self._paths.worker.unlink(missing_ok=True)
         self._paths.held.unlink(missing_ok=True)
         self._paths.out.mkdir(exist_ok=True)
@@ -353,7 +353,7 @@ class Supervision:
                 log.write(f"The worker could not be started: {error}\n")
             return Ended(code=error.errno)
         else:
-            log_info("worker.started", worker=worker.pid, starts=self._tally.starts, step=self._observer.best_step)
+            log_info("worker.started", worker=worker.pid, starts=self._starts.starts, step=self._observer.best_step)
             return worker
         finally:
             self._observer.worker_started()
@@ -399,8 +399,8 @@ class Supervision:
             if self._is_displaced():
                 return self._kill(worker)
             ended = worker.poll()
-            self._act_on(self._observer.look(worker))
-            self._awake.look()
+            self._act_on(self._observer.observe(worker))
+            self._awake.check()
             if ended is not None:
                 return ended
             if self.is_leaving or self._asked or self._paths.stop.exists():
@@ -418,9 +418,9 @@ class Supervision:
             if self._clock.monotonic() >= deadline:
                 log_warning("worker.killed", worker=worker.pid)
                 worker.kill()
-            self._observer.look(worker)
+            self._observer.observe(worker)
             self._clock.sleep(FIRST_TICK_S)
-        self._observer.look(worker)
+        self._observer.observe(worker)
         return ended
 
     def _kill(self, worker: Worker) -> Ended:
@@ -442,8 +442,8 @@ class Supervision:
     def _act_on(self, fired: list[Fired]) -> None:
         """Leave a request to stop for a guard that fired; keep those that only note."""
         for item in fired:
-            told = {"verdict": item.guard.verdict, "action": item.guard.action, "signal": item.guard.signal}
-            log_warning("guard", **told, value=item.to_json()["value"], step=item.step)
+            fired_guard = {"verdict": item.guard.verdict, "action": item.guard.action, "signal": item.guard.signal}
+            log_warning("guard", **fired_guard, value=item.to_json()["value"], step=item.step)
             if item.guard.action == "stop":
                 # Written before acting, so that a supervisor after us knows why the worker ended.
                 request = StopRequest(
@@ -456,10 +456,10 @@ class Supervision:
                 self._asked = self._asked or request
                 with passed_over("stop.not_written", OSError):
                     ask_for_stop(self._paths, request)
-            elif all(note["position"] != item.position for note in self._tally.notes):
-                self._tally.notes.append({"position": item.position, **item.to_json()})
+            elif all(note["position"] != item.position for note in self._starts.notes):
+                self._starts.notes.append({"position": item.position, **item.to_json()})
                 with passed_over("tally.not_written", OSError):
-                    self._save_tally()
+                    self._save_counters()
 
     # -- concluding -------------------------------------------------------------------------------------------
 
@@ -469,29 +469,29 @@ class Supervision:
         An end that was asked for is no death; such a job may be opened again and has its restarts left. One from
         outside (a kill, a reboot, a full disk) is no failure of the job, which goes on from its newest save.
         """
-        if not self._tally.is_open:
+        if not self._starts.is_open:
             return
         is_death = not (self.is_leaving or self._asked or self._paths.stop.exists())
         is_outside = is_from_outside(ended)
-        self._sign = sign_of_death(self._said_last()) if is_death and not is_outside else None
-        if self._observer.best_step > self._tally.best_step:
-            self._tally.fruitless = self._tally.killed = self._tally.starved = 0
+        self._sign = sign_of_death(self._last_words()) if is_death and not is_outside else None
+        if self._observer.best_step > self._starts.best_step:
+            self._starts.fruitless = self._starts.killed = self._starts.starved = 0
         elif is_death:
-            self._tally.fruitless += not is_outside
-            self._tally.killed += is_outside
-            self._tally.starved = self._tally.starved + 1 if self._is_starved(ended) or self._sign else 0
-        self._tally.deaths += is_death and not is_outside
-        self._tally.reboots += bool(self._tally.boot) and self._tally.boot != boot_id()
-        self._tally.is_open = False
+            self._starts.fruitless += not is_outside
+            self._starts.killed += is_outside
+            self._starts.starved = self._starts.starved + 1 if self._is_starved(ended) or self._sign else 0
+        self._starts.deaths += is_death and not is_outside
+        self._starts.reboots += bool(self._starts.boot) and self._starts.boot != boot_id()
+        self._starts.is_open = False
         how = {} if ended is None else {"code": ended.code, "signal": ended.signal}
         (log_warning if is_death and how.get("code") else log_info)(
             "worker.ended", **how, step=self._observer.best_step
         )
         # On a full disk the end must still be told; a start, which needs the tally, fails by itself.
         with passed_over("tally.not_written", OSError):
-            self._save_tally()
+            self._save_counters()
 
-    def _said_last(self) -> list[str]:
+    def _last_words(self) -> list[str]:
         """Return the last lines of this start of the worker; earlier ones wrote into the same file."""
         with passed_over("output.not_read", OSError), self._paths.log.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
@@ -545,30 +545,30 @@ class Supervision:
         return self._record("finished", ended, reason=request.reason, verdict=verdict, guard=request.guard)
 
     def _given_up(self, ended: Ended | None) -> ExitRecord | None:
-        tally, spec = self._tally, self._spec
+        counters, spec = self._starts, self._spec
         how = (ended or Ended()).words()
-        if ended is not None and ended.code == NO_DISK and tally.killed >= MAX_FULL:
+        if ended is not None and ended.code == NO_DISK and counters.killed >= MAX_FULL:
             return self._full(ended)
-        if tally.reboots >= MAX_REBOOTS:
+        if counters.reboots >= MAX_REBOOTS:
             reason = (
-                f"The machine was booted anew {tally.reboots} times while this job ran: its load may be what the "
+                f"The machine was booted anew {counters.reboots} times while this job ran: its load may be what the "
                 "system gives up on."
             )
             return self._record("stopped", ended, by="guard", verdict="rebooted", reason=reason)
-        is_over = tally.fruitless > spec.max_restarts_without_progress or tally.deaths > spec.max_restarts
-        if tally.starved >= MAX_STARVED or (self._sign and is_over):
+        is_over = counters.fruitless > spec.max_restarts_without_progress or counters.deaths > spec.max_restarts
+        if counters.starved >= MAX_STARVED or (self._sign and is_over):
             verdict, why = self._sign or ("out_of_memory", "the system killed it for want of memory")
             reason = (
-                f"The worker {how}: {why}, {max(tally.starved, 1)} starts in a row before any progress: it has to hold "
-                "less at once (a smaller batch_size, grad_checkpoint: true), or to have more memory."
+                f"The worker {how}: {why}, {max(counters.starved, 1)} starts in a row before any progress: it has to "
+                "hold less at once (a smaller batch_size, grad_checkpoint: true), or to have more memory."
             )
             return self._record("stopped", ended, by="guard", verdict=verdict, reason=reason)
-        if tally.killed >= MAX_KILLS:
-            reason = f"The worker {how}; {tally.killed} starts in a row were ended from outside before any progress."
-        elif tally.fruitless > spec.max_restarts_without_progress:
-            reason = f"The worker {how}; {tally.fruitless} starts in a row made no progress."
-        elif tally.deaths > spec.max_restarts:
-            reason = f"The worker {how} after {tally.starts - 1} restarts; {spec.max_restarts} are allowed."
+        if counters.killed >= MAX_KILLS:
+            reason = f"The worker {how}; {counters.killed} starts in a row were ended from outside before any progress."
+        elif counters.fruitless > spec.max_restarts_without_progress:
+            reason = f"The worker {how}; {counters.fruitless} starts in a row made no progress."
+        elif counters.deaths > spec.max_restarts:
+            reason = f"The worker {how} after {counters.starts - 1} restarts; {spec.max_restarts} are allowed."
         else:
             return None
         return self._record("failed", ended, reason=reason)
@@ -586,8 +586,8 @@ class Supervision:
                 "by": by,
                 "code": ended.code if ended else None,
                 "signal": ended.signal if ended else None,
-                "restarts": max(0, self._tally.starts - 1),
-                "started_at": self._tally.started_at,
+                "restarts": max(0, self._starts.starts - 1),
+                "started_at": self._starts.started_at,
                 "wall_s": round(totals.worked_s + totals.frozen_s, 3),
                 "slept_s": round(totals.slept_s, 1),
                 "frozen_s": round(totals.frozen_s, 1),
@@ -602,7 +602,7 @@ class Supervision:
                 "kept_awake_by": self._awake.by,
                 "awake_lapses": self._awake.lapses,
                 "is_adopted": self._is_adopted,
-                "notes": tuple(self._tally.notes),
+                "notes": tuple(self._starts.notes),
                 **fields,
             }
         )
@@ -648,10 +648,10 @@ class Supervision:
 
     # -- files ------------------------------------------------------------------------------------------------
 
-    def _save_tally(self) -> None:
+    def _save_counters(self) -> None:
         me = identify(os.getpid())
-        night = {"power": self._observer.power, "kept_awake_by": self._awake.by}
-        write_json(self._paths.start, {**(me.to_json() if me else {}), "tally": asdict(self._tally), **night})
+        conditions = {"power": self._observer.power, "kept_awake_by": self._awake.by}
+        write_json(self._paths.start, {**(me.to_json() if me else {}), "tally": asdict(self._starts), **conditions})
 
     def _reserve(self) -> Path:
         return self._paths.folder / ".reserve"

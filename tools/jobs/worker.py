@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -75,7 +76,7 @@ class WorkerContext:
         self._should_stop = False
         self._step = self._prepared = 0
         self._noted_at = time.monotonic()
-        _cut_torn_line(self.folder.metrics)
+        _cut_partial_line(self.folder.metrics)
         self._metrics = os.open(self.folder.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @property
@@ -203,6 +204,32 @@ def begin(folder: Path | str) -> WorkerContext:
     return context
 
 
+def run_job(work: Callable[[WorkerContext], int | None], folder: Path | str) -> int:
+    """Take up a job and do it; return the exit status. An error of ours becomes the job's own, and ends the process."""
+    context = begin(folder)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return work(context) or 0
+    except VigilError as error:
+        context.refuse(error)
+
+
+def answer_request(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Answer the JSON object on standard input with another, offline; `why` says what kept it from being answered."""
+    stay_offline()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    request = json.load(sys.stdin)
+    try:
+        response = answer(request)
+    except VigilError as error:
+        response = {"why": error.sentence}
+    except Exception as error:  # noqa: BLE001 - models and adapters of strangers raise anything
+        response = {"why": f"{type(error).__name__}: {str(error)[:200]}"}
+    # A line of its own: libraries print without ending theirs.
+    sys.stdout.write("\n" + json.dumps(response) + "\n")
+    return 0
+
+
 def _tell_full_disk(context: WorkerContext) -> None:
     """Have an error that nobody catches end the process as `NO_DISK` where the disk was full: no fault of the job's."""
     before = sys.excepthook
@@ -250,7 +277,7 @@ def _write_identity(paths: JobPaths) -> None:
     write_json(paths.worker, {**identity, "started_at": time.time()})
 
 
-def _cut_torn_line(path: Path) -> None:
+def _cut_partial_line(path: Path) -> None:
     """Remove what follows the last newline, left by a power cut or a full disk."""
     try:
         data = path.read_bytes()

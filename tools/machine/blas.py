@@ -44,7 +44,7 @@ def is_mlx_on_linux_cpu() -> bool:
     """Tell whether workers compute with MLX's CPU build on Linux."""
     if sys.platform != "linux":
         return False
-    installed = {str(found.metadata["Name"]).lower() for found in importlib.metadata.distributions()}
+    installed = {str(package.metadata["Name"]).lower() for package in importlib.metadata.distributions()}
     return not any(name.startswith("mlx-cuda") for name in installed)
 
 
@@ -87,8 +87,8 @@ def own_openblas() -> Path:
     except importlib.metadata.PackageNotFoundError as error:
         raise ToolUnavailableError(f"The package {error.name} is not installed.", what=str(error.name)) from error
     except (OSError, subprocess.SubprocessError) as error:
-        said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
-        raise ToolUnavailableError(f"OpenBLAS could not be made: {' '.join(said)}.", what=_WHEEL) from error
+        output = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
+        raise ToolUnavailableError(f"OpenBLAS could not be made: {' '.join(output)}.", what=_WHEEL) from error
     return made
 
 
@@ -120,12 +120,12 @@ def _make(source: Path, patchelf: Path, made: Path) -> None:
     """
     made.parent.mkdir(parents=True, exist_ok=True)
     # By its bytes: what gained nothing here is not tried again at each start, and another release is.
-    mark, digest = _mark(made), hash_file(source)
+    mark, content_hash = _mark(made), hash_file(source)
     try:
         known = read_object(mark)
     except DamagedFileError:
         known = {}
-    if known.get("source") == digest:
+    if known.get("source") == content_hash:
         raise ToolUnavailableError(str(known.get("sentence")), what=_WHEEL)
     # Beside its place: a temporary folder may be mounted so that nothing can be executed from it.
     with tempfile.TemporaryDirectory(dir=made.parent) as folder:
@@ -141,7 +141,7 @@ def _make(source: Path, patchelf: Path, made: Path) -> None:
                 f"The OpenBLAS made from {_WHEEL} does not help: {before.gflops:.0f} GFLOP/s without it, "
                 f"{after.gflops:.0f} with it."
             )
-            write_json(mark, {"source": digest, "sentence": sentence})
+            write_json(mark, {"source": content_hash, "sentence": sentence})
             raise ToolUnavailableError(sentence, what=_WHEEL)
         write_atomic(made, side.read_bytes())
 
@@ -250,12 +250,12 @@ def matrix_speed(env: Mapping[str, str]) -> MatrixSpeed:
             timeout=PROBE_TIMEOUT_S,
             check=True,
         )
-        told = json.loads(answer.stdout)
-        return MatrixSpeed(float(told["gflops"]), str(told["library"]), str(told["build"]))
+        measured = json.loads(answer.stdout)
+        return MatrixSpeed(float(measured["gflops"]), str(measured["library"]), str(measured["build"]))
     except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
-        said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
+        output = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
         raise ToolUnavailableError(
-            f"The speed of MLX could not be measured: {' '.join(said)}", what=PROBE_MODULE
+            f"The speed of MLX could not be measured: {' '.join(output)}", what=PROBE_MODULE
         ) from error
 
 

@@ -54,12 +54,12 @@ class System:
 
     def ask(self, program: str, *arguments: str) -> Answer | None:
         """Run a program that reports something; None where it is absent, does not start or does not end."""
-        found = self.which(program)
-        if found is None:
+        path = self.which(program)
+        if path is None:
             return None
         try:
             done = subprocess.run(
-                [found, *arguments],
+                [path, *arguments],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -35,8 +35,8 @@ def memory_limit(system: System, env: Mapping[str, str]) -> tuple[float, str]:
         system: The machine.
         env: Variables that workers get.
     """
-    told = (ask_cuda(env) or {}).get("info") or {}
-    if own := next((told[name] for name in ("total_memory", "memory_size") if told.get(name)), None):
+    cuda = (ask_cuda(env) or {}).get("info") or {}
+    if own := next((cuda[name] for name in ("total_memory", "memory_size") if cuda.get(name)), None):
         return float(own) / GB, "the GPU has"
     host = host_limit(system)
     wired = _wired(system, env) if system.platform == "darwin" else None
@@ -61,8 +61,8 @@ def ask_cuda(env: Mapping[str, str]) -> Json | None:
     Args:
         env: Variables that workers get.
     """
-    told = ask_mlx(env) if cuda_wheels() else None
-    return told if isinstance(told, dict) and told.get("backend") == "cuda" else None
+    mlx_facts = ask_mlx(env) if cuda_wheels() else None
+    return mlx_facts if isinstance(mlx_facts, dict) and mlx_facts.get("backend") == "cuda" else None
 
 
 def _wired(system: System, env: Mapping[str, str]) -> float | None:
@@ -70,8 +70,8 @@ def _wired(system: System, env: Mapping[str, str]) -> float | None:
     set_mb = mac.wired_limit_mb(system)
     if set_mb:
         return set_mb * _MB
-    told = ask_mlx(env)
-    own = told["info"].get("max_recommended_working_set_size") if isinstance(told, dict) else None
+    mlx_facts = ask_mlx(env)
+    own = mlx_facts["info"].get("max_recommended_working_set_size") if isinstance(mlx_facts, dict) else None
     return float(own) if own else None
 
 
@@ -94,10 +94,10 @@ def python(system: System) -> Line:
     now = ".".join(map(str, sys.version_info[:3]))
     machine = platform.machine()
     value = {"version": now, "architecture": machine, "system": system.platform}
-    said = f"Python {now} for {machine}."
-    asked = "platform.machine()"
+    sentence = f"Python {now} for {machine}."
+    source = "platform.machine()"
     if system.platform == "darwin":
-        asked = "platform.machine(), sysctl.proc_translated"
+        source = "platform.machine(), sysctl.proc_translated"
         if mac.is_translated(system) or machine == "x86_64":
             return Line(
                 "machine:python",
@@ -105,10 +105,10 @@ def python(system: System) -> Line:
                 f"Python {now} runs as {machine}, translated by Rosetta or on an Intel Mac, where MLX finds no Metal.",
                 "bad",
                 value,
-                asked,
+                source,
                 fix="Install an arm64 Python and make the environment anew.",
             )
-    return Line("machine:python", "is_native", said, "good", value, asked)
+    return Line("machine:python", "is_native", sentence, "good", value, source)
 
 
 def ask_mlx(env: Mapping[str, str]) -> dict[str, Any] | str:
@@ -127,45 +127,47 @@ def ask_mlx(env: Mapping[str, str]) -> dict[str, Any] | str:
             timeout=MLX_TIMEOUT_S,
             check=False,
         )
-        told = json.loads(answer.stdout) if answer.returncode == 0 else None
+        facts = json.loads(answer.stdout) if answer.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         return str(error).splitlines()[0]
-    if isinstance(told, dict):
-        return told
+    if isinstance(facts, dict):
+        return facts
     lines = answer.stderr.strip().splitlines() or [f"it ended with status {answer.returncode}"]
     return lines[-1]
 
 
-def mlx(told: dict[str, Any] | str, system: System) -> Line:
+def mlx(mlx_facts: dict[str, Any] | str, system: System) -> Line:
     """Return the line about MLX.
 
     Args:
-        told: Answer of `ask_mlx`.
+        mlx_facts: Answer of `ask_mlx`.
         system: The machine.
     """
-    asked = f"python -m {MLX_MODULE}"
-    if isinstance(told, str) or not told.get("computes"):
-        why = told if isinstance(told, str) else "its matrix product is wrong"
+    source = f"python -m {MLX_MODULE}"
+    if isinstance(mlx_facts, str) or not mlx_facts.get("computes"):
+        why = mlx_facts if isinstance(mlx_facts, str) else "its matrix product is wrong"
         return Line(
-            "tool:mlx", "computes", f"MLX does not work in a worker: {why}.", "bad", None, asked, fix="Run make setup."
+            "tool:mlx", "computes", f"MLX does not work in a worker: {why}.", "bad", None, source, fix="Run make setup."
         )
     try:
         lm = version("mlx-lm")
     except PackageNotFoundError:
-        return Line("tool:mlx", "computes", "mlx-lm is not installed.", "bad", told, asked, fix="Run make setup.")
-    said = f"mlx {told['version']} and mlx-lm {lm} compute on {told['device']} (backend {told['backend']})."
-    value = {**told, "mlx_lm": lm}
-    if system.platform == "darwin" and told["backend"] != "metal":
+        return Line("tool:mlx", "computes", "mlx-lm is not installed.", "bad", mlx_facts, source, fix="Run make setup.")
+    sentence = (
+        f"mlx {mlx_facts['version']} and mlx-lm {lm} compute on {mlx_facts['device']} (backend {mlx_facts['backend']})."
+    )
+    value = {**mlx_facts, "mlx_lm": lm}
+    if system.platform == "darwin" and mlx_facts["backend"] != "metal":
         return Line(
             "tool:mlx",
             "computes",
-            f"{said} Metal is not available here.",
+            f"{sentence} Metal is not available here.",
             "warn",
             value,
-            asked,
+            source,
             fix="Use a Mac with Apple silicon, not a virtual machine; on the CPU training is many times slower.",
         )
-    return Line("tool:mlx", "computes", said, "good", value, asked)
+    return Line("tool:mlx", "computes", sentence, "good", value, source)
 
 
 def speed(env: Mapping[str, str], backend: str) -> Line:
@@ -176,63 +178,63 @@ def speed(env: Mapping[str, str], backend: str) -> Line:
         backend: MLX's, as it says; a library of the CPU changes nothing on another.
     """
     preload = env.get("LD_PRELOAD", "")
-    asked = "python -m tools.training.blas_probe"
+    source = "python -m tools.training.blas_probe"
     try:
         before = matrix_speed({**env, "LD_PRELOAD": ""} if preload else env)
         after = matrix_speed(env) if preload else before
     except VigilError as error:
-        return not_told("machine:blas", "speed", error.sentence, asked=asked)
+        return not_told("machine:blas", "speed", error.sentence, asked=source)
     value = {"gflops_before": before.gflops, "gflops_after": after.gflops, "library": after.library or preload}
     if preload:
         with_it, without = f"{after.gflops:.0f} GFLOP/s with OpenBLAS preloaded", f"{before.gflops:.0f} without"
         gain = f"{with_it}, {without} (float32 matrix product on one core)."
         if after.gflops > before.gflops:
-            return Line("machine:blas", "speed", gain, "good", value, asked)
+            return Line("machine:blas", "speed", gain, "good", value, source)
         return Line(
-            "machine:blas", "speed", gain, "warn", value, asked, fix=f"{preload} gains nothing; try another OpenBLAS."
+            "machine:blas", "speed", gain, "warn", value, source, fix=f"{preload} gains nothing; try another OpenBLAS."
         )
-    said = f"{after.gflops:.0f} GFLOP/s (float32 matrix product)."
+    sentence = f"{after.gflops:.0f} GFLOP/s (float32 matrix product)."
     if backend != "cpu" or sys.platform != "linux":
-        return Line("machine:blas", "speed", said, "good", value, asked)
+        return Line("machine:blas", "speed", sentence, "good", value, source)
     return Line(
         "machine:blas",
         "speed",
-        f"{said} No OpenBLAS is preloaded.",
+        f"{sentence} No OpenBLAS is preloaded.",
         "warn",
         value,
-        asked,
+        source,
         fix=why_slow() or "Start again: an OpenBLAS is there now.",
     )
 
 
-def memory(system: System, told: dict[str, Any] | str) -> Line:
+def memory(system: System, mlx_facts: dict[str, Any] | str) -> Line:
     """Return memory, what of it is free now, the bound of a container, and what the GPU may wire.
 
     Args:
         system: The machine.
-        told: Answer of `ask_mlx`.
+        mlx_facts: Answer of `ask_mlx`.
     """
-    found = psutil.virtual_memory()
+    now = psutil.virtual_memory()
     bound = system.number("sys/fs/cgroup/memory.max")
-    total = min(float(found.total), bound) if bound else float(found.total)
-    free_gb = min(found.available, total) / GB
+    total = min(float(now.total), bound) if bound else float(now.total)
+    free_gb = min(now.available, total) / GB
     swap_gb = psutil.swap_memory().used / GB
     value: dict[str, Any] = {
         "total_gb": round(total / GB, 2),
         "free_gb": round(free_gb, 2),
         "swap_gb": round(swap_gb, 2),
     }
-    said = f"{total / GB:.1f} GB of memory, {free_gb:.1f} GB of it free now, {swap_gb:.1f} GB of swap in use."
-    if bound and bound < found.total:
-        said += " A control group bounds it."
-    asked = "psutil.virtual_memory()"
+    sentence = f"{total / GB:.1f} GB of memory, {free_gb:.1f} GB of it free now, {swap_gb:.1f} GB of swap in use."
+    if bound and bound < now.total:
+        sentence += " A control group bounds it."
+    source = "psutil.virtual_memory()"
     if system.platform == "darwin":
-        asked += ", sysctl iogpu.wired_limit_mb"
+        source += ", sysctl iogpu.wired_limit_mb"
         set_mb = mac.wired_limit_mb(system)
-        own = told["info"].get("max_recommended_working_set_size") if isinstance(told, dict) else None
+        own = mlx_facts["info"].get("max_recommended_working_set_size") if isinstance(mlx_facts, dict) else None
         wired_gb = set_mb * 1.048576e-3 if set_mb else own / GB if own else None
         value["wired_limit_gb"] = None if wired_gb is None else round(wired_gb, 2)
-        said += (
+        sentence += (
             f" The GPU may wire {wired_gb:.1f} GB ({'as set' if set_mb else 'the default'})."
             if wired_gb
             else " What the GPU may wire is not told."
@@ -241,13 +243,13 @@ def memory(system: System, told: dict[str, Any] | str) -> Line:
         return Line(
             "machine:memory",
             "has_room",
-            said,
+            sentence,
             "warn",
             value,
-            asked,
+            source,
             fix="End what is not needed overnight: other models served, browsers; a machine that swaps trains slowly.",
         )
-    return Line("machine:memory", "has_room", said, "good", value, asked)
+    return Line("machine:memory", "has_room", sentence, "good", value, source)
 
 
 def _existing(folder: Path) -> Path:
@@ -261,12 +263,12 @@ def home_disk(home: Path) -> Line:
     place = _existing(home)
     free_gb = shutil.disk_usage(place).free / GB
     value = {"free_gb": round(free_gb, 2), "folder": str(home)}
-    said = f"{free_gb:.1f} GB are free where campaigns live ({home})."
-    asked = "statvfs"
+    sentence = f"{free_gb:.1f} GB are free where campaigns live ({home})."
+    source = "statvfs"
     try:
         ensure_local_disk(place)
     except ConfigError as error:
-        return Line("machine:disk", "has_room", error.sentence, "bad", value, asked, fix="Choose a local disk.")
+        return Line("machine:disk", "has_room", error.sentence, "bad", value, source, fix="Choose a local disk.")
     if not os.access(place, os.W_OK):
         return Line(
             "machine:disk",
@@ -274,46 +276,52 @@ def home_disk(home: Path) -> Line:
             f"{place} cannot be written.",
             "bad",
             value,
-            asked,
+            source,
             fix="Correct its permissions, or choose another place with --home or VIGIL_HOME.",
         )
     fix = "Free some space, or choose another disk with --home or VIGIL_HOME."
     if free_gb < LEAST_DISK_GB:
         return Line(
-            "machine:disk", "has_room", f"{said} {LEAST_DISK_GB:g} GB are needed.", "bad", value, asked, fix=fix
+            "machine:disk", "has_room", f"{sentence} {LEAST_DISK_GB:g} GB are needed.", "bad", value, source, fix=fix
         )
     if free_gb < AMPLE_DISK_GB:
-        return Line("machine:disk", "has_room", f"{said} A night may need more.", "warn", value, asked, fix=fix)
-    return Line("machine:disk", "has_room", said, "good", value, asked)
+        return Line("machine:disk", "has_room", f"{sentence} A night may need more.", "warn", value, source, fix=fix)
+    return Line("machine:disk", "has_room", sentence, "good", value, source)
 
 
 def cache_disk(cache: Path) -> Line:
     """Return the free space where models are downloaded to; a night downloads nothing, so little is no failure."""
     free_gb = shutil.disk_usage(_existing(cache)).free / GB
     value = {"free_gb": round(free_gb, 2), "folder": str(cache)}
-    said = f"{free_gb:.1f} GB are free where models are downloaded to ({cache})."
+    sentence = f"{free_gb:.1f} GB are free where models are downloaded to ({cache})."
     if free_gb < AMPLE_DISK_GB:
         return Line(
             "machine:cache_disk",
             "has_room",
-            said,
+            sentence,
             "warn",
             value,
             "statvfs",
             fix="Free some space before a download, or set HF_HOME to another disk.",
         )
-    return Line("machine:cache_disk", "has_room", said, "good", value, "statvfs")
+    return Line("machine:cache_disk", "has_room", sentence, "good", value, "statvfs")
 
 
 def open_files() -> Line:
     """Return how many files a process may hold open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     is_unbounded = soft == resource.RLIM_INFINITY
-    said = f"A process may hold {'any number of' if is_unbounded else soft} open files."
+    sentence = f"A process may hold {'any number of' if is_unbounded else soft} open files."
     value = {"soft": None if is_unbounded else soft, "hard": None if hard == resource.RLIM_INFINITY else hard}
     if is_unbounded or soft >= AMPLE_FILES:
-        return Line("machine:open_files", "limit", said, "good", value, "getrlimit")
+        return Line("machine:open_files", "limit", sentence, "good", value, "getrlimit")
     outcome: Any = "bad" if soft < LEAST_FILES else "warn"
     return Line(
-        "machine:open_files", "limit", said, outcome, value, "getrlimit", fix="Raise it in this shell: ulimit -n 1024"
+        "machine:open_files",
+        "limit",
+        sentence,
+        outcome,
+        value,
+        "getrlimit",
+        fix="Raise it in this shell: ulimit -n 1024",
     )

@@ -15,8 +15,8 @@ _ALARMS = frozenset({"hot", "critical"})
 def power(system: System) -> Power:
     """Return source and charge from sysfs, the lid from /proc/acpi."""
     lids: dict[str, LidState] = {"open": "open", "closed": "closed"}
-    said = " ".join(filter(None, (system.read(name) for name in system.glob("proc/acpi/button/lid/*/state"))))
-    lid = lids.get(said.rpartition(" ")[2], "")
+    lid_state = " ".join(filter(None, (system.read(name) for name in system.glob("proc/acpi/button/lid/*/state"))))
+    lid = lids.get(lid_state.rpartition(" ")[2], "")
     source, percent = _supplies(system)
     # Servers list no supply at all; where the folder itself is missing, nothing is told.
     is_inferred = not source and percent is None and (system.root / _SUPPLY).is_dir()
@@ -45,12 +45,12 @@ def logind(system: System) -> dict[str, str]:
         for name in system.glob(f"{place}/systemd/logind.conf.d/*.conf")
     ]
     files = ["etc/systemd/logind.conf", *sorted(drop_ins, key=lambda name: Path(name).name)]
-    found = {}
+    settings = {}
     for line in "\n".join(system.read(name) or "" for name in files).splitlines():
         key, is_set, value = line.partition("=")
         if is_set and not key.lstrip().startswith(("#", ";")):
-            found[key.strip()] = value.strip()
-    return found
+            settings[key.strip()] = value.strip()
+    return settings
 
 
 def sleep(system: System) -> Sleep:
@@ -134,8 +134,8 @@ def is_synchronized(system: System) -> bool | None:
     if (system.root / "run/systemd/timesync/synchronized").exists():
         return True
     answer = system.ask("timedatectl", "show", "-p", "NTPSynchronized", "--value")
-    said = answer.out.strip() if answer else ""
-    return {"yes": True, "no": False}.get(said)
+    output = answer.out.strip() if answer else ""
+    return {"yes": True, "no": False}.get(output)
 
 
 def awake_command(system: System, pid: int) -> list[str] | None:

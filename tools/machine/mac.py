@@ -15,9 +15,9 @@ _LIDS: dict[str, LidState] = {"Yes": "closed", "No": "open"}
 def power(system: System) -> Power:
     """Return source and charge from `pmset -g batt`, the lid from `ioreg`."""
     answer = system.ask("pmset", "-g", "batt")
-    said = answer.out if answer else ""
-    drawn = re.search(r"drawing from '([^']+)'", said)
-    charge = re.search(r"(\d+)%", said)
+    output = answer.out if answer else ""
+    drawn = re.search(r"drawing from '([^']+)'", output)
+    charge = re.search(r"(\d+)%", output)
     shell = system.ask("ioreg", "-r", "-k", "AppleClamshellState", "-d", "1")
     lid = re.search(r'"AppleClamshellState"\s*=\s*(\w+)', shell.out if shell else "")
     return Power(
@@ -31,20 +31,20 @@ def power(system: System) -> Power:
 def settings(system: System) -> dict[str, int]:
     """Return the settings in use by name, as `pmset -g` lists them; empty where it is not there."""
     answer = system.ask("pmset", "-g")
-    found = re.findall(r"^\s*(\w+)\s+(\d+)\b", answer.out if answer else "", re.MULTILINE)
-    return {name: int(value) for name, value in found}
+    pairs = re.findall(r"^\s*(\w+)\s+(\d+)\b", answer.out if answer else "", re.MULTILINE)
+    return {name: int(value) for name, value in pairs}
 
 
 def sleep(system: System) -> Sleep:
     """Return the idle time that is set, and whether `caffeinate` holds it off."""
-    found = settings(system)
-    is_off = found.get("SleepDisabled") == 1
+    known = settings(system)
+    is_off = known.get("SleepDisabled") == 1
     answer = system.ask("caffeinate", "-i", "true")
     works = answer is not None and answer.status == 0
     why_not = "" if works else "there is no caffeinate" if answer is None else f"caffeinate said: {answer.last_words}"
     return Sleep(
         can_sleep=not is_off,
-        after_min=found.get("sleep"),
+        after_min=known.get("sleep"),
         blocker="caffeinate" if works else "",
         why_not=why_not,
         closing_sleeps=not is_off,
@@ -54,16 +54,16 @@ def sleep(system: System) -> Sleep:
 
 def heat(system: System) -> Heat:
     """Return what the system does against heat, the clock it allows (Intel only), and the low-power mode."""
-    told = system.ask("notifyutil", "-g", _PRESSURE)
-    level = re.search(rf"{re.escape(_PRESSURE)}\s+(\d+)", told.out if told else "")
+    pressure = system.ask("notifyutil", "-g", _PRESSURE)
+    level = re.search(rf"{re.escape(_PRESSURE)}\s+(\d+)", pressure.out if pressure else "")
     answer = system.ask("pmset", "-g", "therm")
     # Apple silicon records no limit here, however hot it is: silence says nothing.
     limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", answer.out if answer else "")
-    found = settings(system)
+    known = settings(system)
     return Heat(
         speed_share=float(limit[1]) / 100 if limit else None,
         pressure=int(level[1]) if level else None,
-        is_saving=1 in {found.get("lowpowermode"), found.get("powermode")},
+        is_saving=1 in {known.get("lowpowermode"), known.get("powermode")},
         asked=f"notifyutil -g {_PRESSURE}, pmset -g therm",
     )
 
@@ -71,8 +71,8 @@ def heat(system: System) -> Heat:
 def wired_limit_mb(system: System) -> int | None:
     """Return the memory that the GPU may wire, MB; 0: the system's own share, about two thirds to three quarters."""
     answer = system.ask("sysctl", "-n", "iogpu.wired_limit_mb")
-    said = answer.out.strip() if answer else ""
-    return int(said) if said.isdigit() else None
+    output = answer.out.strip() if answer else ""
+    return int(output) if output.isdigit() else None
 
 
 def is_translated(system: System) -> bool:
@@ -86,16 +86,16 @@ def awake_command(system: System, pid: int) -> list[str] | None:
 
     Not covered: a lid that is closed on battery, which nothing holds off.
     """
-    found = system.which("caffeinate")
-    return None if found is None else [found, "-ims", "-w", str(pid)]
+    caffeinate = system.which("caffeinate")
+    return None if caffeinate is None else [caffeinate, "-ims", "-w", str(pid)]
 
 
 def plans(system: System) -> tuple[list[str], list[str], str]:
     """Return hours of sleep, restart or shutdown that are set, updates that may restart it, and who told."""
     answer = system.ask("pmset", "-g", "sched")
-    said = answer.out if answer else ""
+    output = answer.out if answer else ""
     certain = [
-        line.strip() for line in said.splitlines() if re.match(r"\s*(\[\d+\]\s*)?(sleep|shutdown|restart)\b", line)
+        line.strip() for line in output.splitlines() if re.match(r"\s*(\[\d+\]\s*)?(sleep|shutdown|restart)\b", line)
     ]
     updates = system.ask(
         "defaults", "read", "/Library/Preferences/com.apple.SoftwareUpdate", "AutomaticallyInstallMacOSUpdates"

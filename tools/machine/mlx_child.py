@@ -11,7 +11,7 @@ from typing import Any
 _SIZE = 8
 
 
-def told() -> dict[str, Any]:
+def describe_mlx() -> dict[str, Any]:
     """Return MLX's version, backend, device, and the device's own figures."""
     import mlx.core as mx
 
@@ -30,4 +30,4 @@ def told() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(told()) + "\n")
+    sys.stdout.write(json.dumps(describe_mlx()) + "\n")

@@ -102,19 +102,19 @@ def cache(folder: Path, env: Mapping[str, str]) -> Line:
         folder: The hub's cache.
         env: Our environment; a worker of ours is offline whatever it says.
     """
-    found = sorted(folder.glob("models--*")) if folder.is_dir() else []
-    partial = [path for model in found for path in model.glob("blobs/*.incomplete")]
+    folders = sorted(folder.glob("models--*")) if folder.is_dir() else []
+    partial = [path for model in folders for path in model.glob("blobs/*.incomplete")]
     is_offline = env.get("HF_HUB_OFFLINE", "").lower() in _TRUE
-    names = [path.name.removeprefix("models--").replace("--", "/") for path in found]
+    names = [path.name.removeprefix("models--").replace("--", "/") for path in folders]
     value = {"models": names, "incomplete": len(partial), "HF_HUB_OFFLINE": is_offline, "folder": str(folder)}
     models = "1 model is" if len(names) == 1 else f"{len(names)} models are"
     broken = "1 download was" if len(partial) == 1 else f"{len(partial)} downloads were"
-    said = f"{models} in the hub's cache ({folder}); workers ask nothing of the network."
+    sentence = f"{models} in the hub's cache ({folder}); workers ask nothing of the network."
     if partial:
         return Line(
             "model:cache",
             "is_local",
-            f"{said} {broken} broken off.",
+            f"{sentence} {broken} broken off.",
             "warn",
             value,
             str(folder),
@@ -130,7 +130,7 @@ def cache(folder: Path, env: Mapping[str, str]) -> Line:
             str(folder),
             fix="Name a local folder as model.path, or download: vigil run --check --online CAMPAIGN.yaml",
         )
-    return Line("model:cache", "is_local", said, "good", value, str(folder))
+    return Line("model:cache", "is_local", sentence, "good", value, str(folder))
 
 
 def _has_netrc(host: str, home: Path) -> bool:
@@ -156,8 +156,8 @@ def exporters(
         where = ", ".join(places)
         subject, claim = f"exporter:{name}", "asks_no_login"
         if name not in _LOGINS:
-            said = f"{where} reports to {name}; whether it asks for a login is not known."
-            lines.append(Line(subject, claim, said, "not_told", asked="report_to", fix=f"Try {name} once by hand."))
+            sentence = f"{where} reports to {name}; whether it asks for a login is not known."
+            lines.append(Line(subject, claim, sentence, "not_told", asked="report_to", fix=f"Try {name} once by hand."))
             continue
         keys, mode, host, fix = _LOGINS[name]
         if env.get(mode, "").lower() in _OFFLINE:
@@ -167,15 +167,17 @@ def exporters(
         elif _has_netrc(host, home):
             how = f".netrc has {host}"
         else:
-            said = f"{where} reports to {name}, and no key is set: it would ask for a login at night and end the run."
+            sentence = (
+                f"{where} reports to {name}, and no key is set: it would ask for a login at night and end the run."
+            )
             outcome: Outcome = "bad" if is_tonight else "warn"
-            lines.append(Line(subject, claim, said, outcome, {"asked_by": where}, "environment, .netrc", fix=fix))
+            lines.append(Line(subject, claim, sentence, outcome, {"asked_by": where}, "environment, .netrc", fix=fix))
             continue
-        said = f"{where} reports to {name}; {how}."
-        lines.append(Line(subject, claim, said, "good", {"asked_by": where}, "environment, .netrc"))
+        sentence = f"{where} reports to {name}; {how}."
+        lines.append(Line(subject, claim, sentence, "good", {"asked_by": where}, "environment, .netrc"))
     if not asked:
-        said = "Nothing reports to an exporter, so none asks for a login."
-        lines.append(Line("exporter:none", "asks_no_login", said, "good", asked="report_to"))
+        sentence = "Nothing reports to an exporter, so none asks for a login."
+        lines.append(Line("exporter:none", "asks_no_login", sentence, "good", asked="report_to"))
     return lines
 
 
@@ -189,19 +191,19 @@ def token(env: Mapping[str, str], *, is_needed: bool) -> Line:
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface").expanduser()
     file = Path(env.get("HF_TOKEN_PATH") or home / "token").expanduser()
     is_set = bool(env.get("HF_TOKEN")) or os.access(file, os.R_OK)
-    asked = "HF_TOKEN, the hub's token file"
+    source = "HF_TOKEN, the hub's token file"
     if is_set:
-        return Line("hub:token", "asks_no_login", "A token of the hub is set.", "good", {"is_set": True}, asked)
+        return Line("hub:token", "asks_no_login", "A token of the hub is set.", "good", {"is_set": True}, source)
     if not is_needed:
-        said = "No token of the hub is set, and a night needs none: workers are offline."
-        return Line("hub:token", "asks_no_login", said, "good", {"is_set": False}, asked)
+        sentence = "No token of the hub is set, and a night needs none: workers are offline."
+        return Line("hub:token", "asks_no_login", sentence, "good", {"is_set": False}, source)
     return Line(
         "hub:token",
         "asks_no_login",
         "No token of the hub is set, and a model has still to be downloaded; gated ones need it.",
         "warn",
         {"is_set": False},
-        asked,
+        source,
         fix="Run hf auth login before the download, if the model is gated.",
     )
 
@@ -216,87 +218,87 @@ _STEP_S = 1.0
 
 def power(system: System) -> Line:
     """Return where the current comes from."""
-    found = facts.power_of(system)
-    charge = "" if found.percent is None else f", battery at {found.percent:.0f} %"
-    lid = {"open": " The lid is open.", "closed": " The lid is closed.", "": ""}[found.lid]
-    value = found.to_json()
-    if found.source == "battery":
+    known = facts.power_of(system)
+    charge = "" if known.percent is None else f", battery at {known.percent:.0f} %"
+    lid = {"open": " The lid is open.", "closed": " The lid is closed.", "": ""}[known.lid]
+    value = known.to_json()
+    if known.source == "battery":
         return Line(
             "machine:power",
             "is_on_mains",
             f"It runs from its battery{charge}; training empties it long before morning.{lid}",
             "bad",
             value,
-            found.asked,
+            known.asked,
             fix="Plug it in.",
         )
-    if found.source == "mains":
-        how = "It has no battery, so it runs from mains" if found.is_inferred else f"It runs from mains{charge}"
-        said = f"{how}.{lid}"
-        return Line("machine:power", "is_on_mains", said, "good", value, found.asked, is_inferred=found.is_inferred)
+    if known.source == "mains":
+        how = "It has no battery, so it runs from mains" if known.is_inferred else f"It runs from mains{charge}"
+        sentence = f"{how}.{lid}"
+        return Line("machine:power", "is_on_mains", sentence, "good", value, known.asked, is_inferred=known.is_inferred)
     return not_told(
-        "machine:power", "is_on_mains", f"no source of power is named.{lid}", fix="Look at the plug.", asked=found.asked
+        "machine:power", "is_on_mains", f"no source of power is named.{lid}", fix="Look at the plug.", asked=known.asked
     )
 
 
 def sleep(system: System) -> Line:
     """Return whether the machine would fall asleep while a job runs."""
-    found = facts.sleep_of(system)
-    if not found.asked:
+    known = facts.sleep_of(system)
+    if not known.asked:
         return not_told("machine:sleep", "stays_awake", f"nothing is known of sleep on {system.platform}.")
     value = {
-        "can_sleep": found.can_sleep,
-        "after_min": found.after_min,
-        "blocker": found.blocker,
-        "closing_sleeps": found.closing_sleeps,
+        "can_sleep": known.can_sleep,
+        "after_min": known.after_min,
+        "blocker": known.blocker,
+        "closing_sleeps": known.closing_sleeps,
     }
-    if not found.can_sleep:
-        return Line("machine:sleep", "stays_awake", "It cannot fall asleep.", "good", value, found.asked)
+    if not known.can_sleep:
+        return Line("machine:sleep", "stays_awake", "It cannot fall asleep.", "good", value, known.asked)
     idle = {None: "When it falls asleep by itself is not told", 0: "It does not fall asleep by itself"}.get(
-        found.after_min, f"It falls asleep after {found.after_min} min without input"
+        known.after_min, f"It falls asleep after {known.after_min} min without input"
     )
-    lid = " Closing the lid still sends it to sleep." if found.closing_sleeps else ""
-    if found.blocker:
-        said = f"{idle}; {found.blocker} keeps it awake while a job runs, and was tried.{lid}"
-        fix = "Leave the lid open." if found.closing_sleeps else ""
-        return Line("machine:sleep", "stays_awake", said, "good", value, found.asked, fix=fix)
-    outcome: Outcome = "good" if found.after_min == 0 else "bad" if found.after_min else "not_told"
+    lid = " Closing the lid still sends it to sleep." if known.closing_sleeps else ""
+    if known.blocker:
+        sentence = f"{idle}; {known.blocker} keeps it awake while a job runs, and was tried.{lid}"
+        fix = "Leave the lid open." if known.closing_sleeps else ""
+        return Line("machine:sleep", "stays_awake", sentence, "good", value, known.asked, fix=fix)
+    outcome: Outcome = "good" if known.after_min == 0 else "bad" if known.after_min else "not_told"
     return Line(
         "machine:sleep",
         "stays_awake",
-        f"{idle}, and nothing of ours can keep it awake: {found.why_not}.{lid}",
+        f"{idle}, and nothing of ours can keep it awake: {known.why_not}.{lid}",
         outcome,
         value,
-        found.asked,
+        known.asked,
         fix="" if outcome == "good" else "Switch sleep off in the system's settings for this night.",
     )
 
 
 def heat(system: System) -> Line:
     """Return temperature and throttling."""
-    found = facts.heat_of(system)
-    value = found.to_json()
-    told = []
-    if found.margin_c is not None:
-        told.append(f"{found.hottest_c:.0f} of {found.limit_c:.0f} degrees Celsius")
-    if found.speed_share is not None:
-        told.append(f"{100 * found.speed_share:.0f} % of the full clock allowed")
-    if found.pressure is not None:
-        told.append(f"thermal pressure {found.pressure} of 4")
-    said = f"{', '.join(told)}." if told else ""
+    known = facts.heat_of(system)
+    value = known.to_json()
+    parts = []
+    if known.margin_c is not None:
+        parts.append(f"{known.hottest_c:.0f} of {known.limit_c:.0f} degrees Celsius")
+    if known.speed_share is not None:
+        parts.append(f"{100 * known.speed_share:.0f} % of the full clock allowed")
+    if known.pressure is not None:
+        parts.append(f"thermal pressure {known.pressure} of 4")
+    sentence = f"{', '.join(parts)}." if parts else ""
     subject, claim = "machine:heat", "runs_at_full_speed"
-    if found.is_saving:
-        slow = f"A low-power mode is on: training is slower than on full power. {said}".strip()
+    if known.is_saving:
+        slow = f"A low-power mode is on: training is slower than on full power. {sentence}".strip()
         fix = "Switch the low-power mode off in the system's settings."
-        return Line(subject, claim, slow, "warn", value, found.asked, fix=fix)
-    if not found.is_told:
-        return not_told(subject, claim, "no temperature and no throttling.", asked=found.asked)
-    is_hot = found.margin_c is not None and found.margin_c < _NEAR_C
-    if is_hot or found.is_held_back:
-        held = f"It is hot or held back before the work begins: {said}"
+        return Line(subject, claim, slow, "warn", value, known.asked, fix=fix)
+    if not known.is_told:
+        return not_told(subject, claim, "no temperature and no throttling.", asked=known.asked)
+    is_hot = known.margin_c is not None and known.margin_c < _NEAR_C
+    if is_hot or known.is_held_back:
+        held = f"It is hot or held back before the work begins: {sentence}"
         fix = "Let it cool, keep its vents free, and look at its power settings; a held-back clock trains slowly."
-        return Line(subject, claim, held, "warn", value, found.asked, fix=fix)
-    return Line(subject, claim, f"{said[0].upper()}{said[1:]}", "good", value, found.asked)
+        return Line(subject, claim, held, "warn", value, known.asked, fix=fix)
+    return Line(subject, claim, f"{sentence[0].upper()}{sentence[1:]}", "good", value, known.asked)
 
 
 def restart(system: System) -> Line:
@@ -304,19 +306,19 @@ def restart(system: System) -> Line:
     plans = {"darwin": mac.plans, "linux": linux.plans}.get(system.platform)
     if plans is None:
         return not_told("machine:restart", "none_is_planned", f"nothing is known of {system.platform}.")
-    certain, possible, asked = plans(system)
+    certain, possible, source = plans(system)
     value = {"certain": certain, "possible": possible}
     fix = "Call it off for this night, or let vigil install-service CAMPAIGN.yaml take the campaign up again."
     if certain:
         return Line(
-            "machine:restart", "none_is_planned", f"Planned: {'; '.join(certain)}.", "bad", value, asked, fix=fix
+            "machine:restart", "none_is_planned", f"Planned: {'; '.join(certain)}.", "bad", value, source, fix=fix
         )
     if possible:
-        said = f"It may restart by itself: {'; '.join(possible)}."
-        return Line("machine:restart", "none_is_planned", said, "warn", value, asked, fix=fix)
-    if not asked:
+        sentence = f"It may restart by itself: {'; '.join(possible)}."
+        return Line("machine:restart", "none_is_planned", sentence, "warn", value, source, fix=fix)
+    if not source:
         return not_told("machine:restart", "none_is_planned", "no plans of the system can be read.")
-    return Line("machine:restart", "none_is_planned", "No restart or shutdown is planned.", "good", value, asked)
+    return Line("machine:restart", "none_is_planned", "No restart or shutdown is planned.", "good", value, source)
 
 
 def logout(system: System) -> Line:
@@ -328,19 +330,19 @@ def logout(system: System) -> Line:
         return Line(
             subject, claim, "No systemd manages logins here, so a logout ends no job.", "good", asked="/run/systemd"
         )
-    said = linux.logind(system).get("KillUserProcesses", "")
-    if said.lower() in {"yes", "true", "on", "1"}:
+    setting = linux.logind(system).get("KillUserProcesses", "")
+    if setting.lower() in {"yes", "true", "on", "1"}:
         return Line(
             subject,
             claim,
             "logind ends all processes of a user at logout (KillUserProcesses).",
             "bad",
-            said,
+            setting,
             "logind.conf",
             fix="Stay logged in, or run: loginctl enable-linger, and start it under systemd-run --user --scope",
         )
-    if said:
-        return Line(subject, claim, "logind leaves processes alive at logout.", "good", said, "logind.conf")
+    if setting:
+        return Line(subject, claim, "logind leaves processes alive at logout.", "good", setting, "logind.conf")
     return not_told(
         subject,
         claim,
@@ -375,7 +377,7 @@ def clock(system: System, clock: Clock, drift_s: float, offset: Callable[[float]
         "stepped_s": round(drift_s, 3),
     }
     subject, claim = "machine:clock", "is_right"
-    asked = "time.time(), time.localtime(), time.monotonic()" + (", timedatectl" if system.platform == "linux" else "")
+    source = "time.time(), time.localtime(), time.monotonic()" + (", timedatectl" if system.platform == "linux" else "")
     place = f"Time zone {zone:%Z}, {zone:%H:%M} now"
     written = Path(__file__).stat().st_mtime
     if now < written - 86_400:
@@ -385,27 +387,29 @@ def clock(system: System, clock: Clock, drift_s: float, offset: Callable[[float]
             f"The clock says {zone:%Y-%m-%d %H:%M}, which is before this program was installed.",
             "bad",
             value,
-            asked,
+            source,
             fix="Set the clock; deadlines and records go by it.",
         )
     if abs(drift_s) > _STEP_S:
-        said = f"The wall clock moved by {drift_s:+.1f} s against the monotonic one while it was looked at. {place}."
+        sentence = (
+            f"The wall clock moved by {drift_s:+.1f} s against the monotonic one while it was looked at. {place}."
+        )
         return Line(
-            subject, claim, said, "warn", value, asked, fix="Look at the time service: something sets the clock."
+            subject, claim, sentence, "warn", value, source, fix="Look at the time service: something sets the clock."
         )
     if change is not None:
         at = _local(change[0], lambda _: offset(now))
-        said = (
+        sentence = (
             f"{place}. The clock is put {'forward' if change[1] > 0 else 'back'} by {abs(change[1]) // 60:.0f} min at"
         )
         fix = "Deadlines such as `until` go by local time: check that the hour is still the one meant."
-        return Line(subject, claim, f"{said} {at:%Y-%m-%d %H:%M}.", "warn", value, asked, fix=fix)
+        return Line(subject, claim, f"{sentence} {at:%Y-%m-%d %H:%M}.", "warn", value, source, fix=fix)
     if is_held is False:
-        said = f"{place}. No time service holds the clock."
-        return Line(subject, claim, said, "warn", value, asked, fix="Switch it on: timedatectl set-ntp true")
+        sentence = f"{place}. No time service holds the clock."
+        return Line(subject, claim, sentence, "warn", value, source, fix="Switch it on: timedatectl set-ntp true")
     if is_held is None:
-        return Line(subject, claim, f"{place}. Not told: whether a time service holds it.", "not_told", value, asked)
-    return Line(subject, claim, f"{place}, held by a time service.", "good", value, asked)
+        return Line(subject, claim, f"{place}. Not told: whether a time service holds it.", "not_told", value, source)
+    return Line(subject, claim, f"{place}, held by a time service.", "good", value, source)
 
 
 def _local(at: float, offset: Callable[[float], int]) -> dt.datetime:

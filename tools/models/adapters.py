@@ -136,13 +136,15 @@ def recipe_problems(recipe: Mapping[str, Any], layers: Layers, *, default_layers
 
 def _too_many(recipe: Mapping[str, Any], layers: Layers, default: int) -> Iterator[Problem]:
     written = recipe.get("num_layers")
-    is_said = isinstance(written, int)
+    is_written = isinstance(written, int)
     wanted = int(written) if isinstance(written, int) else default
     if layers.n is not None and wanted > layers.n:
-        said = f"`num_layers` is {wanted}" if is_said else f"`num_layers` is left out, and mlx-lm's default is {wanted}"
+        subject = (
+            f"`num_layers` is {wanted}" if is_written else f"`num_layers` is left out, and mlx-lm's default is {wanted}"
+        )
         yield Problem(
-            f"{said}; the model has {layers.n} layers, and mlx-lm stops. Write `num_layers: {layers.n}` or less, or -1 "
-            "for all.",
+            f"{subject}; the model has {layers.n} layers, and mlx-lm stops. Write `num_layers: {layers.n}` or less, or"
+            " -1 for all.",
             {"kind": "num_layers", "key": "num_layers", "layers": layers.n},
         )
 
@@ -195,11 +197,13 @@ def loading_problems(
         layers: The model's, as far as they are known.
         is_resumed: Whether a training goes on from it: mlx-lm then passes over in silence what does not fit.
     """
-    found = dict.fromkeys(header.tensors)
-    if any(_PEFT.search(tensor) for tensor in found):
+    names = dict.fromkeys(header.tensors)
+    if any(_PEFT.search(tensor) for tensor in names):
         silent = " mlx-lm starts from nothing, in silence." if is_resumed else ""
-        said = f"The adapter {name} is in PEFT's form, of which no tensor is called as mlx-lm's.{silent} {_PEFT_FIX}"
-        return [Problem(said, {"kind": "peft"})]
+        sentence = (
+            f"The adapter {name} is in PEFT's form, of which no tensor is called as mlx-lm's.{silent} {_PEFT_FIX}"
+        )
+        return [Problem(sentence, {"kind": "peft"})]
     return list(_misfits(name, config, header, layers, is_resumed=is_resumed))
 
 
@@ -239,8 +243,8 @@ def _misfits(
     yield from _tensor_misfits(name, config, lora, header, layers, leaves=_LEAVES[kind], is_resumed=is_resumed)
 
 
-def _misfit(name: str, what: str, said: str, fix: str) -> Problem:
-    return Problem(f"The adapter {name} {said}. {fix}", {"kind": "config", "what": what})
+def _misfit(name: str, what: str, sentence: str, fix: str) -> Problem:
+    return Problem(f"The adapter {name} {sentence}. {fix}", {"kind": "config", "what": what})
 
 
 def _tensor_misfits(
@@ -258,11 +262,11 @@ def _tensor_misfits(
     keys = frozenset(map(str, keys)) if isinstance(keys, list | tuple) else None
     its = "the configuration that goes on from it" if is_resumed else "its configuration"
     end = "mlx-lm passes over it in silence" if is_resumed else "mlx-lm cannot load it"
-    seen: set[int] = set()
-    for tensor, found in header.tensors.items():
+    ranks: set[int] = set()
+    for tensor, shape in header.tensors.items():
         module, _, leaf = tensor.rpartition(".")
         if leaf not in leaves:
-            said = "DoRA" if leaf == "m" else "no low-rank adapter"
+            kind = "DoRA" if leaf == "m" else "no low-rank adapter"
             fix = (
                 "Write `fine_tune_type: dora`."
                 if leaf == "m"
@@ -271,12 +275,12 @@ def _tensor_misfits(
             yield _misfit(
                 name,
                 "kind",
-                f"holds {tensor}, which is {said}, and {its} says {'dora' if 'm' in leaves else 'lora'}: {end}",
+                f"holds {tensor}, which is {kind}, and {its} says {'dora' if 'm' in leaves else 'lora'}: {end}",
                 fix,
             )
             return
-        if len(found.shape) == 2 and isinstance(rank, int) and leaf != "m":  # noqa: PLR2004 - a matrix
-            own = found.shape[1] if leaf == "lora_a" else found.shape[0]
+        if len(shape.shape) == 2 and isinstance(rank, int) and leaf != "m":  # noqa: PLR2004 - a matrix
+            own = shape.shape[1] if leaf == "lora_a" else shape.shape[0]
             if own != rank:
                 end = "mlx-lm loads it in silence and writes what cannot be loaded" if is_resumed else end
                 yield _misfit(
@@ -299,11 +303,11 @@ def _tensor_misfits(
             )
             return
         if inside and (keys is None or module not in keys):
-            seen.add(int(inside[1]))
+            ranks.add(int(inside[1]))
     if isinstance(n_adapted, int) and n_adapted > 0:
-        outside = [number for number in sorted(seen) if layers.n is not None and number < layers.n - n_adapted]
-        if outside or len(seen) > n_adapted:
-            first, last = min(seen), max(seen)
+        outside = [number for number in sorted(ranks) if layers.n is not None and number < layers.n - n_adapted]
+        if outside or len(ranks) > n_adapted:
+            first, last = min(ranks), max(ranks)
             wanted = (layers.n or last + 1) - first
             yield _misfit(
                 name,
@@ -335,16 +339,16 @@ def _shapes(adapter: Path, header: Header, model: Path) -> Iterator[Problem]:
     bits = int(config.get("bits") or 0) if isinstance(config, dict) else 0
     for name, tensor in header.tensors.items():
         module, _, leaf = name.rpartition(".")
-        found = weights.get(f"{module}.weight")
+        weight = weights.get(f"{module}.weight")
         if leaf not in {"lora_a", "lora_b"} or len(tensor.shape) != 2:  # noqa: PLR2004 - a matrix
             continue
-        if found is None:
+        if weight is None:
             yield Problem(
                 f"The adapter {adapter} adapts {module}, which {model} does not have; it is of another model.",
                 {"kind": "shape", "module": module},
             )
             return
-        ours, theirs = _side(leaf, tensor, found, bits)
+        ours, theirs = _side(leaf, tensor, weight, bits)
         if ours != theirs:
             what = "inputs" if leaf == "lora_a" else "outputs"
             yield Problem(
@@ -364,13 +368,13 @@ def _side(leaf: str, tensor: Tensor, weight: Tensor, bits: int) -> tuple[int, in
 
 
 def _tensors(model: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in sorted(model.glob(WEIGHTS)):
         try:
-            found |= read_header(path).tensors
+            tensors |= read_header(path).tensors
         except (HeaderError, OSError):
             continue
-    return found
+    return tensors
 
 
 def adapter_recipe(adapter: Path) -> Json:

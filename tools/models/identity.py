@@ -15,7 +15,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -206,6 +206,31 @@ def weights_hash(
     if adapter_folder is not None:
         adapter = _adapter_hashes(Path(adapter_folder), cache)
     return hash_json({"model": model, "adapter": adapter})
+
+
+def expected_weights(inputs: Mapping[str, Any], adapter: str | None, use: str) -> str:
+    """Return the identity of the weights that a job works on.
+
+    Args:
+        inputs: The job's input: `model`, and `expect_weights` where a decision was made about certain ones.
+        adapter: Folder of the adapter on top of the model.
+        use: What the job does with them: "trained on".
+
+    Raises:
+        ConfigError: They are not the ones that the decision was made about (failure mode P2), or as `weights_hash`.
+    """
+    weights, expected = weights_hash(inputs["model"], adapter), inputs.get("expect_weights")
+    if expected and expected != weights:
+        on_top = f" with adapter {adapter}" if adapter else ""
+        raise ConfigError(
+            f"The weights in {inputs['model']}{on_top} are {weights[:12]}, but {expected[:12]} were to be {use}: the"
+            " folder changed since; restore it, or start a new campaign on the new weights.",
+            what="weights",
+            value=weights,
+            limit=expected,
+            where=str(inputs["model"]),
+        )
+    return weights
 
 
 def _adapter_hashes(folder: Path, cache: HashCache | None) -> dict[str, str]:
@@ -548,13 +573,13 @@ def _index_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Proble
 
 def _writer_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Problem]:
     """Find traces of two saves in one folder."""
-    seen: dict[str, str] = {}
+    writers: dict[str, str] = {}
     twice: list[tuple[str, str, str]] = []
     for file, header in headers.items():
         for tensor in header.tensors:
-            if tensor in seen:
-                twice.append((tensor, seen[tensor], file))
-            seen[tensor] = file
+            if tensor in writers:
+                twice.append((tensor, writers[tensor], file))
+            writers[tensor] = file
     if twice:
         tensor, first, second = twice[0]
         yield Problem(
@@ -564,12 +589,12 @@ def _writer_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Probl
         )
     totals = sorted({match[2] for name in headers if (match := _SHARD.fullmatch(name))})
     formats = sorted({header.metadata["format"] for header in headers.values() if "format" in header.metadata})
-    for what, found in (("numbers of shards", totals), ("formats", formats)):
-        if len(found) > 1:
+    for what, values in (("numbers of shards", totals), ("formats", formats)):
+        if len(values) > 1:
             yield Problem(
-                f"{folder}: its weight files come from saves with different {what} ({', '.join(found)});"
+                f"{folder}: its weight files come from saves with different {what} ({', '.join(values)});"
                 " save the model into an empty folder.",
-                {"kind": "writers", what.replace(" ", "_"): found},
+                {"kind": "writers", what.replace(" ", "_"): values},
             )
 
 
@@ -618,10 +643,12 @@ def read_shape(folder: Path, dtype: str | None = None) -> dict[str, Any] | None:
     config = read_object(folder / "config.json")
     text = config.get("text_config")
     config = text if isinstance(text, dict) else config
-    found = {name: config.get(key) for name, key in _SIZES.items()}
-    if any(not isinstance(size, int) or size < 1 for size in found.values()) or any(config.get(k) for k in _OF_OTHERS):
+    by_name = {name: config.get(key) for name, key in _SIZES.items()}
+    if any(not isinstance(size, int) or size < 1 for size in by_name.values()) or any(
+        config.get(k) for k in _OF_OTHERS
+    ):
         return None
-    sizes = {name: int(size or 0) for name, size in found.items()}
+    sizes = {name: int(size or 0) for name, size in by_name.items()}
     head = config.get("head_dim")
     head = head if isinstance(head, int) else sizes["hidden"] // sizes["heads"]
     key_heads = config.get("num_key_value_heads")

@@ -73,7 +73,7 @@ def _factors(part: Any) -> dict[str, Any]:
     return {name: part[name] for name in ("lora_a", "lora_b", "m") if name in part} if "lora_a" in part else {}
 
 
-def told(folder: Path, adapter: Path | None, dtype: str | None, rows: Sequence[Sequence[int]]) -> Any:
+def next_token_logps(folder: Path, adapter: Path | None, dtype: str | None, rows: Sequence[Sequence[int]]) -> Any:
     """Return the log-probabilities of the next token at every position of some rows.
 
     Args:
@@ -90,21 +90,21 @@ def told(folder: Path, adapter: Path | None, dtype: str | None, rows: Sequence[S
 
     model, _ = load_model(folder, adapter, dtype)
     model.eval()
-    found = []
+    rows_of_logps = []
     for row in rows:
         logits = model(mx.array([row]))[0].astype(mx.float32)
-        found.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), dtype=np.float32))
-    return np.concatenate(found)
+        rows_of_logps.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), dtype=np.float32))
+    return np.concatenate(rows_of_logps)
 
 
-def divergence(wanted: Any, seen: Any) -> float:
-    """Return the mean divergence of what is seen from what was wanted, nats."""
+def divergence(wanted: Any, actual: Any) -> float:
+    """Return the mean divergence of the actual from what was wanted, nats."""
     import numpy as np
 
-    each = (np.exp(wanted) * (wanted - seen)).sum(axis=1, dtype=np.float64)
+    each = (np.exp(wanted) * (wanted - actual)).sum(axis=1, dtype=np.float64)
     return float(np.maximum(each, 0.0).mean())
 
 
-def agreeing(wanted: Any, seen: Any) -> int:
+def agreeing(wanted: Any, actual: Any) -> int:
     """Return at how many positions the likeliest token is the same."""
-    return int((wanted.argmax(axis=1) == seen.argmax(axis=1)).sum())
+    return int((wanted.argmax(axis=1) == actual.argmax(axis=1)).sum())

@@ -43,14 +43,14 @@ def answering() -> tuple[str, str]:
     A name in the program's global scope wins over the one that MLX brings.
     """
     scope = ctypes.CDLL(None)
-    found = _Symbol()
+    symbol = _Symbol()
     try:
-        scope.dladdr(ctypes.cast(scope.cblas_sgemm, ctypes.c_void_p), ctypes.byref(found))
-        told = scope.openblas_get_config
+        scope.dladdr(ctypes.cast(scope.cblas_sgemm, ctypes.c_void_p), ctypes.byref(symbol))
+        function = scope.openblas_get_config
     except AttributeError:
-        return (found.file or b"").decode(), ""
-    told.restype = ctypes.c_char_p
-    return (found.file or b"").decode(), str(told().decode()).strip()
+        return (symbol.file or b"").decode(), ""
+    function.restype = ctypes.c_char_p
+    return (symbol.file or b"").decode(), str(function().decode()).strip()
 
 
 def measure(size: int = SIZE) -> float:

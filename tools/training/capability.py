@@ -104,10 +104,10 @@ def write_data(folder: Path) -> Json:
     cases = [{"prompt": word} for word in _WORDS]
     (folder / "grade.py").write_text(_GRADER)
     files = {"train": rows, "pairs": pairs, "rollouts": cases}
-    found = {name: (folder / f"{name}.jsonl", lines) for name, lines in files.items()}
-    for path, lines in found.values():
+    contents = {name: (folder / f"{name}.jsonl", lines) for name, lines in files.items()}
+    for path, lines in contents.values():
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return {name: str(path) for name, (path, _) in found.items()}
+    return {name: str(path) for name, (path, _) in contents.items()}
 
 
 def try_instrument(instrument: str, base: Path, data: Json, out: Path) -> Json:
@@ -123,8 +123,8 @@ def try_instrument(instrument: str, base: Path, data: Json, out: Path) -> Json:
     try:
         _steps(instrument, base, data, out, done)
     except Exception as error:  # noqa: BLE001 - whatever it is, this instrument cannot be run
-        said = error.sentence if isinstance(error, VigilError) else f"{type(error).__name__}: {error}"
-        return {**done, "why": said[:300]}
+        reason = error.sentence if isinstance(error, VigilError) else f"{type(error).__name__}: {error}"
+        return {**done, "why": reason[:300]}
     return {**done, "step": "", "why": ""}
 
 
@@ -209,8 +209,8 @@ def _generated(model: Any, tokenizer: Any, *, is_batched: bool) -> list[tuple[in
         if is_batched
         else one_by_one(model, tokenizer, prompts, decoding)
     )
-    found = {output.name: output.tokens for output in outputs}
-    return [found[word] for word in _WORDS]
+    tokens = {output.name: output.tokens for output in outputs}
+    return [tokens[word] for word in _WORDS]
 
 
 def try_batch(base: Path, _folder: Path) -> Json:
@@ -238,7 +238,7 @@ def try_fuse(_base: Path, _folder: Path) -> Json:
     plain = nn.Linear(WIDTH * 4, WIDTH * 4, bias=False)
     layer = nn.QuantizedLinear.from_linear(plain, group_size=_GROUP, bits=4)
     step = float(mx.abs(layer.scales).mean())
-    found: Json = {}
+    facts: Json = {}
     for size, factor in _DELTAS.items():
         lora = LoRALinear.from_base(layer, r=4, scale=1.0)
         lora.lora_b = mx.random.normal(lora.lora_b.shape)
@@ -246,11 +246,11 @@ def try_fuse(_base: Path, _folder: Path) -> Json:
         lora.lora_b = lora.lora_b * (factor * step / float(mx.sqrt(mx.square(delta).mean())))
         wanted = (lora.lora_a @ lora.lora_b).T
         before = _weight(layer)
-        found[size] = {
+        facts[size] = {
             name: _cosine(_weight(lora.fuse(dequantize=is_plain)) - before, wanted)
             for name, is_plain in (("quantized", False), ("dequantized", True))
         }
-    return found
+    return facts
 
 
 def _weight(layer: Any) -> Any:
@@ -307,10 +307,10 @@ def measure_all(instruments: list[str], folder: Path) -> Json:
     """Try each instrument and each contract; see the module."""
     base, data = make_base(folder / "base"), write_data(folder / "data")
     contracts: Json = {}
-    for name, look in _CONTRACTS.items():
+    for name, contract in _CONTRACTS.items():
         (folder / name).mkdir()
         try:
-            contracts[name] = look(base, folder / name)
+            contracts[name] = contract(base, folder / name)
         except Exception as error:  # noqa: BLE001 - a contract that cannot be measured is told as such
             contracts[name] = {"why": f"{type(error).__name__}: {error}"[:300]}
     tried = {name: try_instrument(name, base, data, folder / f"run-{name}") for name in instruments}
@@ -322,8 +322,8 @@ def main(argv: list[str]) -> int:
     stay_offline()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with tempfile.TemporaryDirectory(prefix="vigil-capability-") as folder:
-        found = measure_all(argv, Path(folder))
-    sys.stdout.write(json.dumps(found) + "\n")
+        facts = measure_all(argv, Path(folder))
+    sys.stdout.write(json.dumps(facts) + "\n")
     return 0
 
 

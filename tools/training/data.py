@@ -142,13 +142,13 @@ def shapes(lengths: Sequence[int], targets: Sequence[int], batch_size: int) -> l
         targets: Learned tokens of each.
         batch_size: Rows of a batch.
     """
-    found: list[Shape] = []
+    chosen: list[Shape] = []
     answers = 1
     for rows in buckets(lengths, batch_size):
         shape = shape_of([lengths[row] for row in rows], [targets[row] for row in rows])
         answers = max(answers, shape.answers)
-        found.append(Shape(shape.width, answers))
-    return found
+        chosen.append(Shape(shape.width, answers))
+    return chosen
 
 
 def fitting(known: Sequence[Shape], lengths: Sequence[int], targets: Sequence[int]) -> Shape:

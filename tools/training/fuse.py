@@ -9,14 +9,14 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from state.errors import ConfigError, VigilError
+from state.errors import ConfigError
 from state.files import read_json, write_json
 from state.records import Json
 from tools.data.cases import iter_data
 from tools.evaluation.prompts import render_training
-from tools.jobs.worker import WorkerContext, begin, tell_phase
-from tools.models.identity import weights_hash
-from tools.models.load import agreeing, divergence, told
+from tools.jobs.worker import WorkerContext, run_job, tell_phase
+from tools.models.identity import expected_weights, weights_hash
+from tools.models.load import agreeing, divergence, next_token_logps
 
 _ROWS, _TOKENS = 8, 256
 """Training rows that are compared, and tokens of each."""
@@ -34,14 +34,7 @@ def fuse(context: WorkerContext) -> None:
     """
     inputs = context.input
     model_folder, adapter = Path(inputs["model"]), Path(inputs["adapter"])
-    weights = weights_hash(model_folder, adapter)
-    expected = inputs.get("expect_weights")
-    if expected and weights != expected:
-        raise ConfigError(
-            f"The weights to fuse are {weights[:12]}, not {expected[:12]}; the model or the adapter changed since.",
-            what="weights",
-            where=str(adapter),
-        )
+    weights = expected_weights(inputs, inputs["adapter"], "fused")
     target = context.folder.out / "fused"
     side = context.folder.out / "fused.part"
     if _is_done(target, weights):
@@ -69,8 +62,8 @@ def fuse(context: WorkerContext) -> None:
     del model
     tell_phase("comparing its answers with those of base and adapter")
     likeness = _likeness(inputs, side)
-    told = {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True, "likeness": likeness}
-    write_json(side / "run.json", told)
+    facts = {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True, "likeness": likeness}
+    write_json(side / "run.json", facts)
     side.rename(target)
     context.finish(_result(target, weights))
 
@@ -94,7 +87,7 @@ def _likeness(inputs: Json, fused: Path) -> Json:
     rows = [row.tokens[:_TOKENS] for row in islice(rendered, _ROWS)]
     base, adapter, dtype = Path(inputs["model"]), Path(inputs["adapter"]), inputs.get("dtype")
     sides = ((base, adapter), (base, None), (fused, None))
-    wanted, plain, made = (told(folder, beside, dtype, rows) for folder, beside in sides)
+    wanted, plain, made = (next_token_logps(folder, beside, dtype, rows) for folder, beside in sides)
     kl, kl_base = divergence(wanted, made), divergence(wanted, plain)
     if kl > max(_ROUNDING, _MOST_LOST * kl_base):
         raise ConfigError(
@@ -119,12 +112,7 @@ def _result(target: Path, weights: str) -> Json:
 
 def main() -> int:
     """Run the worker on the job folder named on the command line."""
-    context = begin(sys.argv[1])
-    try:
-        fuse(context)
-    except VigilError as error:
-        context.refuse(error)
-    return 0
+    return run_job(fuse, sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -185,10 +185,10 @@ def _rollouts(setting: Setting) -> Built:
 
 
 def _held_out(setting: Setting, grader: Grader, scheme: Scheme) -> HeldOut | None:
-    asked = setting.inputs.get("held_out")
-    if not asked:
+    held_out = setting.inputs.get("held_out")
+    if not held_out:
         return None
-    split = read_split(asked["cases"])
+    split = read_split(held_out["cases"])
     system = setting.inputs.get("system")
     return HeldOut(
         model=setting.model,
@@ -196,8 +196,8 @@ def _held_out(setting: Setting, grader: Grader, scheme: Scheme) -> HeldOut | Non
         tasks=[Task(case, render_prompt(setting.tokenizer, case, system), 1) for case in split.cases],
         grader=grader,
         scheme=scheme,
-        signs={str(name): int(sign) for name, sign in asked["metrics"].items()},
-        max_tokens=int(asked["max_tokens"]),
+        signs={str(name): int(sign) for name, sign in held_out["metrics"].items()},
+        max_tokens=int(held_out["max_tokens"]),
         temperature=setting.recipe.temperature,
         seed=setting.recipe.seed,
         batch_size=setting.recipe.rollout_concurrency,
@@ -212,28 +212,28 @@ def interim_of(setting: Setting) -> Interim | None:
     `interim`: `{"cases": {"name", "use", "file", "case_ids"}, "metrics": {metric: +1 or -1}, "max_tokens", "first",
     "grader"}`, answered greedily as an evaluation does, from step `first` on.
     """
-    asked = setting.inputs.get("interim")
-    if not asked:
+    interim = setting.inputs.get("interim")
+    if not interim:
         return None
-    spec = GraderSpec.model_validate({**asked["grader"], "is_private": setting.is_private})
+    spec = GraderSpec.model_validate({**interim["grader"], "is_private": setting.is_private})
     system = setting.inputs.get("system")
     held_out = HeldOut(
         model=setting.model,
         tokenizer=setting.tokenizer,
         tasks=[
-            Task(case, render_prompt(setting.tokenizer, case, system), 1) for case in read_split(asked["cases"]).cases
+            Task(case, render_prompt(setting.tokenizer, case, system), 1) for case in read_split(interim["cases"]).cases
         ],
         grader=setting.resources.enter_context(Grader(spec)),
         scheme=Scheme(weights={}, penalties={}, cut_cost=0.0),
-        signs={str(name): int(sign) for name, sign in asked["metrics"].items()},
-        max_tokens=int(asked["max_tokens"]),
+        signs={str(name): int(sign) for name, sign in interim["metrics"].items()},
+        max_tokens=int(interim["max_tokens"]),
         temperature=0.0,
         seed=setting.recipe.seed,
         batch_size=_INTERIM_BATCH,
         path=setting.out / "held_out.jsonl",
         should_stop=setting.should_stop,
     )
-    return Interim(held_out, int(asked["first"]))
+    return Interim(held_out, int(interim["first"]))
 
 
 _INTERIM_BATCH = 8

@@ -98,7 +98,7 @@ class Stepper:
             return self._run(arrays, gradient, weighing, is_update)  # type: ignore[no-any-return]
         parameters, state = self._model.parameters(), tree_map(lambda part: part, self._optimizer.state)
         try:
-            found: Step = self._run(arrays, gradient, weighing, is_update)
+            step: Step = self._run(arrays, gradient, weighing, is_update)
         except (RuntimeError, TypeError, ValueError) as error:
             # What was traced halfway holds placeholders.
             self._model.update(parameters)
@@ -108,22 +108,24 @@ class Stepper:
             mx.random.seed(seed)
             return self._step(arrays, gradient, weighing, is_update)
         self._untried.discard(is_update)
-        return found
+        return step
 
     def _step(self, arrays: list[mx.array], gradient: Any, weight: mx.array, is_update: bool) -> Step:  # noqa: FBT001 - MLX traces by position
-        (loss, figures), found = self._loss_and_grad(self._model, *arrays)
+        (loss, figures), gradients = self._loss_and_grad(self._model, *arrays)
         if gradient is not None:
-            found = tree_map(lambda one, two: one + two, gradient, found)
-        told = figures if figures.size else None
+            gradients = tree_map(lambda one, two: one + two, gradient, gradients)
+        reported = figures if figures.size else None
         if not is_update:
-            return loss, told, found, None
-        found = tree_map(lambda part: (part / weight).astype(part.dtype), found)
-        norm = mx.sqrt(mx.stack([mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(found)]).sum())
+            return loss, reported, gradients, None
+        gradients = tree_map(lambda part: (part / weight).astype(part.dtype), gradients)
+        norm = mx.sqrt(
+            mx.stack([mx.square(part.astype(mx.float32)).sum() for _, part in tree_flatten(gradients)]).sum()
+        )
         if self._max_grad_norm is not None:
             factor = mx.minimum(self._max_grad_norm / (norm + 1e-6), 1.0)
-            found = tree_map(lambda part: part * factor.astype(part.dtype), found)
-        self._optimizer.update(self._model, found)
-        return loss, told, None, norm
+            gradients = tree_map(lambda part: part * factor.astype(part.dtype), gradients)
+        self._optimizer.update(self._model, gradients)
+        return loss, reported, None, norm
 
 
 _BIAS_CORRECTED = frozenset({"adam", "adamw"})
@@ -483,7 +485,7 @@ class Training:
         begun_at = time.monotonic()
         before = self.model.trainable_parameters()
         is_due = step % self.recipe.grad_accumulation_steps == 0 or step == self.recipe.iters
-        losses, told, norm = [], [], None
+        losses, reported, norm = [], [], None
         if batch.parts:
             self._gradient_weight += batch.weight
         for place, part in enumerate(batch.parts, 1):
@@ -495,7 +497,7 @@ class Training:
                 arrays, self._gradient, self._gradient_weight, seed, is_update=is_last and is_due
             )
             losses.append(loss)
-            told += [] if figures is None else [figures]
+            reported += [] if figures is None else [figures]
             if not is_last:
                 # Part by part, or memory holds them all.
                 mx.eval(loss, figures, self._gradient)
@@ -503,9 +505,9 @@ class Training:
             self._gradient_weight = 0
         weights = self.model.trainable_parameters()
         mx.async_eval(  # type: ignore[no-untyped-call]
-            losses, told, norm, self._gradient, weights, self.optimizer.state
+            losses, reported, norm, self._gradient, weights, self.optimizer.state
         )
-        return _Flight(batch, after, losses, told, norm, before, drawn_at, begun_at)
+        return _Flight(batch, after, losses, reported, norm, before, drawn_at, begun_at)
 
     def _may_fly(self, step: int) -> bool:
         """Whether nothing is due at a step that needs its weights or figures at once."""
@@ -530,8 +532,8 @@ class Training:
             loss = sum(float(part) for part in flight.losses) / flight.batch.weight
             self._require_finite(loss)
             self._healthy = flight.before
-            found = [np.array(part, dtype=np.float64) for part in flight.figures]
-            figures = np.concatenate(found) if found else figures
+            arrays = [np.array(part, dtype=np.float64) for part in flight.figures]
+            figures = np.concatenate(arrays) if arrays else figures
         if flight.grad_norm is not None:
             self._grad_norm = float(flight.grad_norm)
             self._require_finite(self._grad_norm)
@@ -573,17 +575,17 @@ class Training:
         """Generate where it is due; return the rows that say what was seen."""
         done = self.progress
         is_early = done.separated >= _SEPARATED_STEPS and self._is_early(done.step)
-        wants_look = is_early and not done.is_looked_at
+        wants_judgement = is_early and not done.is_looked_at
         done.is_looked_at |= is_early
         early: Json = {"step": done.step, "loss_collapsed": 1.0}
-        is_due = self.sampler is not None and (wants_look or self._is_due(self.sampler.every, done.step))
+        is_due = self.sampler is not None and (wants_judgement or self._is_due(self.sampler.every, done.step))
         signals = self.sampler.take(done.step) if self.sampler is not None and is_due else None
         if signals is None:
-            return [early] if wants_look else []
+            return [early] if wants_judgement else []
         if signals["sample_collapsed"] and self.progress.is_still_learning(self.recipe.iters):
             signals |= {"sample_collapsed": 0.0, "sample_doubted": 1.0}
         self._is_sample_healthy = not signals["sample_collapsed"]
-        return [signals, early | {"early_moved": signals["sample_moved"]}] if wants_look else [signals]
+        return [signals, early | {"early_moved": signals["sample_moved"]}] if wants_judgement else [signals]
 
     def _is_early(self, step: int) -> bool:
         return step <= EARLY_SHARE * self.recipe.iters
@@ -628,9 +630,9 @@ class Training:
         if self.first_landed_at is None:
             tell_phase(f"validation before the first step, {len(self._valid):,} batches")
         loss, figures = measure(self.model, self.objective.loss, self._valid)
-        said = {f"val_{name}": value for name, value in self.objective.report(figures).items()}
+        reported = {f"val_{name}": value for name, value in self.objective.report(figures).items()}
         seconds = time.monotonic() - started
-        self.emit({"step": self.progress.step, "val_loss": loss, "val_time_s": seconds, **said})
+        self.emit({"step": self.progress.step, "val_loss": loss, "val_time_s": seconds, **reported})
         if not math.isfinite(loss):
             raise _DivergedError
         self.progress.val_losses.append((self.progress.step, loss))
@@ -661,15 +663,15 @@ class Training:
         """Go on from the newest save, if there is one that loads as what was saved."""
         set_damaged_aside(self.saves)
         damaged = damaged_steps(self.saves)
-        found = newest(self.saves)
+        save = newest(self.saves)
         if damaged:
-            at = f"the one at step {found[1].step}" if found else "the beginning"
+            at = f"the one at step {save[1].step}" if save else "the beginning"
             steps = ", ".join(map(str, damaged))
-            said = f"damaged saves at step {steps}; {at} is gone on from"
-            self.emit({"step": found[1].step if found else 0, "damaged_saves": damaged, "warning": said})
-        if found is None:
+            sentence = f"damaged saves at step {steps}; {at} is gone on from"
+            self.emit({"step": save[1].step if save else 0, "damaged_saves": damaged, "warning": sentence})
+        if save is None:
             return 0
-        folder, progress = found
+        folder, progress = save
         now = self.progress.environment
         if progress.data != self.progress.data:
             raise ConfigError(
@@ -717,10 +719,10 @@ class Training:
             row["warning"] = f"{', '.join(changed)} changed since the save; bits may differ from an uninterrupted run"
             self.progress.environment = now
         if is_off:
-            said = (
+            sentence = (
                 "the save does not say on which rows its loss was measured, or on others than now: it is not compared"
             )
-            row["warning"] = "; ".join(filter(None, [row.get("warning"), said]))
+            row["warning"] = "; ".join(filter(None, [row.get("warning"), sentence]))
         self.emit(row)
         return progress.step
 

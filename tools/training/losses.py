@@ -69,9 +69,9 @@ def _let_cut(kind: Any) -> None:
         return
 
     def cut(body: Any, *args: Any, **kwargs: Any) -> Any:
-        found = plain(body, *args, **kwargs)
+        outputs = plain(body, *args, **kwargs)
         places = vars(body).get(_PLACES)
-        return found if places is None or not isinstance(found, mx.array) else _cut(found, places)
+        return outputs if places is None or not isinstance(outputs, mx.array) else _cut(outputs, places)
 
     cut.whole = plain  # type: ignore[attr-defined]
     kind.__call__ = cut
@@ -202,7 +202,7 @@ def rollout_loss(
     clip: tuple[float, float],
     temperature: float,
     most_tokens: int,
-    is_sampled_once: bool,
+    is_on_policy: bool,
     logits_of: Logits = logits_at,
 ) -> Loss:
     """Return a loss over rollouts: clipped policy gradient plus the divergence from the parent.
@@ -218,7 +218,7 @@ def rollout_loss(
         clip: Bounds of r.
         temperature: Of the sampling.
         most_tokens: Decode budget.
-        is_sampled_once: Rollouts serve one update, so that r is 1 and only its slope counts; `old` is what the sampler
+        is_on_policy: Rollouts serve one update, so that r is 1 and only its slope counts; `old` is what the sampler
             said, and only the figure of how far that is off is made of it.
         logits_of: How a batch's inputs and places give logits.
     """
@@ -236,7 +236,7 @@ def rollout_loss(
     ) -> tuple[mx.array, mx.array]:
         logps, entropy = token_scores(model, inputs, places, targets, temperature=temperature, logits_of=logits_of)
         # Padding has log-probabilities too, and exp() of their differences may overflow into 0 x inf.
-        ratio = mx.exp((logps - (mx.stop_gradient(logps) if is_sampled_once else old)) * mask)
+        ratio = mx.exp((logps - (mx.stop_gradient(logps) if is_on_policy else old)) * mask)
         gain = advantages[:, None]
         earned = mx.minimum(ratio * gain, mx.clip(ratio, low, high) * gain)
         difference = (parent - logps) * mask
@@ -270,16 +270,16 @@ def measure(model: Any, loss: Loss, batches: Iterable[Batch]) -> tuple[float, ND
     was_training = model.training
     model.eval()
     total, weight = 0.0, 0
-    found = []
+    losses = []
     for batch in batches:
         tick()
         for part in batch.parts:
             value, figures = loss(model, *map(mx.array, part))
             total += float(value)
-            found.append(np.array(figures, dtype=np.float64))
+            losses.append(np.array(figures, dtype=np.float64))
         weight += batch.weight
     model.train(was_training)
-    return total / weight, np.concatenate(found)
+    return total / weight, np.concatenate(losses)
 
 
 _LOOK = (24, 8)

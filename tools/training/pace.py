@@ -19,11 +19,11 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
-from state.errors import ConfigError, VigilError
+from state.errors import ConfigError
 from state.files import write_atomic
 from state.records import CLASSES, Instrument, Json
 from tools.data.cases import iter_rows
-from tools.jobs.worker import WorkerContext, begin, tell_phase
+from tools.jobs.worker import WorkerContext, run_job, tell_phase
 from tools.training.recipe import RolloutRecipe, validate_recipe
 from tools.training.rollouts import signal_prompts
 from tools.training.worker import assemble, peak_memory_gb
@@ -44,10 +44,10 @@ def pace(context: WorkerContext) -> None:
         ConfigError: The recipe, the data or the weights cannot be trained as asked.
     """
     started = time.monotonic()
-    asked = {key: value for key, value in context.input["recipe"].items() if key != "lr_schedule"}
+    wanted = {key: value for key, value in context.input["recipe"].items() if key != "lr_schedule"}
     often = {"iters": STEPS, "steps_per_report": 1, "steps_per_eval": STEPS + 1, "save_every": STEPS + 1}
     instrument: Instrument = context.input["instrument"]
-    recipe = validate_recipe({**asked, **often}, instrument)
+    recipe = validate_recipe({**wanted, **often}, instrument)
     name = _FILES[CLASSES[instrument]]
     of_rollouts = 2 * signal_prompts(recipe.group_size) if isinstance(recipe, RolloutRecipe) else 0
     source, size = Path(context.input["data"][name]), max(recipe.batch_size, of_rollouts)
@@ -76,9 +76,9 @@ def pace(context: WorkerContext) -> None:
         batch.unlink()
     if signal is None or (outcome is not None and outcome.is_stopped):
         context.leave_stopped()
-    told: Json = {"signal": signal} if signal else {}
+    facts: Json = {"signal": signal} if signal else {}
     if outcome is None:
-        context.finish({**told, "wall_s": time.monotonic() - started, "peak_memory_gb": peak_memory_gb()})
+        context.finish({**facts, "wall_s": time.monotonic() - started, "peak_memory_gb": peak_memory_gb()})
         return
     steps = max(landed) - 1
     if steps < 1:
@@ -86,7 +86,7 @@ def pace(context: WorkerContext) -> None:
     (warm_s, warm_tokens), (end_s, end_tokens) = landed[1], landed[steps + 1]
     context.finish(
         {
-            **told,
+            **facts,
             "iters": steps,
             "steps_s": end_s - warm_s,
             "padded_tokens": end_tokens - warm_tokens,
@@ -118,12 +118,7 @@ def _one_batch(source: Path, target: Path, size: int, *, may_repeat: bool) -> Pa
 
 def main() -> int:
     """Run the worker on the job folder named on the command line."""
-    context = begin(sys.argv[1])
-    try:
-        pace(context)
-    except VigilError as error:
-        context.refuse(error)
-    return 0
+    return run_job(pace, sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def read_pairs(source: Source, tokenizer: Any, *, max_seq_length: int, truncate:
     Raises:
         ConfigError: As `rendered_pairs` and `fitting_row`; or both sides are the same tokens, once cut.
     """
-    found = []
+    pairs = []
     sides: list[Row] = []
     for line, rendered in rendered_pairs(source, tokenizer):
         where = f"{source.path}:{line}"
@@ -73,9 +73,9 @@ def read_pairs(source: Source, tokenizer: Any, *, max_seq_length: int, truncate:
                 limit=max_seq_length,
                 where=where,
             )
-        found.append(Pair(*sides))
+        pairs.append(Pair(*sides))
         sides = []
-    return found
+    return pairs
 
 
 def collate_pairs(pairs: Sequence[Pair], reference: Reference, known: Sequence[Shape] = ()) -> Batch:
@@ -170,7 +170,7 @@ def length_statistics(pairs: Sequence[Pair]) -> Json:
         "chosen": np.array([pair.chosen.targets for pair in pairs]),
         "rejected": np.array([pair.rejected.targets for pair in pairs]),
     }
-    found: Json = {
+    statistics: Json = {
         f"{name}_length": {
             "mean": float(lengths.mean()),
             "std": float(lengths.std()),
@@ -179,7 +179,7 @@ def length_statistics(pairs: Sequence[Pair]) -> Json:
         }
         for name, lengths in sides.items()
     }
-    return found | {"chosen_longer_share": float((sides["chosen"] > sides["rejected"]).mean())}
+    return statistics | {"chosen_longer_share": float((sides["chosen"] > sides["rejected"]).mean())}
 
 
 def reference_key(weights: str, pairs: Sequence[Pair], settings: Json) -> str:
@@ -192,11 +192,11 @@ def reference_key(weights: str, pairs: Sequence[Pair], settings: Json) -> str:
         pairs: In their order.
         settings: Whatever else changes the numbers: dtype, library versions.
     """
-    digest = sha256(json.dumps([weights, settings], sort_keys=True).encode())
+    key_hash = sha256(json.dumps([weights, settings], sort_keys=True).encode())
     for pair in pairs:
         for row in (pair.chosen, pair.rejected):
-            digest.update(json.dumps([row.learned_from, np.asarray(row.tokens).tolist()]).encode())
-    return digest.hexdigest()
+            key_hash.update(json.dumps([row.learned_from, np.asarray(row.tokens).tolist()]).encode())
+    return key_hash.hexdigest()
 
 
 def reference_logps(
@@ -226,20 +226,20 @@ def reference_logps(
     if file.is_file():
         loaded: Any = mx.load(str(file))
         return np.array(loaded["reference"])
-    found = np.zeros((len(pairs), 2), dtype=np.float32)
+    values = np.zeros((len(pairs), 2), dtype=np.float32)
     ordered = sorted(range(len(pairs)), key=lambda place: pairs[place].length)
     known = _shapes(pairs, batch_size)
     was_training = model.training
     model.eval()
     for start in range(0, len(ordered), batch_size):
         places = ordered[start : start + batch_size]
-        *rows, _ = collate_pairs([pairs[place] for place in places], found[places], known).arrays
+        *rows, _ = collate_pairs([pairs[place] for place in places], values[places], known).arrays
         logps = answer_logps(model, *map(mx.array, rows))
-        found[places] = np.array(logps).reshape(2, -1).T
+        values[places] = np.array(logps).reshape(2, -1).T
         emit({"step": 0, "reference_pairs": start + len(places)})
     model.train(was_training)
     file.parent.mkdir(parents=True, exist_ok=True)
     side = file.with_name(f".{file.name}.part.safetensors")
-    write_arrays(side, {"reference": mx.array(found)})
+    write_arrays(side, {"reference": mx.array(values)})
     side.replace(file)
-    return found
+    return values

@@ -129,7 +129,7 @@ def is_damaged(folder: Path, cache: HashCache | None = None) -> bool:
             return False
         sealed = value.pop("seal", "")
         files = value.get("files", {}).items()
-        return sealed != _hash(value) or any(hash_file(folder / name, cache) != digest for name, digest in files)
+        return sealed != _hash(value) or any(hash_file(folder / name, cache) != file_hash for name, file_hash in files)
     except (ValueError, OSError, AttributeError):
         return True
 
@@ -156,7 +156,7 @@ def damaged_steps(saves: Path, cache: HashCache | None = None) -> list[int]:
 
 def whole_saves(saves: Path) -> list[tuple[Path, Progress]]:
     """Return the saves that are whole, oldest first; a torn one is passed over."""
-    found = []
+    whole = []
     for folder in sorted(path.parent for path in saves.glob("[0-9]*/state.json")):
         try:
             value = read_json(folder / "state.json")
@@ -164,8 +164,8 @@ def whole_saves(saves: Path) -> list[tuple[Path, Progress]]:
         except (json.JSONDecodeError, HeaderError, OSError):
             continue
         if value is not None and is_whole:
-            found.append((folder, Progress.from_json(value)))
-    return found
+            whole.append((folder, Progress.from_json(value)))
+    return whole
 
 
 def newest(saves: Path) -> tuple[Path, Progress] | None:
@@ -264,7 +264,7 @@ def require_same_adapter(recipe: Recipe, parent_adapter: Path, model: Path) -> N
     config = read_object(parent_adapter / "adapter_config.json")
     layers = read_object(model / "config.json").get("num_hidden_layers")
     theirs, ours = _shape(config, layers), _shape(recipe.adapter_config(), layers)
-    different = [f"{key} {_said(theirs[key])} -> {_said(ours[key])}" for key in ours if theirs[key] != ours[key]]
+    different = [f"{key} {_shown(theirs[key])} -> {_shown(ours[key])}" for key in ours if theirs[key] != ours[key]]
     if different:
         raise ConfigError(
             f"A run that continues from {parent_adapter} needs the parent's own adapter, but the recipe changes "
@@ -289,17 +289,17 @@ def _shape(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     return shape
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "all" if value in (None, -1) else str(value)
 
 
-def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None, source: str | None = None) -> Recipe:
+def begun_with(wanted: Mapping[str, Any], instrument: str, save: Path | None, source: str | None = None) -> Recipe:
     """Return the recipe that a job goes on with: the one that its newest save was made by, or what is asked.
 
     What the job leaves open is as it was when it began: a default that changed since is for new jobs.
 
     Args:
-        asked: Keys of the job.
+        wanted: Keys of the job.
         instrument: What it learns from.
         save: Its newest sound save; None where it has none.
         source: The other run's save that the job is to go on from, where there is one. Older Vigils took it over with
@@ -308,23 +308,23 @@ def begun_with(asked: Mapping[str, Any], instrument: str, save: Path | None, sou
     Raises:
         ConfigError: The recipe cannot be trained, or the save was made by another one.
     """
-    recipe = validate_recipe(asked, instrument)
+    recipe = validate_recipe(wanted, instrument)
     if save is None:
         return recipe
     begun = _recipe_of(save, instrument)
     is_taken = source is not None and Path(source).name == save.name
     kept = _but_length if is_taken else dict
-    said = recipe.model_dump(exclude_unset=True)
-    told = begun if isinstance(begun, str) else _conflicts(kept(said), kept(begun.model_dump()))
-    if isinstance(begun, str) or told:
+    own = recipe.model_dump(exclude_unset=True)
+    conflicts = begun if isinstance(begun, str) else _conflicts(kept(own), kept(begun.model_dump()))
+    if isinstance(begun, str) or conflicts:
         raise ConfigError(
-            f"The save at step {int(save.name)} was made by another recipe ({told}), so nothing can go on from it; "
-            "restore the job's own recipe, or remove the job's saves to begin the run anew.",
+            f"The save at step {int(save.name)} was made by another recipe ({conflicts}), so nothing can go on from it;"
+            " restore the job's own recipe, or remove the job's saves to begin the run anew.",
             what="recipe",
             where=str(save),
         )
     if is_taken:
-        length = {key: said[key] for key in (*_NOT_LEARNED, "lr_schedule") if key in said}
+        length = {key: own[key] for key in (*_NOT_LEARNED, "lr_schedule") if key in own}
         return validate_recipe({**begun.model_dump(exclude_unset=True), **length}, instrument)
     return begun
 
@@ -334,8 +334,8 @@ def other_recipe(recipe: Recipe, instrument: str, save: Path) -> str:
     theirs = _recipe_of(save, instrument)
     if isinstance(theirs, str):
         return f"{save} was made by another recipe ({theirs})"
-    told = _conflicts(_but_length(recipe.model_dump()), _but_length(theirs.model_dump()))
-    return f"{save} was made by another recipe ({told})" if told else ""
+    conflicts = _conflicts(_but_length(recipe.model_dump()), _but_length(theirs.model_dump()))
+    return f"{save} was made by another recipe ({conflicts})" if conflicts else ""
 
 
 _NOT_LEARNED = frozenset(
@@ -363,16 +363,16 @@ def _recipe_of(save: Path, instrument: str) -> Recipe | str:
         return error.sentence.rstrip(".")
 
 
-def _conflicts(asked: Mapping[str, Any], made_by: Mapping[str, Any], place: str = "") -> str:
+def _conflicts(wanted: Mapping[str, Any], made_by: Mapping[str, Any], place: str = "") -> str:
     """Return the keys that are asked for and that a save was made with otherwise, with both values."""
-    told = (
+    conflicts = (
         _conflicts(value, other, f"{place}{key}.")
         if isinstance(value, Mapping) and isinstance(other := made_by.get(key), Mapping)
         else f"{place}{key} {made_by.get(key)} -> {value}"
-        for key, value in asked.items()
+        for key, value in wanted.items()
         if value != made_by.get(key)
     )
-    return ", ".join(filter(None, told))
+    return ", ".join(filter(None, conflicts))
 
 
 def trained_on(inputs: Json, cache: HashCache) -> dict[str, str]:
@@ -388,12 +388,12 @@ def trained_on(inputs: Json, cache: HashCache) -> dict[str, str]:
     """
     model = Path(inputs["model"])
     files = {name: Path(path) for name, path in inputs["data"].items() if path}
-    found = {f"data:{name}": hash_file(path) if path.is_file() else "missing" for name, path in files.items()}
-    found["weights"] = _or_missing(lambda: weights_hash(model, inputs.get("parent_adapter"), cache))
-    found["template"] = hash_json({"template": chat_template(model), "system": inputs.get("system")})
+    hashes = {f"data:{name}": hash_file(path) if path.is_file() else "missing" for name, path in files.items()}
+    hashes["weights"] = _or_missing(lambda: weights_hash(model, inputs.get("parent_adapter"), cache))
+    hashes["template"] = hash_json({"template": chat_template(model), "system": inputs.get("system")})
     if inputs.get("grader"):
-        found["grader"] = _or_missing(lambda: grader_hash(inputs["grader"], None))
-    return found
+        hashes["grader"] = _or_missing(lambda: grader_hash(inputs["grader"], None))
+    return hashes
 
 
 def _or_missing(hashed: Callable[[], str]) -> str:

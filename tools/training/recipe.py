@@ -224,9 +224,9 @@ class RolloutRecipe(Recipe):
 
     @model_validator(mode="before")
     @classmethod
-    def _penalty_is_asked_for(cls, data: Any) -> Any:
-        is_asked = isinstance(data, dict) and "truncation_penalty" in data
-        return {"truncated": "penalize", **data} if is_asked else data
+    def _penalty_is_set(cls, data: Any) -> Any:
+        is_set = isinstance(data, dict) and "truncation_penalty" in data
+        return {"truncated": "penalize", **data} if is_set else data
 
     @model_validator(mode="after")
     def _is_about_rollouts(self) -> Self:

@@ -40,7 +40,7 @@ from tools.training.rollouts import (
     Task,
     grade_rollouts,
     group_advantages,
-    require_told,
+    require_rewards,
     reward_facts,
     roll_out,
     score,
@@ -154,15 +154,17 @@ class HeldOut:
             is left out.
         """
         rows = read_jsonl(self._path)
-        found = [row for row in rows if row["step"] == step]
-        if len(found) != len(self._tasks):
+        rows_of_step = [row for row in rows if row["step"] == step]
+        if len(rows_of_step) != len(self._tasks):
             answered = self._answer(step)
             if answered is None:
                 return None
-            found = answered
-            self._write([*(row for row in rows if row["step"] < step), *found])
-        scores = {row["case"]: self._score(row["metrics"]) for row in found}
-        return {"step": step, **self._facts(found)}, {name: each for name, each in scores.items() if each is not None}
+            rows_of_step = answered
+            self._write([*(row for row in rows if row["step"] < step), *rows_of_step])
+        scores = {row["case"]: self._score(row["metrics"]) for row in rows_of_step}
+        return {"step": step, **self._facts(rows_of_step)}, {
+            name: each for name, each in scores.items() if each is not None
+        }
 
     def rewind(self, step: int) -> None:
         """Forget what was measured after a step that the run goes on from."""
@@ -205,12 +207,12 @@ class HeldOut:
     def _facts(self, rows: Sequence[Json]) -> Json:
         means = {name: _mean([row["metrics"].get(name) for row in rows]) for name in self._signs}
         known = {name: mean for name, mean in means.items() if mean is not None}
-        found: Json = {f"held_out_{name}": mean for name, mean in known.items()}
+        facts: Json = {f"held_out_{name}": mean for name, mean in known.items()}
         if known:
-            found["held_out_score"] = sum(self._signs[name] * mean for name, mean in known.items()) / len(known)
+            facts["held_out_score"] = sum(self._signs[name] * mean for name, mean in known.items()) / len(known)
         reward = _mean([row["reward"] for row in rows])
-        found |= {} if reward is None else {"held_out_reward": reward}
-        return found | {
+        facts |= {} if reward is None else {"held_out_reward": reward}
+        return facts | {
             "held_out_tokens": sum(row["output_tokens"] for row in rows) / len(rows),
             "held_out_cut": sum(row["finish_reason"] == "length" for row in rows) / len(rows),
         }
@@ -275,7 +277,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 @dataclass
-class _Tally:
+class _Counters:
     """What was sampled since the last report."""
 
     scored: list[Scored] = field(default_factory=list)
@@ -333,7 +335,7 @@ class Reinforcement(Objective):
         self._held_out = held_out
         self._should_stop = should_stop
         self._parent: Any = None
-        self._tally = _Tally()
+        self._counters = _Counters()
         self._latest: list[list[Scored]] = []
         self._bounds = Bounds(recipe.kl_ceiling, recipe.entropy_floor, recipe.length_jump, scheme.scale)
         self._loss = self._loss_by(logits_at)
@@ -349,7 +351,7 @@ class Reinforcement(Objective):
             clip=recipe.clip,
             temperature=recipe.temperature,
             most_tokens=recipe.max_completion_length,
-            is_sampled_once=recipe.updates_per_batch == 1,
+            is_on_policy=recipe.updates_per_batch == 1,
             logits_of=logits_of,
         )
 
@@ -364,7 +366,7 @@ class Reinforcement(Objective):
         self._share_prompts()
         if self._held_out is not None:
             tell_phase("answering the held-out cases with what it starts from")
-        return self._look(0)
+        return self._grade_held_out(0)
 
     def signal(self) -> Json | None:
         """Return what the start earns by the user's own reward; None where a stop was asked for meanwhile.
@@ -377,8 +379,8 @@ class Reinforcement(Objective):
         size = signal_prompts(recipe.group_size)
         # The file may be sorted by length: every second one first.
         tasks = [*self._tasks[::2], *self._tasks[1::2]][: 2 * size]
-        found: Json = {}
-        asked: list[Rollout] = []
+        facts: Json = {}
+        rollouts_so_far: list[Rollout] = []
         for at in range(0, len(tasks), size):
             rollouts = roll_out(
                 self._model,
@@ -395,12 +397,12 @@ class Reinforcement(Objective):
             )
             if rollouts is None:
                 return None
-            asked += rollouts
-            scored = score(self._grader, scheme, asked)
-            found = signal_facts(scheme, asked, scored, recipe.group_size)
-            if found["groups_that_differ"]:
+            rollouts_so_far += rollouts
+            scored = score(self._grader, scheme, rollouts_so_far)
+            facts = signal_facts(scheme, rollouts_so_far, scored, recipe.group_size)
+            if facts["groups_that_differ"]:
                 break
-        return found
+        return facts
 
     def _share_prompts(self) -> None:
         """Compute each prompt once for its answers where they are computed together and the model can.
@@ -459,21 +461,21 @@ class Reinforcement(Objective):
 
     def notes(self) -> Json:
         """See `Objective`."""
-        return dict(self._bounds.seen)
+        return dict(self._bounds.notes)
 
     def recall(self, notes: Json) -> None:
         """See `Objective`."""
-        self._bounds.seen = dict(notes)
+        self._bounds.notes = dict(notes)
 
     def learned(self, figures: NDArray[np.float64]) -> None:
         """See `Objective`."""
         if len(figures):
-            found = _per_token(figures)
-            self._bounds.learned(found["kl"], found["entropy"])
+            per_token = _per_token(figures)
+            self._bounds.learned(per_token["kl"], per_token["entropy"])
 
     def watch(self, step: int, *, is_due: bool) -> list[Json]:
         """See `Objective`: the held-out cases."""
-        return (self._look(step) or []) if is_due else []
+        return (self._grade_held_out(step) or []) if is_due else []
 
     def report(self, figures: NDArray[np.float64]) -> Json:
         """Return rewards by dimension, lengths, how far the policy went, and the speed of each part.
@@ -488,24 +490,24 @@ class Reinforcement(Objective):
             the policy that the rollouts were taken from, where they are learned from again; `generation_tokens_per_s`,
             `grading_per_s` (rollouts) and `scoring_tokens_per_s` (log-probabilities under the parent).
         """
-        found: Json = {"learned_rollouts": len(figures), **({"prompts_shared": 1} if self._shares_prompts else {})}
-        tally, self._tally = self._tally, _Tally()
+        facts: Json = {"learned_rollouts": len(figures), **({"prompts_shared": 1} if self._shares_prompts else {})}
+        counters, self._counters = self._counters, _Counters()
         if len(figures):
-            told = _per_token(figures)
-            found |= {"kl": told["kl"], "entropy": told["entropy"], "clip_share": told["clipped"]}
+            per_token = _per_token(figures)
+            facts |= {"kl": per_token["kl"], "entropy": per_token["entropy"], "clip_share": per_token["clipped"]}
             # Where rollouts are learned from again, `old` is the policy's own, and what the sampler said was set
             # against that when they were sampled.
-            off = told["off"] if self.stride == 1 else tally.off / max(1, tally.off_tokens)
-            found |= {"sampler_ratio_spread": math.sqrt(off)} if self.stride == 1 or tally.off_tokens else {}
-            found |= {"ratio_spread": math.sqrt(told["off"])} if self.stride > 1 else {}
-        said = self._bounds.row()
-        if tally.rollouts:
-            return found | said | _sampling_facts(self._scheme, tally)
+            off = per_token["off"] if self.stride == 1 else counters.off / max(1, counters.off_tokens)
+            facts |= {"sampler_ratio_spread": math.sqrt(off)} if self.stride == 1 or counters.off_tokens else {}
+            facts |= {"ratio_spread": math.sqrt(per_token["off"])} if self.stride > 1 else {}
+        bounds = self._bounds.row()
+        if counters.rollouts:
+            return facts | bounds | _sampling_facts(self._scheme, counters)
         # The same rollouts again are no second observation of their lengths: a guard would count them as one.
-        said.pop("length_ratio", None)
-        return found | said
+        bounds.pop("length_ratio", None)
+        return facts | bounds
 
-    def _look(self, step: int) -> list[Json] | None:
+    def _grade_held_out(self, step: int) -> list[Json] | None:
         if self._held_out is None:
             return []
         taken = self._held_out.take(step)
@@ -516,7 +518,7 @@ class Reinforcement(Objective):
 
     def _sampled(self, tasks: Sequence[Task], update: int) -> Batch | None:
         """Return what an update learns from; None where a stop was asked for meanwhile."""
-        recipe, tally = self._recipe, self._tally
+        recipe, counters = self._recipe, self._counters
         if not self._latest:
             tell_phase(f"first update: {len(tasks) * recipe.group_size:,} answers to {len(tasks):,} prompts")
         started = time.monotonic()
@@ -538,12 +540,12 @@ class Reinforcement(Objective):
         scored = score(self._grader, self._scheme, rollouts)
         graded = time.monotonic()
         self._latest = [*self._latest, scored][-UNTOLD_UPDATES:]
-        require_told(self._latest)
+        require_rewards(self._latest)
         size = recipe.group_size
         rewards = [each.reward for each in scored]
         groups = [rewards[at : at + size] for at in range(0, len(rewards), size)]
         compared = [group_advantages(group, is_scaled=recipe.scale_rewards) for group in groups]
-        advantages = [each for found in compared for each in (found or [0.0] * size)]
+        advantages = [each for of_group in compared for each in (of_group or [0.0] * size)]
         self._log.add(update, rollouts, scored, advantages)
         self._note(rollouts, groups)
         kept = [
@@ -552,14 +554,14 @@ class Reinforcement(Objective):
             if compared[place // size] is not None and rewards[place] is not None
         ]
         batch = self._collated(kept, rollouts, tasks)
-        tally.scored += scored
-        tally.rollouts += rollouts
-        tally.groups += len(groups)
-        tally.equal_groups += sum(found is None for found in compared)
-        tally.generation_s += generated - started
-        tally.grading_s += graded - generated
-        tally.scoring_s += time.monotonic() - graded
-        tally.scored_tokens += batch.learned_tokens
+        counters.scored += scored
+        counters.rollouts += rollouts
+        counters.groups += len(groups)
+        counters.equal_groups += sum(of_group is None for of_group in compared)
+        counters.generation_s += generated - started
+        counters.grading_s += graded - generated
+        counters.scoring_s += time.monotonic() - graded
+        counters.scored_tokens += batch.learned_tokens
         return batch
 
     def _note(self, rollouts: Sequence[Rollout], groups: Sequence[Sequence[float | None]]) -> None:
@@ -604,12 +606,12 @@ class Reinforcement(Objective):
         *sampled, mask = answers_after(rows) if self._shares_prompts else answers(rows, known)
         advantages = np.array([advantage for _, advantage in kept], dtype=np.float32)
         parent = self._logps(sampled, self._parent)
-        told = np.zeros_like(mask)
-        told[mask == 1] = np.concatenate([rollout.logps for rollout, _ in kept])
+        part = np.zeros_like(mask)
+        part[mask == 1] = np.concatenate([rollout.logps for rollout, _ in kept])
         # Where rollouts serve one update the policy that sampled them is the one that learns from them.
-        old = self._logps(sampled, None) if self.stride > 1 else told
-        self._tally.off += float((np.square(np.exp(old - told) - 1) * mask).sum())
-        self._tally.off_tokens += int(mask.sum())
+        old = self._logps(sampled, None) if self.stride > 1 else part
+        self._counters.off += float((np.square(np.exp(old - part) - 1) * mask).sum())
+        self._counters.off_tokens += int(mask.sum())
         return *sampled, mask, advantages, old, parent
 
     def _logps(self, sampled: Sequence[NDArray[Any]], parameters: Any) -> NDArray[Any]:
@@ -634,10 +636,10 @@ class Reinforcement(Objective):
             temperature=self._recipe.temperature,
             logits_of=logits_after if self._shares_prompts else logits_at,
         )
-        found = np.array(logps)
+        values = np.array(logps)
         self._model.update(now)
         self._model.train(was_training)
-        return found
+        return values
 
 
 _PROBED = 8
@@ -659,19 +661,19 @@ def _per_token(figures: NDArray[np.float64]) -> dict[str, float]:
     return {name: float(total / columns["tokens"]) for name, total in columns.items()}
 
 
-def _sampling_facts(scheme: Scheme, tally: _Tally) -> Json:
-    lengths = [rollout.tokens for rollout in tally.rollouts]
-    ended = [rollout.tokens for rollout in tally.rollouts if not rollout.is_cut]
+def _sampling_facts(scheme: Scheme, counters: _Counters) -> Json:
+    lengths = [rollout.tokens for rollout in counters.rollouts]
+    ended = [rollout.tokens for rollout in counters.rollouts if not rollout.is_cut]
     return {
         "rollouts": len(lengths),
-        **{name: value for name, value in reward_facts(scheme, tally.scored).items() if value is not None},
-        "zero_variance_share": tally.equal_groups / tally.groups,
+        **{name: value for name, value in reward_facts(scheme, counters.scored).items() if value is not None},
+        "zero_variance_share": counters.equal_groups / counters.groups,
         "completion_length": sum(lengths) / len(lengths),
         "completion_length_min": min(lengths),
         "completion_length_max": max(lengths),
         **({"completion_length_ended": sum(ended) / len(ended)} if ended else {}),
         "truncated_share": 1 - len(ended) / len(lengths),
-        "generation_tokens_per_s": sum(lengths) / max(1e-9, tally.generation_s),
-        "grading_per_s": len(lengths) / max(1e-9, tally.grading_s),
-        "scoring_tokens_per_s": tally.scored_tokens / max(1e-9, tally.scoring_s),
+        "generation_tokens_per_s": sum(lengths) / max(1e-9, counters.generation_s),
+        "grading_per_s": len(lengths) / max(1e-9, counters.grading_s),
+        "scoring_tokens_per_s": counters.scored_tokens / max(1e-9, counters.scoring_s),
     }

@@ -85,7 +85,7 @@ def read_tasks(path: Path, tokenizer: Any, system: str | None, *, longest: int) 
     Raises:
         ConfigError: As `iter_split` and `render_prompt`; or a prompt is longer than that.
     """
-    found = []
+    tasks = []
     for case in iter_split(path):
         prompt = render_prompt(tokenizer, case, system)
         if len(prompt) > longest:
@@ -98,8 +98,8 @@ def read_tasks(path: Path, tokenizer: Any, system: str | None, *, longest: int) 
                 where=str(path),
             )
         gold = len(gold_tokens(tokenizer, case, system)) if case.get("reference") is not None else 0
-        found.append(Task(case, prompt, max(1, gold or len(prompt))))
-    return found
+        tasks.append(Task(case, prompt, max(1, gold or len(prompt))))
+    return tasks
 
 
 def roll_out(
@@ -147,12 +147,12 @@ def roll_out(
             batch_size=concurrency,
             should_stop=should_stop,
         )
-        found = sorted(outputs, key=lambda output: output.name)
+        generations = sorted(outputs, key=lambda output: output.name)
     model.train(was_training)
-    if len(found) != len(places):
+    if len(generations) != len(places):
         return None
     rollouts = []
-    for output in found:
+    for output in generations:
         place, sample = places[output.name]
         task = tasks[place]
         end = [] if output.end is None else [output.end]
@@ -234,12 +234,12 @@ def score(grader: Grader, scheme: Scheme, rollouts: Sequence[Rollout]) -> list[S
         ConfigError: The grader does not have a metric that the reward is made of.
     """
     grades = grade_rollouts(grader, rollouts)
-    found = [
+    scored = [
         Scored(scheme.reward(grade.metrics, is_cut=rollout.is_cut), grade.metrics, grade.error)
         for grade, rollout in zip(grades, rollouts, strict=True)
     ]
-    _require_metrics(grader, scheme, found)
-    return found
+    _require_metrics(grader, scheme, scored)
+    return scored
 
 
 def grade_rollouts(grader: Grader, rollouts: Sequence[Rollout]) -> list[Grade]:
@@ -250,12 +250,12 @@ def grade_rollouts(grader: Grader, rollouts: Sequence[Rollout]) -> list[Grade]:
     """
     grader.forget_hangs()
     order = sorted(range(len(rollouts)), key=lambda place: rollouts[place].sample)
-    asked = ((rollout.task.case, rollout.text, rollout.finish_reason) for rollout in map(rollouts.__getitem__, order))
-    grades = dict(zip(order, grader.grade(asked), strict=True))
+    answers = ((rollout.task.case, rollout.text, rollout.finish_reason) for rollout in map(rollouts.__getitem__, order))
+    grades = dict(zip(order, grader.grade(answers), strict=True))
     return [grades[place] for place in range(len(rollouts))]
 
 
-def require_told(scored: Sequence[Sequence[Scored]]) -> None:
+def require_rewards(scored: Sequence[Sequence[Scored]]) -> None:
     """Refuse to go on where no rollout of several updates has a reward: nothing is learned.
 
     Raises:
@@ -264,10 +264,10 @@ def require_told(scored: Sequence[Sequence[Scored]]) -> None:
     latest = [each for update in scored[-UNTOLD_UPDATES:] for each in update]
     if len(scored) < UNTOLD_UPDATES or any(each.reward is not None for each in latest):
         return
-    said = next((each.error.rstrip(".") for each in latest if each.error), "")
+    word = next((each.error.rstrip(".") for each in latest if each.error), "")
     why = (
-        f"The grader could tell nothing of any of {len(latest)} rollouts in {UNTOLD_UPDATES} updates: {said}; repair it"
-        if said
+        f"The grader could tell nothing of any of {len(latest)} rollouts in {UNTOLD_UPDATES} updates: {word}; repair it"
+        if word
         else f"None of {len(latest)} rollouts in {UNTOLD_UPDATES} updates has a reward: the decode budget cut them and "
         "`truncated: mask` leaves such out, or the grader answers None to a metric that the reward is made of; raise "
         "recipe.max_completion_length or repair the grader"
@@ -275,10 +275,10 @@ def require_told(scored: Sequence[Sequence[Scored]]) -> None:
     raise ConfigError(f"{why}, there is no reward to learn from.", what="grader")
 
 
-def _require_metrics(grader: Grader, scheme: Scheme, found: Sequence[Scored]) -> None:
+def _require_metrics(grader: Grader, scheme: Scheme, scored: Sequence[Scored]) -> None:
     known = set(grader.metrics)
     missing = sorted({*scheme.weights, *scheme.penalties} - known)
-    if known and missing and any(not grade.error for grade in found):
+    if known and missing and any(not grade.error for grade in scored):
         raise ConfigError(
             f"The reward is made of {', '.join(missing)}, and the grader answers with {', '.join(sorted(known))}; "
             "correct recipe.reward_weights or recipe.reward_penalties.",
@@ -307,16 +307,16 @@ def reward_facts(scheme: Scheme, scored: Sequence[Scored]) -> Json:
 
     Where the recipe charges anything, `reward_earned` and `reward_charged` tell the reward and the penalties apart.
     """
-    found = _moments("reward", [grade.reward for grade in scored])
+    facts = _moments("reward", [grade.reward for grade in scored])
     if scheme.penalties or scheme.cut_cost:
         plain = Scheme(scheme.weights, {}, cut_cost=0.0)
         pairs = [(plain.reward(grade.metrics), grade.reward) for grade in scored]
         known = [(earned, reward) for earned, reward in pairs if earned is not None and reward is not None]
-        found |= _moments("reward_earned", [earned for earned, _ in known])
-        found |= _moments("reward_charged", [earned - reward for earned, reward in known])
+        facts |= _moments("reward_earned", [earned for earned, _ in known])
+        facts |= _moments("reward_charged", [earned - reward for earned, reward in known])
     for name in (*scheme.weights, *scheme.penalties):
-        found |= _moments(f"reward_{name}", [grade.metrics.get(name) for grade in scored])
-    return found | {
+        facts |= _moments(f"reward_{name}", [grade.metrics.get(name) for grade in scored])
+    return facts | {
         "rewards_missing": sum(grade.reward is None for grade in scored),
         "grader_errors": sum(bool(grade.error) for grade in scored),
     }
@@ -341,7 +341,7 @@ def signal_facts(scheme: Scheme, rollouts: Sequence[Rollout], scored: Sequence[S
     groups = [[each.reward for each in scored[at : at + group_size] if each.reward is not None] for at in places]
     is_right = [[reward >= scheme.scale for reward in group] for group in groups]
     spread = [statistics.pstdev(group) for group in groups if group]
-    found: Json = {
+    facts: Json = {
         "prompts": len(groups),
         "samples": group_size,
         "answers": len(scored),
@@ -354,7 +354,7 @@ def signal_facts(scheme: Scheme, rollouts: Sequence[Rollout], scored: Sequence[S
     }
     if spread:
         known = [reward for group in groups for reward in group]
-        found |= {"reward": statistics.fmean(known), "reward_spread": statistics.fmean(spread)}
+        facts |= {"reward": statistics.fmean(known), "reward_spread": statistics.fmean(spread)}
     others = {name for each in scored for name in each.metrics} - {*scheme.weights, *scheme.penalties}
     differs = {
         name: sum(len({each.metrics.get(name) for each in scored[at : at + group_size]} - {None}) > 1 for at in places)
@@ -362,7 +362,7 @@ def signal_facts(scheme: Scheme, rollouts: Sequence[Rollout], scored: Sequence[S
     }
     best = max(differs, key=differs.__getitem__, default="")
     denser = best if differs.get(best) else ""
-    return {**found, "denser": denser, "denser_groups": differs.get(denser, 0)}
+    return {**facts, "denser": denser, "denser_groups": differs.get(denser, 0)}
 
 
 def _moments(name: str, values: Sequence[float | None]) -> Json:

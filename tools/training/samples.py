@@ -136,13 +136,13 @@ class Sampler:
             where it is 1 `collapse`, what was seen, and `collapse_figures`, the signals now, of the parent and of the
             references.
         """
-        found = self._generate(step)
-        if len(found) != len(self._prompts):
+        outputs = self._generate(step)
+        if len(outputs) != len(self._prompts):
             return None
-        self._rows = [*(row for row in self._rows if row["step"] != step), *found]
+        self._rows = [*(row for row in self._rows if row["step"] != step), *outputs]
         self._write()
-        parent, now = _signals(self._parent), _signals(found)
-        pairs = zip(self._parent, found, strict=True)
+        parent, now = _signals(self._parent), _signals(outputs)
+        pairs = zip(self._parent, outputs, strict=True)
         collapse = is_collapsed(now, parent, self._gold, self._sound(step))
         self.collapse = collapse.value if collapse else None
         return {
@@ -150,16 +150,16 @@ class Sampler:
             **_named(now),
             **_named({f"{_name(name)}_change": now[name] - parent[name] for name in now}),
             "sample_distinct_drop": parent[_DISTINCT] - now[_DISTINCT],
-            "sample_moved": sum(then["text"] != row["text"] for then, row in pairs) / len(found),
+            "sample_moved": sum(then["text"] != row["text"] for then, row in pairs) / len(outputs),
             "sample_collapsed": float(collapse is not None),
             **({"collapse": collapse.sentence, "collapse_figures": collapse.value} if collapse else {}),
         }
 
     def _sound(self, step: int) -> dict[str, float] | None:
         """Return the signals of the most varied of the run's earlier outputs that did not loop; None without any."""
-        earlier = sorted({row["step"] for row in self._rows if 0 < row["step"] < step})
-        found = [_signals([row for row in self._rows if row["step"] == each]) for each in earlier]
-        sound = [signals for signals in found if not loops_already(signals, self._gold)]
+        steps = sorted({row["step"] for row in self._rows if 0 < row["step"] < step})
+        signals_of_steps = [_signals([row for row in self._rows if row["step"] == each]) for each in steps]
+        sound = [signals for signals in signals_of_steps if not loops_already(signals, self._gold)]
         return max(sound, key=lambda signals: signals[_DISTINCT], default=None)
 
     @property
@@ -178,7 +178,7 @@ class Sampler:
                 batch_size=_BATCH,
                 should_stop=self._should_stop,
             )
-            found = sorted(outputs, key=lambda output: output.name)
+            ordered = sorted(outputs, key=lambda output: output.name)
         self._model.train(was_training)
         return [
             {
@@ -189,7 +189,7 @@ class Sampler:
                 "finish_reason": output.finish_reason,
                 "output_tokens": output.output_tokens,
             }
-            for output in found
+            for output in ordered
         ]
 
     def _write(self) -> None:

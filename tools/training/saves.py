@@ -7,7 +7,6 @@ written last. Random numbers need no state: the loop seeds each step from (seed,
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from state.files import fsync_path, write_json
 from state.records import Json
+from tools.evaluation.harness import package_version
 from tools.training.progress import Progress, drop_old, seal
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -30,13 +30,6 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
 def _library(preloaded: str) -> str:
     """Return the name of the file itself, in which a version stands; the link to it is called alike everywhere."""
     return Path(preloaded).resolve().name if preloaded else ""
@@ -45,8 +38,8 @@ def _library(preloaded: str) -> str:
 def environment() -> Json:
     """Return wheel versions, BLAS library, thread counts and core type."""
     return {
-        "mlx": _version("mlx"),
-        "mlx-lm": _version("mlx-lm"),
+        "mlx": package_version("mlx"),
+        "mlx-lm": package_version("mlx-lm"),
         "blas": _library(os.environ.get("LD_PRELOAD", "").split(":")[0]),
         "threads": {name: os.environ.get(name, "") for name in _THREADS},
         "cores": os.cpu_count(),

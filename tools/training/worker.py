@@ -19,14 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from state.errors import ConfigError, VigilError
 from state.files import read_json, write_json
 from state.hashing import HashCache, hash_file, hash_tree
 from state.log import log_info
 from state.records import Json
 from tools.evaluation.worker import read_split
-from tools.jobs.worker import BAD_OUTCOME, WorkerContext, begin, tell_phase
-from tools.models.identity import weights_hash
+from tools.jobs.worker import BAD_OUTCOME, WorkerContext, run_job, tell_phase
+from tools.models.identity import expected_weights, weights_hash
 from tools.training.progress import (
     begun_with,
     damaged_steps,
@@ -84,7 +83,7 @@ def assemble(
     """
     inputs = context.input
     parent = Path(inputs["parent_adapter"]) if inputs.get("parent_adapter") else None
-    weights = _checked_weights(inputs)
+    weights = expected_weights(inputs, inputs.get("parent_adapter"), "trained on")
     if parent is not None:
         require_same_adapter(recipe, parent, Path(inputs["model"]))
 
@@ -209,8 +208,8 @@ def _emit_or_leave(context: WorkerContext, row: Json) -> None:
 
 def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe) -> Any:
     """Return what generates at saved steps, None where the input names no prompts."""
-    asked = context.input.get("samples") or {}
-    prompts = [*read_split(asked["cases"]).cases] if asked.get("cases") else asked.get("prompts")
+    samples = context.input.get("samples") or {}
+    prompts = [*read_split(samples["cases"]).cases] if samples.get("cases") else samples.get("prompts")
     if not prompts:
         return None
     from tools.training.samples import Sampler, render_samples
@@ -222,8 +221,8 @@ def _sampler(context: WorkerContext, model: Any, tokenizer: Any, recipe: Recipe)
         model=model,
         tokenizer=tokenizer,
         prompts=render_samples(tokenizer, prompts, context.input.get("system")),
-        max_tokens=int(asked["max_tokens"]),
-        every=int(asked.get("every") or recipe.save_every),
+        max_tokens=int(samples["max_tokens"]),
+        every=int(samples.get("every") or recipe.save_every),
         path=context.folder.out / "samples.jsonl",
         should_stop=lambda: context.should_stop,
         is_private=context.is_private,
@@ -257,26 +256,6 @@ def peak_memory_gb() -> float:
     return float(mx.get_peak_memory() / 1e9)
 
 
-def _checked_weights(inputs: Json) -> str:
-    """Return the hash of the weights about to be trained on.
-
-    Raises:
-        ConfigError: They are not the ones that the decision was made about.
-    """
-    found = weights_hash(inputs["model"], inputs.get("parent_adapter"))
-    expected = inputs.get("expect_weights")
-    if expected and expected != found:
-        raise ConfigError(
-            f"The weights in {inputs['model']} are {found[:12]}, but {expected[:12]} were to be trained on: the folder "
-            "changed since; restore it, or start a new campaign on the new weights.",
-            what="weights",
-            value=found,
-            limit=expected,
-            where=str(inputs["model"]),
-        )
-    return found
-
-
 def _write_adapter(folder: Path, model: Any, recipe: Recipe, lineage: Json) -> None:
     """Write the adapter and, last, where it comes from."""
     from tools.training.saves import write_adapter
@@ -287,11 +266,7 @@ def _write_adapter(folder: Path, model: Any, recipe: Recipe, lineage: Json) -> N
 
 def main() -> int:
     """Run the worker on the job folder named on the command line."""
-    context = begin(sys.argv[1])
-    try:
-        return train(context)
-    except VigilError as error:
-        context.refuse(error)
+    return run_job(train, sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_the_machine_is_kept_awake_until_it_may_sleep_again(awake: Awake) -> Non
     awake.begin()
     assert awake.by == "caffeinate"
     child = child_of(awake)
-    awake.look()
+    awake.check()
     assert child.poll() is None
     awake.end()
     assert child.returncode is not None
@@ -87,7 +87,7 @@ def test_what_was_ended_by_others_is_begun_again(awake: Awake) -> None:
     before = child_of(awake)
     before.kill()
     before.wait()
-    awake.look()
+    awake.check()
     assert (awake.lapses, awake.by) == (1, "caffeinate")
     assert child_of(awake).pid != before.pid
 
@@ -98,9 +98,9 @@ def test_where_it_is_not_allowed_it_is_given_up_after_a_few_times(tmp_path: Path
     for lapse in range(1, observe.MOST_STARTS + 1):
         # The program of this machine ends at once.
         child_of(awake).wait()
-        awake.look()
+        awake.check()
         assert awake.lapses == lapse
-    awake.look()
+    awake.check()
     assert (awake.lapses, awake.by) == (observe.MOST_STARTS, "")
     awake.end()
 
@@ -109,7 +109,7 @@ def test_a_machine_without_such_a_program_runs_jobs_all_the_same(tmp_path: Path)
     for system in (System("linux", tmp_path, str(tmp_path)), System("darwin", tmp_path, str(tmp_path))):
         awake = Awake(os.getpid(), system)
         awake.begin()
-        awake.look()
+        awake.check()
         awake.end()
         assert (awake.by, awake.lapses) == ("", 0)
 
@@ -125,9 +125,9 @@ def test_a_program_that_cannot_be_started_is_no_error(tmp_path: Path) -> None:
 def test_work_counts_for_the_conditions_that_were_seen(tmp_path: Path) -> None:
     unplugged = machines.laptop(lid="closed") | machines.zone(0, 80, 105)
     conditions = Conditions(machines.linux(tmp_path, unplugged))
-    assert conditions.look(0.0) == {"battery_percent": 64.0, "heat_margin_c": 25.0}
+    assert conditions.read(0.0) == {"battery_percent": 64.0, "heat_margin_c": 25.0}
     machines.put(tmp_path, machines.laptop(status="Charging", online="1") | machines.zone(0, 70, 105))
-    assert conditions.look(60.0) == {"heat_margin_c": 35.0}
+    assert conditions.read(60.0) == {"heat_margin_c": 35.0}
     conditions.credit(100.0)
     assert (conditions.on_battery_s, conditions.lid_closed_s, conditions.held_back_s) == (60.0, 60.0, 0.0)
     assert conditions.hottest_c == 80.0
@@ -136,13 +136,13 @@ def test_work_counts_for_the_conditions_that_were_seen(tmp_path: Path) -> None:
 
 def test_a_mac_under_thermal_pressure_is_held_back(tmp_path: Path) -> None:
     conditions = Conditions(machines.mac(tmp_path, pressure="2", therm="\tCPU_Speed_Limit \t= 90\n"))
-    assert conditions.look(0.0) == {"thermal_pressure": 2.0, "clock_share": 0.9}
+    assert conditions.read(0.0) == {"thermal_pressure": 2.0, "clock_share": 0.9}
     conditions.credit(30.0)
     assert conditions.held_back_s == 30.0
 
 
 def test_a_machine_that_tells_nothing_gives_no_signals(tmp_path: Path) -> None:
     conditions = Conditions(System("linux", tmp_path, str(tmp_path)))
-    assert conditions.look(10.0) == {}
+    assert conditions.read(10.0) == {}
     conditions.credit(20.0)
     assert (conditions.on_battery_s, conditions.lid_closed_s, conditions.held_back_s) == (0.0, 0.0, 0.0)

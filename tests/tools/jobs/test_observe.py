@@ -42,7 +42,7 @@ def run(watch: Observer, clock: FakeClock, seconds: int) -> list[str]:
     verdicts = []
     for _ in range(seconds):
         clock.advance(1.0)
-        verdicts += [item.guard.verdict for item in watch.look(FakeWorker())]
+        verdicts += [item.guard.verdict for item in watch.observe(FakeWorker())]
     return verdicts
 
 
@@ -80,7 +80,7 @@ def test_a_supervisor_that_could_not_look_calls_nothing_a_stall(tmp_path: Path) 
     watch = observer(tmp_path, clock, STALL)
     run(watch, clock, 2)
     clock.advance(600.0)
-    assert watch.look(FakeWorker()) == []
+    assert watch.observe(FakeWorker()) == []
     assert watch.totals().frozen_s == 600.0
 
 

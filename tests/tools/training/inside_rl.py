@@ -231,7 +231,7 @@ def shared(folder: Path, _out: Path) -> None:
                 clip=(0.9, 1.1),
                 temperature=0.9,
                 most_tokens=32,
-                is_sampled_once=False,
+                is_on_policy=False,
                 logits_of=logits_of,
             )
             logps = mx.stop_gradient(token_scores(model, *sampled, temperature=0.9, logits_of=logits_of)[0])
@@ -284,9 +284,7 @@ def bandit(_folder: Path, _out: Path) -> None:
     first = chance.normal(0, 1, len(REWARDS)).astype(np.float32)
     policy = _Table(mx.array(first))
     optimizer = optim.Adam(learning_rate=optim.cosine_decay(0.1, BANDIT_UPDATES), bias_correction=True)
-    loss = rollout_loss(
-        "dr_grpo", beta=BANDIT_BETA, clip=(0.8, 1.2), temperature=1.0, most_tokens=1, is_sampled_once=True
-    )
+    loss = rollout_loss("dr_grpo", beta=BANDIT_BETA, clip=(0.8, 1.2), temperature=1.0, most_tokens=1, is_on_policy=True)
     step = nn.value_and_grad(policy, loss)
     every, start = mx.arange(len(REWARDS))[:, None], mx.zeros((len(REWARDS), 1), mx.int32)
     parent = np.array(token_scores(_Table(mx.array(first)), start, start, every, temperature=1.0)[0])

@@ -66,7 +66,7 @@ def main(folder: Path, out: Path) -> None:
         # Padding must not count, whatever stands there.
         old[mask == 0], parent[mask == 0] = -500.0, 500.0
         loss = rollout_loss(
-            kind, beta=BETA, clip=CLIP, temperature=temperature, most_tokens=MOST_TOKENS, is_sampled_once=is_once
+            kind, beta=BETA, clip=CLIP, temperature=temperature, most_tokens=MOST_TOKENS, is_on_policy=is_once
         )
         batch = [mx.array(part) for part in (mask, np.array(ADVANTAGES, np.float32), old, parent)]
         (value, figures), gradient = nn.value_and_grad(model, loss)(model, *sampled, *batch)

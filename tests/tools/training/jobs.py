@@ -54,6 +54,15 @@ def run(module: str, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=os.environ | worker_env(), capture_output=True, text=True, check=False)
 
 
+def assert_same_logits(base: Path, adapter: Path, fused: Path) -> None:
+    """Assert that a fused model is base and adapter together, and that the adapter does something."""
+    done = run("tests.tools.training.compare", "logits", str(base), str(adapter), str(fused))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["effect"] > 0.1
+    assert found["difference"] < 1e-3 * found["effect"]
+
+
 def work(job: Path, module: str = WORKER, expected: int = 0) -> dict[str, Any]:
     """Run a worker in its own process; return its result, or its error."""
     done = run(module, str(job))

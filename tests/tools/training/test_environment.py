@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.training.jobs import run
+from tools.evaluation.harness import package_version
 from tools.training import saves
 
 
@@ -24,7 +25,7 @@ def test_a_machine_without_cpuinfo_and_a_missing_wheel_are_no_error(
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert saves._cpu_model() == "arm64"
-    assert saves._version("no-such-wheel") == ""
+    assert package_version("no-such-wheel") == ""
 
 
 @pytest.mark.mlx

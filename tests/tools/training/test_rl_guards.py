@@ -156,7 +156,7 @@ def test_a_bound_is_broken_by_its_own_signal_alone_and_null_is_no_bound(
     assert ours.row() == {"entropy_share": pytest.approx(entropy), "length_ratio": pytest.approx(length)}
     assert (ours.fault, without.fault) == (fault, "")
     again = bounds()
-    again.seen = json.loads(json.dumps(ours.seen))
+    again.notes = json.loads(json.dumps(ours.notes))
     assert again.fault == fault, "a save keeps it"
     ours.sampled(1.0, [0.5])
     ours.learned(0.1, 1.0)

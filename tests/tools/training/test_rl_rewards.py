@@ -26,7 +26,7 @@ from tools.training.rollouts import (
     Task,
     group_advantages,
     read_tasks,
-    require_told,
+    require_rewards,
     reward_facts,
     signal_facts,
     signal_prompts,
@@ -125,13 +125,13 @@ def test_facts_leave_out_what_nobody_measured_and_count_it() -> None:
 
 def test_a_grader_that_can_tell_nothing_is_endured_for_a_few_updates() -> None:
     lost, found = [Scored(None, {}, "it raised.")] * 4, [Scored(0.1, {"kept": 0.1})]
-    require_told([lost] * (UNTOLD_UPDATES - 1))
-    require_told([found, *[lost] * (UNTOLD_UPDATES - 1)])
-    require_told([lost, found, *[lost] * (UNTOLD_UPDATES - 1)])
+    require_rewards([lost] * (UNTOLD_UPDATES - 1))
+    require_rewards([found, *[lost] * (UNTOLD_UPDATES - 1)])
+    require_rewards([lost, found, *[lost] * (UNTOLD_UPDATES - 1)])
     with pytest.raises(ConfigError, match="nothing of any of 12 rollouts in 3 updates: it raised; repair it"):
-        require_told([found, *[lost] * UNTOLD_UPDATES])
+        require_rewards([found, *[lost] * UNTOLD_UPDATES])
     with pytest.raises(ConfigError, match="None of 3 rollouts in 3 updates has a reward: the decode budget cut them"):
-        require_told([[Scored(None, {"kept": 1.0})]] * UNTOLD_UPDATES)
+        require_rewards([[Scored(None, {"kept": 1.0})]] * UNTOLD_UPDATES)
 
 
 @pytest.mark.parametrize(
