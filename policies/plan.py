@@ -62,7 +62,7 @@ from policies.next_run import (
     whole_of,
 )
 from policies.pace import no_signal, passed_over, refuse_blind, signal_first, time_first, without_signal
-from policies.recipes import RecipeProposal
+from policies.recipes import OVERFIT_RISE, RecipeProposal
 from policies.repairs import repair_of_runs, repair_of_stops
 from policies.validity import MEASURING, NOTED, SPENDING
 from policies.verdict import BucketVerdict, StopVerdict, judge_run
@@ -80,6 +80,7 @@ from state.records import (
     Json,
     Request,
     Run,
+    Save,
 )
 
 
@@ -600,7 +601,8 @@ def _follow(view: View, run: Run) -> Draft | None:
             view,
             "evaluate",
             "run.measure",
-            f"Measure {run.id}{where} on the selection splits, beside {_start_of(run)} under the same harness.",
+            f"Measure {run.id}{where} on the selection splits, beside {_start_of(run)} under the same harness."
+            f"{_turned(left.saves)}",
             inputs,
             run_id=run.id,
             run_updates={run.id: update},
@@ -609,6 +611,15 @@ def _follow(view: View, run: Run) -> Draft | None:
     if not left.looks and (look := _look(view, run, trained, inputs)) is not None:
         return look
     return _after_selection(view, run, inputs)
+
+
+def _turned(saves: Sequence[Save]) -> str:
+    """Say at which save validation was best, where it got much worse after it: rows are learned by heart then."""
+    losses = [(save.val_loss, save.step) for save in saves if save.val_loss is not None]
+    (best, step), (last, end) = min(losses, default=(0.0, 0)), losses[-1] if losses else (0.0, 0)
+    if last <= OVERFIT_RISE * best:
+        return ""
+    return f" Its validation loss turned: {best:.3g} at the save of step {step}, {last:.3g} at step {end}."
 
 
 def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:

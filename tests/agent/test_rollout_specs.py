@@ -18,7 +18,7 @@ from state.goal import Goal
 from state.lease import Lease
 from state.paths import CampaignPaths
 from state.reading import open_reader
-from state.records import Action, Decision
+from state.records import Action, Belief, Decision
 from state.store import Store
 from tests.faults.campaign import world
 from tools.data.cases import iter_split, user_prompt
@@ -158,6 +158,29 @@ def columns(rows: list[dict[str, float | None]]) -> dict[str, list[float | None]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
+def digested(tmp_path: Path, kind: Any, result: dict[str, Any]) -> list[Belief]:
+    """Return what is believed once an action of a kind has ended with a result."""
+    loaded = sitting(tmp_path / "files").loaded
+    paths, clock = CampaignPaths(tmp_path / "home", loaded.goal.campaign), FakeClock()
+    runner._make_home(paths)
+    with Lease.acquire(paths, clock) as lease, Store.open(paths, clock, lease) as store:
+        session = runner._sit_down(loaded, paths, store, clock, LocalBackend(), WORKERS)
+        decided = store.deciding.decide(Decision(rule="signal.first", sentence="Ask.", action=kind, action_key="k"))
+        store.doing.intend(Action(key="k", kind=kind, decision=decided.id, inputs={"parent": "base"}))
+        store.doing.finish("k", result)
+        digest(session, {})
+        return session.standing()
+
+
+def test_what_the_template_drops_of_training_rows_becomes_a_belief(tmp_path: Path) -> None:
+    kinds = {name: {"rows": 3, "times": 3, "lines": [1, 2, 4]} for name in ("gone:developer", "all_masked")}
+    told = {"rows": 9, "answers": 9, "thinking": 0, "kinds": kinds}
+    found = [belief for belief in digested(tmp_path, "census", {"rendered": told}) if belief.claim == "is_shown_whole"]
+    assert [(belief.status, belief.severity) for belief in found] == [("refuted", "warning")]
+    assert "The template drops 3 texts of the role developer in 3 of 9 rows" in found[0].statement
+    assert "mask_prompt" not in found[0].statement, "masks begin where row and prompt part here"
+
+
 @pytest.mark.parametrize("differing", [0, 3])
 def test_what_the_start_s_answers_earn_becomes_a_belief_per_figure(tmp_path: Path, differing: int) -> None:
     signal: dict[str, Any] = {
@@ -169,16 +192,8 @@ def test_what_the_start_s_answers_earn_becomes_a_belief_per_figure(tmp_path: Pat
     }
     signal |= {"pass_at_k": differing / 16, "groups_that_differ": differing, "cut": 5, "missing": 0}
     signal |= {"reward": 0.0, "reward_spread": 0.01, "denser": "placed", "denser_groups": 9}
-    loaded = sitting(tmp_path / "files").loaded
-    paths, clock = CampaignPaths(tmp_path / "home", loaded.goal.campaign), FakeClock()
-    runner._make_home(paths)
-    with Lease.acquire(paths, clock) as lease, Store.open(paths, clock, lease) as store:
-        session = runner._sit_down(loaded, paths, store, clock, LocalBackend(), WORKERS)
-        decided = store.deciding.decide(Decision(rule="signal.first", sentence="Ask.", action="pace", action_key="k"))
-        store.doing.intend(Action(key="k", kind="pace", decision=decided.id, inputs={"parent": "base"}))
-        store.doing.finish("k", {"signal": signal})
-        digest(session, {})
-        found = {belief.claim: belief for belief in session.standing() if belief.subject == "reward:base"}
+    standing = digested(tmp_path, "pace", {"signal": signal})
+    found = {belief.claim: belief for belief in standing if belief.subject == "reward:base"}
     assert found["pass_at_1"].value == differing / 128
     assert "(pass@8); 5 were cut by the budget" in found["pass_at_k"].statement
     spread = found["tells_answers_apart"]

@@ -61,6 +61,7 @@ def test_a_run_whose_loss_rose_again_is_judged_at_the_best_of_its_saves_and_the_
     measured = [d.sentence for d in play.decisions if d.rule == "run.measure"]
     assert measured[1].startswith("Measure R1 at its save of step 10 on the selection splits")
     assert looks_of(play.view(), run) == 3
+    assert measured[0].count("Its validation loss turned: ") == 1, measured[0]
 
 
 def test_a_run_that_ended_best_is_judged_at_its_end_at_the_divided_level_all_the_same() -> None:

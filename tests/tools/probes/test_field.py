@@ -158,7 +158,8 @@ def test_stock_does_what_the_hard_stop_says(tmp_path: Path, name: str) -> None:
     else:
         assert done.returncode != 0, said[-2000:]
         assert re.search(wanted, said), said[-2000:]
-    last = next(reversed([line for line in done.stderr.splitlines() if line.strip()]), "")[:200]
+    lines = [line for line in said.splitlines() if "Error" in line] or [""]
+    last = lines[-1].rpartition("\r")[2][:200]
     row = {"what": name, "claim": claim, "exit": done.returncode, "seen": wanted if done.returncode == 0 else last}
     with Path(RESULTS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
