@@ -325,7 +325,8 @@ def _max_tokens(task: _Task, model: Path | None) -> int:
     if not longest:
         return _NO_REFERENCE_TOKENS
     config = (read_json(model / "config.json") if model else None) or {}
-    per_token = 1 if int(config.get("vocab_size") or _SMALL_VOCABULARY) < _SMALL_VOCABULARY else 2
+    size = config.get("vocab_size")
+    per_token = 1 if isinstance(size, int) and size < _SMALL_VOCABULARY else 2
     tokens = longest // per_token + 1
     return min(_MOST_TOKENS, -(-tokens // _STEP_TOKENS) * _STEP_TOKENS)
 

@@ -9,6 +9,7 @@ from state.journal import Row
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.schema import SCHEMA_VERSION, TABLES
+from state.text import as_json
 
 
 def export(paths: CampaignPaths, stream: TextIO) -> int:
@@ -55,5 +56,5 @@ def _opened(row: Row) -> dict[str, Any]:
 
 
 def _line(stream: TextIO, value: dict[str, Any]) -> int:
-    stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+    stream.write(as_json(value) + "\n")
     return 1

@@ -200,6 +200,14 @@ def read_object(path: Path) -> dict[str, Any]:
     raise DamagedFileError(path, "it holds no object")
 
 
+_MOST_DIGITS = 18
+
+
+def whole_number(digits: str) -> int | str:
+    """Return an integer of a stranger's JSON; one that no tool's field holds stays a text, with which none counts."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+
+
 def json_row(line: str | bytes) -> dict[str, Any] | None:
     """Return the object in a line of JSON lines, None where it holds none: torn by a kill, or damaged."""
     try:

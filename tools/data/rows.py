@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from state.files import UnreadableError, open_regular, read_bounded
+from state.files import UnreadableError, open_regular, read_bounded, whole_number
 from state.records import Json
 from state.text import one_line
 from tools.models.identity import LFS_POINTER, NOT_FETCHED
@@ -102,7 +102,7 @@ def parse_json(raw: bytes) -> Any:
         UnreadableError: It is none; the text says why.
     """
     try:
-        return json.loads(raw.decode())
+        return json.loads(raw.decode(), parse_int=whole_number)
     except UnicodeDecodeError as error:
         raise UnreadableError(f"not UTF-8 at byte {error.start + 1}", "not_utf8") from error
     except json.JSONDecodeError as error:

@@ -99,7 +99,7 @@ def layers_of(model: Path) -> Layers:
     """Return a model's layers; of a type whose tensors are not called as its modules little is known."""
     config, weights = read_object(model / "config.json"), _tensors(model)
     quantized = bool(config.get("quantization")) and any(name.endswith(".scales") for name in weights)
-    if config.get("model_type") not in _PLAIN or not weights:
+    if str(config.get("model_type")) not in _PLAIN or not weights:
         return Layers(is_quantized=quantized)
     n = config.get("num_hidden_layers")
     matrices: set[str] = set()
@@ -210,7 +210,7 @@ def loading_problems(
 def _misfits(
     name: str, config: Mapping[str, Any], header: Header, layers: Layers, *, is_resumed: bool
 ) -> Iterator[Problem]:
-    kind = config.get("fine_tune_type", config.get("train_type", "lora"))
+    kind = str(config.get("fine_tune_type", config.get("train_type", "lora")))
     lora = config.get("lora_parameters")
     if kind not in _LEAVES:
         odd = next((tensor for tensor in header.tensors if tensor.rpartition(".")[2] in _LEAVES["dora"]), None)
@@ -336,7 +336,8 @@ def _shapes(adapter: Path, header: Header, model: Path) -> Iterator[Problem]:
     if not weights:
         return
     config = read_object(model / "config.json").get("quantization")
-    bits = int(config.get("bits") or 0) if isinstance(config, dict) else 0
+    said = config.get("bits") if isinstance(config, dict) else None
+    bits = said if isinstance(said, int) and 0 < said <= 32 else 0  # noqa: PLR2004 - of a word
     for name, tensor in header.tensors.items():
         module, _, leaf = name.rpartition(".")
         weight = weights.get(f"{module}.weight")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from state.errors import ConfigError
-from state.files import UnreadableError, open_regular, read_bounded
+from state.files import UnreadableError, open_regular, read_bounded, whole_number
 from state.hashing import HashCache, hash_file, hash_json
 from tools.jobs.worker import tick
 
@@ -256,7 +256,7 @@ MOST_JSON_BYTES = 64 << 20
 def read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object from a file that others wrote; empty where it is missing or not an object."""
     try:
-        value = json.loads(read_bounded(path, MOST_JSON_BYTES).decode("utf-8"))
+        value = json.loads(read_bounded(path, MOST_JSON_BYTES).decode("utf-8"), parse_int=whole_number)
     except (UnreadableError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -415,7 +415,7 @@ def _foreign_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Prob
         )
     method = (_mapping(config, "quantization_config") or {}).get("quant_method")
     dtypes = {tensor.dtype for header in headers.values() for tensor in header.tensors.values()}
-    if method and method not in _READ_METHODS and not _mapping(config, "quantization") and dtypes & _PACKED:
+    if method and str(method) not in _READ_METHODS and not _mapping(config, "quantization") and dtypes & _PACKED:
         yield Problem(
             f"{folder} holds weights packed by {str(method)[:40]}, which mlx-lm cannot read; fetching them again "
             "changes nothing. Take the 16-bit model, or one that was converted for MLX.",
@@ -561,7 +561,9 @@ def _index_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Proble
             {"kind": "index", "stale": stale},
         )
     elsewhere = sorted(
-        str(tensor) for tensor, file in weight_map.items() if file in headers and tensor not in headers[file].tensors
+        str(tensor)
+        for tensor, file in weight_map.items()
+        if str(file) in headers and tensor not in headers[str(file)].tensors
     )
     if elsewhere:
         yield Problem(

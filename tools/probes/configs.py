@@ -204,12 +204,22 @@ def _read(path: Path, read: YamlReader) -> tuple[Json, Mapping[Loc, int]]:
     """
     raw = read_bounded(path, _MOST_BYTES)
     if path.suffix != ".json":
-        return read(path)
+        values, lines = read(path)
+        return _bounded(values), lines
     value = parse_json(raw)
     if not isinstance(value, dict):
         return {}, {}
     text = raw.decode()
     return value, {(key,): text[: text.find(f'"{key}"')].count("\n") + 1 for key in value if f'"{key}"' in text}
+
+
+def _bounded(value: Any) -> Any:
+    """Return a value of YAML with the integers that no tool's field holds as texts, as `whole_number` has them."""
+    if isinstance(value, dict):
+        return {key: _bounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_bounded(part) for part in value]
+    return hex(value) if isinstance(value, int) and abs(value) >= 10**18 else value
 
 
 def _line_of(error: ConfigError) -> int:

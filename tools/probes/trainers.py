@@ -471,7 +471,7 @@ def _schedule(schedule: Any) -> Iterator[Fault]:
         yield _refused("lr_schedule", "`lr_schedule` is no mapping", f"Write {_HOW['lr_schedule']}.")
         return
     name, arguments = schedule.get("name"), schedule.get("arguments")
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         near = difflib.get_close_matches(str(name), SCHEDULES, n=1, cutoff=0.4)
         said = f"`lr_schedule.name` is {shown(str(name))[:40]}; mlx has {', '.join(SCHEDULES)}"
         said = said if name is not None else f"`lr_schedule` has no `name`; mlx has {', '.join(SCHEDULES)}"
