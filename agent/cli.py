@@ -44,7 +44,7 @@ class _InOrder(SentenceGroup):
     """Lists commands in the order a person meets them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return [str(command.name) for command in _ORDER]
+        return [str(command.name) for command in (*_ORDER, completion)]
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
@@ -68,7 +68,20 @@ def vigil() -> None:
     os.umask(os.umask(0o077) | 0o077)
 
 
-for _command in _ORDER:
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes commands, campaigns and ids in a shell.
+
+    In ~/.bashrc or ~/.zshrc: eval "$(vigil completion bash)"; in fish's config: vigil completion fish | source.
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    click.echo(found(vigil, {}, "vigil", "_VIGIL_COMPLETE").source() if found else "")
+
+
+for _command in (*_ORDER, completion):
     vigil.add_command(_command)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, home_option, say, show, show_json, tell
+from agent.commands.common import campaign_argument, folder_of, home_option, say, show, show_json, tell
 
 
 def _answers(argument: str, *, needs_reason: bool = False) -> Callable[[Callable[..., None]], click.Command]:
@@ -19,8 +19,9 @@ def _answers(argument: str, *, needs_reason: bool = False) -> Callable[[Callable
         # Given as a default, None would count as a reason.
         needed: dict[str, Any] = {"required": True} if needs_reason else {"default": ""}
         reason = click.option("--reason", help="Why, for the record.", **needed)
-        taken = click.argument("campaign", required=False)(option(reason(home_option(function))))
-        return click.command()(click.argument(argument)(taken))
+        taken = campaign_argument()(option(reason(home_option(function))))
+        rows = {"question": "Q", "commitment": "C", "run": "R"}[argument]
+        return click.command()(campaign_argument(rows, argument, required=True)(taken))
 
     return command
 
@@ -83,7 +84,7 @@ def promote(run: str, campaign: str | None, option: str | None, reason: str, hom
 
 @click.command()
 @click.argument("kind")
-@click.argument("campaign", required=False)
+@campaign_argument()
 @click.option("--until", required=True, metavar="HH:MM", help="The next time that clocks here show it.")
 @click.option("--runs", type=click.IntRange(0), default=1, show_default=True, help="So many; 0 ends what was allowed.")
 @click.option("--reason", default="", help="Why, for the record.")
@@ -106,8 +107,8 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("belief")
-@click.argument("campaign", required=False)
+@campaign_argument("B", "belief", required=True)
+@campaign_argument()
 @_CAMPAIGN
 @click.option("--reason", required=True, help="What shows that it is false, for the record.")
 @home_option
@@ -123,7 +124,7 @@ def refute(belief: str, campaign: str | None, option: str | None, reason: str, h
 
 @click.command()
 @click.argument("text")
-@click.argument("campaign", required=False)
+@campaign_argument()
 @_CAMPAIGN
 @click.option("--mode", default="", help="Row of the failure catalogue, such as 11 or P3; a name makes a new one.")
 @click.option(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from state.errors import CorruptError, VigilError
+from state.log import passed_over
 from state.text import as_json, one_line, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -129,10 +131,56 @@ def home_option(command: _F) -> _F:
     )(command)
 
 
+_TOLD = {"R": "hypothesis", "Q": "question", "D": "sentence", "J": "kind", "B": "statement", "C": "will"}
+"""First letter of an id -> what a shell shows beside it."""
+_MOST_OFFERED = 200
+
+
+def ids(letters: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return what offers a shell the campaigns of the home, and the rows of one of them, newest first.
+
+    Args:
+        letters: First letters of the ids that are meant.
+    """
+
+    def offered(ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+        from agent.render.places import campaigns_in, find_campaign
+        from agent.render.why import TABLES
+        from state.reading import open_reader
+
+        home, (named, mark, start) = folder_of(ctx.params.get("home")), typed.rpartition(":")
+        found = [] if mark else [CompletionItem(name) for name in campaigns_in(home) if name.startswith(typed)]
+        given = named or next((word for word in ctx.params.values() if word in campaigns_in(home)), None)
+        # A shell that waits for its offer is told of no mistake.
+        with (
+            passed_over("completion.not_read", VigilError),
+            open_reader(find_campaign(home, given, is_quiet=True)) as reader,
+        ):
+            for letter in letters:
+                rows = reader.beliefs_about() if letter == "B" else getattr(reader, TABLES[letter])()
+                fitting = [row for row in reversed(rows) if row["id"].startswith(start.upper())]
+                found += [
+                    CompletionItem(f"{named}{mark}{row['id']}", help=one_line(str(row[_TOLD[letter]]))[:60])
+                    for row in fitting[:_MOST_OFFERED]
+                ]
+        return found
+
+    return offered
+
+
+def campaign_argument(letters: str = "", name: str = "campaign", *, required: bool = False) -> Callable[[_F], _F]:
+    """Return what adds an argument for a campaign, or for one of its rows."""
+    return click.argument(name, required=required, shell_complete=ids(letters))
+
+
 def reads(command: _F) -> _F:
     """Add what reading commands take: CAMPAIGN, `--home`, `--json`."""
     with_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    return click.argument("campaign", required=False)(home_option(with_json))
+    return campaign_argument(_ROWS_OF.get(command.__name__, ""))(home_option(with_json))
+
+
+_ROWS_OF = {"runs": "R", "cases": "R", "jobs": "JR", "beliefs": "B", "inbox": "Q", "status": "RQDJBC"}
+"""Reading command -> which rows it also takes by their ids."""
 
 
 def say(text: str, *, err: bool = False) -> None:

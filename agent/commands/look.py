@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, gathered, reads, say, show, show_json
+from agent.commands.common import campaign_argument, folder_of, gathered, home_option, ids, reads, say, show, show_json
 
 
 def _found(home: str | None, given: str | None, *, as_json: bool) -> tuple[dict[str, Any], str]:
@@ -104,17 +104,33 @@ def ledger(
 
 
 @click.command()
-@click.argument("decision", required=False)
+@campaign_argument("DRQJBC", "decision")
+@click.option("--all", "is_all", is_flag=True, help="All of it, down to the bytes it stands on.")
 @reads
-def why(decision: str | None, campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
-    """Explain a decision, down to the bytes it stands on.
+def why(
+    decision: str | None,
+    campaign: str | None,
+    home: str | None,
+    is_all: bool,  # noqa: FBT001 - click passes flags by name
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Explain a decision in ten lines; --all has the rest.
 
     DECISION is an id such as D7, or the id of a run, a job, a question or a commitment that one led to; B7 is a belief.
-    Without it, all decisions are listed. Shown are premises with their evidence, fingerprints and own premises,
+    Without it, all decisions are listed. With --all: premises with their evidence, fingerprints and own premises,
     alternatives, prediction, recipe, verdict, questions and commitments.
     """
     from agent.render.record import with_premises
-    from agent.render.why import find_decision, find_row_in, format_decision, format_row, public, training, walked
+    from agent.render.why import (
+        brief,
+        find_decision,
+        find_row_in,
+        format_decision,
+        format_row,
+        public,
+        training,
+        walked,
+    )
     from agent.render.words import table
 
     named = f"{campaign}:{decision}" if campaign and decision and ":" not in decision else decision or campaign
@@ -123,6 +139,9 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
         show_json(find_row_in(view, wanted)) if as_json else show(format_row(view, wanted))
     elif wanted:
         row = find_decision(view, wanted)
+        if not is_all and not as_json:
+            show(brief(view, row, wanted))
+            return
         run = next((each for each in view["runs"] if each["id"] == row["run"]), None)
         view = with_premises(view, row)
         if as_json:
@@ -143,7 +162,7 @@ def why(decision: str | None, campaign: str | None, home: str | None, as_json: b
 @click.option("--stale", is_flag=True, help="Only what no longer holds: stale, contradicted, refuted.")
 @click.option("--assumed", is_flag=True, help="Only what has no grounding yet.")
 @click.option("--all", "with_history", is_flag=True, help="Also what was superseded.")
-@click.option("--impact", "root", metavar="ID", help="Everything that stands on one belief.")
+@click.option("--impact", "root", metavar="ID", shell_complete=ids("B"), help="Everything that stands on one belief.")
 @click.option("--tally", "is_tally", is_flag=True, help="What was found, by domain, with the hours saved and spent.")
 @reads
 def beliefs(  # noqa: PLR0917 - one parameter per option
@@ -268,6 +287,68 @@ def runs(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa
 
 
 @click.command()
+@click.option("--fixed", "wanted", flag_value="fixed", help="Only those that are right now, and were not before.")
+@click.option("--regressed", "wanted", flag_value="regressed", help="Only those that got worse.")
+@click.option("--wrong", "wanted", flag_value="wrong", help="Only those that are still wrong.")
+@click.option("--cut", "wanted", flag_value="cut", help="Only answers that reached max_tokens.")
+@click.option("--metric", default="", help="split.name; what the run was judged by when left out.")
+@click.option("--limit", type=click.IntRange(0), default=10, show_default=True, help="At most so many; 0 for all.")
+@reads
+def cases(  # noqa: PLR0917 - one parameter per option
+    campaign: str | None,
+    home: str | None,
+    wanted: str | None,
+    metric: str,
+    limit: int,
+    as_json: bool,  # noqa: FBT001 - click passes flags by name
+) -> None:
+    """Show the cases of a run: prompt, reference, the base's answer and its own, scores.
+
+    CAMPAIGN is a campaign, a run such as R2, or both, quickstart:R2; the best run when no run is named.
+    """
+    from agent.render.cases import format_case, pages
+
+    view, row = _found(home, campaign, as_json=as_json)
+    found = pages(view, row, metric, wanted or "all", limit)
+    if as_json:
+        show_json(found)
+        return
+    if not found["run"]:
+        click.echo("No run is judged yet.")
+        return
+    counts = ", ".join(f"{found['counts'][key]} {words}" for key, words in found["filters"].items() if key != "all")
+    show([f"{found['run']}, {found['metric']}: {found['n']} {found['use']} cases; {counts}."])
+    for each in found["rows"]:
+        show(["", *format_case(found["run"], each)])
+    if found["next"] is not None:
+        show(["", f"And {found['counts'][wanted or 'all'] - len(found['rows'])} more: --limit 0 shows all."])
+
+
+@click.command("list")
+@home_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
+    """List the campaigns, the newest first: how each stands, its best run, what waits for you."""
+    from agent.render.places import campaigns_in
+    from agent.render.summary import brief
+    from agent.render.words import columns, table
+    from state.paths import CampaignPaths
+
+    folder = folder_of(home)
+    found = [brief(CampaignPaths(folder, name)) for name in campaigns_in(folder)]
+    if as_json:
+        show_json(found)
+        return
+    if not found:
+        show([f"{folder} holds no campaign; vigil run FILE starts one."])
+        return
+    rows = [
+        [each[key] for key in ("name", "state", "best", "score", "waiting", "started", "sentence")] for each in found
+    ]
+    show(table(("campaign", "state", "best run", "score", "for you", "started", "last word"), rows, columns()))
+
+
+@click.command()
 @reads
 def inbox(campaign: str | None, home: str | None, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """List the questions to a person."""
@@ -310,4 +391,4 @@ def web(host: str, port: int, homes: tuple[str, ...]) -> None:
     serve([folder_of(home) for home in homes or (None,)], host, port, click.echo)
 
 
-look_commands = (status, ledger, inbox, why, beliefs, jobs, runs, web)
+look_commands = (list_, status, ledger, inbox, why, beliefs, jobs, runs, cases, web)

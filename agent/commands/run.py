@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent.commands.common import folder_of, home_option, say, show, tell
+from agent.commands.common import campaign_argument, folder_of, home_option, say, show, tell
 from state.errors import NotFoundError
 
 
@@ -97,7 +97,7 @@ def _summary(home: Path, campaign: str, file: Path) -> None:
 
 
 @click.command()
-@click.argument("campaign", required=False)
+@campaign_argument()
 @click.option("--reason", default="", help="Why, for the record.")
 @home_option
 def stop(campaign: str | None, reason: str, home: str | None) -> None:
@@ -109,7 +109,7 @@ def stop(campaign: str | None, reason: str, home: str | None) -> None:
 
 
 @click.command()
-@click.argument("campaign", required=False)
+@campaign_argument()
 @click.option("--every", "every_s", type=click.FloatRange(0.2), default=1.0, help="Seconds between looks.")
 @click.option("--once", is_flag=True, help="Print one line and end.")
 @home_option

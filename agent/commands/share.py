@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent.commands.common import folder_of, gathered, home_option, reads, say, show, show_json
+from agent.commands.common import campaign_argument, folder_of, gathered, home_option, reads, say, show, show_json
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -48,7 +48,7 @@ def report(campaign: str | None, home: str | None, as_json: bool, **asked: Any) 
 
 
 @click.command()
-@click.argument("campaign", required=False)
+@campaign_argument()
 @click.option("--out", type=_FILE, help="Where to write; standard output when left out.")
 @home_option
 def export(campaign: str | None, out: Path | None, home: str | None) -> None:

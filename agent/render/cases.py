@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.render import typed
+from agent.render.words import block, number
 from state.errors import ConfigError, NotFoundError
 from state.files import read_jsonl, read_object
 from state.paths import CampaignPaths
@@ -75,6 +76,39 @@ def page(view: View, run: str, metric: str, wanted: str, start: int) -> View:
         "use": verdict["gate"]["use"],
         "n": len(kinds),
     }
+
+
+def pages(view: View, run: str, metric: str, wanted: str, most: int) -> View:
+    """Return the first cases that fit, over several pages, with `filters`; `most` of 0 is all of them."""
+    found = page(view, run, metric, wanted, 0)
+    while found["next"] is not None and (not most or len(found["rows"]) < most):
+        more = page(view, found["run"], found["metric"], wanted, found["next"])
+        found |= {"rows": found["rows"] + more["rows"], "next": more["next"]}
+    if most and len(found["rows"]) > most:
+        found |= {"rows": found["rows"][:most], "next": most}
+    return {**found, "filters": FILTERS}
+
+
+_MOST_LINES = 8
+
+
+def format_case(run: str, row: View) -> list[str]:
+    """Return a case as lines; long texts are cut, `--json` has them."""
+    kinds = f", {', '.join(row['kinds'])}" if row["kinds"] else ""
+    scores = "; ".join(f"{name} {number(was)} -> {number(now)}" for name, (was, now) in row["scores"].items())
+    lines = [f"{row['case']}: {number(row['before'])} -> {number(row['after'])}{kinds}"]
+    ours = "".join(text for kind, text in row["words"] if kind != "removed")
+    for label, text in (
+        ("prompt", row["prompt"]),
+        ("reference", row["reference"]),
+        ("base", row["base"]),
+        ("start", row["start"]),
+        (run, ours),
+        ("grader", row["error"]),
+        ("scores", scores if len(row["scores"]) > 1 else ""),
+    ):
+        lines += block(f"  {label}", text, lines=_MOST_LINES) if text else []
+    return lines
 
 
 class _Cases:

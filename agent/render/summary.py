@@ -25,6 +25,7 @@ from agent.render.words import (
     signed,
     table,
 )
+from state.errors import VigilError
 from state.paths import CampaignPaths
 from state.reading import open_reader
 from state.records import CAMPAIGN_ENDED
@@ -262,6 +263,26 @@ def headline(view: View) -> str:
     started = campaign.get("started_at") or view["now"]
     took = duration((campaign.get("ended_at") or view["now"]) - started)
     return f"{campaign['name']} {words}; started {clock(started)}, {took}."
+
+
+def brief(paths: CampaignPaths) -> View:
+    """Return a campaign as a row of a list: how it stands, its best run with its score, how many questions wait."""
+    row: View = {"name": paths.name, "state": "", "best": "", "score": "", "waiting": 0, "started": "", "sentence": ""}
+    try:
+        view = record.gather(paths)
+    except VigilError as error:
+        return {**row, "state": "not readable", "sentence": error.sentence}
+    campaign, best = view["campaign"], typed.best(view)
+    is_left = campaign["state"] == "running" and view["holder"] is None
+    return {
+        **row,
+        "state": "no agent" if is_left else campaign["state"].replace("_", " "),
+        "best": f"{best['run']} {typed.bucket_name(best['bucket'])}" if best else "",
+        "score": typed.scored(typed.score(view, best["run"])) if best else "",
+        "waiting": sum(each["answer"] is None and not each.get("unapplied") for each in view["approvals"]),
+        "started": clock(campaign["started_at"]),
+        "sentence": campaign["sentence"] or "",
+    }
 
 
 def _head(view: View) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.render import record, typed
 from agent.render.record import with_premises
-from agent.render.words import block, clock, count, duration, listed, number, shortened
+from agent.render.words import block, clock, columns, count, duration, listed, number, shortened
 from policies.validity import GROUND_OF_TRAINING, NOTED
 from state.errors import NotFoundError
 from state.hashing import short
@@ -624,6 +624,39 @@ def format_decision(view: View, row: View, *, is_walked: bool = False, beside: I
     for plan in [c for c in view["commitments"] if c["decision"] == row["id"]]:
         lines += ["Commitment", *block("", commitment(plan), indent=2, lines=5)]
     return lines + (format_premises(view, row) if is_walked else _premises(row))
+
+
+_BRIEF = 10
+"""Lines of a decision where not all is asked for."""
+
+
+def brief(view: View, row: View, asked: str) -> list[str]:
+    """Return a decision in at most ten lines: what, the verdict or the figures, why; the last says where the rest is.
+
+    Args:
+        view: As gathered.
+        row: The decision.
+        asked: The id that was asked for; what has it is told in any case.
+    """
+    lines = [f"{row['id']}, {clock(row['made_at'])}: {row['action']} by {row['rule']}"]
+    lines += block("", row["sentence"], indent=2, lines=2)
+    run = next((each for each in view["runs"] if each["id"] == row["run"]), None)
+    told = [_answered(each) for each in view["approvals"] if each["decision"] == row["id"]]
+    told += [commitment(each) for each in view["commitments"] if each["decision"] == row["id"]]
+    told.sort(key=lambda text: not text.startswith(f"{asked} "))
+    gate = (row["verdict"] or {}).get("gate") or {"conditions": []}
+    # What nobody verified is what an answer may hang on.
+    premises = sorted(row["premises"], key=lambda each: each["tag"] != "assumed")
+    rest = told[:1]
+    rest += [" ".join(line.split()) for line in (training(run)[:2] if run is not None and row["bucket"] else ())]
+    rest += [
+        *_prediction(row),
+        *(f"{typed.MARKS[each['decided']]}: {typed.said(each)}" for each in gate["conditions"]),
+    ][:3]
+    rest += [f"because {each['belief']} ({each['tag']}): {each['statement']}" for each in premises[:2]]
+    rest += [f"not {each['action']}: {each['reason']}" for each in row["alternatives"][:1]]
+    lines += [f"  {shortened(text, columns() - 2)}" for text in rest]
+    return [*lines[: _BRIEF - 1], f"All of it: {typed.of_row(view, 'why', row['id'], '--all')}"]
 
 
 def commitment(row: View) -> str:

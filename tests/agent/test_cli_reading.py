@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
@@ -122,7 +123,7 @@ def test_runs_inbox_and_status_are_json_too(home: Path) -> None:
 
 
 def test_why_tells_premises_alternatives_prediction_verdict_question_and_commitment(home: Path) -> None:
-    planned = says(home, "why", "R2").stdout
+    planned = says(home, "why", "R2", "--all").stdout
     for words in (
         "B2 [confirmed]",
         "conclude: three runs are left",
@@ -130,9 +131,50 @@ def test_why_tells_premises_alternatives_prediction_verdict_question_and_commitm
         "C2 (open)",
     ):
         assert words in planned, planned
-    judged = says(home, "why", "quick:D5").stdout
+    judged = says(home, "why", "quick:D5", "--all").stdout
     for words in ("passed (A)", "cases improved", "Q1 (promotion) was answered yes by policy"):
         assert words in judged, judged
+
+
+def test_why_is_ten_lines_with_verdict_recipe_reason_and_where_the_rest_is(home: Path) -> None:
+    for row in ("D1", "D2", "D3", "D4", "D5", "R3", "J2", "Q1", "C2"):
+        lines = says(home, "why", row).stdout.splitlines()
+        assert len(lines) <= 10, (row, lines)
+        assert lines[-1].startswith("All of it: ")
+        assert f"why quick:{lines[0].partition(',')[0]} --all" in lines[-1]
+    judged = says(home, "why", "R1").stdout
+    for words in ("Trained SFT from", "Recipe iters 200", "because B"):
+        assert words in judged, judged
+    assert "Q1 (promotion) was answered" in says(home, "why", "R3").stdout
+
+
+def test_the_cases_of_a_run_are_shown_with_texts_by_what_became_of_them(home: Path) -> None:
+    told = says(home, "cases", "R3", "--fixed", "--limit", "2").stdout
+    assert "R3, stress.rows_kept: 40 confirmation cases; " in told
+    assert told.count(", fixed") == 2
+    assert "more: --limit 0 shows all." in told
+    assert "base" in told
+    every = read(home, "cases", "quick:R3", "--limit", "0")
+    assert len(every["rows"]) == every["counts"]["all"] == every["n"] == 40
+    for wanted in ("fixed", "regressed", "wrong", "cut"):
+        assert len(read(home, "cases", f"--{wanted}", "--limit", "0")["rows"]) == every["counts"][wanted]
+    assert "no judged run" in says(home, "cases", "R9").stderr
+    with opened(home / "new", FakeClock()) as store:
+        begin(store)
+    assert says(home / "new", "cases").stdout == "No run is judged yet.\n"
+
+
+def test_campaigns_are_listed_with_what_waits_for_a_person(home: Path) -> None:
+    record(home, "waiting", "slow")
+    (home / "lost").mkdir()
+    (home / "lost" / "state.db").write_bytes(b"no store" * 600)
+    rows = {row["name"]: row for row in read(home, "list")}
+    assert (rows["quick"]["state"], rows["quick"]["waiting"]) == ("promoted", 0)
+    assert (rows["slow"]["state"], rows["slow"]["waiting"]) == ("waiting", 1)
+    assert rows["slow"]["best"] == "R3 passed (A)"
+    assert rows["lost"]["state"] == "not readable"
+    assert "R3 passed (A)" in says(home, "list").stdout
+    assert "holds no campaign" in says(home / "nowhere", "list").stdout
 
 
 def test_why_prefers_the_verdict_on_a_run(home: Path) -> None:
@@ -141,7 +183,7 @@ def test_why_prefers_the_verdict_on_a_run(home: Path) -> None:
 
 BY_ID = [
     ("runs", "R3", "Recipe      iters 300"),
-    ("why", "r1", "Recipe      iters 200"),
+    ("why", "r1", "Recipe iters 200"),
     ("jobs", "j2", "J2, stopped: Training R2"),
     ("why", "J2", "D2, "),
     ("beliefs", "B4", "B4    [inferred, stale] harness:stress ceiling: A <b>stale</b> ceiling."),
@@ -495,7 +537,7 @@ def test_a_condition_is_told_with_the_margin_that_its_verdict_used_wherever_it_i
     told = {
         "status": says(tmp_path, "status").stdout,
         "page": says(tmp_path, "report", "--page").stdout,
-        "why": says(tmp_path, "why", "R3").stdout,
+        "why": says(tmp_path, "why", "R3", "--all").stdout,
         "html": html.unescape(paths.report.read_text()),
     }
     assert {name: asked in " ".join(text.split()) for name, text in told.items()} == dict.fromkeys(told, True)
@@ -514,6 +556,25 @@ def test_before_any_verdict_a_condition_is_told_with_its_margin(tmp_path: Path) 
 def test_the_home_may_come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIGIL_HOME", str(home))
     assert CliRunner().invoke(vigil, ["status"]).stdout.startswith("quick")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_given_what_completes_commands_campaigns_and_ids(home: Path, shell: str) -> None:
+    script = CliRunner().invoke(vigil, ["completion", shell]).stdout
+    assert f"_VIGIL_COMPLETE={shell}_complete" in script
+    record(home, "waiting", "slow")
+
+    def offers(*words: str) -> set[str]:
+        params = ShellComplete(vigil, {"obj": None}, "vigil", "_VIGIL_COMPLETE")
+        return {each.value for each in params.get_completions([*words[:-1], "--home", str(home)], words[-1])}
+
+    assert "cases" in offers("ca")
+    assert {"quick", "slow", "D5", "R3", "C2"} <= offers("why", "")
+    assert offers("why", "quick:D") == {f"quick:D{n}" for n in range(1, 6)}
+    assert offers("approve", "slow:") == {"slow:Q1"}
+    assert offers("runs", "r") == {"R1", "R2", "R3"}
+    assert "B5" in offers("refute", "B")
+    assert offers("why", "never:D") == set()
 
 
 def test_help_names_every_command_and_the_version_is_told() -> None:

@@ -51,7 +51,7 @@ def test_a_gate_that_its_few_cases_cannot_decide_is_judged_on_the_larger_file(tm
     assert [row["rule"] for row in found][:5] == [*before, "repair.more_cases", *before]
     verdict = next(row for row in found if row["bucket"])
     assert verdict["verdict"]["gate"]["conditions"][0]["n"] == 12
-    for place in (said(home, "why", found[2]["id"]), said(home, "report", "--page")):
+    for place in (said(home, "why", found[2]["id"], "--all"), said(home, "report", "--page")):
         assert "Even a candidate with the best possible score could not meet rows on 4 cases" in place
         assert "Measure main on the larger files that evaluation.repairs names, everything again." in place
     changed = "`evaluation.splits.main.selection` changed from selection.jsonl to many.jsonl"
@@ -71,7 +71,7 @@ def test_a_metric_that_cannot_tell_is_read_on_a_denser_one_and_the_same_run_judg
     assert second["verdict"]["gate"]["conditions"][0]["metric"] == "main.exact", "the gate asks what it asked"
     assert [row["action"] for row in found].count("train") == 1
     [repair] = [row for row in found if row["rule"] == "repair.dense_metric"]
-    for place in (said(home, "why", repair["id"]), said(home, "report", "--page")):
+    for place in (said(home, "why", repair["id"], "--all"), said(home, "report", "--page")):
         assert "no run could be told from its parent (U). Read progress on main.score for main.exact" in place
 
 
@@ -94,6 +94,6 @@ def test_a_run_on_rare_rows_repeated_is_trained_on_a_file_of_its_own_that_the_re
     specs = [json.loads(paths.job(row["action_key"]).spec.read_text()) for row in planned]
     trained_on = [Path(spec["input"]["data"]["train"]) for spec in specs]
     assert [hash_file(path) for path in trained_on] == [hash_file(tmp_path / "files" / "train.jsonl"), hash_file(mixed)]
-    for place in (said(home, "why", planned[1]["id"]), said(home, "report", "--page")):
+    for place in (said(home, "why", planned[1]["id"], "--all"), said(home, "report", "--page")):
         assert "R1 left the target flat" in place
         assert "rows of rare groups are seen more often (long 4 times)" in place

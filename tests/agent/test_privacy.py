@@ -99,7 +99,7 @@ def said(home: Path) -> dict[str, str]:
     commands = [
         *([name] for name in ("status", "jobs", "runs", "inbox", "why")),
         ["beliefs", "--all"],
-        *(["why", name] for name in decisions),
+        *(["why", name, "--all"] for name in decisions),
     ]
     shown = {}
     for command in [*commands, *([*command, "--json"] for command in commands), ["report", "--text"], ["export"]]:

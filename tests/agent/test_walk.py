@@ -129,7 +129,7 @@ def test_a_decision_on_nothing_says_nothing() -> None:
 
 def test_the_command_walks_and_json_gives_the_tree(tmp_path: Path) -> None:
     record(tmp_path, "promoted")
-    asked = ["why", "D5", "--home", str(tmp_path)]
+    asked = ["why", "D5", "--all", "--home", str(tmp_path)]
     said = CliRunner().invoke(vigil, asked).stdout
     assert "B2 [confirmed] score:base.stress.selection means: base on stress.selection, 40 cases" in said
     assert "The decision read [confirmed] base has 0.610." in said
