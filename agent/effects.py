@@ -201,7 +201,7 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
     digest = str(inputs["adapter"])
     place = session.loaded.resolve(str(inputs["to"]))
     key = str(inputs.get("fused", ""))
-    target = place / f"{session.goal.campaign}-{digest[:12]}{'-fused' if key else ''}"
+    target = place / f"{session.goal.campaign}-{digest[:12]}{'-with-fused' if key else ''}"
     side = place / f".{target.name}.{action.key}"
     try:
         if not target.exists():

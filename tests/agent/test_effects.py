@@ -165,7 +165,7 @@ def test_an_export_with_the_fused_model_says_how_alike_it_is(folder: Path) -> No
         inputs = {**exporting(session), "fused": "fusion"}
         done = perform(session, effects.export, "export", inputs)
         place = Path(done.result["folder"])
-        assert place.name == f"storm-{inputs['adapter'][:12]}-fused"
+        assert place.name == f"storm-{inputs['adapter'][:12]}-with-fused"
         assert (place / "fused" / "model.safetensors").read_bytes() == b"one model"
         card = (place / "CARD.txt").read_text()
         assert "on 90 positions of training rows 89 have the same likeliest token" in card

@@ -235,7 +235,7 @@ def assert_effects(home: Path, name: str = "storm", *, jobs_died: bool = False) 
     is_promoted = found["campaign"][0]["state"] == "promoted"
     exported = sorted(path.name for path in (folder / "exports").glob("*")) + sorted((folder / "exports").glob(".*"))
     digests = [action["inputs"]["adapter"] for action in of_kind.get("export", [])]
-    assert exported == [f"{name}-{digest[:12]}-fused" for digest in digests], exported
+    assert exported == [f"{name}-{digest[:12]}-with-fused" for digest in digests], exported
     assert len(exported) == len(of_kind.get("fuse", [])) == is_promoted
     for entry, digest in zip(exported, digests, strict=True):
         assert hash_tree(folder / "exports" / entry / "adapter") == digest
