@@ -25,6 +25,9 @@ METRICS = ("train_loss", "val_loss")
 """Fields that are drawn."""
 _GRID = 140
 """Points of one curve: on a screen more are not told apart, and 200 runs are below 300 kB."""
+_LEAST_GRID = 30
+_MOST_POINTS = 30_000
+"""Of all curves together; more of them get fewer points each."""
 _WHOLE_BYTES = 200_000
 """A longer file is read at places that lie evenly apart; of a rare field all rows are read."""
 _PLACES = 400
@@ -82,26 +85,37 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
+def trained(view: View) -> dict[str, Path]:
+    """Return the folder of each run's newest training."""
+    jobs = (job for job in view["jobs"] if job["kind"] == "training" and job["run"])
+    return {job["run"]: Path(view["root"]) / job["folder"] for job in jobs}
+
+
 class Curves:
     """Curves of many runs on one grid; each file is read again only where it has changed."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Path, str, str], tuple[tuple[int, int], list[Point]]] = {}
 
-    def of(self, view: View, metric: str, by: str) -> dict[str, list[Point]]:
+    def of(
+        self, view: View, metric: str, by: str, wanted: Sequence[str] = (), most: int = -1
+    ) -> dict[str, list[Point]]:
         """Return the curve of each run that has one.
 
         Args:
             view: The campaign as gathered.
             metric: One of `METRICS`.
             by: One of `AXES`.
+            wanted: Runs in the order to look; all as they were trained when left out.
+            most: So many at most, and no more files are read; below 0 all.
         """
-        found = {}
-        for job in view["jobs"]:
-            if job["kind"] == "training" and job["run"]:
-                curve = self._read(JobPaths(Path(view["root"]) / job["folder"]).metrics, metric, by)
-                if curve:
-                    found[job["run"]] = curve
+        folders = trained(view)
+        found: dict[str, list[Point]] = {}
+        for run in wanted or folders:
+            if len(found) == most:
+                break
+            if run in folders and (curve := self._read(JobPaths(folders[run]).metrics, metric, by)):
+                found[run] = curve
         return found
 
     def _read(self, path: Path, metric: str, by: str) -> list[Point]:
@@ -127,8 +141,9 @@ def on_grid(curves: dict[str, list[Point]], banded: str = "") -> View:
         return {"x": [], "runs": [], "band": None}
     low = min(curve[0][0] for curve in curves.values())
     high = max(curve[-1][0] for curve in curves.values())
-    width = (high - low) / (_GRID - 1)
-    places = [low + index * width for index in range(_GRID)] if width else [low]
+    n = max(_LEAST_GRID, min(_GRID, _MOST_POINTS // len(curves)))
+    width = (high - low) / (n - 1)
+    places = [low + index * width for index in range(n)] if width else [low]
     rows = [{"id": name, "y": [_rounded(_at(curve, x, width / 2)) for x in places]} for name, curve in curves.items()]
     band = None
     if edges := noise(curves.get(banded, [])):

@@ -12,7 +12,7 @@ from agent.render import curves, record, report, summary, typed, watch, why
 from agent.render.places import campaigns_in
 from agent.render.record import with_premises
 from agent.render.words import clock, count, duration, number, shortened, signed
-from agent.web.live import METRICS, Curves, Views, noise
+from agent.web.live import METRICS, Curves, Views, noise, trained
 from policies.drafts import FREELY
 from state.errors import ConfigError, NotFoundError, VigilError
 from state.files import json_row, read_object
@@ -235,13 +235,10 @@ _MOST_DRAWN = 60
 
 def drawing(view: View, drawn: Curves, metric: str, by: str, chosen: list[str]) -> View:
     """Return the curves of at most four runs as SVG: those chosen, else the best and the newest."""
-    found = drawn.of(view, metric, by)
-    best = typed.best(view)
-    wanted = [run for run in chosen if run in found] or [
-        *([best["run"]] if best and best["run"] in found else []),
-        *reversed(list(found)),
-    ]
-    runs = list(dict.fromkeys(wanted))[: len(curves.COLOURS)]
+    best, most, folders = typed.best(view), len(curves.COLOURS), trained(view)
+    newest = [*([best["run"]] if best else []), *reversed(folders)]
+    found = (drawn.of(view, metric, by, chosen, most) if chosen else {}) or drawn.of(view, metric, by, newest, most)
+    runs = list(found)
     band = noise(found[runs[0]]) if runs and metric == METRICS[0] else []
     lines = [
         curves.Series(run, colour, found[run], is_dotted=metric != METRICS[0])
@@ -251,7 +248,7 @@ def drawing(view: View, drawn: Curves, metric: str, by: str, chosen: list[str]) 
         "svg": curves.plot(f"{metric} of {', '.join(runs)}", by, lines, band),
         "banded": runs[0] if band else "",
         "runs": runs,
-        "hidden": len(found) - len(runs),
+        "hidden": len(folders) - len(runs),
         "metric": metric,
         "by": by,
     }

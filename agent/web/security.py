@@ -65,8 +65,8 @@ class Doors:
         return f"http://{self._spoken()}:{self.port}/open?token={self._token}"
 
     def _spoken(self) -> str:
-        """Return the host as a link names it: an address for all is spoken of by the machine's name."""
-        name = socket.gethostname() if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        """Return the host as a link names it: an address for all is spoken of by this machine's own."""
+        name = _own_address() if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
         return f"[{name}]" if ":" in name else name
 
     def enter(self, token: str) -> str:
@@ -122,6 +122,17 @@ class Doors:
             return False
         machine = socket.gethostname().lower()
         return name in {machine, f"{machine}.local"} or _is_address(name)
+
+
+def _own_address() -> str:
+    """Return this machine's address towards others, its name where it has none: a phone finds few machines by name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:
+        try:
+            # An address of the documentation: nothing is sent, only the way there is looked up.
+            towards.connect(("192.0.2.1", 9))
+            return str(towards.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
 
 
 def _split_host(header: str) -> tuple[str, str]:

@@ -141,9 +141,8 @@ class Site:
         view = self._view(name)
         metric, by = _one_of(METRICS, asked.get("metric")), _one_of(AXES, asked.get("by"))
         # A page that follows the campaign draws the curves itself.
-        curves = Curves() if "hx-request" in request.headers else self._curves
         given = {**view, "jobs": []} if "hx-request" in request.headers else view
-        drawn = pages.drawing(given, curves, metric, by, [])
+        drawn = pages.drawing(given, self._curves, metric, by, [])
         found = pages.campaign(view)
         return self._show(request, "campaign.html", "campaign", name=name, drawn=drawn, axes=AXES, **found)
 

@@ -497,6 +497,13 @@ def test_the_noise_of_a_curve_is_the_spread_of_its_reports_and_not_its_way() -> 
     assert live.on_grid({"R1": noisy}, "R9")["band"] is None
 
 
+def test_a_link_for_the_network_names_an_address_that_a_phone_finds() -> None:
+    found = Doors(port=80, host="0.0.0.0", is_network=True)  # noqa: S104 - not bound
+    host = found.link().removeprefix("http://").partition(":80/")[0]
+    assert not is_loopback(host)
+    assert found.refuses("GET", {"host": f"{host}:80"}) == ""
+
+
 def test_a_network_address_stands_in_the_terminal_as_a_code_too() -> None:
     link = "http://192.0.2.7:8345/open?token=" + "a" * 43
     code = server._code(link, is_shown=True)
