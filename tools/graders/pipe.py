@@ -16,7 +16,7 @@ from typing import IO
 from tools.machine.sandbox import Ended, Limits, end, ending_of, start
 
 _CHUNK = 1 << 16
-_LONGEST_LINE = 1 << 26
+_LONGEST_LINE = 1 << 22
 """Bytes; an answer beyond it is a child gone wild, not a grade."""
 _GOODBYE_S = 5.0
 """How long a child that closed its pipes may take to end, with all that it started."""

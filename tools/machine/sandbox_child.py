@@ -35,7 +35,7 @@ _END_S = 60.0
 NOT_STARTED = 126
 """Exit code where the program could not be started."""
 
-_PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 36, 38, 22, 2
+_PR_SET_PDEATHSIG, _PR_SET_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 1, 36, 38, 22, 2
 _CALLS = {
     "x86_64": (0xC000003E, 41, (101, 310, 311, 425, 438)),
     "aarch64": (0xC00000B7, 198, (117, 270, 271, 425, 438)),
@@ -99,6 +99,20 @@ def _tasks() -> int:
     return total
 
 
+def _seen() -> list[int]:
+    """Return the family as the kernel lists it from here down, which costs nothing and may lack what just forked."""
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        return _family()
+    found: list[int] = []
+    left = [os.getpid()]
+    for pid in left:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
+                left += found[len(left) - 1 :]
+    return found
+
+
 def _family() -> list[int]:
     """Return the numbers of all processes below this one; zombies too, on Linux."""
     if sys.platform != "linux":
@@ -146,6 +160,8 @@ def _become(limits: dict[str, Any], said: int, command: list[str]) -> None:
         os.dup2(said, 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, 0, limits["nice"])
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             # Should memory run out, the system ends this first.
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
                 score.write("1000")
@@ -216,7 +232,7 @@ class _Watch:
 
     def _broken(self) -> str:
         """Return which limit is broken, nothing where none is."""
-        found = _family()
+        found = _seen()
         if len(found) > self._limits["processes"]:
             return f"ran more than {self._limits['processes']} processes"
         most = self._limits["memory_bytes"]
@@ -245,6 +261,7 @@ def main() -> int:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     if sys.platform == "linux":
+        limits["nice"] = os.getpriority(os.PRIO_PROCESS, 0)
         # Whatever the program starts, this looks on in time; where it may not go first it goes with the others.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))

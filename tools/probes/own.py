@@ -270,7 +270,7 @@ def _ask(path: Path, found: Declared, context: ProbeContext) -> Json:
         return _failed(f"it gave no answer within {timeout_s:g} s, {_PATIENCE:g} times its `cost_s`")
     except ChildDiedError:
         return {"error": f"its process {child.last_words()}", "bare": "its process ended"}
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return _failed("its process answered with what is no JSON")
     finally:
         child.close()
