@@ -202,7 +202,8 @@ def check_outputs(stated: Sequence[Stated], report: Report) -> None:
         if place.kind == "outside":
             report.skip(("1",), f"{one.subject}: its outputs lead outside the project and are not opened")
             continue
-        texts = _texts(place.path, one.evaluation.output_field) if place.path is not None else []
+        said = _texts(place.path, one.evaluation.output_field) if place.path is not None else []
+        texts = [text for text, _ in said]
         if not texts:
             report.add(
                 "8",
@@ -214,7 +215,7 @@ def check_outputs(stated: Sequence[Stated], report: Report) -> None:
                 **one.where("outputs"),
             )
             continue
-        _check_texts(one, texts, report)
+        _check_texts(one, said, report)
         answers = [gold.answer for gold in one.golds[:_MOST_OUTPUTS] if gold.answer]
         if not answers:
             report.skip(("1",), f"{one.subject}: there are no reference answers to hold its outputs against")
@@ -245,11 +246,18 @@ _LEAKED = re.compile(
 _LEAST_ODD = 0.05
 
 
-def _check_texts(one: Stated, texts: Sequence[str], report: Report) -> None:
-    """Report outputs that are empty, end while thinking, or hold the template's tokens."""
+def _check_texts(one: Stated, outputs: Sequence[tuple[str, bool]], report: Report) -> None:
+    """Report outputs that are empty, cut by the budget, end while thinking, or hold the template's tokens."""
     report.look("1")
+    texts = [text for text, _ in outputs]
     thinking = sum("<think>" in text and "</think>" not in text for text in texts)
     counts = (
+        (
+            sum(is_cut for _, is_cut in outputs),
+            "were cut when the budget was spent (`finish_reason: length`)",
+            "cut_outputs",
+            "Look whether the model writes its end token; if it does, raise max_tokens to what its answers need.",
+        ),
         (thinking, "end while they think", "unfinished_thinking", "Raise max_tokens, or ask without thinking."),
         (
             sum(not text.strip() for text in texts),
@@ -279,14 +287,15 @@ def _check_texts(one: Stated, texts: Sequence[str], report: Report) -> None:
             )
 
 
-def _texts(path: Path, field: str | None) -> list[str]:
+def _texts(path: Path, field: str | None) -> list[tuple[str, bool]]:
+    """Return what was said, and whether the budget cut it where the row tells."""
     names = (field,) if field is not None else _OUTPUT_FIELDS
     texts = []
     for _, data in DataFile(path).objects(_MOST_OUTPUTS):
         value = next((data[name] for name in names if data.get(name) is not None), None)
         text = answer_text(value) if value is not None else gold_of(data, None) if field is None else None
         if text is not None:
-            texts.append(text)
+            texts.append((text, data.get("finish_reason") == "length"))
     return texts
 
 

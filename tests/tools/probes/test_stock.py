@@ -234,17 +234,18 @@ def test_rows_under_another_name_and_a_system_column_are_named(tmp_path: Path) -
 
 
 def test_outputs_that_are_empty_unfinished_or_leak_are_counted(tmp_path: Path) -> None:
-    def claims(output: str) -> set[str]:
+    def claims(output: str, finish: str = "stop") -> set[str]:
         cases = [{"prompt": f"q {n}", "reference": f"answer {n}"} for n in range(20)]
-        outputs = [{"output": output.replace("#", str(n))} for n in range(20)]
-        folder = project(tmp_path / output[:4].strip("<#|"), cases_jsonl=cases, out_jsonl=outputs)
+        outputs = [{"output": output.replace("#", str(n)), "finish_reason": finish} for n in range(20)]
+        folder = project(tmp_path / (finish + output[:4].strip("<#|")), cases_jsonl=cases, out_jsonl=outputs)
         stated = {"name": "e", "data": "cases.jsonl", "max_tokens": 9, "outputs": "out.jsonl", "output_field": "output"}
         return {finding.claim for finding in look(settings(folder, evaluations=[stated])).report.findings}
 
     assert "empty_outputs" in claims("")
     assert "unfinished_thinking" in claims("<think>so # and")
     assert "leaked_tokens" in claims("plain # <|im_end|>")
-    assert not {"empty_outputs", "unfinished_thinking", "leaked_tokens"} & claims("answer #")
+    assert "cut_outputs" in claims("answer #", "length")
+    assert not {"empty_outputs", "unfinished_thinking", "leaked_tokens", "cut_outputs"} & claims("answer #")
 
 
 @pytest.mark.parametrize(
