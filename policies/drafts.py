@@ -1,6 +1,6 @@
 """Decisions before they have an id: what each act stands on, and who answers its question."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -351,6 +351,39 @@ def beliefs_about(view: View, prefix: str, claim: str) -> list[Belief]:
     """Return the beliefs that stand, on sound ground, about subjects with a prefix."""
     found = (b for b in view.beliefs if b.subject.startswith(prefix) and b.claim == claim and b.status == "fresh")
     return [b for b in found if b.id not in view.void.beliefs]
+
+
+def start_of(parent: str) -> str:
+    """Return in words what a run starts from."""
+    return {"base": "the base", "start": "the adapter that runs start from"}.get(parent, parent)
+
+
+def halt(
+    view: View,
+    rule: str,
+    sentence: str,
+    stops: Sequence[Belief],
+    *,
+    saved_s: float,
+    reason: str,
+    runbook: str | None = None,
+) -> Draft:
+    """Stop before a training, on claims that speak against it.
+
+    Args:
+        view: The record.
+        rule: Why, as an id.
+        sentence: And in words.
+        stops: The claims, the first one foremost.
+        saved_s: What the training would have taken, seconds.
+        reason: Why nothing is trained instead.
+        runbook: Where to read on.
+    """
+    ids = [belief.id for belief in stops]
+    inputs: Json = {"state": "halted", "belief": next(iter(ids), ""), "beliefs": ids, "saved_s": saved_s}
+    inputs |= {} if runbook is None else {"runbook": runbook}
+    otherwise = (Alternative(action="train", reason=reason),)
+    return draft(view, "halt", rule, sentence, inputs, premises=list(stops), alternatives=otherwise)
 
 
 def conclude(  # noqa: PLR0917 - the parts of an end

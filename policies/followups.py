@@ -10,9 +10,7 @@ of a case and no person's words: it leaves the machine.
 from collections.abc import Iterator
 
 from policies import cost
-from policies.cost import memory_limits
 from policies.drafts import Draft, draft
-from policies.guards import measuring_guards
 from policies.history import View
 from policies.next_run import exhaustion_of, fusion, next_proposals, slack_of
 from policies.verdict import ExhaustionVerdict
@@ -49,7 +47,7 @@ def lessons(view: View) -> list[Belief]:
 def _of_runs(view: View) -> Iterator[Belief]:
     launched = {d.run: d for d in view.decisions if d.action == "train"}
     for action in view.actions:
-        run = next((r for r in view.runs if action.kind == "train" and r.id == action.inputs.get("run")), None)
+        run = view.run(str(action.inputs.get("run"))) if action.kind == "train" else None
         if run is None or action.state == "intent":
             continue
         yield from _health(run, action)
@@ -196,9 +194,6 @@ def _fine(subject: str, claim: str, statement: str, mode: str, action: Action) -
     return Belief(subject=subject, claim=claim, statement=statement, tag="confirmed", evidence=(seen,), mode=mode)
 
 
-FUSE_S = 1800.0
-"""Three times as long and a fusion is stopped: it reads and writes the weights, and answers a few rows three times."""
-
 _ENDS = frozenset({"conclude", "halt"})
 
 
@@ -259,9 +254,8 @@ def before_end(view: View, end: Draft) -> Draft | None:
 def _is_the_last_end(view: View, end: Decision) -> bool:
     """Say whether the campaign ended last with this very promotion: taken up for an edit that changed nothing of it."""
     ended = next((action for action in reversed(view.actions) if action.kind in _ENDS), None)
-    return ended is not None and any(
-        d.id == ended.decision and d.run == end.run and d.action_inputs["state"] == "promoted" for d in view.decisions
-    )
+    last = view.decision(ended.decision) if ended is not None else None
+    return last is not None and last.run == end.run and last.action_inputs["state"] == "promoted"
 
 
 def _told(  # noqa: PLR0917 - the parts of a notice
@@ -336,8 +330,6 @@ def _fuse(view: View, end: Decision) -> Draft | None:
     inputs: Json = {"promotion": promotion.id, "adapter": promotion.action_inputs["adapter"]}
     if fusion(view, inputs["adapter"]) is not None:
         return None
-    guards = measuring_guards(wall_s=FUSE_S, memory=memory_limits(view.beliefs))
-    inputs["guards"] = [guard.model_dump(mode="json") for guard in guards]
     sentence = f"Fuse {end.run} into its base, dequantized, in a fresh folder; it has to answer as base and adapter do."
     return draft(view, "fuse", "export.fuse", sentence, inputs, run_id=end.run)
 

@@ -121,6 +121,10 @@ class View:
         return {run.id: run for run in self.runs}
 
     @cached_property
+    def _decisions(self) -> dict[str, Decision]:
+        return {decision.id: decision for decision in self.decisions}
+
+    @cached_property
     def _trainings(self) -> dict[str, Action]:
         return {str(a.inputs.get("recipe_hash")): a for a in self.actions if a.kind == "train"}
 
@@ -136,6 +140,10 @@ class View:
     def run(self, run_id: str) -> Run | None:
         """Return the run with an id."""
         return self._runs.get(run_id)
+
+    def decision(self, decision_id: str) -> Decision | None:
+        """Return the decision with an id."""
+        return self._decisions.get(decision_id)
 
     def training(self, run: Run) -> Action | None:
         """Return the newest training of a run."""
@@ -251,9 +259,13 @@ class View:
         counts = belief.value["cases"]
         return {metric: Noise(sd=sd, n=counts[split_of(metric)]) for metric, sd in belief.value["noise_sd"].items()}
 
+    @cached_property
+    def _actions(self) -> dict[str, Action]:
+        return {action.key: action for action in self.actions}
+
     def action(self, key: str) -> Action | None:
         """Return the action with a key."""
-        return next((action for action in self.actions if action.key == key), None)
+        return self._actions.get(key)
 
     def is_closed(self, decision: Decision) -> bool:
         """Say whether the question about a decision, or the yes to it, no longer fits the world."""

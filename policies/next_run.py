@@ -502,8 +502,8 @@ def saved_by(view: View, run_id: str) -> tuple[str, str]:
     Raises:
         StopIteration: There is none.
     """
-    run = next(run for run in view.runs if run.id == run_id)
-    key = next(a.key for a in view.actions if a.key in view.resumable and a.inputs["recipe_hash"] == run.recipe_hash)
+    hashes = {run.recipe_hash for run in view.runs if run.id == run_id}
+    key = next(a.key for a in view.actions if a.key in view.resumable and a.inputs["recipe_hash"] in hashes)
     return key, view.resumable[key]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from policies import cost
 from policies.cost import LEAST_ITERS
-from policies.drafts import Draft, draft
+from policies.drafts import Draft, draft, halt, start_of
 from policies.history import View
 from policies.next_run import Choice, estimate_of, evaluation_s, is_first_of, next_proposal, parent_of
 from policies.verdict import StopVerdict
@@ -152,10 +152,10 @@ def no_signal(view: View, instrument: Instrument, recipe: Json) -> StopVerdict |
     figures: Json = (tried.result.get("signal") or {}) if tried is not None and tried.state == "done" else {}
     if tried is None or not figures or figures["groups_that_differ"] or _is_overridden(view, tried):
         return None
-    start = {"base": "the base", "start": "the adapter that runs start from"}.get(tried.inputs["parent"])
+    start = start_of(tried.inputs["parent"])
     return StopVerdict(
         rule=NO_SIGNAL,
-        sentence=f"{instrument} is not run from {start or tried.inputs['parent']}: of {figures['answers']} answers to "
+        sentence=f"{instrument} is not run from {start}: of {figures['answers']} answers to "
         f"{figures['prompts']} prompts {figures['right']} earn the full reward (pass@1 {figures['pass_at_1']:.3f}, "
         f"pass@{figures['samples']} {figures['pass_at_k']:.3f}), and to no prompt does one answer earn more than "
         f"another. {advice(figures)}",
@@ -197,20 +197,14 @@ def refuse_blind(view: View, ends: Sequence[StopVerdict]) -> Draft | None:
         return None
     tried = next(a for a in reversed(view.actions) if a.kind == "pace" and a.result.get("signal"))
     figures = _figures(view, tried)
-    return draft(
+    return halt(
         view,
-        "halt",
         NO_SIGNAL,
         f"Hard stop: {' '.join(end.sentence for end in ends)}",
-        {
-            "state": "halted",
-            "belief": figures[0].id if figures else "",
-            "beliefs": [each.id for each in figures],
-            "saved_s": estimate_of(view, tried.inputs["recipe"], tried.inputs["instrument"]).seconds,
-            "runbook": "runbooks/rollouts.md",
-        },
-        premises=figures,
-        alternatives=(Alternative(action="train", reason="nothing in its reward could be learned"),),
+        figures,
+        saved_s=estimate_of(view, tried.inputs["recipe"], tried.inputs["instrument"]).seconds,
+        runbook="runbooks/rollouts.md",
+        reason="nothing in its reward could be learned",
     )
 
 

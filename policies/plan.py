@@ -28,8 +28,8 @@ from policies.confirmation import (
     was_refused,
 )
 from policies.cost import memory_limits
-from policies.drafts import Draft, assumed, beliefs_about, conclude, done, draft, holds_end
-from policies.followups import FUSE_S, before_end, drop_saves, tell_question
+from policies.drafts import Draft, assumed, beliefs_about, conclude, done, draft, halt, holds_end, start_of
+from policies.followups import before_end, drop_saves, tell_question
 from policies.gate import GateVerdict, judge_gate
 from policies.guards import machine_guards, measuring_guards, sentence_of, training_guards
 from policies.history import WITHDRAWN, Judgement, View, hard_stops
@@ -99,12 +99,7 @@ def fuse_again(view: View) -> Draft | None:
 
 
 def _fuse(view: View, run: Run, rule: str, sentence: str) -> Draft:
-    guards = measuring_guards(wall_s=FUSE_S, memory=memory_limits(view.beliefs))
-    inputs: Json = {
-        "adapter": run.adapter,
-        "weights": view.trained(run).weights,
-        "guards": [guard.model_dump(mode="json") for guard in guards],
-    }
+    inputs: Json = {"adapter": run.adapter, "weights": view.trained(run).weights}
     made = sum(a.kind == "fuse" and a.state == "done" and a.inputs["adapter"] == run.adapter for a in view.actions)
     # One that was made is another act than one that is made again: its folder is a fresh one.
     inputs |= {"attempt": made + 1} if made else {}
@@ -223,25 +218,23 @@ def to_override(view: View) -> list[Belief]:
     return [stop for stop in stops if stop.id not in asked]
 
 
-_UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0, "notify": 0}
+_UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0, "notify": 0, "fuse": 0}
 """Acts by jobs whose own rule names no guards -> whether how long they take is known from those that ended."""
+
+FUSE_S = 1800.0
+"""Three times as long and a fusion is stopped: it reads and writes the weights, and answers a few rows three times."""
 
 
 def _guarded(view: View, found: Draft) -> Draft:
     """Give a job that measures its guards: the budget ends what hangs, before anything was trained too."""
-    decision = found.decision
+    decision, notify = found.decision, view.goal.notify
     if decision.action not in _UNGUARDED or "guards" in decision.action_inputs:
         return found
-    notify = view.goal.notify
-    if decision.action == "notify" and notify is not None:
-        # Its worker waits for the command as long as the file says, also when the budget is over.
-        guards = measuring_guards(wall_s=notify.timeout_s, memory=memory_limits(view.beliefs))
-    else:
-        guards = measuring_guards(
-            wall_s=_UNGUARDED[decision.action] * evaluation_s(view),
-            memory=memory_limits(view.beliefs),
-            left_s=affords(view, 0.0, runs=0).nearest_s,
-        )
+    # A notice's worker waits for the command as long as the file says; what is handed out is made, budget or not.
+    own_s = {"notify": notify.timeout_s if notify is not None else 0.0, "fuse": FUSE_S}.get(decision.action)
+    wall_s = _UNGUARDED[decision.action] * evaluation_s(view) if own_s is None else own_s
+    left_s = affords(view, 0.0, runs=0).nearest_s if own_s is None else None
+    guards = measuring_guards(wall_s=wall_s, memory=memory_limits(view.beliefs), left_s=left_s)
     inputs = {**decision.action_inputs, "guards": [guard.model_dump(mode="json") for guard in guards]}
     return replace(found, decision=decision.model_copy(update={"action_inputs": inputs}))
 
@@ -254,24 +247,11 @@ def _halt(view: View) -> Draft | None:
     stops = hard_stops(view)
     if not stops:
         return None
-    first = stops[0]
-    saved_s = planned_s(view)
+    first, saved_s = stops[0], planned_s(view)
     others = f" and {len(stops) - 1} more" if len(stops) > 1 else ""
-    return draft(
-        view,
-        "halt",
-        "hard_stop",
-        f"Hard stop{others}: {_halting(view, first)} Not spent: about {cost.minutes(saved_s)} of training.",
-        {
-            "state": "halted",
-            "belief": first.id,
-            "beliefs": [b.id for b in stops],
-            "saved_s": saved_s,
-            "runbook": first.runbook,
-        },
-        premises=stops,
-        alternatives=(Alternative(action="train", reason="what it would stand on is refuted"),),
-    )
+    said = f"Hard stop{others}: {_halting(view, first)} Not spent: about {cost.minutes(saved_s)} of training."
+    why = "what it would stand on is refuted"
+    return halt(view, "hard_stop", said, stops, saved_s=saved_s, reason=why, runbook=first.runbook)
 
 
 def _halting(view: View, first: Belief) -> str:
@@ -293,20 +273,13 @@ def _limit_assumed(view: View, found: Draft) -> Draft:
     if limit is None or len(taken) <= limit or found.decision.action != "train":
         return found
     known = {belief.id: belief for belief in view.beliefs}
-    first = known[taken[0].belief]
-    named = " ".join(
-        f"{p.belief}: {p.statement} Settled by: {known[p.belief].fix or 'no probe is known'}" for p in taken
+    stops = [known[premise.belief] for premise in taken]
+    named = " ".join(f"{b.id}: {b.statement} Settled by: {b.fix or 'no probe is known'}" for b in stops)
+    said = (
+        f"The next training would stand on {len(taken)} assumed beliefs, and search.max_assumed allows {limit}. {named}"
     )
-    return draft(
-        view,
-        "halt",
-        "assumed.limit",
-        f"The next training would stand on {len(taken)} assumed beliefs, and search.max_assumed allows {limit}. "
-        + named,
-        {"state": "halted", "belief": first.id, "beliefs": [p.belief for p in taken], "saved_s": planned_s(view)},
-        premises=[known[p.belief] for p in taken],
-        alternatives=(Alternative(action="train", reason="what it would stand on is only assumed"),),
-    )
+    why = "what it would stand on is only assumed"
+    return halt(view, "assumed.limit", said, stops, saved_s=planned_s(view), reason=why)
 
 
 def has_fallen(view: View) -> bool:
@@ -601,7 +574,7 @@ def _follow(view: View, run: Run) -> Draft | None:
             view,
             "evaluate",
             "run.measure",
-            f"Measure {run.id}{where} on the selection splits, beside {_start_of(run)} under the same harness."
+            f"Measure {run.id}{where} on the selection splits, beside {start_of(run.parent)} under the same harness."
             f"{_turned(left.saves)}",
             inputs,
             run_id=run.id,
@@ -630,30 +603,19 @@ def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
     return look_at_save(view, run, trained)
 
 
-def _start_of(run: Run) -> str:
-    return {"base": "the base", "start": "the adapter that runs start from"}.get(run.parent, run.parent)
-
-
 def _refused_launch(view: View, run: Run) -> Draft | None:
     """Close a run whose launch a person refused; while nobody has answered, there is nothing to do here."""
-    decision = next((d for d in view.decisions if d.id == run.decision), None)
+    decision = view.decision(run.decision)
     question = view.answer_to(decision) if decision is not None else None
     if question is None or question.answer != "no":
         return None
-    update = {"state": "lost"}
-    return conclude(
-        view,
-        "not_promoted",
-        "launch.refused",
-        f"The launch of {run.id} was refused by {question.answered_by}.",
-        run.id,
-        {run.id: update},
-    )
+    said = f"The launch of {run.id} was refused by {question.answered_by}."
+    return conclude(view, "not_promoted", "launch.refused", said, run.id, {run.id: {"state": "lost"}})
 
 
 def _why_not_again(view: View, run: Run) -> str:
     """Return why a run that was lost is not trained again: the file was edited since, or the time left is too short."""
-    decided = next((d for d in view.decisions if d.id == run.decision), None)
+    decided = view.decision(run.decision)
     if decided is not None and decided.goal_version < view.goal_version:
         return f"{run.id} was lost before the campaign file was edited; what follows is planned from the file as it is."
     seconds = estimate_of(view, run.recipe, run.instrument).seconds + 2 * evaluation_s(view)
