@@ -9,9 +9,9 @@ from agent.render import record
 from agent.render.card import card_of, format_card
 from agent.render.report import write_report
 from agent.session import Session
-from state.export import export as export_record
 from state.files import fsync_path, read_json, write_atomic, write_json
 from state.hashing import hash_tree
+from state.reading import export as export_record
 from state.records import Action, Decision, Json
 from tools.models.identity import weights_hash
 from tools.training.progress import newest_healthy_folder

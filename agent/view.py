@@ -10,8 +10,8 @@ from policies.validity import contamination, uprooted
 from state.errors import VigilError
 from state.goal import Goal
 from state.paths import CampaignPaths
-from state.reading import open_reader
-from state.records import Action, Approval, Belief, Campaign, Decision, GoalVersion, Run
+from state.reading import Views, open_reader
+from state.records import Action
 from tools import numbers
 from tools.models.identity import weights_hash
 from tools.training.progress import is_sound, newest_healthy_folder, sizes
@@ -19,34 +19,45 @@ from tools.training.progress import is_sound, newest_healthy_folder, sizes
 
 def view_of(session: Session) -> View:
     """Return everything the planner may look at: rows, the goal and the time."""
-    read = session.store.read
-    campaign = read.campaign()
-    decisions, actions = tuple(read.decisions()), tuple(read.actions())
+    view = _of_rows(session.store.read, session.goal, session.goal_version, session.clock.now())
+    return at_best_saves(
+        replace(
+            view,
+            earlier=session.earlier,
+            utc_offset_s=session.utc_offset_s,
+            used_gb=_used_gb(session, view.actions),
+            measurements=tuple(session.store.read.measurements()),
+            torn=_torn(session, view.actions),
+            saves=_saves(session, view.actions),
+            resumable=_resumable(session, view.actions),
+            suggest=numbers.suggest,
+        )
+    )
+
+
+def _of_rows(read: Views, goal: Goal, version: int, now: float) -> View:
+    """Return what the rows alone say, but for what was measured."""
+    beliefs, decisions, actions, versions = read.beliefs(), read.decisions(), tuple(read.actions()), read.goals()
     view = View(
-        goal=session.goal,
-        goal_version=session.goal_version,
-        now=session.clock.now(),
-        campaign=campaign,
-        earlier=session.earlier,
-        utc_offset_s=session.utc_offset_s,
-        used_gb=_used_gb(session, actions),
-        beliefs=tuple(session.standing()),
+        goal=goal,
+        goal_version=version,
+        now=now,
+        campaign=read.campaign(),
+        earlier=frozenset(),
+        utc_offset_s=0.0,
+        used_gb=0.0,
+        beliefs=tuple(belief for belief in beliefs if not belief.superseded_by),
         runs=tuple(read.runs()),
         actions=actions,
-        decisions=decisions,
+        decisions=tuple(decisions),
         approvals=tuple(read.approvals()),
         commitments=tuple(read.commitments()),
-        measurements=tuple(read.measurements()),
         requests=tuple(row for row in read.requests() if row.kind in OF_RUNS),
-        void=contamination(read.beliefs(), decisions, actions),
-        torn=_torn(session, actions),
-        saves=_saves(session, actions),
-        resumable=_resumable(session, actions),
-        gate_since=gate_since(read.goals()),
-        taught_since=taught_since(read.goals()),
-        suggest=numbers.suggest,
+        void=contamination(beliefs, decisions, actions),
+        gate_since=gate_since(versions),
+        taught_since=taught_since(versions),
     )
-    return at_best_saves(replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start)))
+    return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
 
 
 def _used_gb(session: Session, actions: Iterable[Action]) -> float:
@@ -70,27 +81,8 @@ def recorded_view(paths: CampaignPaths, now: float) -> View:
         NotFoundError: There is no such campaign.
     """
     with open_reader(paths) as reader, reader.snapshot():
-        versions = [GoalVersion.model_validate(row) for row in reader.goals()]
-        beliefs = [Belief.model_validate(row) for row in reader.beliefs()]
-        decisions = tuple(Decision.model_validate(row) for row in reader.decisions())
-        actions = tuple(Action.model_validate(row) for row in reader.actions())
-        view = View(
-            goal=Goal.of_record(versions[-1].spec),
-            goal_version=versions[-1].version,
-            gate_since=gate_since(versions),
-            now=now,
-            campaign=Campaign.model_validate(reader.campaign()),
-            earlier=frozenset(),
-            utc_offset_s=0.0,
-            used_gb=0.0,
-            beliefs=tuple(row for row in beliefs if not row.superseded_by),
-            runs=tuple(Run.model_validate(row) for row in reader.runs()),
-            actions=actions,
-            decisions=decisions,
-            approvals=tuple(Approval.model_validate(row) for row in reader.approvals()),
-            void=contamination(beliefs, decisions, actions),
-        )
-    return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
+        newest = reader.records.goals()[-1]
+        return _of_rows(reader.records, Goal.of_record(newest.spec), newest.version, now)
 
 
 def _torn(session: Session, actions: Iterable[Action]) -> frozenset[str]:

@@ -1,23 +1,40 @@
-"""Reading a campaign from any process, while its holder writes or after it died: plain dictionaries.
+"""Reading a campaign: records for who holds it, and for any process, while its holder writes or after it died.
 
-Standard library only, so that `vigil status` pays for no imports (house conventions, command line). The file is opened
-read-only and `query_only`; nothing here can change it. It is verified like the holder does at start: a row that is not
-what was written is never shown.
+The library that writes is not imported, so that `vigil status` does not pay for it (house conventions, command line).
+A file is opened read-only and `query_only`; nothing here can change it. It is verified like the holder does at start: a
+row that is not what was written is never shown. `export` writes everything on record as JSON lines: for other programs,
+and for keeping.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from state.backup import acknowledged, verify_readable, with_offer
 from state.errors import CorruptError, NotFoundError
-from state.journal import Head, decode
+from state.journal import AnyRecord, Head, Row, Rows, decode, records
 from state.paths import CampaignPaths
-from state.schema import TABLES, connect_to_read, restore_advice, spoken_errors
+from state.records import (
+    Action,
+    ActionState,
+    Approval,
+    Belief,
+    Campaign,
+    Commitment,
+    Decision,
+    GoalVersion,
+    Job,
+    Measurement,
+    Request,
+    Run,
+)
+from state.schema import SCHEMA_VERSION, TABLES, connect_to_read, restore_advice, spoken_errors
+from state.text import as_json
 
 Values = dict[str, Any]
 """A record as a JSON object."""
@@ -103,6 +120,122 @@ def campaign_folders(home: Path) -> list[Path]:
     return sorted({file.parent for name in ("state.db", "journal.head") for file in home.glob(f"*/{name}")})
 
 
+Reading = Callable[[], AbstractContextManager[Rows]]
+"""Gives the connection for the time of one read."""
+
+_NEVER: tuple[None, None] = (None, None)
+
+
+class Views:
+    """Every record of the campaign, in the order of writing.
+
+    Args:
+        reading: Gives access to the rows.
+        is_only_writer: No other process changes the rows, so beliefs that were read need not be read again.
+    """
+
+    def __init__(self, reading: Reading, *, is_only_writer: bool) -> None:
+        self._reading = reading
+        self._is_only_writer = is_only_writer
+        self._changes: int | None = None
+        self._known: dict[int, tuple[Row, Belief]] = {}
+        self._beliefs: list[Belief] = []
+
+    def find(self, kind: type[AnyRecord], /, **equals: object) -> list[AnyRecord]:
+        """Return the records whose fields have these values; None asks for nothing."""
+        with self._reading() as rows:
+            return rows.find(kind, **equals)
+
+    def one(self, kind: type[AnyRecord], /, **equals: object) -> AnyRecord:
+        """Return the first record whose fields have these values.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with self._reading() as rows:
+            return rows.one(kind, **equals)
+
+    def campaign(self) -> Campaign:
+        """Return the campaign row.
+
+        Raises:
+            NotFoundError: The campaign has not begun.
+        """
+        return self.one(Campaign)
+
+    def goals(self) -> list[GoalVersion]:
+        """Return every version of the goal."""
+        return self.find(GoalVersion)
+
+    def beliefs(self) -> list[Belief]:
+        """Return all beliefs, superseded ones too.
+
+        A visit asks for them many times over, and of ten thousand a few have changed: only those whose row differs from
+        the one read last are built anew.
+        """
+        with self._reading() as rows:
+            if not self._is_only_writer or rows.changes is None or rows.changes != self._changes:
+                now = rows.select("SELECT * FROM belief ORDER BY number")
+                fresh = [row for row in now if self._known.get(row["number"], _NEVER)[0] != row]
+                built = zip(fresh, records(Belief, fresh), strict=True)
+                self._known |= {row["number"]: (row, belief) for row, belief in built}
+                self._beliefs = [self._known[row["number"]][1] for row in now]
+                self._changes = rows.changes
+            return list(self._beliefs)
+
+    def all_standing(self) -> list[Belief]:
+        """Return what is now believed, whatever its status; what was superseded is left out."""
+        return [belief for belief in self.beliefs() if not belief.superseded_by]
+
+    def belief(self, belief_id: str) -> Belief:
+        """Return one belief.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        return self.one(Belief, id=belief_id)
+
+    def actions(self, state: ActionState | None = None) -> list[Action]:
+        """Return actions."""
+        return self.find(Action, state=state)
+
+    def jobs(self) -> list[Job]:
+        """Return jobs."""
+        return self.find(Job)
+
+    def runs(self) -> list[Run]:
+        """Return runs."""
+        return self.find(Run)
+
+    def measurements(self) -> list[Measurement]:
+        """Return measured cases."""
+        return self.find(Measurement)
+
+    def decisions(self) -> list[Decision]:
+        """Return decisions."""
+        return self.find(Decision)
+
+    def decision(self, decision_id: str) -> Decision:
+        """Return one decision.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        return self.one(Decision, id=decision_id)
+
+    def commitments(self) -> list[Commitment]:
+        """Return commitments."""
+        return self.find(Commitment)
+
+    def approvals(self) -> list[Approval]:
+        """Return questions."""
+        return self.find(Approval)
+
+    def requests(self) -> list[Request]:
+        """Return what other processes asked for."""
+        return self.find(Request)
+
+
 class Reader:
     """A campaign, open for reading.
 
@@ -114,6 +247,12 @@ class Reader:
     def __init__(self, connection: sqlite3.Connection, place: Path) -> None:
         self._connection = connection
         self._place = place
+        self.records = Views(self._rows, is_only_writer=False)
+
+    @contextmanager
+    def _rows(self) -> Iterator[Rows]:
+        with spoken_errors(self._place):
+            yield Rows(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -144,10 +283,8 @@ class Reader:
             CorruptError: The file is damaged.
             StoreError: SQLite refused.
         """
-        with spoken_errors(self._place):
-            cursor = self._connection.execute(sql, parameters)
-            names = [field[0] for field in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+        with self._rows() as rows:
+            return rows.select(sql, parameters)
 
     def table(self, name: str, **equals: Any) -> list[Values]:
         """Return a table's records in the order of writing, JSON decoded; None asks for nothing.
@@ -160,15 +297,6 @@ class Reader:
         where = " AND ".join(f'"{table.column(key).name}" = ?' for key in asked) or "1"
         rows = self.select(f'SELECT * FROM "{name}" WHERE {where} ORDER BY number', tuple(asked.values()))  # noqa: S608 - our own names
         return [decode(table, row) for row in rows]
-
-    def _one(self, name: str, **equals: Any) -> Values:
-        found = self.table(name, **equals)
-        if not found:
-            known = [str(row[TABLES[name].key]) for row in self.table(name)]
-            span = f"; they go from {known[0]} to {known[-1]}" if known else "; there are none yet"
-            wanted = " ".join(str(value) for value in equals.values())
-            raise NotFoundError(f"There is no {name} {wanted}{span}.", what=name, value=wanted, where=str(self._place))
-        return found[0]
 
     def campaign(self) -> Values:
         """Return the campaign row.
@@ -187,7 +315,13 @@ class Reader:
         Raises:
             NotFoundError: There is no such version.
         """
-        return self._one("goal", version=self.campaign()["goal_version"] if version is None else version)
+        asked = self.campaign()["goal_version"] if version is None else version
+        found = self.table("goal", version=asked)
+        if not found:
+            known = len(self.goals())
+            said = f"There is no version {asked} of the goal; they go from 1 to {known}."
+            raise NotFoundError(said, what="goal", value=asked, where=str(self._place))
+        return found[0]
 
     def goals(self) -> list[Values]:
         """Return every version of the goal."""
@@ -252,25 +386,9 @@ class Reader:
                 first.setdefault(row["row_id"], {**belief, "refuted_at": row["at"]})
         return list(first.values())
 
-    def belief(self, belief_id: str) -> Values:
-        """Return one belief.
-
-        Raises:
-            NotFoundError: There is none.
-        """
-        return self._one("belief", id=belief_id)
-
     def decisions(self) -> list[Values]:
         """Return decisions."""
         return self.table("decision")
-
-    def decision(self, decision_id: str) -> Values:
-        """Return one decision.
-
-        Raises:
-            NotFoundError: There is none.
-        """
-        return self._one("decision", id=decision_id)
 
     def runs(self) -> list[Values]:
         """Return runs."""
@@ -313,3 +431,51 @@ class Reader:
             "SELECT evaluation, run, side, split, use, count(*) AS n FROM measurement"
             " GROUP BY evaluation, run, side, split, use ORDER BY min(number)"
         )
+
+
+def export(paths: CampaignPaths, stream: TextIO) -> int:
+    """Write every row of every table, then the journal, as one moment of the campaign.
+
+    The first line is a header with versions; each other line is `{"table": name, "row": {...}}`.
+
+    Returns:
+        How many rows were written, the header aside.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+        CorruptError: The file is damaged.
+    """
+    with open_reader(paths) as reader, reader.snapshot():
+        _line(stream, header(paths))
+        count = 0
+        for name in TABLES:
+            for row in reader.table(name):
+                count += _line(stream, {"table": name, "row": row})
+        for row in reader.select("SELECT * FROM journal ORDER BY seq"):
+            count += _line(stream, {"table": "journal", "row": _opened(row)})
+    return count
+
+
+def header(paths: CampaignPaths) -> Values:
+    """Return the first line: which campaign, and which versions wrote it."""
+    try:
+        own = version("vigil")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {
+        "export": "vigil",
+        "campaign": paths.name,
+        "vigil": own,
+        "schema": SCHEMA_VERSION,
+        "sqlite": sqlite3.sqlite_version,
+    }
+
+
+def _opened(row: Row) -> Values:
+    """Return a journal row with its image as an object; `chain` is over the image's own text, which is canonical."""
+    return {**{name: value for name, value in row.items() if name != "row_json"}, "row": json.loads(row["row_json"])}
+
+
+def _line(stream: TextIO, value: Values) -> int:
+    stream.write(as_json(value) + "\n")
+    return 1

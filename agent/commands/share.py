@@ -57,8 +57,8 @@ def export(campaign: str | None, out: Path | None, home: str | None) -> None:
     import sys
 
     from agent.render.places import find_campaign
-    from state.export import export as write_rows
     from state.files import write_atomic
+    from state.reading import export as write_rows
 
     paths = find_campaign(folder_of(home), campaign)
     if out is None:

@@ -124,7 +124,7 @@ def test_a_note_with_its_evidence_is_dated_and_confirmed(session: Session, tmp_p
     log.write_text("stuck")
     assert says(session, "note", "It  hung.", "--mode", "9", "--evidence", str(log)).exit_code == 0
     assert applied(session) == ["noted as note:1, mode 9 (B3)"]
-    [belief] = session.store.read.beliefs(subject="note:1")
+    [belief] = session.store.read.find(Belief, subject="note:1")
     assert belief.statement.startswith("It hung (mode 9, noted by ")
     assert (belief.claim, belief.tag, belief.mode, belief.value["domain"]) == (
         "failure_mode",
@@ -203,15 +203,15 @@ def test_an_imported_table_that_changes_is_stale_until_it_is_imported_again(sess
     table.write_text("name,main.score\nv1,0.25\n")
     says(session, "import", NAME, str(table))
     knowing(session, {})
-    assert [belief.status for belief in session.store.read.beliefs(subject="imported:v1")] == ["fresh"]
+    assert [belief.status for belief in session.store.read.find(Belief, subject="imported:v1")] == ["fresh"]
     knowing(session, {})
-    assert [belief.status for belief in session.store.read.beliefs(subject="imported:v1")] == ["fresh"]
+    assert [belief.status for belief in session.store.read.find(Belief, subject="imported:v1")] == ["fresh"]
     table.write_text("name,main.score\nv1,0.5\n")
     knowing(session, {})
-    assert [belief.status for belief in session.store.read.beliefs(subject="imported:v1")] == ["stale"]
+    assert [belief.status for belief in session.store.read.find(Belief, subject="imported:v1")] == ["stale"]
     says(session, "import", NAME, str(table))
     knowing(session, {})
-    old, new = session.store.read.beliefs(subject="imported:v1")
+    old, new = session.store.read.find(Belief, subject="imported:v1")
     assert (old.superseded_by, new.status, new.value["metrics"]) == (new.id, "fresh", {"main.score": 0.5})
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from state.records import Evidence
+from state.records import Belief, Evidence
 from state.store import Store
 from tests.state import samples
 
@@ -50,4 +50,4 @@ def test_what_stands_leaves_history_out(store: Store) -> None:
     store.knowing.believe(samples.belief("data:train"))
     store.knowing.mark("B3", "stale")
     assert [(belief.id, belief.status) for belief in store.read.all_standing()] == [("B2", "fresh"), ("B3", "stale")]
-    assert [belief.id for belief in store.read.beliefs(status="superseded")] == ["B1"]
+    assert [belief.id for belief in store.read.find(Belief, status="superseded")] == ["B1"]

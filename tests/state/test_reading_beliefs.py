@@ -36,7 +36,7 @@ def test_beliefs_are_found_by_how_their_subject_begins(kept: CampaignPaths) -> N
         assert ids(reader) == ["B2", "B3", "B4", "B5"]
         assert ids(reader, with_history=True) == ["B1", "B2", "B3", "B4", "B5"]
         assert ids(reader, "nothing:") == []
-        assert reader.beliefs_about("model:")[0] == reader.belief("B4")
+        assert reader.beliefs_about("model:") == reader.beliefs("model:base")
 
 
 def test_beliefs_are_found_by_what_is_wrong_with_them(kept: CampaignPaths) -> None:

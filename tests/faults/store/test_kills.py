@@ -13,6 +13,7 @@ from state.clock import SystemClock
 from state.lease import Lease, holder
 from state.paths import CampaignPaths
 from state.reading import open_reader
+from state.records import Belief
 from state.store import Store
 
 pytestmark = pytest.mark.faults
@@ -52,7 +53,7 @@ def test_what_was_acknowledged_survives_every_kill(tmp_path: Path) -> None:
             assert [action.state for action in actions[: len(decisions)]] == ["done"] * len(decisions)
             assert [run.decision for run in store.read.runs()] == [decision.id for decision in decisions]
             assert len(store.read.measurements()) in {2 * len(actions), 2 * len(actions) - 2}
-            assert len(store.read.beliefs(status="fresh")) == 1
+            assert len(store.read.find(Belief, status="fresh")) == 1
             assert store.read.campaign().epoch == 2 * (kill + 1) == lease.epoch
 
 
