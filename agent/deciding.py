@@ -67,10 +67,10 @@ def _ask_overrides(session: Session, view: View) -> bool:
     """Put the questions about hard stops that the campaign file has put; say whether there were any."""
     stops = plan.to_override(view)
     for stop in stops:
-        said = f"Go on although {stop.id} is refuted? {stop.statement} Fix: {stop.fix}".strip()
-        asked = inbox.ask(session, "override", stop.id, said)
-        if asked.answer == "yes":
-            session.say(f"Going on although {stop.id} is refuted, {asked.reason}: {stop.statement}")
+        sentence = f"Go on although {stop.id} is refuted? {stop.statement} Fix: {stop.fix}".strip()
+        question = inbox.ask(session, "override", stop.id, sentence)
+        if question.answer == "yes":
+            session.say(f"Going on although {stop.id} is refuted, {question.reason}: {stop.statement}")
     return bool(stops)
 
 
@@ -95,7 +95,7 @@ def _record(session: Session, draft: Draft) -> None:
             draft.run,
         )
         # One that an earlier sitting made and never began, and that is chosen again as it stands.
-        session.earlier -= {decision.id}
+        session.previous_session -= {decision.id}
         if draft.bucket is not None:
             store.deciding.judge(decision.run, draft.bucket, "judged")
         _ask(session, decision)

@@ -12,7 +12,7 @@ from agent.render import record
 from agent.render.record import about, with_folder
 from agent.session import Session
 from agent.view import view_of
-from policies.confirmation import asked_for
+from policies.confirmation import open_requests
 from policies.next_run import may_be_better
 from policies.plan import BY_ANSWER, BY_EDIT, VOIDING
 from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
@@ -87,12 +87,12 @@ def _run_job(session: Session, decision: Decision, action: Action) -> Action:
         raise _no_room(folder, status.exit)
     ended: Json = {"job": action.key, "exit": status.exit.model_dump(mode="json") if status.exit else {}}
     result = _result(session.paths.job(action.key), status.exit)
-    is_void = status.exit is not None and status.exit.by in VOIDING
-    if not result and kind == "training" and status.state == "stopped" and not is_void:
+    is_given_up = status.exit is not None and status.exit.by in VOIDING
+    if not result and kind == "training" and status.state == "stopped" and not is_given_up:
         result = _last_save(session, spec, folder, str(ended["exit"].get("verdict") or ""))
     if not result:
-        told = read_json(session.paths.job(action.key).error)
-        return session.store.doing.fail(action.key, result={**ended, "error": told} if told else ended)
+        failure = read_json(session.paths.job(action.key).error)
+        return session.store.doing.fail(action.key, result={**ended, "error": failure} if failure else ended)
     kept: Json = effects.keep(session, folder, result)
     if result.get("adapter_hash", kept.get("adapter")) != kept.get("adapter"):
         sentence = f"The adapter of {decision.run} is not what was trained: its files changed on the disk."
@@ -123,10 +123,10 @@ def _take_saves(session: Session, spec: JobSpec) -> None:
     if target.exists():
         return
     tried = [a for a in session.store.read.actions(state="failed") if a.kind == "train"]
-    for earlier in (session.paths.job(action.key) for action in reversed(tried)):
-        if not earlier.spec.exists() or not _is_same_training(earlier, spec):
+    for before in (session.paths.job(action.key) for action in reversed(tried)):
+        if not before.spec.exists() or not _is_same_training(before, spec):
             continue
-        saves = [save for save in sorted((earlier.out / "saves").glob("[0-9]*")) if is_sound(save, session.cache)]
+        saves = [save for save in sorted((before.out / "saves").glob("[0-9]*")) if is_sound(save, session.cache)]
         if saves:
             side = target.with_name(".saves.part")
             shutil.rmtree(side, ignore_errors=True)
@@ -136,9 +136,9 @@ def _take_saves(session: Session, spec: JobSpec) -> None:
             return
 
 
-def _is_same_training(earlier: JobPaths, spec: JobSpec) -> bool:
+def _is_same_training(before: JobPaths, spec: JobSpec) -> bool:
     """Say whether a job trained the same recipe on the same bytes; a file may have another name."""
-    theirs, ours = dict(read_object(earlier.spec).get("input") or {}), dict(spec.input)
+    theirs, ours = dict(read_object(before.spec).get("input") or {}), dict(spec.input)
     for inputs in (theirs, ours):
         # Where rows are kept, not what is trained on: older jobs have none, and the home may have been moved.
         inputs.pop("row_cache", None)
@@ -222,7 +222,7 @@ def _last_save(session: Session, spec: JobSpec, folder: Path, verdict: str) -> J
         "weights": weights_hash(Path(spec.input["model"]), newest, session.cache),
         "iters": int(newest.name),
         "verdict": verdict,
-        **_seen_until(folder),
+        **_shown_until(folder),
     }
 
 
@@ -230,13 +230,13 @@ _OF_SAVE = ("padded_tokens", "steps_s", "trained_tokens", "continued_from", "beg
 """What a save tells of its run."""
 
 
-def _seen_until(folder: Path) -> Json:
+def _shown_until(folder: Path) -> Json:
     """Return what a run that a guard stopped had shown: its validation losses, and what was seen of a collapse."""
     rows = read_jsonl(folder / "metrics.jsonl")
     losses = [row["val_loss"] for row in rows if row.get("val_loss") is not None]
     collapse = next((row["collapse_figures"] for row in reversed(rows) if row.get("sample_collapsed")), None)
-    found: Json = {"val_losses": losses, "val_loss": losses[-1]} if losses else {}
-    return found | ({"collapse": collapse} if collapse else {})
+    shown: Json = {"val_losses": losses, "val_loss": losses[-1]} if losses else {}
+    return shown | ({"collapse": collapse} if collapse else {})
 
 
 def _delivered(result: Json) -> Save:
@@ -314,8 +314,8 @@ def _is_promotion_accepted(session: Session) -> bool:
         return False
     view = view_of(session)
     # What a person asked for is answered under the request's id; what an edit withdrew is not carried out.
-    asked = {request.id for request, _ in asked_for(view) if request.kind == "promote"}
-    return bool(left & (asked | {decision.id for decision in view.decisions if not view.is_withdrawn(decision)}))
+    requested = {request.id for request, _ in open_requests(view) if request.kind == "promote"}
+    return bool(left & (requested | {decision.id for decision in view.decisions if not view.is_withdrawn(decision)}))
 
 
 def _invalidates(before: Goal, after: Goal) -> bool:

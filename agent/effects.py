@@ -54,12 +54,12 @@ def _fused(session: Session, key: str) -> list[str]:
     if not key:
         return []
     result = next(action.result for action in session.store.read.actions() if action.key == key)
-    said = (
+    sentence = (
         f"- `fused/` is base and adapter as one model, dequantized: on {result['positions']} positions of training rows"
         f" {result['same']} have the same likeliest token; it is {result['kl']:.2g} nats away, the base alone"
         f" {result['kl_base']:.2g}. The gate was judged with the adapter beside its base."
     )
-    return [said]
+    return [sentence]
 
 
 _RESUME_ONLY = shutil.ignore_patterns("optimizer.safetensors", "state.json")
@@ -91,18 +91,18 @@ def store_artifact(session: Session, source: Path) -> str:
         shutil.copytree(source, side, dirs_exist_ok=True, ignore=_RESUME_ONLY)
     else:
         shutil.copy2(source, side / source.name)
-    digest = hash_tree(side)
-    target = session.paths.artifact(digest)
-    if target.exists() and hash_tree(target) == digest:
+    name = hash_tree(side)
+    target = session.paths.artifact(name)
+    if target.exists() and hash_tree(target) == name:
         shutil.rmtree(side)
-        return digest
+        return name
     # Synced before it is named: the store must not name an artifact that a power cut can tear.
     sync_tree(side)
     if target.exists():
         shutil.rmtree(target)
     side.rename(target)
     fsync_path(target.parent)
-    return digest
+    return name
 
 
 def sync_tree(folder: Path) -> None:
@@ -118,9 +118,9 @@ def sync_tree(folder: Path) -> None:
 
 def promote(session: Session, decision: Decision, action: Action) -> Action:
     """Switch the campaign's promoted adapter in one rename."""
-    digest = str(decision.action_inputs["adapter"])
-    artifact = session.paths.artifact(digest)
-    if not is_whole(session, decision.run, artifact, digest):
+    adapter = str(decision.action_inputs["adapter"])
+    artifact = session.paths.artifact(adapter)
+    if not is_whole(session, decision.run, artifact, adapter):
         sentence = (
             f"The adapter of {decision.run} is not at {artifact} as it was judged, nor in its training's folder: what "
             "is there now was never measured. Put it back from a copy; what is promoted stays as it was."
@@ -135,7 +135,7 @@ def promote(session: Session, decision: Decision, action: Action) -> Action:
         session.paths.root / "promoted.json",
         {
             "run": decision.run,
-            "adapter": digest,
+            "adapter": adapter,
             "decision": decision.id,
             "model": str(model_of(session, run=str(decision.run))),
         },
@@ -143,13 +143,13 @@ def promote(session: Session, decision: Decision, action: Action) -> Action:
     with session.store.transaction():
         session.store.agent.set_campaign(promoted=decision.run)
         return session.store.doing.finish(
-            action.key, result={"run": decision.run, "adapter": digest}, side_effects=(f"promoted -> {digest[:16]}",)
+            action.key, result={"run": decision.run, "adapter": adapter}, side_effects=(f"promoted -> {adapter[:16]}",)
         )
 
 
-def is_whole(session: Session, run: str | None, artifact: Path, digest: str) -> bool:
+def is_whole(session: Session, run: str | None, artifact: Path, expected: str) -> bool:
     """Say whether an adapter is what was judged; taken again from the folder of its training where it is not."""
-    if artifact.is_dir() and hash_tree(artifact) == digest:
+    if artifact.is_dir() and hash_tree(artifact) == expected:
         return True
     trained = [a for a in session.store.read.actions() if a.kind == "train" and a.inputs.get("run") == run]
     for action in trained:
@@ -158,7 +158,7 @@ def is_whole(session: Session, run: str | None, artifact: Path, digest: str) -> 
         source = paths.folder / str(named) if named else newest_healthy_folder(paths.folder / "out" / "saves")
         # Any save may be the one that the run was judged at.
         others = (paths.out / "saves").glob("[0-9]*")
-        if any(each.is_dir() and store_artifact(session, each) == digest for each in (source, *others) if each):
+        if any(each.is_dir() and store_artifact(session, each) == expected for each in (source, *others) if each):
             return True
     return False
 
@@ -191,23 +191,23 @@ def delete_saves(session: Session, decision: Decision, action: Action) -> Action
         shutil.rmtree(trash.parent)
     except OSError as error:
         return _failed(session, action, f"The saves of {decision.run} cannot be deleted ({error.strerror}).")
-    told = f"{len(inputs['names'])} saves of {decision.run} deleted"
-    return session.store.doing.finish(action.key, result={"freed_bytes": inputs["bytes"]}, side_effects=(told,))
+    summary = f"{len(inputs['names'])} saves of {decision.run} deleted"
+    return session.store.doing.finish(action.key, result={"freed_bytes": inputs["bytes"]}, side_effects=(summary,))
 
 
 def export(session: Session, decision: Decision, action: Action) -> Action:
     """Write what was promoted to a fresh folder of the user's: beside its place, then renamed, never overwritten."""
     inputs = decision.action_inputs
-    digest = str(inputs["adapter"])
+    adapter = str(inputs["adapter"])
     place = session.loaded.resolve(str(inputs["to"]))
     key = str(inputs.get("fused", ""))
-    target = place / f"{session.goal.campaign}-{digest[:12]}{'-with-fused' if key else ''}"
+    target = place / f"{session.goal.campaign}-{adapter[:12]}{'-with-fused' if key else ''}"
     side = place / f".{target.name}.{action.key}"
     try:
         if not target.exists():
             shutil.rmtree(side, ignore_errors=True)
-            shutil.copytree(session.paths.artifact(digest), side / "adapter")
-            if hash_tree(side / "adapter") != digest:
+            shutil.copytree(session.paths.artifact(adapter), side / "adapter")
+            if hash_tree(side / "adapter") != adapter:
                 shutil.rmtree(side)
                 return _failed(session, action, f"The adapter of {decision.run} is no longer as it was promoted.")
             if not (
@@ -221,14 +221,14 @@ def export(session: Session, decision: Decision, action: Action) -> Action:
             side.rename(target)
             fsync_path(place)
         # Found there: by an earlier try under this key, or by an earlier promotion of the same adapter.
-        is_ours = hash_tree(target / "adapter") == digest
+        is_ours = hash_tree(target / "adapter") == adapter
     except OSError as error:
         shutil.rmtree(side, ignore_errors=True)
         return _failed(session, action, f"{target} cannot be written ({error.strerror}).")
     if not is_ours:
         return _failed(session, action, f"{target} holds another adapter than the promoted one; it is left as it is.")
     return session.store.doing.finish(
-        action.key, result={"folder": str(target), "adapter": digest}, side_effects=(f"{target.name} written",)
+        action.key, result={"folder": str(target), "adapter": adapter}, side_effects=(f"{target.name} written",)
     )
 
 

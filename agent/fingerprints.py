@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agent.inputs import census_input, evaluation_input, paid_signs
 from agent.session import Session
-from policies.cost import rows_at_once, timed_step
+from policies.cost import rows_together, timed_step
 from state.errors import ConfigError
 from state.hashing import hash_json
 from state.records import Belief, Evidence, Fingerprint, Json
@@ -69,7 +69,7 @@ def _read_world(session: Session) -> World:
         "model:base": Fingerprint(kind="model", name="base", value=base),
         "model:start": Fingerprint(kind="model", name="start", value=start),
         "sequence": _settings("sequence", {key: census[key] for key in counted}),
-        "gate": Fingerprint(kind="goal", name="gate", value=hash_json(_asked(session))),
+        "gate": Fingerprint(kind="goal", name="gate", value=hash_json(_decoding(session))),
         "paid": _settings("paid", paid_signs(session.goal)),
     }
 
@@ -78,7 +78,7 @@ def _settings(name: str, value: Json) -> Fingerprint:
     return Fingerprint(kind="settings", name=name, value=hash_json(value))
 
 
-def _asked(session: Session) -> Json:
+def _decoding(session: Session) -> Json:
     """Return what the campaign file asks of a candidate and expects of the base."""
     goal = session.goal
     return {"gate": goal.gate.model_dump(mode="json"), "baseline": goal.baseline.model_dump(mode="json")}
@@ -86,12 +86,12 @@ def _asked(session: Session) -> Json:
 
 def chosen(world: World, names: Iterable[str]) -> tuple[Fingerprint, ...]:
     """Return the fingerprints with these names; a name that ends with `*` stands for all that begin so."""
-    found: dict[str, Fingerprint] = {}
+    parts: dict[str, Fingerprint] = {}
     for wanted in names:
         prefix = wanted.removesuffix("*")
         matches = [name for name in world if name == wanted or (wanted.endswith("*") and name.startswith(prefix))]
-        found |= {name: world[name] for name in sorted(matches)}
-    return tuple(found.values())
+        parts |= {name: world[name] for name in sorted(matches)}
+    return tuple(parts.values())
 
 
 def present(session: Session, world: World, others: Iterable[Fingerprint]) -> dict[tuple[str, str], str]:
@@ -124,7 +124,7 @@ def learn_steps(session: Session, weights: str) -> None:
     ours = [action for action in read.actions() if action.kind == "train" and action.state == "done"]
     for action in ours:
         run = runs.get(str(action.inputs.get("run")))
-        step = None if run is None else timed_step(action.made, rows_at_once(run.recipe, run.instrument))
+        step = None if run is None else timed_step(action.made, rows_together(run.recipe, run.instrument))
         if run is not None and step is not None:
             row = {"instrument": run.instrument, **step.model_dump(mode="json")}
             remember(paths, weights, action.key, row, action.made.steps_s)

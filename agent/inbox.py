@@ -50,11 +50,11 @@ def note(session: Session, request: Request) -> str:
     mode, domain = _mode(request.payload, known)
     number = 1 + max((int(row.subject.removeprefix(NOTES)) for row in known), default=0)
     day = datetime.fromtimestamp(request.made_at, UTC).date().isoformat()
-    seen = [Evidence(kind="person", ref=request.by, summary=request.reason)]
+    grounds = [Evidence(kind="person", ref=request.by, summary=request.reason)]
     file: Json = request.payload.get("file") or {}
     if file:
         summary = f"{int(file['size']):,} bytes."
-        seen.append(Evidence(kind="file", ref=file["path"], summary=summary, detail={"sha256": file["sha256"]}))
+        grounds.append(Evidence(kind="file", ref=file["path"], summary=summary, detail={"sha256": file["sha256"]}))
     belief = session.store.knowing.believe(
         Belief(
             subject=f"{NOTES}{number}",
@@ -63,7 +63,7 @@ def note(session: Session, request: Request) -> str:
             value={"mode": mode, "name": request.payload.get("mode") or "", "domain": domain, "day": day},
             tag="confirmed" if file else "assumed",
             severity="warning",
-            evidence=tuple(seen),
+            evidence=tuple(grounds),
             mode=mode,
             fix="" if file else "Add what shows it: vigil note with --evidence FILE.",
             formed_at=request.made_at,
@@ -165,14 +165,14 @@ def use_leaves(session: Session) -> None:
             _by_leave(session, approval)
 
 
-def _by_leave(session: Session, asked: Approval) -> Approval:
+def _by_leave(session: Session, question: Approval) -> Approval:
     """Answer a question by the leave that a person gave for its kind, where one lasts."""
     read, now = session.store.read, session.clock.now()
-    leave = leave_for(asked.kind, read.requests(), read.approvals(), now)
+    leave = leave_for(question.kind, read.requests(), read.approvals(), now)
     if leave is None:
-        return asked
+        return question
     reason = f"{leave.by} allowed {leave.runs} until {clock(leave.until)}; {leave.left - 1} left"
-    return session.store.agent.answer(asked.id, "yes", by=leave.request, reason=reason)
+    return session.store.agent.answer(question.id, "yes", by=leave.request, reason=reason)
 
 
 def _ask_of_run(session: Session, request: Request) -> str:
@@ -181,10 +181,12 @@ def _ask_of_run(session: Session, request: Request) -> str:
     if refused := why_not(view, request.kind, request.target):
         return f"refused: {refused}"
     runs = {d.id for d in view.decisions if d.action == "promote" and d.run == request.target}
-    asked = next((q for q in view.approvals if q.kind == "promotion" and q.answer is None and q.decision in runs), None)
-    if asked is None or request.kind == "confirm":
+    question = next(
+        (q for q in view.approvals if q.kind == "promotion" and q.answer is None and q.decision in runs), None
+    )
+    if question is None or request.kind == "confirm":
         what = "Open the confirmation cases for" if request.kind == "confirm" else "Promote"
-        asked = agent.ask(
+        question = agent.ask(
             Approval(
                 kind="confirmation" if request.kind == "confirm" else "promotion",
                 decision=request.id,
@@ -192,8 +194,8 @@ def _ask_of_run(session: Session, request: Request) -> str:
                 asked_at=session.clock.now(),
             )
         )
-    agent.answer(asked.id, "yes", by=request.by, reason=request.reason)
-    return f"accepted as {asked.id}; it is done once the job that runs now has ended"
+    agent.answer(question.id, "yes", by=request.by, reason=request.reason)
+    return f"accepted as {question.id}; it is done once the job that runs now has ended"
 
 
 def ask(session: Session, kind: ApprovalKind, about: str, question: str, rule: ApprovalRule | None = None) -> Approval:
@@ -210,7 +212,7 @@ def ask(session: Session, kind: ApprovalKind, about: str, question: str, rule: A
     now = session.clock.now()
     agent = session.store.agent
     with session.store.transaction():
-        asked = agent.ask(
+        row = agent.ask(
             Approval(
                 kind=kind,
                 decision=about,
@@ -220,11 +222,11 @@ def ask(session: Session, kind: ApprovalKind, about: str, question: str, rule: A
                 unanswered=rule.unanswered,
             )
         )
-        log_info("question", question=asked.id, kind=kind, about=about, mode=rule.mode)
+        log_info("question", question=row.id, kind=kind, about=about, mode=rule.mode)
         if rule.mode == "wait":
-            return _by_leave(session, asked)
+            return _by_leave(session, row)
         answer: Answer = "yes" if rule.mode == "auto" else "no"
-        return agent.answer(asked.id, answer, by="policy", reason=f"approvals.{kind}: {rule.mode} in the campaign file")
+        return agent.answer(row.id, answer, by="policy", reason=f"approvals.{kind}: {rule.mode} in the campaign file")
 
 
 def _override(session: Session, request: Request) -> str:
@@ -234,8 +236,8 @@ def _override(session: Session, request: Request) -> str:
     if target is None:
         return f"refused: there is no belief {request.target}"
     if target.status == "contradicted":
-        said = f"{request.by} let {target.id} stand{f': {request.reason}' if request.reason else ''}."
-        session.store.knowing.settle(target.id, Evidence(kind="person", ref=request.by, summary=said))
+        sentence = f"{request.by} let {target.id} stand{f': {request.reason}' if request.reason else ''}."
+        session.store.knowing.settle(target.id, Evidence(kind="person", ref=request.by, summary=sentence))
         return f"settled by {request.by}"
     if rule_of("override", session.goal.approvals).mode == "reject":
         return "refused: approvals.override is reject in the campaign file"
@@ -283,12 +285,12 @@ def absorb_edit(session: Session) -> tuple[str, ...]:
     """
     path = session.loaded.path
     try:
-        digest = hash_file(path)
+        file_hash = hash_file(path)
     except OSError:
         return ()
-    if digest == session.seen_file:
+    if file_hash == session.last_file_hash:
         return take_up(session, session.proposed) if session.proposed is not None else ()
-    session.seen_file = digest
+    session.last_file_hash = file_hash
     try:
         loaded = _admitted(session, load_campaign(path))
     except ConfigError as error:
@@ -307,7 +309,7 @@ def take_up(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
     """
     goal = repaired(loaded.goal, session.store.read.decisions())
     before, after = session.goal.model_dump(mode="json"), goal.model_dump(mode="json")
-    about, asked = _asked_about_edit(session, f"{session.goal_version}:{hash_json(after)[:_ABOUT]}")
+    about, row = _question_about_edit(session, f"{session.goal_version}:{hash_json(after)[:_ABOUT]}")
     session.proposed = None
     if loaded.file_hash == session.loaded.file_hash and before | {"approvals": after["approvals"]} == after:
         # The file is as it was, and an older Vigil wrote down other defaults.
@@ -319,14 +321,14 @@ def take_up(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
     rule = rule_of_edit(session.goal.approvals, is_easier=bool(lowered))
     is_edit = loaded.file_hash != session.loaded.file_hash
     if is_edit and (lowered or rule.mode != "auto"):
-        asked = asked or ask(session, "edit", about, _question(loaded, lowered, difference(before, after)), rule)
-        if asked.answer is None:
+        row = row or ask(session, "edit", about, _question(loaded, lowered, difference(before, after)), rule)
+        if row.answer is None:
             session.proposed = loaded
             return ()
-        if asked.answer == "no":
-            why = asked.reason or f"{asked.answered_by} said no"
+        if row.answer == "no":
+            why = row.reason or f"{row.answered_by} said no"
             session.say(
-                f"The edit of {loaded.path.name} is not followed ({asked.id}: {why}); version {session.goal_version}"
+                f"The edit of {loaded.path.name} is not followed ({row.id}: {why}); version {session.goal_version}"
                 f" stands. It asked: {' '.join([*lowered, *difference(before, after)])}"
             )
             return ()
@@ -335,7 +337,7 @@ def take_up(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
     return changed
 
 
-def _asked_about_edit(session: Session, edit: str) -> tuple[str, Approval | None]:
+def _question_about_edit(session: Session, edit: str) -> tuple[str, Approval | None]:
     """Return what a question about an edit is filed under, and the question where it was put already.
 
     Side effects: withdraws the open questions about other edits: the file is another now.

@@ -30,8 +30,8 @@ def is_confirmation(case_id: str, share: float) -> bool:
         case_id: The case's id.
         share: Share of cases for confirmation, (0, 1).
     """
-    digest = hashlib.sha256(case_id.encode()).digest()
-    return int.from_bytes(digest[:4], "big") < share * _BUCKETS
+    hashed = hashlib.sha256(case_id.encode()).digest()
+    return int.from_bytes(hashed[:4], "big") < share * _BUCKETS
 
 
 def split_inputs(goal: Goal, folder: Path, use: SplitUse) -> list[Json]:
@@ -182,9 +182,9 @@ def job_spec(session: Session, decision: Decision) -> JobSpec:
             "system": session.goal.track.system,
         }
     else:
-        look = inputs.get("look")
-        body = evaluation_input(session, "selection" if look else inputs["use"])
-        body |= {"splits": [_part(session, look)]} if look else {}
+        part = inputs.get("look")
+        body = evaluation_input(session, "selection" if part else inputs["use"])
+        body |= {"splits": [_part(session, part)]} if part else {}
         body |= {
             "model": str(model_of(session, inputs["weights"], inputs.get("adapter", ""), decision.run)),
             "adapter": _adapter_of(session, inputs),
@@ -276,7 +276,7 @@ def _notice_input(session: Session, inputs: Json) -> Json:
     notify = session.goal.notify
     if notify is None or not notify.can_run:
         raise NotFoundError("The campaign file no longer has `notify`, so there is no command to run.")
-    told = {
+    notice = {
         "campaign": session.goal.campaign,
         **{name: inputs.get(name, "") for name in ("event", "title", "sentence", "figures", "type")},
     }
@@ -285,7 +285,7 @@ def _notice_input(session: Session, inputs: Json) -> Json:
         "env": list(notify.env),
         "cwd": str(session.loaded.folder),
         "timeout_s": notify.timeout_s,
-        "line": told,
+        "line": notice,
     }
 
 
@@ -314,7 +314,7 @@ def model_of(session: Session, weights: str = "", adapter: str = "", run: str = 
     fused, runs = _fused(session), {run.id: run for run in session.store.read.runs()}
     if weights in fused:
         return fused[weights]
-    name = run or next((found.id for found in runs.values() if adapter and found.adapter == adapter), "")
+    name = run or next((each.id for each in runs.values() if adapter and each.adapter == adapter), "")
     while name in runs:
         if runs[name].parent in runs and runs[name].parent_hash in fused:
             return fused[runs[name].parent_hash]
@@ -322,11 +322,11 @@ def model_of(session: Session, weights: str = "", adapter: str = "", run: str = 
     return session.model
 
 
-def _part(session: Session, look: Json) -> Json:
+def _part(session: Session, part: Json) -> Json:
     """Return the part of a split's selection cases on which saves are compared: the same ones in all of a campaign."""
-    split, ids = _selection_of(session.goal, session.loaded.path.parent, str(look["split"]))
+    split, ids = _selection_of(session.goal, session.loaded.path.parent, str(part["split"]))
     drawn = sorted(ids, key=lambda case: hash_json([session.goal.seed, case]))
-    return {**split, "case_ids": drawn[: int(look["cases"])]}
+    return {**split, "case_ids": drawn[: int(part["cases"])]}
 
 
 def _counts(splits: list[Json]) -> list[int]:
@@ -358,22 +358,22 @@ def _training_input(session: Session, decision: Decision) -> tuple[Json, int]:
     return body, int(run.recipe["iters"])
 
 
-def _interim(session: Session, look: Json | None) -> Json | None:
+def _interim(session: Session, asked_part: Json | None) -> Json | None:
     """Return what a training is looked at by while it runs, where the decision asks for it."""
-    if look is None:
+    if asked_part is None:
         return None
     return {
-        "cases": _part(session, look),
-        "metrics": {look["metric"]: look["sign"]},
+        "cases": _part(session, asked_part),
+        "metrics": {asked_part["metric"]: asked_part["sign"]},
         "max_tokens": session.goal.evaluation.max_tokens,
-        "first": look["first"],
+        "first": asked_part["first"],
         "grader": grader_input(session.loaded),
     }
 
 
-def _continued(session: Session, told: Json) -> str | None:
+def _continued(session: Session, source: Json) -> str | None:
     """Return the save that a training goes on from, where it does."""
-    return str(session.paths.job(str(told["job"])).out / "saves" / str(told["save"])) if told else None
+    return str(session.paths.job(str(source["job"])).out / "saves" / str(source["save"])) if source else None
 
 
 def _balanced(session: Session, run: Run) -> Json:
@@ -398,7 +398,7 @@ def paid_signs(goal: Goal) -> dict[str, dict[str, int]]:
     if goal.instrument_of("rollout") is not None:
         return dict.fromkeys(goal.evaluation.splits, _reward_signs(goal))
     signs: dict[str, dict[str, int]] = {name: {} for name in goal.evaluation.splits}
-    for condition, metric in goal.gate.asked:
+    for condition, metric in goal.gate.demands:
         signs[split_of(metric)][name_of(metric)] = condition.sign
     return signs
 
@@ -412,7 +412,7 @@ def _reward_signs(goal: Goal) -> dict[str, int]:
 
 def _default_reward(goal: Goal) -> Json:
     """Return what rollouts earn where the recipe says nothing: one for each metric that the gate wants more of."""
-    return {name_of(metric): 1.0 for condition, metric in goal.gate.asked if condition.direction > 0}
+    return {name_of(metric): 1.0 for condition, metric in goal.gate.demands if condition.direction > 0}
 
 
 def rollout_input(session: Session, recipe: Json) -> Json:
@@ -423,7 +423,7 @@ def rollout_input(session: Session, recipe: Json) -> Json:
     """
     goal, folder = session.goal, session.loaded.path.parent
     wanted = split_of(own_metric(goal.gate))
-    signs = {name_of(metric): c.direction for c, metric in goal.gate.asked if split_of(metric) == wanted}
+    signs = {name_of(metric): c.direction for c, metric in goal.gate.demands if split_of(metric) == wanted}
     if goal.data.valid_rollouts is not None:
         path = str(session.loaded.resolve(goal.data.valid_rollouts))
         cases: Json = {"name": "valid", "use": "valid", "file": path, "case_ids": None}

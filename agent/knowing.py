@@ -7,12 +7,12 @@ from agent import inbox
 from agent.fingerprints import World, chosen, learn_steps, present, world_of
 from agent.loop import GraphState
 from agent.openings import read_openings
-from agent.results import digest
+from agent.results import record_results
 from agent.session import Session
 from agent.view import view_of
 from policies.checks import base_table, gate_beliefs
 from policies.cost import memory_beliefs
-from policies.followups import lessons
+from policies.followups import diagnostics
 from policies.validity import contamination, stale_beliefs
 from state.hashing import hash_json
 from state.records import Belief, BeliefStatus, Evidence, Fingerprint, Json, runbook_of
@@ -36,7 +36,7 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
         identify(session, world)
     age(session, world, context)
     if world:
-        digest(session, world)
+        record_results(session, world)
         read_openings(session)
     refresh(session, context, wanted)
     if world:
@@ -44,7 +44,7 @@ def knowing(session: Session, state: GraphState) -> dict[str, Any]:
         judge_gate_reach(session, world)
         for belief in memory_beliefs(session.goal, session.standing()):
             session.store.knowing.believe(belief.model_copy(update={"formed_at": session.clock.now()}))
-        for lesson in lessons(view_of(session)):
+        for lesson in diagnostics(view_of(session)):
             session.store.knowing.believe(lesson.model_copy(update={"formed_at": session.clock.now()}))
     return {"knowing": {"verified": wanted}}
 
@@ -84,14 +84,14 @@ def refresh(session: Session, context: ProbeContext, wanted: str) -> None:
     for probe in probes_of(context.goal, context.folder):
         if wanted not in probe.before:
             continue
-        prints = probe.stands_on(context)
-        if not probe.is_volatile and _is_known(standing.get(probe.id, []), prints):
+        fingerprints = probe.stands_on(context)
+        if not probe.is_volatile and _is_known(standing.get(probe.id, []), fingerprints):
             continue
-        found = probe.observe(context)
+        observations = probe.observe(context)
         # Together: a probe with half of its findings on record would pass for one that has looked.
         with session.store.transaction():
-            for seen in found:
-                session.store.knowing.believe(_belief(session, probe, seen, prints))
+            for observation in observations:
+                session.store.knowing.believe(_belief(session, probe, observation, fingerprints))
     for belief, by in unsaid(session.standing(), probes_of(context.goal, context.folder)):
         fallen: BeliefStatus = "stale" if not by else "refuted" if belief.status == "refuted" else "superseded"
         session.store.knowing.mark(belief.id, fallen, superseded_by=by)
@@ -102,28 +102,28 @@ def _prober(evidence: Iterable[Evidence]) -> str:
     return next((each.ref for each in evidence if each.kind == "probe" and "refuted_by" in each.detail), "")
 
 
-def _is_known(beliefs: list[Belief], prints: tuple[Fingerprint, ...]) -> bool:
-    return bool(beliefs) and all(b.status in {"fresh", "refuted"} and b.stands_on == prints for b in beliefs)
+def _is_known(beliefs: list[Belief], fingerprints: tuple[Fingerprint, ...]) -> bool:
+    return bool(beliefs) and all(b.status in {"fresh", "refuted"} and b.stands_on == fingerprints for b in beliefs)
 
 
-def _belief(session: Session, probe: Probe, seen: Observation, prints: tuple[Fingerprint, ...]) -> Belief:
+def _belief(session: Session, probe: Probe, observation: Observation, fingerprints: tuple[Fingerprint, ...]) -> Belief:
     """Return what an observation makes believed; the last evidence names the probe."""
     detail = {"refuted_by": probe.refuted_by}
     by_probe = Evidence(kind="probe", ref=probe.id, summary=f"Refuted by {probe.refuted_by}.", detail=detail)
     return Belief(
-        subject=seen.subject,
-        claim=seen.claim,
-        statement=seen.statement,
-        value=seen.value,
-        tag=seen.tag,
-        status="fresh" if seen.holds else "refuted",
+        subject=observation.subject,
+        claim=observation.claim,
+        statement=observation.statement,
+        value=observation.value,
+        tag=observation.tag,
+        status="fresh" if observation.holds else "refuted",
         staleness=probe.staleness,
-        severity=seen.severity,
-        evidence=(*seen.evidence, by_probe),
-        stands_on=prints,
-        mode=seen.mode,
-        fix=seen.fix,
-        runbook="" if seen.severity == "note" else runbook_of(seen.mode),
+        severity=observation.severity,
+        evidence=(*observation.evidence, by_probe),
+        stands_on=fingerprints,
+        mode=observation.mode,
+        fix=observation.fix,
+        runbook="" if observation.severity == "note" else runbook_of(observation.mode),
         formed_at=session.clock.now(),
     )
 
@@ -133,7 +133,7 @@ def judge_gate_reach(session: Session, world: World) -> None:
     read = session.store.read
     beliefs = session.standing()
     identities = {b.subject: str(b.value) for b in beliefs if b.subject.startswith("identity:") and b.status == "fresh"}
-    void = contamination(read.beliefs(), read.decisions(), read.actions()).evaluations
+    invalidated = contamination(read.beliefs(), read.decisions(), read.actions()).evaluations
     keys = frozenset(
         action.key
         for action in read.actions()
@@ -142,7 +142,7 @@ def judge_gate_reach(session: Session, world: World) -> None:
     table = base_table(
         read.measurements(),
         identities.get("identity:weights", ""),
-        keys - void,
+        keys - invalidated,
         identities.get("identity:parent", ""),
     )
     ground = chosen(world, _GROUND)

@@ -43,12 +43,12 @@ def opened(is_example: bool, paths: CampaignPaths, *, is_writing: bool = False) 
 
     Side effects: writing, notes beside the campaigns what is in it, so that its loss is noticed.
     """
-    seen = None if is_example else HeadFile.read(paths.seen_ledger)
+    head = None if is_example else HeadFile.read(paths.known_ledger)
     place = ledger_of(paths, is_example=is_example)
-    with open_ledger(place, [seen] if seen else (), is_writing=is_writing) as ledger:
+    with open_ledger(place, [head] if head else (), is_writing=is_writing) as ledger:
         yield ledger
         if is_writing and not is_example:
-            note = HeadFile(paths.seen_ledger, place)
+            note = HeadFile(paths.known_ledger, place)
             note.write(ledger.head)
             note.close()
 
@@ -57,8 +57,8 @@ def entries_of(ledger: Ledger) -> View:
     """Return what stands in a ledger, for people and programs: openings, uses of cases, and resets."""
     rows = ledger.entries()
     kinds = {"openings": "opening", "uses": "used"}
-    told = {name: [{"at": row.at, **row.body} for row in rows if row.kind == kind] for name, kind in kinds.items()}
-    return {**told, "resets": [{"at": row.at, **row.body} for row in ledger.resets()]}
+    entries = {name: [{"at": row.at, **row.body} for row in rows if row.kind == kind] for name, kind in kinds.items()}
+    return {**entries, "resets": [{"at": row.at, **row.body} for row in ledger.resets()]}
 
 
 def format_ledger(path: Path, entries: View) -> Iterator[str]:
@@ -83,9 +83,9 @@ def reset_ledger(paths: CampaignPaths, reason: str, *, is_example: bool) -> str:
     if not reason.strip():
         raise ConfigError("Resetting the ledger needs --reason WHY, for the record.", what="reason")
     by, path = me(), ledger_of(paths, is_example=is_example)
-    seen = None if is_example else HeadFile.read(paths.seen_ledger)
+    head = None if is_example else HeadFile.read(paths.known_ledger)
     entry = Entry(time.time(), "reset", "", {"by": by, "reason": reason.strip(), "home": str(paths.home)})
-    kind, moved = reset(path, [seen] if seen else (), entry, str(paths.home))
+    kind, moved = reset(path, [head] if head else (), entry, str(paths.home))
     what = "what was opened and used before no longer counts" if kind == "reset" else "what was lost no longer counts"
     aside = f" The damaged files are in {moved}." if moved is not None else ""
     return f"On record: {by} reset {path}; {what}.{aside}"
@@ -124,8 +124,8 @@ def _case(row: Mapping[str, Any], *, is_bare: bool) -> bytes:
     """Return the identity of a case; without a reference, what else its row holds is what a grader asks for."""
     reference = row.get("reference")
     others = {name: value for name, value in row.items() if name not in _NO_CONTENT}
-    asked = canonical_json(others) if reference is None and others else _text(reference)
-    return case_hash(_turns(row, is_bare=is_bare), asked)
+    question = canonical_json(others) if reference is None and others else _text(reference)
+    return case_hash(_turns(row, is_bare=is_bare), question)
 
 
 def _system(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -232,7 +232,7 @@ class _Rows(NamedTuple):
 
 def _rows_about(ledger: Ledger, sets: Mapping[str, CaseSet]) -> _Rows:
     rows = [entry for entry in ledger.entries() if entry.kind == "opening"]
-    opened = [{case for digest in row.body["sets"].values() for case in ledger.cases(digest)} for row in rows]
+    opened = [{case for case_set in row.body["sets"].values() for case in ledger.cases(case_set)} for row in rows]
     written = tuple(
         Opening(
             key=row.key,

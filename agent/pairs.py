@@ -259,7 +259,7 @@ def _metric_and_reference(loaded: LoadedCampaign, cases: Sequence[Json], asked: 
 
 
 def _metric(goal: Goal, known: Sequence[str], wanted: str | None) -> str:
-    asked = [(name_of(metric), c.direction) for c, metric in goal.gate.asked]
+    asked = [(name_of(metric), c.direction) for c, metric in goal.gate.demands]
     more = list(dict.fromkeys(name for name, direction in asked if direction > 0))
     less = {name for name, direction in asked if direction < 0} - {*more}
     choices = ", ".join(name for name in known if name not in less)

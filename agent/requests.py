@@ -43,7 +43,7 @@ def me() -> str:
         return "unknown"
 
 
-def _found(home: Path, campaign: str | None, given: str) -> tuple[CampaignPaths, str]:
+def _campaign_and_row(home: Path, campaign: str | None, given: str) -> tuple[CampaignPaths, str]:
     """Return the campaign and the row's id.
 
     Raises:
@@ -57,10 +57,10 @@ def _found(home: Path, campaign: str | None, given: str) -> tuple[CampaignPaths,
             raise ConfigError(
                 f"{given} belongs to the campaign {named}, not to {meant}; nothing was done.", what="id", value=given
             )
-    return find_campaign(home, named or campaign or _asking(home, row.upper())), row.upper()
+    return find_campaign(home, named or campaign or _owner_of(home, row.upper())), row.upper()
 
 
-def _asking(home: Path, question: str) -> str | None:
+def _owner_of(home: Path, question: str) -> str | None:
     """Return the one campaign of several in which a question of this id waits; None where there is no such one.
 
     An answer must not go to another campaign's question because that campaign wrote last.
@@ -83,21 +83,21 @@ def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason
         NotFoundError: There is no such campaign, question or refuted belief.
         ConfigError: The id belongs to another campaign; an override gives no reason.
     """
-    paths, row = _found(home, campaign, given)
+    paths, row = _campaign_and_row(home, campaign, given)
     view = gather(paths)
     if row.startswith("B") and is_yes:
         return _override(paths, row, reason)
     question = _one(view["approvals"], row, "question", paths.name, _listing(paths, "inbox"))
-    said = "yes" if is_yes else "no"
+    word = "yes" if is_yes else "no"
     if question["answer"] is not None:
         return (
             f"{paths.name}:{row} was already answered {question['answer']} by {question['answered_by']}; "
             "the first answer stands."
         )
-    earlier = _pending(paths, row)
-    if earlier is not None:
-        standing = "yes" if earlier["kind"] == "approve" else "no"
-        return f"{paths.name}:{row} was already answered {standing} by {earlier['by']}; the first answer stands."
+    pending = _pending(paths, row)
+    if pending is not None:
+        standing = "yes" if pending["kind"] == "approve" else "no"
+        return f"{paths.name}:{row} was already answered {standing} by {pending['by']}; the first answer stands."
     if late := _by_deadline(question):
         return (
             f"{paths.name}:{row} was already answered {late} by its deadline, {clock(question['deadline_at'])};"
@@ -106,7 +106,7 @@ def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason
     if question["kind"] == "override" and is_yes and not reason.strip():
         raise ConfigError(f"Going on against belief {question['decision']} needs --reason WHY.", what="reason")
     _insert(paths, "approve" if is_yes else "reject", target=row, reason=reason)
-    return f"Answered {said} to {paths.name}:{row} ({question['kind']}). {_applied(paths)}"
+    return f"Answered {word} to {paths.name}:{row} ({question['kind']}). {_applied(paths)}"
 
 
 def _by_deadline(question: View) -> str:
@@ -130,7 +130,7 @@ def _override(paths: CampaignPaths, row: str, reason: str) -> str:
     with open_reader(paths) as reader:
         named = reader.table("belief", id=row)
         rule = (reader.goal()["spec"].get("approvals") or {}).get("override") or {}
-        asked = [each for each in reader.approvals() if (each["kind"], each["decision"]) == ("override", row)]
+        questions = [each for each in reader.approvals() if (each["kind"], each["decision"]) == ("override", row)]
     belief = _one(named, row, "belief", paths.name, _listing(paths, "beliefs", "--stale"))
     if belief["status"] == "contradicted":
         _insert(paths, "override", target=row, reason=reason)
@@ -141,9 +141,9 @@ def _override(paths: CampaignPaths, row: str, reason: str) -> str:
             what="belief",
             value=row,
         )
-    if any(each["answer"] == "no" for each in asked):
-        said = f"{paths.name}:{asked[0]['id']} was already answered no by {asked[0]['answered_by']}"
-        raise ConfigError(f"{said}; the first answer stands. Mend what refutes {row}.", what="override", value=row)
+    if any(each["answer"] == "no" for each in questions):
+        sentence = f"{paths.name}:{questions[0]['id']} was already answered no by {questions[0]['answered_by']}"
+        raise ConfigError(f"{sentence}; the first answer stands. Mend what refutes {row}.", what="override", value=row)
     if rule.get("mode") == "reject":
         raise ConfigError(
             f"approvals.override is `reject` in the campaign file, so {paths.name} does not go on although {row} is"
@@ -157,10 +157,10 @@ def _override(paths: CampaignPaths, row: str, reason: str) -> str:
 
 
 def _one(rows: list[View], wanted: str, noun: str, campaign: str, advice: str) -> View:
-    found = next((row for row in rows if row["id"].upper() == wanted), None)
-    if found is None:
+    match = next((row for row in rows if row["id"].upper() == wanted), None)
+    if match is None:
         raise NotFoundError(f"{campaign} has no {noun} {wanted}; {advice}", what=noun, value=wanted)
-    return found
+    return match
 
 
 def _applied(paths: CampaignPaths) -> str:
@@ -181,7 +181,7 @@ def cancel_commitment(home: Path, campaign: str | None, given: str, reason: str)
         NotFoundError: There is no such campaign or commitment.
         ConfigError: The id belongs to another campaign.
     """
-    paths, row = _found(home, campaign, given)
+    paths, row = _campaign_and_row(home, campaign, given)
     commitment = _one(gather(paths)["commitments"], row, "commitment", paths.name, _listing(paths, "status"))
     if commitment["status"] != "open":
         return f"{paths.name}:{row} is already {commitment['status']}; nothing was done."
@@ -199,7 +199,7 @@ def ask_of_run(home: Path, campaign: str | None, given: str, kind: str, reason: 
     from agent.view import recorded_view
     from policies.confirmation import why_not
 
-    paths, run = _found(home, campaign, given)
+    paths, run = _campaign_and_row(home, campaign, given)
     if refused := why_not(recorded_view(paths, time.time()), kind, run):
         raise ConfigError(f"{paths.name}: {refused}", what="run", value=run)
     _insert(paths, kind, target=run, reason=reason)
@@ -252,12 +252,12 @@ def refute_belief(home: Path, campaign: str | None, given: str, reason: str) -> 
 
     if not reason.strip():
         raise ConfigError("Refuting a belief needs --reason WHY, for the record.", what="reason")
-    paths, row = _found(home, campaign, given)
-    found = impact(gather_standing(paths), row)
-    if found["belief"]["status"] == "refuted":
+    paths, row = _campaign_and_row(home, campaign, given)
+    affected = impact(gather_standing(paths), row)
+    if affected["belief"]["status"] == "refuted":
         return f"{paths.name}:{row} is refuted already; nothing was done."
     _insert(paths, "refute", target=row, reason=reason)
-    return f"Asked to refute {paths.name}:{row}. {found['sentence']} {_applied(paths)}"
+    return f"Asked to refute {paths.name}:{row}. {affected['sentence']} {_applied(paths)}"
 
 
 def note_failure(  # noqa: PLR0917 - one parameter per option
@@ -272,8 +272,8 @@ def note_failure(  # noqa: PLR0917 - one parameter per option
     from agent.render.summary import DOMAINS
     from state.hashing import hash_file
 
-    said = " ".join(text.split())
-    if not said:
+    words = " ".join(text.split())
+    if not words:
         raise ConfigError("A note needs a text: what was seen, in a sentence.", what="text")
     row = mode.strip().upper()
     if row.removeprefix("P").isdecimal() and row not in DOMAINS:
@@ -292,7 +292,7 @@ def note_failure(  # noqa: PLR0917 - one parameter per option
                 f"There is no file {path}; name the file that shows it.", what="evidence", value=str(path)
             )
         payload["file"] = {"path": str(path), "sha256": hash_file(path), "size": path.stat().st_size}
-    _insert(paths, "note", reason=said, payload=payload)
+    _insert(paths, "note", reason=words, payload=payload)
     return f"Asked {paths.name} to note it{f' as mode {mode}' if mode else ''}. {_applied(paths)}"
 
 
@@ -313,15 +313,15 @@ def import_runs(home: Path, campaign: str, table: Path | None, adapters: tuple[P
     with open_reader(paths) as reader:
         splits = tuple(reader.goal()["spec"]["evaluation"]["splits"])
     # All are read before any is asked for, so that a mistake in one imports nothing.
-    found = [imports.read_adapter(path, name) for path in adapters]
+    adapters_read = [imports.read_adapter(path, name) for path in adapters]
     if table is not None:
         read = imports.read_table(table, splits)
         with_adapter = sum(bool(row["adapter"].get("files")) for row in read["rows"])
         yield f"{table}: {count(len(read['rows']), 'run')}, {with_adapter} with an adapter on this disk."
         if read["kept"]:
             yield f"Kept as they are, neither recipe nor score: {listed(read['kept'])}."
-        found.append(read)
-    for payload in found:
+        adapters_read.append(read)
+    for payload in adapters_read:
         what = payload.get("file") or payload["adapter"]["path"]
         _insert(paths, "import", reason=f"runs made elsewhere: {what}", payload=payload)
     yield f"Asked {paths.name} to record them as assumed; none counts before it is measured here. {_applied(paths)}"

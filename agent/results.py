@@ -30,7 +30,7 @@ from tools.probes.outputs import judge_adversarial
 from tools.probes.stock import stock_findings
 
 
-def digest(session: Session, world: World) -> None:
+def record_results(session: Session, world: World) -> None:
     """Turn every action that ended since the last visit into beliefs and measurements.
 
     An action whose beliefs went stale and whose ground is as it was again is read once more, instead of done again.
@@ -45,10 +45,10 @@ def digest(session: Session, world: World) -> None:
             continue
         details = _DIGEST.get(action.kind)
         if action.state == "done" and details is not None:
-            details(_Digest(session, action, world))
+            details(_Results(session, action, world))
         # Written last: a kill before this line digests again, and finds everything already there.
         if is_new:
-            _Digest(session, action, world).believe(f"action:{action.key}", "outcome", _outcome(action), action.state)
+            _Results(session, action, world).believe(f"action:{action.key}", "outcome", _outcome(action), action.state)
 
 
 def _revived(session: Session, stale: set[tuple[str, str]]) -> frozenset[str]:
@@ -87,7 +87,7 @@ _MEASURED_ON = ("harness:", "model:")
 
 
 @dataclass(frozen=True)
-class _Digest:
+class _Results:
     """One ended action, and the world that its beliefs are formed in."""
 
     session: Session
@@ -125,7 +125,7 @@ class _Digest:
                 status="fresh" if holds else "refuted",
                 severity=severity,
                 evidence=(Evidence(kind="job", ref=self.action.key, summary=_outcome(self.action)),),
-                stands_on=self._prints(stands_on),
+                stands_on=self._fingerprints(stands_on),
                 premises=tuple(p.belief for p in decision.premises if p.subject.startswith(_MEASURED_ON))
                 if claim == "means"
                 else (),
@@ -136,17 +136,17 @@ class _Digest:
             )
         )
 
-    def _prints(self, names: Iterable[str]) -> tuple[Fingerprint, ...]:
+    def _fingerprints(self, names: Iterable[str]) -> tuple[Fingerprint, ...]:
         """Return what the job itself hashed, where it did; the world of now elsewhere."""
-        seen = {name: part_print(name, value) for name, value in (self.result.get("harness_parts") or {}).items()}
-        return chosen({**self.world, **seen}, names)
+        hashed = {name: part_print(name, value) for name, value in (self.result.get("harness_parts") or {}).items()}
+        return chosen({**self.world, **hashed}, names)
 
 
 _GRADES = ("code", "grader", "decode", "prompt", "tokenizer", "package:*")
 _TOKENS = ("code", "decode", "prompt", "tokenizer", "package:*")
 
 
-def _census(of: _Digest) -> None:
+def _census(of: _Results) -> None:
     """Ceilings, floors, decode budgets, token census, prompt parity and the grader's own behaviour."""
     result = of.result
     for claim in ("ceiling", "floor", "echo"):
@@ -219,7 +219,7 @@ def _census(of: _Digest) -> None:
         )
 
 
-def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
+def _bad_outputs(of: _Results, where: str, row: Json) -> None:
     """Say whether a metric pays for an output that no reward may pay for (P10).
 
     Where the grader becomes a reward, what rollouts earn and are charged is looked at, and it is a hard stop;
@@ -229,18 +229,18 @@ def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
     goal = of.session.goal
     signs = paid_signs(goal)[split]
     is_reward = goal.instrument_of("rollout") is not None
-    asked = "Nothing that rollouts earn" if is_reward else f"No metric that the gate asks of {split}"
+    wanted = "Nothing that rollouts earn" if is_reward else f"No metric that the gate asks of {split}"
     if not signs or not row["gold"]:
         return
-    found = judge_adversarial(row["scores"], row["gold"], signs)
-    paid = [finding for finding in found if finding.severity == "hard_stop"]
+    judged = judge_adversarial(row["scores"], row["gold"], signs)
+    paid = [finding for finding in judged if finding.severity == "hard_stop"]
     of.believe(
         f"harness:{where}",
         "pays_for_the_right_thing",
         " ".join(finding.sentence for finding in paid)
-        or f"{asked} pays for a bad output what it pays for the gold, unpunished "
+        or f"{wanted} pays for a bad output what it pays for the gold, unpunished "
         f"({row['cases']} cases, {len(row['scores'])} kinds of bad outputs).",
-        {finding.value.get("metric", finding.claim): finding.value for finding in found},
+        {finding.value.get("metric", finding.claim): finding.value for finding in judged},
         stands_on=("code", "grader", f"split:{where}", "paid"),
         holds=not paid,
         severity="hard_stop" if is_reward else "warning",
@@ -249,22 +249,22 @@ def _bad_outputs(of: _Digest, where: str, row: Json) -> None:
     )
 
 
-def _token_census(of: _Digest, row: Json) -> None:
+def _token_census(of: _Results, row: Json) -> None:
     if not row:
         return
     cut, lost = int(row.get("truncated") or 0), int(row.get("prompt_longer_than_max") or 0)
     lines = ", ".join(str(line) for line in (row.get("lines") or [])[:5])
     limit = int(setting(of.session.goal.first_recipe, "max_seq_length"))
-    said = (
+    sentence = (
         f"{cut} of {row['rows']:,} training rows are longer than max_seq_length {limit} "
         f"(longest {row['max_tokens']} tokens; lines {lines}), {lost} of them already in the prompt."
         if cut
         else f"All {row['rows']:,} training rows fit into max_seq_length {limit} (longest {row['max_tokens']} tokens)."
     )
-    _believe_fits(of, "data:train", said, row, holds=not cut, key="recipe.max_seq_length")
+    _believe_fits(of, "data:train", sentence, row, holds=not cut, key="recipe.max_seq_length")
 
 
-def _rendered(of: _Digest, told: Json | None) -> None:
+def _rendered(of: _Results, told: Json | None) -> None:
     """Believe what the template drops or changes of training rows, where it does; nothing where rows stand whole."""
     found = stock_findings("the training data", told, is_ours=True) if told else []
     if found:
@@ -281,26 +281,26 @@ def _rendered(of: _Digest, told: Json | None) -> None:
         )
 
 
-def _pair_census(of: _Digest, row: Json) -> None:
+def _pair_census(of: _Results, row: Json) -> None:
     if not row:
         return
     cut, limit = int(row["truncated"]), of.session.goal.recipe_of_class("preference").get("max_seq_length")
     lines = ", ".join(str(line) for line in row["lines"][:5])
-    said = (
+    sentence = (
         f"{cut} of {row['rows']:,} pairs have a side longer than max_seq_length {limit} of the runs on pairs "
         f"(longest {row['max_tokens']} tokens; lines {lines})."
         if cut
         else f"Both sides of all {row['rows']:,} pairs fit (longest {row['max_tokens']} tokens)."
     )
-    _believe_fits(of, "data:pairs", said, row, holds=not cut, key="max_seq_length of the recipe for dpo")
+    _believe_fits(of, "data:pairs", sentence, row, holds=not cut, key="max_seq_length of the recipe for dpo")
 
 
-def _believe_fits(of: _Digest, subject: str, said: str, row: Json, *, holds: bool, key: str) -> None:
+def _believe_fits(of: _Results, subject: str, sentence: str, row: Json, *, holds: bool, key: str) -> None:
     """Believe whether data fit into the sequence length that a key of the campaign file sets."""
     of.believe(
         subject,
         "fits_sequence",
-        said,
+        sentence,
         row,
         stands_on=("code", "prompt", "tokenizer", "package:*", subject, "sequence"),
         holds=holds,
@@ -310,13 +310,13 @@ def _believe_fits(of: _Digest, subject: str, said: str, row: Json, *, holds: boo
     )
 
 
-def _rollout_census(of: _Digest, row: Json) -> None:
+def _rollout_census(of: _Results, row: Json) -> None:
     if row:
-        said = f"{row['rows']:,} cases are answered while rollouts train."
-        of.believe("data:rollouts", "cases", said, row, stands_on=("data:rollouts",))
+        sentence = f"{row['rows']:,} cases are answered while rollouts train."
+        of.believe("data:rollouts", "cases", sentence, row, stands_on=("data:rollouts",))
 
 
-def _grader(of: _Digest, row: Json) -> None:
+def _grader(of: _Results, row: Json) -> None:
     errors, varies = list(row.get("errors") or ()), list(row.get("varies") or ())
     of.believe(
         "harness:grader",
@@ -346,7 +346,7 @@ def _grader(of: _Digest, row: Json) -> None:
     )
 
 
-def _evaluation(of: _Digest) -> None:
+def _evaluation(of: _Results) -> None:
     """Store each case as a measurement and the means as a belief."""
     session, inputs, result = of.session, of.action.inputs, of.result
     run = str(inputs.get("run") or "")
@@ -401,7 +401,7 @@ def _evaluation(of: _Digest) -> None:
         )
 
 
-def _noise(of: _Digest, row: Json) -> None:
+def _noise(of: _Results, row: Json) -> None:
     """Say what half precision makes of the same weights where the cases are asked in other orders."""
     largest = max(row["noise_sd"], key=lambda metric: float(row["noise_sd"][metric]), default="")
     most = f"; most in {largest}, by {row['noise_sd'][largest]:.3g} (standard deviation)" if largest else ""
@@ -415,7 +415,7 @@ def _noise(of: _Digest, row: Json) -> None:
     )
 
 
-def _other_form(of: _Digest, row: Json) -> None:
+def _other_form(of: _Results, row: Json) -> None:
     """Say how a confirmed run answers in the form that is not handed out, or why that was not measured."""
     if "skipped" in row:
         of.believe(
@@ -436,21 +436,21 @@ def _other_form(of: _Digest, row: Json) -> None:
     )
 
 
-def _density(of: _Digest, rows: list[Measurement]) -> None:
+def _density(of: _Results, rows: list[Measurement]) -> None:
     """Say whether a gate metric of the base only knows all or nothing, with no denser one beside it (P9)."""
-    asked = of.session.goal.gate.metrics
+    wanted = of.session.goal.gate.metrics
     for split in sorted({row.split for row in rows}):
         cases = [row.metrics for row in rows if row.split == split]
         values = {name: [case.get(name) for case in cases] for name in sorted({n for case in cases for n in case})}
         findings = {str(finding.value["metric"]): finding for finding in check_all_or_nothing(values)}
-        found = {metric: finding for metric, finding in findings.items() if f"{split}.{metric}" in asked}
-        warned = [finding for finding in found.values() if finding.severity == "warning"]
+        of_gate = {metric: finding for metric, finding in findings.items() if f"{split}.{metric}" in wanted}
+        warned = [finding for finding in of_gate.values() if finding.severity == "warning"]
         of.believe(
             f"harness:{split}",
             "shows_progress",
             " ".join(finding.sentence for finding in warned)
             or f"Each metric that the gate asks of {split} shows progress, or has a denser one beside it.",
-            {metric: finding.value for metric, finding in found.items()},
+            {metric: finding.value for metric, finding in of_gate.items()},
             stands_on=(*_GRADES, f"split:{split}.*", "model:base"),
             holds=not warned,
             severity="warning",
@@ -459,7 +459,7 @@ def _density(of: _Digest, rows: list[Measurement]) -> None:
         )
 
 
-def _training(of: _Digest) -> None:
+def _training(of: _Results) -> None:
     """Record what a training left behind; it is history, which no later change of the world makes untrue."""
     made, verdict = of.action.made, of.action.guard_word
     run = str(of.action.inputs.get("run") or "")
@@ -494,7 +494,7 @@ def _training(of: _Digest) -> None:
         )
 
 
-def _pace(of: _Digest) -> None:
+def _pace(of: _Results) -> None:
     """Record what the start's answers to a few prompts earned, before rollouts learn from them."""
     row: Json = of.result.get("signal") or {}
     if not row:
@@ -502,20 +502,20 @@ def _pace(of: _Digest) -> None:
     inputs = of.action.inputs
     who = inputs["parent"]
     ground = (*_GRADES, "data:rollouts", "paid", "model:start" if who == "start" else "model:base")
-    asked = f"{who} answers {row['prompts']} prompts {row['samples']} times each"
+    trial = f"{who} answers {row['prompts']} prompts {row['samples']} times each"
     cut = f"; {row['cut']} were cut by the budget" if row["cut"] else ""
     for claim, name, share in (
         ("pass_at_1", "pass@1", "of the answers"),
         ("pass_at_k", f"pass@{row['samples']}", "of the prompts at least once"),
     ):
-        said = f"{asked}: the full reward in {row[claim]:.3f} {share} ({name}){cut}."
-        of.believe(f"reward:{who}", claim, said, row[claim], stands_on=ground)
+        sentence = f"{trial}: the full reward in {row[claim]:.3f} {share} ({name}){cut}."
+        of.believe(f"reward:{who}", claim, sentence, row[claim], stands_on=ground)
     differing = int(row["groups_that_differ"])
     spread = f", by {row['reward_spread']:.3f} on average" if row.get("reward_spread") is not None else ""
     of.believe(
         f"reward:{who}",
         "tells_answers_apart",
-        f"{asked}: to {differing} of the prompts one answer earns more than another{spread}{cut}.",
+        f"{trial}: to {differing} of the prompts one answer earns more than another{spread}{cut}.",
         row,
         stands_on=ground,
         holds=differing > 0,
@@ -542,7 +542,7 @@ _TRAINED = (
     "damaged_saves",
 )
 
-_DIGEST: dict[ActionKind, Callable[[_Digest], None]] = {
+_DIGEST: dict[ActionKind, Callable[[_Results], None]] = {
     "census": _census,
     "evaluate": _evaluation,
     "confirm": _evaluation,

@@ -215,8 +215,8 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
         revision=model.revision,
         environment=worker_env(),
         workers=workers,
-        earlier=frozenset(d.id for d in store.read.decisions()) | {a.key for a in store.read.actions()},
-        seen_file=loaded.file_hash,
+        previous_session=frozenset(d.id for d in store.read.decisions()) | {a.key for a in store.read.actions()},
+        last_file_hash=loaded.file_hash,
     )
     session.load_cache()
     known = store.read.goals()
@@ -248,7 +248,7 @@ def _ended(session: Session) -> RunEnd | None:
     """
     campaign = session.store.read.campaign()
     view = view_of(session)
-    is_open = session.proposed is not None or plan.has_fallen(view) or plan.is_asked(view)
+    is_open = session.proposed is not None or plan.has_fallen(view) or plan.is_requested(view)
     if campaign.state in {"promoted", "not_promoted"} and not is_open:
         return RunEnd(campaign.state, campaign.sentence, _EXIT[campaign.state])
     session.store.agent.set_campaign(state="running", sentence="", ended_at=None)
@@ -298,11 +298,11 @@ def _input(session: Session, graph: Graph, config: Any) -> Any:
 
 def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
     """Run supersteps, each checkpoint synced before the next begins; prune now and then."""
-    told = len(session.store.read.decisions())
+    printed = len(session.store.read.decisions())
     for superstep, update in enumerate(graph.stream(given, config, stream_mode="updates", durability="sync"), start=1):
         if "deciding" in update:
             decisions = session.store.read.decisions()
-            for decision in decisions[told:]:
+            for decision in decisions[printed:]:
                 session.say(f"{decision.id} {decision.sentence}")
                 log_info(
                     "decision",
@@ -313,7 +313,7 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
                     bucket=decision.bucket,
                     goal_version=decision.goal_version,
                 )
-            told = len(decisions)
+            printed = len(decisions)
             # Where all waits for the answer it is put once more, and last.
             if session.store.read.campaign().state != "waiting":
                 _put_questions(session)
@@ -328,10 +328,10 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
 def _put_questions(session: Session, *, again: bool = False) -> None:
     """Say which questions wait for a person, with figures and what to type; each once in a sitting, or all again."""
     waiting = {row.id for row in session.store.read.approvals() if row.answer is None}
-    put = waiting if again else waiting - session.asked
+    put = waiting if again else waiting - session.shown_questions
     if not put:
         return
-    session.asked |= put
+    session.shown_questions |= put
     view = gather(session.paths, file=str(session.loaded.path))
     for row in view["approvals"]:
         if row["id"] in put:

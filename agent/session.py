@@ -47,13 +47,13 @@ class Session:
         environment: Variables for worker processes.
         workers: Module per kind of job; tests put a quick worker here.
         goal_version: Version of the goal that decisions are made under.
-        earlier: Ids of the decisions and keys of the actions that were on record when this sitting began.
+        previous_session: Ids of the decisions and keys of the actions that were on record when this sitting began.
         requests_before: Number of the last request before this sitting began.
-        seen_file: Hash of the campaign file as looked at last, valid or not.
+        last_file_hash: Hash of the campaign file as looked at last, valid or not.
         say: Where progress sentences go.
         show: Where goes what happens now: a job as gathered (agent/render/record.py), or words.
         ask: Where the lines of a question go that waits for a person.
-        asked: Ids of the questions that this sitting has put so.
+        shown_questions: Ids of the questions that this sitting has put so.
         case_sets: Split -> confirmation cases, and what they were read from.
         openings_read: What the ledger says of the confirmation cases, and the head and the cases that it was read for.
         noted: Keys of the uses of cases that the ledger has.
@@ -69,13 +69,13 @@ class Session:
     environment: Mapping[str, str]
     workers: Mapping[JobKind, str] = field(default_factory=lambda: dict(WORKERS))
     goal_version: int = 1
-    earlier: frozenset[str] = frozenset()
+    previous_session: frozenset[str] = frozenset()
     requests_before: int = 0
-    seen_file: str = ""
+    last_file_hash: str = ""
     say: Callable[[str], None] = lambda _: None
     show: Callable[[dict[str, Any] | str], None] = lambda _: None
     ask: Callable[[list[str]], None] = lambda _: None
-    asked: set[str] = field(default_factory=set)
+    shown_questions: set[str] = field(default_factory=set)
     is_stopping: bool = False
     has_courier: bool = False
     """Whether a process waits beside this one for notices to send."""
@@ -118,8 +118,8 @@ class Session:
                 continue
             # A job of `vigil pairs` may work meanwhile, and its side files come and go.
             with passed_over("disk_use.file_gone", FileNotFoundError):
-                found = path.lstat()
-                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+                entry = path.lstat()
+                total += entry.st_size if stat.S_ISREG(entry.st_mode) else 0
         return total / 1e9
 
     def load_cache(self) -> None:

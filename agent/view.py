@@ -6,7 +6,7 @@ from dataclasses import replace
 from agent.session import Session
 from policies.history import View, gate_since, taught_since
 from policies.next_run import at_best_saves
-from policies.validity import contamination, uprooted
+from policies.validity import contamination
 from state.errors import VigilError
 from state.goal import Goal
 from state.paths import CampaignPaths
@@ -23,11 +23,11 @@ def view_of(session: Session) -> View:
     return at_best_saves(
         replace(
             view,
-            earlier=session.earlier,
+            previous_session=session.previous_session,
             utc_offset_s=session.utc_offset_s,
             used_gb=_used_gb(session, view.actions),
             measurements=tuple(session.store.read.measurements()),
-            torn=_torn(session, view.actions),
+            missing_fused=_missing_fused(session, view.actions),
             saves=_saves(session, view.actions),
             resumable=_resumable(session, view.actions),
             suggest=numbers.suggest,
@@ -43,7 +43,7 @@ def _of_rows(read: Views, goal: Goal, version: int, now: float) -> View:
         goal_version=version,
         now=now,
         campaign=read.campaign(),
-        earlier=frozenset(),
+        previous_session=frozenset(),
         utc_offset_s=0.0,
         used_gb=0.0,
         beliefs=tuple(belief for belief in beliefs if not belief.superseded_by),
@@ -53,11 +53,11 @@ def _of_rows(read: Views, goal: Goal, version: int, now: float) -> View:
         approvals=tuple(read.approvals()),
         commitments=tuple(read.commitments()),
         requests=tuple(row for row in read.requests() if row.kind in OF_RUNS),
-        void=contamination(beliefs, decisions, actions),
+        invalidated=contamination(beliefs, decisions, actions),
         gate_since=gate_since(versions),
         taught_since=taught_since(versions),
     )
-    return replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start))
+    return view.on_present_weights()
 
 
 def _used_gb(session: Session, actions: Iterable[Action]) -> float:
@@ -85,7 +85,7 @@ def recorded_view(paths: CampaignPaths, now: float) -> View:
         return _of_rows(reader.records, Goal.of_record(newest.spec), newest.version, now)
 
 
-def _torn(session: Session, actions: Iterable[Action]) -> frozenset[str]:
+def _missing_fused(session: Session, actions: Iterable[Action]) -> frozenset[str]:
     """Return the adapters whose newest fused model that a class starts from is not in its folder as it was made."""
     made = {a.inputs["adapter"]: a for a in actions if a.kind == "fuse" and a.state == "done" and "weights" in a.inputs}
     return frozenset(adapter for adapter, action in made.items() if not _is_whole(session, action))
@@ -117,11 +117,11 @@ def _saves(session: Session, actions: Iterable[Action]) -> dict[str, dict[str, i
     """
     if session.goal.retention.saves is None:
         return {}
-    found = {}
+    sizes_of = {}
     for action in actions:
         if action.kind == "train" and action.state != "intent":
             job = session.paths.job(action.key)
             judged_by = None if job.result.exists() else newest_healthy_folder(job.out / "saves", session.cache)
-            found[action.key] = sizes(job.out / "saves")
-            found[action.key].pop(judged_by.name if judged_by is not None else "", None)
-    return found
+            sizes_of[action.key] = sizes(job.out / "saves")
+            sizes_of[action.key].pop(judged_by.name if judged_by is not None else "", None)
+    return sizes_of

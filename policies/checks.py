@@ -591,8 +591,8 @@ def _as_cases(mean: Mean, scale: Scale) -> dict[str, float]:
 def _redundant(gate: Gate, cases: CaseTable, use: SplitUse) -> list[Finding | None]:
     """P4: two conditions whose metrics are one number, case by case, up to direction and scale."""
     found: list[Finding | None] = []
-    for place, (first, one) in enumerate(gate.asked):
-        for second, other in gate.asked[place + 1 :]:
+    for place, (first, one) in enumerate(gate.demands):
+        for second, other in gate.demands[place + 1 :]:
             if first.id != second.id and one != other and _same_cases(cases, one, other, use):
                 found.append(_redundancy(first, one, second, other))
     return found

@@ -61,8 +61,8 @@ def confirmed(view: View, inputs: Json) -> Action | None:
         inputs: What measuring the run on the selection cases needs.
     """
     wanted, goal = {**inputs, "use": "confirmation"}, goal_of(view.goal.gate)
-    found = (a for a in openings(view) if is_same(a.inputs, wanted) and a.inputs.get("goal", goal) == goal)
-    return next((a for a in found if a.key not in view.void.evaluations), None)
+    matching = (a for a in openings(view) if is_same(a.inputs, wanted) and a.inputs.get("goal", goal) == goal)
+    return next((a for a in matching if a.key not in view.invalidated.evaluations), None)
 
 
 def was_refused(view: View, run: Run, weights: str) -> bool:
@@ -70,15 +70,15 @@ def was_refused(view: View, run: Run, weights: str) -> bool:
 
     They are not opened for it once more: under another checkout of Vigil it would be another throw of the same dice.
     """
-    asked = {"candidate": view.candidate_of(weights), "goal": goal_of(view.goal.gate), "case_set": view.spent_on}
+    question = {"candidate": view.candidate_of(weights), "goal": goal_of(view.goal.gate), "case_set": view.spent_on}
     harnesses = {
         a.inputs["harness"]
         for a in openings(view)
-        if is_same(a.inputs, {"run": run.id, **asked}) and a.key not in view.void.evaluations
+        if is_same(a.inputs, {"run": run.id, **question}) and a.key not in view.invalidated.evaluations
     }
-    refusals = (d for d in view.decisions if d.run == run.id and d.bucket != "A" and d.id not in view.void.decisions)
-    told = [view.judgement(decision) for decision in refusals]
-    return any(each is not None and each.selection is not None and each.harness in harnesses for each in told)
+    refusals = (d for d in view.decisions if d.run == run.id and d.bucket != "A")
+    judgements = [view.judgement(each) for each in refusals if each.id not in view.invalidated.decisions]
+    return any(each is not None and each.selection is not None and each.harness in harnesses for each in judgements)
 
 
 def may_open(view: View, weights: str, keep: int = 0) -> bool:
@@ -90,13 +90,13 @@ def may_open(view: View, weights: str, keep: int = 0) -> bool:
         keep: Openings to leave.
     """
     spending = view.spending
-    asked = view.candidate_of(weights), goal_of(view.goal.gate)
-    if spending.recorded(*asked) is not None:
-        return spending.alpha_for(*asked) > 0
+    question = view.candidate_of(weights), goal_of(view.goal.gate)
+    if spending.recorded(*question) is not None:
+        return spending.alpha_for(*question) > 0
     return spending.next_alpha > 0 and spending.openings_left > keep
 
 
-def open_for(view: View, run: Run, inputs: Json, rule: str, why: str, asked: str = "") -> Draft:  # noqa: PLR0917 - the parts of an act
+def open_for(view: View, run: Run, inputs: Json, rule: str, why: str, request: str = "") -> Draft:  # noqa: PLR0917 - the parts of an act
     """Measure the base and the parent on the confirmation cases if that was not done, then the run itself.
 
     Args:
@@ -105,7 +105,7 @@ def open_for(view: View, run: Run, inputs: Json, rule: str, why: str, asked: str
         inputs: What measuring it on the selection cases needs.
         rule: Why it is opened, as an id.
         why: And as the beginning of a sentence.
-        asked: Id of the request of a person that it fulfils.
+        request: Id of the request of a person that it fulfils.
     """
     base = measure_base(
         view,
@@ -128,7 +128,7 @@ def open_for(view: View, run: Run, inputs: Json, rule: str, why: str, asked: str
         "confirm",
         rule,
         f"{why}; {what}, judged at alpha {alpha:.4f}.",
-        {**inputs, "use": "confirmation", **opening, **({"asked": asked} if asked else {})},
+        {**inputs, "use": "confirmation", **opening, **({"asked": request} if request else {})},
         run_id=run.id,
     )
 
@@ -155,9 +155,9 @@ def why_not_confirmed(view: View, run: Run) -> str:
     if run.bucket is None or verdict is None:
         return f"{run.id} is not judged yet: it has no scores on the selection cases to confirm."
     weights = view.trained(run).weights
-    asked = {"run": run.id, "harness": view.identity("harness")}
+    question = {"run": run.id, "harness": view.identity("harness")}
     goal = goal_of(view.goal.gate)
-    is_put = any(is_same(a.inputs, asked) and a.inputs.get("goal", goal) == goal for a in openings(view))
+    is_put = any(is_same(a.inputs, question) and a.inputs.get("goal", goal) == goal for a in openings(view))
     if is_put or was_refused(view, run, weights):
         return f"{run.id} was put to the confirmation cases already; they are not opened twice for one run."
     if not may_open(view, weights):
@@ -185,13 +185,13 @@ def why_not_promoted(view: View, run: Run) -> str:
         )
     if counts(view, run) and run.bucket != "A":
         newest = view.judged(run.id)
-        told = view.judgement(newest) if newest is not None else None
-        why = told.gate.sentence if told is not None else ""
+        judgement = view.judgement(newest) if newest is not None else None
+        why = judgement.gate.sentence if judgement is not None else ""
         return f"{run.id} does not hold on the confirmation cases, so it is not promoted: {why}"
     return ""
 
 
-def asked_for(view: View) -> list[tuple[Request, Run]]:
+def open_requests(view: View) -> list[tuple[Request, Run]]:
     """Return what people asked of runs, was accepted and is not done yet, oldest first."""
     accepted = {row.decision for row in view.approvals if row.answer == "yes"}
     done_for = {str(d.action_inputs.get("asked")) for d in view.decisions if not _came_to_nothing(view, d)}
@@ -217,7 +217,7 @@ def why_not(view: View, kind: str, run_id: str) -> str:
     run = view.run(run_id)
     if run is None:
         return f"There is no run {run_id}; vigil runs lists them."
-    if run.id in view.void.trainings:
+    if run.id in view.invalidated.trainings:
         return f"{run.id} was trained on weights or data that no longer stand, so nothing is done with it."
     return _WHY_NOT[kind](view, run)
 
@@ -241,11 +241,11 @@ def was_opened_late(view: View, run: Run) -> bool:
     newest = view.judged(run.id)
     # Of these weights: after an edit another save may be what the run is judged at, and that one was not opened.
     opened = view.training(run) is not None and confirmed(view, candidate_inputs(view, run)) is not None
-    told = view.judgement(newest) if newest is not None else None
-    return opened and told is not None and told.selection is None
+    judgement = view.judgement(newest) if newest is not None else None
+    return opened and judgement is not None and judgement.selection is None
 
 
-def _is_worth_a_look(run: Run, verdict: BucketVerdict) -> bool:
+def _is_worth_opening(run: Run, verdict: BucketVerdict) -> bool:
     """Say whether a run that was never opened may be: progress by its numbers, or a gate that holds on selection.
 
     The second is what opens confirmation at once while more than the last opening is left. Its target may have stood
@@ -256,18 +256,18 @@ def _is_worth_a_look(run: Run, verdict: BucketVerdict) -> bool:
     return run.bucket in {"C", "U"} and verdict.is_promising and verdict.gate.holds and verdict.is_win
 
 
-def next_look(view: View) -> Draft | None:
+def next_opening(view: View) -> Draft | None:
     """Open confirmation for the best run that holds on selection and was not put to it yet.
 
     There is one after a promotion was refused, or when the gate was edited; the last of several openings is kept for
     `last_look`.
     """
     left = [] if view.goal.search.goal == "best" else _unopened(view, int(view.goal.gate.max_confirmations > 1))
-    found = [each for each in left if each[0].gate.holds and is_furthest(view, each[0], each[1])]
-    return _open_best(view, found, "confirm.open", "{} meets the gate on selection, further than any other left")
+    eligible = [each for each in left if each[0].gate.holds and is_furthest(view, each[0], each[1])]
+    return _open_best(view, eligible, "confirm.open", "{} meets the gate on selection, further than any other left")
 
 
-def last_look(view: View, keep: int) -> Draft | None:
+def last_opening(view: View, keep: int) -> Draft | None:
     """Open confirmation for the best run that meets the gate by its numbers and was never put to it.
 
     Asked when a class or the campaign would end without a promotion.
@@ -276,16 +276,16 @@ def last_look(view: View, keep: int) -> Draft | None:
         view: The record.
         keep: Openings to leave for classes that are still to come.
     """
-    found = [each for each in _unopened(view, keep) if _is_worth_a_look(each[1], each[0])]
+    eligible = [each for each in _unopened(view, keep) if _is_worth_opening(each[1], each[0])]
     if view.goal.search.goal == "gate":
         why = "{} meets the gate by its numbers on selection, and nothing got further"
-        return _open_best(view, found, "confirm.last", why)
+        return _open_best(view, eligible, "confirm.last", why)
     # Once, at the end of all classes, and only for what is better than what is promoted.
     was_opened = any(d.rule == "confirm.best" and d.goal_version >= view.gate_since for d in view.decisions)
     standing = view.run(view.campaign.promoted)
     held = view.verdict(standing) if standing is not None else None
     least = float("-inf") if held is None else lead(view.goal.gate, held)
-    better = [each for each in found if lead(view.goal.gate, each[0]) > least]
+    better = [each for each in eligible if lead(view.goal.gate, each[0]) > least]
     return None if keep or was_opened else _open_best(view, better, "confirm.best", "{} is the best run of all")
 
 
@@ -300,20 +300,20 @@ def _unopened(view: View, keep: int) -> list[_Unopened]:
         return []
     if not affords(view, 2 * evaluation_s(view), runs=0, use_reserve=True).is_affordable:
         return []
-    seen = {action.inputs.get("run") for action in opened}
+    put = {action.inputs.get("run") for action in opened}
     return [
         (verdict, run)
         for run in view.runs
-        if run.id not in seen and run.bucket is not None and counts(view, run)
+        if run.id not in put and run.bucket is not None and counts(view, run)
         if (verdict := view.verdict(run)) is not None and view.training(run) is not None
     ]
 
 
-def _open_best(view: View, found: list[_Unopened], rule: str, why: str) -> Draft | None:
+def _open_best(view: View, eligible: list[_Unopened], rule: str, why: str) -> Draft | None:
     """Open confirmation for the one that is furthest by the gate's own metric, of equals by the worst condition."""
-    if not found:
+    if not eligible:
         return None
-    _, run = max(found, key=lambda each: (lead(view.goal.gate, each[0]), slack(each[0])))
+    _, run = max(eligible, key=lambda each: (lead(view.goal.gate, each[0]), slack(each[0])))
     return open_for(view, run, candidate_inputs(view, run), rule, why.format(run.id))
 
 

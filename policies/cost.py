@@ -212,7 +212,7 @@ STEP_COST: Mapping[InstrumentClass, float] = {"demonstration": 1.0, "preference"
 is decoded before it is learned from. Assumed."""
 
 
-def rows_at_once(recipe: Mapping[str, Any], instrument: Instrument) -> int:
+def rows_together(recipe: Mapping[str, Any], instrument: Instrument) -> int:
     """Return the rows of a step: both sides of each pair, the rollouts of each prompt, or rows of the data."""
     each = 2 if CLASSES[instrument] == "preference" else int(recipe.get("group_size", 1))
     return int(recipe["batch_size"]) * each
@@ -350,9 +350,9 @@ def step_time(
         "remembered": remembered or {},
         "timed": timed or {},
     }
-    for source, found in others.items():
-        if found.get(instrument):
-            known = fit(found[instrument], before)
+    for source, fitted in others.items():
+        if fitted.get(instrument):
+            known = fit(fitted[instrument], before)
             return known.model_copy(update={"error": max(REMEMBERED_ERROR, known.error), "source": source})
     name, own = next(((name, own) for name, own in {**(timed or {}), **samples}.items() if own), ("sft", ()))
     other = fit(own, before)
@@ -620,8 +620,8 @@ def memory_beliefs(goal: Goal, beliefs: Iterable[Belief]) -> list[Belief]:
     """
     known = list(beliefs)
     made = _made(goal, known)
-    said = {belief.subject for belief in made}
-    gone = [b for b in known if b.claim == _CLAIM and b.subject not in said and b.status in {"fresh", "refuted"}]
+    subjects = {belief.subject for belief in made}
+    gone = [b for b in known if b.claim == _CLAIM and b.subject not in subjects and b.status in {"fresh", "refuted"}]
     return [*made, *(_outdated(belief) for belief in gone)]
 
 
@@ -674,12 +674,12 @@ class _Need:
 
     def sentence(self, what: str) -> str:
         """Say it with its parts."""
-        found = self.parts
+        parts = self.parts
         corrected = f", times {self.correction:.2f} as earlier runs took" if self.correction > 1 else ""
         return (
-            f"{what} needs about {self.gb:.2f} GB: weights {found.weights_gb:.2f}, adapter and optimizer "
-            f"{found.adapter_gb + found.optimizer_gb:.2f}, activations {found.activations_gb:.2f} "
-            f"({found.rows} rows of at most {found.length:,} positions), interpreter {OVERHEAD_GB:g}{corrected}; "
+            f"{what} needs about {self.gb:.2f} GB: weights {parts.weights_gb:.2f}, adapter and optimizer "
+            f"{parts.adapter_gb + parts.optimizer_gb:.2f}, activations {parts.activations_gb:.2f} "
+            f"({parts.rows} rows of at most {parts.length:,} positions), interpreter {OVERHEAD_GB:g}{corrected}; "
             f"jobs may hold {self.limit_gb:.2f} GB."
         )
 
@@ -732,14 +732,14 @@ def _fix(need: _Need, recipe: Json, instrument: Instrument) -> str:
     if need.parts.rows > 1:
         changes.append({key: 1})
     smaller = dict(recipe)
-    said: list[str] = []
+    advice: list[str] = []
     for change in changes:
         smaller |= change
         parts = estimate(need.shape, smaller, instrument, need.parts.length, need.answer, together=need.together)
         gb = replace(need, parts=parts).gb
         [(name, value)] = change.items()
-        said.append(f"with {'also ' if said else ''}recipe.{name}: {str(value).lower()} it would need {gb:.2f} GB")
-    start = f"Change the recipe ({'; '.join(said)}); or" if said else "Change the recipe:"
+        advice.append(f"with {'also ' if advice else ''}recipe.{name}: {str(value).lower()} it would need {gb:.2f} GB")
+    start = f"Change the recipe ({'; '.join(advice)}); or" if advice else "Change the recipe:"
     return f"{start} lower recipe.max_seq_length or num_layers, or choose a smaller or a quantized model."
 
 
@@ -774,18 +774,18 @@ def taken(beliefs: Iterable[Belief], run: Run, action: Action) -> Belief | None:
     need, peak = _need(list(beliefs), run.instrument, run.recipe), action.made.peak_memory_gb
     if need is None or not peak:
         return None
-    found = need.parts
-    ratio, whole_gb = peak / found.total_gb, action.exit.peak_rss_gb
+    parts = need.parts
+    ratio, whole_gb = peak / parts.total_gb, action.exit.peak_rss_gb
     process = f", the whole process {whole_gb:.2f} GB" if whole_gb else ""
-    said = f"{run.id} took {peak:.2f} GB at its peak{process}; {found.total_gb:.2f} GB were estimated"
+    sentence = f"{run.id} took {peak:.2f} GB at its peak{process}; {parts.total_gb:.2f} GB were estimated"
     is_fine = ratio <= TOLERANCE
     return Belief(
         subject=f"run:{run.id}",
         claim=_TAKEN,
-        statement=f"{said}." if is_fine else f"{said}: it took {ratio:.2f} times the estimate.",
+        statement=f"{sentence}." if is_fine else f"{sentence}: it took {ratio:.2f} times the estimate.",
         value={
             "instrument": run.instrument,
-            "estimate_gb": round(found.total_gb, 3),
+            "estimate_gb": round(parts.total_gb, 3),
             "peak_gb": round(peak, 3),
             "ratio": round(ratio, 3),
         },
@@ -793,7 +793,7 @@ def taken(beliefs: Iterable[Belief], run: Run, action: Action) -> Belief | None:
         status="fresh" if is_fine else "refuted",
         severity="note" if is_fine else "warning",
         evidence=(
-            Evidence(kind="record", ref=run.id, summary=f"Estimated for {found.rows} x {found.length:,} positions."),
+            Evidence(kind="record", ref=run.id, summary=f"Estimated for {parts.rows} x {parts.length:,} positions."),
         ),
         fix="" if is_fine else "Nothing to do: later estimates are corrected by what was measured here.",
         runbook="" if is_fine else runbook_of(""),

@@ -140,7 +140,7 @@ def _conditions(before: Gate, after: Gate) -> Iterator[str]:
             yield f"{old.id} asks something else: {same_id[0].sentence}, where it was {old.sentence}."
         else:
             nearest = max(about, key=lambda new: new.sign * new.bound)
-            yield f"{old.id} asks less: {_asked(nearest)}, where it was {_asked(old)}."
+            yield f"{old.id} asks less: {_demand(nearest)}, where it was {_demand(old)}."
 
 
 def _asks_the_same(old: Condition, new: Condition) -> bool:
@@ -157,7 +157,7 @@ def _is_as_strict(old: Condition, new: Condition) -> bool:
     )
 
 
-def _asked(condition: Condition) -> str:
+def _demand(condition: Condition) -> str:
     return f"{condition.sentence}{' by the bare number, without a test' if condition.kind == 'plain' else ''}"
 
 
@@ -182,8 +182,8 @@ def _reading(before: Goal, after: Goal) -> Iterator[str]:
     was, delta = before.gate.meaningful_delta, after.gate.meaningful_delta
     # Left out it is half of a gap that a measurement tells: nobody can say beforehand which is the smaller.
     if delta != was and (delta is None or was is None or delta < was):
-        told = ["half of the gap" if each is None else f"{each:g}" for each in (delta, was)]
-        yield f"Progress of {told[0]} counts as meaningful instead of {told[1]} (gate.meaningful_delta)."
+        shares = ["half of the gap" if each is None else f"{each:g}" for each in (delta, was)]
+        yield f"Progress of {shares[0]} counts as meaningful instead of {shares[1]} (gate.meaningful_delta)."
     if old.control is not None and new.control != old.control:
         yield f"{old.control} need not move any more (evaluation.control)."
     yield from _companions(old, new)
@@ -245,14 +245,14 @@ _DERIVED = frozenset({"floor", "echo", "decode_curve", "shows_progress", "counts
 def premises_of(action: ActionKind, beliefs: Iterable[Belief], named: Iterable[Belief] = ()) -> tuple[Premise, ...]:
     """Return what an act stands on now: the fresh beliefs about its ground, and those that its rule named."""
     ground = _STANDS_ON.get(action, ())
-    found = {
+    premises = {
         belief.id: belief
         for belief in beliefs
         if ground and belief.status == "fresh" and belief.claim not in _DERIVED and belief.subject.startswith(ground)
     }
-    found |= {belief.id: belief for belief in named}
+    premises |= {belief.id: belief for belief in named}
     return tuple(
-        Premise(belief=row.id, subject=row.subject, tag=row.tag, statement=row.statement) for row in found.values()
+        Premise(belief=row.id, subject=row.subject, tag=row.tag, statement=row.statement) for row in premises.values()
     )
 
 
@@ -310,8 +310,8 @@ def draft(
 ) -> Draft:
     """Return a draft whose action key is fixed by what it does and how often that failed or lost its ground."""
     before = [a for a in view.actions if a.kind == action and is_same(a.inputs, inputs)]
-    void = view.void
-    spent = sum(a.state == "failed" or a.decision in void.decisions or a.key in void.evaluations for a in before)
+    gone = view.invalidated
+    spent = sum(a.state == "failed" or a.decision in gone.decisions or a.key in gone.evaluations for a in before)
     acts = action != "judge"
     key = action_key(view.goal.campaign, action, inputs, spent + _ended_before(view, action)) if acts else ""
     decision = Decision(
@@ -324,7 +324,7 @@ def draft(
         bucket=bucket,
         verdict=verdict or {},
         prediction=prediction or {},
-        premises=premises_of(action, [b for b in view.beliefs if b.id not in view.void.beliefs], premises or ()),
+        premises=premises_of(action, [b for b in view.beliefs if b.id not in view.invalidated.beliefs], premises or ()),
         alternatives=alternatives,
         needs=needs,
     )
@@ -343,14 +343,14 @@ def is_same(ours: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def done(view: View, kind: ActionKind, **inputs: Any) -> Action | None:
     """Return the finished action of a kind with these inputs whose result still counts."""
-    found = (a for a in view.actions if a.kind == kind and a.state == "done" and is_same(a.inputs, inputs))
-    return next((a for a in found if a.key not in view.void.evaluations), None)
+    matching = (a for a in view.actions if a.kind == kind and a.state == "done" and is_same(a.inputs, inputs))
+    return next((a for a in matching if a.key not in view.invalidated.evaluations), None)
 
 
 def beliefs_about(view: View, prefix: str, claim: str) -> list[Belief]:
     """Return the beliefs that stand, on sound ground, about subjects with a prefix."""
-    found = (b for b in view.beliefs if b.subject.startswith(prefix) and b.claim == claim and b.status == "fresh")
-    return [b for b in found if b.id not in view.void.beliefs]
+    about = (b for b in view.beliefs if b.subject.startswith(prefix) and b.claim == claim and b.status == "fresh")
+    return [b for b in about if b.id not in view.invalidated.beliefs]
 
 
 def start_of(parent: str) -> str:

@@ -39,7 +39,7 @@ _UNNOTICED_S = 60.0
 """Seconds beside the planned span that no night is planned by: starting and saving take them, or a busy machine."""
 
 
-def lessons(view: View) -> list[Belief]:
+def diagnostics(view: View) -> list[Belief]:
     """Return what the record shows now; the same record gives the same beliefs."""
     return [*_of_runs(view), *_of_classes(view)]
 
@@ -66,11 +66,11 @@ def _health(run: Run, action: Action) -> Iterator[Belief]:
     what = "It is judged at its last healthy save." if step is not None else "No healthy save is left to judge."
     if verdict == "collapsed":
         figures = "; ".join(action.made.collapse.get("reasons") or ())
-        seen = f"loop or drift where neither its start's nor the references do{f' ({figures})' if figures else ''}"
+        symptom = f"loop or drift where neither its start's nor the references do{f' ({figures})' if figures else ''}"
         yield _lesson(
             f"run:{run.id}",
             "generates_as_its_parent",
-            f"{run.id} was stopped{at}: its sampled generations {seen}. {what}",
+            f"{run.id} was stopped{at}: its sampled generations {symptom}. {what}",
             "1",
             action,
             fix="Lower the adapter's scale or rank, add dropout, train for fewer passes.",
@@ -114,17 +114,17 @@ def _wall_time(run: Run, action: Action, decision: Decision) -> Iterator[Belief]
     if not foreseen or took is None:
         return
     low, high = float(foreseen["low_s"]), float(foreseen["high_s"])
-    said = f"{run.id} took {took:.0f} s; {low:.0f} to {high:.0f} s were planned"
+    sentence = f"{run.id} took {took:.0f} s; {low:.0f} to {high:.0f} s were planned"
     share = f"{took / float(foreseen['seconds']):.2g} times the expected time"
     if took <= high + _UNNOTICED_S:
         # Done sooner than planned is worth a word, and nobody's failure.
         early = f": {share}" if took < low - _UNNOTICED_S else ""
-        yield _fine(f"run:{run.id}", "took_the_planned_time", f"{said}{early}.", "10", action)
+        yield _fine(f"run:{run.id}", "took_the_planned_time", f"{sentence}{early}.", "10", action)
         return
     yield _lesson(
         f"run:{run.id}",
         "took_the_planned_time",
-        f"{said}: {share}.",
+        f"{sentence}: {share}.",
         "10",
         action,
         fix="Nothing to do: the next estimate is fitted on what was measured here.",
@@ -190,8 +190,8 @@ def _lesson(subject: str, claim: str, statement: str, mode: str, action: Action,
 
 
 def _fine(subject: str, claim: str, statement: str, mode: str, action: Action) -> Belief:
-    seen = Evidence(kind="record", ref=action.key, summary=statement)
-    return Belief(subject=subject, claim=claim, statement=statement, tag="confirmed", evidence=(seen,), mode=mode)
+    evidence = Evidence(kind="record", ref=action.key, summary=statement)
+    return Belief(subject=subject, claim=claim, statement=statement, tag="confirmed", evidence=(evidence,), mode=mode)
 
 
 _ENDS = frozenset({"conclude", "halt"})
@@ -200,7 +200,9 @@ _ENDS = frozenset({"conclude", "halt"})
 def tell_question(view: View) -> Draft | None:
     """Tell a person of the oldest question that waits and was not told yet, before other work goes on."""
     waiting = (row for row in view.approvals if row.answer is None)
-    return next((told for row in waiting if (told := _told(view, "question", row.id, *_asked(view, row)))), None)
+    return next(
+        (notice for row in waiting if (notice := _notice(view, "question", row.id, *_question_of(view, row)))), None
+    )
 
 
 _MOST_SCORES = 3
@@ -248,7 +250,7 @@ def before_end(view: View, end: Draft) -> Draft | None:
     else:
         best = decision.run or next(iter(_best(view)), "")
         figures = _scores(view, best)
-    return _told(view, event, about, _said(view, decision), typed, figures)
+    return _notice(view, event, about, _end_of(view, decision), typed, figures)
 
 
 def _is_the_last_end(view: View, end: Decision) -> bool:
@@ -258,7 +260,7 @@ def _is_the_last_end(view: View, end: Decision) -> bool:
     return last is not None and last.run == end.run and last.action_inputs["state"] == "promoted"
 
 
-def _told(  # noqa: PLR0917 - the parts of a notice
+def _notice(  # noqa: PLR0917 - the parts of a notice
     view: View, event: NotifyEvent, about: str, sentence: str, typed: str, figures: str
 ) -> Draft | None:
     """Return the notice of one event, unless the campaign file does not ask for it or it was tried before."""
@@ -286,7 +288,7 @@ def _was_tried(view: View, kind: ActionKind, occasion: Json) -> bool:
     return any(all(inputs.get(name) == value for name, value in occasion.items()) for inputs in tried)
 
 
-def _asked(view: View, question: Approval) -> tuple[str, str, str]:
+def _question_of(view: View, question: Approval) -> tuple[str, str, str]:
     """Return a question in our own words, what answers it, and the figures that it is answered by."""
     # What a person asks of a run stands under the request's id, what the campaign asks under the decision's.
     runs = {**{d.id: d.run for d in view.decisions}, **{request.id: request.target for request in view.requests}}
@@ -304,7 +306,7 @@ def _asked(view: View, question: Approval) -> tuple[str, str, str]:
     return what, f"vigil approve {name}, or vigil reject {name} --reason WHY", figures
 
 
-def _said(view: View, end: Decision) -> str:
+def _end_of(view: View, end: Decision) -> str:
     """Return an end in our own words: names and numbers."""
     state = str(end.action_inputs["state"])
     if state == "promoted":
@@ -400,4 +402,4 @@ def _gone_on_from(view: View) -> set[str]:
     planned = {run.decision for run in view.runs if run.bucket is None}
     open_ones = (d.action_inputs.get("continues") for d in view.decisions if d.id in planned)
     offered = (proposal.continues for name in view.goal.instruments for proposal in next_proposals(view, name))
-    return {*(str(told["run"]) for told in open_ones if told), *offered}
+    return {*(str(source["run"]) for source in open_ones if source), *offered}

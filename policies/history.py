@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from policies.comparison import Noise
 from policies.gate import GateVerdict
 from policies.ledger import LEAST, LEDGER, Opening, Recorded, Spending, goal_of, is_more, levels
 from policies.recipes import Suggest
-from policies.validity import Contamination
+from policies.validity import Contamination, with_replaced_weights
 from policies.verdict import BucketVerdict
 from state.goal import Gate, Goal, split_of
 from state.hashing import hash_json
@@ -71,7 +71,7 @@ class View:
         goal_version: Its version.
         now: Unix seconds.
         campaign: The campaign's row.
-        earlier: Ids of decisions and keys of actions from before this sitting of the agent; clocks can be set back.
+        previous_session: Ids of decisions and keys of actions from before this session of the agent: clocks change.
         utc_offset_s: Local time minus UTC, for `budget.until`.
         used_gb: What the campaign's folder holds, decimal gigabytes; 0 where no `budget.disk_gb` asks for it.
     """
@@ -80,7 +80,7 @@ class View:
     goal_version: int
     now: float
     campaign: Campaign
-    earlier: frozenset[str]
+    previous_session: frozenset[str]
     utc_offset_s: float
     used_gb: float
     beliefs: tuple[Belief, ...] = ()
@@ -92,9 +92,9 @@ class View:
     measurements: tuple[Measurement, ...] = ()
     requests: tuple[Request, ...] = ()
     """What people asked of runs, as it was accepted: `confirm` and `promote`."""
-    void: Contamination = _NOTHING
+    invalidated: Contamination = _NOTHING
     """What stands on refuted beliefs, or on weights that are no longer there, and does not count."""
-    torn: frozenset[str] = frozenset()
+    missing_fused: frozenset[str] = frozenset()
     """Adapters whose fused model, made for a class to start from, is gone or no longer as it was made."""
     saves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Key of an ended training -> name of a resumable save on disk -> bytes; empty without a rule of retention."""
@@ -111,10 +111,10 @@ class View:
     @cached_property
     def measured(self) -> dict[str, list[Measurement]]:
         """Weights hash -> what was measured of them, in order: a verdict needs those of three, a record holds many."""
-        found: dict[str, list[Measurement]] = {}
+        by_weights: dict[str, list[Measurement]] = {}
         for row in self.measurements:
-            found.setdefault(row.weights, []).append(row)
-        return found
+            by_weights.setdefault(row.weights, []).append(row)
+        return by_weights
 
     @cached_property
     def _runs(self) -> dict[str, Run]:
@@ -134,8 +134,8 @@ class View:
 
     @cached_property
     def _judgements(self) -> dict[str, Judgement]:
-        told = {each.id: each.verdict for each in self.decisions if "bucket" in each.verdict}
-        return {decision: Judgement.model_validate(verdict) for decision, verdict in told.items()}
+        verdicts = {each.id: each.verdict for each in self.decisions if "bucket" in each.verdict}
+        return {decision: Judgement.model_validate(verdict) for decision, verdict in verdicts.items()}
 
     def run(self, run_id: str) -> Run | None:
         """Return the run with an id."""
@@ -164,10 +164,10 @@ class View:
 
     def verdict(self, run: Run) -> BucketVerdict | None:
         """Return the newest verdict on a run."""
-        found = (
+        newest_first = (
             self._judgements[d.id] for d in reversed(self.decisions) if d.run == run.id and d.id in self._judgements
         )
-        newest = next(found, None)
+        newest = next(newest_first, None)
         return newest.bucket if newest is not None else None
 
     @property
@@ -185,6 +185,11 @@ class View:
         """Hash of the weights that the first run starts from: the base, or the base with the campaign's adapter."""
         return self.identity("parent") or self.identity("weights")
 
+    def on_present_weights(self) -> "View":
+        """Return the view in which runs on weights that were replaced since do not count."""
+        gone = with_replaced_weights(self.invalidated, self.runs, self.identity("weights"), self.start)
+        return replace(self, invalidated=gone)
+
     def belief(self, subject: str, claim: str) -> Belief | None:
         """Return the belief that stands about a subject's claim."""
         return next(
@@ -198,17 +203,17 @@ class View:
         Openings of an older Vigil are in no ledger; they count while the harness is the one they were made under.
         """
         belief = self.belief(*LEDGER)
-        told = Recorded(cases="")
+        ledger = Recorded(cases="")
         if belief is not None:
-            told = Recorded.model_validate({name: belief.value[name] for name in Recorded.model_fields}, strict=False)
+            ledger = Recorded.model_validate({name: belief.value[name] for name in Recorded.model_fields}, strict=False)
         own: dict[tuple[str, str, str], Opening] = {}
         for action in self.actions:
             if action.kind == "confirm" and (belief is None or self._is_unwritten(action)):
                 opening = self._opening(action)
                 own.setdefault(opening.question, opening)
-        openings = (*(each for each in own.values() if each.cases == told.cases), *told.openings)
+        openings = (*(each for each in own.values() if each.cases == ledger.cases), *ledger.openings)
         gate, read = self.goal.gate, tuple(self.own_openings)
-        return Spending(alpha=gate.alpha, most=gate.max_confirmations, openings=openings, cases=told.cases, read=read)
+        return Spending(alpha=gate.alpha, most=gate.max_confirmations, openings=openings, cases=ledger.cases, read=read)
 
     @property
     def own_openings(self) -> list[Opening]:
@@ -281,10 +286,11 @@ class View:
             return False
         if self.is_closed(decision) or self._is_edited_since(decision) or self._is_overtaken(decision):
             return True
-        if decision.run in self.void.trainings or (decision.action == "promote" and decision.id in self.void.decisions):
+        gone = self.invalidated
+        if decision.run in gone.trainings or (decision.action == "promote" and decision.id in gone.decisions):
             return True
         if decision.action in {"halt", "conclude"}:
-            return decision.id in self.earlier
+            return decision.id in self.previous_session
         if decision.action == "confirm" and self._is_overspent(decision.action_inputs):
             return True
         if decision.action == "train" and self._is_time_over:
@@ -307,8 +313,8 @@ class View:
 
     def _is_edited_since(self, decision: Decision) -> bool:
         """Say whether a promotion that has not begun was decided before an edit, which may have raised the gate."""
-        is_asked = decision.action == "promote" and self.action(decision.action_key) is None
-        return is_asked and decision.goal_version < self.goal_version
+        is_waiting = decision.action == "promote" and self.action(decision.action_key) is None
+        return is_waiting and decision.goal_version < self.goal_version
 
     def _is_overspent(self, inputs: Json) -> bool:
         """Say whether cases that were to be opened were edited since, or opened by others: less of alpha is left."""
@@ -316,9 +322,9 @@ class View:
             # Decided by an older Vigil and never begun: decided again, with its level.
             return True
         spending = self.spending
-        asked = (goal_of(self.goal.gate), spending.cases)
+        question = (goal_of(self.goal.gate), spending.cases)
         left = spending.alpha_for(str(inputs["candidate"]), str(inputs["goal"]))
-        return asked != (inputs["goal"], inputs["case_set"]) or is_more(float(inputs["alpha"]), left)
+        return question != (inputs["goal"], inputs["case_set"]) or is_more(float(inputs["alpha"]), left)
 
     def _is_overtaken(self, decision: Decision) -> bool:
         """Say whether another run was promoted after a promotion was asked about, as a person may ask for."""

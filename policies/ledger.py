@@ -61,11 +61,11 @@ def missing(own: Iterable[Opening], written: Sequence[Opening], since: float) ->
         since: When a person reset the ledger last, Unix seconds; what is older was given up.
     """
     keys, known = {each.key for each in written}, {each.question for each in written}
-    found: dict[tuple[str, str, str], Opening] = {}
+    lost: dict[tuple[str, str, str], Opening] = {}
     for each in own:
         if each.at > since and each.key not in keys and each.question not in known:
-            found.setdefault(each.question, each)
-    return tuple(found.values())
+            lost.setdefault(each.question, each)
+    return tuple(lost.values())
 
 
 def levels(alpha: float, read: Iterable[Opening]) -> dict[tuple[str, str, str], float]:
@@ -74,13 +74,13 @@ def levels(alpha: float, read: Iterable[Opening]) -> dict[tuple[str, str, str], 
     What others recorded at levels that this campaign does not grant is read at what the earlier ones leave.
     """
     left: dict[str, float] = {}
-    found: dict[tuple[str, str, str], float] = {}
+    levels_of: dict[tuple[str, str, str], float] = {}
     for each in read:
-        if each.question not in found:
+        if each.question not in levels_of:
             rest = left.get(each.cases, alpha)
-            found[each.question] = each.alpha if not is_more(each.alpha, rest) else rest
+            levels_of[each.question] = each.alpha if not is_more(each.alpha, rest) else rest
             left[each.cases] = max(0.0, rest - each.alpha)
-    return found
+    return levels_of
 
 
 class Spending(Record):
@@ -133,11 +133,11 @@ class Spending(Record):
     def sentence(self) -> str:
         """What is spent and what is left, for a person."""
         times = {0: "not opened yet", 1: "opened once"}.get(len(self.openings), f"opened {len(self.openings)} times")
-        told = f"The confirmation cases were {times}{self._others()} of at most {self.most}"
+        opened = f"The confirmation cases were {times}{self._others()} of at most {self.most}"
         if not self.next_alpha:
-            return f"{told}; alpha {self.spent:.4g} of {self.alpha:g} is spent, and none is left to open them again."
+            return f"{opened}; alpha {self.spent:.4g} of {self.alpha:g} is spent, and none is left to open them again."
         return (
-            f"{told}; alpha {self.spent:.4g} of {self.alpha:g} is spent, and the next opening is judged at"
+            f"{opened}; alpha {self.spent:.4g} of {self.alpha:g} is spent, and the next opening is judged at"
             f" {self.next_alpha:.4f}."
         )
 
@@ -159,7 +159,7 @@ class Spending(Record):
         return self.next_alpha if known is None else levels(self.alpha, (*self.read, known))[known.question]
 
 
-def counting(cases: Mapping[str, Collection[bytes]], earlier: Sequence[Collection[bytes]]) -> tuple[int, ...]:
+def counting(cases: Mapping[str, Collection[bytes]], before: Sequence[Collection[bytes]]) -> tuple[int, ...]:
     """Return which earlier openings count against a set of cases, by their place.
 
     One counts that opened a tenth or more of a split. Smaller ones count together, all that share a case, where they
@@ -167,23 +167,23 @@ def counting(cases: Mapping[str, Collection[bytes]], earlier: Sequence[Collectio
 
     Args:
         cases: Split -> hashes of the cases that are to be opened.
-        earlier: Hashes of the cases that each opening opened.
+        before: Hashes of the cases that each opening opened.
     """
-    found: set[int] = set()
+    counted: set[int] = set()
     for split in cases.values():
-        shared = [{case for case in split if case in opened} for opened in earlier]
+        shared = [{case for case in split if case in opened} for opened in before]
         least = SHARED * len(split)
-        large = {place for place, seen in enumerate(shared) if seen and len(seen) >= least}
-        small = {place for place, seen in enumerate(shared) if seen and len(seen) < least}
+        large = {place for place, shared_cases in enumerate(shared) if shared_cases and len(shared_cases) >= least}
+        small = {place for place, shared_cases in enumerate(shared) if shared_cases and len(shared_cases) < least}
         together = set().union(*(shared[place] for place in small))
-        found |= large | (small if together and len(together) >= least else set())
-    return tuple(sorted(found))
+        counted |= large | (small if together and len(together) >= least else set())
+    return tuple(sorted(counted))
 
 
 def goal_of(gate: Gate) -> str:
     """Return the identity of what a gate asks: its conditions, whatever they are called and why."""
-    asked = [each.model_dump(mode="json", exclude={"id", "reason"}) for each in gate.conditions]
-    return hash_json(asked)[:24]
+    conditions = [each.model_dump(mode="json", exclude={"id", "reason"}) for each in gate.conditions]
+    return hash_json(conditions)[:24]
 
 
 class Recorded(Record):

@@ -27,7 +27,7 @@ from policies.cost import (
     padded_batches,
     prior,
     refusal,
-    rows_at_once,
+    rows_together,
     step_time,
     timed_step,
 )
@@ -89,7 +89,7 @@ def may_be_better(saves: Sequence[Save]) -> list[Save]:
     return [save for save in lower if save.weights != last.weights]
 
 
-def look_at_save(view: View, run: Run, trained: Action) -> Draft | None:
+def evaluate_save(view: View, run: Run, trained: Action) -> Draft | None:
     """Look at the next save of a run that may be better than its end, unless that is dear or was done."""
     if why_not(view, trained) or _is_opened(view, run):
         return None
@@ -108,8 +108,8 @@ def look_at_save(view: View, run: Run, trained: Action) -> Draft | None:
 
 def _is_opened(view: View, run: Run) -> bool:
     """Say whether the confirmation cases were opened for a run: what was confirmed is what it is judged at."""
-    asked = {"run": run.id, "harness": view.identity("harness")}
-    return any(a.kind == "confirm" and a.state == "done" and is_same(a.inputs, asked) for a in view.actions)
+    wanted = {"run": run.id, "harness": view.identity("harness")}
+    return any(a.kind == "confirm" and a.state == "done" and is_same(a.inputs, wanted) for a in view.actions)
 
 
 def why_not(view: View, trained: Action) -> str:
@@ -119,7 +119,7 @@ def why_not(view: View, trained: Action) -> str:
         return ""
     if not view.goal.evaluation.look_cases:
         return "evaluation.look_cases is 0"
-    return _too_dear(len(others) * _look_tokens(view), trained.made.padded_tokens)
+    return _too_dear(len(others) * _tokens_of_part(view), trained.made.padded_tokens)
 
 
 def _too_dear(cost: float, trained: float) -> str:
@@ -136,7 +136,7 @@ def skipped(view: View, trained: Action) -> tuple[Alternative, ...]:
     return (Alternative(action="evaluate", reason=f"the saves at step {steps}: {reason}"),) if reason else ()
 
 
-def _look_tokens(view: View) -> float:
+def _tokens_of_part(view: View) -> float:
     """Return what one look costs in trained tokens, by the base's prompts and answers; zero before it was measured."""
     (split, _), harness = _metric(view), view.identity("harness")
     each = [
@@ -165,11 +165,11 @@ def _inputs(view: View, run: str, save: Save) -> Json:
 
 def _taken(view: View, inputs: Json) -> Action | None:
     """Return the look at a save that was taken, on however many cases: an edit of their number judges nothing anew."""
-    asked = {name: value for name, value in inputs.items() if name != "look"}
+    wanted = {name: value for name, value in inputs.items() if name != "look"}
     place = {name: value for name, value in inputs["look"].items() if name != "cases"}
-    found = (a for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, asked))
-    at_place = (a for a in found if is_same(a.inputs.get("look") or {}, place))
-    return next((a for a in at_place if a.key not in view.void.evaluations), None)
+    matching = (a for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, wanted))
+    at_place = (a for a in matching if is_same(a.inputs.get("look") or {}, place))
+    return next((a for a in at_place if a.key not in view.invalidated.evaluations), None)
 
 
 FIRST_SHARE = 0.25
@@ -193,7 +193,7 @@ def interim(view: View, recipe: Json, instrument: Instrument, tokens: float) -> 
         return {}, ""
     iters, every = int(recipe["iters"]), int(setting(recipe, "steps_per_eval"))
     first = math.ceil(FIRST_SHARE * iters)
-    if why := _too_dear((1 + iters // every - (first - 1) // every) * _look_tokens(view), tokens):
+    if why := _too_dear((1 + iters // every - (first - 1) // every) * _tokens_of_part(view), tokens):
         return {}, f"no look at it while it trains: {why}"
     split, metric = _metric(view)
     sign = aim_of(view.goal.gate).direction
@@ -229,41 +229,41 @@ def _at_best(view: View, trained: Action) -> Action:
     means = [round(math.fsum(sign * part[case] for case in shared), 9) for part in (*parts, ended)]
     best = max(range(len(means)), key=lambda place: (means[place], place)) if shared else len(others)
     save = [*others, saves[-1]][best]
-    told: Json = {"weights": save.weights, "adapter": save.adapter, "looks": len(means)}
-    told |= {"judged_step": save.step} if save is not saves[-1] else {}
-    return trained.model_copy(update={"result": {**trained.result, **told}})
+    best_save: Json = {"weights": save.weights, "adapter": save.adapter, "looks": len(means)}
+    best_save |= {"judged_step": save.step} if save is not saves[-1] else {}
+    return trained.model_copy(update={"result": {**trained.result, **best_save}})
 
 
 def _of_weights(view: View, save: Save) -> list[str]:
     """Return the evaluations that measured a save on all selection cases under today's harness."""
-    asked = {"weights": save.weights, "use": "selection", "harness": view.identity("harness")}
-    return [a.key for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, asked)]
+    wanted = {"weights": save.weights, "use": "selection", "harness": view.identity("harness")}
+    return [a.key for a in view.actions if a.kind == "evaluate" and a.state == "done" and is_same(a.inputs, wanted)]
 
 
 def _scores(view: View, saves: Sequence[Save]) -> dict[str, dict[str, float]]:
     """Return evaluation -> case -> score of the gate's own metric, of some saves."""
     split, metric = _metric(view)
-    found: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     for row in (row for save in saves for row in view.measured.get(save.weights, ())):
         score = row.metrics.get(metric) if row.split == split and row.use == "selection" else None
         if score is not None:
-            found.setdefault(row.evaluation, {})[row.case] = score
-    return found
+            scores.setdefault(row.evaluation, {})[row.case] = score
+    return scores
 
 
 def _metric(view: View) -> tuple[str, str]:
     """Return split and name of the metric that saves are compared by: the gate's own, or what it is read on."""
-    asked = own_metric(view.goal.gate)
-    read = view.goal.evaluation.dense.get(asked, asked)
+    own = own_metric(view.goal.gate)
+    read = view.goal.evaluation.dense.get(own, own)
     return split_of(read), name_of(read)
 
 
-def looks_of(view: View, run: Run) -> int:
+def saves_compared(view: View, run: Run) -> int:
     """Return how many saves of a run were compared before it was judged at the best of them; one where none were."""
     return view.trained(run).looks or 1
 
 
-def told_of(trained: TrainResult) -> str:
+def judged_at(trained: TrainResult) -> str:
     """Say at which save a run is judged and how many were compared; empty where its end is all there is."""
     looks, step = trained.looks, trained.judged_step
     where = "its end" if step is None else f"its save of step {step}"
@@ -286,7 +286,7 @@ def case_table(view: View, candidate: str, parent: str = "") -> CaseTable:
         for a in view.actions
         if a.kind in {"evaluate", "confirm"}
         and a.inputs.get("harness") == view.identity("harness")
-        and a.key not in view.void.evaluations
+        and a.key not in view.invalidated.evaluations
     }
     sides: dict[Side, str] = {
         "base": view.identity("weights"),
@@ -311,7 +311,7 @@ def evidence_of(view: View, run: Run, table: CaseTable, confirmation: GateVerdic
         control=view.goal.evaluation.control,
         noise_floor=view.goal.evaluation.noise_floor,
         dense=view.goal.evaluation.dense,
-        looks=looks_of(view, run),
+        looks=saves_compared(view, run),
         stopped=_stopped_unsaved(view, run),
     )
 
@@ -361,9 +361,9 @@ def run_before(view: View, instrument: Instrument) -> Run | None:
         facts = _facts(view)
         flat = {fact.run for fact in facts if fact.bucket == "C"}
         again = next((run.parent for run in reversed(ours) if run.parent in flat), "")
-        asked = again or _exhaustion(view, instrument, facts, best_before(view, instrument)).start_from
-        if asked:
-            return view.run(asked)
+        start = again or _exhaustion(view, instrument, facts, best_before(view, instrument)).start_from
+        if start:
+            return view.run(start)
     return best_before(view, instrument)
 
 
@@ -385,7 +385,7 @@ def loss_of(view: View, weights: str, fused: str) -> str:
         fused: Hash of the fused model; one that was not measured yet has missed nothing.
     """
     table = case_table(view, fused, weights)
-    for _, metric in view.goal.gate.asked:
+    for _, metric in view.goal.gate.demands:
         ours, theirs = (table.mean(side, metric, "selection") for side in ("candidate", "parent"))
         if ours is None or theirs is None:
             continue
@@ -397,18 +397,18 @@ def loss_of(view: View, weights: str, fused: str) -> str:
 def best_before(view: View, instrument: Instrument) -> Run | None:
     """Return the best run of the classes before one that made progress: by slack, the later of equals."""
     order = view.goal.instruments
-    earlier = order[: order.index(instrument)] if instrument in order else ()
-    found = [
+    classes_before = order[: order.index(instrument)] if instrument in order else ()
+    eligible = [
         run
         for run in view.runs
-        if run.instrument in earlier
+        if run.instrument in classes_before
         and has_moved(view, run)
         and run.adapter
         and (training := view.training(run)) is not None
         and training.state == "done"
         and counts(view, run)
     ]
-    return max(found, key=lambda run: (slack_of(view, run), view.runs.index(run)), default=None)
+    return max(eligible, key=lambda run: (slack_of(view, run), view.runs.index(run)), default=None)
 
 
 def has_moved(view: View, run: Run) -> bool:
@@ -451,7 +451,7 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
     given, unless the learning rate was planned for another length, or the last steps made no whole update.
     """
     saved = {str(a.inputs.get("recipe_hash")): a for a in view.actions if a.key in view.resumable}
-    asked, iters = proposal.recipe, int(proposal.recipe["iters"])
+    recipe, iters = proposal.recipe, int(proposal.recipe["iters"])
     # Rollouts earn by default what the gate asks for, so another gate teaches something else.
     since = max(view.taught_since, view.gate_since if CLASSES[proposal.instrument] == "rollout" else 1)
     old = {decision.id for decision in view.decisions if decision.goal_version < since}
@@ -462,7 +462,7 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
         and (run.instrument, run.parent_hash, run.seed) == (proposal.instrument, proposal.parent_hash, proposal.seed)
         and run.data_hash == view.identity("data")
         and run.decision not in old
-        and _but_length(run.recipe) == _but_length(asked)
+        and _but_length(run.recipe) == _but_length(recipe)
         and int(run.recipe["iters"]) < iters
     ]
     # The state that is saved is of a training's end: where an earlier save is better, going on would start from worse.
@@ -471,21 +471,21 @@ def going_on(view: View, proposal: RecipeProposal) -> RecipeProposal:
     if not shorter:
         if not worn:
             return proposal
-        said = f"It starts again: {worn[-1].id} is best before its end, and only the state of its end could be gone on "
-        return proposal.model_copy(update={"hypothesis": f"{proposal.hypothesis} {said}from."})
+        why = f"It starts again: {worn[-1].id} is best before its end, and only the state of its end could be gone on "
+        return proposal.model_copy(update={"hypothesis": f"{proposal.hypothesis} {why}from."})
     run = max(shorter, key=lambda each: int(each.recipe["iters"]))
     step = int(run.recipe["iters"])
-    whole = max(int(setting(asked, "grad_accumulation_steps")), int(setting(asked, "updates_per_batch")))
-    is_same = run.recipe.get("lr_schedule") == asked.get("lr_schedule") and step % whole == 0
-    said = f"It goes on from {run.id}'s state at step {step}."
+    whole = max(int(setting(recipe, "grad_accumulation_steps")), int(setting(recipe, "updates_per_batch")))
+    is_same = run.recipe.get("lr_schedule") == recipe.get("lr_schedule") and step % whole == 0
+    sentence = f"It goes on from {run.id}'s state at step {step}."
     if not is_same:
-        said += " It is not the same as a longer run: its learning rate was planned for another length."
+        sentence += " It is not the same as a longer run: its learning rate was planned for another length."
     return proposal.model_copy(
         update={
             "continues": run.id,
             "from_step": step,
             "is_same": is_same,
-            "hypothesis": f"{proposal.hypothesis} {said}",
+            "hypothesis": f"{proposal.hypothesis} {sentence}",
         }
     )
 
@@ -581,8 +581,8 @@ def _rows(view: View, instrument: Instrument) -> Json:
         "rollout": view.belief("data:rollouts", "cases"),
     }
     own = of_class.get(CLASSES[instrument])
-    found: Json = dict(train.value) if train is not None and train.value else {}
-    return {**found, **own.value} if own is not None and own.value else found
+    census: Json = dict(train.value) if train is not None and train.value else {}
+    return {**census, **own.value} if own is not None and own.value else census
 
 
 def _carried(view: View, name: str) -> float:
@@ -626,8 +626,8 @@ def _tried(view: View, run: Run) -> Tried:
 def _refused(view: View, run: Run) -> list[str]:
     """Return the conditions that confirmation did not show of a run; none where it was not opened for it."""
     judged = view.judged(run.id)
-    told = view.judgement(judged) if judged is not None else None
-    return [] if told is None or told.selection is None else [each.id for each in told.gate.failing]
+    judgement = view.judgement(judged) if judged is not None else None
+    return [] if judgement is None or judgement.selection is None else [each.id for each in judgement.gate.failing]
 
 
 def _lengths(view: View, run: Run, weights: str) -> Lengths | None:
@@ -661,7 +661,7 @@ def progressed(view: View) -> frozenset[str]:
 
     Compared on the cases that both answered: by more than the noise floor and one standard error.
     """
-    found: set[str] = set()
+    further: set[str] = set()
     best: dict[tuple[Instrument, str], str] = {}
     for run in view.runs:
         verdict = view.verdict(run) if has_moved(view, run) and counts(view, run) else None
@@ -681,8 +681,8 @@ def progressed(view: View) -> frozenset[str]:
             if not change.excludes(0.0) or gain <= floor:
                 continue
         best[place] = weights
-        found.add(run.id)
-    return frozenset(found)
+        further.add(run.id)
+    return frozenset(further)
 
 
 def counts(view: View, run: Run) -> bool:
@@ -690,10 +690,10 @@ def counts(view: View, run: Run) -> bool:
     newest = view.judged(run.id)
     if newest is None:
         return True
-    told, harness = view.judgement(newest), view.identity("harness")
-    is_sound = run.id not in view.void.verdicts and not view.is_closed(newest)
-    is_read = (told.dense if told is not None else {}) == view.goal.evaluation.dense
-    is_of_today = told is None or (told.harness or harness) == harness
+    judgement, harness = view.judgement(newest), view.identity("harness")
+    is_sound = run.id not in view.invalidated.verdicts and not view.is_closed(newest)
+    is_read = (judgement.dense if judgement is not None else {}) == view.goal.evaluation.dense
+    is_of_today = judgement is None or (judgement.harness or harness) == harness
     return is_sound and is_read and is_of_today and newest.goal_version >= view.gate_since
 
 
@@ -753,7 +753,7 @@ def _sized(view: View, recipe: Json, instrument: Instrument) -> tuple[list[int],
     longest = float(row.get("max_tokens") or 512)
     lengths = lengths_from_quantiles(float(row.get("p50") or longest), float(row.get("p95") or longest), longest)
     full: Json = {key: DEFAULTS[key] for key in ("iters", "batch_size", "max_seq_length")} | recipe
-    full["batch_size"] = rows_at_once(full, instrument)
+    full["batch_size"] = rows_together(full, instrument)
     # Each length stands for many rows: as often as a batch is large, so that batches of like length can form.
     return lengths * int(full["batch_size"]), full
 
@@ -762,21 +762,21 @@ def _steps_of(view: View, action: Action) -> tuple[Instrument, int] | None:
     """Return the instrument of the steps that an action trained and the rows of each, None where it trained none."""
     if action.kind == "pace":
         instrument: Instrument = action.inputs["instrument"]
-        return instrument, rows_at_once(action.inputs["recipe"], instrument)
+        return instrument, rows_together(action.inputs["recipe"], instrument)
     run = next(
         (r for r in view.runs if action.kind == "train" and r.recipe_hash == action.inputs.get("recipe_hash")), None
     )
-    return None if run is None else (run.instrument, rows_at_once(run.recipe, run.instrument))
+    return None if run is None else (run.instrument, rows_together(run.recipe, run.instrument))
 
 
 def _remembered(view: View) -> dict[Instrument, list[StepSample]]:
     """Return the steps that earlier campaigns with these weights were timed at on this machine."""
     belief = view.belief("machine:steps", "step_time")
     value: Json = belief.value if belief is not None and belief.status == "fresh" else {}
-    found: dict[Instrument, list[StepSample]] = {}
+    steps: dict[Instrument, list[StepSample]] = {}
     for name in INSTRUMENTS:
-        found[name] = [StepSample.model_validate(row) for row in value.get(name, ())]
-    return found
+        steps[name] = [StepSample.model_validate(row) for row in value.get(name, ())]
+    return steps
 
 
 def evaluation_s(view: View) -> float:
@@ -844,17 +844,17 @@ def choose(view: View, instrument: Instrument) -> Choice:
             skipped.append(Alternative(action=proposal.rule, reason=refused))
             continue
         left = affords(view, estimate.seconds + measuring_s, instrument=instrument)
-        found = proposal if left.is_affordable else None
-        if found is None and left.nearest_s is not None and left.limit in {"until", "hours", "class_hours"}:
-            found = _cut(view, proposal, estimate, left.nearest_s - measuring_s)
-            if found is not None and any(found.recipe_hash == run.recipe_hash for run in view.runs):
+        fitted = proposal if left.is_affordable else None
+        if fitted is None and left.nearest_s is not None and left.limit in {"until", "hours", "class_hours"}:
+            fitted = _cut(view, proposal, estimate, left.nearest_s - measuring_s)
+            if fitted is not None and any(fitted.recipe_hash == run.recipe_hash for run in view.runs):
                 skipped.append(Alternative(action=proposal.rule, reason="cut to the time left it was run already"))
                 continue
-            estimate = estimate_of(view, found.added, instrument) if found is not None else estimate  # noqa: PLW2901 - the cut one's
-        if found is None:
+            estimate = estimate_of(view, fitted.added, instrument) if fitted is not None else estimate  # noqa: PLW2901 - the cut one's
+        if fitted is None:
             skipped.append(Alternative(action=proposal.rule, reason=left.sentence))
         else:
-            (fitting if found is proposal else cut).append(Choice(found, estimate, left, was_proposed=True))
+            (fitting if fitted is proposal else cut).append(Choice(fitted, estimate, left, was_proposed=True))
     # What is left of a remedy that is cut may be hardly another recipe than the last: whole ones come first.
     if fitting:
         skipped += [
@@ -920,7 +920,7 @@ def affords(
     view: View, seconds: float, *, runs: int = 1, use_reserve: bool = False, instrument: Instrument | None = None
 ) -> cost.BudgetVerdict:
     """Return whether the budget affords an act, and its class where one is named."""
-    found = cost.affordable(
+    verdict = cost.affordable(
         view.goal.budget,
         cost.Spent(
             runs=sum(action.kind == "train" and not _was_lost(view, action) for action in view.actions),
@@ -934,9 +934,9 @@ def affords(
         use_reserve=use_reserve,
     )
     if instrument is None or instrument not in view.goal.budget.class_hours:
-        return found
+        return verdict
     hours = view.goal.budget.class_hours[instrument]
-    return cost.within_class(found, instrument, hours, _spent_s(view, instrument), seconds)
+    return cost.within_class(verdict, instrument, hours, _spent_s(view, instrument), seconds)
 
 
 def _was_lost(view: View, action: Action) -> bool:
@@ -982,13 +982,13 @@ def class_end(view: View, instrument: Instrument, choice: Choice) -> StopVerdict
 
 def _exclude_gate(view: View, runs: Sequence[Run]) -> bool:
     """Say whether runs trained, as their control says, and the whole interval of each one's target misses the gate."""
-    found = [verdict for run in runs if (verdict := view.verdict(run)) is not None]
-    return len(found) >= LEAST_OUT and all(_excludes_gate(verdict) for verdict in found)
+    verdicts = [verdict for run in runs if (verdict := view.verdict(run)) is not None]
+    return len(verdicts) >= LEAST_OUT and all(_excludes_gate(verdict) for verdict in verdicts)
 
 
 def _excludes_gate(verdict: BucketVerdict) -> bool:
-    target, found = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
-    shown = None if found is None else found.typical or found.interval
+    target, comparison = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
+    shown = None if comparison is None else comparison.typical or comparison.interval
     if target is None or shown is None or verdict.control_moved is not True or verdict.is_capped:
         return False
     return (shown.high if target.sign > 0 else -shown.low) < target.gap
@@ -996,8 +996,8 @@ def _excludes_gate(verdict: BucketVerdict) -> bool:
 
 def _is_blind(view: View, runs: Sequence[Run]) -> bool:
     """Say whether the measurement of runs could not have told a class that reaches the gate from their parent."""
-    found = [view.verdict(run) for run in runs]
-    return not could_tell([verdict for verdict in found if verdict is not None])
+    verdicts = [view.verdict(run) for run in runs]
+    return not could_tell([verdict for verdict in verdicts if verdict is not None])
 
 
 def in_order(view: View) -> list[Instrument]:

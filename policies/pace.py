@@ -82,12 +82,12 @@ def passed_over(view: View, instrument: Instrument, choice: Choice, stop: StopVe
         choice: What it would have run.
         stop: Why it is not.
     """
-    is_told = any(
+    is_on_record = any(
         d.rule == PASSED_OVER and d.goal_version == view.goal_version and d.verdict["instrument"] == instrument
         for d in view.decisions
     )
     is_alone = len(view.goal.instruments) == 1
-    if is_told or is_alone or stop.rule != "budget.gone" or not is_first_of(view, instrument):
+    if is_on_record or is_alone or stop.rule != "budget.gone" or not is_first_of(view, instrument):
         return None
     estimate, left_s, limit = choice.estimate, choice.left.nearest_s, choice.left.limit
     of_time = f"More time for it is given by budget.{limit}; fewer iterations by its recipe."
@@ -130,8 +130,8 @@ def signal_first(view: View, instrument: Instrument, recipe: Json) -> Draft | No
             otherwise="whether the reward tells answers apart is not known",
         )
     stop = no_signal(view, instrument, recipe)
-    is_told = any(d.rule == NO_SIGNAL and d.verdict.get("pace") == tried.key for d in view.decisions)
-    if stop is None or is_told:
+    is_on_record = any(d.rule == NO_SIGNAL and d.verdict.get("pace") == tried.key for d in view.decisions)
+    if stop is None or is_on_record:
         return None
     return draft(
         view,
@@ -172,10 +172,12 @@ def advice(figures: Json) -> str:
     """Return what would help where no reward differs, by the figures of the worker."""
     cut, denser = figures["cut"], figures["denser"]
     more = f"recipes.grpo.max_completion_length (it cut {cut} of {figures['answers']} answers)" if cut else ""
-    seen, prompts = figures["denser_groups"], figures["prompts"]
+    spread, prompts = figures["denser_groups"], figures["prompts"]
     # One that hardly differs either would only move the question.
     named = (
-        f", such as {denser}, which differs in {seen} of {prompts}" if denser and seen >= DENSE_SHARE * prompts else ""
+        f", such as {denser}, which differs in {spread} of {prompts}"
+        if denser and spread >= DENSE_SHARE * prompts
+        else ""
     )
     parts = [
         "demonstrations first (`instruments: [sft, grpo]` with data.train)",
@@ -215,31 +217,31 @@ def _try_out(view: View, instrument: Instrument, recipe: Json, *, rule: str, sen
         "pace",
         rule,
         sentence,
-        {**_asked(view, instrument, recipe), "recipe": recipe},
+        {**_ground(view, instrument, recipe), "recipe": recipe},
         alternatives=(Alternative(action="train", reason=otherwise),),
     )
 
 
-def _asked(view: View, instrument: Instrument, recipe: Json) -> Json:
+def _ground(view: View, instrument: Instrument, recipe: Json) -> Json:
     """Return what the figures of the short job stand on."""
     parent = parent_of(view, instrument)
-    asked: Json = {
+    ground: Json = {
         "instrument": instrument,
         "weights": parent.weights,
         "parent": parent.name,
         "adapter": parent.adapter,
     }
     if CLASSES[instrument] != "rollout":
-        return asked
+        return ground
     graded = {"harness": view.identity("harness"), "data": view.identity("data")}
-    return {**asked, **graded, "earned_by": {key: recipe[key] for key in _EARNED_BY if key in recipe}}
+    return {**ground, **graded, "earned_by": {key: recipe[key] for key in _EARNED_BY if key in recipe}}
 
 
 def _tried(view: View, instrument: Instrument, recipe: Json) -> Action | None:
     """Return the short job about a class from where it starts now, whatever came of it; None where none was asked."""
-    asked = _asked(view, instrument, recipe)
-    found = (a for a in reversed(view.actions) if a.kind == "pace" and a.key not in view.void.evaluations)
-    return next((a for a in found if all(a.inputs.get(name) == value for name, value in asked.items())), None)
+    ground = _ground(view, instrument, recipe)
+    newest_first = (a for a in reversed(view.actions) if a.kind == "pace" and a.key not in view.invalidated.evaluations)
+    return next((a for a in newest_first if all(a.inputs.get(name) == value for name, value in ground.items())), None)
 
 
 def _figures(view: View, tried: Action) -> list[Belief]:

@@ -12,17 +12,17 @@ from functools import partial
 from policies import cost
 from policies.checks import ceilings
 from policies.confirmation import (
-    asked_for,
     candidate_inputs,
     confirmed,
     is_furthest,
     is_promotion_open,
-    last_look,
+    last_opening,
     may_open,
     measure,
     measure_base,
-    next_look,
+    next_opening,
     open_for,
+    open_requests,
     openings,
     was_opened_late,
     was_refused,
@@ -42,23 +42,23 @@ from policies.next_run import (
     class_end,
     counts,
     estimate_of,
+    evaluate_save,
     evaluation_s,
     evidence_of,
     fusion,
     in_order,
     interim,
     is_first_of,
-    look_at_save,
-    looks_of,
+    judged_at,
     loss_of,
     parent_of,
     planned_s,
     postponed,
     run_before,
     saved_by,
+    saves_compared,
     skipped,
     tokens_of,
-    told_of,
     whole_of,
 )
 from policies.pace import no_signal, passed_over, refuse_blind, signal_first, time_first, without_signal
@@ -86,13 +86,13 @@ from state.records import (
 
 def fuse_again(view: View) -> Draft | None:
     """Make a fused model again that is gone or changed, before anything else is spent; give up where that fails."""
-    for adapter in sorted(view.torn):
+    for adapter in sorted(view.missing_fused):
         run = next(run for run in view.runs if run.adapter == adapter)
         tried = fusion(view, adapter)
         what = f"The fused model of {run.id} is gone or no longer as it was made"
-        if tried is not None and tried.state == "failed" and tried.key not in view.earlier:
+        if tried is not None and tried.state == "failed" and tried.key not in view.previous_session:
             why = tried.exit.reason or NO_REASON
-            inputs = {"state": "failed", "after": len(view.earlier)}
+            inputs = {"state": "failed", "after": len(view.previous_session)}
             return draft(view, "conclude", "tool.failed", f"{what}, and it could not be made again: {why}", inputs)
         return _fuse(view, run, "carry.again", f"{what}; it is made again from adapter and base, in a fresh folder.")
     return None
@@ -170,7 +170,7 @@ def standing(view: View) -> Decision | None:
             continue
         if view.is_withdrawn(decision) or (halted and decision.action not in _DESPITE_STOPS):
             continue
-        if view.torn and decision.action in SPENDING:
+        if view.missing_fused and decision.action in SPENDING:
             continue
         if decision.needs is None:
             return decision
@@ -191,13 +191,13 @@ def must_verify(view: View, action: ActionKind, key: str, verified: str) -> bool
 
 def plan(view: View) -> Draft | None:
     """Return the next decision, or None when only a person's answer can go on."""
-    found = next((found for rule in _RULES if (found := rule(view)) is not None), None)
-    if found is None:
+    proposed = next((proposed for rule in _RULES if (proposed := rule(view)) is not None), None)
+    if proposed is None:
         return None
-    found = _limit_assumed(view, found)
-    if holds_end(found.decision.action, view.approvals):
+    proposed = _limit_assumed(view, proposed)
+    if holds_end(proposed.decision.action, view.approvals):
         return None
-    return _guarded(view, before_end(view, found) or found)
+    return _guarded(view, before_end(view, proposed) or proposed)
 
 
 def to_override(view: View) -> list[Belief]:
@@ -214,8 +214,8 @@ def to_override(view: View) -> list[Belief]:
     answered = {row.decision for row in questions} - waiting
     if rule.mode == "reject":
         return [stop for stop in stops if stop.id in waiting]
-    asked = answered | waiting if rule.mode == "wait" else answered
-    return [stop for stop in stops if stop.id not in asked]
+    settled = answered | waiting if rule.mode == "wait" else answered
+    return [stop for stop in stops if stop.id not in settled]
 
 
 _UNGUARDED = {"census": 0, "evaluate": 1, "confirm": 1, "pace": 0, "notify": 0, "fuse": 0}
@@ -225,18 +225,18 @@ FUSE_S = 1800.0
 """Three times as long and a fusion is stopped: it reads and writes the weights, and answers a few rows three times."""
 
 
-def _guarded(view: View, found: Draft) -> Draft:
+def _guarded(view: View, proposed: Draft) -> Draft:
     """Give a job that measures its guards: the budget ends what hangs, before anything was trained too."""
-    decision, notify = found.decision, view.goal.notify
+    decision, notify = proposed.decision, view.goal.notify
     if decision.action not in _UNGUARDED or "guards" in decision.action_inputs:
-        return found
+        return proposed
     # A notice's worker waits for the command as long as the file says; what is handed out is made, budget or not.
     own_s = {"notify": notify.timeout_s if notify is not None else 0.0, "fuse": FUSE_S}.get(decision.action)
     wall_s = _UNGUARDED[decision.action] * evaluation_s(view) if own_s is None else own_s
     left_s = affords(view, 0.0, runs=0).nearest_s if own_s is None else None
     guards = measuring_guards(wall_s=wall_s, memory=memory_limits(view.beliefs), left_s=left_s)
     inputs = {**decision.action_inputs, "guards": [guard.model_dump(mode="json") for guard in guards]}
-    return replace(found, decision=decision.model_copy(update={"action_inputs": inputs}))
+    return replace(proposed, decision=decision.model_copy(update={"action_inputs": inputs}))
 
 
 # What may forbid everything else
@@ -249,9 +249,9 @@ def _halt(view: View) -> Draft | None:
         return None
     first, saved_s = stops[0], planned_s(view)
     others = f" and {len(stops) - 1} more" if len(stops) > 1 else ""
-    said = f"Hard stop{others}: {_halting(view, first)} Not spent: about {cost.minutes(saved_s)} of training."
+    sentence = f"Hard stop{others}: {_halting(view, first)} Not spent: about {cost.minutes(saved_s)} of training."
     why = "what it would stand on is refuted"
-    return halt(view, "hard_stop", said, stops, saved_s=saved_s, reason=why, runbook=first.runbook)
+    return halt(view, "hard_stop", sentence, stops, saved_s=saved_s, reason=why, runbook=first.runbook)
 
 
 def _halting(view: View, first: Belief) -> str:
@@ -259,27 +259,27 @@ def _halting(view: View, first: Belief) -> str:
     if first.status == "refuted":
         return f"{first.statement} Fix: {first.fix}"
     sides = [b for b in view.beliefs if (b.subject, b.claim, b.status) == (first.subject, first.claim, first.status)]
-    said = " ".join(f"{b.id} says: {b.statement}" for b in sides)
+    both = " ".join(f"{b.id} says: {b.statement}" for b in sides)
     return (
-        f"Two beliefs about {first.subject} {first.claim} stand on the same files and contradict each other. {said} "
+        f"Two beliefs about {first.subject} {first.claim} stand on the same files and contradict each other. {both} "
         f"Fix: find out which holds and approve that one, {first.id} or {sides[-1].id}."
     )
 
 
-def _limit_assumed(view: View, found: Draft) -> Draft:
+def _limit_assumed(view: View, proposed: Draft) -> Draft:
     """Refuse to spend on more assumptions than the campaign file allows, each named with what would settle it."""
-    taken = assumed(found.decision.premises)
+    taken = assumed(proposed.decision.premises)
     limit = view.goal.search.max_assumed
-    if limit is None or len(taken) <= limit or found.decision.action != "train":
-        return found
+    if limit is None or len(taken) <= limit or proposed.decision.action != "train":
+        return proposed
     known = {belief.id: belief for belief in view.beliefs}
     stops = [known[premise.belief] for premise in taken]
     named = " ".join(f"{b.id}: {b.statement} Settled by: {b.fix or 'no probe is known'}" for b in stops)
-    said = (
+    sentence = (
         f"The next training would stand on {len(taken)} assumed beliefs, and search.max_assumed allows {limit}. {named}"
     )
     why = "what it would stand on is only assumed"
-    return halt(view, "assumed.limit", said, stops, saved_s=planned_s(view), reason=why)
+    return halt(view, "assumed.limit", sentence, stops, saved_s=planned_s(view), reason=why)
 
 
 def has_fallen(view: View) -> bool:
@@ -289,19 +289,19 @@ def has_fallen(view: View) -> bool:
 
 def _note_refuted(view: View) -> Draft | None:
     """Put on record what fell with a refuted belief, once for each."""
-    void = view.void
-    told = {belief for d in view.decisions if d.rule == NOTED for belief in d.verdict["contaminated"]["refuted"]}
-    if not void.decisions or void.refuted <= told:
+    invalidated = view.invalidated
+    noted = {belief for d in view.decisions if d.rule == NOTED for belief in d.verdict["contaminated"]["refuted"]}
+    if not invalidated.decisions or invalidated.refuted <= noted:
         return None
-    refuted = [b for b in view.beliefs if b.id in void.refuted - told]
-    promoted = [d.run for d in view.decisions if d.action == "promote" and d.id in void.decisions]
+    refuted = [b for b in view.beliefs if b.id in invalidated.refuted - noted]
+    promoted = [d.run for d in view.decisions if d.action == "promote" and d.id in invalidated.decisions]
     parts = [
-        f"{len(void.evaluations)} evaluations" if void.evaluations else "",
-        f"the verdicts on {', '.join(sorted(void.verdicts))}" if void.verdicts else "",
-        f"the training of {', '.join(sorted(void.trainings))}" if void.trainings else "",
+        f"{len(invalidated.evaluations)} evaluations" if invalidated.evaluations else "",
+        f"the verdicts on {', '.join(sorted(invalidated.verdicts))}" if invalidated.verdicts else "",
+        f"the training of {', '.join(sorted(invalidated.trainings))}" if invalidated.trainings else "",
         f"the promotion of {', '.join(promoted)}" if promoted else "",
     ]
-    what = "; ".join(part for part in parts if part) or f"{len(void.decisions)} decisions"
+    what = "; ".join(part for part in parts if part) or f"{len(invalidated.decisions)} decisions"
     why = " ".join(f"{b.id} is {b.status}: {b.statement}" for b in refuted)
     return draft(
         view,
@@ -309,7 +309,7 @@ def _note_refuted(view: View) -> Draft | None:
         NOTED,
         f"No longer counted, and made again where it can be: {what}. {why}".strip(),
         {},
-        verdict={"contaminated": {name: sorted(ids) for name, ids in void.model_dump().items()}},
+        verdict={"contaminated": {name: sorted(ids) for name, ids in invalidated.model_dump().items()}},
         premises=refuted,
     )
 
@@ -320,7 +320,7 @@ def _give_up(view: View) -> Draft | None:
         action
         for action in view.actions
         if action.state == "failed"
-        and action.key not in view.earlier
+        and action.key not in view.previous_session
         and (action.kind in MEASURING or not _was_stopped(action))
     ]
     for kind in ("census", "evaluate", "confirm", "train", "promote"):
@@ -335,7 +335,7 @@ def _give_up(view: View) -> Draft | None:
                 "conclude",
                 "input.refused" if is_refused else "tool.failed",
                 f"{kind} failed{_times(len(of_kind))}: {why} Mend that, then run the campaign again.",
-                {"state": "failed", "after": len(view.earlier)},
+                {"state": "failed", "after": len(view.previous_session)},
             )
     return None
 
@@ -390,19 +390,19 @@ def _baseline(view: View) -> Draft | None:
 
 def _beside_bounds(view: View, who: str, scores: Mapping[str, float]) -> str:
     """Return scores beside the numbers that the gate asks, as a sentence; empty where it asks none of them."""
-    told = [
+    scored = [
         f"{scores[metric]:.3g} on {metric} (asked: at {'least' if condition.sign > 0 else 'most'} "
         f"{condition.threshold:g})"
-        for condition, metric in view.goal.gate.asked
+        for condition, metric in view.goal.gate.demands
         if condition.against == "value" and condition.statistic == "mean" and metric in scores
     ]
-    return f"{who} {', '.join(told)}." if told else ""
+    return f"{who} {', '.join(scored)}." if scored else ""
 
 
 def _base_beside_bounds(view: View) -> str:
     table = case_table(view, "")
     means = {metric: table.mean("base", metric, "selection") for metric in sorted(view.goal.gate.metrics)}
-    scores = {metric: found.mean for metric, found in means.items() if found is not None}
+    scores = {metric: mean.mean for metric, mean in means.items() if mean is not None}
     return _beside_bounds(view, "The base scores", scores)
 
 
@@ -417,27 +417,27 @@ def _start(view: View) -> Draft | None:
 # Promotion
 
 
-def is_asked(view: View) -> bool:
+def is_requested(view: View) -> bool:
     """Say whether a person asked something of a run that is not done yet, though the campaign may have ended."""
-    return _as_asked(view) is not None
+    return _requested(view) is not None
 
 
-def _as_asked(view: View) -> Draft | None:
+def _requested(view: View) -> Draft | None:
     """Do what a person asked of a run: open confirmation for it and judge it, or promote it; all else waits."""
-    for request, run in asked_for(view):
+    for request, run in open_requests(view):
         measured = fuse_again(view) or _census(view) or _baseline(view) or _start(view)
         if measured is not None:
             return measured
         if not counts(view, run) or view.training(run) is None:
             return _follow(view, run)
         if request.kind == "promote":
-            return _promote_as_asked(view, run, request)
+            return _promote_on_request(view, run, request)
         why = f"{request.by} asked for it: {run.id} meets the gate on selection"
         return open_for(view, run, candidate_inputs(view, run), "confirm.asked", why, request.id)
     return next((_follow(view, run) for run in view.runs if was_opened_late(view, run)), None)
 
 
-def _promote_as_asked(view: View, run: Run, request: Request) -> Draft:
+def _promote_on_request(view: View, run: Run, request: Request) -> Draft:
     """Promote a run that holds on confirmation: the request is the yes of a person, and on record as such."""
     judged = view.judged(run.id)
     gate = judged.verdict["gate"] if judged is not None else {}
@@ -486,7 +486,7 @@ def _reached(view: View, decision: Decision) -> Draft:
 
 def _refusals(view: View) -> list[str]:
     """Say of each run that met the gate as it is now and was not promoted who said no and why."""
-    found = []
+    refusals = []
     for decision in view.decisions:
         question = view.answer_to(decision) if decision.action == "promote" else None
         is_old = decision.goal_version < view.gate_since
@@ -495,13 +495,13 @@ def _refusals(view: View) -> list[str]:
         because = f": {question.reason}" if question.reason else ""
         by_deadline = question.answered_by == "deadline"
         who = "nobody answered before the deadline" if by_deadline else f"{question.answered_by} said no"
-        found.append(f"{decision.run} met the gate and was not promoted; {who}{because}.")
-    return found
+        refusals.append(f"{decision.run} met the gate and was not promoted; {who}{because}.")
+    return refusals
 
 
 def _still_holds(view: View, decision: Decision) -> bool:
     """Say whether what was promoted meets the gate as it is now; an edit may have raised it since."""
-    if decision.id in view.void.decisions:
+    if decision.id in view.invalidated.decisions:
         return False
     if decision.goal_version >= view.gate_since:
         return True
@@ -516,8 +516,8 @@ def _still_holds(view: View, decision: Decision) -> bool:
 def _gate_sentence(decision: Decision) -> str:
     """Return what the gate said at a promotion, to stand after "its"."""
     gate: Json = decision.verdict.get("gate") or {}
-    said = str(gate.get("sentence") or "gate holds.")
-    return f"confirmation says {said}"
+    sentence = str(gate.get("sentence") or "gate holds.")
+    return f"confirmation says {sentence}"
 
 
 # One run from its training to its verdict
@@ -527,7 +527,7 @@ _UNJUDGED = frozenset({"planned", "trained", "evaluated"})
 
 
 def _open_run(view: View) -> Run | None:
-    abandoned = {*_abandoned(view), *view.void.trainings}
+    abandoned = {*_abandoned(view), *view.invalidated.trainings}
     is_open = (
         run
         for run in view.runs
@@ -543,7 +543,7 @@ def _abandoned(view: View) -> list[str]:
     voided = {action.decision for action in view.actions if action.exit.by in VOIDING}
     gone = (withdrawn - begun) | voided
     left = [run.id for run in view.runs if run.state == "planned" and run.decision in gone]
-    return [*left, *(run.id for run in view.runs if run.id in view.void.trainings and run.state != "lost")]
+    return [*left, *(run.id for run in view.runs if run.id in view.invalidated.trainings and run.state != "lost")]
 
 
 def _was_stopped(action: Action) -> bool:
@@ -581,8 +581,8 @@ def _follow(view: View, run: Run) -> Draft | None:
             run_updates={run.id: update},
             alternatives=skipped(view, trained),
         )
-    if not left.looks and (look := _look(view, run, trained, inputs)) is not None:
-        return look
+    if not left.looks and (draft_of_save := _try_saves(view, run, trained, inputs)) is not None:
+        return draft_of_save
     return _after_selection(view, run, inputs)
 
 
@@ -595,12 +595,13 @@ def _turned(saves: Sequence[Save]) -> str:
     return f" Its validation loss turned: {best:.3g} at the save of step {step}, {last:.3g} at step {end}."
 
 
-def _look(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
+def _try_saves(view: View, run: Run, trained: Action, inputs: Json) -> Draft | None:
     """Look at the other saves of a run whose end does not meet the gate, or of any where the best is wanted."""
-    table, alpha = case_table(view, str(inputs["weights"]), run.parent_hash), view.goal.gate.alpha / looks_of(view, run)
+    table = case_table(view, str(inputs["weights"]), run.parent_hash)
+    alpha = view.goal.gate.alpha / saves_compared(view, run)
     if view.goal.search.goal == "gate" and judge_gate(view.goal.gate, table, alpha, use="selection").holds:
         return None
-    return look_at_save(view, run, trained)
+    return evaluate_save(view, run, trained)
 
 
 def _refused_launch(view: View, run: Run) -> Draft | None:
@@ -609,8 +610,8 @@ def _refused_launch(view: View, run: Run) -> Draft | None:
     question = view.answer_to(decision) if decision is not None else None
     if question is None or question.answer != "no":
         return None
-    said = f"The launch of {run.id} was refused by {question.answered_by}."
-    return conclude(view, "not_promoted", "launch.refused", said, run.id, {run.id: {"state": "lost"}})
+    sentence = f"The launch of {run.id} was refused by {question.answered_by}."
+    return conclude(view, "not_promoted", "launch.refused", sentence, run.id, {run.id: {"state": "lost"}})
 
 
 def _why_not_again(view: View, run: Run) -> str:
@@ -620,8 +621,8 @@ def _why_not_again(view: View, run: Run) -> str:
         return f"{run.id} was lost before the campaign file was edited; what follows is planned from the file as it is."
     seconds = estimate_of(view, run.recipe, run.instrument).seconds + 2 * evaluation_s(view)
     left = affords(view, seconds, runs=0, instrument=run.instrument)
-    said = f"{run.id} was lost to the machine, and the budget does not allow it again. {left.sentence}"
-    return "" if left.is_affordable else said
+    sentence = f"{run.id} was lost to the machine, and the budget does not allow it again. {left.sentence}"
+    return "" if left.is_affordable else sentence
 
 
 def _lost_run(view: View, run: Run, trained: Action) -> Draft:
@@ -670,7 +671,7 @@ def _after_selection(view: View, run: Run, inputs: Json) -> Draft | None:
 
 def _waits_for_verdict(view: View, run: Run) -> bool:
     """Say whether another run has to be judged again: the best is confirmed first, so all are judged before."""
-    gone = {run.id, *_abandoned(view), *view.void.trainings}
+    gone = {run.id, *_abandoned(view), *view.invalidated.trainings}
     return any(other.bucket is not None and other.id not in gone and not counts(view, other) for other in view.runs)
 
 
@@ -704,8 +705,8 @@ def _judge(
     learned = f" While it was trained, {', '.join(changed)} changed on the disk." if changed else ""
     is_standing = standing is not None and standing.action_inputs["adapter"] == adapter
     if confirmation is None or judged.bucket != "A" or is_standing:
-        said = f"Verdict {judged.bucket} on {judged.sentence}{told_of(view.trained(run))}{learned}"
-        return of_run("judge", judged.rule, said, {})
+        sentence = f"Verdict {judged.bucket} on {judged.sentence}{judged_at(view.trained(run))}{learned}"
+        return of_run("judge", judged.rule, sentence, {})
     labels = f" Labelled: {'; '.join(confirmation.labels)}." if confirmation.labels else ""
     return of_run(
         "promote",
@@ -736,47 +737,47 @@ def _next_run(view: View) -> Draft | None:
             f"Not promoted: {spent[0].lower()}{spent[1:]} Nothing more could be promoted{_unused(view)}."
             f" {' '.join(refused)}".strip(),
         )
-    if (look := next_look(view)) is not None:
-        return look
+    if (opening := next_opening(view)) is not None:
+        return opening
     ends: list[StopVerdict] = []
-    told: dict[str, list[str]] = {}
+    ended: dict[str, list[str]] = {}
     for instrument in in_order(view):
         if (power := _power_gone(view)) is not None:
             ends.append(power)
-            told[power.sentence] = [instrument]
+            ended[power.sentence] = [instrument]
             break
         choice = choose(view, instrument)
         if (timing := time_first(view, instrument, choice)) is not None:
             return timing
         stop = class_end(view, instrument, choice) or postponed(view, instrument, choice, without_signal(view))
         if stop is None and choice.proposal is not None:
-            look = last_look(view, keep=1) if ends and is_first_of(view, instrument) else None
+            opening = last_opening(view, keep=1) if ends and is_first_of(view, instrument) else None
             recipe = choice.proposal.recipe
-            before = look or fuse_first(view, instrument) or signal_first(view, instrument, recipe)
+            before = opening or fuse_first(view, instrument) or signal_first(view, instrument, recipe)
             stop = no_signal(view, instrument, recipe)
             if before is not None or stop is None:
                 return before or _train(view, choice.proposal, choice, ends)
         if stop is not None and (skipped := passed_over(view, instrument, choice, stop)) is not None:
             return skipped
         ends += [stop] if stop is not None else []
-        told |= {stop.sentence: [*told.get(stop.sentence, []), instrument]} if stop is not None else {}
+        ended |= {stop.sentence: [*ended.get(stop.sentence, []), instrument]} if stop is not None else {}
         if stop is not None and (stop.rule in _OF_ALL_CLASSES or choice.left.limit in {"runs", "disk_gb"}):
             break
-    look = last_look(view, keep=0)
-    if look is not None:
-        return look
+    opening = last_opening(view, keep=0)
+    if opening is not None:
+        return opening
     if is_promotion_open(view) or not ends:
         return None
     if (blind := refuse_blind(view, ends)) is not None:
         return blind
     last = ends[-1]
-    said = " ".join(
-        f"{' and '.join(names)}: {sentence}" if len(told) > 1 else sentence for sentence, names in told.items()
+    sentence = " ".join(
+        f"{' and '.join(names)}: {sentence}" if len(ended) > 1 else sentence for sentence, names in ended.items()
     )
-    if (mended := repair_of_runs(view, {end.rule for end in ends}, said)) is not None:
+    if (mended := repair_of_runs(view, {end.rule for end in ends}, sentence)) is not None:
         return mended
     rule = "measurement.first" if last.rule == "runs.unclear" else last.rule
-    return _end(view, promoted, rule, " ".join([f"Not promoted: {said}", *refused]))
+    return _end(view, promoted, rule, " ".join([f"Not promoted: {sentence}", *refused]))
 
 
 def _end(view: View, promoted: Decision | None, rule: str, sentence: str) -> Draft:
@@ -786,11 +787,11 @@ def _end(view: View, promoted: Decision | None, rule: str, sentence: str) -> Dra
 
 def _power_gone(view: View) -> StopVerdict | None:
     """Return why a search for the best ends with the battery: its guard stopped the newest training of this sitting."""
-    trained = [action for action in view.actions if action.kind == "train" and action.key not in view.earlier]
+    trained = [action for action in view.actions if action.kind == "train" and action.key not in view.previous_session]
     if view.goal.search.goal == "gate" or not trained or trained[-1].guard_word != "battery_low":
         return None
-    said = f"the battery fell below machine.min_battery_percent while {trained[-1].inputs['run']} trained."
-    return StopVerdict(rule="power.gone", sentence=said)
+    sentence = f"the battery fell below machine.min_battery_percent while {trained[-1].inputs['run']} trained."
+    return StopVerdict(rule="power.gone", sentence=sentence)
 
 
 def _unused(view: View) -> str:
@@ -855,10 +856,10 @@ def _train(
         ),
         *machine_guards(view.goal.machine),
     )
-    look, unseen = interim(
+    watched, why_none = interim(
         view, proposal.recipe, proposal.instrument, tokens_of(view, proposal.recipe, proposal.instrument)
     )
-    guards += (HOPELESS,) if look else ()
+    guards += (HOPELESS,) if watched else ()
     inputs: Json = {
         "run": run.id,
         "recipe_hash": run.recipe_hash,
@@ -866,7 +867,7 @@ def _train(
         "parent": run.parent,
         "data": run.data_hash,
         **_continued(view, proposal),
-        **({"interim": look} if look else {}),
+        **({"interim": watched} if watched else {}),
         "guards": [guard.model_dump(mode="json") for guard in guards],
     }
     return draft(
@@ -885,7 +886,7 @@ def _train(
             *(Alternative(action="train", reason=e.sentence) for e in ends),
             *proposal.alternatives,
             *choice.skipped,
-            *((Alternative(action="evaluate", reason=unseen),) if unseen else ()),
+            *((Alternative(action="evaluate", reason=why_none),) if why_none else ()),
             *not_fused(view, proposal.instrument),
         ),
         verdict={"estimate": estimate.model_dump(mode="json"), "grounds": proposal.grounds},
@@ -928,7 +929,7 @@ _RULES: tuple[Callable[[View], Draft | None], ...] = (
     _note_refuted,
     _give_up,
     drop_saves,
-    _as_asked,
+    _requested,
     _promotion,
     fuse_again,
     _census,

@@ -160,8 +160,8 @@ def judge_dose(
     if harm is None or not own or total <= SAFE_SHARE * harm.dose:
         return DoseVerdict(state="fits", total=total, iters=iters, sentence="")
     most = max(0, int(iters * (SAFE_SHARE * harm.dose - carried) / own))
-    said = f"The dose would reach {total:.3g} (passes x rank x scale), and {harm.run} {harm.what} at {harm.dose:.3g}"
-    sentence = f"{said}: {most} iterations instead of {iters}."
+    why = f"The dose would reach {total:.3g} (passes x rank x scale), and {harm.run} {harm.what} at {harm.dose:.3g}"
+    sentence = f"{why}: {most} iterations instead of {iters}."
     if most < LEAST_SHARE * iters:
         return DoseVerdict(state="refused", total=total, iters=most, sentence=sentence)
     return DoseVerdict(state="reduced", total=carried + own * most / iters, iters=most, sentence=sentence)
@@ -198,20 +198,20 @@ def numbers_of(recipe: Mapping[str, Any]) -> Json:
     }
 
 
-def space_of(told: Sequence[Json], rows: int | None, batch_size: int, fixed: Mapping[str, Any]) -> dict[str, Json]:
+def space_of(numbers: Sequence[Json], rows: int | None, batch_size: int, fixed: Mapping[str, Any]) -> dict[str, Json]:
     """Return what is searched: the usual ranges, wide enough for everything that was run.
 
     Args:
-        told: The numbers of the runs so far, at least one.
+        numbers: The numbers of the runs so far, at least one.
         rows: Training rows; where unknown, up to twice and down to half of what was run.
         batch_size: Rows of an iteration.
         fixed: Keys decided by the adapter that runs go on from.
     """
-    iters = [int(each["iters"]) for each in told]
+    iters = [int(each["iters"]) for each in numbers]
     least, most = min(iters) / 2, max(iters) * 2.0
     if rows:
         least, most = LEAST_PASSES * rows / batch_size, MAX_EPOCHS * rows / batch_size
-    rates = [float(each["learning_rate"]) for each in told]
+    rates = [float(each["learning_rate"]) for each in numbers]
     # The first run's rate fits the model's size, so it lies in the middle.
     usual = rates[0]
     space: dict[str, Json] = {
@@ -230,7 +230,7 @@ def space_of(told: Sequence[Json], rows: int | None, batch_size: int, fixed: Map
     }
     if "lora_parameters" not in fixed:
         for name, usual_choices in (("rank", _RANKS), ("scale", _SCALES)):
-            space[name] = {"choices": sorted({*usual_choices, *(each[name] for each in told)})}
+            space[name] = {"choices": sorted({*usual_choices, *(each[name] for each in numbers)})}
     return space
 
 
@@ -604,11 +604,11 @@ def first_recipe(
         parameters: Of the model, from its headers; None where they were not read.
     """
     chosen = instrument or goal.instruments[0]
-    asked = goal.recipe_of(chosen)
-    recipe = {**_DEFAULTS, **_OF_INSTRUMENT[chosen], **asked}
-    recipe["lora_parameters"] = {**_DEFAULTS["lora_parameters"], **asked.get("lora_parameters", {})}
+    given = goal.recipe_of(chosen)
+    recipe = {**_DEFAULTS, **_OF_INSTRUMENT[chosen], **given}
+    recipe["lora_parameters"] = {**_DEFAULTS["lora_parameters"], **given.get("lora_parameters", {})}
     recipe |= fixed or {}
-    if "learning_rate" not in {**asked, **(fixed or {})}:
+    if "learning_rate" not in {**given, **(fixed or {})}:
         recipe["learning_rate"] = usual_lr(chosen, parameters, recipe)
     seed = int(recipe.setdefault("seed", goal.seed))
     rows, batch_size = int(census.get("rows") or 0), int(recipe["batch_size"])
@@ -637,7 +637,7 @@ def first_recipe(
         seed=seed,
         axis="start",
         hypothesis=f"{_LEARNS_FROM[CLASSES[chosen]]} move {_aim(goal, target)}: {recipe['iters']} iterations of "
-        f"{batch_size}{passes}{'' if 'learning_rate' in asked else rate}.",
+        f"{batch_size}{passes}{'' if 'learning_rate' in given else rate}.",
         rule="recipe.first",
         predicted=_prediction(target, ceilings or {}),
         grounds={
@@ -664,9 +664,9 @@ def _aim(goal: Goal, target: Target | None) -> str:
 
 def with_recipe(proposal: RecipeProposal, recipe: Json, data_hash: str, why: str) -> RecipeProposal:
     """Return a proposal with another recipe (cut to the time left), its identity renewed and the reason recorded."""
-    digest = recipe_hash(proposal.instrument, proposal.parent_hash, recipe, data_hash, proposal.seed)
+    hashed = recipe_hash(proposal.instrument, proposal.parent_hash, recipe, data_hash, proposal.seed)
     hypothesis = f"{proposal.hypothesis} {why}"
-    return proposal.model_copy(update={"recipe": recipe, "recipe_hash": digest, "hypothesis": hypothesis})
+    return proposal.model_copy(update={"recipe": recipe, "recipe_hash": hashed, "hypothesis": hypothesis})
 
 
 def next_recipes(
@@ -713,7 +713,7 @@ def next_recipes(
     strong = [*harms, *(_harm(run, rows, carried) for run in history if _took_too_much(run, has_moved=has_moved))]
     weak = [dose(run.recipe, rows, run.instrument) for run in history if diagnose(run) == "idle"]
     skipped: list[Alternative] = []
-    found: list[RecipeProposal] = []
+    proposals: list[RecipeProposal] = []
     candidates = _candidates(diagnosis, last, best, history, rows, groups or {})
     sampled = _sampled(suggest, best, history, rows, fixed or {}) if candidates else []
     for base, recipe, remedy in (*sampled, *candidates) if diagnosis == "plateau" else (*candidates, *sampled):
@@ -732,8 +732,8 @@ def next_recipes(
             skipped.append(Alternative(action=remedy.rule, reason=taken.sentence))
             continue
         seed = int(offered["seed"])
-        digest = recipe_hash(last.instrument, parent_hash, offered, data_hash, seed)
-        if digest in used:
+        hashed = recipe_hash(last.instrument, parent_hash, offered, data_hash, seed)
+        if hashed in used:
             skipped.append(Alternative(action=remedy.rule, reason="that configuration was run already"))
             continue
         if base.ended_at and axis_of(before, offered) == "quantity" and offered["iters"] > before["iters"]:
@@ -749,19 +749,19 @@ def next_recipes(
             why = f"{best.run} moved the target with more training, and nothing measured speaks against as much"
             skipped.append(Alternative(action=remedy.rule, reason=why))
             continue
-        used.add(digest)
+        used.add(hashed)
         origin = "" if base is last else f", so from {base.run}'s recipe"
-        seen = _seen(last, diagnosis, best, parent)
+        observation = _observed(last, diagnosis, best, parent)
         if base.ended_at:
             origin += f", as of its save of step {before['iters']}, the best of {base.ended_at}"
-        why = f"{seen}{origin}; {remedy.why}: {_difference(before, offered)}."
-        found.append(
+        why = f"{observation}{origin}; {remedy.why}: {_difference(before, offered)}."
+        proposals.append(
             RecipeProposal(
                 instrument=last.instrument,
                 parent=parent,
                 parent_hash=parent_hash,
                 recipe=offered,
-                recipe_hash=digest,
+                recipe_hash=hashed,
                 seed=seed,
                 axis=axis_of(before, offered),
                 hypothesis=f"{why} {taken.sentence}".strip(),
@@ -772,7 +772,7 @@ def next_recipes(
                 alternatives=tuple(skipped),
             )
         )
-    return found
+    return proposals
 
 
 def _grounds(last: Tried, diagnosis: Diagnosis, base: Tried, best: Tried) -> Json:
@@ -897,7 +897,7 @@ _SEEN: Mapping[Diagnosis, str] = {
 }
 
 
-def _seen(run: Tried, diagnosis: Diagnosis, best: Tried, start: str) -> str:
+def _observed(run: Tried, diagnosis: Diagnosis, best: Tried, start: str) -> str:
     """Return what was seen of a run, with the figures that say so.
 
     Args:
@@ -927,8 +927,8 @@ def _short_of(run: Tried) -> str:
     """Return what a run that moved the target lacks."""
     if run.is_far_enough:
         return f" far enough and {_lacking(run)}"
-    asked = f" (asked {run.asks})" if run.asks else ""
-    return f" but not far enough{asked}"
+    bound = f" (asked {run.asks})" if run.asks else ""
+    return f" but not far enough{bound}"
 
 
 def _lacking(run: Tried) -> str:
@@ -1050,25 +1050,25 @@ def _candidates(  # noqa: PLR0917 - an inner step of next_recipes, same argument
     if diagnosis in {"progress", "plateau"} and best.is_falling:
         remedies = (_LONGER._replace(why=_still_falls(best)), *(each for each in remedies if each.rule != "longer"))
     if diagnosis in _TEACHES_OTHERWISE and (times := balance_of(groups)):
-        said = ", ".join(f"{group or 'those without one'} {often} times" for group, often in times.items())
+        often_text = ", ".join(f"{group or 'those without one'} {often} times" for group, often in times.items())
         balanced = _Remedy(
-            "rebalanced", lambda _: {BALANCE: times}, f"rows of rare groups are seen more often ({said})"
+            "rebalanced", lambda _: {BALANCE: times}, f"rows of rare groups are seen more often ({often_text})"
         )
         remedies = (balanced, *remedies)
-    seen = best.recipe["iters"] * best.recipe["batch_size"]
-    if diagnosis in _UNMOVED and rows and seen < rows and CLASSES[last.instrument] != "rollout":
+    rows_seen = best.recipe["iters"] * best.recipe["batch_size"]
+    if diagnosis in _UNMOVED and rows and rows_seen < rows and CLASSES[last.instrument] != "rollout":
         # Rows that were never seen come before any other reason; of rollouts it is answers that are learned, not rows.
         remedies = (_LONGER, *remedies)
     if diagnosis in _HARMED and best is not last:
         middle = _Remedy("between", partial(_middle, last.recipe), f"half way to {last.run} is left to try")
         remedies = (middle, *_REMEDIES["plateau"], *_FALLBACKS)
     base = best if diagnosis not in _HARMED or best is not last else last
-    found = [(base, _applied(remedy, base, rows), remedy) for remedy in remedies]
+    candidates = [(base, _applied(remedy, base, rows), remedy) for remedy in remedies]
     if diagnosis != "flat":
-        return found
+        return candidates
     varied = {run.axis for run in history}
     before = {**base.recipe, "seed": base.seed}
-    return sorted(found, key=lambda each: axis_of(before, each[1]) in varied)
+    return sorted(candidates, key=lambda each: axis_of(before, each[1]) in varied)
 
 
 def _still_falls(run: Tried) -> str:
@@ -1080,15 +1080,15 @@ def _sampled(
     suggest: Suggest | None, best: Tried, history: Sequence[Tried], rows: int | None, fixed: Json
 ) -> list[tuple[Tried, Json, _Remedy]]:
     """Return what a sampler proposes from the runs so far, nothing before there are enough; a lost one is left out."""
-    told = [(numbers_of(run.recipe), run.gain) for run in history if run.gain is not None]
-    if suggest is None or len(told) < LEAST_TOLD:
+    results = [(numbers_of(run.recipe), run.gain) for run in history if run.gain is not None]
+    if suggest is None or len(results) < LEAST_TOLD:
         return []
     batch_size = int(best.recipe["batch_size"])
-    space = space_of([numbers for numbers, _ in told], rows, batch_size, fixed)
-    why = f"a sampler that was told {len(told)} runs proposes these numbers"
+    space = space_of([numbers for numbers, _ in results], rows, batch_size, fixed)
+    why = f"a sampler that was told {len(results)} runs proposes these numbers"
     remedy = _Remedy("sampled", dict, why)
     before = {**best.recipe, "seed": best.seed}
-    proposals = suggest(space, told, best.seed + len(history), ASKED)
+    proposals = suggest(space, results, best.seed + len(history), ASKED)
     return [(best, _with_schedule(before, with_numbers(before, each)), remedy) for each in proposals]
 
 
@@ -1105,15 +1105,15 @@ def balance_of(groups: Mapping[str, int]) -> dict[str, int]:
 
 def _middle(other: Json, recipe: Json) -> Json:
     """Return the changes that lie half way, in proportion, between a recipe and one that went too far."""
-    found: Json = {}
+    between: Json = {}
     for key in ("learning_rate", "iters"):
         if other[key] != recipe[key]:
             middle = math.sqrt(other[key] * recipe[key])
-            found[key] = round(middle) if key == "iters" else float(f"{middle:.3g}")
+            between[key] = round(middle) if key == "iters" else float(f"{middle:.3g}")
     ours, theirs = ({**USUAL_SHAPE, **(each.get("lora_parameters") or {})} for each in (recipe, other))
     if ours["scale"] != theirs["scale"]:
-        found["lora_parameters"] = {**ours, "scale": float(f"{math.sqrt(ours['scale'] * theirs['scale']):.3g}")}
-    return found
+        between["lora_parameters"] = {**ours, "scale": float(f"{math.sqrt(ours['scale'] * theirs['scale']):.3g}")}
+    return between
 
 
 def _applied(remedy: _Remedy, last: Tried, rows: int | None) -> Json:
@@ -1146,8 +1146,8 @@ def _difference(old: Json, new: Json) -> str:
 def _flat(recipe: Json) -> Json:
     nested = recipe.get("lora_parameters", {})
     rows = " and ".join(f"{group or 'no group'} x{often}" for group, often in recipe.get(BALANCE, {}).items())
-    told = {BALANCE: rows or "as it is"}
-    return {**{key: value for key, value in recipe.items() if key != "lora_parameters"}, **nested, **told}
+    balance = {BALANCE: rows or "as it is"}
+    return {**{key: value for key, value in recipe.items() if key != "lora_parameters"}, **nested, **balance}
 
 
 def _prediction(target: Target | None, ceilings: Mapping[str, float]) -> Json:

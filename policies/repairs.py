@@ -49,8 +49,8 @@ def _changed(evaluation: Evaluation, change: Json) -> Evaluation:
         if name in splits and allowed.cases.get(name) == file:
             own = "file" if splits[name].file is not None else "selection"
             splits[name] = splits[name].model_copy(update={own: file})
-    asked = change.get("dense") or {}
-    dense = {metric: companion for metric, companion in asked.items() if allowed.dense.get(metric) == companion}
+    denser = change.get("dense") or {}
+    dense = {metric: companion for metric, companion in denser.items() if allowed.dense.get(metric) == companion}
     return evaluation.model_copy(
         update={
             "max_tokens": max(evaluation.max_tokens, budget),
@@ -68,7 +68,7 @@ def repair_of_stops(view: View) -> Draft | None:
     if not stops or any(stop.id not in {*budgets, *splits} for stop in stops):
         return None
     if not budgets:
-        names = sorted({name for found in splits.values() for name in found})
+        names = sorted({name for each in splits.values() for name in each})
         return _more_cases(view, names, stops[0].statement, stops)
     cut = [stop for stop in stops if stop.id in budgets]
     tokens = max(budgets.values())
@@ -128,8 +128,8 @@ def repair_of_runs(view: View, ends: Collection[str], why: str) -> Draft | None:
     judged = [run for run in view.runs if run.bucket is not None]
     if not _CANNOT_TELL & set(ends) and any(run.bucket != "U" for run in judged):
         return None
-    found = [verdict for run in judged if (verdict := view.verdict(run)) is not None and not verdict.is_capped]
-    metrics = list(dict.fromkeys(verdict.target.metric for verdict in found if verdict.target is not None))
+    verdicts = [verdict for run in judged if (verdict := view.verdict(run)) is not None and not verdict.is_capped]
+    metrics = list(dict.fromkeys(verdict.target.metric for verdict in verdicts if verdict.target is not None))
     names = [name for name in _larger(view) if any(metric.startswith(f"{name}.") for metric in metrics)]
     why += "" if _CANNOT_TELL & set(ends) else " And no run could be told from its parent (U)."
     if names and affords(view, evaluation_s(view) * (1 + len(judged)), runs=0).is_affordable:
@@ -139,11 +139,11 @@ def repair_of_runs(view: View, ends: Collection[str], why: str) -> Draft | None:
     dense = {metric: offered[metric] for metric in metrics if _is_measured(table, offered.get(metric, ""))}
     if not dense:
         return None
-    said = " and ".join(f"{companion} for {metric}" for metric, companion in dense.items())
+    pairs = " and ".join(f"{companion} for {metric}" for metric, companion in dense.items())
     return _draft(
         view,
         "dense_metric",
-        f"{why} Read progress on {said} from now on, as evaluation.repairs allows, and judge the runs again; the gate "
+        f"{why} Read progress on {pairs} from now on, as evaluation.repairs allows, and judge the runs again; the gate "
         "asks what it asked.",
         {"dense": dense},
         [],

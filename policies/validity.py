@@ -37,10 +37,10 @@ def stale_beliefs(beliefs: Iterable[Belief], current: Mapping[tuple[str, str], s
     rows = list(beliefs)
     fresh = [belief for belief in rows if belief.status == "fresh"]
     known = [belief for belief in rows if belief.status in {"fresh", "refuted"}]
-    found = {belief.id: verdict for belief in known if (verdict := _changed(belief, current)) is not None}
-    fallen = {belief.id for belief in rows if belief.status in {"stale", "refuted", "contradicted"}} | set(found)
-    found |= {belief.id: _fell_with(belief, fallen_by, rows) for belief, fallen_by in _contaminated(fresh, fallen)}
-    return [found[belief.id] for belief in known if belief.id in found]
+    stale = {belief.id: verdict for belief in known if (verdict := _changed(belief, current)) is not None}
+    fallen = {belief.id for belief in rows if belief.status in {"stale", "refuted", "contradicted"}} | set(stale)
+    stale |= {belief.id: _fell_with(belief, fallen_by, rows) for belief, fallen_by in _contaminated(fresh, fallen)}
+    return [stale[belief.id] for belief in known if belief.id in stale]
 
 
 def contaminated(beliefs: Iterable[Belief], refuted: Iterable[str]) -> list[str]:
@@ -69,7 +69,7 @@ def _changed(belief: Belief, current: Mapping[tuple[str, str], str]) -> StaleBel
 def _contaminated(beliefs: list[Belief], fallen: set[str]) -> list[tuple[Belief, str]]:
     """Return (belief, fallen premise) for everything that falls with `fallen`, nearest first."""
     down = set(fallen)
-    found: list[tuple[Belief, str]] = []
+    reached: list[tuple[Belief, str]] = []
     while True:
         step = [
             (belief, next(premise for premise in belief.premises if premise in down))
@@ -77,8 +77,8 @@ def _contaminated(beliefs: list[Belief], fallen: set[str]) -> list[tuple[Belief,
             if belief.id not in down and down.intersection(belief.premises)
         ]
         if not step:
-            return found
-        found += step
+            return reached
+        reached += step
         down |= {belief.id for belief, _ in step}
 
 
@@ -138,9 +138,9 @@ def contamination(beliefs: Sequence[Belief], decisions: Iterable[Decision], acti
     fallen = _with_all_reasoned(beliefs, refuted)
     launched = {row.id for row in rows if _stands_on(row, fallen)}
     denied = {e.ref for b in beliefs if _is_denied(b) for e in b.evidence if e.kind == "job"}
-    void = {a.key for a in actions if a.kind in MEASURING and (a.decision in launched or a.key in denied)}
+    invalidated = {a.key for a in actions if a.kind in MEASURING and (a.decision in launched or a.key in denied)}
     # A census counts many things: denied one, the others stand. An evaluation is one measurement.
-    whole = void - {a.key for a in actions if a.kind == "census"}
+    whole = invalidated - {a.key for a in actions if a.kind == "census"}
     measured = {b.id for b in beliefs if any(each.kind == "job" and each.ref in whole for each in b.evidence)}
     fallen = _with_all_reasoned(beliefs, fallen | measured)
     bad = {row.id for row in rows if _stands_on(row, fallen)}
@@ -151,23 +151,23 @@ def contamination(beliefs: Sequence[Belief], decisions: Iterable[Decision], acti
         refuted=frozenset(b.id for b in beliefs if b.id in refuted and (b.id in used or _is_denied(b))),
         beliefs=frozenset(fallen),
         decisions=frozenset(bad),
-        evaluations=frozenset(void),
+        evaluations=frozenset(invalidated),
         trainings=frozenset(trainings),
         verdicts=frozenset(run for run, decision in newest.items() if decision in bad or run in trainings),
     )
 
 
-def uprooted(void: Contamination, runs: Sequence[Run], weights: str, start: str) -> Contamination:
+def with_replaced_weights(fallen: Contamination, runs: Sequence[Run], weights: str, start: str) -> Contamination:
     """Return what no longer counts, with the runs whose adapter was trained on weights that were replaced since.
 
     Args:
-        void: What fell with refuted beliefs.
+        fallen: What fell with refuted beliefs.
         runs: All of them.
         weights: Hash of the base as it is, empty while that is not known.
         start: Hash of what runs start from as it is; the base's where the campaign names no adapter.
     """
     if not weights:
-        return void
+        return fallen
     known = {run.id: run for run in runs}
     gone = set()
     for run in runs:
@@ -176,7 +176,7 @@ def uprooted(void: Contamination, runs: Sequence[Run], weights: str, start: str)
             root = known[root.parent]
         if root.parent_hash != (weights if root.parent == "base" else start):
             gone.add(run.id)
-    return void.model_copy(update={"trainings": void.trainings | gone, "verdicts": void.verdicts | gone})
+    return fallen.model_copy(update={"trainings": fallen.trainings | gone, "verdicts": fallen.verdicts | gone})
 
 
 def _is_denied(belief: Belief) -> bool:

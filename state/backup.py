@@ -72,8 +72,8 @@ def _seq_of(path: Path, *_stamp: int) -> int:
 
 def _stamp(path: Path) -> tuple[int, int, int]:
     """Return what changes with a file: a backup is written once, and looked at once by each process."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _as_it_is(path: Path) -> sqlite3.Connection:

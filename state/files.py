@@ -152,16 +152,16 @@ def tighten(folder: Path) -> int:
 
     Side effects: changes modes of what is this user's; what links lead to, or lies elsewhere too, is left.
     """
-    found = 0
+    tightened = 0
     for above, _, names in os.walk(folder):
         for path in (above, *(os.path.join(above, name) for name in names)):  # noqa: PTH118 - a long campaign has 100,000 files
             with passed_over("mode.not_changed", OSError):
-                seen = os.lstat(path)
-                is_ours = seen.st_uid == os.getuid() and (stat.S_ISDIR(seen.st_mode) or seen.st_nlink == 1)
-                if is_ours and not stat.S_ISLNK(seen.st_mode) and seen.st_mode & 0o077:
-                    os.chmod(path, stat.S_IMODE(seen.st_mode) & ~0o077)  # noqa: PTH101 - as above
-                    found += 1
-    return found
+                entry = os.lstat(path)
+                is_ours = entry.st_uid == os.getuid() and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1)
+                if is_ours and not stat.S_ISLNK(entry.st_mode) and entry.st_mode & 0o077:
+                    os.chmod(path, stat.S_IMODE(entry.st_mode) & ~0o077)  # noqa: PTH101 - as above
+                    tightened += 1
+    return tightened
 
 
 MOST_BYTES = 1 << 28
@@ -176,7 +176,7 @@ def read_json(path: Path) -> Any | None:
     """
     try:
         size = path.stat().st_size
-        found = json.loads(path.read_text(encoding="utf-8")) if size <= MOST_BYTES else None
+        value = json.loads(path.read_text(encoding="utf-8")) if size <= MOST_BYTES else None
     except FileNotFoundError:
         return None
     except RecursionError as error:
@@ -185,7 +185,7 @@ def read_json(path: Path) -> Any | None:
         raise DamagedFileError(path, f"it is no JSON ({error})") from error
     if size > MOST_BYTES:
         raise DamagedFileError(path, f"it has {size:,} bytes")
-    return found
+    return value
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -194,9 +194,9 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         DamagedFileError: The file holds anything else.
     """
-    found = read_json(path)
-    if isinstance(found, dict) or (found is None and not path.exists()):
-        return found or {}
+    value = read_json(path)
+    if isinstance(value, dict) or (value is None and not path.exists()):
+        return value or {}
     raise DamagedFileError(path, "it holds no object")
 
 

@@ -198,14 +198,14 @@ class Gate(_Part):
     out."""
 
     @property
-    def asked(self) -> list[tuple[Condition, str]]:
+    def demands(self) -> list[tuple[Condition, str]]:
         """Each condition with each metric that may meet it."""
         return [(condition, metric) for condition in self.conditions for metric in condition.metrics]
 
     @property
     def metrics(self) -> set[str]:
         """All metrics that it asks for."""
-        return {metric for _, metric in self.asked}
+        return {metric for _, metric in self.demands}
 
     @property
     def confirmation_alpha(self) -> float:
@@ -635,40 +635,40 @@ def problems(goal: Goal, *, needs_pairs: bool = True) -> list[Problem]:
         goal: The campaign.
         needs_pairs: Whether dpo asks for pairs that are there; not while they are being built.
     """
-    found = []
-    seen: set[str] = set()
+    faults = []
+    ids: set[str] = set()
     for index, condition in enumerate(goal.gate.conditions):
         where = ("gate", "conditions", index)
-        found += [_metric_problem(goal, metric, where) for metric in condition.metrics]
-        if condition.id in seen:
-            found.append(Problem(where=where, sentence=f"Two conditions of the gate are called {condition.id!r}."))
-        seen.add(condition.id)
-    found += [*_primary_problems(goal.gate), *_range_problems(goal)]
+        faults += [_metric_problem(goal, metric, where) for metric in condition.metrics]
+        if condition.id in ids:
+            faults.append(Problem(where=where, sentence=f"Two conditions of the gate are called {condition.id!r}."))
+        ids.add(condition.id)
+    faults += [*_primary_problems(goal.gate), *_range_problems(goal)]
     if goal.evaluation.control is not None:
-        found.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
+        faults.append(_metric_problem(goal, goal.evaluation.control, ("evaluation", "control")))
     for metric in (*goal.baseline.expected, *goal.baseline.tolerances):
-        found.append(_metric_problem(goal, metric, ("baseline",)))
-    found += _repair_problems(goal)
+        faults.append(_metric_problem(goal, metric, ("baseline",)))
+    faults += _repair_problems(goal)
     limits = (goal.budget.until, goal.budget.hours, goal.budget.runs, goal.search.max_runs)
     if goal.search.goal == "best" and all(limit is None for limit in limits):
-        said = "`search.goal: best` goes on while the budget allows, and nothing limits it; set `budget.hours`, "
-        found.append(Problem(where=("search", "goal"), sentence=f"{said}`budget.until`, `budget.runs` or `max_runs`."))
+        why = "`search.goal: best` goes on while the budget allows, and nothing limits it; set `budget.hours`, "
+        faults.append(Problem(where=("search", "goal"), sentence=f"{why}`budget.until`, `budget.runs` or `max_runs`."))
     if needs_pairs and (name := goal.instrument_of("preference")) is not None and goal.data.pairs is None:
-        said = f"`instruments` names {name}, and `data.pairs` names no file of pairs"
-        found.append(Problem(where=("data",), sentence=f"{said}; `vigil pairs FILE --out PAIRS` builds one."))
+        why = f"`instruments` names {name}, and `data.pairs` names no file of pairs"
+        faults.append(Problem(where=("data",), sentence=f"{why}; `vigil pairs FILE --out PAIRS` builds one."))
     if (name := goal.instrument_of("rollout")) is not None and goal.data.rollouts is None:
-        found.append(
+        faults.append(
             Problem(
                 where=("data",), sentence=f"`instruments` names {name}, and `data.rollouts` names no file of cases."
             )
         )
     names = [written.rpartition("/")[2] for written in goal.probes]
-    found += [
+    faults += [
         Problem(where=("probes", index), sentence=f"Two probes are called {name}; rename one, findings go by the name.")
         for index, name in enumerate(names)
         if name in names[:index]
     ]
-    return [problem for problem in found if problem is not None]
+    return [problem for problem in faults if problem is not None]
 
 
 def _primary_problems(gate: Gate) -> list[Problem]:
@@ -677,16 +677,16 @@ def _primary_problems(gate: Gate) -> list[Problem]:
     if gate.primary is None or any(c.statistic != "new_failures" for c in named):
         return []
     known = ", ".join(dict.fromkeys(name for c in gate.conditions for name in (c.id, *c.metrics)))
-    said = f"`primary: {gate.primary}` names no condition of the gate and no metric of one; there are {known}."
+    why = f"`primary: {gate.primary}` names no condition of the gate and no metric of one; there are {known}."
     if named:
-        said = f"`primary: {gate.primary}` counts new failures, which limit a run; name a condition that a run is for."
-    return [Problem(where=("gate", "primary"), sentence=said)]
+        why = f"`primary: {gate.primary}` counts new failures, which limit a run; name a condition that a run is for."
+    return [Problem(where=("gate", "primary"), sentence=why)]
 
 
 def _range_problems(goal: Goal) -> list[Problem]:
     """Return why a declared range is of no metric, and a δ that no scale of the gate reaches."""
     known, ranges = goal.track.metrics, goal.track.ranges
-    found = [
+    faults = [
         Problem(
             where=("track", "ranges", name),
             sentence=f"`ranges` names the metric {name!r}; the track answers with {', '.join(known)}.",
@@ -694,21 +694,21 @@ def _range_problems(goal: Goal) -> list[Problem]:
         for name in ranges
         if known is not None and name not in known
     ]
-    found += [
-        Problem(where=("gate", "conditions", place, "min" if each.sign > 0 else "max"), sentence=said)
+    faults += [
+        Problem(where=("gate", "conditions", place, "min" if each.sign > 0 else "max"), sentence=sentence)
         for place, each in enumerate(goal.gate.conditions)
-        if (said := _beyond_range(each, ranges))
+        if (sentence := _beyond_range(each, ranges))
     ]
     delta = goal.gate.meaningful_delta
     names = {name_of(metric) for metric in goal.gate.metrics}
     names |= {name_of(metric) for metric in goal.evaluation.dense.values()}
     widest = max((high - low for name in names for low, high in [ranges.get(name, (0.0, 1.0))]), default=1.0)
     if delta is not None and delta > widest:
-        said = (
+        sentence = (
             f"`gate.meaningful_delta` is {delta:g}; write at most {widest:g}, since no metric of the gate changes more."
         )
-        found.append(Problem(where=("gate", "meaningful_delta"), sentence=said))
-    return found
+        faults.append(Problem(where=("gate", "meaningful_delta"), sentence=sentence))
+    return faults
 
 
 def _beyond_range(condition: Condition, ranges: Mapping[str, tuple[float, float]]) -> str:
@@ -730,21 +730,21 @@ def _beyond_range(condition: Condition, ranges: Mapping[str, tuple[float, float]
 def _repair_problems(goal: Goal) -> list[Problem | None]:
     repairs, place = goal.evaluation.repairs, ("evaluation", "repairs")
     known = ", ".join(sorted(goal.evaluation.splits))
-    found: list[Problem | None] = [
+    faults: list[Problem | None] = [
         Problem(where=(*place, "cases", name), sentence=f"There is no split {name!r}; the splits are {known}.")
         for name in repairs.cases
         if name not in goal.evaluation.splits
     ]
     for where, pairs in ((("evaluation", "dense"), goal.evaluation.dense), ((*place, "dense"), repairs.dense)):
         for metric, companion in pairs.items():
-            found += [_metric_problem(goal, name, where) for name in (metric, companion)]
+            faults += [_metric_problem(goal, name, where) for name in (metric, companion)]
             if split_of(metric) != split_of(companion):
-                said = f"{companion!r} is of another split than {metric!r}; a denser metric reads the same outputs."
-                found.append(Problem(where=where, sentence=said))
+                sentence = f"{companion!r} is of another split than {metric!r}; a denser metric reads the same outputs."
+                faults.append(Problem(where=where, sentence=sentence))
     if repairs.max_tokens is not None and repairs.max_tokens <= goal.evaluation.max_tokens:
-        said = f"The decode budget is {goal.evaluation.max_tokens} already; `repairs.max_tokens` must be larger."
-        found.append(Problem(where=(*place, "max_tokens"), sentence=said))
-    return found
+        sentence = f"The decode budget is {goal.evaluation.max_tokens} already; `repairs.max_tokens` must be larger."
+        faults.append(Problem(where=(*place, "max_tokens"), sentence=sentence))
+    return faults
 
 
 def _metric_problem(goal: Goal, metric: str, where: tuple[str | int, ...]) -> Problem | None:

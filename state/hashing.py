@@ -29,9 +29,9 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def short(digest: str) -> str:
+def short(whole: str) -> str:
     """Return the first 12 digits, for people and folder names."""
-    return digest[:12]
+    return whole[:12]
 
 
 class HashCache:
@@ -47,9 +47,9 @@ class HashCache:
         """Return the hash of a file last seen with this identity."""
         return self._known.get(_key(stat))
 
-    def put(self, stat: os.stat_result, digest: str) -> None:
+    def put(self, stat: os.stat_result, value: str) -> None:
         """Remember a hash."""
-        self._known[_key(stat)] = digest
+        self._known[_key(stat)] = value
 
     def dump(self) -> dict[str, str]:
         """Return a JSON form to keep between starts."""
@@ -70,13 +70,13 @@ def hash_file(path: Path, cache: HashCache | None = None) -> str:
         before = os.fstat(stream.fileno())
         if cache is not None and (known := cache.get(before)) is not None:
             return known
-        digest = hashlib.sha256()
+        hasher = hashlib.sha256()
         while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
+            hasher.update(chunk)
         # A file that changed while it was read has no hash worth remembering.
         if cache is not None and _key(os.fstat(stream.fileno())) == _key(before):
-            cache.put(before, digest.hexdigest())
-    return digest.hexdigest()
+            cache.put(before, hasher.hexdigest())
+    return hasher.hexdigest()
 
 
 def hash_tree(

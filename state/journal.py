@@ -162,12 +162,12 @@ def records(kind: type[AnyRecord], rows: Iterable[Row]) -> list[AnyRecord]:
     table = TABLE_OF[kind]
     tuples = [name for name, field in kind.model_fields.items() if get_origin(field.annotation) is tuple]
     known: dict[tuple[str, str], Any] = {}
-    found = []
+    built = []
     for row in rows:
         record = kind.model_validate(decode(table, row, known))
         known.update(((name, row[name]), getattr(record, name)) for name in tuples if name in row)
-        found.append(record)
-    return found
+        built.append(record)
+    return built
 
 
 class Rows:
@@ -189,9 +189,9 @@ class Rows:
     def find(self, kind: type[AnyRecord], /, **equals: Any) -> list[AnyRecord]:
         """Return the records whose fields have these values, in the order of writing; None asks for nothing."""
         table = TABLE_OF[kind]
-        asked = {name: value for name, value in equals.items() if value is not None}
-        where = " AND ".join(f'"{table.column(name).name}" = ?' for name in asked) or "1"
-        rows = self.select(f'SELECT * FROM "{table.name}" WHERE {where} ORDER BY number', tuple(asked.values()))  # noqa: S608 - our own names
+        wanted = {name: value for name, value in equals.items() if value is not None}
+        where = " AND ".join(f'"{table.column(name).name}" = ?' for name in wanted) or "1"
+        rows = self.select(f'SELECT * FROM "{table.name}" WHERE {where} ORDER BY number', tuple(wanted.values()))  # noqa: S608 - our own names
         return records(kind, rows)
 
     @property
@@ -205,13 +205,13 @@ class Rows:
         Raises:
             NotFoundError: There is none.
         """
-        found = self.find(kind, **equals)
-        if not found:
+        rows = self.find(kind, **equals)
+        if not rows:
             named = " ".join(str(value) for value in equals.values())
             raise NotFoundError(
                 f"There is no {TABLE_OF[kind].name} {named}".rstrip() + ".", what=TABLE_OF[kind].name, value=named
             )
-        return found[0]
+        return rows[0]
 
     def get(self, kind: type[AnyRecord], key: Any) -> AnyRecord:
         """Return one record by its id.
@@ -398,11 +398,11 @@ def verify_pages(connection: sqlite3.Connection, path: Path) -> None:
         CorruptError: A page or an index is damaged.
     """
     try:
-        said = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(5)")]
+        faults = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(5)")]
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise _corrupt(path, str(error)) from error
-    if said != ["ok"]:
-        raise _corrupt(path, said[0])
+    if faults != ["ok"]:
+        raise _corrupt(path, faults[0])
 
 
 def verify_chain(connection: sqlite3.Connection, path: Path) -> int:
@@ -474,10 +474,10 @@ def _verify_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Check what SQLite does not: a changed name in the schema is a sound schema to it."""
     for table in TABLES.values():
         expected = {column.name: (SQL_TYPES[column.kind], int(not column.is_optional)) for column in table.columns}
-        found = {row[1]: (row[2], row[3]) for row in connection.execute(f'PRAGMA table_info("{table.name}")')}
-        found.pop("number", None)
-        if found != expected:
-            raise _corrupt(path, f"the table {table.name} is {'not as it was made' if found else 'missing'}")
+        columns = {row[1]: (row[2], row[3]) for row in connection.execute(f'PRAGMA table_info("{table.name}")')}
+        columns.pop("number", None)
+        if columns != expected:
+            raise _corrupt(path, f"the table {table.name} is {'not as it was made' if columns else 'missing'}")
     applied = tuple(row[0] for row in connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id"))
     if applied != MIGRATIONS:
         raise _corrupt(path, "the list of migrations is not what was written")
@@ -509,5 +509,5 @@ def _is_same(table: Table, now: str, then: str) -> bool:
     return now == canonical_json({**filled, **json.loads(then)})
 
 
-def _corrupt(path: Path, found: str) -> CorruptError:
-    return CorruptError(f"The store {path} is damaged: {found}. {restore_advice(path)}", value=found, where=str(path))
+def _corrupt(path: Path, fault: str) -> CorruptError:
+    return CorruptError(f"The store {path} is damaged: {fault}. {restore_advice(path)}", value=fault, where=str(path))

@@ -40,8 +40,8 @@ def case_hash(turns: Iterable[str], reference: str) -> bytes:
         turns: What was said before the answer.
         reference: The answer; empty where there is none.
     """
-    said = [" ".join(text.split()) for text in (*turns, reference)]
-    return hashlib.sha256(canonical_json(said).encode("utf-8", "surrogatepass")).digest()[:WIDTH]
+    turns_said = [" ".join(text.split()) for text in (*turns, reference)]
+    return hashlib.sha256(canonical_json(turns_said).encode("utf-8", "surrogatepass")).digest()[:WIDTH]
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,17 @@ class Ledger:
         rows = self._connection.execute("SELECT at, table_name, row_id, row_json FROM journal ORDER BY seq")
         return [Entry(at, kind, key, json.loads(body)) for at, kind, key, body in rows]
 
-    def cases(self, digest: str) -> CaseSet:
+    def cases(self, name: str) -> CaseSet:
         """Return a set of cases.
 
         Raises:
             CorruptError: It is missing, or not what was written.
         """
-        row = self._connection.execute("SELECT packed FROM cases WHERE digest = ?", (digest,)).fetchone()
-        found = CaseSet(bytes(row[0])) if row else None
-        if found is None or found.digest != digest:
-            raise _damaged(self.path, f"the set of cases {digest} is {'missing' if row is None else 'another one'}")
-        return found
+        row = self._connection.execute("SELECT packed FROM cases WHERE digest = ?", (name,)).fetchone()
+        case_set = CaseSet(bytes(row[0])) if row else None
+        if case_set is None or case_set.digest != name:
+            raise _damaged(self.path, f"the set of cases {name} is {'missing' if row is None else 'another one'}")
+        return case_set
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -299,13 +299,13 @@ def _spoken(path: Path) -> Iterator[None]:
         raise _damaged(path, str(error.value or error.__cause__ or error.sentence)) from error
 
 
-def _damaged(path: Path, found: str) -> CorruptError:
+def _damaged(path: Path, fault: str) -> CorruptError:
     return CorruptError(
-        f"The ledger of opened cases {path} is damaged or lost: {found}. It says how much of alpha is spent, so nothing"
+        f"The ledger of opened cases {path} is damaged or lost: {fault}. It says how much of alpha is spent, so nothing"
         " is confirmed without it. Put the file back from a copy, or, where there is none, begin a new one on record:"
         " `vigil ledger --reset --reason WHY`; what was opened before then no longer counts.",
         what="ledger",
-        value=found,
+        value=fault,
         where=str(path),
         runbook="runbooks/campaign_file.md#ledger",
     )

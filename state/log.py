@@ -159,8 +159,8 @@ def start_log(
         echo: Where each line goes besides, as one sentence.
         bound: What every line says: campaign, epoch, decision, job.
     """
-    asked = level or os.environ.get(VERBOSE_VARIABLE, "")
-    least: Level = next((each for each in LEVELS if each == asked), "debug")
+    wanted = level or os.environ.get(VERBOSE_VARIABLE, "")
+    least: Level = next((each for each in LEVELS if each == wanted), "debug")
     stop_log()
     _log[:] = [_Log(_File(path) if path is not None else None, least, is_private=is_private, echo=echo)]
     _structlog().contextvars.clear_contextvars()
@@ -204,10 +204,10 @@ def hand_on(**fields: Any) -> None:
 
 def _handed() -> dict[str, Any]:
     try:
-        found = json.loads(os.environ.get(CONTEXT_VARIABLE, "{}"))
+        context = json.loads(os.environ.get(CONTEXT_VARIABLE, "{}"))
     except ValueError:
         return {}
-    return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}
+    return {str(name): value for name, value in context.items()} if isinstance(context, dict) else {}
 
 
 def log_debug(event: str, **fields: Any) -> None:
@@ -247,14 +247,14 @@ def passed_over(event: str, *kinds: type[BaseException], **fields: Any) -> Itera
 
 def _of(failure: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(failure.__traceback__)
-    found: dict[str, Any] = {"error": type(failure).__name__}
+    fields: dict[str, Any] = {"error": type(failure).__name__}
     if frames:
-        found["at"] = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        fields["at"] = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
     if isinstance(failure, OSError) and failure.errno is not None:
-        found["errno"] = failure.errno
+        fields["errno"] = failure.errno
     if _log and not _log[0].is_private:
-        found["words"] = str(failure)
-    return found
+        fields["words"] = str(failure)
+    return fields
 
 
 def _event(level: Level, event: str, fields: Mapping[str, Any]) -> None:

@@ -220,7 +220,7 @@ class CampaignPaths:
         return self.root / "ledger.db"
 
     @property
-    def seen_ledger(self) -> Path:
+    def known_ledger(self) -> Path:
         """What campaigns of the home saw last of the machine's ledger, by number and hash: its loss shows."""
         return self.home / "ledger.head"
 
@@ -238,6 +238,6 @@ class CampaignPaths:
         """Return the files of the job of one action key."""
         return JobPaths(self.jobs / key)
 
-    def artifact(self, digest: str) -> Path:
+    def artifact(self, name: str) -> Path:
         """Return the folder of one artifact."""
-        return self.artifacts / digest[:16]
+        return self.artifacts / name[:16]

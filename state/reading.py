@@ -87,7 +87,7 @@ def _no_campaign(paths: CampaignPaths) -> NotFoundError:
     )
 
 
-_seen: dict[Path, tuple[tuple[object, ...], int]] = {}
+_verified_as: dict[Path, tuple[tuple[object, ...], int]] = {}
 """A store -> its files as they were when it was found sound, and its schema version: who looks on looks every second.
 """
 
@@ -96,23 +96,23 @@ def _verified(connection: sqlite3.Connection, paths: CampaignPaths, known: Head 
     """Check a store as one moment of it, unless nothing was written since this process last did."""
     files = tuple(_stamp(paths.db.with_name(paths.db.name + suffix)) for suffix in ("", "-wal"))
     stamp = (*files, known)
-    if _seen.get(paths.db, (None, 0))[0] == stamp:
-        return _seen[paths.db][1]
+    if _verified_as.get(paths.db, (None, 0))[0] == stamp:
+        return _verified_as[paths.db][1]
     connection.execute("BEGIN")
     try:
         version = verify_readable(connection, paths, known)
     finally:
         connection.execute("ROLLBACK")
-    _seen[paths.db] = (stamp, version)
+    _verified_as[paths.db] = (stamp, version)
     return version
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def campaign_folders(home: Path) -> list[Path]:
@@ -293,9 +293,9 @@ class Reader:
             KeyError: There is no such table or column.
         """
         table = TABLES[name]
-        asked = {key: value for key, value in equals.items() if value is not None}
-        where = " AND ".join(f'"{table.column(key).name}" = ?' for key in asked) or "1"
-        rows = self.select(f'SELECT * FROM "{name}" WHERE {where} ORDER BY number', tuple(asked.values()))  # noqa: S608 - our own names
+        wanted = {key: value for key, value in equals.items() if value is not None}
+        where = " AND ".join(f'"{table.column(key).name}" = ?' for key in wanted) or "1"
+        rows = self.select(f'SELECT * FROM "{name}" WHERE {where} ORDER BY number', tuple(wanted.values()))  # noqa: S608 - our own names
         return [decode(table, row) for row in rows]
 
     def campaign(self) -> Values:
@@ -304,10 +304,10 @@ class Reader:
         Raises:
             NotFoundError: The campaign has not begun.
         """
-        found = self.table("campaign")
-        if not found:
+        rows = self.table("campaign")
+        if not rows:
             raise NotFoundError("The campaign has not begun.", what="campaign", where=str(self._place))
-        return found[0]
+        return rows[0]
 
     def goal(self, version: int | None = None) -> Values:
         """Return one version of the goal, the one in force by default.
@@ -315,13 +315,13 @@ class Reader:
         Raises:
             NotFoundError: There is no such version.
         """
-        asked = self.campaign()["goal_version"] if version is None else version
-        found = self.table("goal", version=asked)
-        if not found:
+        wanted = self.campaign()["goal_version"] if version is None else version
+        rows = self.table("goal", version=wanted)
+        if not rows:
             known = len(self.goals())
-            said = f"There is no version {asked} of the goal; they go from 1 to {known}."
-            raise NotFoundError(said, what="goal", value=asked, where=str(self._place))
-        return found[0]
+            sentence = f"There is no version {wanted} of the goal; they go from 1 to {known}."
+            raise NotFoundError(sentence, what="goal", value=wanted, where=str(self._place))
+        return rows[0]
 
     def goals(self) -> list[Values]:
         """Return every version of the goal."""
@@ -349,19 +349,19 @@ class Reader:
             with_history: Also what was superseded.
             most: So many of them; below 0 all.
         """
-        asked, parameters = [], []
+        conditions, parameters = [], []
         if not with_history:
-            asked.append("superseded_by = ''")
+            conditions.append("superseded_by = ''")
         if prefix:
             # The last character there is ends the range of all that begin so.
-            asked.append("subject >= ? AND subject < ?")
+            conditions.append("subject >= ? AND subject < ?")
             parameters += [prefix, prefix + chr(0x10FFFF)]
         if statuses:
-            asked.append(f"status IN ({', '.join('?' * len(statuses))})")
+            conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
             parameters += statuses
         if is_assumed:
-            asked.append("tag = 'assumed'")
-        which = " AND ".join(asked) or "1"
+            conditions.append("tag = 'assumed'")
+        which = " AND ".join(conditions) or "1"
         rows = self.select(f"SELECT * FROM belief WHERE {which} LIMIT ?", (*parameters, most))  # noqa: S608 - our own words
         rows.sort(key=lambda row: row["number"])
         return [decode(TABLES["belief"], row) for row in rows]

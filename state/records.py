@@ -111,7 +111,7 @@ class Evidence(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_earlier(cls, data: Any) -> Any:
+    def _read_older(cls, data: Any) -> Any:
         """Give evidence that an earlier version recorded the field that its sentence stood for."""
         if not isinstance(data, dict) or data.get("kind") != "probe" or data.get("detail"):
             return data
@@ -341,8 +341,8 @@ class Action(Record):
     @property
     def exit(self) -> ExitRecord:
         """How its job ended; an act that had none, or whose job never began, tells a reason at most."""
-        told: Json = self.result.get("exit") or {}
-        known = {name: told[name] for name in ExitRecord.model_fields if told.get(name) is not None}
+        record: Json = self.result.get("exit") or {}
+        known = {name: record[name] for name in ExitRecord.model_fields if record.get(name) is not None}
         return ExitRecord.model_validate({"state": "failed" if self.state == "failed" else "finished", **known})
 
     @property

@@ -579,8 +579,8 @@ def migrate(connection: sqlite3.Connection, path: Path, steps: Any = None) -> No
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         connection.rollback()
-        if (said := spoken(error, path)).what == "disk":
-            raise said from error
+        if (spoken_error := spoken(error, path)).what == "disk":
+            raise spoken_error from error
         raise MigrationError(
             f"{path} could not be brought to schema {SCHEMA_VERSION}: {error}. It is as it was before.",
             where=str(path),

@@ -142,9 +142,9 @@ class Knowing(Handle):
                     f"Belief {belief_id} cannot be fresh: {others[0].id} is, of {belief.subject} {belief.claim}.",
                     what=belief_id,
                 )
-            seen = (*belief.evidence, evidence) if evidence is not None else belief.evidence
+            grounds = (*belief.evidence, evidence) if evidence is not None else belief.evidence
             return writer.update(
-                belief, status=status, superseded_by=superseded_by or belief.superseded_by, evidence=seen
+                belief, status=status, superseded_by=superseded_by or belief.superseded_by, evidence=grounds
             )
 
     def refute(self, belief_id: str, evidence: Evidence) -> list[str]:
@@ -190,7 +190,7 @@ class Knowing(Handle):
                 place = (measurement.split, measurement.use, measurement.case)
                 if place not in known[evaluation]:
                     known[evaluation].add(place)
-                    metrics = {name: _said(value) for name, value in measurement.metrics.items()}
+                    metrics = {name: _finite(value) for name, value in measurement.metrics.items()}
                     writer.insert(measurement.model_copy(update={"id": "", "metrics": metrics}))
 
 
@@ -200,8 +200,8 @@ class Doing(Handle):
     def intend(self, action: Action) -> Action:
         """Record the intent to act, before acting; the key's action is returned as it stands if there is one."""
         with self._writing() as writer:
-            found = writer.find(Action, key=action.key)
-            return found[0] if found else writer.insert(action)
+            known = writer.find(Action, key=action.key)
+            return known[0] if known else writer.insert(action)
 
     def finish(self, key: str, result: Json, side_effects: Sequence[str] = ()) -> Action:
         """Record that an action was done.
@@ -235,8 +235,8 @@ class Doing(Handle):
     def record_job(self, job: Job) -> Job:
         """Record a job; its key's job is returned as it stands if there is one."""
         with self._writing() as writer:
-            found = writer.find(Job, key=job.key)
-            return found[0] if found else writer.insert(job.model_copy(update={"id": ""}))
+            known = writer.find(Job, key=job.key)
+            return known[0] if known else writer.insert(job.model_copy(update={"id": ""}))
 
     def update_job(self, key: str, **fields: Any) -> Job:
         """Copy what a job's files say into its row.
@@ -328,9 +328,9 @@ class Agent(Handle):
     def begin(self, goal: GoalVersion) -> Campaign:
         """Start the campaign with the first version of its goal; one that has begun is returned as it stands."""
         with self._writing() as writer:
-            found = writer.find(Campaign)
-            if found:
-                return found[0]
+            known = writer.find(Campaign)
+            if known:
+                return known[0]
             writer.insert(goal)
             return writer.insert(
                 Campaign(
@@ -358,18 +358,18 @@ class Agent(Handle):
             StoreError: That version is there and says something else.
         """
         with self._writing() as writer:
-            found = writer.find(GoalVersion, version=goal.version)
-            if not found:
+            known = writer.find(GoalVersion, version=goal.version)
+            if not known:
                 return writer.insert(goal)
-            if found[0].file_hash != goal.file_hash:
+            if known[0].file_hash != goal.file_hash:
                 raise StoreError(f"Version {goal.version} of the goal is another file already.", what="goal")
-            return found[0]
+            return known[0]
 
     def ask(self, approval: Approval) -> Approval:
         """Record a question; the one of the same kind about the same decision is returned as it stands."""
         with self._writing() as writer:
-            found = writer.find(Approval, kind=approval.kind, decision=approval.decision)
-            return found[0] if found else writer.insert(approval.model_copy(update={"id": ""}))
+            known = writer.find(Approval, kind=approval.kind, decision=approval.decision)
+            return known[0] if known else writer.insert(approval.model_copy(update={"id": ""}))
 
     def answer(self, approval_id: str, answer: Answer, by: str, reason: str = "") -> Approval:
         """Answer a question; the first answer wins, and the row is returned as it stands.
@@ -417,23 +417,23 @@ def _contradict(old: Belief, new: Belief) -> bool:
     return sure and bool(old.stands_on) and old.stands_on == new.stands_on and old.value != new.value
 
 
-def _said(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
     return value if value is not None and value - value == 0 else None
 
 
 def _reasoned_from(root: str, beliefs: list[Belief]) -> list[Belief]:
     """Return the beliefs that stand on one, directly or through others, nearest first."""
-    found: dict[str, Belief] = {}
+    reached: dict[str, Belief] = {}
     frontier = {root}
     while frontier:
         near = [
             belief
             for belief in beliefs
-            if belief.id != root and belief.id not in found and not frontier.isdisjoint(belief.premises)
+            if belief.id != root and belief.id not in reached and not frontier.isdisjoint(belief.premises)
         ]
-        found.update((belief.id, belief) for belief in near)
+        reached.update((belief.id, belief) for belief in near)
         frontier = {belief.id for belief in near}
-    return list(found.values())
+    return list(reached.values())
 
 
 def _chooses(newest: Decision, decision: Decision, run: Run | None) -> bool:
@@ -570,7 +570,7 @@ class Store:
         known = backup.acknowledged(paths)
         with backup.with_offer(paths), spoken_errors(paths.db):
             _refuse_missing(paths, known)
-            _look(paths, known)
+            _verify_file(paths, known)
             connection = connect(paths.db)
             try:
                 _prepare(connection, paths, clock)
@@ -724,7 +724,7 @@ def _refuse_missing(paths: CampaignPaths, known: Head | None) -> None:
         )
 
 
-def _look(paths: CampaignPaths, known: Head | None) -> None:
+def _verify_file(paths: CampaignPaths, known: Head | None) -> None:
     """Check a file as it is; read-only, since a writer drops what it cannot read of the log, and with it what was."""
     if not paths.db.exists() or paths.db.stat().st_size == 0:
         return

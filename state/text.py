@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
 def as_json(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON in which nothing hidden stands as it is, and every other character does."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    return _HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return _HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def every(value: Any) -> Any:
@@ -51,6 +51,6 @@ def every(value: Any) -> Any:
     return [every(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _as_number(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _as_number(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\u{code:04x}" if code <= _PLANE else f"\\U{code:08x}"

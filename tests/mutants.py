@@ -230,8 +230,8 @@ MUTANTS = (
     Mutant(
         "small openings alone",
         _LEDGER,
-        "found |= large | (small if together and len(together) >= least else set())",
-        "found |= large",
+        "counted |= large | (small if together and len(together) >= least else set())",
+        "counted |= large",
         _SPENDING,
     ),
     Mutant(
@@ -314,8 +314,8 @@ MUTANTS = (
     Mutant(
         "a census falls whole",
         _VALIDITY,
-        'whole = void - {a.key for a in actions if a.kind == "census"}',
-        "whole = void",
+        'whole = invalidated - {a.key for a in actions if a.kind == "census"}',
+        "whole = invalidated",
         "policies/test_contamination.py",
     ),
     # The record.
@@ -372,8 +372,8 @@ MUTANTS = (
     Mutant(
         "another set of cases",
         "state/ledger.py",
-        "if found is None or found.digest != digest:",
-        "if found is None:",
+        "if case_set is None or case_set.digest != name:",
+        "if case_set is None:",
         "state/test_ledger.py",
     ),
     Mutant(

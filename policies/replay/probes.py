@@ -248,7 +248,7 @@ def _counted_twice(cycle: Cycle, track: Track) -> Iterator[ReplayFinding]:
     """P4: two conditions whose metrics lay on one straight line whenever they were measured."""
     if cycle.gate is None or cycle.instrument is None:
         return
-    named = [(c.id, metric) for c, metric in cycle.gate.asked]
+    named = [(c.id, metric) for c, metric in cycle.gate.demands]
     for place, (first, one) in enumerate(named):
         for second, other in named[place + 1 :]:
             if first == second or one == other:

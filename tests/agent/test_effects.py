@@ -201,13 +201,13 @@ def test_a_fused_model_that_is_gone_or_changed_is_seen(folder: Path) -> None:
         result = {"fused": "out/fused", "weights": weights_hash(made)}
         inputs = {"adapter": "an adapter", "weights": "w"}
         perform(session, lambda at, _, act: at.store.doing.finish(act.key, result=result), "fuse", inputs, "fusion")
-        assert view_of(session).torn == frozenset()
+        assert view_of(session).missing_fused == frozenset()
         config = made / "config.json"
         config.write_text(config.read_text() + " ")
         (made / "model.safetensors").write_bytes(b"another")
-        assert view_of(session).torn == {"an adapter"}
+        assert view_of(session).missing_fused == {"an adapter"}
         shutil.rmtree(made)
-        assert view_of(session).torn == {"an adapter"}
+        assert view_of(session).missing_fused == {"an adapter"}
 
 
 def test_an_export_done_again_finds_its_folder_and_leaves_it_as_it_is(folder: Path) -> None:

@@ -212,12 +212,12 @@ def test_nothing_that_the_planner_discards_is_missing(rows: Row, data: st.DataOb
         premises = [{**each, "subject": subjects[each["belief"]]} for each in row["premises"]]
         decisions.append(Decision.model_validate({**row, "premises": premises}))
     actions = [Action.model_validate(row) for row in rows["actions"]]
-    void = contamination(beliefs, decisions, actions)
-    assert void.beliefs <= {root, *ids(found["beliefs"])}
-    assert void.decisions <= set(ids(found["decisions"]))
-    assert void.evaluations <= set(ids(found["measured"], "evaluation"))
-    assert void.trainings <= {row["id"] for row in found["runs"] if row["is_worthless"]}
-    assert void.verdicts <= set(ids(found["verdicts"], "run"))
+    invalidated = contamination(beliefs, decisions, actions)
+    assert invalidated.beliefs <= {root, *ids(found["beliefs"])}
+    assert invalidated.decisions <= set(ids(found["decisions"]))
+    assert invalidated.evaluations <= set(ids(found["measured"], "evaluation"))
+    assert invalidated.trainings <= {row["id"] for row in found["runs"] if row["is_worthless"]}
+    assert invalidated.verdicts <= set(ids(found["verdicts"], "run"))
 
 
 def test_the_command_tells_it_as_text_and_as_json(tmp_path: Path) -> None:

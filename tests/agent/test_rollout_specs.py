@@ -10,7 +10,7 @@ from agent import runner
 from agent.campaign import load_campaign
 from agent.checks import check_campaign
 from agent.inputs import paid_signs, rollout_input
-from agent.results import digest
+from agent.results import record_results
 from agent.session import WORKERS, Session
 from state.clock import FakeClock
 from state.errors import ConfigError
@@ -168,7 +168,7 @@ def digested(tmp_path: Path, kind: Any, result: dict[str, Any]) -> list[Belief]:
         decided = store.deciding.decide(Decision(rule="signal.first", sentence="Ask.", action=kind, action_key="k"))
         store.doing.intend(Action(key="k", kind=kind, decision=decided.id, inputs={"parent": "base"}))
         store.doing.finish("k", result)
-        digest(session, {})
+        record_results(session, {})
         return session.standing()
 
 

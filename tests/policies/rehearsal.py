@@ -11,7 +11,7 @@ from policies.drafts import Draft
 from policies.history import View, hard_stops
 from policies.next_run import at_best_saves
 from policies.repairs import is_repair, repaired
-from policies.validity import contaminated, contamination, uprooted
+from policies.validity import contaminated, contamination
 from state.goal import Goal
 from state.records import (
     Action,
@@ -91,14 +91,14 @@ class Rehearsal:
     cases: int = CASES
     more_cases: int = 4 * CASES
     """Cases once the measurement was mended with more."""
-    torn: frozenset[str] = frozenset()
+    missing_fused: frozenset[str] = frozenset()
     """Adapters whose fused model is gone; made again it is there."""
     step_s: float = 0.1
     """Time of a training step that is only timed."""
     signal: dict[str, Json] = field(default_factory=dict)
     """What rollouts start from -> what its answers earn; empty: not told."""
     now: float = START
-    earlier: frozenset[str] = frozenset()
+    previous_session: frozenset[str] = frozenset()
     goal_version: int = 1
     gate_since: int = 1
     taught_since: int = 1
@@ -135,10 +135,10 @@ class Rehearsal:
             },
             now=self.now,
             campaign=self.campaign,
-            earlier=self.earlier,
+            previous_session=self.previous_session,
             utc_offset_s=0.0,
             used_gb=0.0,
-            torn=self.torn,
+            missing_fused=self.missing_fused,
             beliefs=tuple(self.beliefs),
             runs=tuple(self.runs),
             actions=tuple(self.actions),
@@ -147,9 +147,9 @@ class Rehearsal:
             measurements=tuple(self.measurements),
             requests=tuple(self.requests),
             commitments=tuple(self.commitments),
-            void=contamination([*self.beliefs, *self.superseded], self.decisions, self.actions),
+            invalidated=contamination([*self.beliefs, *self.superseded], self.decisions, self.actions),
         )
-        return at_best_saves(replace(view, void=uprooted(view.void, view.runs, view.identity("weights"), view.start)))
+        return at_best_saves(view.on_present_weights())
 
     def believe(self, belief: Belief) -> None:
         """Put a belief in the place of the one that stood for its claim."""
@@ -281,7 +281,7 @@ class Rehearsal:
                 for a in self.actions
                 if a.result.get("adapter") == decision.action_inputs["adapter"]
             )
-            self.torn -= {decision.action_inputs["adapter"]}
+            self.missing_fused -= {decision.action_inputs["adapter"]}
             result = {"weights": f"fused-{weights}", "fused": "out/fused"}
         elif decision.action == "pace":
             result = {
@@ -390,8 +390,8 @@ class Rehearsal:
         """Return the same campaign in another sitting, a minute later, taken up again."""
         self.now += 60
         running = self.campaign.model_copy(update={"state": "running", "sentence": ""})
-        earlier = frozenset(d.id for d in self.decisions) | {a.key for a in self.actions}
-        return replace(self, earlier=earlier, campaign=running, beliefs=list(self.beliefs))
+        previous_session = frozenset(d.id for d in self.decisions) | {a.key for a in self.actions}
+        return replace(self, previous_session=previous_session, campaign=running, beliefs=list(self.beliefs))
 
 
 def _iters(weights: str) -> int:

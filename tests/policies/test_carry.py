@@ -118,17 +118,17 @@ def test_what_a_class_starts_from_does_not_change_while_it_goes_on(carry: str) -
     assert starts == {parent_of(play.view(), "dpo").weights}
 
 
-def torn() -> Rehearsal:
+def missing_fused() -> Rehearsal:
     """Return a campaign whose fused model goes before its next class has trained on it."""
     play = climbing()
     while "carry.measure" not in [decision.rule for decision in play.decisions]:
         play.step()
-    play.torn = frozenset({next(a.inputs["adapter"] for a in play.actions if a.kind == "fuse")})
+    play.missing_fused = frozenset({next(a.inputs["adapter"] for a in play.actions if a.kind == "fuse")})
     return play
 
 
 def test_a_fused_model_that_is_gone_is_made_again_before_anything_is_spent() -> None:
-    play = torn()
+    play = missing_fused()
     assert play.step() == "carry.again"
     assert play.decisions[-1].sentence.startswith("The fused model of R2 is gone or no longer as it was made; it is")
     until(play, "dpo")
@@ -149,14 +149,14 @@ def test_a_training_that_waits_on_a_model_that_goes_is_not_begun() -> None:
     until(play, "dpo")
     play.answer(play.approvals[-1].id, "yes")
     assert plan.standing(play.view()) is not None
-    play.torn = frozenset({next(a.inputs["adapter"] for a in play.actions if a.kind == "fuse")})
+    play.missing_fused = frozenset({next(a.inputs["adapter"] for a in play.actions if a.kind == "fuse")})
     assert plan.standing(play.view()) is None
     assert play.step() == "carry.again"
     assert plan.standing(play.view()) == play.decisions[-2], "and then it is"
 
 
 def test_one_that_cannot_be_made_again_ends_the_sitting_in_a_sentence_and_the_next_tries_anew() -> None:
-    play = torn()
+    play = missing_fused()
     play.fails, play.exit = {"fuse": 1}, {"reason": "the disk is full"}
     assert play.run()[-2:] == ["tool.failed", "ended"]
     assert play.campaign.sentence.endswith("and it could not be made again: the disk is full")

@@ -8,7 +8,7 @@ from policies.drafts import assumed, premises_of
 from policies.history import WITHDRAWN
 from policies.next_run import exhaustion_of
 from policies.plan import has_fallen, must_verify
-from policies.validity import NOTED, Contamination, contamination, uprooted
+from policies.validity import NOTED, Contamination, contamination, with_replaced_weights
 from state.records import Action, Answer, Belief, Decision, Evidence, Premise
 from tests.policies.rehearsal import Rehearsal, goal, identity
 
@@ -126,7 +126,7 @@ def test_a_verdict_without_ground_counts_neither_as_progress_nor_toward_exhausti
     play.run()
     play.refute("score:base.main.selection", "means")
     view = play.later().view()
-    assert view.void.verdicts == {run.id for run in play.runs}
+    assert view.invalidated.verdicts == {run.id for run in play.runs}
     assert exhaustion_of(view)[0].counted == ()
 
 
@@ -230,12 +230,12 @@ def test_a_judged_run_whose_weights_were_replaced_is_set_aside_for_good_when_the
 
 def test_runs_trained_on_weights_that_were_replaced_no_longer_count_and_are_not_promoted() -> None:
     play, asked = waiting()
-    assert not play.view().void.trainings
+    assert not play.view().invalidated.trainings
     play.answer(f"Q{asked.id}", "yes", by="ada")
     play.believe(identity("weights", "weights-2"))
     view = play.view()
     assert view.is_withdrawn(asked)
-    assert view.void.trainings == view.void.verdicts == {run.id for run in play.runs}
+    assert view.invalidated.trainings == view.invalidated.verdicts == {run.id for run in play.runs}
     play.run()
     assert play.campaign.state == "not_promoted"
     assert "promote" not in play.kinds()
@@ -243,10 +243,10 @@ def test_runs_trained_on_weights_that_were_replaced_no_longer_count_and_are_not_
     grown = first.model_copy(update={"id": "R9", "parent": first.id, "parent_hash": "of a run"})
     started = first.model_copy(update={"id": "R8", "parent": "start", "parent_hash": "with an adapter"})
     runs = [first, grown, started]
-    assert not uprooted(Contamination(), runs, "weights-1", "with an adapter").trainings
-    assert uprooted(Contamination(), runs, "weights-2", "with an adapter").trainings == {first.id, "R9"}
-    assert uprooted(Contamination(), runs, "weights-1", "with another").trainings == {"R8"}
-    assert uprooted(Contamination(), runs, "", "") == Contamination()
+    assert not with_replaced_weights(Contamination(), runs, "weights-1", "with an adapter").trainings
+    assert with_replaced_weights(Contamination(), runs, "weights-2", "with an adapter").trainings == {first.id, "R9"}
+    assert with_replaced_weights(Contamination(), runs, "weights-1", "with another").trainings == {"R8"}
+    assert with_replaced_weights(Contamination(), runs, "", "") == Contamination()
 
 
 @pytest.mark.parametrize("answer", ["", "yes"])

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from policies.followups import lessons
+from policies.followups import diagnostics
 from state.records import Action, Belief, Json
 from tests.policies.rehearsal import Rehearsal, goal
 
 
 def told(play: Rehearsal) -> dict[str, Belief]:
-    return {f"{b.subject} {b.claim}": b for b in lessons(play.view()) if b.status == "refuted"}
+    return {f"{b.subject} {b.claim}": b for b in diagnostics(play.view()) if b.status == "refuted"}
 
 
 def ended(play: Rehearsal, result: Json, state: str = "done") -> Rehearsal:
@@ -28,7 +28,7 @@ def one_run() -> Rehearsal:
 def test_a_run_that_took_what_was_planned_teaches_nothing_but_that() -> None:
     play = ended(one_run(), {"wall_s": 5.0})
     assert told(play) == {}
-    [fine] = [b for b in lessons(play.view()) if b.mode == "10"]
+    [fine] = [b for b in diagnostics(play.view()) if b.mode == "10"]
     assert (fine.status, fine.claim) == ("fresh", "took_the_planned_time")
 
 
@@ -47,7 +47,7 @@ def test_a_run_that_was_sooner_done_than_planned_is_no_finding() -> None:
     slow = decision.model_copy(update={"verdict": {**decision.verdict, "estimate": foreseen}})
     play.decisions = [slow if d.id == decision.id else d for d in play.decisions]
     assert told(ended(play, {"wall_s": 203.0})) == {}
-    [fine] = [b for b in lessons(play.view()) if b.mode == "10"]
+    [fine] = [b for b in diagnostics(play.view()) if b.mode == "10"]
     assert fine.statement == "R1 took 203 s; 500 to 900 s were planned: 0.29 times the expected time."
 
 
@@ -87,7 +87,7 @@ def test_a_save_that_does_not_load_as_it_was_saved_is_a_finding() -> None:
 def test_a_training_that_still_runs_or_that_nobody_planned_teaches_nothing() -> None:
     play = one_run()
     play.actions = [a.model_copy(update={"state": "intent"}) if a.kind == "train" else a for a in play.actions]
-    assert lessons(play.view()) == []
+    assert diagnostics(play.view()) == []
     play = ended(one_run(), {"wall_s": 5.0})
     play.actions.append(Action(key="x", kind="train", decision="D99", state="done", inputs={"run": "R9"}))
     assert told(play) == {}
@@ -96,7 +96,7 @@ def test_a_training_that_still_runs_or_that_nobody_planned_teaches_nothing() -> 
 def test_a_run_without_a_planned_time_is_not_held_against_one() -> None:
     play = one_run()
     play.decisions = [d.model_copy(update={"verdict": {}}) if d.action == "train" else d for d in play.decisions]
-    assert lessons(play.view()) == []
+    assert diagnostics(play.view()) == []
 
 
 FLAT = {

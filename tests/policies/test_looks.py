@@ -8,15 +8,15 @@ import pytest
 from policies.history import View
 from policies.next_run import (
     at_best_saves,
+    evaluate_save,
     evaluation_s,
     going_on,
     interim,
-    look_at_save,
-    looks_of,
+    judged_at,
     may_be_better,
     next_proposals,
+    saves_compared,
     skipped,
-    told_of,
     why_not,
 )
 from state.records import Action, Json, Measurement, Save
@@ -60,7 +60,7 @@ def test_a_run_whose_loss_rose_again_is_judged_at_the_best_of_its_saves_and_the_
     assert "98.3 % interval" in said
     measured = [d.sentence for d in play.decisions if d.rule == "run.measure"]
     assert measured[1].startswith("Measure R1 at its save of step 10 on the selection splits")
-    assert looks_of(play.view(), run) == 3
+    assert saves_compared(play.view(), run) == 3
     assert measured[0].count("Its validation loss turned: ") == 1, measured[0]
 
 
@@ -125,14 +125,14 @@ def test_looks_that_cost_much_beside_the_training_are_left_out_and_that_is_on_re
     assert why_not(view, trained) == ""
     dear = replace(view, measurements=tuple(told(view, 60)))
     assert why_not(dear, trained) == "that would cost as much as 11,541 trained tokens, and the run has 6,640"
-    assert look_at_save(dear, play.runs[0], trained) is None
+    assert evaluate_save(dear, play.runs[0], trained) is None
     [said] = skipped(dear, trained)
     assert said.reason.startswith("the saves at step 5, 10: that would cost ")
     off = replace(view, goal=goal(evaluation={**goal().evaluation.model_dump(mode="json"), "look_cases": 0}))
     assert why_not(off, trained) == "evaluation.look_cases is 0"
     assert skipped(view, trained) == ()
     plain = trained.model_copy(update={"result": {}})
-    assert (why_not(view, plain), look_at_save(view, play.runs[0], plain), told_of(plain.made)) == ("", None, "")
+    assert (why_not(view, plain), evaluate_save(view, play.runs[0], plain), judged_at(plain.made)) == ("", None, "")
     assert evaluation_s(view) == 0.0
 
 
@@ -148,8 +148,8 @@ def test_without_scores_on_the_same_cases_or_with_a_look_that_does_not_count_the
     assert adapter(view) == "10"
     blank = [row for row in view.measurements if row.evaluation != look.key]
     assert adapter(replace(view, measurements=tuple(blank))) == "20"
-    void = view.void.model_copy(update={"evaluations": frozenset({look.key})})
-    assert adapter(replace(view, void=void)) == "20"
+    invalidated = view.invalidated.model_copy(update={"evaluations": frozenset({look.key})})
+    assert adapter(replace(view, invalidated=invalidated)) == "20"
 
 
 @pytest.mark.parametrize("named", ["main.control", "score"])

@@ -6,7 +6,7 @@ import pytest
 
 from policies import cost
 from policies.cost import Shape, estimate, memory_beliefs, memory_limits, refusal
-from policies.followups import lessons
+from policies.followups import diagnostics
 from policies.next_run import choose
 from state.records import Belief, Evidence, Json
 from tests.policies.rehearsal import Rehearsal, goal
@@ -158,7 +158,7 @@ def trained(play: Rehearsal, peak_gb: float | None) -> list[Belief]:
     [number, *_] = [number for number, action in enumerate(play.actions) if action.kind == "train"]
     result = {**play.actions[number].result, "peak_memory_gb": peak_gb, "exit": {"peak_rss_gb": 0.5}}
     play.actions[number] = play.actions[number].model_copy(update={"result": result})
-    return [b for b in lessons(play.view()) if b.claim == "took_the_planned_memory" and b.subject == "run:R1"]
+    return [b for b in diagnostics(play.view()) if b.claim == "took_the_planned_memory" and b.subject == "run:R1"]
 
 
 def test_a_run_that_took_what_was_estimated_is_on_record_and_no_warning() -> None:

@@ -742,7 +742,7 @@ def test_what_is_asked_of_a_run_is_refused_in_one_sentence_where_the_rules_do_no
     assert why_not(view, "promote", "R2").endswith("ask for it with vigil confirm R2.")
     promoted = replace(view, campaign=view.campaign.model_copy(update={"promoted": "R1"}))
     assert why_not(promoted, "promote", "R1") == "R1 is promoted already."
-    gone = replace(view, void=view.void.model_copy(update={"trainings": frozenset({"R2"})}))
+    gone = replace(view, invalidated=view.invalidated.model_copy(update={"trainings": frozenset({"R2"})}))
     assert "no longer stand" in why_not(gone, "confirm", "R2")
     spent = replace(view, goal=goal(gate=low_gate(max_confirmations=1)))
     assert "as often as gate.max_confirmations allows" in why_not(spent, "confirm", "R2")
@@ -761,7 +761,7 @@ def test_a_run_that_the_gate_fails_on_selection_is_never_opened_for_a_person_eit
     )
     play.ask("confirm", "R1")
     again = play.later()
-    assert not plan.is_asked(again.view())
+    assert not plan.is_requested(again.view())
     assert again.run()[-1] == "ended"
     assert opened_for(again) == []
 
@@ -790,9 +790,9 @@ def test_what_a_person_asks_after_the_end_takes_the_campaign_up_again() -> None:
     assert play.campaign.state == "promoted"
     again = play.later()
     again.answers = {"launch": "yes"}
-    assert not plan.is_asked(again.view())
+    assert not plan.is_requested(again.view())
     again.ask("confirm", "R2")
-    assert plan.is_asked(again.view())
+    assert plan.is_requested(again.view())
     trained = again.kinds().count("train")
     assert again.run() == ["confirm.asked", "A.confirmed", "asked"], "R1 is promoted while R2 is asked about"
     assert again.kinds().count("train") == trained

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from policies.confirmation import last_look
+from policies.confirmation import last_opening
 from policies.next_run import INSTRUMENTS, choose, estimate_of, evaluation_s, next_proposals, postponed
 from state.records import Belief, Bucket, Decision, Json
 from tests.policies.rehearsal import START, Rehearsal, goal
@@ -277,16 +277,16 @@ def test_a_gate_that_holds_on_selection_is_worth_the_last_opening_whatever_the_t
 ) -> None:
     play = until_trained(Refused(goal=goal(budget={"runs": 4})), runs=3)
     play.runs = [run if run.id == "R1" else run.model_copy(update={"bucket": bucket}) for run in play.runs]
-    found = last_look(play.view(), keep=0)
+    found = last_opening(play.view(), keep=0)
     assert (found and found.decision.run) == opened
 
 
 def test_an_end_without_time_for_a_confirmation_opens_none() -> None:
     play = until_trained(Timed(goal=goal(budget={"hours": 1}), score=lucky))
-    assert last_look(play.view(), keep=0) is not None
-    assert last_look(play.view(), keep=2) is None
+    assert last_opening(play.view(), keep=0) is not None
+    assert last_opening(play.view(), keep=2) is None
     play.now = START + 3600 - 1
-    assert last_look(play.view(), keep=0) is None
+    assert last_opening(play.view(), keep=0) is None
 
 
 def test_a_campaign_that_may_not_open_confirmation_again_ends_and_trains_no_more() -> None:

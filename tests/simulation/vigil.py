@@ -6,7 +6,7 @@ from typing import Any
 
 from policies.checks import base_table, gate_beliefs
 from policies.comparison import CaseTable
-from policies.cost import rows_at_once
+from policies.cost import rows_together
 from policies.history import hard_stops
 from policies.next_run import HOPELESS
 from policies.significance import sign_p
@@ -108,7 +108,7 @@ class Night(Rehearsal):
             "wall_s": seconds,
             "startup_s": FIXED_S,
             "iters": step,
-            "padded_tokens": step * rows_at_once(recipe, run.instrument) * _TOKENS,
+            "padded_tokens": step * rows_together(recipe, run.instrument) * _TOKENS,
             "steps_s": self.world.train_s(run.instrument, {**recipe, "iters": step}) - FIXED_S,
             "val_losses": [1.0, *losses] if losses else [],
             "verdict": verdict or None,
