@@ -138,7 +138,7 @@ class _Results:
 
     def _fingerprints(self, names: Iterable[str]) -> tuple[Fingerprint, ...]:
         """Return what the job itself hashed, where it did; the world of now elsewhere."""
-        hashed = {name: part_print(name, value) for name, value in (self.result.get("harness_parts") or {}).items()}
+        hashed = {name: part_print(name, value) for name, value in self.action.measured.harness_parts.items()}
         return chosen({**self.world, **hashed}, names)
 
 
@@ -148,9 +148,9 @@ _TOKENS = ("code", "decode", "prompt", "tokenizer", "package:*")
 
 def _census(of: _Results) -> None:
     """Ceilings, floors, decode budgets, token census, prompt parity and the grader's own behaviour."""
-    result = of.result
-    for claim in ("ceiling", "floor", "echo"):
-        for where, metrics in (result.get(claim) or {}).items():
+    result = of.action.counted
+    for claim, splits in {"ceiling": result.ceiling, "floor": result.floor, "echo": result.echo}.items():
+        for where, metrics in splits.items():
             numbers = ", ".join(
                 f"{name} {row['mean']:.3f}" for name, row in sorted(metrics.items()) if row.get("mean") is not None
             )
@@ -161,7 +161,7 @@ def _census(of: _Results) -> None:
                 metrics,
                 stands_on=(*_GRADES, f"split:{where}"),
             )
-    for where, row in (result.get("budget") or {}).items():
+    for where, row in result.budget.items():
         of.believe(
             f"harness:{where}",
             "decode_budget",
@@ -172,7 +172,7 @@ def _census(of: _Results) -> None:
             stands_on=(*_TOKENS, f"split:{where}"),
             mode="P1",
         )
-    for where, curve in (result.get("budget_for") or {}).items():
+    for where, curve in result.budget_for.items():
         of.believe(
             f"harness:{where}",
             "decode_curve",
@@ -181,7 +181,7 @@ def _census(of: _Results) -> None:
             stands_on=(*_GRADES, f"split:{where}"),
             mode="P1",
         )
-    for where in result.get("no_reference") or ():
+    for where in result.no_reference:
         of.believe(
             f"harness:{where}",
             "ceiling",
@@ -191,16 +191,15 @@ def _census(of: _Results) -> None:
             mode="P1",
             fix="Give its cases a `reference`; the census then grades them in seconds.",
         )
-    for where, row in (result.get("bad_outputs") or {}).items():
+    for where, row in result.bad_outputs.items():
         _bad_outputs(of, where, row)
-    _token_census(of, result.get("train") or {})
-    _rendered(of, result.get("rendered"))
-    _pair_census(of, result.get("pairs") or {})
-    _rollout_census(of, result.get("rollouts") or {})
-    if "grader" in result:
-        _grader(of, result["grader"])
-    parity: Json = result.get("prompt_parity") or {}
-    if parity:
+    _token_census(of, result.train)
+    _rendered(of, result.rendered)
+    _pair_census(of, result.pairs)
+    _rollout_census(of, result.rollouts)
+    if result.grader is not None:
+        _grader(of, result.grader)
+    if parity := result.prompt_parity:
         same = bool(parity.get("ok"))
         of.believe(
             "data:prompts",
@@ -348,13 +347,12 @@ def _grader(of: _Results, row: Json) -> None:
 
 def _evaluation(of: _Results) -> None:
     """Store each case as a measurement and the means as a belief."""
-    session, inputs, result = of.session, of.action.inputs, of.result
+    session, inputs, result = of.session, of.action.inputs, of.action.measured
     run = str(inputs.get("run") or "")
     if "look" in inputs:
         # Of a part of the cases, to compare saves: no word on the run as it is judged.
         run = f"{run}@{inputs['look']['step']}"
-    reference = str(result.get("cases") or "")
-    path = session.paths.artifact(reference) / "cases.jsonl"
+    path = session.paths.artifact(result.cases) / "cases.jsonl"
     rows = [
         Measurement(
             evaluation=of.action.key,
@@ -368,24 +366,24 @@ def _evaluation(of: _Results) -> None:
             prompt_tokens=row["prompt_tokens"],
             output_tokens=row["output_tokens"],
             grader_error=row.get("grader_error") or "",
-            harness=str(result.get("harness") or ""),
-            weights=str(result.get("weights") or ""),
-            output_ref=f"{reference[:16]}#{row['case']}",
+            harness=result.harness,
+            weights=result.weights,
+            output_ref=f"{result.cases[:16]}#{row['case']}",
         )
         for row in read_jsonl(path)
     ]
     session.store.knowing.measure(rows)
     if inputs["side"] == "base" and inputs.get("use") == "selection":
         _density(of, rows)
-    if result.get("noise"):
-        _noise(of, result["noise"])
-    if result.get("other_form"):
-        _other_form(of, result["other_form"])
+    if result.noise:
+        _noise(of, result.noise)
+    if result.other_form:
+        _other_form(of, result.other_form)
     who = run or inputs["side"]
     # Of a save that the run is judged at, beside what its end scored: another thing, so no contradiction.
     save = f"@{inputs['save']}" if "save" in inputs else ""
     weights = {"base": ("model:base",), "parent": ("model:start",)}.get(inputs["side"], ("model:base",))
-    for where, means in (result.get("means") or {}).items():
+    for where, means in result.means.items():
         here = [row for row in rows if f"{row.split}.{row.use}" == where]
         cut = sum(row.finish_reason == "length" for row in here)
         ungraded = sum(bool(row.grader_error) for row in here)

@@ -186,13 +186,20 @@ class Rows:
         names = [field[0] for field in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    def find(self, kind: type[AnyRecord], /, **equals: Any) -> list[AnyRecord]:
-        """Return the records whose fields have these values, in the order of writing; None asks for nothing."""
-        table = TABLE_OF[kind]
+    def stored(self, table: Table, /, **equals: Any) -> list[Row]:
+        """Return a table's rows whose columns have these values, in the order of writing; None asks for nothing.
+
+        Raises:
+            KeyError: There is no such column.
+        """
         wanted = {name: value for name, value in equals.items() if value is not None}
         where = " AND ".join(f'"{table.column(name).name}" = ?' for name in wanted) or "1"
-        rows = self.select(f'SELECT * FROM "{table.name}" WHERE {where} ORDER BY number', tuple(wanted.values()))  # noqa: S608 - our own names
-        return records(kind, rows)
+        sql = f'SELECT * FROM "{table.name}" WHERE {where} ORDER BY number'  # noqa: S608 - our own names
+        return self.select(sql, tuple(wanted.values()))
+
+    def find(self, kind: type[AnyRecord], /, **equals: Any) -> list[AnyRecord]:
+        """Return the records whose fields have these values, as `stored` finds them."""
+        return records(kind, self.stored(TABLE_OF[kind], **equals))
 
     @property
     def changes(self) -> int | None:

@@ -292,11 +292,17 @@ class Reader:
         Raises:
             KeyError: There is no such table or column.
         """
-        table = TABLES[name]
-        wanted = {key: value for key, value in equals.items() if value is not None}
-        where = " AND ".join(f'"{table.column(key).name}" = ?' for key in wanted) or "1"
-        rows = self.select(f'SELECT * FROM "{name}" WHERE {where} ORDER BY number', tuple(wanted.values()))  # noqa: S608 - our own names
-        return [decode(table, row) for row in rows]
+        with self._rows() as rows:
+            return [decode(TABLES[name], row) for row in rows.stored(TABLES[name], **equals)]
+
+    def _one(self, name: str, **equals: Any) -> Values:
+        rows = self.table(name, **equals)
+        if not rows:
+            known = [str(row[TABLES[name].key]) for row in self.table(name)]
+            span = f"; they go from {known[0]} to {known[-1]}" if known else "; there are none yet"
+            wanted = " ".join(str(value) for value in equals.values())
+            raise NotFoundError(f"There is no {name} {wanted}{span}.", what=name, value=wanted, where=str(self._place))
+        return rows[0]
 
     def campaign(self) -> Values:
         """Return the campaign row.
@@ -315,13 +321,7 @@ class Reader:
         Raises:
             NotFoundError: There is no such version.
         """
-        wanted = self.campaign()["goal_version"] if version is None else version
-        rows = self.table("goal", version=wanted)
-        if not rows:
-            known = len(self.goals())
-            sentence = f"There is no version {wanted} of the goal; they go from 1 to {known}."
-            raise NotFoundError(sentence, what="goal", value=wanted, where=str(self._place))
-        return rows[0]
+        return self._one("goal", version=self.campaign()["goal_version"] if version is None else version)
 
     def goals(self) -> list[Values]:
         """Return every version of the goal."""
@@ -385,6 +385,14 @@ class Reader:
             if belief["status"] == "refuted":
                 first.setdefault(row["row_id"], {**belief, "refuted_at": row["at"]})
         return list(first.values())
+
+    def belief(self, belief_id: str) -> Values:
+        """Return one belief.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        return self._one("belief", id=belief_id)
 
     def decisions(self) -> list[Values]:
         """Return decisions."""

@@ -313,6 +313,43 @@ class TrainResult(_Left):
     """Step of the save that is judged, None for the end."""
 
 
+class EvalResult(_Left):
+    """What an evaluation left (tools/evaluation/worker.py)."""
+
+    cases: str = ""
+    """Content hash of the artifact with a row for each case."""
+    harness: str = ""
+    weights: str = ""
+    harness_parts: dict[str, str] = Field(default_factory=dict)
+    """Name of the world -> hash, as the job found it."""
+    means: dict[str, Json] = Field(default_factory=dict)
+    """`split.use` -> metric -> mean."""
+    noise: Json = Field(default_factory=dict)
+    """What half precision makes of other orders of the cases; empty where it was not measured."""
+    other_form: Json = Field(default_factory=dict)
+    """How an adapter answers in the form that is not judged; empty where none was to be measured."""
+
+
+class CensusResult(_Left):
+    """What a census left (tools/evaluation/census.py): `split.use` -> figures, and one row for each kind of data."""
+
+    ceiling: dict[str, Json] = Field(default_factory=dict)
+    floor: dict[str, Json] = Field(default_factory=dict)
+    echo: dict[str, Json] = Field(default_factory=dict)
+    budget: dict[str, Json] = Field(default_factory=dict)
+    budget_for: dict[str, Json] = Field(default_factory=dict)
+    no_reference: tuple[str, ...] = ()
+    bad_outputs: dict[str, Json] = Field(default_factory=dict)
+    train: Json = Field(default_factory=dict)
+    rendered: Json | None = None
+    """What the template makes of the rows; None where that was not looked at."""
+    pairs: Json = Field(default_factory=dict)
+    rollouts: Json = Field(default_factory=dict)
+    grader: Json | None = None
+    """None: grades were not taken."""
+    prompt_parity: Json = Field(default_factory=dict)
+
+
 class Action(Record):
     """One effect on the world. Its key is fixed before acting, so it is never done twice."""
 
@@ -329,7 +366,7 @@ class Action(Record):
     side_effects: tuple[str, ...] = ()
     """What was committed to the world, in words (folder created, link switched)."""
     result: Json = Field(default_factory=dict)
-    """As it was left; `made` and `exit` read it."""
+    """As it was left; `made`, `measured`, `counted` and `exit` read it."""
     created_at: float = 0.0
     finished_at: float | None = None
 
@@ -337,6 +374,16 @@ class Action(Record):
     def made(self) -> TrainResult:
         """What it left as a training; of a fusion, its weights."""
         return TrainResult.model_validate(self.result)
+
+    @property
+    def measured(self) -> EvalResult:
+        """What it left as an evaluation."""
+        return EvalResult.model_validate(self.result)
+
+    @property
+    def counted(self) -> CensusResult:
+        """What it left as a census."""
+        return CensusResult.model_validate(self.result)
 
     @property
     def exit(self) -> ExitRecord:

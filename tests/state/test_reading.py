@@ -154,10 +154,15 @@ def test_an_empty_store_is_not_said_to_be_missing_beside_itself(paths: CampaignP
 
 
 def test_what_is_not_there_names_what_is(busy: Store, paths: CampaignPaths) -> None:
-    with open_reader(paths) as reader, pytest.raises(NotFoundError, match="no version 9 of the goal; they go"):
-        reader.goal(9)
+    with open_reader(paths) as reader, pytest.raises(NotFoundError, match="no belief B9; they go from B1 to B2"):
+        reader.belief("B9")
     with Store.in_memory(FakeClock()) as empty, pytest.raises(NotFoundError, match="no decision D1"):
         empty.read.decision("D1")
+
+
+def test_before_anything_was_believed_there_are_none(store: Store, paths: CampaignPaths) -> None:
+    with open_reader(paths) as reader, pytest.raises(NotFoundError, match="no belief B1; there are none yet"):
+        reader.belief("B1")
 
 
 def test_a_reader_can_change_nothing(busy: Store, paths: CampaignPaths) -> None:
