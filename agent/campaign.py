@@ -38,6 +38,9 @@ Loc = tuple[str | int, ...]
 """Keys from the top of the file to a place, as pydantic's `loc`."""
 
 
+RUNBOOK = "runbooks/campaign_file.md"
+
+
 @dataclass(frozen=True)
 class LoadedCampaign:
     """A campaign file as read.
@@ -66,6 +69,11 @@ class LoadedCampaign:
     def where(self, *loc: str | int) -> str:
         """Return `file:line` of a key, or of the nearest key above it."""
         return mistakes.place(self.path.name, self.lines, loc)
+
+    def refusal(self, sentence: str, *loc: str | int, part: str = "") -> ConfigError:
+        """Return what is wrong at a key as an error to raise; its runbook is a part of the campaign file's page."""
+        where = self.where(*loc)
+        return ConfigError(f"{where}: {sentence}", what=".".join(map(str, loc)), where=where, runbook=RUNBOOK + part)
 
 
 def load_campaign(path: Path, *, needs_pairs: bool = True) -> LoadedCampaign:
@@ -108,7 +116,7 @@ def read_yaml_with_lines(path: Path) -> tuple[dict[str, Any], dict[Loc, int]]:
 
 def _refusal(path: Path, line: int | None, sentence: str, *, what: str = "") -> ConfigError:
     where = path.name if line is None else f"{path.name}:{line}"
-    return ConfigError(f"{where}: {sentence}", what=what, where=where, runbook="runbooks/campaign_file.md")
+    return ConfigError(f"{where}: {sentence}", what=what, where=where, runbook=RUNBOOK)
 
 
 def _read(path: Path) -> bytes:
@@ -268,7 +276,7 @@ def _validate(path: Path, spec: Any, lines: Mapping[Loc, int], *, needs_pairs: b
             f"{place}: {found[0].sentence}",
             what=mistakes.dotted(found[0].where),
             where=place,
-            runbook="runbooks/campaign_file.md",
+            runbook=RUNBOOK,
         )
     return goal
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agent.campaign import LoadedCampaign
+from agent.campaign import RUNBOOK, LoadedCampaign
 from agent.mistakes import nearest
 from agent.notices import addresses, send
 from policies.checks import cases_told, least_cases, limit_fix
@@ -22,7 +22,6 @@ from state.errors import ConfigError
 from state.goal import Goal, name_of, split_of
 from state.paths import CampaignPaths
 
-_RUNBOOK = "runbooks/campaign_file.md"
 _CASES_PER_FILE = 2
 """Enough to learn the metrics' names; the census grades all cases."""
 _UNUSABLE = frozenset({
@@ -52,9 +51,9 @@ def check_campaign(
 
     Side effects: starts the grader in a child process; online, writes the hub's cache.
     """
+    _refuse_delta(loaded)
     return [
         *_check_data(loaded, masks_prompt=_check_recipe(loaded)),
-        *_check_delta(loaded),
         *_check_splits(loaded, paths, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
         *(_check_rendered(loaded) if is_rehearsal else ()),
@@ -64,11 +63,6 @@ def check_campaign(
         *_check_export(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
     ]
-
-
-def _refusal(loaded: LoadedCampaign, sentence: str, *loc: str | int) -> ConfigError:
-    where = loaded.where(*loc)
-    return ConfigError(f"{where}: {sentence}", what=".".join(map(str, loc)), where=where, runbook=_RUNBOOK)
 
 
 def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:
@@ -97,7 +91,7 @@ def _data_files(loaded: LoadedCampaign, *names: str, fix: str = "correct the pat
             continue
         path = loaded.resolve(written)
         if not path.is_file():
-            raise _refusal(loaded, f"`data.{name}` names {path}, which is not a file; {fix}.", "data", name)
+            raise loaded.refusal(f"`data.{name}` names {path}, which is not a file; {fix}.", "data", name)
         yield path
 
 
@@ -108,7 +102,7 @@ def _check_splits(loaded: LoadedCampaign, paths: CampaignPaths | None, *, is_reh
 
     for path, *loc in case_files(loaded):
         if not path.is_file():
-            raise _refusal(loaded, f"`{'.'.join(loc)}` names {path}, which is not a file; correct the path.", *loc)
+            raise loaded.refusal(f"`{'.'.join(loc)}` names {path}, which is not a file; correct the path.", *loc)
     parts = case_parts(loaded.goal, loaded.folder)
     counts: dict[str, dict[str, int]] = {}
     for part in parts:
@@ -117,8 +111,7 @@ def _check_splits(loaded: LoadedCampaign, paths: CampaignPaths | None, *, is_reh
     shared = loaded.goal.evaluation.splits
     files = {each.name if shared[each.name].file else f"{each.name}.{each.use}": each.file for each in parts}
     for case, first, name in shared_prompts(files)[0] if is_rehearsal else ():
-        raise _refusal(
-            loaded,
+        raise loaded.refusal(
             f"case {case!r} stands in {first} and in {name}; no case may be in two splits, or confirmation confirms"
             " nothing.",
             "evaluation",
@@ -136,7 +129,9 @@ def _check_splits(loaded: LoadedCampaign, paths: CampaignPaths | None, *, is_reh
     if alpha:
         if is_rehearsal:
             _require_decidable(loaded, confirmation, alpha)
-        yield from _tell_cases(loaded, confirmation, alpha)
+        nothing = CaseTable(scales=scales_of(loaded.goal.track.ranges))
+        for each in cases_told(loaded.goal.gate, confirmation, alpha=alpha, cases=nothing):
+            yield f"Confirmation cases for {each.sentence}"
     for name, of_use in counts.items():
         yield f"Split {name}: {of_use['selection']} selection and {of_use['confirmation']} confirmation cases."
 
@@ -151,7 +146,7 @@ def case_files(loaded: LoadedCampaign) -> Iterator[tuple[Any, ...]]:
         yield loaded.resolve(written), "evaluation", "repairs", "cases", name
 
 
-def _check_delta(loaded: LoadedCampaign) -> Iterator[str]:
+def _refuse_delta(loaded: LoadedCampaign) -> None:
     """Refuse a δ above a gap that the file itself names: an improvement asked over the parent."""
     gate, dense = loaded.goal.gate, loaded.goal.evaluation.dense
     aimed = next(iter(aims(gate)), None)
@@ -159,21 +154,12 @@ def _check_delta(loaded: LoadedCampaign) -> Iterator[str]:
         return
     asked = aimed.sign * aimed.threshold
     if 0 < asked < gate.meaningful_delta and dense.keys().isdisjoint(aimed.metrics):
-        raise _refusal(
-            loaded,
+        raise loaded.refusal(
             f"`gate.meaningful_delta` is {gate.meaningful_delta:g}, more than the {asked:g} that {aimed.id} asks for;"
             f" write at most {asked:g}, or leave it out.",
             "gate",
             "meaningful_delta",
         )
-    yield from ()
-
-
-def _tell_cases(loaded: LoadedCampaign, confirmation: dict[str, int], alpha: float) -> Iterator[str]:
-    """Say of each condition what the confirmation cases can show, as far as it is known before anything is measured."""
-    nothing = CaseTable(scales=scales_of(loaded.goal.track.ranges))
-    for told in cases_told(loaded.goal.gate, confirmation, alpha=alpha, cases=nothing):
-        yield f"Confirmation cases for {told.sentence}"
 
 
 def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int], alpha: float) -> None:
@@ -184,8 +170,7 @@ def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int], alp
         splits = {split_of(metric) for metric in condition.metrics}
         found = max((confirmation.get(split, 0) for split in splits), default=0)
         if found and (fix := limit_fix(condition, found, alpha, scales)):
-            raise _refusal(
-                loaded,
+            raise loaded.refusal(
                 f"{condition.id} allows at most {condition.threshold:g}, and {found} confirmation cases without any"
                 f" failure do not show that at alpha {alpha:.3g}; {fix}.",
                 "gate",
@@ -193,8 +178,7 @@ def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int], alp
                 place,
             )
         if found < least and splits.isdisjoint(loaded.goal.evaluation.repairs.cases):
-            raise _refusal(
-                loaded,
+            raise loaded.refusal(
                 f"{condition.id} cannot be shown on {found} confirmation cases at alpha {alpha:.3g} (what is left of"
                 f" gate.alpha over the openings left), whatever a run scores: it needs at least {least}.",
                 "gate",
@@ -206,8 +190,7 @@ def _require_decidable(loaded: LoadedCampaign, confirmation: dict[str, int], alp
 def _require_enough(loaded: LoadedCampaign, name: str, use: str, found: int) -> None:
     least = loaded.goal.evaluation.splits[name].min_cases
     if found < least:
-        raise _refusal(
-            loaded,
+        raise loaded.refusal(
             f"split {name} has {found} {use} cases, and `min_cases` asks for {least}; add cases or lower it.",
             "evaluation",
             "splits",
@@ -226,14 +209,13 @@ def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) ->
         model = resolve(spec.path, online=online, revision=spec.revision, base=loaded.folder, campaign=str(loaded.path))
     except ConfigError as error:
         if online or not is_rehearsal or not _is_hub_id(loaded):
-            where = loaded.where("model", "path")
-            raise ConfigError(f"{where}: {error.sentence}", what="model.path", where=where, runbook=_RUNBOOK) from error
+            raise loaded.refusal(error.sentence, "model", "path") from error
         yield f"Not checked offline: model {spec.path}; vigil run --check --online {loaded.path.name} downloads it."
         return
     problems = coherence_problems(model.folder)
     for problem in problems:
         if is_rehearsal or problem.detail.get("kind") in _UNUSABLE:
-            raise _refusal(loaded, problem.sentence, "model", "path")
+            raise loaded.refusal(problem.sentence, "model", "path")
     layers = layers_of(model.folder)
     for problem in recipe_problems(loaded.goal.first_recipe, layers, default_layers=-1):
         if problem.detail["kind"] == "num_layers":
@@ -241,7 +223,7 @@ def _check_model(loaded: LoadedCampaign, *, online: bool, is_rehearsal: bool) ->
         if problem.detail.get("is_warning"):
             yield problem.sentence
             continue
-        raise _refusal(loaded, problem.sentence, "recipe", *str(problem.detail["key"]).split("."))
+        raise loaded.refusal(problem.sentence, "recipe", *str(problem.detail["key"]).split("."))
     facts = describe_model(model.folder)
     at = f" at {model.revision[:12]}" if model.revision else ""
     if code := code_in(model.folder):
@@ -266,7 +248,7 @@ def _check_rendered(loaded: LoadedCampaign) -> Iterator[str]:
         return
     for one in found:
         if one.severity == "hard_stop":
-            raise _refusal(loaded, f"{one.sentence} {one.fix}", "data", "train")
+            raise loaded.refusal(f"{one.sentence} {one.fix}", "data", "train")
         yield f"{one.sentence} {one.fix}"
 
 
@@ -281,25 +263,24 @@ def _check_adapter(loaded: LoadedCampaign) -> Iterator[str]:
         return
     adapter = loaded.resolve(spec.adapter)
     if not adapter.is_dir():
-        raise _refusal(loaded, f"`model.adapter` names {adapter}, which is not a folder.", "model", "adapter")
+        raise loaded.refusal(f"`model.adapter` names {adapter}, which is not a folder.", "model", "adapter")
     try:
         model = resolve(spec.path, online=False, revision=spec.revision, base=loaded.folder).folder
     except ConfigError:
         yield "Not checked offline: whether model.adapter belongs to the model."
         return
     for problem in adapter_problems(adapter, model):
-        raise _refusal(loaded, problem.sentence, "model", "adapter")
+        raise loaded.refusal(problem.sentence, "model", "adapter")
     tensors = open_tensors(adapter / "adapters.safetensors")
     if bad := not_finite(tensors):
         said = f"{len(bad)} of {len(tensors.names)} tensors of {adapter} hold NaN or infinity; train it again."
-        raise _refusal(loaded, said, "model", "adapter")
+        raise loaded.refusal(said, "model", "adapter")
     if is_untrained(tensors):
         yield f"The adapter {spec.adapter} changes nothing: all its lora_b are 0, as before the first update."
     theirs, ours = _flat(adapter_recipe(adapter)), _flat(loaded.goal.first_recipe)
     for key in theirs.keys() & ours.keys():
         if ours[key] != theirs[key]:
-            raise _refusal(
-                loaded,
+            raise loaded.refusal(
                 f"`{key}` is {ours[key]}, but the adapter to go on from has {theirs[key]}; leave the key out, or keep "
                 "the adapter's value.",
                 "recipe",
@@ -316,8 +297,8 @@ def _check_probes(loaded: LoadedCampaign) -> Iterator[str]:
     for index, written in enumerate(loaded.goal.probes):
         path = loaded.resolve(written)
         if not path.is_file():
-            raise _refusal(
-                loaded, f"`probes[{index}]` names {path}, which is not a file; correct the path.", "probes", index
+            raise loaded.refusal(
+                f"`probes[{index}]` names {path}, which is not a file; correct the path.", "probes", index
             )
         said = declared(path).refuted_by
         yield f"Probe {written}: " + (
@@ -334,10 +315,10 @@ def _check_notify(loaded: LoadedCampaign) -> Iterator[str]:
     found = shutil.which(str(loaded.folder / program) if "/" in program else program)
     if program and found is None:
         said = f"`notify.command` names {program}, which is no program that can be run here; install it or correct it."
-        raise _refusal(loaded, said, "notify", "command")
+        raise loaded.refusal(said, "notify", "command")
     for each, address in zip(notify.to, addresses(loaded.path) if notify.to else (), strict=True):
         if wrong := send({"address": address}, notify.timeout_s):
-            raise _refusal(loaded, f"`notify.to`, {each.label}: {wrong}.", "notify", "to")
+            raise loaded.refusal(f"`notify.to`, {each.label}: {wrong}.", "notify", "to")
     whom = [program, *(each.label for each in notify.to)]
     yield f"Notifications ({', '.join(notify.on)}): {', '.join(filter(None, whom))}"
 
@@ -351,7 +332,7 @@ def _check_export(loaded: LoadedCampaign) -> Iterator[str]:
     nearest_there = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest_there.is_dir() or not os.access(nearest_there, os.W_OK | os.X_OK):
         said = f"`export.to` names {folder}, and {nearest_there} is not a folder that can be written; choose another."
-        raise _refusal(loaded, said, "export", "to")
+        raise loaded.refusal(said, "export", "to")
     yield f"What is promoted is also written to {folder}."
 
 
@@ -390,7 +371,7 @@ def _check_recipe(loaded: LoadedCampaign) -> bool:
             key = str(error.what).removeprefix("recipe.").split(".")
             where = loaded.where(*loc, *key)
             raise ConfigError(
-                f"{where}: {error.sentence}", what=error.what, value=error.value, where=where, runbook=_RUNBOOK
+                f"{where}: {error.sentence}", what=error.what, value=error.value, where=where, runbook=RUNBOOK
             ) from error
         masks_prompt = read.mask_prompt if instrument == "sft" else masks_prompt
     return masks_prompt
@@ -438,7 +419,7 @@ def _check_grader(loaded: LoadedCampaign, *, is_rehearsal: bool) -> Iterator[str
     if failed is not None:
         sentence = f"the grader failed on case {failed.case_id!r}: {failed.error}"
         if is_rehearsal:
-            raise _refusal(loaded, f"{sentence}; repair it, a case it cannot grade has no score.", "track", key)
+            raise loaded.refusal(f"{sentence}; repair it, a case it cannot grade has no score.", "track", key)
         yield f"{sentence[0].upper()}{sentence[1:]}."
     if failed is None:
         _require_metrics(loaded, known)
@@ -462,4 +443,4 @@ def _require_metrics(loaded: LoadedCampaign, known: tuple[str, ...]) -> None:
         if name not in known:
             guess = nearest(name, list(known))
             advice = f"did you mean {guess}?" if guess else f"it answers with {', '.join(known)}."
-            raise _refusal(loaded, f"{metric!r} names a metric that the track does not have; {advice}", *loc)
+            raise loaded.refusal(f"{metric!r} names a metric that the track does not have; {advice}", *loc)

@@ -4,7 +4,7 @@ Reads the files of cases and rows, and joins the ledger (`state/ledger.py`) with
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,9 +89,6 @@ def reset_ledger(paths: CampaignPaths, reason: str, *, is_example: bool) -> str:
     what = "what was opened and used before no longer counts" if kind == "reset" else "what was lost no longer counts"
     aside = f" The damaged files are in {moved}." if moved is not None else ""
     return f"On record: {by} reset {path}; {what}.{aside}"
-
-
-_RUNBOOK = "runbooks/campaign_file.md#ledger"
 
 
 def _is_example(goal: Goal) -> bool:
@@ -390,34 +387,32 @@ def refuse_copies(loaded: LoadedCampaign, parts: Iterable[CasePart]) -> None:
     Raises:
         ConfigError: There are some; count, first lines and the fix are named.
     """
-    seen: dict[tuple[str, Path], dict[bytes, tuple[int, CasePart]]] = {}
+    seen: dict[tuple[str, Path], dict[bytes, tuple[int, SplitUse]]] = {}
     for part in parts:
         known = seen.setdefault((part.name, part.file), {})
-        count = len(known) + len(part.rows)
-        twins = [(line, *known.setdefault(case, (line, part))) for line, case in part.rows]
-        if len(known) < count:
-            copies = [(line, first) for line, first, of in twins if of is part and line != first]
-            shared = [(line, first) for line, first, of in twins if of is not part]
-            found, where = shared or copies, _at_split(loaded, part.name)
-            lines = ", ".join(f"{line} of {other}" for line, other in found[:_MOST_LINES])
-            more = ", …" if len(found) > _MOST_LINES else ""
-            why = (
-                "so they are selection cases too, and what runs are compared on confirms nothing: leave out one of each"
-                if shared
-                else f"so only {len(part.rows) - len(copies)} count as evidence: leave the copies out"
-            )
-            raise ConfigError(
-                f"{where}: {len(found)} of {len(part.rows)} {part.use} cases of {part.name} are copies, with the prompt"
-                f" and reference of another (in {part.file.name} line {lines}{more}), {why}.",
-                what=f"evaluation.splits.{part.name}",
-                where=where,
-                runbook=_RUNBOOK,
+        firsts = [(line, *known.setdefault(case, (line, part.use))) for line, case in part.rows]
+        copies = [f"{line} of {first}" for line, first, _ in firsts if line != first]
+        if copies:
+            is_seen = any(use != part.use for _, _, use in firsts)
+            why = "what runs are compared on confirms nothing" if is_seen else "a copy counts as no evidence of its own"
+            raise _refusal(
+                loaded,
+                part.name,
+                f"{len(copies)} of {len(part.rows)} {part.use} cases of {part.name} are copies, with the prompt and"
+                f" reference of another (in {part.file.name} line {_first_of(copies)}); {why}: leave the copies out.",
             )
 
 
-def _at_split(loaded: LoadedCampaign, name: str) -> str:
+def _refusal(loaded: LoadedCampaign, name: str, sentence: str) -> ConfigError:
     key = "confirmation_share" if loaded.goal.evaluation.splits[name].file else "confirmation"
-    return loaded.where("evaluation", "splits", name, key)
+    return loaded.refusal(sentence, "evaluation", "splits", name, key, part="#ledger")
+
+
+_MOST_LINES = 5
+
+
+def _first_of(lines: Sequence[object]) -> str:
+    return ", ".join(map(str, lines[:_MOST_LINES])) + (", …" if len(lines) > _MOST_LINES else "")
 
 
 def check_openings(
@@ -477,20 +472,14 @@ def _own_cases(loaded: LoadedCampaign, parts: Iterable[CasePart]) -> set[bytes]:
     return own
 
 
-_MOST_LINES = 5
-
-
 def _used(loaded: LoadedCampaign, part: CasePart, entry: Entry, used: list[int]) -> ConfigError:
-    name, where = part.name, _at_split(loaded, part.name)
-    lines = ", ".join(map(str, used[:_MOST_LINES])) + (", …" if len(used) > _MOST_LINES else "")
     who = f"the campaign {entry.body['campaign']} ({entry.body['home']})"
-    is_shared = loaded.goal.evaluation.splits[name].file
+    is_shared = loaded.goal.evaluation.splits[part.name].file
     fix = "put `confirmation_share` back to what it was, or take new cases" if is_shared else "take new cases"
-    return ConfigError(
-        f"{where}: {len(used)} confirmation cases of {name} are no longer unseen: {who} {entry.body['what']} them (line"
-        f"{'s' if len(used) > 1 else ''} {lines} of {part.file.name}). A case that was trained or compared on confirms"
-        f" nothing: {fix}.",
-        what=f"evaluation.splits.{name}",
-        where=where,
-        runbook=_RUNBOOK,
+    return _refusal(
+        loaded,
+        part.name,
+        f"{len(used)} confirmation cases of {part.name} are no longer unseen: {who} {entry.body['what']} them (line"
+        f"{'s' if len(used) > 1 else ''} {_first_of(used)} of {part.file.name}). A case that was trained or compared on"
+        f" confirms nothing: {fix}.",
     )

@@ -211,9 +211,19 @@ def test_a_case_that_stands_in_a_file_twice_is_refused_with_its_lines(
     selection = [n for n in range(1, 21) if n not in confirmation]
     # One row of each part, both parts, then the confirmation part alone.
     for lines, first, use, why in (
-        (selection, selection[0], "selection", "so only 1 count as evidence: leave the copies out"),
-        ([selection[0], *confirmation], selection[0], "confirmation", "so they are selection cases too"),
-        (confirmation, confirmation[0], "confirmation", "so only 1 count as evidence: leave the copies out"),
+        (selection, selection[0], "selection", "no evidence of its own"),
+        (
+            [selection[0], *confirmation],
+            selection[0],
+            "confirmation",
+            "what runs are compared on confirms",
+        ),
+        (
+            confirmation,
+            confirmation[0],
+            "confirmation",
+            "no evidence of its own",
+        ),
     ):
         rows = [row(n) if n in lines else {"prompt": f"{n}", "reference": "ok"} for n in range(1, 21)]
         folders.write_rows(tmp_path / "cases.jsonl", [{"id": f"c{n}", **each} for n, each in enumerate(rows)])
