@@ -66,12 +66,7 @@ class Progress:
 
 
 class Teller:
-    """Says what is done: one line that is rewritten in a terminal, else a line now and then.
-
-    Args:
-        stream: Where to.
-        clock: Seconds, monotonic.
-    """
+    """Says what is done: one line that is rewritten in a terminal, else a line now and then."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -132,11 +127,7 @@ def run(command: list[str], env: dict[str, str], each: Callable[[str], None], ev
 
 
 def main(venv: str) -> int:
-    """Make the environment; return the code of the first command that failed.
-
-    Args:
-        venv: Its folder, below the clone.
-    """
+    """Make the environment; return the code of the first command that failed."""
     lock = Path("requirements.lock")
     count = sum(line[:1].isalnum() for line in lock.read_text(encoding="utf-8").splitlines())
     sys.stdout.write(EXPECTED.format(venv=venv, count=count))

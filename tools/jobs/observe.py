@@ -154,10 +154,6 @@ class Awake:
     """What keeps the machine awake while a process lives; it ends by itself when the process does.
 
     Sleep that comes all the same (a closed lid, another's command) is noticed by `Pulse`, not prevented.
-
-    Args:
-        pid: The process.
-        system: The machine.
     """
 
     def __init__(self, pid: int, system: System) -> None:
@@ -260,11 +256,7 @@ SLOW_S = 5.0
 
 
 class RowReader:
-    """Reads the whole rows that were appended to metrics.jsonl since the last call.
-
-    Args:
-        path: The file; it may not exist yet.
-    """
+    """Reads the whole rows that were appended to metrics.jsonl since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

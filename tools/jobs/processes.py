@@ -223,11 +223,7 @@ def _largest_child_gb() -> float:
 
 
 class AdoptedWorker:
-    """A worker whose supervisor died. It is not our child: when it is gone, how it ended cannot be seen.
-
-    Args:
-        identity: The process, as worker.json has it.
-    """
+    """A worker whose supervisor died. It is not our child: when it is gone, how it ended cannot be seen."""
 
     def __init__(self, identity: ProcessIdentity) -> None:
         self.pid = identity.pid

@@ -30,10 +30,6 @@ def memory_limit(system: System, env: Mapping[str, str]) -> tuple[float, str]:
 
     That is what a GPU of its own has, else what the host gives (`host_limit`), on a Mac no more than the GPU may wire:
     beyond it training swaps or ends.
-
-    Args:
-        system: The machine.
-        env: Variables that workers get.
     """
     cuda = (ask_cuda(env) or {}).get("info") or {}
     if own := next((cuda[name] for name in ("total_memory", "memory_size") if cuda.get(name)), None):
@@ -56,11 +52,7 @@ def cuda_wheels() -> list[str]:
 
 
 def ask_cuda(env: Mapping[str, str]) -> Json | None:
-    """Return what MLX says of itself where it computes with CUDA, None elsewhere; asked only where that is installed.
-
-    Args:
-        env: Variables that workers get.
-    """
+    """Return what MLX says of itself where it computes with CUDA, None elsewhere; asked only where it is installed."""
     mlx_facts = ask_mlx(env) if cuda_wheels() else None
     return mlx_facts if isinstance(mlx_facts, dict) and mlx_facts.get("backend") == "cuda" else None
 
@@ -137,12 +129,7 @@ def ask_mlx(env: Mapping[str, str]) -> dict[str, Any] | str:
 
 
 def mlx(mlx_facts: dict[str, Any] | str, system: System) -> Line:
-    """Return the line about MLX.
-
-    Args:
-        mlx_facts: Answer of `ask_mlx`.
-        system: The machine.
-    """
+    """Return the line about MLX."""
     source = f"python -m {MLX_MODULE}"
     if isinstance(mlx_facts, str) or not mlx_facts.get("computes"):
         why = mlx_facts if isinstance(mlx_facts, str) else "its matrix product is wrong"
@@ -208,12 +195,7 @@ def speed(env: Mapping[str, str], backend: str) -> Line:
 
 
 def memory(system: System, mlx_facts: dict[str, Any] | str) -> Line:
-    """Return memory, what of it is free now, the bound of a container, and what the GPU may wire.
-
-    Args:
-        system: The machine.
-        mlx_facts: Answer of `ask_mlx`.
-    """
+    """Return memory, what of it is free now, the bound of a container, and what the GPU may wire."""
     now = psutil.virtual_memory()
     bound = system.number("sys/fs/cgroup/memory.max")
     total = min(float(now.total), bound) if bound else float(now.total)

@@ -30,11 +30,6 @@ def adapter_problems(adapter: Path, model: Path, cache: HashCache | None = None)
 
     An adapter that Vigil trained names the weights it was trained on. Of any other only names and shapes can be held
     against the model: an adapter of another fine-tune of the same architecture passes.
-
-    Args:
-        adapter: Adapter folder.
-        model: Model folder.
-        cache: Known content hashes.
     """
     missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
     if missing:

@@ -90,13 +90,7 @@ class Objective(ABC):
 
 
 class Demonstrations(Objective):
-    """Learning answers by their likelihood.
-
-    Args:
-        recipe: For batches and validation.
-        train: Training rows.
-        valid: Validation rows; may be empty.
-    """
+    """Learning answers by their likelihood."""
 
     is_steady = True
 

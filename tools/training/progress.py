@@ -227,12 +227,7 @@ def newest_healthy_folder(saves: Path, cache: HashCache | None = None) -> Path |
 
 
 def drop_old(saves: Path, progress: Progress) -> None:
-    """Remove the saves that nothing needs any more.
-
-    Args:
-        saves: Folder of the saves.
-        progress: As just saved.
-    """
+    """Remove the saves that nothing needs any more."""
     whole = whole_saves(saves)
     losses = dict(progress.val_losses)
     # Of the steps that were saved: the best validation of all may stand between two saves.

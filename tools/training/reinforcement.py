@@ -50,12 +50,7 @@ from tools.training.rollouts import (
 
 
 class RolloutLog:
-    """The file of every rollout.
-
-    Args:
-        path: Of the file.
-        is_private: Leave the texts out.
-    """
+    """The file of every rollout."""
 
     def __init__(self, path: Path, *, is_private: bool) -> None:
         self._path = path
