@@ -10,7 +10,7 @@ import pytest
 from state.clock import FakeClock
 from state.files import write_json
 from state.paths import CampaignPaths
-from tests.agent.recorded import begin_training, opened, record
+from tests.agent.recorded import begin_training, opened
 from tests.web import browser
 from tests.web.test_web import EVIL, asked_of, metrics
 
@@ -25,9 +25,8 @@ def chrome() -> Iterator[Any]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[browser.Served]:
-    record(tmp_path, "waiting")
-    with browser.served([tmp_path]) as found:
+def site(home: Path) -> Iterator[browser.Served]:
+    with browser.served([home]) as found:
         yield found
 
 

@@ -29,7 +29,8 @@ from state.reading import open_reader
 from state.records import Approval
 from state.text import shown
 from tests.agent.recorded import HOSTILE, begin_training, opened, record
-from tests.faults.campaign.world import command, write_campaign
+from tests.faults.campaign import warm
+from tests.faults.campaign.world import write_campaign
 from tools.jobs.locks import Turn, machine_paths
 
 PAGES = (
@@ -51,12 +52,6 @@ PAGES = (
     "/c/quick/beliefs/B2",
 )
 EVIL = "a <script>alert(1)</script> \x1b[31m \u202egnp.exe\u2066"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    record(tmp_path, "waiting")
-    return tmp_path
 
 
 def client(home: Path, **doors: Any) -> TestClient:
@@ -523,8 +518,12 @@ def metrics(path: Path, n: int, every: int = 1_000) -> None:
 
 
 def test_curves_of_200_long_runs_are_below_300_kb_and_keep_ends_and_rare_rows(tmp_path: Path) -> None:
-    for run in range(200):
-        metrics(tmp_path / "jobs" / f"{run}" / "metrics.jsonl", 10_000 if run == 0 else 300)
+    files = [tmp_path / "jobs" / f"{run}" / "metrics.jsonl" for run in range(200)]
+    metrics(files[0], 10_000)
+    metrics(files[1], 300)
+    for each in files[2:]:
+        each.parent.mkdir()
+        each.hardlink_to(files[1])
     jobs = [{"kind": "training", "run": f"R{run}", "folder": f"jobs/{run}"} for run in range(200)]
     found = live.Curves().of({"root": str(tmp_path), "jobs": jobs}, "train_loss", "step")
     drawn = live.on_grid(found)
@@ -641,15 +640,14 @@ def test_a_campaign_that_ran_is_judged_from_the_page_and_promoted_by_the_answer(
     recipe = {"batch_size": 4, "iters": 160, "max_seq_length": 128, "learning_rate": 0.001}
     asking = {"promotion": {"mode": "wait"}}
     file = write_campaign(tmp_path / "work", approvals=asking, recipe=recipe, budget={"runs": 1})
-    runs = command(file, tmp_path / "home", wait=False)
-    assert subprocess.run(runs, cwd=tmp_path, capture_output=True, check=False).returncode == 6
+    assert warm.run(file, tmp_path / "home", wait=False) == 6
     browser = entered(client(tmp_path / "home"))
     page = told(browser, "/c/storm/cases")
     assert "Prompt confirmation 0 Reference a" in page
     form = {**form_of(browser), "answer": "yes", "reason": "seen on the page"}
     assert "Answered yes to storm:" in browser.post("/c/storm/answer", data=form).text
     assert "already answered yes" in unescape(browser.post("/c/storm/answer", data=form).text)
-    assert subprocess.run(runs, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert warm.run(file, tmp_path / "home", wait=False) == 0
     assert "storm ended: promoted" in told(browser, "/c/storm")
     late = unescape(browser.post("/c/storm/answer", data=form).text)
     assert "was already answered yes by" in late
