@@ -66,6 +66,10 @@ class LoadedCampaign:
         """Return a path of the campaign as an absolute one."""
         return (self.folder / Path(name).expanduser()).resolve()
 
+    def has(self, key: str) -> bool:
+        """Say whether a key, with those above it, is written in the file under that very name."""
+        return tuple(key.split(".")) in self.lines
+
     def where(self, *loc: str | int) -> str:
         """Return `file:line` of a key, or of the nearest key above it."""
         return mistakes.place(self.path.name, self.lines, loc)

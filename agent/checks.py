@@ -53,6 +53,7 @@ def check_campaign(
     """
     _refuse_delta(loaded)
     return [
+        *(f"`{old}` is called `{new}` now; it works as before." for old, new in _RENAMED.items() if loaded.has(old)),
         *_check_data(loaded, masks_prompt=_check_recipe(loaded)),
         *_check_splits(loaded, paths, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
@@ -63,6 +64,10 @@ def check_campaign(
         *_check_export(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
     ]
+
+
+_RENAMED = {"search.carry": "search.start_from"}
+"""Keys that have a better name; the old one works too."""
 
 
 def _check_data(loaded: LoadedCampaign, *, masks_prompt: bool) -> Iterator[str]:

@@ -341,7 +341,7 @@ def parent_of(view: View, instrument: Instrument) -> Parent:
     run = run_before(view, instrument)
     if run is not None:
         own = Parent(run.id, view.trained(run).weights, run.adapter, _shape_of(run))
-        made = fusion(view, run.adapter) if view.goal.search.carry == "fused" else None
+        made = fusion(view, run.adapter) if view.goal.search.start_from == "fused" else None
         if made is None or made.state != "done" or loss_of(view, own.weights, made.made.weights):
             return own
         return Parent(run.id, made.made.weights, "", {}, is_fused=True)

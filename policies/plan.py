@@ -111,7 +111,7 @@ def fuse_first(view: View, instrument: Instrument) -> Draft | None:
 
     What could not be fused, or scores otherwise than adapter and base, is carried as an adapter.
     """
-    run = run_before(view, instrument) if view.goal.search.carry == "fused" else None
+    run = run_before(view, instrument) if view.goal.search.start_from == "fused" else None
     if run is None:
         return None
     made = fusion(view, run.adapter)
@@ -129,7 +129,7 @@ def fuse_first(view: View, instrument: Instrument) -> Draft | None:
 
 def not_fused(view: View, instrument: Instrument) -> tuple[Alternative, ...]:
     """Say why a class starts from an adapter although the campaign file asks for a fused model."""
-    run = run_before(view, instrument) if view.goal.search.carry == "fused" else None
+    run = run_before(view, instrument) if view.goal.search.start_from == "fused" else None
     if run is None or parent_of(view, instrument).is_fused:
         return ()
     made = fusion(view, run.adapter)

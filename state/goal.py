@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     ConfigDict,
     Field,
     SecretStr,
@@ -425,7 +426,9 @@ class Search(_Part):
     max_runs_without_progress: int = Field(default=3, ge=1, le=100_000)
     """Judged runs in a row without bucket A or B before the campaign concludes; with `goal: best`, only of runs that
     could not tell."""
-    carry: Literal["adapter", "fused"] = "adapter"
+    start_from: Literal["adapter", "fused"] = Field(
+        default="adapter", validation_alias=AliasChoices("start_from", "carry")
+    )
     """How a class goes on from the best run before it: adapter, that run's own is trained on beside its base; fused,
     the two are made one model, verified and measured, and a new adapter of the class's own shape is trained on it."""
     max_runs: int | None = Field(default=None, ge=1, le=100_000)

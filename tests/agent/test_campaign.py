@@ -21,6 +21,16 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
     return caught.value.sentence
 
 
+def test_a_key_under_its_old_name_works_and_is_told_its_new_one(tmp_path: Path) -> None:
+    for name in ("carry", "start_from"):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(GOOD + f"search: {{{name}: fused}}\n")
+        loaded = load_campaign(file)
+        assert loaded.goal.search.start_from == "fused"
+        assert loaded.has("search.carry") is (name == "carry")
+    assert loaded.goal.model_dump()["search"]["start_from"] == "fused"
+
+
 def test_a_campaign_keeps_paths_as_written_and_resolves_them_against_its_folder(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(GOOD)
     loaded = load_campaign(tmp_path / "c.yaml")

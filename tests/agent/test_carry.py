@@ -85,7 +85,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data={"train": "train.jsonl", "pairs": "pairs.jsonl"},
         instruments=["sft", "dpo"],
         recipes={"dpo": {"batch_size": 2, "iters": 2, "max_seq_length": 1088, "lora_parameters": SMALL}},
-        search={"carry": "fused", "max_runs_without_progress": 1},
+        search={"start_from": "fused", "max_runs_without_progress": 1},
         budget={"runs": 1, "hours": 1},
     )
     home = folder / "home"

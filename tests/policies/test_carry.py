@@ -17,7 +17,7 @@ def climbing(carry: str = "fused", score: Score | None = None, **changes: object
     spec = goal(
         instruments=["sft", "dpo"],
         data={"train": "train.jsonl", "pairs": "pairs.jsonl"},
-        search={"carry": carry, "max_runs_without_progress": 1},
+        search={"start_from": carry, "max_runs_without_progress": 1},
         recipes={"dpo": {"batch_size": 2, "iters": 20, "lora_parameters": {"rank": 4, "scale": 1.0, "dropout": 0.0}}},
     )
     return Rehearsal(goal=spec, score=score or moved, **changes)  # type: ignore[arg-type]  # fields of the rehearsal
