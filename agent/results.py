@@ -165,7 +165,7 @@ def _census(of: _Results) -> None:
         of.believe(
             f"harness:{where}",
             "decode_budget",
-            f"{row['whole']} of {row['n']} gold answers of {where} fit whole into "
+            f"{row['whole']} of {row['n']} reference answers of {where} fit whole into "
             f"{of.session.goal.evaluation.max_tokens} tokens; all fit into {row['smallest_sufficient']}, and they have "
             f"{sum(row['gold_tokens']) / row['n']:.3g} on average.",
             row,
@@ -176,7 +176,7 @@ def _census(of: _Results) -> None:
         of.believe(
             f"harness:{where}",
             "decode_curve",
-            f"What the gold answers of {where} would score under larger decode budgets, for {len(curve)} metrics.",
+            f"What the reference answers of {where} would score under larger decode budgets, for {len(curve)} metrics.",
             curve,
             stands_on=(*_GRADES, f"split:{where}"),
             mode="P1",
@@ -237,7 +237,7 @@ def _bad_outputs(of: _Results, where: str, row: Json) -> None:
         f"harness:{where}",
         "pays_for_the_right_thing",
         " ".join(finding.sentence for finding in paid)
-        or f"{wanted} pays for a bad output what it pays for the gold, unpunished "
+        or f"{wanted} pays for a bad output what it pays for the reference, unpunished "
         f"({row['cases']} cases, {len(row['scores'])} kinds of bad outputs).",
         {finding.value.get("metric", finding.claim): finding.value for finding in judged},
         stands_on=("code", "grader", f"split:{where}", "paid"),
@@ -320,9 +320,9 @@ def _grader(of: _Results, row: Json) -> None:
     of.believe(
         "harness:grader",
         "answers",
-        "The grader answered every gold answer with numbers."
+        "The grader answered every reference answer with numbers."
         if not errors
-        else f"The grader failed on {len(errors)} gold answers, first: {errors[0]}.",
+        else f"The grader failed on {len(errors)} reference answers, first: {errors[0]}.",
         {"errors": errors[:20]},
         stands_on=("code", "grader", "split:*"),
         holds=not errors,

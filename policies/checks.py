@@ -359,7 +359,7 @@ def _above_ceiling(
         claim="below_ceiling",
         sentence=(
             f"The gate asks for {metric} {'at least' if condition.sign > 0 else 'at most'} {asked:.4g}{counted}, "
-            f"{word} what the gold answers score through this harness: {ceiling:.4g}. No training can meet it."
+            f"{word} what the reference answers score through this harness: {ceiling:.4g}. No training can meet it."
         ),
         value={
             "metric": metric,
@@ -399,7 +399,7 @@ def _reachable_threshold(condition: Condition, asked: float, scale: Scale) -> st
     end = scale.best(condition.sign)
     if condition.sign * (asked - end) > EPSILON:
         return f"{change.capitalize()} the threshold: no metric goes {beyond} {end:g}."
-    return f"Raise evaluation.max_tokens until the gold scores {asked:.4g}, or {change} the threshold."
+    return f"Raise evaluation.max_tokens until the references score {asked:.4g}, or {change} the threshold."
 
 
 def _budget_for(curve: Sequence[tuple[int, float]], wanted: float, sign: int) -> tuple[int, float] | None:
@@ -411,9 +411,9 @@ def _larger_budget(curve: Sequence[tuple[int, float]], enough: tuple[int, float]
     """Return the fix: the budget that shows all that more tokens can show, and the least that reaches the threshold."""
     most = max(curve)
     if most[0] == enough[0]:
-        return f"Set evaluation.max_tokens to {enough[0]}, where the gold scores {enough[1]:.4g}."
+        return f"Set evaluation.max_tokens to {enough[0]}, where the references score {enough[1]:.4g}."
     return (
-        f"Set evaluation.max_tokens to {most[0]}, where the gold scores {most[1]:.4g}; "
+        f"Set evaluation.max_tokens to {most[0]}, where the references score {most[1]:.4g}; "
         f"{enough[0]} is the least that reaches the threshold ({enough[1]:.4g})."
     )
 
@@ -435,7 +435,7 @@ def _out_of_room(
     if asked <= room + EPSILON:
         return None
     best = bests[metric]
-    source = "the gold's score" if metric in ceilings else "the end of the scale"
+    source = "the references' score" if metric in ceilings else "the end of the scale"
     enough = _budget_for(budgets.get(metric, ()), base.mean + condition.sign * asked, condition.sign)
     smaller = f"Ask for a change of at most {room:.4g}, or state the threshold as a value."
     return Finding(
@@ -631,7 +631,7 @@ def _redundancy(first: Condition, one: str, second: Condition, other: str) -> Fi
 
 
 def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
-    """Return `split.metric` -> what the gold scores through the harness, for the splits that have references."""
+    """Return `split.metric` -> what the references score through the harness, for the splits that have references."""
     found = {}
     for split, belief in _harness(beliefs, "ceiling", use):
         for metric, row in (belief.value or {}).items():

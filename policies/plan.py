@@ -374,8 +374,7 @@ def _census(view: View) -> Draft | None:
         view,
         "census",
         "ceiling.first",
-        "Measure the gold ceiling, the floor and the token census first: they cost seconds and can stop the campaign."
-        + again,
+        "Check tokens, grader and reference answers first: it costs seconds and can stop the campaign." + again,
         missing,
         alternatives=(Alternative(action="train", reason="a gate above the ceiling cannot be met by any adapter"),),
     )

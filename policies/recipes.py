@@ -1151,7 +1151,7 @@ def _flat(recipe: Json) -> Json:
 
 
 def _prediction(target: Target | None, ceilings: Mapping[str, float]) -> Json:
-    """Return where the target should end: not below the parent, not above what the gold scores."""
+    """Return where the target should end: not below the parent, not above what the references score."""
     if target is None:
         return {}
     best = ceilings.get(target.metric, target.scale.best(target.sign))

@@ -87,11 +87,11 @@ def find_target(
     Args:
         gate: The conditions.
         cases: The parent as measured.
-        ceilings: `split.metric` -> what the gold scores.
+        ceilings: `split.metric` -> what the references score.
         use: Which part of the splits.
         noise_floor: What a change must exceed.
         dense: `split.metric` -> a denser one of the same outputs; where the target's has one, that is read in its place
-            and should reach what the gold scores.
+            and should reach what the references score.
         closest: Id of a condition -> the metric of it by which a candidate came closest to holding.
         held: Ids of the conditions that the candidate meets by that metric.
 
@@ -128,7 +128,7 @@ def _dense(  # noqa: PLR0917 - an inner step of find_target, same arguments
     delta = _delta(gate, gap)
     sentence = (
         f"{metric}, read in place of {strict.metric} (asked {strict.asks}), is {parent.mean:.4g} at the parent, "
-        f"{gap:.4g} short of what the gold scores; δ is {delta:.4g}."
+        f"{gap:.4g} short of what the references score; δ is {delta:.4g}."
     )
     changed: Json = {"metric": metric, "parent": parent.mean, "threshold": threshold, "gap": gap, "delta": delta}
     changed |= {"asked_metric": strict.metric, "asked": strict.threshold, "scale": scale}
@@ -193,14 +193,14 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
 def is_ceiling_above(
     gate: Gate, cases: CaseTable, ceilings: Mapping[str, float], *, use: SplitUse = "selection"
 ) -> bool | None:
-    """Return whether the gold scores what the gate asks; None where that is not known.
+    """Return whether the references score what the gate asks; None where that is not known.
 
     Of an any-of, one metric is enough. What no change meets asks for nothing that a ceiling could deny.
 
     Args:
         gate: The conditions.
         cases: The parent as measured, and the base.
-        ceilings: `split.metric` -> what the gold scores.
+        ceilings: `split.metric` -> what the references score.
         use: Which part of the splits.
     """
     found = [_can_show(each, cases, ceilings, use) for each in gate.conditions if not asks_no_worse(each)]

@@ -58,7 +58,7 @@ class RunEvidence(Record):
     cases: CaseTable
     """candidate and parent (and base) on the selection cases, measured by one harness."""
     ceilings: dict[str, float] = Field(default_factory=dict)
-    """`split.metric` -> what the gold scores through the same harness; left out: not checked."""
+    """`split.metric` -> what the references score through the same harness; left out: not checked."""
     confirmation: GateVerdict | None = None
     """The gate on the confirmation cases, once they were opened for this run."""
     predicted: Prediction | None = None
@@ -347,7 +347,7 @@ def _capped(target: Target, ceilings: Mapping[str, float], value: float | None) 
         return None
     if ceiling is None or target.gap <= 0 or target.sign * (target.threshold - ceiling) <= EPSILON:
         return None
-    return f"The gold itself scores {ceiling:.4g} through this harness: no adapter can show {target.threshold:.4g}."
+    return f"The references score {ceiling:.4g} through this harness: no adapter can show {target.threshold:.4g}."
 
 
 def _broken(evidence: RunEvidence, selection: GateVerdict) -> list[ConditionVerdict]:

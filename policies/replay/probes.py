@@ -498,7 +498,7 @@ def _same_score(cycle: Cycle, track: Track) -> Iterator[ReplayFinding]:
             _Kind("P1", "same_score", "warning", "after evaluation"),
             f"{names} differ in what was trained and score exactly {after.mean:.4g} on {target}: suspect the "
             "instrument before the models.",
-            "Run the gold answers through the harness, decode budget included, before another cycle.",
+            "Run the reference answers through the harness, decode budget included, before another cycle.",
             metric=target,
             score=after.mean,
         )

@@ -126,7 +126,7 @@ class HarnessGate(_Loose):
 
 
 class PublishedHarness(_Loose):
-    """How a split was measured: the decode budget and the size of each gold answer."""
+    """How a split was measured: the decode budget and the size of each reference answer."""
 
     max_tokens: int = Field(gt=0, le=_MOST_TOKENS)
     gate: HarnessGate
@@ -143,7 +143,7 @@ class PublishedHarness(_Loose):
 
     @property
     def ceiling(self) -> float:
-        """What the gold scores at the harness's decode budget."""
+        """What the references score at the harness's decode budget."""
         counted = f"rows_counted_at_{self.max_tokens}"
         rows = [(case, (case.model_extra or {}).get(counted)) for case in self.cases]
         if all(isinstance(seen, int) for _, seen in rows):
@@ -151,13 +151,13 @@ class PublishedHarness(_Loose):
         return self.ceiling_at(self.max_tokens)
 
     def ceiling_at(self, max_tokens: int) -> float:
-        """Return the share of gold answers that fit whole into a decode budget."""
+        """Return the share of reference answers that fit whole into a decode budget."""
         sizes = [case.gold_tokens_without_last_newline or case.gold_tokens for case in self.cases]
         return sum(size <= max_tokens for size in sizes) / len(sizes)
 
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:
-        """The ceiling at larger budgets, in steps of 128 tokens, up to the longest gold answer."""
+        """The ceiling at larger budgets, in steps of 128 tokens, up to the longest reference answer."""
         longest = max(case.gold_tokens for case in self.cases)
         budgets = range(self.max_tokens + 128, longest + 128, 128)
         return ((self.max_tokens, self.ceiling), *((tokens, self.ceiling_at(tokens)) for tokens in budgets))

@@ -60,7 +60,7 @@ class Cycle(Record):
     is_confirmed: bool = False
     """The gate is judged on confirmation cases, or on the only ones there are."""
     ceilings: dict[str, float] = Field(default_factory=dict)
-    """`split.metric` -> what the gold scores through the harness; left out: withheld or never measured."""
+    """`split.metric` -> what the references score through the harness; left out: withheld or never measured."""
     budgets: dict[str, tuple[tuple[int, float], ...]] = Field(default_factory=dict)
     """`split.metric` -> (max_tokens, ceiling) pairs."""
     harness_gate: tuple[Condition, ...] = ()

@@ -293,14 +293,16 @@ def _before_training(cycle: Cycle) -> NextStep:
     return _step("train", "recipe.first", "Train: nothing that was measured speaks against it.")
 
 
-_MEASURE = "Run the gold answers through this harness, decode budget included, before another cycle: it costs seconds."
+_MEASURE = (
+    "Run the reference answers through this harness, decode budget included, before another cycle: it costs seconds."
+)
 
 _CONFIRM = "Its gate holds on selection: open the confirmation cases, or keep the last opening for what gets further."
 
 _FOLLOWS: dict[Bucket, tuple[str, str]] = {
     "B": ("progress", "Stay in the class and tune toward the condition that fails."),
     "C": ("flat", "Change the axis: another one than the last run's."),
-    "D": ("regressed", "Go back to the parent, with another axis or another instrument class."),
+    "D": ("regressed", "Go back to the parent, with another axis or another method."),
     "U": ("measurement.first", "Mend the measurement before another cycle: more cases, a denser metric."),
 }
 

@@ -60,7 +60,7 @@ def test_the_stress_evaluation_of_the_laboratory_is_refused_with_the_budget_that
     assert (found["id"], found["domain"], found["subject"]) == ("P1", "knowing", "evaluation:stress")
     assert "10/40 = 0.25" in found["claim"]
     assert "at least 0.85" in found["claim"]
-    assert "reachable is 719 (34 of 40 golds whole)" in found["claim"]
+    assert "reachable is 719 (34 of 40 references whole)" in found["claim"]
     assert "without the final newline and the end token" in found["claim"]
     evidence = found["evidence"]
     assert (evidence["ceiling"], evidence["gate"], evidence["smallest_max_tokens"]) == (0.25, 0.85, 719)

@@ -13,7 +13,7 @@ from tests.faults.campaign.warm import vigil
 ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGN = ROOT / "runbooks" / "phantom_ceiling" / "campaign.yaml"
 LEAST_BUDGET = 407
-"""Tokens of the longest gold answer of the stress split, end token included."""
+"""Tokens of the longest reference answer of the stress split, end token included."""
 
 
 def listed(command: str, home: Path) -> list[dict[str, Any]]:
@@ -30,8 +30,8 @@ def test_a_budget_too_small_for_the_gold_stops_before_training_with_the_number_a
     assert ended.returncode == 3, ended.stderr
 
     said = " ".join(ended.stdout.split())
-    assert "stress.rows_kept at least 0.84, above what the gold answers score through this harness: 0.5585" in said
-    assert f"Set evaluation.max_tokens to {LEAST_BUDGET}, where the gold scores 1" in said
+    assert "stress.rows_kept at least 0.84, above what the reference answers score through this harness: 0.5585" in said
+    assert f"Set evaluation.max_tokens to {LEAST_BUDGET}, where the references score 1" in said
 
     stops = [row for row in listed("beliefs", tmp_path) if row["status"] == "refuted"]
     [refuted] = [row for row in stops if row["severity"] == "hard_stop"]

@@ -18,7 +18,7 @@ MAC = RUNBOOKS / "spreadsheet_qwen2.5_3b.yaml"
 REAL = RUNBOOKS / "smollm2"
 _WITHOUT_ITS_MODEL = pytest.mark.skipif(not (REAL / "model" / "config.json").is_file(), reason="needs make smollm2")
 LONGEST_GOLD = 762
-"""Tokens of the longest gold answer that the lab's stress split holds."""
+"""Tokens of the longest reference answer that the lab's stress split holds."""
 
 
 def campaigns() -> list[Path]:

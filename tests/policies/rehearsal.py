@@ -74,7 +74,7 @@ class Rehearsal:
         score: The world: what weights score on a case.
         fails: Kind of action -> how often it fails before it works.
         answers: Kind of question -> answer; left out: nobody answers.
-        ceiling: What the gold scores.
+        ceiling: What the references score.
         exit: The exit record of what fails.
         error: What its worker said.
     """
@@ -87,7 +87,7 @@ class Rehearsal:
     exit: Json = field(default_factory=dict)
     error: Json = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
-    """(max_tokens, what the gold scores) pairs; empty: not told."""
+    """(max_tokens, what the references score) pairs; empty: not told."""
     cases: int = CASES
     more_cases: int = 4 * CASES
     """Cases once the measurement was mended with more."""

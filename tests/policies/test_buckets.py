@@ -280,7 +280,7 @@ def test_a_gate_met_by_a_change_within_the_noise_floor_is_no_promotion() -> None
         (Gate(conditions=(Condition(metric="s.ok", min=0.9),), meaningful_delta=0.2), 8, 8, 10, 1.0, "U.power"),
         (Gate(conditions=(Condition(metric="s.ok", min=0.25),)), 8, 8, 40, 1.0, "U.power"),
     ],
-    ids=["as much as the gold scores", "as much room as progress needs", "as fine as progress needs"],
+    ids=["as much as the references score", "as much room as progress needs", "as fine as progress needs"],
 )
 def test_sums_that_are_equal_on_paper_cap_nothing_and_are_fine_enough(  # noqa: PLR0917 - columns of a table
     gate: Gate, before: int, after: int, cases: int, ceiling: float, rule: str

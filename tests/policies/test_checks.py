@@ -36,7 +36,7 @@ def test_the_labs_phantom_ceiling_stops_before_any_training_and_names_the_budget
 
 def test_without_a_sufficient_budget_the_fix_says_what_to_look_for() -> None:
     findings = reachability(GATE, {"stress.data_preservation": 0.25}, BASE)
-    assert "until the gold scores 0.85" in findings[0].fix
+    assert "until the references score 0.85" in findings[0].fix
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_without_a_sufficient_budget_the_fix_says_what_to_look_for() -> None:
     [
         ({"min": 1.8}, 1.0, "Lower the threshold: no metric goes above 1."),
         ({"max": -0.1}, 0.0, "Raise the threshold: no metric goes below 0."),
-        ({"min": 1.0}, 0.9, "Raise evaluation.max_tokens until the gold scores 1, or lower the threshold."),
-        ({"max": 0.1}, 0.3, "Raise evaluation.max_tokens until the gold scores 0.1, or raise the threshold."),
+        ({"min": 1.0}, 0.9, "Raise evaluation.max_tokens until the references score 1, or lower the threshold."),
+        ({"max": 0.1}, 0.3, "Raise evaluation.max_tokens until the references score 0.1, or raise the threshold."),
     ],
 )
 def test_beyond_the_scale_no_decode_budget_is_advised(asked: dict[str, float], ceiling: float, fix: str) -> None:
@@ -66,7 +66,7 @@ def test_the_labs_first_gate_was_out_of_reach_from_its_base() -> None:
     assert "0.0431" in findings[0].sentence
     assert findings[0].value["room"] == pytest.approx(0.0431)
     measured = reachability(first, {"regular.composite": 0.98}, BASE)
-    assert "the gold's score" in measured[0].sentence
+    assert "the references' score" in measured[0].sentence
 
 
 def test_a_fall_can_be_out_of_reach_too() -> None:

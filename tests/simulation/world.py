@@ -123,7 +123,7 @@ class World:
         return {"main": {"score": main * shown, "control": control.astype(float)}, "regular": {"score": regular}}
 
     def ceiling(self, use: SplitUse) -> float:
-        """Return what the gold scores on the target."""
+        """Return what the references score on the target."""
         return float((_shown(self.truth.seed, use, self.truth.cases) >= self.truth.capped).mean())
 
     def deserves(self, weights: Weights) -> bool:

@@ -188,12 +188,12 @@ PROBES = (
     _probe(
         "data.gold_policy",
         3.0,
-        "golds that only ever remove what is odd",
+        "references that only ever remove what is odd",
         _train_print,
         _gold_policy,
         "data:train",
         "teaches_more_than_removal",
-        "The golds do not teach removal alone.",
+        "The references do not teach removal alone.",
         "5",
     ),
     _probe(

@@ -480,9 +480,9 @@ def _refuse(one: Budget, right: int, ceiling: float, report: Report) -> None:
         one.subject,
         f"The gate of {one.name} asks for at least {one.wanted:.4g}, and with max_tokens {one.max_tokens} the gold "
         f"answers themselves score {said}. No training can meet it. The smallest max_tokens that makes it reachable is "
-        f"{enough} ({whole} of {one.n} golds whole), {one.how}.",
+        f"{enough} ({whole} of {one.n} references whole), {one.how}.",
         "hard_stop",
-        f"Set max_tokens to {all_of_them + 2}, which shows every gold with its final newline and end token; {enough} "
+        f"Set max_tokens to {all_of_them + 2}, which shows all of each reference, its end token too; {enough} "
         f"is the least for {one.wanted:.4g}.",
         check="ceiling",
         ceiling=round(ceiling, 6),
@@ -506,7 +506,7 @@ def _cut(one: Budget, report: Report) -> None:
     report.add(
         "P1",
         one.subject,
-        f"With max_tokens {one.max_tokens}, {cut} of {one.n} gold answers of {one.name} are cut (longest "
+        f"With max_tokens {one.max_tokens}, {cut} of {one.n} reference answers of {one.name} are cut (longest "
         f"{max(one.needs)} tokens, {one.how}); {gate}.",
         "warning" if cut > most else "note",
         f"Set max_tokens to {max(one.needs) + 2}: a cut answer is scored as if the model had failed.",

@@ -1,4 +1,4 @@
-"""What gold answers do to each row of the table or list in their prompt (mode 5).
+"""What reference answers do to each row of the table or list in their prompt (mode 5).
 
 A model that sees odd rows only ever removed learns to remove what is odd. The lab's golds held 147 deletions and not
 one row preserved and converted; on long tables of odd but real rows its models were judged for dropping them. Rows are
@@ -428,7 +428,7 @@ def policy_census(rows: Iterable[tuple[str, str]]) -> PolicyCensus:
 
 
 def check_gold_policy(rows: Iterable[tuple[str, str]]) -> list[Finding]:
-    """Report golds that only ever remove what is odd.
+    """Report references that only ever remove what is odd.
 
     Fires when rows with one oddity (a unit, a marker, an empty cell, …) are always deleted, or when odd lines of
     several kinds, duplicates or rows among them, are removed and no row at all is kept with a change.
@@ -545,11 +545,14 @@ def _finding(census: PolicyCensus, reasons: str) -> Finding:
         mode="5",
         severity="warning",
         claim="gold_teaches_removal_only",
-        sentence=f"In {census.golds} golds {reasons}: what is odd is only ever removed, never preserved and converted.",
+        sentence=(
+            f"In {census.golds} reference answers {reasons}: what is odd is only ever removed, never preserved and"
+            " converted."
+        ),
         value={
             "golds": census.golds,
             "ordinary": dict(census.ordinary),
             "odd": {kind: dict(fates) for kind, fates in sorted(census.odd.items())},
         },
-        fix="Add rows whose gold keeps the odd lines and converts them, as many as those whose gold removes some.",
+        fix="Add rows whose reference keeps the odd lines and converts them, as many as those that remove some.",
     )

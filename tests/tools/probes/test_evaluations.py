@@ -28,7 +28,7 @@ def test_cut_golds_are_a_note_where_the_gate_is_within_reach_and_a_warning_where
     one = only(
         look(evaluated(tmp_path / "a", counted(*[90] * 36, *[300] * 4), tokens_field="tokens", gate={"min": 0.8})), "P1"
     )
-    assert (one.severity, "4 of 40 gold answers of e are cut" in one.sentence) == ("note", True)
+    assert (one.severity, "4 of 40 reference answers of e are cut" in one.sentence) == ("note", True)
     two = only(
         look(evaluated(tmp_path / "b", counted(*[90] * 10, *[300] * 30), tokens_field="tokens", gate={"min": 0.2})),
         "P1",
@@ -156,7 +156,7 @@ def test_a_harness_file_is_judged_by_its_own_count(tmp_path: Path) -> None:
     cases = [{"rows": 2, "gold_tokens": 8 + n, "rows_counted_at_10": 2 if n < 3 else 1} for n in range(10)]
     found = only(look(project(tmp_path / "p", harness_json={**HARNESS, "cases": cases})), "P1")
     assert "3/10 = 0.3" in found.sentence
-    assert "reachable is 15 (9 of 10 golds whole), counted as `gold_tokens` - 1" in found.sentence
+    assert "reachable is 15 (9 of 10 references whole), counted as `gold_tokens` - 1" in found.sentence
     bare = [{"gold_tokens": 9, "gold_tokens_without_last_newline": 8} for _ in range(10)]
     assert of(look(project(tmp_path / "q", harness_json={**HARNESS, "cases": bare})), "P1") == []
 
