@@ -26,6 +26,8 @@ Item = tuple[dict[str, Any], str, str]
 _CHILD = Path(__file__).with_name("child.py")
 _START_TIMEOUT_S = 120.0
 """A grader file may import a large library before its first case."""
+_MOST_VALUE = 1e100
+"""Beyond it a sum of squares, of some thousand cases, is no number any more."""
 _MOST_METRICS, _LONGEST_NAME, _LONGEST_SAID = 1_000, 200, 500
 """Metrics of a case, characters of a name, and of a grader's own words in a sentence: the record is for figures."""
 _MOST_HANGS_IN_A_ROW = 5
@@ -77,9 +79,9 @@ def _usable(raw: dict[str, Any], *, is_private: bool) -> tuple[dict[str, float |
             faults.append("the name of a metric is no plain word")
             continue
         number = _as_float(value)
-        is_finite = number is not None and math.isfinite(number)
-        metrics[name] = number if is_finite else None
-        if number is not None and not is_finite:
+        is_sized = number is not None and abs(number) <= _MOST_VALUE
+        metrics[name] = number if is_sized else None
+        if number is not None and not is_sized:
             faults.append(f"metric {name} is {number}")
         elif number is None and value is not None:
             faults.append(f"metric {name} is {'' if is_private else f'{str(value)[:60]!r}, '}not a number")

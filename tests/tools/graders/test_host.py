@@ -60,6 +60,7 @@ def test_a_good_grader_gets_case_and_text_and_gives_its_metrics(tmp_path: Path) 
         ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
         ("return {'score': float('nan')}", "metric score is nan"),
         ("return {'score': float('-inf')}", "metric score is -inf"),
+        ("return {'score': -1e308}", "metric score is -1e+308"),
         ("return {'score': '0.5'}", "metric score is '0.5', not a number"),
         ("return {'score': [1.0]}", "metric score is '[1.0]', not a number"),
         ("return {'score': object}", "not a number"),
