@@ -53,21 +53,21 @@ def reachability(
     """
     known_scales = scales or (cases.scales if cases is not None else {})
     level = gate.confirmation_alpha if alpha is None else alpha
-    found: list[Finding | None] = []
+    findings: list[Finding | None] = []
     for condition in gate.conditions:
         side: Side = "parent" if condition.against == "parent" and parent else "base"
         known = _Known(ceilings, parent if side == "parent" and parent else baseline, cases, use, side, known_scales)
         beyond = _off_scale(condition, known) or _beyond_reach(condition, known, budgets or {})
-        found.append(beyond)
+        findings.append(beyond)
         if beyond is None:
-            found += [_too_coarse(condition, known, level), _undecidable(condition, known, level)]
-    if all(finding is None or finding.claim != "on_scale" for finding in found):
+            findings += [_too_coarse(condition, known, level), _undecidable(condition, known, level)]
+    if all(finding is None or finding.claim != "on_scale" for finding in findings):
         means: dict[Side, dict[str, Mean]] = {"base": dict(baseline), "parent": dict(parent or baseline)}
         start = cases or CaseTable(means=means, scales=dict(known_scales))
         target = find_target(gate, start, ceilings=ceilings, use=use, dense=dense)
-        found += [_met_already(gate, start, use), _beyond_gap(gate, target)]
-    found += _redundant(gate, cases, use) if cases is not None else []
-    return [finding for finding in found if finding is not None]
+        findings += [_met_already(gate, start, use), _beyond_gap(gate, target)]
+    findings += _redundant(gate, cases, use) if cases is not None else []
+    return [finding for finding in findings if finding is not None]
 
 
 def least_cases(condition: Condition, alpha: float, scales: Mapping[str, Scale] | None = None) -> int:
@@ -152,10 +152,10 @@ def cases_told(
         cases: The start as measured on the selection cases; left out: not measured.
         ceilings: `split.metric` -> what the references score.
     """
-    found = []
+    rows = []
     for condition in gate.conditions:
         level = (gate.confirmation_alpha if alpha is None else alpha) / len(condition.metrics)
-        told = [
+        sentences = [
             (needed, counts.get(split_of(metric)))
             for metric in condition.metrics
             if (
@@ -170,15 +170,15 @@ def cases_told(
                 )
             )
         ]
-        if condition.kind == "plain" or not told:
+        if condition.kind == "plain" or not sentences:
             continue
-        needed, n = min(told, key=lambda each: _difficulty(each[0]))
+        needed, n = min(sentences, key=lambda each: _difficulty(each[0]))
         # A limit on a count that not even none of the cases shows is refused, and more cases would not mend it.
         scale = (cases or CaseTable()).scale(condition.metrics[0])
         if n is None or not is_never_shown(condition, n, level, scale):
             sentence = f"{condition.id}: {_cases_sentence(condition, needed, n, level)}"
-            found.append(CasesTold(condition=condition.id, n=n, needed=needed, sentence=sentence))
-    return found
+            rows.append(CasesTold(condition=condition.id, n=n, needed=needed, sentence=sentence))
+    return rows
 
 
 def _difficulty(needed: Needed) -> tuple[bool, float]:
@@ -191,9 +191,9 @@ def _cases_sentence(condition: Condition, needed: Needed, n: int | None, alpha: 
     assumed = f"a true {needed.truth:.4g}" if is_level else f"a true difference of {needed.truth:+.4g}"
     assumed = "no change" if not is_level and not needed.truth else assumed
     assumed += " share of new failures" if condition.statistic == "new_failures" else ""
-    asked = f"from the {needed.bound:.4g} asked"
+    bound_text = f"from the {needed.bound:.4g} asked"
     if needed.least is None:
-        return f"no number of cases can tell {assumed} {asked}."
+        return f"no number of cases can tell {assumed} {bound_text}."
     count = f"{needed.least:,}"
     more = ""
     if needed.most != needed.least:
@@ -206,7 +206,7 @@ def _cases_sentence(condition: Condition, needed: Needed, n: int | None, alpha: 
         room = "" if share is None else f"{n} cases leave room for {share:.1f} % of answers lost whole; "
         return f"{room}a margin of {abs(needed.bound):.4g} needs {count}{more}."
     there = "" if n is None else f"there are {n}; "
-    return f"{there}{count} would tell {assumed} {asked} four times of five at alpha {alpha:.3g}{more}."
+    return f"{there}{count} would tell {assumed} {bound_text} four times of five at alpha {alpha:.3g}{more}."
 
 
 def unseen_share(n: int, alpha: float) -> float:
@@ -216,10 +216,10 @@ def unseen_share(n: int, alpha: float) -> float:
 
 def _met_already(gate: Gate, start: CaseTable, use: SplitUse) -> Finding | None:
     """Mode 4, the other way round: what runs start from meets all that is asked, so nothing is left to train for."""
-    asked = [condition for condition in gate.conditions if not asks_no_worse(condition)]
-    targets = [find_target(Gate(conditions=(condition,)), start, use=use) for condition in asked]
+    demanding = [condition for condition in gate.conditions if not asks_no_worse(condition)]
+    targets = [find_target(Gate(conditions=(condition,)), start, use=use) for condition in demanding]
     met = [target for target in targets if target is not None and target.gap <= EPSILON]
-    if not met or len(met) < len(asked):
+    if not met or len(met) < len(demanding):
         return None
     shown = ", ".join(f"{target.metric} is {target.parent:.4g}, asked {target.threshold:.4g}" for target in met)
     return Finding(
@@ -270,8 +270,8 @@ def beyond_reach(
     """
     known = _Known(ceilings, baseline, None, "selection", "base", scales or {})
     on_scale = [condition for condition in gate.conditions if _off_scale(condition, known) is None]
-    found = [_beyond_reach(condition, known, budgets or {}) for condition in on_scale]
-    return [finding for finding in found if finding is not None]
+    findings = [_beyond_reach(condition, known, budgets or {}) for condition in on_scale]
+    return [finding for finding in findings if finding is not None]
 
 
 def beyond_cases(gate: Gate, baseline: Mapping[str, Mean], alpha: float) -> list[Finding]:
@@ -283,10 +283,10 @@ def beyond_cases(gate: Gate, baseline: Mapping[str, Mean], alpha: float) -> list
         alpha: One-sided level of one test.
     """
     known = _Known({}, baseline, None, "selection", "base", {})
-    found = [
+    findings = [
         _too_coarse(condition, known, alpha) or _undecidable(condition, known, alpha) for condition in gate.conditions
     ]
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def _beyond_reach(
@@ -340,16 +340,16 @@ def _above_ceiling(
     metric = min(short, key=lambda name: short[name])
     if short[metric] <= EPSILON:
         return None
-    ceiling, asked = ceilings[metric], condition.threshold / sizes[metric]
+    ceiling, threshold = ceilings[metric], condition.threshold / sizes[metric]
     started = known.baseline.get(metric)
     if started is not None and beats(condition, started.mean, ceiling):
         return contradiction(condition, metric, f"the {known.side}", started.mean, ceiling)
-    enough = _budget_for(budgets.get(metric, ()), asked, condition.sign)
+    enough = _budget_for(budgets.get(metric, ()), threshold, condition.sign)
     counted = f" ({condition.threshold:g} of {sizes[metric]} cases)" if is_count else ""
     fix = (
         _larger_budget(budgets[metric], enough)
         if enough
-        else _reachable_threshold(condition, asked, known.scale(metric))
+        else _reachable_threshold(condition, threshold, known.scale(metric))
     )
     word = "above" if condition.sign > 0 else "below"
     return Finding(
@@ -358,12 +358,12 @@ def _above_ceiling(
         subject=f"gate:{condition.id}",
         claim="below_ceiling",
         sentence=(
-            f"The gate asks for {metric} {'at least' if condition.sign > 0 else 'at most'} {asked:.4g}{counted}, "
+            f"The gate asks for {metric} {'at least' if condition.sign > 0 else 'at most'} {threshold:.4g}{counted}, "
             f"{word} what the reference answers score through this harness: {ceiling:.4g}. No training can meet it."
         ),
         value={
             "metric": metric,
-            "threshold": asked,
+            "threshold": threshold,
             "ceiling": ceiling,
             "max_tokens": enough[0] if enough else None,
         },
@@ -393,13 +393,13 @@ def contradiction(condition: Condition, metric: str, who: str, score: float, cei
     )
 
 
-def _reachable_threshold(condition: Condition, asked: float, scale: Scale) -> str:
+def _reachable_threshold(condition: Condition, threshold: float, scale: Scale) -> str:
     """Return the fix where no decode budget is known to do; beyond the scale, none can."""
     change, beyond = ("lower", "above") if condition.sign > 0 else ("raise", "below")
     end = scale.best(condition.sign)
-    if condition.sign * (asked - end) > EPSILON:
+    if condition.sign * (threshold - end) > EPSILON:
         return f"{change.capitalize()} the threshold: no metric goes {beyond} {end:g}."
-    return f"Raise evaluation.max_tokens until the references score {asked:.4g}, or {change} the threshold."
+    return f"Raise evaluation.max_tokens until the references score {threshold:.4g}, or {change} the threshold."
 
 
 def _budget_for(curve: Sequence[tuple[int, float]], wanted: float, sign: int) -> tuple[int, float] | None:
@@ -431,12 +431,12 @@ def _out_of_room(
     rooms = {metric: condition.sign * (bests[metric] - baseline[metric].mean) for metric in condition.metrics}
     metric = max(rooms, key=lambda name: rooms[name])
     room, base = rooms[metric], baseline[metric]
-    asked = condition.sign * condition.threshold / (base.n if condition.statistic == "count" else 1)
-    if asked <= room + EPSILON:
+    threshold = condition.sign * condition.threshold / (base.n if condition.statistic == "count" else 1)
+    if threshold <= room + EPSILON:
         return None
     best = bests[metric]
     source = "the references' score" if metric in ceilings else "the end of the scale"
-    enough = _budget_for(budgets.get(metric, ()), base.mean + condition.sign * asked, condition.sign)
+    enough = _budget_for(budgets.get(metric, ()), base.mean + condition.sign * threshold, condition.sign)
     smaller = f"Ask for a change of at most {room:.4g}, or state the threshold as a value."
     return Finding(
         mode="4",
@@ -444,10 +444,10 @@ def _out_of_room(
         subject=f"gate:{condition.id}",
         claim="reachable_from_base",
         sentence=(
-            f"The gate asks {metric} to change by {condition.sign * asked:+.4g} from a {known.side} of "
+            f"The gate asks {metric} to change by {condition.sign * threshold:+.4g} from a {known.side} of "
             f"{base.mean:.4g}; the room to {source} ({best:.4g}) is {room:.4g}."
         ),
-        value={"metric": metric, "asked": condition.sign * asked, "base": base.mean, "best": best, "room": room},
+        value={"metric": metric, "asked": condition.sign * threshold, "base": base.mean, "best": best, "room": room},
         fix=_larger_budget(budgets[metric], enough) if enough else smaller,
     )
 
@@ -464,8 +464,8 @@ def _too_coarse(condition: Condition, known: "_Known", alpha: float) -> Finding 
     if margin >= step - EPSILON:
         return None
     what = "a no-worse margin" if condition.kind == "non_inferiority" else "an improvement"
-    told = cases_needed(condition, measured[0], alpha, cases=known.start, use=known.use)
-    least = told.least if told is not None and condition.statistic == "mean" else None
+    needed = cases_needed(condition, measured[0], alpha, cases=known.start, use=known.use)
+    least = needed.least if needed is not None and condition.statistic == "mean" else None
     cases = f" or {least:,} cases" if least else ""
     return Finding(
         mode="P5",
@@ -521,7 +521,7 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
         return None
     bound = verdict.low if condition.sign > 0 else verdict.high
     metric = verdict.metric
-    told = cases_needed(
+    power = cases_needed(
         condition,
         metric,
         verdict.alpha,
@@ -530,7 +530,7 @@ def _undecidable(condition: Condition, known: _Known, alpha: float) -> Finding |
         delta=known.scale(metric).width,
         ceiling=known.ceilings.get(metric),
     )
-    needed = None if told is None or (told.least or 0) <= verdict.n else told.least
+    needed = None if power is None or (power.least or 0) <= verdict.n else power.least
     cases_fix = f"at least {needed:,} cases" if needed else "more cases"
     limit = limit_fix(condition, verdict.n, alpha, known.scales)
     return Finding(
@@ -590,12 +590,12 @@ def _as_cases(mean: Mean, scale: Scale) -> dict[str, float]:
 
 def _redundant(gate: Gate, cases: CaseTable, use: SplitUse) -> list[Finding | None]:
     """P4: two conditions whose metrics are one number, case by case, up to direction and scale."""
-    found: list[Finding | None] = []
+    findings: list[Finding | None] = []
     for place, (first, one) in enumerate(gate.demands):
         for second, other in gate.demands[place + 1 :]:
             if first.id != second.id and one != other and _same_cases(cases, one, other, use):
-                found.append(_redundancy(first, one, second, other))
-    return found
+                findings.append(_redundancy(first, one, second, other))
+    return findings
 
 
 def _same_cases(cases: CaseTable, one: str, other: str, use: SplitUse) -> bool:
@@ -632,12 +632,12 @@ def _redundancy(first: Condition, one: str, second: Condition, other: str) -> Fi
 
 def ceilings(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, float]:
     """Return `split.metric` -> what the references score through the harness, for the splits that have references."""
-    found = {}
+    means_of = {}
     for split, belief in _harness(beliefs, "ceiling", use):
         for metric, row in (belief.value or {}).items():
             if row.get("mean") is not None:
-                found[f"{split}.{metric}"] = float(row["mean"])
-    return found
+                means_of[f"{split}.{metric}"] = float(row["mean"])
+    return means_of
 
 
 def reference_tokens(beliefs: Iterable[Belief], use: SplitUse) -> dict[tuple[str, str], int]:
@@ -651,11 +651,11 @@ def reference_tokens(beliefs: Iterable[Belief], use: SplitUse) -> dict[tuple[str
 
 def decode_curves(beliefs: Iterable[Belief], use: SplitUse) -> dict[str, list[tuple[int, float]]]:
     """Return `split.metric` -> (max_tokens, ceiling) pairs."""
-    found = {}
+    curves = {}
     for split, belief in _harness(beliefs, "decode_curve", use):
         for metric, pairs in (belief.value or {}).items():
-            found[f"{split}.{metric}"] = [(int(tokens), float(score)) for tokens, score in pairs if score is not None]
-    return found
+            curves[f"{split}.{metric}"] = [(int(tokens), float(score)) for tokens, score in pairs if score is not None]
+    return curves
 
 
 def _harness(beliefs: Iterable[Belief], claim: str, use: SplitUse) -> Iterable[tuple[str, Belief]]:
@@ -692,8 +692,8 @@ def gate_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Be
         changed) comes back stale: a hard stop that was mended must not halt the campaign again.
     """
     made = _made(goal, beliefs, table)
-    said = {(belief.subject, belief.claim) for belief in made}
-    return [*made, *(_outdated(b) for b in beliefs if _is_ours(b) and (b.subject, b.claim) not in said)]
+    claims = {(belief.subject, belief.claim) for belief in made}
+    return [*made, *(_outdated(b) for b in beliefs if _is_ours(b) and (b.subject, b.claim) not in claims)]
 
 
 def _is_ours(belief: Belief) -> bool:
@@ -719,7 +719,7 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
     table = table.model_copy(update={"scales": scales})
     baseline, parent = _means(goal, table, "base"), _means(goal, table, "parent")
     alpha = _next_level(goal.gate, beliefs)
-    found: dict[tuple[str, str], Finding] = {}
+    findings: dict[tuple[str, str], Finding] = {}
     uses: tuple[SplitUse, SplitUse] = ("selection", "confirmation")
     for use in uses:
         for finding in reachability(
@@ -734,10 +734,10 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
             dense=goal.evaluation.dense,
             scales=scales,
         ):
-            found.setdefault((finding.subject, finding.claim), finding)
+            findings.setdefault((finding.subject, finding.claim), finding)
     premises = tuple(sorted(b.id for b in known))
-    refuted = [_belief(finding, premises) for finding in found.values()]
-    stopped = {finding.subject for finding in found.values() if finding.severity == "hard_stop"}
+    refuted = [_belief(finding, premises) for finding in findings.values()]
+    stopped = {finding.subject for finding in findings.values() if finding.severity == "hard_stop"}
     met = [
         Belief(
             subject=f"gate:{condition.id}",
@@ -754,13 +754,13 @@ def _made(goal: Goal, beliefs: list[Belief], table: CaseTable) -> list[Belief]:
         for condition in goal.gate.conditions
         if f"gate:{condition.id}" not in stopped
         for claim, mode in (("below_ceiling", "P1"), ("reachable_from_base", "4"))
-        if (f"gate:{condition.id}", claim) not in found
+        if (f"gate:{condition.id}", claim) not in findings
         if (checked := _held_against(condition, claim, ceilings(beliefs, "selection"), baseline))
     ]
-    told = _cases_beliefs(goal, beliefs, table, premises)
+    of_cases = _cases_beliefs(goal, beliefs, table, premises)
     # A condition that is out of reach is said once.
-    told = [each for each in told if each.subject not in stopped and (each.subject, each.claim) not in found]
-    return [*refuted, *met, *told, *baseline_beliefs(goal, baseline)]
+    of_cases = [each for each in of_cases if each.subject not in stopped and (each.subject, each.claim) not in findings]
+    return [*refuted, *met, *of_cases, *baseline_beliefs(goal, baseline)]
 
 
 def _cases_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable, premises: tuple[str, ...]) -> list[Belief]:
@@ -774,20 +774,20 @@ def _cases_beliefs(goal: Goal, beliefs: list[Belief], table: CaseTable, premises
     }
     made = []
     alpha = _next_level(goal.gate, beliefs)
-    for told in cases_told(goal.gate, counts, alpha=alpha, cases=table, ceilings=ceilings(beliefs, "selection")):
+    for each in cases_told(goal.gate, counts, alpha=alpha, cases=table, ceilings=ceilings(beliefs, "selection")):
         belief = Belief(
-            subject=f"gate:{told.condition}",
+            subject=f"gate:{each.condition}",
             claim="decidable",
-            statement=told.sentence,
-            value={"n": told.n, **told.needed.model_dump()},
+            statement=each.sentence,
+            value={"n": each.n, **each.needed.model_dump()},
             tag="inferred",
-            status="refuted" if told.is_never_told else "fresh",
-            severity="warning" if told.is_never_told else "note",
+            status="refuted" if each.is_never_told else "fresh",
+            severity="warning" if each.is_never_told else "note",
             premises=premises,
             mode="P5",
-            evidence=(Evidence(kind="record", ref="policies.power", summary=told.sentence),),
-            fix=told.fix,
-            runbook=runbook_of("P5") if told.is_never_told else "",
+            evidence=(Evidence(kind="record", ref="policies.power", summary=each.sentence),),
+            fix=each.fix,
+            runbook=runbook_of("P5") if each.is_never_told else "",
         )
         made.append(belief)
     return made
@@ -812,8 +812,8 @@ def _held_against(condition: Condition, claim: str, known: Mapping[str, float], 
 
 def _means(goal: Goal, table: CaseTable, side: Side) -> dict[str, Mean]:
     names = goal.gate.metrics | set(goal.baseline.expected)
-    found = {metric: table.mean(side, metric, "selection") for metric in sorted(names)}
-    return {metric: mean for metric, mean in found.items() if mean is not None}
+    means = {metric: table.mean(side, metric, "selection") for metric in sorted(names)}
+    return {metric: mean for metric, mean in means.items() if mean is not None}
 
 
 def _belief(finding: Finding, premises: tuple[str, ...]) -> Belief:
@@ -835,7 +835,7 @@ def _belief(finding: Finding, premises: tuple[str, ...]) -> Belief:
 
 def baseline_beliefs(goal: Goal, baseline: Mapping[str, Mean]) -> list[Belief]:
     """Return whether the base reproduces the scores that the campaign file expects of it."""
-    found = []
+    formed = []
     for metric, expected in sorted(goal.baseline.expected.items()):
         measured = baseline.get(metric)
         if measured is None:
@@ -847,7 +847,7 @@ def baseline_beliefs(goal: Goal, baseline: Mapping[str, Mean]) -> list[Belief]:
             f"The base scores {measured.mean:.4g} on {metric} ({measured.n} cases), "
             f"{'within' if holds else 'not within'} {tolerance:g} of the expected {expected:g}."
         )
-        found.append(
+        formed.append(
             Belief(
                 subject="model:base",
                 claim=f"reproduces.{metric}",
@@ -862,4 +862,4 @@ def baseline_beliefs(goal: Goal, baseline: Mapping[str, Mean]) -> list[Belief]:
                 runbook=runbook_of("P12"),
             )
         )
-    return found
+    return formed

@@ -318,15 +318,15 @@ class _Question(NamedTuple):
         return self.cases.scale(self.metric)
 
 
-def _changes(blank: Comparison, asked: _Question) -> Comparison:
+def _changes(blank: Comparison, question: _Question) -> Comparison:
     """Set the case-by-case differences to the reference side."""
-    pairs = asked.cases.aligned(asked.side, asked.other, asked.metric, asked.use)
+    pairs = question.cases.aligned(question.side, question.other, question.metric, question.use)
     if not pairs.cases:
         return blank
     higher = tuple(case for case, d in zip(pairs.cases, pairs.differences, strict=True) if d > 0)
     lower = tuple(case for case, d in zip(pairs.cases, pairs.differences, strict=True) if d < 0)
     p_two_sided = significance.sign_p_two_sided(len(higher), len(lower))
-    reference = sum(pairs.reference) / len(pairs.cases) * asked.times(len(pairs.cases))
+    reference = sum(pairs.reference) / len(pairs.cases) * question.times(len(pairs.cases))
     return blank.model_copy(
         update={
             "higher": higher,
@@ -339,21 +339,21 @@ def _changes(blank: Comparison, asked: _Question) -> Comparison:
     )
 
 
-def _paired(blank: Comparison, asked: _Question) -> Comparison:
-    pairs = asked.cases.aligned(asked.side, asked.other, asked.metric, asked.use)
-    n, scale = len(pairs.cases), asked.scale
+def _paired(blank: Comparison, question: _Question) -> Comparison:
+    pairs = question.cases.aligned(question.side, question.other, question.metric, question.use)
+    n, scale = len(pairs.cases), question.scale
     differences = [each / scale.width for each in pairs.differences]
-    unit = asked.times(n) * scale.width
+    unit = question.times(n) * scale.width
     binary = significance.is_binary([scale.share(each) for each in (*pairs.candidate, *pairs.reference)])
     center = sum(differences) / n
-    noise = asked.cases.noise.get(asked.metric)
+    noise = question.cases.noise.get(question.metric)
     noise_sd = 0.0 if noise is None else noise.of(n) / scale.width
-    by = significance.normal_quantile(1 - asked.alpha) * noise_sd
-    bounds = _widened(significance.paired_interval(differences, asked.alpha), center, by)
-    typical = None if binary else _widened(significance.typical_interval(differences, asked.alpha), center, by)
-    return _changes(blank, asked).model_copy(
+    by = significance.normal_quantile(1 - question.alpha) * noise_sd
+    bounds = _widened(significance.paired_interval(differences, question.alpha), center, by)
+    typical = None if binary else _widened(significance.typical_interval(differences, question.alpha), center, by)
+    return _changes(blank, question).model_copy(
         update={
-            "value": sum(pairs.candidate) / n * asked.times(n),
+            "value": sum(pairs.candidate) / n * question.times(n),
             "estimate": center * unit,
             "noise_sd": noise_sd * unit,
             **bounds.scaled(unit).model_dump(),
@@ -378,16 +378,16 @@ def _widened(bounds: Interval, center: float, by: float) -> Interval:
     )
 
 
-def _new_failures(blank: Comparison, asked: _Question) -> Comparison:
+def _new_failures(blank: Comparison, question: _Question) -> Comparison:
     """Count the cases that had full marks and lost them; without cases of both sides nothing is known."""
-    pairs = asked.cases.aligned(asked.side, asked.other, asked.metric, asked.use)
+    pairs = question.cases.aligned(question.side, question.other, question.metric, question.use)
     n = len(pairs.cases)
     if not n:
         return blank
-    full = asked.scale.high
+    full = question.scale.high
     broken = [before >= full > after for before, after in zip(pairs.reference, pairs.candidate, strict=True)]
     flags = [float(each) for each in broken]
-    bounds = significance.exact_interval(sum(broken), n, asked.alpha).scaled(n)
+    bounds = significance.exact_interval(sum(broken), n, question.alpha).scaled(n)
     return blank.model_copy(
         update={
             "value": sum(flags),
@@ -405,21 +405,21 @@ def _new_failures(blank: Comparison, asked: _Question) -> Comparison:
     )
 
 
-def _single(blank: Comparison, asked: _Question) -> Comparison:
-    known, unknown = asked.cases.values(asked.side, asked.metric, asked.use)
-    values = [asked.scale.share(each) for each in known.values()]
+def _single(blank: Comparison, question: _Question) -> Comparison:
+    known, unknown = question.cases.values(question.side, question.metric, question.use)
+    values = [question.scale.share(each) for each in known.values()]
     n = len(values)
-    split = split_of(asked.metric)
-    ours, theirs = (asked.cases.cases(side, split, asked.use) for side in (asked.side, asked.other))
-    unit = asked.times(n) * asked.scale.width
-    bounds = significance.mean_interval(values, asked.alpha)
-    mean = sum(known.values()) / n * asked.times(n)
+    split = split_of(question.metric)
+    ours, theirs = (question.cases.cases(side, split, question.use) for side in (question.side, question.other))
+    unit = question.times(n) * question.scale.width
+    bounds = significance.mean_interval(values, question.alpha)
+    mean = sum(known.values()) / n * question.times(n)
     binary = significance.is_binary(values)
-    return _changes(blank, asked).model_copy(
+    return _changes(blank, question).model_copy(
         update={
             "value": mean,
             "estimate": mean,
-            **bounds.scaled(unit, asked.scale.low * asked.times(n)).model_dump(),
+            **bounds.scaled(unit, question.scale.low * question.times(n)).model_dump(),
             "n": n,
             "excluded": unknown + len(theirs.keys() - ours.keys()),
             "step": unit / n,
@@ -430,42 +430,42 @@ def _single(blank: Comparison, asked: _Question) -> Comparison:
     )
 
 
-def _unpaired(blank: Comparison, asked: _Question) -> Comparison:
-    ours = asked.cases.mean(asked.side, asked.metric, asked.use)
-    theirs = asked.cases.mean(asked.other, asked.metric, asked.use)
-    scale = asked.scale
-    reference = None if theirs is None else theirs.mean * asked.times(theirs.n)
+def _unpaired(blank: Comparison, question: _Question) -> Comparison:
+    ours = question.cases.mean(question.side, question.metric, question.use)
+    theirs = question.cases.mean(question.other, question.metric, question.use)
+    scale = question.scale
+    reference = None if theirs is None else theirs.mean * question.times(theirs.n)
     if ours is None or not 0 <= (mine := scale.share(ours.mean)) <= 1:
         return blank.model_copy(update={"reference": reference})
-    times = asked.times(ours.n)
+    times = question.times(ours.n)
     unit, start = times * scale.width, 0.0
-    found: dict[str, Any] = {"value": ours.mean * times, "reference": reference, "n": ours.n, "step": unit / ours.n}
-    found |= _known_changes(asked)
+    fields: dict[str, Any] = {"value": ours.mean * times, "reference": reference, "n": ours.n, "step": unit / ours.n}
+    fields |= _known_changes(question)
     other = None if theirs is None else scale.share(theirs.mean)
     method: Method = "unpaired"
     variance = mine * (1 - mine)
-    if asked.against == "value":
-        bounds, estimate, start = significance.wilson(mine, ours.n, asked.alpha), mine, scale.low * times
+    if question.against == "value":
+        bounds, estimate, start = significance.wilson(mine, ours.n, question.alpha), mine, scale.low * times
     elif theirs is not None and other is not None and 0 <= other <= 1:
         estimate, variance = mine - other, variance + other * (1 - other)
-        bounds = significance.unpaired_difference(mine, ours.n, other, theirs.n, asked.alpha)
-        found["reference"] = theirs.mean * times
-        if "better" in found and ours.n == theirs.n:
+        bounds = significance.unpaired_difference(mine, ours.n, other, theirs.n, question.alpha)
+        fields["reference"] = theirs.mean * times
+        if "better" in fields and ours.n == theirs.n:
             # The two totals allow one answer only, so the pairs are known though no case was published.
-            gone = [1.0] * found["better"] + [-1.0] * found["worse"]
+            gone = [1.0] * fields["better"] + [-1.0] * fields["worse"]
             pairs = [*gone, *(0.0 for _ in range(ours.n - len(gone)))]
-            bounds, method = significance.paired_interval(pairs, asked.alpha), "exact"
+            bounds, method = significance.paired_interval(pairs, question.alpha), "exact"
             variance = _deviation(pairs) ** 2
     else:
-        return blank.model_copy(update=found)
-    found |= {"estimate": start + estimate * unit, "spread": math.sqrt(variance), "method": method}
-    return blank.model_copy(update=found | bounds.scaled(unit, start).model_dump())
+        return blank.model_copy(update=fields)
+    fields |= {"estimate": start + estimate * unit, "spread": math.sqrt(variance), "method": method}
+    return blank.model_copy(update=fields | bounds.scaled(unit, start).model_dump())
 
 
-def _known_changes(asked: _Question) -> dict[str, Any]:
+def _known_changes(question: _Question) -> dict[str, Any]:
     """Return wins, losses and their exact test, where they were published without the cases."""
-    changes = asked.cases.changes.get(asked.metric)
-    if changes is None or asked.side != "candidate" or asked.other != "parent":
+    changes = question.cases.changes.get(question.metric)
+    if changes is None or question.side != "candidate" or question.other != "parent":
         return {}
     p_two_sided = significance.sign_p_two_sided(changes.higher, changes.lower)
     return {"better": changes.higher, "worse": changes.lower, "p_two_sided": p_two_sided}

@@ -198,8 +198,8 @@ _MOST_MISSED = 3
 def _missed(verdicts: Sequence[ConditionVerdict]) -> str:
     """Return which conditions do not hold and by which numbers: a good estimate may have too low a bound."""
     missed = [verdict for verdict in verdicts if not verdict.holds]
-    told = [f"{verdict.id} ({_short_of(verdict)})" for verdict in missed[:_MOST_MISSED]]
-    return ", ".join([*told, *(verdict.id for verdict in missed[_MOST_MISSED:])])
+    shortfalls = [f"{verdict.id} ({_short_of(verdict)})" for verdict in missed[:_MOST_MISSED]]
+    return ", ".join([*shortfalls, *(verdict.id for verdict in missed[_MOST_MISSED:])])
 
 
 def _short_of(verdict: ConditionVerdict) -> str:
@@ -208,8 +208,8 @@ def _short_of(verdict: ConditionVerdict) -> str:
     if verdict.estimate is None or near is None:
         return verdict.label or "not measured"
     word, side = ("at least", "lower") if verdict.sign > 0 else ("at most", "upper")
-    asked = verdict.threshold if verdict.test == "plain" else verdict.bound
-    measured = f"{verdict.estimate:.4g} measured, {word} {asked:g} asked"
+    wanted = verdict.threshold if verdict.test == "plain" else verdict.bound
+    measured = f"{verdict.estimate:.4g} measured, {word} {wanted:g} asked"
     if verdict.test == "plain":
         return measured
     more = told(verdict)
@@ -275,40 +275,40 @@ def _closeness(verdict: ConditionVerdict, sign: int) -> tuple[bool, float]:
 
 
 def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: float, use: SplitUse) -> ConditionVerdict:
-    found = compare(cases, metric, use=use, against=condition.against, alpha=alpha, statistic=condition.statistic)
+    compared = compare(cases, metric, use=use, against=condition.against, alpha=alpha, statistic=condition.statistic)
     off = cases.off_scale(metric, use)
     if off is not None:
-        found = found.model_copy(update={"value": None, "estimate": None, "low": None, "high": None})
-    p = _exact_p(condition, found)
-    decided = _decide(condition, found, p)
-    better, worse = (found.higher, found.lower)[:: condition.sign]
-    label = _label(condition, found, p) if decided == "holds" and condition.kind == "plain" else ""
+        compared = compared.model_copy(update={"value": None, "estimate": None, "low": None, "high": None})
+    p = _exact_p(condition, compared)
+    decided = _decide(condition, compared, p)
+    better, worse = (compared.higher, compared.lower)[:: condition.sign]
+    label = _label(condition, compared, p) if decided == "holds" and condition.kind == "plain" else ""
     if off is not None:
-        label = f"{OFF_SCALE} ({off:.4g}, where {found.scale.low:g} to {found.scale.high:g} is declared)"
+        label = f"{OFF_SCALE} ({off:.4g}, where {compared.scale.low:g} to {compared.scale.high:g} is declared)"
     return ConditionVerdict(
         id=condition.id,
         metric=metric,
         statistic=condition.statistic,
         against=condition.against,
         test=condition.kind,
-        method=_method(found),
-        value=found.value,
-        reference=found.reference,
+        method=_method(compared),
+        value=compared.value,
+        reference=compared.reference,
         sign=condition.sign,
         threshold=condition.threshold,
         bound=condition.bound,
-        estimate=found.estimate,
-        low=found.low,
-        high=found.high,
+        estimate=compared.estimate,
+        low=compared.low,
+        high=compared.high,
         alpha=alpha,
-        n=found.n,
-        excluded=found.excluded,
+        n=compared.n,
+        excluded=compared.excluded,
         p=p,
-        p_two_sided=found.p_two_sided,
+        p_two_sided=compared.p_two_sided,
         holds=decided == "holds",
         decided=decided,
         label=label,
-        step=found.step,
+        step=compared.step,
         rescued=better,
         broken=worse,
         cases_needed=None,
@@ -316,23 +316,23 @@ def _judge_metric(condition: Condition, metric: str, cases: CaseTable, alpha: fl
     )
 
 
-def _decide(condition: Condition, found: Comparison, p: float | None) -> Decided:
-    interval = found.interval
-    if found.estimate is None or interval is None:
+def _decide(condition: Condition, compared: Comparison, p: float | None) -> Decided:
+    interval = compared.interval
+    if compared.estimate is None or interval is None:
         return "undecided"
     sign, bound = condition.sign, condition.threshold if condition.kind == "plain" else condition.bound
     if condition.kind == "plain":
-        held = sign * (found.estimate - bound) >= -EPSILON
-        return "fails" if not held else "undecided" if misses_cases(found.n, found.excluded) else "holds"
+        held = sign * (compared.estimate - bound) >= -EPSILON
+        return "fails" if not held else "undecided" if misses_cases(compared.n, compared.excluded) else "holds"
     near, far = (interval.low, interval.high) if sign > 0 else (interval.high, interval.low)
     if sign * (far - bound) < -EPSILON:
         return "fails"
-    passes = sign * (near - bound) >= -EPSILON if p is None else p <= found.alpha
-    if found.noise_sd:
+    passes = sign * (near - bound) >= -EPSILON if p is None else p <= compared.alpha
+    if compared.noise_sd:
         # An exact test of the cases knows nothing of what their order alone would change.
         passes = passes and sign * (near - bound) >= -EPSILON
-    passes = passes or _cannot_be_missed(condition, found)
-    return "holds" if passes and not misses_cases(found.n, found.excluded) else "undecided"
+    passes = passes or _cannot_be_missed(condition, compared)
+    return "holds" if passes and not misses_cases(compared.n, compared.excluded) else "undecided"
 
 
 def least_limit(n: int, alpha: float, scale: Scale) -> float:
@@ -354,33 +354,33 @@ def misses_cases(n: int, excluded: int) -> bool:
     return excluded > MAX_EXCLUDED_SHARE * (n + excluded)
 
 
-def _cannot_be_missed(condition: Condition, found: Comparison) -> bool:
+def _cannot_be_missed(condition: Condition, compared: Comparison) -> bool:
     """Return whether every score on the scale meets a bound: there is no luck to rule out, and no test that could."""
-    if condition.against != "value" or found.estimate is None:
+    if condition.against != "value" or compared.estimate is None:
         return False
-    worst = found.start if condition.sign > 0 else found.start + found.unit
-    met = condition.sign * (found.estimate - condition.threshold) >= 0
+    worst = compared.start if condition.sign > 0 else compared.start + compared.unit
+    met = condition.sign * (compared.estimate - condition.threshold) >= 0
     return met and condition.sign * (worst - condition.threshold) >= 0
 
 
-def _wins(condition: Condition, found: Comparison) -> tuple[int, int]:
+def _wins(condition: Condition, compared: Comparison) -> tuple[int, int]:
     """Return how many cases changed in the wanted direction, and how many against it."""
-    return (found.better, found.worse) if condition.sign > 0 else (found.worse, found.better)
+    return (compared.better, compared.worse) if condition.sign > 0 else (compared.worse, compared.better)
 
 
-def _exact_p(condition: Condition, found: Comparison) -> float | None:
+def _exact_p(condition: Condition, compared: Comparison) -> float | None:
     """Return the p-value where one exact test answers the question: a 0/1 rate, or more wins than losses."""
-    if found.method != "exact" or found.value is None or condition.statistic == "new_failures":
+    if compared.method != "exact" or compared.value is None or condition.statistic == "new_failures":
         return None
-    if _cannot_be_missed(condition, found):
+    if _cannot_be_missed(condition, compared):
         return None
     if condition.against == "value":
-        shares = [(number - found.start) / found.unit for number in (found.value, condition.threshold)]
-        passed, rate = round(shares[0] * found.n), shares[1]
+        shares = [(number - compared.start) / compared.unit for number in (compared.value, condition.threshold)]
+        passed, rate = round(shares[0] * compared.n), shares[1]
         if condition.sign < 0:
-            passed, rate = found.n - passed, 1 - rate
-        return significance.binomial_p(passed, found.n, rate)
-    return significance.sign_p(*_wins(condition, found)) if condition.bound == 0 else None
+            passed, rate = compared.n - passed, 1 - rate
+        return significance.binomial_p(passed, compared.n, rate)
+    return significance.sign_p(*_wins(condition, compared)) if condition.bound == 0 else None
 
 
 def asks_no_worse(condition: Condition) -> bool:
@@ -388,23 +388,23 @@ def asks_no_worse(condition: Condition) -> bool:
     return condition.allows_no_change
 
 
-def _is_significant(condition: Condition, found: Comparison, p: float | None) -> bool:
+def _is_significant(condition: Condition, compared: Comparison, p: float | None) -> bool:
     """Return whether a plain condition's result would also pass a test.
 
     A no-worse condition: the interval stays beyond the bound. Any other: more wins than losses against the parent, or,
     without the parent's cases, the interval again.
     """
-    if not asks_no_worse(condition) and found.p_two_sided is not None:
-        return significance.sign_p(*_wins(condition, found)) <= found.alpha
+    if not asks_no_worse(condition) and compared.p_two_sided is not None:
+        return significance.sign_p(*_wins(condition, compared)) <= compared.alpha
     tested = condition.model_copy(update={"test": "auto"})
-    return _decide(tested, found, p) == "holds"
+    return _decide(tested, compared, p) == "holds"
 
 
-def _label(condition: Condition, found: Comparison, p: float | None) -> str:
-    label = _SIGNIFICANT if _is_significant(condition, found, p) else NOT_SIGNIFICANT
-    if asks_no_worse(condition) or found.p_two_sided is None:
+def _label(condition: Condition, compared: Comparison, p: float | None) -> str:
+    label = _SIGNIFICANT if _is_significant(condition, compared, p) else NOT_SIGNIFICANT
+    if asks_no_worse(condition) or compared.p_two_sided is None:
         return label
-    return f"{label} (exact paired p = {found.p_two_sided:.2g} two-sided)"
+    return f"{label} (exact paired p = {compared.p_two_sided:.2g} two-sided)"
 
 
 _METHODS = {
@@ -416,16 +416,16 @@ _METHODS = {
 }
 
 
-def _method(found: Comparison) -> str:
-    paired = "paired " if found.against != "value" and found.method in {"exact", "bounded"} else ""
-    return paired + _METHODS[found.method]
+def _method(compared: Comparison) -> str:
+    paired = "paired " if compared.against != "value" and compared.method in {"exact", "bounded"} else ""
+    return paired + _METHODS[compared.method]
 
 
 def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
-    asked = condition.sentence
+    question_text = condition.sentence
     if verdict.estimate is None or verdict.low is None or verdict.high is None:
         why = f"Not judged, since {verdict.label}" if verdict.label else "Not measured"
-        return f"Asked: {asked}. {why}, so it does not hold."
+        return f"Asked: {question_text}. {why}, so it does not hold."
     level = f"{100 * (1 - 2 * verdict.alpha):.3g} %"
     cases = "1 case" if verdict.n == 1 else f"{verdict.n} cases"
     shown = f"{verdict.estimate:.4g} ({level} interval {verdict.low:.4g} to {verdict.high:.4g}, {cases})"
@@ -436,4 +436,4 @@ def _sentence(condition: Condition, verdict: ConditionVerdict) -> str:
     gone = (
         f" {verdict.excluded} {'case' if verdict.excluded == 1 else 'cases'} had no score." if verdict.excluded else ""
     )
-    return f"Asked: {asked}. Measured {shown}. {answer}{extra}.{more}{gone}"
+    return f"Asked: {question_text}. Measured {shown}. {answer}{extra}.{more}{gone}"

@@ -162,8 +162,8 @@ def cases_needed(
     if condition.statistic == "new_failures":
         return _of_failures(known, alpha)
     is_level, sign = condition.against == "value", condition.sign
-    asked = known.condition.bound / (1 if condition.statistic == "mean" else known.n)
-    bound = scale.share(asked) if is_level else asked / scale.width
+    threshold = known.condition.bound / (1 if condition.statistic == "mean" else known.n)
+    bound = scale.share(threshold) if is_level else threshold / scale.width
     known_delta = None if delta is None else delta / scale.width
     truth = _truth(known, bound, known_delta, None if ceiling is None else scale.share(ceiling))
     bound = 0.0 if known.is_plain_gain else bound
@@ -179,10 +179,10 @@ def cases_needed(
         )
         for sample in samples
     ]
-    found = [_cases(world, is_paired=known.is_paired, is_binary=known.is_binary) for world in worlds]
+    counts = [_cases(world, is_paired=known.is_paired, is_binary=known.is_binary) for world in worlds]
     start = 0.0 if known.is_paired else scale.low
     truth, bound = (start + each * scale.width for each in (truth, bound))
-    return Needed(truth=truth, bound=bound, least=found[0], most=found[-1], basis=basis)
+    return Needed(truth=truth, bound=bound, least=counts[0], most=counts[-1], basis=basis)
 
 
 def _known(condition: Condition, metric: str, cases: CaseTable, use: SplitUse) -> _Known:
@@ -240,8 +240,8 @@ def _of_failures(known: _Known, alpha: float) -> Needed:
     if known.differences:
         changed = sum(abs(each) > EPSILON for each in known.differences)
         shares, basis = [changed / 2 / len(known.differences)], "measured"
-    found = [_counted(1 - share, 1 - bound, alpha) for share in shares]
-    return Needed(truth=shares[0], bound=bound, least=found[0], most=found[-1], basis=basis)
+    counts = [_counted(1 - share, 1 - bound, alpha) for share in shares]
+    return Needed(truth=shares[0], bound=bound, least=counts[0], most=counts[-1], basis=basis)
 
 
 def _samples(known: _Known, sign: int, truth: float) -> tuple[list[_Sample], Basis]:

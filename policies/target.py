@@ -107,11 +107,11 @@ def find_target(
         if condition.id in held and nearest in named:
             named = [nearest]
         metric = _nearest(condition, named, cases, ceilings or {}, use, nearest)
-        found = _target(condition, metric, gate, cases, use, noise_floor)
-        if found is not None:
-            companion = (dense or {}).get(found.metric)
-            closer = None if companion is None else _dense(found, companion, gate, cases, ceilings or {}, use)
-            return closer or found
+        target = _target(condition, metric, gate, cases, use, noise_floor)
+        if target is not None:
+            companion = (dense or {}).get(target.metric)
+            closer = None if companion is None else _dense(target, companion, gate, cases, ceilings or {}, use)
+            return closer or target
     return None
 
 
@@ -153,7 +153,10 @@ def _nearest(  # noqa: PLR0917 - an inner step of find_target, same arguments
     closest: str,
 ) -> str:
     def order(metric: str) -> tuple[bool, bool, float, float]:
-        start, wanted = cases.mean(_parent_side(cases, metric, use), metric, use), _asked(condition, cases, metric, use)
+        start, wanted = (
+            cases.mean(_parent_side(cases, metric, use), metric, use),
+            _bound_of(condition, cases, metric, use),
+        )
         if start is None or wanted is None:
             return False, False, float("-inf"), 0.0
         scale = cases.scale(metric)
@@ -168,7 +171,7 @@ def _target(  # noqa: PLR0917 - an inner step of find_target, same arguments
     condition: Condition, metric: str, gate: Gate, cases: CaseTable, use: SplitUse, noise_floor: float
 ) -> Target | None:
     parent = cases.mean(_parent_side(cases, metric, use), metric, use)
-    threshold = _asked(condition, cases, metric, use)
+    threshold = _bound_of(condition, cases, metric, use)
     if parent is None or threshold is None:
         return None
     gap = condition.sign * (threshold - parent.mean)
@@ -203,32 +206,32 @@ def is_ceiling_above(
         ceilings: `split.metric` -> what the references score.
         use: Which part of the splits.
     """
-    found = [_can_show(each, cases, ceilings, use) for each in gate.conditions if not asks_no_worse(each)]
-    return False if False in found else None if None in found else True
+    shown = [_can_show(each, cases, ceilings, use) for each in gate.conditions if not asks_no_worse(each)]
+    return False if False in shown else None if None in shown else True
 
 
 def is_met(condition: Condition, cases: CaseTable, use: SplitUse = "selection") -> bool | None:
     """Return whether the start meets a condition by its numbers; None where they were not measured."""
-    found = []
+    states = []
     for metric in condition.metrics:
         start = cases.mean(_parent_side(cases, metric, use), metric, use)
-        asked = _asked(condition, cases, metric, use)
-        if start is not None and asked is not None:
-            found.append(condition.sign * (start.mean - asked) >= -EPSILON)
-    return any(found) if found else None
+        wanted = _bound_of(condition, cases, metric, use)
+        if start is not None and wanted is not None:
+            states.append(condition.sign * (start.mean - wanted) >= -EPSILON)
+    return any(states) if states else None
 
 
 def _can_show(condition: Condition, cases: CaseTable, ceilings: Mapping[str, float], use: SplitUse) -> bool | None:
-    asked = {metric: _asked(condition, cases, metric, use) for metric in condition.metrics}
+    bounds = {metric: _bound_of(condition, cases, metric, use) for metric in condition.metrics}
     known = [
         condition.sign * (ceilings[metric] - wanted) >= -EPSILON
-        for metric, wanted in asked.items()
+        for metric, wanted in bounds.items()
         if wanted is not None and metric in ceilings
     ]
-    return any(known) if any(known) or len(known) == len(asked) else None
+    return any(known) if any(known) or len(known) == len(bounds) else None
 
 
-def _asked(condition: Condition, cases: CaseTable, metric: str, use: SplitUse) -> float | None:
+def _bound_of(condition: Condition, cases: CaseTable, metric: str, use: SplitUse) -> float | None:
     """Return the mean that meets a condition, None where what it is relative to was not measured."""
     origin = _origin(condition, cases, metric, use)
     if origin is None or condition.statistic != "count":

@@ -137,11 +137,11 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         closest={verdict.id: verdict.metric for verdict in selection.conditions if verdict.estimate is not None},
         held=[verdict.id for verdict in selection.conditions if verdict.holds],
     )
-    found = None if target is None else _compared(evidence, target.metric, _alternatives(evidence.gate, target))
-    reading = _read(target, found, _floor(evidence, found))
-    is_win = _is_win(evidence, target, found) or _wins_elsewhere(evidence, selection)
-    told = _rule(evidence, selection, target, found, reading)
-    bucket, rule, sentence = _confirmed(evidence, target, found, told) if is_win else told
+    compared = None if target is None else _compared(evidence, target.metric, _alternatives(evidence.gate, target))
+    reading = _read(target, compared, _floor(evidence, compared))
+    is_win = _is_win(evidence, target, compared) or _wins_elsewhere(evidence, selection)
+    ruled = _rule(evidence, selection, target, compared, reading)
+    bucket, rule, sentence = _confirmed(evidence, target, compared, ruled) if is_win else ruled
     is_capped = rule == "U.capped"
     control = _control(evidence)
     return BucketVerdict(
@@ -149,7 +149,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         rule=rule,
         sentence=sentence,
         target=target,
-        comparisons=_comparisons(evidence, found),
+        comparisons=_comparisons(evidence, compared),
         gate=selection,
         movement=reading.word,
         control_moved=None if control is None else control > 0,
@@ -158,7 +158,7 @@ def judge_run(evidence: RunEvidence) -> BucketVerdict:
         had_power=bucket in {"A", "D"} or ((reading.moved or reading.flat) and rule not in {*UNREADABLE, "U.coarse"}),
         is_promising=not is_capped and is_promising(selection),
         is_win=is_win,
-        on_selection=None if rule == told[1] else told[:2],
+        on_selection=None if rule == ruled[1] else ruled[:2],
     )
 
 
@@ -174,51 +174,51 @@ def _compared(evidence: RunEvidence, metric: str, alternatives: int = 1) -> Comp
 
 def _alternatives(gate: Gate, target: Target) -> int:
     """Return among how many metrics the target was chosen after they were measured; the level is divided by them."""
-    asked = next(each for each in gate.conditions if each.id == target.condition)
-    return 1 if gate.primary in asked.metrics else len(asked.metrics)
+    wanted = next(each for each in gate.conditions if each.id == target.condition)
+    return 1 if gate.primary in wanted.metrics else len(wanted.metrics)
 
 
-def _read(target: Target | None, found: Comparison | None, noise_floor: float) -> _Reading:
-    interval = None if found is None else found.interval
-    if target is None or found is None or interval is None or found.estimate is None:
+def _read(target: Target | None, compared: Comparison | None, noise_floor: float) -> _Reading:
+    interval = None if compared is None else compared.interval
+    if target is None or compared is None or interval is None or compared.estimate is None:
         return _Reading(moved=False, lost=False, flat=False)
-    shows = found.excludes(0.0) and abs(found.estimate) - noise_floor > EPSILON
-    gains = target.sign * found.estimate > 0
+    shows = compared.excludes(0.0) and abs(compared.estimate) - noise_floor > EPSILON
+    gains = target.sign * compared.estimate > 0
     return _Reading(moved=shows and gains, lost=shows and not gains, flat=interval.within(target.delta))
 
 
-def _floor(evidence: RunEvidence, found: Comparison | None) -> float:
+def _floor(evidence: RunEvidence, compared: Comparison | None) -> float:
     """Return what a movement must exceed: the least gain that the user named, and what the order of the cases makes."""
-    return max(evidence.noise_floor, NOISE_FACTOR * found.noise_sd if found else 0.0)
+    return max(evidence.noise_floor, NOISE_FACTOR * compared.noise_sd if compared else 0.0)
 
 
 def _confirmed(
-    evidence: RunEvidence, target: Target | None, found: Comparison | None, told: tuple[Bucket, str, str]
+    evidence: RunEvidence, target: Target | None, compared: Comparison | None, ruled: tuple[Bucket, str, str]
 ) -> tuple[Bucket, str, str]:
     """Return A where the gate holds on confirmation and the scores are sound, else what the selection cases told."""
     confirmation = evidence.confirmation
     if confirmation is None or not confirmation.holds or confirmation.use != "confirmation":
-        return told
-    if target is None or found is None or told[1] in {"U.unmeasured", "U.missing", "U.off_scale"}:
-        return told
-    return "A", "A.confirmed", f"{evidence.run}: {_shown(evidence, target, found)} {confirmation.sentence}"
+        return ruled
+    if target is None or compared is None or ruled[1] in {"U.unmeasured", "U.missing", "U.off_scale"}:
+        return ruled
+    return "A", "A.confirmed", f"{evidence.run}: {_shown(evidence, target, compared)} {confirmation.sentence}"
 
 
 def _rule(
     evidence: RunEvidence,
     selection: GateVerdict,
     target: Target | None,
-    found: Comparison | None,
+    compared: Comparison | None,
     reading: _Reading,
 ) -> tuple[Bucket, str, str]:
     """Return what the selection cases say: bucket, rule and sentence, in the order of precedence."""
-    if target is None or found is None or found.estimate is None:
+    if target is None or compared is None or compared.estimate is None:
         why = "the target has no scores on both sides, so nothing can be told."
         if evidence.stopped:
             why = f"a guard ended its training before the first save ({evidence.stopped}): no adapter to measure."
         return "U", "U.unmeasured", f"{evidence.run}: {why}"
-    what = f"{evidence.run}: {_shown(evidence, target, found)}"
-    if missing := _missing(selection, found):
+    what = f"{evidence.run}: {_shown(evidence, target, compared)}"
+    if missing := _missing(selection, compared):
         return "U", "U.missing", f"{what} {missing}"
     if off := _off_scale(evidence, selection, target):
         return "U", "U.off_scale", f"{evidence.run}: {off}"
@@ -229,46 +229,45 @@ def _rule(
         return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {shown}"
     if broken_by := _broken_condition(evidence, selection):
         return "D", "D.condition_broken", f"{what} {broken_by}"
-    if (capped := _capped(target, evidence.ceilings, found.value)) is not None:
+    if (capped := _capped(target, evidence.ceilings, compared.value)) is not None:
         return "U", "U.capped", f"{what} {capped}"
     if not reading.moved:
         # A dense score moves by less than a case, so only its absence of movement asks for cases as fine as δ.
-        if found.step - target.delta > EPSILON and (found.method != "bounded" or reading.flat):
-            wanted = (
-                f"{target.delta:.4g} would be progress, and with {found.n} cases it moves in steps of {found.step:.4g}."
-            )
+        if compared.step - target.delta > EPSILON and (compared.method != "bounded" or reading.flat):
+            steps = f"with {compared.n} cases it moves in steps of {compared.step:.4g}."
+            wanted = f"{target.delta:.4g} would be progress, and {steps}"
             return "U", "U.coarse", f"{what} {wanted}"
         if not reading.flat:
-            return "U", "U.power", f"{what} {_unclear(target, found, _floor(evidence, found))}"
+            return "U", "U.power", f"{what} {_unclear(target, compared, _floor(evidence, compared))}"
     if missed := _contradicted(evidence):
         return "D", "D.prediction", f"{what} {missed}"
     if reading.moved:
         if selection.holds and evidence.confirmation is None:
-            told = "It moved beyond noise, and the gate holds on the selection cases, unconfirmed."
-            return "B", "B.moved", f"{what} {told}"
+            progress = "It moved beyond noise, and the gate holds on the selection cases, unconfirmed."
+            return "B", "B.moved", f"{what} {progress}"
         # Which condition is missing, by its numbers: the target alone may have reached what is asked of it.
         return "B", "B.moved", f"{what} It moved beyond noise. {(evidence.confirmation or selection).sentence}"
     # Where no cases were published, the bare number that `test: plain` asks for is all that can tell of a loss.
-    if told := next((verdict.sentence for verdict in broken if not _has_cases(evidence, verdict)), ""):
-        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {told}"
+    if progress := next((verdict.sentence for verdict in broken if not _has_cases(evidence, verdict)), ""):
+        return "D", "D.no_worse_broken", f"{what} A no-worse condition is broken. {progress}"
     missed = "a no-worse condition is missed by the bare number only, which shows no loss."
     lost = f"{missed} {broken[0].sentence}" if broken else "nothing was lost."
     return "C", "C.flat", f"{what} It stayed within ±{target.delta:.4g}, and {lost}"
 
 
-def _is_win(evidence: RunEvidence, target: Target | None, found: Comparison | None) -> bool:
+def _is_win(evidence: RunEvidence, target: Target | None, compared: Comparison | None) -> bool:
     """Return whether what happened to the target could be called a win, were the gate confirmed.
 
     What a change within the noise floor meets, the parent meets by luck as well, or met before. No change at all will
     do only where the gate asks for no more than that, and the user named no least gain; what the order of the cases
     moves is no such gain, it widens the bounds that such a gate is judged by.
     """
-    if target is None or found is None or found.estimate is None:
+    if target is None or compared is None or compared.estimate is None:
         return False
-    if target.sign * found.estimate - _floor(evidence, found) > EPSILON:
+    if target.sign * compared.estimate - _floor(evidence, compared) > EPSILON:
         return True
-    asked = next(each for each in evidence.gate.conditions if each.id == target.condition)
-    return not evidence.noise_floor and asks_no_worse(asked)
+    wanted = next(each for each in evidence.gate.conditions if each.id == target.condition)
+    return not evidence.noise_floor and asks_no_worse(wanted)
 
 
 def _wins_elsewhere(evidence: RunEvidence, selection: GateVerdict) -> bool:
@@ -280,15 +279,18 @@ def _wins_elsewhere(evidence: RunEvidence, selection: GateVerdict) -> bool:
         if condition.statistic == "new_failures" or asks_no_worse(condition):
             continue
         if is_met(condition, evidence.cases, evidence.use) is False:
-            found = _compared(evidence, verdict.metric)
-            if found.estimate is not None and verdict.sign * found.estimate - _floor(evidence, found) > EPSILON:
+            compared = _compared(evidence, verdict.metric)
+            if (
+                compared.estimate is not None
+                and verdict.sign * compared.estimate - _floor(evidence, compared) > EPSILON
+            ):
                 return True
     return False
 
 
-def _unclear(target: Target, found: Comparison, noise_floor: float) -> str:
+def _unclear(target: Target, compared: Comparison, noise_floor: float) -> str:
     """Return why an interval tells nothing: it is too wide, or what it shows is no more than the noise floor."""
-    if found.excludes(0.0):
+    if compared.excludes(0.0):
         return f"That is within the noise floor of {noise_floor:.4g}, and not within ±{target.delta:.4g} either."
     return f"The interval shows neither movement nor absence within ±{target.delta:.4g}."
 
@@ -298,29 +300,29 @@ def _level(alpha: float) -> str:
     return f"{100 * (1 - 2 * alpha):.3g} %"
 
 
-def _shown(evidence: RunEvidence, target: Target, found: Comparison) -> str:
+def _shown(evidence: RunEvidence, target: Target, compared: Comparison) -> str:
     strict = ""
     if target.asked_metric:
         ours = _compared(evidence, target.asked_metric)
         moved = f" ({ours.reference:.4g} to {ours.value:.4g})" if None not in {ours.reference, ours.value} else ""
         strict = f", read in place of {target.asked_metric}{moved}"
-    shown = found.typical or found.interval or Interval(low=0.0, high=0.0)
-    interval = f"{_level(found.alpha)} interval {shown.low:+.4g} to {shown.high:+.4g}"
+    shown = compared.typical or compared.interval or Interval(low=0.0, high=0.0)
+    interval = f"{_level(compared.alpha)} interval {shown.low:+.4g} to {shown.high:+.4g}"
     interval = interval if math.isfinite(shown.high - shown.low) else "too few cases for an interval"
-    paired = "" if found.method in {"exact", "bounded"} else ", unpaired for want of cases"
+    paired = "" if compared.method in {"exact", "bounded"} else ", unpaired for want of cases"
     return (
-        f"{target.metric} went from {found.reference or 0:.4g} to {found.value or 0:.4g}, "
-        f"{found.estimate or 0:+.4g} ({interval}, "
-        f"{found.n} cases{paired}){strict}; asked {target.asks}."
+        f"{target.metric} went from {compared.reference or 0:.4g} to {compared.value or 0:.4g}, "
+        f"{compared.estimate or 0:+.4g} ({interval}, "
+        f"{compared.n} cases{paired}){strict}; asked {target.asks}."
     )
 
 
-def _missing(selection: GateVerdict, found: Comparison) -> str:
+def _missing(selection: GateVerdict, compared: Comparison) -> str:
     """Return which scores are missing beyond the share that the gate accepts, or an empty string.
 
     The missing cases may be the lost ones: the others then show neither progress nor its absence.
     """
-    rows: tuple[Comparison | ConditionVerdict, ...] = (found, *selection.conditions)
+    rows: tuple[Comparison | ConditionVerdict, ...] = (compared, *selection.conditions)
     for row in rows:
         if misses_cases(row.n, row.excluded):
             return f"{row.excluded} of {row.n + row.excluded} cases have no score of {row.metric} on both sides."
@@ -379,16 +381,16 @@ def _broken_condition(evidence: RunEvidence, selection: GateVerdict) -> str:
 
 def _is_lost(evidence: RunEvidence, metric: str, sign: int) -> bool:
     """Return whether a metric was shown to fall behind the start by more than noise."""
-    found = _compared(evidence, metric)
-    below = found.estimate is not None and sign * found.estimate + _floor(evidence, found) < -EPSILON
-    return below and found.excludes(0.0)
+    compared = _compared(evidence, metric)
+    below = compared.estimate is not None and sign * compared.estimate + _floor(evidence, compared) < -EPSILON
+    return below and compared.excludes(0.0)
 
 
 def _may_be_met(evidence: RunEvidence, condition: Condition, metric: str) -> bool:
     """Return whether the start was not shown to miss a condition; what is asked of it in addition, it never missed."""
     if condition.against == "parent":
         return True
-    found = compare(
+    compared = compare(
         evidence.cases,
         metric,
         use=evidence.use,
@@ -397,7 +399,7 @@ def _may_be_met(evidence: RunEvidence, condition: Condition, metric: str) -> boo
         statistic=condition.statistic,
         side="parent",
     )
-    far = None if found.interval is None else found.interval.high if condition.sign > 0 else found.interval.low
+    far = None if compared.interval is None else compared.interval.high if condition.sign > 0 else compared.interval.low
     return far is not None and condition.sign * (far - condition.threshold) >= -EPSILON
 
 
@@ -406,15 +408,15 @@ def _contradicted(evidence: RunEvidence) -> str:
     predicted = evidence.predicted
     if predicted is None:
         return ""
-    found = compare(
+    compared = compare(
         evidence.cases,
         predicted.metric,
         use=evidence.use,
         against="value",
         alpha=ALPHA / evidence.looks,
     )
-    interval = found.interval
-    if interval is None or found.value is None:
+    interval = compared.interval
+    if interval is None or compared.value is None:
         return ""
     too_low = interval.high < predicted.low and _sign_of(evidence.gate, predicted.metric) > 0
     too_high = interval.low > predicted.high and _sign_of(evidence.gate, predicted.metric) < 0
@@ -422,7 +424,7 @@ def _contradicted(evidence: RunEvidence) -> str:
         return ""
     return (
         f"Predicted before the run: {predicted.metric} between {predicted.low:.4g} and {predicted.high:.4g}; "
-        f"measured {found.value:.4g} ({_level(found.alpha)} interval {interval.low:.4g} to {interval.high:.4g})."
+        f"measured {compared.value:.4g} ({_level(compared.alpha)} interval {interval.low:.4g} to {interval.high:.4g})."
     )
 
 
@@ -431,28 +433,28 @@ def _sign_of(gate: Gate, metric: str) -> int:
     return next((condition.direction for condition in gate.conditions if metric in condition.metrics), 1)
 
 
-def _comparisons(evidence: RunEvidence, found: Comparison | None) -> tuple[Comparison, ...]:
+def _comparisons(evidence: RunEvidence, compared: Comparison | None) -> tuple[Comparison, ...]:
     """Return target, control and the other metrics of the target's outputs, each once."""
-    if found is None:
+    if compared is None:
         return ()
-    split = split_of(found.metric)
+    split = split_of(compared.metric)
     rows = evidence.cases.cases("candidate", split, evidence.use).values()
     names = {f"{split}.{name}" for row in rows for name in row}
     names |= {metric for metric in evidence.cases.means.get("candidate", {}) if split_of(metric) == split}
-    co_located = sorted(names - {found.metric})
+    co_located = sorted(names - {compared.metric})
     others = dict.fromkeys([evidence.control, *co_located] if evidence.control else co_located)
-    return (found, *(_compared(evidence, metric) for metric in others if metric != found.metric))
+    return (compared, *(_compared(evidence, metric) for metric in others if metric != compared.metric))
 
 
 def _control(evidence: RunEvidence) -> int | None:
     """Return whether the control rose (1) or fell (-1) beyond noise; None where none was declared or measured."""
     if evidence.control is None:
         return None
-    found = _compared(evidence, evidence.control)
-    if found.interval is None or found.estimate is None:
+    compared = _compared(evidence, evidence.control)
+    if compared.interval is None or compared.estimate is None:
         return None
-    wanted = _sign_of(evidence.gate, evidence.control) * (1 if found.estimate > 0 else -1)
-    return wanted if found.excludes(0.0) else 0
+    wanted = _sign_of(evidence.gate, evidence.control) * (1 if compared.estimate > 0 else -1)
+    return wanted if compared.excludes(0.0) else 0
 
 
 LEAST_RUNS = 3
@@ -520,13 +522,13 @@ def could_tell(verdicts: Sequence[BucketVerdict]) -> bool:
     """
     share = math.sqrt((1 + 1 / max(1, len(verdicts))) / 2)
     for verdict in verdicts:
-        target, found = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
-        if target is None or found is None or not found.n or verdict.rule in {*UNREADABLE, "U.coarse"}:
+        target, compared = verdict.target, verdict.comparisons[0] if verdict.comparisons else None
+        if target is None or compared is None or not compared.n or verdict.rule in {*UNREADABLE, "U.coarse"}:
             return False
         # A parent that meets the bound by its number is short of it by no figure: then all that is left up to a perfect
         # score is what a class could show.
         room = target.gap if target.gap > 0 else target.sign * (target.scale.best(target.sign) - target.parent)
-        if detectable_difference(share * found.spread, found.n, ALPHA) * found.scale.width > room:
+        if detectable_difference(share * compared.spread, compared.n, ALPHA) * compared.scale.width > room:
             return False
     return True
 

@@ -66,8 +66,8 @@ MUTANTS = (
     Mutant(
         "a win within the noise floor",
         _VERDICT,
-        "    if target.sign * found.estimate - _floor(evidence, found) > EPSILON:",
-        "    if target.sign * found.estimate > EPSILON:",
+        "    if target.sign * compared.estimate - _floor(evidence, compared) > EPSILON:",
+        "    if target.sign * compared.estimate > EPSILON:",
         _BUCKETS,
     ),
     Mutant(
@@ -143,22 +143,22 @@ MUTANTS = (
     Mutant(
         "plain beyond the bound",
         _GATE,
-        "held = sign * (found.estimate - bound) >= -EPSILON",
-        "held = sign * (found.estimate - bound) > EPSILON",
+        "held = sign * (compared.estimate - bound) >= -EPSILON",
+        "held = sign * (compared.estimate - bound) > EPSILON",
         "policies/test_gate.py",
     ),
     Mutant(
         "plain with cases missing",
         _GATE,
-        '"undecided" if misses_cases(found.n, found.excluded) else "holds"\n    near',
+        '"undecided" if misses_cases(compared.n, compared.excluded) else "holds"\n    near',
         '"holds"\n    near',
         "policies/test_gate.py",
     ),
     Mutant(
         "an exact test without order noise",
         _GATE,
-        "if found.noise_sd:",
-        "if found.noise_sd < 0:",
+        "if compared.noise_sd:",
+        "if compared.noise_sd < 0:",
         "policies/test_gate.py",
     ),
     # The verdict.
@@ -188,8 +188,8 @@ MUTANTS = (
     Mutant(
         "promoted without scores",
         _VERDICT,
-        'told[1] in {"U.unmeasured", "U.missing", "U.off_scale"}',
-        'told[1] in {"U.unmeasured", "U.off_scale"}',
+        'ruled[1] in {"U.unmeasured", "U.missing", "U.off_scale"}',
+        'ruled[1] in {"U.unmeasured", "U.off_scale"}',
         _BUCKETS,
     ),
     Mutant(
