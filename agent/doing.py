@@ -19,7 +19,7 @@ from state.errors import JobNotStartedError, LimitExceededError, NotFoundError
 from state.files import read_json, read_jsonl, read_object
 from state.goal import Goal
 from state.hashing import hash_file
-from state.log import bind_log, hand_on, log_info, log_warning
+from state.log import bind_log, hand_on, log_info, log_warning, passed_over
 from state.paths import JobPaths
 from state.records import BY_DISK, JOB_ENDED, Action, ActionKind, Decision, ExitRecord, Job, Json, Save
 from tools.jobs.spec import JobSpec, JobStatus, read_record
@@ -157,10 +157,16 @@ def _run_side_job(session: Session, decision: Decision, action: Action) -> Actio
 
 def _notify(session: Session, decision: Decision, action: Action) -> Action:
     """Leave a notice for the addresses, and run the user's own command where there is one."""
-    left = notices.leave(session, action)
+    left: Json = {}
+    with passed_over("notice.not_left", OSError):
+        left = notices.leave(session, action)
     if session.goal.notify is None or session.goal.notify.command:
         return _run_side_job(session, decision, action)
-    return session.store.doing.finish(action.key, result=left)
+    if left:
+        return session.store.doing.finish(action.key, result=left)
+    return session.store.doing.fail(
+        action.key, result={"exit": {"reason": "The notice could not be left on the disk."}}
+    )
 
 
 def _spec(session: Session, decision: Decision) -> JobSpec:

@@ -84,7 +84,13 @@ def courier(session: Session, epoch: int) -> Iterator[None]:
         yield
         return
     known = {"epoch": epoch, "link": notify.link, "on": list(notify.on)}
-    process = _start(session.paths, {**known, **_stages(notify, session.loaded.path)})
+    process: subprocess.Popen[str] | None = None
+    with passed_over("courier.not_started", OSError):
+        process = _start(session.paths, {**known, **_stages(notify, session.loaded.path)})
+    if process is None:
+        # Who cannot be told is no reason to end a night.
+        yield
+        return
     session.has_courier = True
     word = ""
     try:

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from agent.session import Session
 from agent.view import view_of
 from state.clock import SystemClock
 from state.files import read_json, read_jsonl
+from state.goal import Notify
 from state.hashing import hash_tree
 from state.lease import Lease
 from state.paths import CampaignPaths
@@ -307,6 +310,27 @@ def test_a_notice_whose_command_was_taken_out_of_the_file_fails_and_stops_nothin
         failed = perform(session, doing._run_side_job, "notify", inputs)
     assert failed.state == "failed"
     assert "no longer has `notify`" in failed.result["exit"]["reason"]
+
+
+def test_a_notice_that_finds_no_place_on_the_disk_fails_and_stops_nothing(folder: Path) -> None:
+    from agent import doing, notices
+
+    inputs = {"event": "ended", "about": "end 1", "title": "t", "sentence": "s", "type": "vigil status"}
+    notify = Notify.model_validate({"to": "json://127.0.0.1:9/"})
+    with sitting(folder) as session:
+        session.loaded = replace(session.loaded, goal=session.goal.model_copy(update={"notify": notify}))
+        session.has_courier = True
+        session.paths.notices.write_text("in the way")
+        failed = perform(session, doing._notify, "notify", inputs)
+        session.paths.notices.unlink()
+        left = perform(session, doing._notify, "notify", inputs, key="k2")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(sys, "executable", str(folder / "no_python"))
+            session.has_courier = False
+            with notices.courier(session, 1):
+                assert not session.has_courier
+    assert (failed.state, failed.result["exit"]["reason"]) == ("failed", "The notice could not be left on the disk.")
+    assert (left.state, left.result) == ("done", {"sent": "left for json://"})
 
 
 def test_an_export_that_is_asked_for_after_the_end_takes_the_campaign_up_once_more(folder: Path) -> None:
