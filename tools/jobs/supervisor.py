@@ -639,7 +639,8 @@ class Supervision:
 
     def _write_exit(self, record: ExitRecord) -> None:
         last = {
-            "last_lines": last_lines(self._paths.log, SHOWN_LINES),
+            # What a command of the person's says may hold its token (`curl -v`): it stays in log.txt.
+            "last_lines": [] if self._spec.kind == "notice" else last_lines(self._paths.log, SHOWN_LINES),
             "result_hash": hash_file(self._paths.result) if self._paths.result.exists() else "",
             "finished_at": self._clock.now(),
             "cpu_s": round(cpu_s(), 3),
