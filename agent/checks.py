@@ -8,6 +8,7 @@ evidence on record. No weights are run, and without `online` nothing is asked of
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def check_campaign(
         *_check_probes(loaded),
         *_check_notify(loaded),
         *_check_export(loaded),
+        *_check_trackers(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
     ]
 
@@ -339,6 +341,17 @@ def _check_export(loaded: LoadedCampaign) -> Iterator[str]:
         said = f"`export.to` names {folder}, and {nearest_there} is not a folder that can be written; choose another."
         raise loaded.refusal(said, "export", "to")
     yield f"What is promoted is also written to {folder}."
+
+
+def _check_trackers(loaded: LoadedCampaign) -> Iterator[str]:
+    """Refuse a tracker whose package is not installed: at night nobody would see that it stays empty."""
+    for index, name in enumerate(loaded.goal.trackers):
+        if find_spec(name) is None:
+            said = (
+                f"`trackers` names {name}, which is not installed here: pip install 'vigil[{name}]', or leave it out."
+            )
+            raise _refusal(loaded, said, "trackers", index)
+        yield f"Step metrics and verdicts also go to {name}, by a process of its own."
 
 
 def _flat(recipe: Any) -> dict[str, Any]:

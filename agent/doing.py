@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import effects, inbox, notices, openings
+from agent import effects, inbox, notices, openings, trackers
 from agent.inputs import job_kind, job_spec
 from agent.loop import GraphState
 from agent.render import record
@@ -297,6 +297,7 @@ def _watch(session: Session, spec: JobSpec, folder: Path, shown: Json) -> JobSta
         if status.needs_launch:
             # Nobody serves the job any more (its supervisor was killed, or the machine restarted): the same key again.
             session.backend.launch(folder, spec)
+        trackers.keep_going(session)
         inbox.apply_requests(session)
         inbox.apply_deadlines(session)
         before = session.goal

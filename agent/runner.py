@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent import inbox, notices
+from agent import inbox, notices, trackers
 from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
 from agent.deciding import deciding
@@ -321,6 +321,7 @@ def _steps(session: Session, graph: Graph, config: Any, given: Any) -> None:
         if superstep % _PRUNE_EVERY == 0 and graph.checkpointer:
             prune(graph.checkpointer)  # type: ignore[arg-type]  # it is the SqliteSaver that we built it with
         inbox.apply_requests(session)
+        trackers.keep_going(session)
         if session.is_stopping:
             raise StopAskedError
 

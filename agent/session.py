@@ -87,6 +87,10 @@ class Session:
     case_sets: tuple[str, Mapping[str, CaseSet]] = ("", MappingProxyType({}))
     openings_read: tuple[Any, Any] = (None, None)
     noted: set[str] = field(default_factory=set)
+    trackers: dict[str, tuple[float, Any]] = field(default_factory=dict)
+    """Tracker -> when the process that fills it was started, by the monotonic clock, and the process."""
+    trackers_at: float = float("-inf")
+    """When the trackers are looked at next."""
 
     @property
     def goal(self) -> Goal:
@@ -111,10 +115,10 @@ class Session:
 
     @property
     def used_gb(self) -> float:
-        """Decimal gigabytes that the campaign's folder holds, kept rows left out: those are bounded, and only kept."""
+        """Decimal gigabytes that the campaign's folder holds, but for kept rows and what trackers hold: only copies."""
         total = 0
         for path in self.paths.root.rglob("*"):
-            if self.paths.rows in path.parents:
+            if self.paths.rows in path.parents or self.paths.trackers in path.parents:
                 continue
             # A job of `vigil pairs` may work meanwhile, and its side files come and go.
             with passed_over("disk_use.file_gone", FileNotFoundError):

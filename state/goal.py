@@ -54,6 +54,9 @@ NotifyEvent = Literal["question", "stopped", "ended", "failed", "crashed", "paus
 """question: a person is asked; stopped: a hard stop halts the campaign; ended: its verdict is in; failed: a tool failed
 again and again."""
 
+TrackerName = Literal["trackio", "tensorboard", "wandb", "mlflow"]
+"""A program that plots runs; each is the name of its package."""
+
 ApprovalMode = Literal["wait", "auto", "reject"]
 """wait: ask a person; auto: the campaign file has said yes; reject: the campaign file has said no."""
 
@@ -569,6 +572,8 @@ class Goal(_Part):
     retention: Retention = Retention()
     notify: Notify | None = None
     export: Export | None = None
+    trackers: tuple[TrackerName, ...] = ()
+    """Filled from the record while the campaign runs; none of them can stop it."""
     probes: tuple[ProbeFile, ...] = ()
     """Files of the user's own, each with `observe(context)`, that are asked like Vigil's probes."""
     privacy: Literal["keep", "redact"] = "keep"

@@ -230,6 +230,19 @@ class CampaignPaths:
         return self.root / "agent.jsonl"
 
     @property
+    def trackers(self) -> Path:
+        """What trackers hold that keep it on this disk: a folder each, beside the logs of who fills them."""
+        return self.root / "trackers"
+
+    def tracker_lock(self, name: str) -> Path:
+        """Return the file that is held by the process that fills a tracker."""
+        return self.trackers / f"{name}.lock"
+
+    def tracker_log(self, name: str) -> Path:
+        """Return that process's log for the operator, JSON lines."""
+        return self.trackers / f"{name}.jsonl"
+
+    @property
     def promoted(self) -> Path:
         """Link to the promoted adapter's artifact folder."""
         return self.root / "promoted"
