@@ -136,6 +136,8 @@ def run_campaign(
         if changed:
             store.agent.set_campaign(state="running", sentence="", ended_at=None)
         stack.enter_context(notices.courier(session, lease.epoch))
+        # Also of a campaign that has ended: what a tracker that died still lacks goes out now.
+        trackers.keep_going(session)
         if (ended := _ended(session)) is not None:
             return ended
         with _disk_errors(paths):

@@ -1,8 +1,8 @@
 """Trackers are filled by a process of their own: `python -m agent.trackers CAMPAIGN_FOLDER NAME`.
 
 It reads the record and the jobs' files and writes to its tracker alone; no job and no agent ever waits for it. One that
-dies is started again by the agent and goes on from what its tracker holds. What keeps it from its work is in its log,
-and on record as a note, at most a few times. It ends once the agent has, with all that there was to send.
+dies is started again by the agent, which leaves a note on record, at most a few, and goes on from what its tracker
+holds. It ends once the agent has, with all that there was to send.
 """
 
 import os
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.render import typed
+from agent.render.words import shortened
 from agent.session import Session
 from state.errors import VigilError
+from state.files import read_jsonl
 from state.hashing import hash_file
 from state.lease import holder
 from state.log import log_error, log_info, passed_over, start_log
@@ -30,7 +32,7 @@ EVERY_S = 5.0
 """Between two looks for something new."""
 _AGAIN_S = 60.0
 """Between two starts of one that dies."""
-_MOST_NOTES = 3
+_MOST_NOTES, _MOST_WORDS = 3, 200
 _NICE = 15
 
 
@@ -45,8 +47,12 @@ def keep_going(session: Session) -> None:
     session.trackers_at = now + EVERY_S
     for name in session.goal.trackers:
         begun_at, process = session.trackers.get(name, (-_AGAIN_S, None))
-        if process is not None and process.poll() is None:
+        code = None if process is None else process.poll()
+        if process is not None and code is None:
             continue
+        if code:
+            session.trackers[name] = (begun_at, None)
+            _note(session.paths, name, code)
         if now - begun_at >= _AGAIN_S and not is_held(session.paths.tracker_lock(name)):
             with passed_over("tracker.not_started", OSError):
                 session.trackers[name] = (now, start(session.paths, name))
@@ -135,21 +141,23 @@ def main(arguments: list[str]) -> int:
             time.sleep(EVERY_S)
     except Exception as error:  # noqa: BLE001 - whatever a tracker raises, it is said and nothing else comes of it
         log_error("tracker.failed", error)
-        with passed_over("tracker.not_noted", VigilError, OSError):
-            _note(paths, name, type(error).__name__ if is_private else f"{type(error).__name__}: {error}"[:200])
         return 1
 
 
-def _note(paths: CampaignPaths, name: str, why: str) -> None:
-    """Leave on record that a tracker could not be filled, unless that was said often enough."""
-    by = f"tracker {name}"
-    with open_reader(paths) as reader:
-        said = sum(row["by"] == by for row in reader.requests())
-    if said < _MOST_NOTES:
-        reason = f"The tracker {name} could not be filled ({why}); it is begun again from what it holds."
-        log = paths.tracker_log(name)
-        seen = {"path": str(log), "sha256": hash_file(log), "size": log.stat().st_size}
-        payload = {"mode": "tracker", "domain": "doing", "file": seen}
+def _note(paths: CampaignPaths, name: str, code: int) -> None:
+    """Leave on record that a tracker's process died, unless that was said often enough; the log says more."""
+    by, log = f"tracker {name}", paths.tracker_log(name)
+    with passed_over("tracker.not_noted", VigilError, OSError):
+        with open_reader(paths) as reader:
+            if sum(row["by"] == by for row in reader.requests()) >= _MOST_NOTES:
+                return
+        last = read_jsonl(log)[-1:] if code > 0 and log.exists() else []
+        told = ": ".join(str(row[key]) for row in last for key in ("error", "words") if row.get(key))
+        why = shortened(told, _MOST_WORDS) or (f"signal {-code}" if code < 0 else f"code {code}")
+        reason = f"The process that fills {name} died ({why.rstrip('.')}); it goes on from what {name} holds."
+        payload: dict[str, Any] = {"mode": "tracker", "domain": "doing"}
+        if log.exists():
+            payload["file"] = {"path": str(log), "sha256": hash_file(log), "size": log.stat().st_size}
         insert_request(paths, Request(kind="note", by=by, reason=reason, made_at=time.time(), payload=payload))
 
 

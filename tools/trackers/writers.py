@@ -7,7 +7,7 @@ the campaign, unless the tracker's own variable names another place.
 
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,15 +156,15 @@ class Mlflow:
 
     def send(self, run: Tracked, rows: Sequence[Row]) -> None:
         """See `Writer`."""
-        before, key = self.held(run), self._id(run)
+        before, key, metrics = self.held(run), self._id(run), list[Any]()
         for index, row in enumerate(rows, start=before + 1):
             # The count last: cut before it, the row is sent again, and what is there of it is there once.
             figures = [*row.values.items(), (_COUNT, float(index))]
-            metrics = [self._metric(name, value, int(row.t * 1000), row.step) for name, value in figures]
-            for start in range(0, len(metrics), _MOST_METRICS):
-                self._client.log_batch(key, metrics=metrics[start : start + _MOST_METRICS])
+            metrics += [self._metric(name, value, int(row.t * 1000), row.step) for name, value in figures]
             for name, text in row.texts.items():
                 self._client.set_tag(key, name, text)
+        for start in range(0, len(metrics), _MOST_METRICS):
+            self._client.log_batch(key, metrics=metrics[start : start + _MOST_METRICS])
 
     def close(self) -> None:
         """See `Writer`."""
@@ -189,6 +189,7 @@ class Wandb:
         import wandb
 
         self._wandb, self._open = wandb, dict[str, Any]()
+        self._is_offline = os.environ.get("WANDB_MODE") == "offline"
         self._folder = Path(os.environ.get("WANDB_DIR") or folder)
         self._sent: dict[str, int] = {}
 
@@ -196,10 +197,11 @@ class Wandb:
         """See `Writer`."""
         if run.name in self._sent:
             return self._sent[run.name]
-        if os.environ.get("WANDB_MODE") == "offline":
-            files = sorted(self._folder.glob(f"wandb/offline-run-*-{run.name}/run-{run.name}.wandb"))
-            return sum(_history_length(file) for file in files)
-        return int(self._run(run).starting_step)
+        return self._kept(run.name) if self._is_offline else int(self._run(run).starting_step)
+
+    def _kept(self, name: str) -> int:
+        files = self._folder.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb")
+        return sum(1 for file in files for _ in history(file))
 
     def _run(self, run: Tracked) -> Any:
         if run.name not in self._open:
@@ -225,20 +227,26 @@ class Wandb:
         self._sent[run.name] = before + len(rows)
 
     def close(self) -> None:
-        """See `Writer`."""
-        for opened in self._open.values():
+        """See `Writer`; its own process writes, and says nothing where it cannot.
+
+        Raises:
+            OSError: Not all that was sent is in its files.
+        """
+        for name, opened in self._open.items():
             opened.finish()
+            if self._is_offline and (kept := self._kept(name)) < self._sent[name]:
+                raise OSError(f"W&B's files hold {kept} of the {self._sent[name]} rows of {name}")
 
 
 _BLOCK, _HEAD = 32_768, 7
 _FULL, _FIRST, _LAST = 1, 2, 4
 
 
-def _history_length(path: Path) -> int:
-    """Return how many whole history rows a run's offline file holds: blocks of chunks, each with sum, length, kind."""
+def history(path: Path) -> Iterator[Any]:
+    """Yield the whole history records of a run's offline file: blocks of chunks, each with sum, length and kind."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, place, held, count = path.read_bytes(), _HEAD, b"", 0
+    data, place, held = path.read_bytes(), _HEAD, b""
     while place + _HEAD <= len(data):
         if (left := _BLOCK - place % _BLOCK) < _HEAD:
             place += left
@@ -252,8 +260,8 @@ def _history_length(path: Path) -> int:
         if kind in {_FULL, _LAST}:
             record = Record()
             record.ParseFromString(held)
-            count += record.WhichOneof("record_type") == "history"
-    return count
+            if record.WhichOneof("record_type") == "history":
+                yield record.history
 
 
 WRITERS: Mapping[str, Callable[[Path], Writer]] = {

@@ -1,0 +1,1 @@
+"""Packages that stand in for trackers, for a machine without them; `trackio` keeps its rows as the real one does."""

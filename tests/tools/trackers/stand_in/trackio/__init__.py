@@ -1,0 +1,1 @@
+"""Stands in for trackio where that is not installed: the two calls that are used, on a table like its own."""
