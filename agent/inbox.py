@@ -94,7 +94,12 @@ def take_in(session: Session, request: Request) -> str:
     return f"imported {len(kept)} beliefs as assumed, {new} of them new"
 
 
-APPLY = {"refute": refute, "note": note, "import": take_in}
+def _keep(_session: Session, request: Request) -> str:
+    """Let what was done outside the campaign stand as it was told."""
+    return f"on record: {request.reason}"
+
+
+APPLY = {"refute": refute, "note": note, "import": take_in, "export": _keep}
 """Kind of request -> how the holder applies it."""
 
 

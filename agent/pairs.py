@@ -121,7 +121,7 @@ def make_pairs(
     if not folder.result.exists():
         _refuse_other_file(asked)
     terminal.say(f"{asked.samples} answers to each of {len(cases)} prompts of data.{name}, in {folder.folder}.")
-    _wait(folder, spec, clock, backend or LocalBackend(), terminal)
+    wait_for(folder, spec, clock, backend or LocalBackend(), terminal)
     built = build_pairs(
         cases,
         _answers(folder, spec, parts),
@@ -323,6 +323,18 @@ def _answering(loaded: LoadedCampaign, paths: CampaignPaths, run: str | None) ->
     if run is None:
         model = resolve(spec.path, online=False, revision=spec.revision, base=loaded.folder)
         return model.folder, loaded.resolve(spec.adapter) if spec.adapter else None
+    given, adapter = trained(paths, run)
+    # In a campaign that carries fused models, a run stands on the one that it was trained on.
+    return Path(given["model"]), adapter
+
+
+def trained(paths: CampaignPaths, run: str) -> tuple[Json, Path]:
+    """Return what a run's training was given, and the adapter that it made.
+
+    Raises:
+        NotFoundError: There is no such campaign or run, or it has no adapter.
+        CorruptError: The adapter is not the one that was recorded.
+    """
     with open_reader(paths) as reader:
         rows = {row["id"]: row for row in reader.runs()}
         jobs = [job for job in reader.jobs() if job["kind"] == "training" and job["run"] == run.upper()]
@@ -334,12 +346,21 @@ def _answering(loaded: LoadedCampaign, paths: CampaignPaths, run: str | None) ->
     adapter = paths.artifact(digest)
     if not adapter.is_dir() or hash_tree(adapter) != digest:
         raise CorruptError(f"{adapter} is not the adapter of {run} as it was recorded.", where=str(adapter))
-    # In a campaign that carries fused models, a run stands on the one that it was trained on.
-    return Path(given[-1]["input"]["model"]), adapter
+    return dict(given[-1]["input"]), adapter
 
 
-def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, terminal: Terminal) -> None:
-    """Launch, adopt or go on with the job, and wait for its end.
+def wait_for(  # noqa: PLR0917 - what a job needs
+    paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, terminal: Terminal, what: str = "The answers"
+) -> None:
+    """Launch, adopt or go on with a job of a command's own, and wait for its end.
+
+    Args:
+        paths: Its folder.
+        spec: What it is.
+        clock: Time.
+        backend: What runs it.
+        terminal: Where it is shown.
+        what: What it makes, in the plural.
 
     Raises:
         JobFailedError: It failed.
@@ -354,7 +375,7 @@ def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, termin
         terminal.show(with_folder(CampaignPaths(paths.folder, ""), seen))
         if bool(status.waits_for) != is_queued:
             is_queued = not is_queued
-            terminal.say(f"The answers wait: {record.waits(status.waits_for)}." if is_queued else "They go on.")
+            terminal.say(f"{what} wait: {record.waits(status.waits_for)}." if is_queued else "They go on.")
         if status.needs_launch:
             backend.launch(paths.folder, spec)
         clock.sleep(pause_s)
@@ -364,7 +385,7 @@ def _wait(paths: JobPaths, spec: JobSpec, clock: Clock, backend: Backend, termin
         is_stopped = ended is not None and ended.state == "stopped"
         why = (ended.reason if ended else "").rstrip(".") or "see log.txt there"
         raise (JobInterruptedError if is_stopped else JobFailedError)(
-            f"The answers {'were stopped' if is_stopped else 'failed'} in {paths.folder}: {why}; the same command goes "
+            f"{what} {'were stopped' if is_stopped else 'failed'} in {paths.folder}: {why}; the same command goes "
             "on from those that are there.",
             where=str(paths.folder),
             runbook="runbooks/stuck_job.md",

@@ -185,6 +185,11 @@ class CampaignPaths:
         return self.root / "pairs"
 
     @property
+    def exports(self) -> Path:
+        """Jobs of `vigil export`: one folder per key."""
+        return self.root / "exports"
+
+    @property
     def artifacts(self) -> Path:
         """Content-addressed folders."""
         return self.root / "artifacts"

@@ -622,10 +622,10 @@ class Request(Record):
     id: str = ""
     kind: Literal[
         "approve", "reject", "stop", "cancel_commitment", "override", "refute", "note", "import", "confirm", "promote",
-        "allow",
+        "allow", "export",
     ]  # fmt: skip
     target: str = ""
-    """Approval, commitment, belief or run id; of `allow` a kind of question."""
+    """Approval, commitment, belief or run id; of `allow` a kind of question; of `export` the run."""
     by: str
     reason: str = ""
     """Why; of a note, what was seen."""
@@ -635,7 +635,8 @@ class Request(Record):
     """What the holder did with it, in words."""
     payload: Json = Field(default_factory=dict)
     """note: mode and evidence file; import: the table's rows or the adapter (agent/imports.py); allow: `until`, Unix
-    seconds, and `runs`, how many questions it answers (policies/drafts.py)."""
+    seconds, and `runs`, how many questions it answers (policies/drafts.py); export: run, file, sha256, bytes and
+    weights."""
 
 
 class Campaign(Record):

@@ -61,7 +61,12 @@ def log(  # noqa: PLR0917 - one parameter per option
 
 def merged(paths: CampaignPaths) -> list[dict[str, Any]]:
     """Return the whole lines of all processes' logs by time, each with `process`; torn or strange ones are left out."""
-    jobs = [JobPaths(folder) for place in (paths.jobs, paths.pairs) for folder in place.glob("*") if folder.is_dir()]
+    jobs = [
+        JobPaths(folder)
+        for place in (paths.jobs, paths.pairs, paths.exports)
+        for folder in place.glob("*")
+        if folder.is_dir()
+    ]
     files = [("agent", paths.log)] + [("tracker", file) for file in paths.trackers.glob("*.jsonl")]
     files += [("supervisor", job.supervisor_log) for job in jobs] + [("worker", job.worker_log) for job in jobs]
     lines = [

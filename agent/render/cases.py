@@ -134,7 +134,7 @@ class _Cases:
         values = [value for row in self.ours.values() if (value := self._score(row)) is not None]
         # A metric that never goes beyond 1 is taken for a share: all of it is right.
         self._right = 0.0 if self._sign < 0 else max(1.0, *values, 1.0)
-        self._asked: dict[str, dict[str, View]] = {}
+        self._questions = Questions(self._paths)
 
     def _score(self, row: Mapping[str, Any] | None) -> float | None:
         value = ((row or {}).get("metrics") or {}).get(self._metric)
@@ -168,7 +168,7 @@ class _Cases:
         }
         if is_redacted:
             return {**told, "prompt": "", "reference": "", "base": "", "start": "", "words": []}
-        question = self._question(ours)
+        question = self._questions.of(ours)
         texts = [self._text(each) for each in (base, start, ours)]
         return {
             **told,
@@ -183,19 +183,29 @@ class _Cases:
         text = answer(self._view, row) if row else ""
         return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
 
-    def _question(self, measured: View) -> View:
-        """Return the case as the evaluation's job was given it, empty where its file is gone or another one now."""
-        key = measured["evaluation"]
-        if key not in self._asked:
-            self._asked[key] = self._read(key, measured["use"])
-        return self._asked[key].get(measured["case"], {})
 
-    def _read(self, key: str, use: str) -> dict[str, View]:
+class Questions:
+    """Cases as the evaluations' jobs were given them.
+
+    Args:
+        paths: The campaign's files.
+    """
+
+    def __init__(self, paths: CampaignPaths) -> None:
+        self._paths = paths
+        self._known: dict[tuple[str, str, str], dict[str, View]] = {}
+
+    def of(self, measured: View) -> View:
+        """Return the case of a measurement, empty where its file is gone or another one now."""
+        place = (measured["evaluation"], measured["split"], measured["use"])
+        if place not in self._known:
+            self._known[place] = self._read(*place)
+        return self._known[place].get(measured["case"], {})
+
+    def _read(self, key: str, split: str, use: str) -> dict[str, View]:
         try:
             given = read_object(self._paths.job(key).spec).get("input") or {}
-            files = [
-                row["file"] for row in given.get("splits") or () if (row["name"], row["use"]) == (self._split, use)
-            ]
+            files = [row["file"] for row in given.get("splits") or () if (row["name"], row["use"]) == (split, use)]
             return {case["id"]: case for file in files for case in read_split(Path(file))}
         except (ConfigError, OSError, KeyError, TypeError, ValueError):
             return {}

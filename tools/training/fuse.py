@@ -2,15 +2,18 @@
 
 A quantized base is dequantized: re-quantizing destroys small deltas (facts/mlx_training.md 2a). What was saved is
 loaded again and has to answer as base and adapter do. The input is `{"model", "adapter", "dtype", "expect_weights",
-"data", "system"}`, data as training has it.
+"data", "system"}`, data as training has it; with `"gguf": true`
+the saved model is also written as one GGUF file, where mlx-lm knows how.
 """
 
+import contextlib
 import sys
 from itertools import islice
 from pathlib import Path
 
 from state.errors import ConfigError
 from state.files import read_json, write_json
+from state.hashing import hash_file
 from state.records import Json
 from tools.data.cases import iter_data
 from tools.evaluation.prompts import render_training
@@ -38,7 +41,7 @@ def fuse(context: WorkerContext) -> None:
     target = context.folder.out / "fused"
     side = context.folder.out / "fused.part"
     if _is_done(target, weights):
-        context.finish(_result(target, weights))
+        context.finish(_result(target, weights) | _gguf(context, target))
         return
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{target} is not empty; a model is only ever saved into an empty folder.", where=str(target))
@@ -65,7 +68,7 @@ def fuse(context: WorkerContext) -> None:
     facts = {"fused_from": weights, "model": weights_hash(model_folder), "dequantized": True, "likeness": likeness}
     write_json(side / "run.json", facts)
     side.rename(target)
-    context.finish(_result(target, weights))
+    context.finish(_result(target, weights) | _gguf(context, target))
 
 
 def _likeness(inputs: Json, fused: Path) -> Json:
@@ -97,6 +100,37 @@ def _likeness(inputs: Json, fused: Path) -> Json:
             where=str(fused),
         )
     return {"positions": len(wanted), "same": agreeing(wanted, made), "kl": kl, "kl_base": kl_base}
+
+
+GGUF_TYPES = frozenset({"llama", "mistral", "mixtral"})
+"""Architectures that mlx-lm 0.32.2 writes as GGUF (`mlx_lm.fuse --export-gguf`)."""
+
+
+def _gguf(context: WorkerContext, fused: Path) -> Json:
+    """Write the saved model as one GGUF file in half precision, where that is asked for.
+
+    Returns:
+        gguf, its place in the job's folder, sha256 and bytes; empty where it is not asked for.
+    """
+    if not context.input.get("gguf"):
+        return {}
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.gguf import convert_to_gguf
+    from mlx_lm.utils import load_config
+
+    from tools.models.load import load_model
+
+    tell_phase("writing GGUF")
+    side, target = context.folder.out / "part.gguf", context.folder.out / "model.gguf"
+    model, _ = load_model(fused, None, "float16")
+    weights = dict(tree_flatten(model.parameters()))
+    mx.eval(weights)
+    # Its progress is for a terminal; it prints nothing that the result does not say.
+    with contextlib.redirect_stdout(sys.stderr):
+        convert_to_gguf(fused, weights, load_config(fused), str(side))
+    side.replace(target)
+    return {"gguf": "out/model.gguf", "sha256": hash_file(target), "bytes": target.stat().st_size}
 
 
 def _is_done(target: Path, weights: str) -> bool:
