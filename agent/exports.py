@@ -171,27 +171,21 @@ def make_gguf(paths: CampaignPaths, run: str, out: Path, terminal: Terminal, *, 
     source = folder.folder / str(made["gguf"])
     if not source.is_file() or hash_file(source) != made["sha256"]:
         raise CorruptError(f"{source} is not what the job wrote; delete {folder.folder} and repeat.", where=str(source))
-    _hand_out(source, out.absolute(), str(made["sha256"]), is_forced=is_forced)
-    told = {
-        "run": run.upper(),
-        "file": str(out.absolute()),
-        **{key: made[key] for key in ("sha256", "bytes", "weights")},
-    }
-    reason = f"{run.upper()} as GGUF: {out.name}, {made['bytes']:,} bytes, sha256 {made['sha256']}"
-    insert_request(
-        paths, Request(kind="export", target=run.upper(), by=me(), reason=reason, made_at=time.time(), payload=told)
-    )
+    told = {"run": run.upper(), "file": str(out.absolute())} | {k: made[k] for k in ("sha256", "bytes", "weights")}
+    if _hand_out(source, out.absolute(), str(made["sha256"]), is_forced=is_forced):
+        reason = f"{run.upper()} as GGUF: {out.name}, {made['bytes']:,} bytes, sha256 {made['sha256']}"
+        asked = Request(kind="export", target=run.upper(), by=me(), reason=reason, made_at=time.time(), payload=told)
+        insert_request(paths, asked)
     return {**told, "notes": _notes(model, made)}
 
 
-def _hand_out(source: Path, out: Path, digest: str, *, is_forced: bool) -> None:
-    """Put a file in its place, whole or not at all; another one there is left alone."""
+def _hand_out(source: Path, out: Path, digest: str, *, is_forced: bool) -> bool:
+    """Put a file in its place, whole or not at all, unless it is there; another one there is left alone."""
     if out.exists() and hash_file(out) == digest:
-        return
+        return False
     if out.exists() and not is_forced:
-        raise ConfigError(
-            f"{out} is there already and is another file; name another one, or replace it with --force.", what="out"
-        )
+        said = f"{out} is there already and is another file; name another one, or replace it with --force."
+        raise ConfigError(said, what="out")
     out.parent.mkdir(parents=True, exist_ok=True)
     side = side_of(out)
     shutil.copyfile(source, side)
@@ -199,6 +193,7 @@ def _hand_out(source: Path, out: Path, digest: str, *, is_forced: bool) -> None:
         os.fsync(stream.fileno())
     side.replace(out)
     fsync_path(out.parent)
+    return True
 
 
 def _notes(model: Path, made: View) -> list[str]:

@@ -157,13 +157,15 @@ def chat(  # noqa: PLR0917 - one argument per option
     from agent.chat import chat as answering
     from agent.chat import format_answers, refuse_busy, spec_of
     from agent.render.places import find_campaign
+    from state.text import as_json as one_json
     from state.text import one_line
 
     paths = find_campaign(folder_of(home), campaign, is_quiet=as_json)
     spec = spec_of(paths, run)
     if not anyway:
         refuse_busy()
-    name, aside = run.upper(), partial(say, err=True)
+    name = run.upper()
+    aside = partial(say, err=True)
     system = f"the system text {spec['system']!r}" if spec["system"] else "no system text"
     aside(
         f"Not an evaluation: nothing of this is recorded or counts for a verdict. Greedy, at most {spec['max_tokens']}"
@@ -171,14 +173,16 @@ def chat(  # noqa: PLR0917 - one argument per option
     )
     for told in answering(spec, prompts or _lines(), aside):
         if as_json:
-            show_json({**told, "run": name})
+            click.echo(one_json({**told, "run": name}))
         else:
             show([*([] if not prompts else [f"> {one_line(told['prompt'])}"]), *format_answers(told, name), ""])
 
 
 def _lines() -> Iterator[str]:
     """Yield the lines that a person types, until an empty input ends it."""
-    stream = click.get_text_stream("stdin")
+    import sys
+
+    stream = sys.stdin
     is_typed = stream.isatty()
     while True:
         if is_typed:

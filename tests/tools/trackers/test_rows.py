@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from state.paths import JobPaths
@@ -68,7 +69,7 @@ class Listed:
         self.asked += 1
         return len(self.rows.get(run.name, []))
 
-    def send(self, run: Tracked, rows: list[Row]) -> None:  # type: ignore[override]  # a list is a sequence
+    def send(self, run: Tracked, rows: Sequence[Row]) -> None:
         for row in rows:
             if not self.room:
                 raise OSError(28, "No space left on device")

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,10 +22,10 @@ def child(*arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
-def held(name: str, folder: Path) -> dict[str, list[list[object]]]:
+def held(name: str, folder: Path) -> dict[str, list[Any]]:
     read = child("read", name, folder)
     assert read.returncode == 0, read.stderr
-    found: dict[str, list[list[object]]] = json.loads(read.stdout)
+    found: dict[str, list[Any]] = json.loads(read.stdout)
     return found
 
 

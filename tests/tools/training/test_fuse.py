@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from state.hashing import hash_file
 from tests.tools.evaluation.worlds import make_model, write_lines
 from tests.tools.training.jobs import assert_same_logits, drive, outcome, rows, run, training_job
 
@@ -44,16 +45,19 @@ def test_a_4_bit_base_is_fused_dequantized_and_keeps_the_adapters_whole_effect(
     assert json.loads((fused / "run.json").read_text())["fused_from"] == outcome(job)["weights"]
 
 
-def test_whole_layers_that_were_trained_are_fused_too_and_a_second_start_finds_it_done(
+def test_whole_layers_that_were_trained_are_fused_too_also_as_gguf_and_a_second_start_finds_it_done(
     folder: Path, model: Path, train: Path
 ) -> None:
     recipe = {"fine_tune_type": "full", "learning_rate": 0.01}
     job = training_job(folder / "train-full", model, train, recipe=recipe)
     adapter = job / "out" / "adapter"
-    fuse = training_job(folder / "fuse-full", model, train, adapter=adapter)
+    fuse = training_job(folder / "fuse-full", model, train, adapter=adapter, gguf=True)
     assert drive({"job": job}, {"job": fuse, "module": FUSE}) == [0, 0]
     assert_same_logits(model, adapter, fuse / "out" / "fused")
     first = outcome(fuse)
+    file = fuse / "out" / "model.gguf"
+    assert (first["gguf"], first["sha256"], first["bytes"]) == ("out/model.gguf", hash_file(file), file.stat().st_size)
+    assert file.read_bytes()[:4] == b"GGUF"
     written = (fuse / "out" / "fused" / "model.safetensors").stat().st_mtime_ns
     # As after a kill between the rename and the result.
     (fuse / "result.json").unlink()
