@@ -350,7 +350,7 @@ def _check_trackers(loaded: LoadedCampaign) -> Iterator[str]:
             said = (
                 f"`trackers` names {name}, which is not installed here: pip install 'vigil[{name}]', or leave it out."
             )
-            raise _refusal(loaded, said, "trackers", index)
+            raise loaded.refusal(said, "trackers", index)
         yield f"Step metrics and verdicts also go to {name}, by a process of its own."
 
 
