@@ -136,7 +136,7 @@ def main() -> None:
         for key, notice, index in list(_due(paths)):
             _deliver(paths, key, notice, index)
         if is_alone:
-            with contextlib.suppress(OSError):
+            with passed_over("courier.alone", OSError):
                 sys.stdout.close()
             if not any(_open(paths)):
                 return

@@ -311,7 +311,7 @@ def start(
 def ending_of(process: "subprocess.Popen[bytes]", told: IO[bytes]) -> Ended:
     """Return how a program that is over ended; what stood over it may itself have been killed."""
     told.seek(0)
-    with suppress(ValueError, TypeError, IndexError):
+    with passed_over("sandbox.no_ending", ValueError, TypeError, IndexError):
         return Ended(**json.loads(told.read().splitlines()[-1]))
     return Ended(process.returncode)
 

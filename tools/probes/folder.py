@@ -15,7 +15,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from state.log import passed_over as log_passed_over
 from state.records import Finding, Severity
 from tools.data.rows import is_inside, is_there, shown
 from tools.probes.catalogue import AUDITED, CATALOGUE
@@ -227,7 +227,7 @@ def model_outside(project: Project, folder: Path, written: str) -> Path | None:
     """
     if not project.may_leave:
         return None
-    with suppress(RuntimeError, ValueError, OSError):
+    with log_passed_over("audit.path_not_read", RuntimeError, ValueError, OSError):
         given = Path(written).expanduser()
         bases = [folder, *(above for above in folder.parents if above.is_relative_to(project.root))]
         for base in bases:
