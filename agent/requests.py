@@ -228,7 +228,9 @@ def allow(home: Path, campaign: str | None, kind: str, until: str, *, runs: int,
 
     paths, now = find_campaign(home, campaign), time.time()
     if not _HOUR.match(until):
-        raise ConfigError(f"{until} is no time; write --until HH:MM, such as 07:00.", what="until", value=until)
+        raise ConfigError(
+            f"{until or 'nothing'} is no time; write it as HH:MM, such as 07:00.", what="until", value=until
+        )
     ends = deadline_at(until, now, time.localtime(now).tm_gmtoff)
     if refused := why_not_allowed(kind, ends or now, runs, now):
         raise ConfigError(f"{refused}; nothing was done.", what="kind", value=kind)

@@ -234,6 +234,12 @@ def place(paths: CampaignPaths, file: str = "") -> View:
     }
 
 
+def from_anywhere(view: View) -> View:
+    """Return a view whose commands can be typed in any folder, for who reads them in a browser."""
+    file = view["file"] and str(Path(view["here"]) / view["file"])
+    return {**view, "here": "", "elsewhere": str(Path(view["root"]).parent), "file": file}
+
+
 def _source(paths: CampaignPaths) -> str:
     """Return the campaign's file as it was run last, empty where nobody knows: a printed command then says FILE."""
     try:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.render import typed
 from agent.render.curves import Point
 from agent.render.record import ALIVE, gather, with_folder
 from state.files import json_row
@@ -210,9 +211,14 @@ class Views:
     def __init__(self) -> None:
         self._known: dict[Path, tuple[str, float, View]] = {}
         self._locks: dict[Path, threading.Lock] = {}
+        self._n_campaigns = 0
 
-    def of(self, paths: CampaignPaths) -> View:
+    def of(self, paths: CampaignPaths, n_campaigns: int = 0) -> View:
         """Return a campaign; of its jobs at work and its holder what is true now.
+
+        Args:
+            paths: The campaign's files.
+            n_campaigns: How many a page that shows all of them walks through: so many are kept from then on.
 
         Raises:
             VigilError: It cannot be read.
@@ -221,9 +227,11 @@ class Views:
             stamp, at = store_mark(paths), time.monotonic()
             known = self._known.pop(paths.root, None)
             if known is None or known[0] != stamp or at - known[1] > _WHOLE_S:
-                known = stamp, at, gather(paths, with_beliefs=False)
+                known = stamp, at, typed.from_anywhere(gather(paths, with_beliefs=False))
             self._known[paths.root] = known
-            if len(self._known) > _MOST_VIEWS:
+            # In the order of a walk, the oldest is the one that the next walk asks for first.
+            self._n_campaigns = n_campaigns or self._n_campaigns
+            if len(self._known) > max(_MOST_VIEWS, self._n_campaigns):
                 self._known.pop(next(iter(self._known)), None)
         jobs = [with_folder(paths, job) if job["state"] in ALIVE else job for job in known[2]["jobs"]]
         return {**known[2], "jobs": jobs, "holder": holder(paths), "now": time.time()}

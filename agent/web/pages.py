@@ -56,17 +56,17 @@ def _is_text(name: str) -> bool:
 def home(homes: Sequence[Path], views: Views) -> View:
     """Return all campaigns, those that need a person first, then those at work; what waits, and the queue."""
     campaigns = known(homes)
-    rows = [_brief(key, paths, views) for key, paths in campaigns.items()]
+    rows = [_brief(key, paths, views, len(campaigns)) for key, paths in campaigns.items()]
     rows.sort(key=lambda row: (-len(row["questions"]), not row["error"], not row["is_idle"], not row["is_alive"]))
     waiting = [question for row in rows for question in row["questions"]]
     folders = [str(each) for each in homes]
     return {"rows": rows, "waiting": waiting, "folders": folders, "queue": _queue(campaigns)}
 
 
-def _brief(key: str, paths: CampaignPaths, views: Views) -> View:
+def _brief(key: str, paths: CampaignPaths, views: Views, n_campaigns: int) -> View:
     row: View = {"key": key, "folder": str(paths.home), "error": "", "questions": [], "is_alive": False}
     try:
-        view = {**views.of(paths), "key": key}
+        view = {**views.of(paths, n_campaigns), "key": key}
     except VigilError as error:
         return {**row, "is_idle": False, "error": error.sentence}
     best, is_over = typed.best(view), view["campaign"]["state"] in CAMPAIGN_ENDED
@@ -562,9 +562,10 @@ def inbox(homes: Sequence[Path], views: Views) -> View:
     answered: list[View] = []
     errors: list[View] = []
     leaves: list[str] = []
-    for key, paths in known(homes).items():
+    campaigns = known(homes)
+    for key, paths in campaigns.items():
         try:
-            view = {**views.of(paths), "key": key}
+            view = {**views.of(paths, len(campaigns)), "key": key}
         except VigilError as error:
             errors.append({"name": key, "sentence": error.sentence})
             continue

@@ -344,10 +344,10 @@ def serve(homes: Sequence[Path], host: str, port: int, say: Callable[[str], None
 
 def _code(link: str, *, is_shown: bool) -> str:
     """Return a link as a QR code to stand below it in a terminal, so that no phone has to type it."""
-    import segno
-
     text = io.StringIO()
     if is_shown:
+        import segno
+
         text.write("\n")
         segno.make_qr(link).terminal(text, border=2, compact=True)
     return text.getvalue().rstrip("\n")

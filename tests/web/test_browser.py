@@ -68,6 +68,23 @@ def test_a_campaign_draws_its_curves_and_follows_the_job_without_a_reload(chrome
         )
 
 
+def test_pages_that_nobody_sees_hold_no_line_and_go_on_where_they_are_seen_again(
+    chrome: Any, site: browser.Served
+) -> None:
+    window = site.enter(chrome, **browser.DESKTOP)
+    hidden = "Object.defineProperty(document, 'hidden', {configurable: true, get: () => !window.isSeen})"
+    window.context.add_init_script(hidden)
+    # A browser keeps six lines to a server.
+    tabs = [window.new_tab() for _ in range(7)]
+    for tab in tabs:
+        tab.goto(f"{site.address}/inbox")
+    asked: list[str] = []
+    tabs[-1].on("request", lambda each: asked.append(each.url.removeprefix(site.address)))
+    with tabs[-1].expect_response("**/inbox"):
+        tabs[-1].evaluate("window.isSeen = true; document.dispatchEvent(new Event('visibilitychange'))")
+    assert (sorted(asked), window.wrong) == (["/events", "/inbox"], [])
+
+
 def test_cases_come_as_the_reader_comes_to_them_and_hostile_words_do_nothing(
     chrome: Any, site: browser.Served, tmp_path: Path
 ) -> None:

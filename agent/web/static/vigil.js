@@ -17,10 +17,17 @@
     const later = (part, wait) => { timers[part] = timers[part] || setTimeout(() => { timers[part] = 0; refresh(part); }, wait); };
     let drawing = 0;
     const redraw = () => { drawing = drawing || setTimeout(() => { drawing = 0; draw(); }, 10000); };
-    const events = new EventSource(live.dataset.events);
-    events.addEventListener("change", () => { later("#live", 1000); redraw(); });
-    events.addEventListener("job", () => { later("#now", 2000); redraw(); });
-    document.addEventListener("visibilitychange", () => { if (!document.hidden) [...due].forEach((part) => later(part, 0)); });
+    let events = null;
+    // A browser keeps six lines to a server: a page that nobody sees holds none, or the seventh would wait.
+    const follow = () => {
+      events?.close();
+      if (document.hidden) return;
+      events = new EventSource(live.dataset.events);
+      events.addEventListener("change", () => { later("#live", 1000); redraw(); });
+      events.addEventListener("job", () => { later("#now", 2000); redraw(); });
+    };
+    follow();
+    document.addEventListener("visibilitychange", () => { follow(); if (!document.hidden) { due.clear(); later("#live", 0); draw(); } });
     document.addEventListener("focusout", () => { if (due.has("#live")) later("#live", 1000); });
   }
 
