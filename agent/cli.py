@@ -79,6 +79,28 @@ def completion(shell: str) -> None:
 
     found = get_completion_class(shell)
     click.echo(found(vigil, {}, "vigil", "_VIGIL_COMPLETE").source() if found else "")
+    click.echo(_REJOINED if shell == "bash" else "", nl=False)
+
+
+_REJOINED = r"""
+_vigil_rejoined() {
+    local word rest=$COMP_LINE cut i
+    local -a words=()
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if ((i)) && [[ $rest != [[:space:]]* ]]; then words[-1]+=$word; else words+=("$word"); fi
+        rest=${rest#*"$word"}
+    done
+    local -a COMP_WORDS=("${words[@]}")
+    local COMP_CWORD=$((${#words[@]} - 1))
+    _vigil_completion "$@"
+    cut=${words[-1]##*=}
+    cut=${cut%"${cut##*:}"}
+    if [[ $COMP_WORDBREAKS == *:* ]]; then COMPREPLY=("${COMPREPLY[@]#"$cut"}"); fi
+}
+complete -o nosort -F _vigil_rejoined vigil
+"""
+"""bash splits `NAME:ID` at its colon: asks for the whole word, and offers what comes after the colon."""
 
 
 for _command in (*_ORDER, completion):

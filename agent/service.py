@@ -20,6 +20,7 @@ from agent.campaign import LoadedCampaign, load_campaign
 from agent.checks import check_campaign
 from state.errors import ConfigError, NotFoundError, VigilError
 from state.files import ensure_local_disk, file_system_type, fsync_path, write_atomic
+from state.goal import Goal
 from state.hashing import hash_bytes
 from state.log import log_debug
 from state.paths import CampaignPaths
@@ -34,6 +35,15 @@ _RETRY_S = 60
 _MARK = "X-Vigil"
 _KEPT = ("PATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CONDA_PREFIX", "LANG", "TZ")
 """Variables of the shell that the service gets; never a key or a token, since the file is readable."""
+
+_ALWAYS = frozenset({*_KEPT, "HOME", "USER", "LOGNAME", "SHELL"})
+_READ_BY = {
+    "trackio": ("TRACKIO_DIR",),
+    "tensorboard": (),
+    "wandb": ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_DIR"),
+    "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+}
+"""Tracker -> variables by which it finds its place."""
 
 _FLEETING = frozenset({"tmpfs", "ramfs"})
 _GUARDED = ("Desktop", "Documents", "Downloads", "Library/Mobile Documents")
@@ -210,7 +220,22 @@ def install(loaded: LoadedCampaign, home: Path, place: Place) -> list[str]:
         if service.link is not None:
             _link(service.link, service.path)
     done = f"{service.path} is {'there already' if was_installed else 'written'}."
-    return [done, *(_on_mac(service, place) if place.is_mac else _on_linux(service, place))]
+    started = _on_mac(service, place) if place.is_mac else _on_linux(service, place)
+    return [done, *started, *_without(loaded.goal, place)]
+
+
+def _without(goal: Goal, place: Place) -> Iterator[str]:
+    """Yield a sentence on the variables that the campaign takes from this shell, and will not find in the service."""
+    taken: list[str] = []
+    if goal.notify:
+        taken += [each.label[1:] for each in goal.notify.to if each.label.startswith("$")] + list(goal.notify.env)
+    taken += [name for each in goal.trackers for name in _READ_BY[each] if place.env.get(name)]
+    names = [name for name in dict.fromkeys(taken) if name not in _ALWAYS]
+    if names:
+        yield (
+            f"The service does not have {', '.join(names)} of this shell, since its file is readable: write an address"
+            " as @FILE, and let a command or tracker read a file of its own (runbooks/notify.md, runbooks/trackers.md)."
+        )
 
 
 def _link(link: Path, target: Path) -> None:

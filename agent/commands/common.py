@@ -143,13 +143,15 @@ def ids(letters: str) -> Callable[[click.Context, click.Parameter, str], list[Co
         letters: First letters of the ids that are meant.
     """
 
-    def offered(ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    def offered(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
         from agent.render.places import campaigns_in, find_campaign
         from agent.render.why import TABLES
         from state.reading import open_reader
 
         home, (named, mark, start) = folder_of(ctx.params.get("home")), typed.rpartition(":")
-        found = [] if mark else [CompletionItem(name) for name in campaigns_in(home) if name.startswith(typed)]
+        # `--run` and its like name a row of the campaign that an argument names.
+        is_named = not mark and isinstance(parameter, click.Argument)
+        found = [CompletionItem(name) for name in campaigns_in(home) if name.startswith(typed)] if is_named else []
         given = named or next((word for word in ctx.params.values() if word in campaigns_in(home)), None)
         # A shell that waits for its offer is told of no mistake.
         with (

@@ -13,6 +13,7 @@ from agent.commands.common import (
     folder_of,
     gathered,
     home_option,
+    ids,
     reads,
     say,
     show,
@@ -28,7 +29,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--text", "as_text", is_flag=True, help="Print it instead of writing HTML.")
 @click.option("--page", "as_page", is_flag=True, help="Print one page: each verdict with its evidence.")
 @click.option("--card", "as_card", is_flag=True, help="Write the model card, a README for the hub, instead.")
-@click.option("--run", default="", metavar="R2", help="The card's run; the promoted or best one when left out.")
+@click.option(
+    "--run",
+    default="",
+    metavar="R2",
+    shell_complete=ids("R"),
+    help="The card's run; the promoted or best one when left out.",
+)
 @click.option("--out", type=_FILE, help="Where to write; beside the store when left out.")
 @reads
 def report(campaign: str | None, home: str | None, as_json: bool, **asked: Any) -> None:  # noqa: FBT001 - click passes flags by name
@@ -71,7 +78,9 @@ def report(campaign: str | None, home: str | None, as_json: bool, **asked: Any) 
     type=click.Path(path_type=Path, file_okay=False),
     help="Write .eval logs for Inspect View there.",
 )
-@click.option("--gguf", "run", metavar="R2", help="Write a run, fused into its base, to --out as GGUF.")
+@click.option(
+    "--gguf", "run", metavar="R2", shell_complete=ids("R"), help="Write a run, fused into its base, to --out as GGUF."
+)
 @click.option("--force", "is_forced", is_flag=True, help="Replace another GGUF file in the place.")
 @home_option
 def export(  # noqa: PLR0917 - one argument per option
@@ -137,7 +146,9 @@ def _export_record(paths: CampaignPaths, out: Path | None) -> None:
 
 
 @click.command()
-@click.option("--run", required=True, metavar="R2", help="The run that answers beside the base.")
+@click.option(
+    "--run", required=True, metavar="R2", shell_complete=ids("R"), help="The run that answers beside the base."
+)
 @click.option("--prompt", "prompts", multiple=True, help="A prompt; without one, a line from the terminal each.")
 @click.option("--anyway", is_flag=True, help="Also while a job has the accelerator, which it slows down.")
 @reads

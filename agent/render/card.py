@@ -65,7 +65,7 @@ def card_of(view: View, run: str = "") -> View:
         "sentence": verdict["gate"]["sentence"],
         "decision": verdict["decision"],
         "metrics": _metrics(view, wanted, use),
-        "not_measured": _not_measured(view, verdict, use),
+        "not_measured": _not_measured(view, row, verdict, use),
     }
 
 
@@ -141,7 +141,7 @@ def _metrics(view: View, run: str, use: str) -> list[View]:
     return rows
 
 
-def _not_measured(view: View, verdict: View, use: str) -> list[str]:
+def _not_measured(view: View, run: View, verdict: View, use: str) -> list[str]:
     """Return what nobody may conclude from the figures, in sentences."""
     spec = view["goal"]["spec"]
     splits = ", ".join(spec["evaluation"]["splits"])
@@ -157,7 +157,7 @@ def _not_measured(view: View, verdict: View, use: str) -> list[str]:
     ]
     if not (spec.get("export") or {}).get("fused"):
         told.append("A fused, quantized or GGUF form: the figures are of the adapter beside its base.")
-    told.append(f"Another seed: this is one training, with seed {spec['seed']}.")
+    told.append(f"Another seed: this is one training, with seed {run['seed']}.")
     for belief in view["beliefs"]:
         if belief["status"] == "fresh" and belief["tag"] == "assumed" and not belief["subject"].startswith("action:"):
             told.append(f"Assumed, not verified: {belief['statement']}")

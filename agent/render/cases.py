@@ -47,8 +47,8 @@ def page(view: View, run: str, metric: str, wanted: str, start: int) -> View:
     best = typed.best(view)
     chosen = run.upper() or (best["run"] if best else "")
     if run and chosen not in judged:
-        name = view["campaign"]["name"]
-        raise NotFoundError(f"{name} has no judged run {run}; those there are stand under Runs.", what="run", value=run)
+        there = f"{typed.of_campaign(view, 'runs')} shows those there are"
+        raise NotFoundError(f"{view['campaign']['name']} has no judged run {run}; {there}.", what="run", value=run)
     empty: View = {"runs": list(judged), "metrics": [], "run": chosen, "metric": metric, "wanted": wanted}
     if not chosen:
         return {**empty, "counts": {}, "rows": [], "next": None, "is_redacted": False, "use": "", "n": 0}

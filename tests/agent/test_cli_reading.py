@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
 from agent.cli import vigil
+from agent.render.card import card_of
+from agent.render.record import gather
 from agent.render.summary import MAX_LINES
 from agent.render.words import WIDTH
 from state.clock import FakeClock
@@ -158,7 +160,7 @@ def test_the_cases_of_a_run_are_shown_with_texts_by_what_became_of_them(home: Pa
     assert len(every["rows"]) == every["counts"]["all"] == every["n"] == 40
     for wanted in ("fixed", "regressed", "wrong", "cut"):
         assert len(read(home, "cases", f"--{wanted}", "--limit", "0")["rows"]) == every["counts"][wanted]
-    assert "no judged run" in says(home, "cases", "R9").stderr
+    assert re.search(r"no judged run R9; \S*vigil runs quick --home \S+ shows those", says(home, "cases", "R9").stderr)
     with opened(home / "new", FakeClock()) as store:
         begin(store)
     assert says(home / "new", "cases").stdout == "No run is judged yet.\n"
@@ -405,6 +407,9 @@ def test_a_model_card_has_the_hub_s_front_matter_and_says_what_was_not_measured(
     assert any("flatter it" in each for each in other["not_measured"])
     refused = says(home, "report", "--run", "R2")
     assert (refused.exit_code, "judged are: R1, R3" in refused.stderr) == (2, True)
+    view = gather(CampaignPaths(home, "quick"))
+    view["runs"] = [{**row, "seed": 7} for row in view["runs"]]
+    assert "Another seed: this is one training, with seed 7." in card_of(view)["not_measured"]
 
 
 def test_the_text_report_holds_the_summary_and_the_flips(home: Path) -> None:
@@ -566,7 +571,10 @@ def test_a_shell_is_given_what_completes_commands_campaigns_and_ids(home: Path, 
 
     def offers(*words: str) -> set[str]:
         params = ShellComplete(vigil, {"obj": None}, "vigil", "_VIGIL_COMPLETE")
-        return {each.value for each in params.get_completions([*words[:-1], "--home", str(home)], words[-1])}
+        return {
+            each.value
+            for each in params.get_completions([*words[:-1][:1], "--home", str(home), *words[1:-1]], words[-1])
+        }
 
     assert "cases" in offers("ca")
     assert {"quick", "slow", "D5", "R3", "C2"} <= offers("why", "")
@@ -575,6 +583,29 @@ def test_a_shell_is_given_what_completes_commands_campaigns_and_ids(home: Path, 
     assert offers("runs", "r") == {"R1", "R2", "R3"}
     assert "B5" in offers("refute", "B")
     assert offers("why", "never:D") == set()
+    for words in (("chat", "--run"), ("report", "--run"), ("export", "--gguf")):
+        assert offers(*words, "") == {"R1", "R2", "R3"}
+
+
+def test_bash_completes_an_id_after_the_name_of_its_campaign(home: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "vigil"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m agent.cli "$@"\n')
+    program.chmod(0o755)
+    env = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "VIGIL_HOME": str(home)}
+    printed = CliRunner().invoke(vigil, ["completion", "bash"]).stdout
+    for line, words, offered in (
+        ("vigil why quick:D", "vigil why quick : D", "D5"),
+        ("vigil why quick:", "vigil why quick :", "D5"),
+        ("vigil why quick: ", "vigil why quick : ''", "quick"),
+        ("vigil chat --run=R", "vigil chat --run = R", "R3"),
+    ):
+        script = (
+            f"{printed}COMP_LINE='{line}' COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+            "asked=$(complete -p vigil); asked=${asked#*-F }; ${asked%% *} vigil; echo ${COMPREPLY[@]}"
+        )
+        done = subprocess.run(["/bin/bash", "-c", script], env=env, capture_output=True, text=True, check=True)
+        assert (offered in done.stdout.split(), ":" in done.stdout, done.stderr) == (True, False, ""), line
 
 
 def test_help_names_every_command_and_the_version_is_told() -> None:

@@ -112,6 +112,25 @@ def test_a_reader_that_complains_of_other_things_does_not_stop_it(file: Path, tm
     assert "is written" in install(file, tmp_path / "home", linux)[0]
 
 
+@pytest.mark.parametrize(
+    ("added", "names"),
+    [
+        ("", ""),
+        ('notify: {to: ["@mail.txt", "json://127.0.0.1/x"]}\n', ""),
+        ("notify: {to: [$PHONE], command: [cat], env: [NTFY_TOKEN, HOME]}\n", "PHONE, NTFY_TOKEN"),
+        ("trackers: [wandb, tensorboard]\n", "WANDB_API_KEY"),
+        ("trackers: [mlflow]\n", ""),
+    ],
+)
+def test_variables_that_the_service_will_not_have_are_named_with_what_serves_instead(
+    file: Path, mac: Place, added: str, names: str
+) -> None:
+    file.write_text(file.read_text() + added)
+    said = " ".join(service._without(load_campaign(file).goal, mac))
+    assert said.startswith(f"The service does not have {names} of this shell") if names else not said
+    assert ("@FILE" in said, "secret" in said) == (bool(names), False)
+
+
 def test_linger_that_is_on_is_said(file: Path, tmp_path: Path, linux: Place) -> None:
     machines.put(tmp_path / "root", {"var/lib/systemd/linger/anna": ""})
     said = " ".join(install(file, tmp_path / "home", linux))
