@@ -89,7 +89,7 @@ def export(  # noqa: PLR0917 - one argument per option
     is_steps: bool,  # noqa: FBT001 - click passes flags by name
     folder: Path | None,
     run: str | None,
-    is_forced: bool,  # noqa: FBT001
+    is_forced: bool,  # noqa: FBT001 - the same
     home: str | None,
 ) -> None:
     """Print the whole record as JSON lines, or write it in a form that other programs read.
@@ -158,7 +158,7 @@ def chat(  # noqa: PLR0917 - one argument per option
     prompts: tuple[str, ...],
     anyway: bool,  # noqa: FBT001 - click passes flags by name
     home: str | None,
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001 - the same
 ) -> None:
     """Ask base and candidate what you like, side by side.
 
