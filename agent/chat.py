@@ -79,7 +79,7 @@ def chat(spec: Json, prompts: Iterable[str], say: Callable[[str], None]) -> Iter
 
     Side effects: a process that ends with this generator.
     """
-    command = [sys.executable, "-m", "tools.evaluation.chat", json.dumps(spec)]
+    command = [sys.executable, "-P", "-m", "tools.evaluation.chat", json.dumps(spec)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **worker_env()}) as process:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes

@@ -61,7 +61,7 @@ def check_campaign(
         *(_check_rendered(loaded) if is_rehearsal else ()),
         *_check_adapter(loaded),
         *_check_probes(loaded),
-        *_check_notify(loaded),
+        *_check_notify(loaded, has_begun=paths is not None and paths.db.exists() and not is_rehearsal),
         *_check_export(loaded),
         *_check_trackers(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
@@ -125,7 +125,9 @@ def _check_splits(loaded: LoadedCampaign, paths: CampaignPaths | None, *, is_reh
             "splits",
             name.partition(".")[0],
         )
-    refuse_copies(loaded, parts)
+    # What began under an older Vigil goes on with its selection cases as they are; confirmation is never softened.
+    has_begun = paths is not None and paths.db.exists() and not is_rehearsal
+    refuse_copies(loaded, [part for part in parts if part.use == "confirmation" or not has_begun])
     alpha = loaded.goal.gate.confirmation_alpha
     if paths is not None:
         spending, told = check_openings(loaded, paths, parts, has_record=is_rehearsal)
@@ -313,11 +315,21 @@ def _check_probes(loaded: LoadedCampaign) -> Iterator[str]:
         )
 
 
-def _check_notify(loaded: LoadedCampaign) -> Iterator[str]:
-    """Refuse a command that is not there; it is not run, since nothing has happened yet."""
+def _check_notify(loaded: LoadedCampaign, *, has_begun: bool) -> Iterator[str]:
+    """Refuse a command or an address that cannot be used; a campaign that has begun goes on without, and says so."""
+    try:
+        if told := _told_to(loaded):
+            yield told
+    except ConfigError as error:
+        if not has_begun:
+            raise
+        yield f"Nobody is told of anything: {error.sentence}"
+
+
+def _told_to(loaded: LoadedCampaign) -> str:
     notify = loaded.goal.notify
     if notify is None:
-        return
+        return ""
     program = notify.command[0] if notify.command else ""
     found = shutil.which(str(loaded.folder / program) if "/" in program else program)
     if program and found is None:
@@ -327,7 +339,7 @@ def _check_notify(loaded: LoadedCampaign) -> Iterator[str]:
         if wrong := send({"address": address}, notify.timeout_s):
             raise loaded.refusal(f"`notify.to`, {each.label}: {wrong}.", "notify", "to")
     whom = [program, *(each.label for each in notify.to)]
-    yield f"Notifications ({', '.join(notify.on)}): {', '.join(filter(None, whom))}"
+    return f"Notifications ({', '.join(notify.on)}): {', '.join(filter(None, whom))}"
 
 
 def _check_export(loaded: LoadedCampaign) -> Iterator[str]:

@@ -316,7 +316,8 @@ def take_up(session: Session, loaded: LoadedCampaign) -> tuple[str, ...]:
     before, after = session.goal.model_dump(mode="json"), goal.model_dump(mode="json")
     about, row = _question_about_edit(session, f"{session.goal_version}:{hash_json(after)[:_ABOUT]}")
     session.proposed = None
-    if loaded.file_hash == session.loaded.file_hash and before | {"approvals": after["approvals"]} == after:
+    defaults = {name: after[name] for name in ("approvals", "notify")}
+    if loaded.file_hash == session.loaded.file_hash and before | defaults == after:
         # The file is as it was, and an older Vigil wrote down other defaults.
         session.loaded = replace(loaded, goal=goal)
         return ()

@@ -144,7 +144,7 @@ def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goa
 
 def _shown(error: Any, loc: tuple[str | int, ...]) -> Any:
     """Return what was given at a place; of an address nothing, since it holds a secret."""
-    is_secret = loc[:2] == ("notify", "to") and loc[-1] != "after_min"
+    is_secret = loc[:1] == ("notify",) and loc[-1] not in {"after_min", "quiet", "timeout_s", "on"}
     return "not shown, it may hold a secret" if is_secret else error.get("input")
 
 
@@ -176,6 +176,9 @@ def _unknown(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
     known = known_keys(loc[:-1], model)
     above = f" in `{dotted(loc[:-1])}`" if loc[:-1] else ""
     guess = nearest(word, known)
+    if loc[:2] == ("notify", "to"):
+        # An address may have been written where its key belongs.
+        word = "…"
     advice = f"did you mean `{guess}`?" if guess else f"the keys here are {', '.join(known)}."
     return f"unknown key `{word}`{above}; {advice}"
 

@@ -49,10 +49,9 @@ def leave(session: Session, action: Action) -> Json:
     ]
     about = {**given, "body": "\n".join(filter(None, body)), "at": session.clock.now()}
     _put(session.paths, action.key, {**_stages(notify, session.loaded.path), **about})
-    if not session.has_courier:
-        # An edit named the first address: it is sent, and nobody waits for how this agent ends.
-        with _start(session.paths, {}) as process:
-            _let_go(process, _END, notify.timeout_s)
+    if session.courier is None or session.courier.poll() is not None:
+        # An edit named the first address, or the courier died: how this agent ends was told to it at its start alone.
+        _have_courier(session, {})
     return {"sent": f"left for {', '.join(each.label for each in notify.to)}"}
 
 
@@ -80,18 +79,9 @@ def courier(session: Session, epoch: int) -> Iterator[None]:
         epoch: Its number, by which what is told of its end is told once.
     """
     notify = session.goal.notify
-    if notify is None or not notify.to:
-        yield
-        return
-    known = {"epoch": epoch, "link": notify.link, "on": list(notify.on)}
-    process: subprocess.Popen[str] | None = None
-    with passed_over("courier.not_started", OSError):
-        process = _start(session.paths, {**known, **_stages(notify, session.loaded.path)})
-    if process is None:
-        # Who cannot be told is no reason to end a night.
-        yield
-        return
-    session.has_courier = True
+    if notify is not None and notify.to:
+        known = {"epoch": epoch, "link": notify.link, "on": list(notify.on)}
+        _have_courier(session, {**known, **_stages(notify, session.loaded.path)})
     word = ""
     try:
         yield
@@ -101,12 +91,24 @@ def courier(session: Session, epoch: int) -> Iterator[None]:
         word = _END
         raise
     finally:
-        _let_go(process, word, notify.timeout_s)
+        if session.courier is not None:
+            standing = session.goal.notify or notify
+            _let_go(session.courier, word, standing.timeout_s if standing else 0.0)
+
+
+def _have_courier(session: Session, known: Json) -> None:
+    """Start a courier beside the agent; who cannot be told is no reason to end a night."""
+    if session.courier is not None:
+        with passed_over("courier.gone", OSError):
+            cast("Any", session.courier.stdin).close()
+        cast("Any", session.courier.stdout).close()
+    with passed_over("courier.not_started", OSError):
+        session.courier = _start(session.paths, known)
 
 
 def _start(paths: CampaignPaths, known: Json) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-m", "agent.notices", str(paths.root)],
+        [sys.executable, "-P", "-m", "agent.notices", str(paths.root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -248,7 +250,7 @@ def _send(notice: Json, index: int) -> str:
 
 def send(given: Json, limit_s: float) -> str:
     """Hand a message to apprise in a process of its own; return what went wrong, without a word of the address."""
-    words = [sys.executable, "-m", "tools.jobs.notice", "--send"]
+    words = [sys.executable, "-P", "-m", "tools.jobs.notice", "--send"]
     nothing = subprocess.DEVNULL
     try:
         code = subprocess.run(

@@ -237,8 +237,9 @@ def _sit_down(  # noqa: PLR0917 - the parts of a session
         session.goal_version = newest.version
         recorded = Goal.of_record(newest.spec)
         # The record holds no command's arguments: the file's are taken where they are the same.
-        if recorded.notify is not None and recorded.model_dump()["notify"] == goal.model_dump()["notify"]:
-            recorded = recorded.model_copy(update={"notify": goal.notify})
+        old, new = recorded.notify, goal.notify
+        if old is not None and new is not None and old.model_dump()["command"] == new.model_dump()["command"]:
+            recorded = recorded.model_copy(update={"notify": old.model_copy(update={"command": new.command})})
         session.loaded = replace(loaded, goal=recorded, file_hash=newest.file_hash)
     return session
 

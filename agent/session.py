@@ -2,6 +2,7 @@
 
 import json
 import stat
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -77,8 +78,8 @@ class Session:
     ask: Callable[[list[str]], None] = lambda _: None
     shown_questions: set[str] = field(default_factory=set)
     is_stopping: bool = False
-    has_courier: bool = False
-    """Whether a process waits beside this one for notices to send."""
+    courier: "subprocess.Popen[str] | None" = None
+    """The process that waits beside this one for notices to send; None before the first address is named."""
     measured_use: tuple[tuple[tuple[str, str], ...], float] | None = None
     """The actions when the campaign's folder was measured last, and what it held, decimal gigabytes."""
     proposed: LoadedCampaign | None = None

@@ -64,7 +64,7 @@ def start(paths: CampaignPaths, name: str) -> "subprocess.Popen[bytes]":
     with (paths.trackers / f"{name}.txt").open("ab") as output:
         log_info("tracker.start", tracker=name)
         return subprocess.Popen(
-            [sys.executable, "-m", "agent.trackers", str(paths.root), name],
+            [sys.executable, "-P", "-m", "agent.trackers", str(paths.root), name],
             cwd=paths.trackers,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -292,7 +292,8 @@ def prior(parameters: int | None = None, flops: float | None = None) -> StepTime
         constant_s=0.0,
         linear_s=1 / PRIOR_TOKENS_PER_S + computing_s,
         quadratic_s=0.0,
-        error=ASSUMED_ERROR,
+        # A GPU that nobody measured may be a notebook's or a server's.
+        error=ASSUMED_ERROR if flops or not parameters else ASSUMED_ERROR**2,
         samples=0,
         source="assumed",
     )
@@ -358,7 +359,8 @@ def step_time(
     other = fit(own, before)
     ratio = STEP_COST[CLASSES[instrument]] / STEP_COST[CLASSES[name]]
     terms = {key: getattr(other, key) * ratio for key in ("constant_s", "linear_s", "quadratic_s")}
-    return other.model_copy(update={**terms, "error": ASSUMED_ERROR, "samples": 0, "source": "assumed"})
+    error = ASSUMED_ERROR if own else other.error
+    return other.model_copy(update={**terms, "error": error, "samples": 0, "source": "assumed"})
 
 
 def _terms(sample: StepSample) -> tuple[float, float, float]:

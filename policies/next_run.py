@@ -564,10 +564,11 @@ def _parameters(view: View) -> int | None:
 
 
 def _flops(view: View) -> float | None:
-    """Return the operations per second that a matrix product was measured at on all threads, None on a GPU."""
+    """Return the operations per second that a matrix product was measured at, None on a GPU; OpenBLAS has threads."""
     belief = view.belief("machine:blas", "speed")
     speed = (belief.value or {}) if belief is not None else {}
-    return speed["gflops_after"] * 1e9 * speed.get("threads", 1) if "gflops_after" in speed else None
+    threads = speed.get("threads", 1) if speed.get("library") else 1
+    return speed["gflops_after"] * 1e9 * threads if "gflops_after" in speed else None
 
 
 def _rows(view: View, instrument: Instrument) -> Json:

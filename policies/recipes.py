@@ -23,7 +23,7 @@ from policies.target import Target
 from policies.verdict import UNREADABLE, BucketVerdict, Movement
 from state.goal import Goal
 from state.hashing import hash_json
-from state.recipe import STILL_FALLING, setting
+from state.recipe import ROLLOUTS_TOGETHER, STILL_FALLING, setting
 from state.records import CLASSES, Alternative, Bucket, Instrument, InstrumentClass, Json, Record, Run, TrainResult
 
 USUAL_LR: Mapping[Instrument, float] = {"sft": 1e-4, "dpo": 1e-5, "grpo": 2e-5}
@@ -965,15 +965,21 @@ def _lora(key: str, change: Callable[[float], float]) -> Callable[[Json], Json]:
 
 
 def _lighter(recipe: Json) -> Json:
-    """Halve what is held at once and keep what is learned: as many rows in all, as many rows an update."""
-    batch, rollouts = int(recipe["batch_size"]), "group_size" in recipe
+    """Hold at most half at once and keep what is learned: as many rows in all, as many rows an update."""
+    batch = int(recipe["batch_size"])
     changes: Json = {} if recipe.get("grad_checkpoint") else {"grad_checkpoint": True}
+    if "group_size" in recipe:
+        # An update of rollouts is all that is sampled for it: what is decoded and what is learned at once shrink.
+        rollouts = batch * int(setting(recipe, "group_size"))
+        held = {"update_microbatch": ROLLOUTS_TOGETHER[False], **recipe}["update_microbatch"]
+        asked = {"update_microbatch": held, "rollout_concurrency": int(setting(recipe, "rollout_concurrency"))}
+        return changes | {key: min(size, rollouts) // 2 for key, size in asked.items() if min(size, rollouts) > 1}
     if batch == 1:
         return changes
-    changes |= {"batch_size": batch // 2, "iters": round(recipe["iters"] * batch / (batch // 2))}
-    # An update of rollouts is all that is sampled for it, and knows no accumulation.
-    every = {} if rollouts else {"grad_accumulation_steps": 2 * int(setting(recipe, "grad_accumulation_steps"))}
-    return {**changes, **every}
+    fewer = max(size for size in range(1, batch // 2 + 1) if batch % size == 0)
+    times = batch // fewer
+    every = times * int(setting(recipe, "grad_accumulation_steps"))
+    return changes | {"batch_size": fewer, "iters": times * int(recipe["iters"]), "grad_accumulation_steps": every}
 
 
 def _next_seed(recipe: Json) -> Json:
@@ -1128,11 +1134,12 @@ def _applied(remedy: _Remedy, last: Tried, rows: int | None) -> Json:
 
 
 def _with_schedule(before: Json, recipe: Json) -> Json:
-    """Let a learning-rate schedule's own copies of learning_rate and iters follow them."""
+    """Let a learning-rate schedule's own copies of learning_rate and iters follow them; it counts updates."""
     schedule = recipe.get("lr_schedule")
     if not isinstance(schedule, dict):
         return recipe
-    follows = {before[key]: recipe[key] for key in ("learning_rate", "iters")}
+    old, new = (int(setting(each, "grad_accumulation_steps")) for each in (before, recipe))
+    follows = {before["learning_rate"]: recipe["learning_rate"], before["iters"]: recipe["iters"] * old // new}
     arguments = [follows.get(argument, argument) for argument in schedule.get("arguments", ())]
     return {**recipe, "lr_schedule": {**schedule, "arguments": arguments}}
 

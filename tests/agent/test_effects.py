@@ -319,18 +319,39 @@ def test_a_notice_that_finds_no_place_on_the_disk_fails_and_stops_nothing(folder
     notify = Notify.model_validate({"to": "json://127.0.0.1:9/"})
     with sitting(folder) as session:
         session.loaded = replace(session.loaded, goal=session.goal.model_copy(update={"notify": notify}))
-        session.has_courier = True
         session.paths.notices.write_text("in the way")
         failed = perform(session, doing._notify, "notify", inputs)
         session.paths.notices.unlink()
-        left = perform(session, doing._notify, "notify", inputs, key="k2")
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(sys, "executable", str(folder / "no_python"))
-            session.has_courier = False
+            left = perform(session, doing._notify, "notify", inputs, key="k2")
             with notices.courier(session, 1):
-                assert not session.has_courier
+                assert session.courier is None
     assert (failed.state, failed.result["exit"]["reason"]) == ("failed", "The notice could not be left on the disk.")
     assert (left.state, left.result) == ("done", {"sent": "left for json://"})
+
+
+def test_a_notice_waits_for_no_stage_and_a_dead_courier_is_followed_by_another(folder: Path) -> None:
+    from agent import doing, notices
+
+    inputs = {"event": "ended", "about": "end 1", "title": "t", "sentence": "s", "type": "vigil status"}
+    notify = Notify.model_validate({"to": {"address": "json://127.0.0.1:9/", "after_min": 600}})
+    with sitting(folder) as session:
+        session.loaded = replace(session.loaded, goal=session.goal.model_copy(update={"notify": notify}))
+        with notices.courier(session, 1):
+            first = session.courier
+            assert first is not None
+            first.kill()
+            first.wait()
+            left = perform(session, doing._notify, "notify", inputs, key="k2")
+            second = session.courier
+            assert second is not None
+            assert (left.state, second.poll()) == ("done", None)
+        assert second.poll() is None, "what is due in ten hours is not waited for"
+        assert second.stdout is not None
+        second.kill()
+        second.wait()
+        second.stdout.close()
 
 
 def test_an_export_that_is_asked_for_after_the_end_takes_the_campaign_up_once_more(folder: Path) -> None:

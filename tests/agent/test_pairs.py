@@ -334,7 +334,7 @@ def test_a_run_answers_with_its_own_adapter_while_the_campaign_is_held_and_its_r
 def test_files_that_come_and_go_do_not_end_the_agent_that_counts_its_folder(tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"12345")
     root = SimpleNamespace(rglob=lambda _: [tmp_path / "gone", tmp_path / "there", tmp_path])
-    paths = SimpleNamespace(root=root, rows=tmp_path / "rows")
+    paths = SimpleNamespace(root=root, rows=tmp_path / "rows", trackers=tmp_path / "trackers")
     assert Session.used_gb.fget(SimpleNamespace(paths=paths)) == 5e-9  # type: ignore[attr-defined]
 
 

@@ -378,9 +378,9 @@ def test_time_is_assumed_until_a_run_was_timed() -> None:
     weights, blas = identity("weights", ""), {"subject": "machine:blas", "claim": "speed"}
     size = {"subject": "model:base", "claim": "is_coherent", "value": {"n_parameters": 134_515_008}}
     play.believe(weights.model_copy(update=size))
-    play.believe(weights.model_copy(update={**blas, "value": {"gflops_after": 130.0, "threads": 2}}))
+    play.believe(weights.model_copy(update={**blas, "value": {"gflops_after": 130.0, "threads": 2, "library": "l"}}))
     on_two = estimate_of(play.view(), {}).step_s
-    play.believe(weights.model_copy(update={**blas, "value": {"gflops_after": 130.0, "threads": 1}}))
+    play.believe(weights.model_copy(update={**blas, "value": {"gflops_after": 130.0, "threads": 2, "library": ""}}))
     assert of_tiny < on_two < estimate_of(play.view(), {}).step_s
     play.run()
     assert estimate_of(play.view(), {}).source == "measured"

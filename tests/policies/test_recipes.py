@@ -598,7 +598,22 @@ def test_what_is_held_one_by_one_is_only_checkpointed_and_rollouts_accumulate_no
     sampled = {**FIRST.recipe, "batch_size": 4, "group_size": 4}
     rollouts = as_tried(FIRST, instrument="grpo", stopped="gpu_timeout", recipe=sampled)
     [proposal] = next_recipes([rollouts], parent_hash="w", data_hash="d", rows=240)
-    assert (proposal.recipe["batch_size"], proposal.recipe.get("grad_accumulation_steps", 1)) == (2, 1)
+    kept = {key: proposal.recipe[key] for key in ("batch_size", "iters")}
+    assert kept == {key: sampled[key] for key in kept}
+    assert (proposal.recipe["update_microbatch"], proposal.recipe["rollout_concurrency"]) == (8, 8)
+
+
+@pytest.mark.parametrize(("batch", "fewer", "every"), [(4, 2, 2), (3, 1, 3), (9, 3, 3), (5, 1, 5)])
+def test_half_of_the_load_keeps_the_rows_of_an_update_and_the_curve_of_its_rate(
+    batch: int, fewer: int, every: int
+) -> None:
+    schedule = {"name": "cosine_decay", "arguments": [1e-4, 60, 0.0]}
+    recipe = {**FIRST.recipe, "batch_size": batch, "iters": 60, "learning_rate": 1e-4, "lr_schedule": schedule}
+    run = as_tried(FIRST, stopped="out_of_memory", bucket="U", recipe=recipe)
+    [proposal] = next_recipes([run], parent_hash="w", data_hash="d", rows=240)
+    told = [proposal.recipe[key] for key in ("batch_size", "grad_accumulation_steps", "iters")]
+    assert told == [fewer, every, 60 * every]
+    assert proposal.recipe["lr_schedule"] == schedule
 
 
 def test_a_drift_is_told_with_the_lengths_that_it_rests_on() -> None:

@@ -384,7 +384,8 @@ class Supervision:
 
     def _needs_network(self) -> bool:
         """Say whether a worker, or what it starts, may have to reach somebody; CUDA was not tried without."""
-        asked = (self._spec.input.get("grader") or {}).get("network")
+        graders = (self._spec.input.get("grader"), (self._spec.input.get("interim") or {}).get("grader"))
+        asked = any((grader or {}).get("network") for grader in graders)
         is_one_of_several = any(name in os.environ for name in _OF_SEVERAL)
         return bool(self._spec.kind == "notice" or asked or is_one_of_several or Path("/dev/nvidiactl").exists())
 

@@ -29,6 +29,9 @@ _SHARE = 20
 """A look at all processes is followed by so many times its own length without one."""
 _OTHER_TASKS = 512
 """Tasks that other programs of the user may start meanwhile."""
+_READ_BYTES, _PAUSE_S = 1 << 16, 0.01
+_MAPPED = 4
+"""Times the limit that may be mapped and never touched; what is resident is looked at."""
 _END_S = 60.0
 """Longest that ending everything may take: what forks on and on is killed faster than it grows."""
 
@@ -168,7 +171,7 @@ def _become(limits: dict[str, Any], said: int, command: list[str]) -> None:
             if os.getuid():
                 _bound(resource.RLIMIT_NPROC, _tasks() + limits["processes"] + _OTHER_TASKS)
             if limits["memory_bytes"]:
-                _bound(resource.RLIMIT_DATA, limits["memory_bytes"])
+                _bound(resource.RLIMIT_DATA, _MAPPED * limits["memory_bytes"])
             if not limits["network"] and can_filter():
                 close_network(has_local=bool(limits["local"]))
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -218,10 +221,13 @@ class _Watch:
         """Take what was written, or wait for it; return whether the end was asked for."""
         ready = select.select(self._open, [], [], wait_s)[0]
         if self._said in ready:
-            data = os.read(self._said, 1 << 16)
+            data = os.read(self._said, _READ_BYTES)
             self._tail = (self._tail + data)[-_TAIL_BYTES:]
             if not data:
                 self._open.remove(self._said)
+            elif len(data) == _READ_BYTES:
+                # It goes before other programs: one that writes without end is held back by its full pipe.
+                time.sleep(_PAUSE_S)
         return self._woken in ready and signal.SIGTERM in os.read(self._woken, 512)
 
     def _reap(self) -> None:

@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import psutil
@@ -12,7 +11,7 @@ from state.errors import VigilError
 from state.recipe import ROLLOUTS_TOGETHER
 from state.records import Evidence, Fingerprint
 from tools.machine import mac
-from tools.machine.blas import matrix_speed, threads, why_slow
+from tools.machine.blas import is_mlx_on_linux_cpu, matrix_speed, threads, why_slow
 from tools.machine.facts import System
 from tools.machine.hardware import ask_cuda, cuda_wheels, host_limit, memory_limit
 from tools.models.identity import describe_model, read_shape
@@ -146,7 +145,7 @@ def _blas_prints(context: ProbeContext) -> tuple[Fingerprint, ...]:
 
 def _observe_blas(context: ProbeContext) -> tuple[Observation, ...]:
     """Measure float32 matrix speed with and without the preloaded OpenBLAS, on Linux CPUs only."""
-    if sys.platform != "linux":
+    if not is_mlx_on_linux_cpu():
         return ()
     preload = context.environment.get("LD_PRELOAD", "")
     plain = {name: value for name, value in context.environment.items() if name != "LD_PRELOAD"}

@@ -13,7 +13,7 @@ from agent.campaign import load_campaign
 from state.errors import JobFailedError
 from state.hashing import HashCache
 from tests.faults.campaign import world
-from tools.machine.blas import MatrixSpeed
+from tools.machine.blas import MatrixSpeed, threads
 from tools.probes import machine
 from tools.probes.catalogue import Observation, Probe, ProbeContext
 from tools.probes.own import PROBES
@@ -174,7 +174,13 @@ def test_matrix_speed_is_told_with_and_without_the_preloaded_library(
     fast = MatrixSpeed(57.0, "/lib/openblas-pthread/libopenblas.so.0", "OpenBLAS 0.3.21 Haswell")
     monkeypatch.setattr(machine, "matrix_speed", lambda env: fast if "LD_PRELOAD" in env else MatrixSpeed(3.5))
     found = seen("machine.blas", where, "speed")
-    told = {"gflops_before": 3.5, "gflops_after": 57.0, "library": fast.library, "build": fast.build}
+    told = {
+        "gflops_before": 3.5,
+        "gflops_after": 57.0,
+        "library": fast.library,
+        "build": fast.build,
+        "threads": threads(),
+    }
     assert found.value == told
     monkeypatch.setattr(machine, "why_slow", lambda: "Nobody made one.")
     bare = ProbeContext(**{**where.__dict__, "environment": {}})
