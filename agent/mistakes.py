@@ -144,7 +144,7 @@ def mistake(error: Any, loc: tuple[str | int, ...], model: type[BaseModel] = Goa
 
 def _shown(error: Any, loc: tuple[str | int, ...]) -> Any:
     """Return what was given at a place; of an address nothing, since it holds a secret."""
-    is_secret = loc[:1] == ("notify",) and loc[-1] not in {"after_min", "quiet", "timeout_s", "on"}
+    is_secret = loc[:1] == ("notify",) and not {"after_min", "quiet", "timeout_s", "on"} & set(loc)
     return "not shown, it may hold a secret" if is_secret else error.get("input")
 
 

@@ -23,6 +23,7 @@ from agent.session import Session
 from state.errors import ConfigError, VigilError
 from state.files import fsync_path, read_object, write_atomic, write_json
 from state.goal import Notify
+from state.hashing import hash_json
 from state.lease import holder
 from state.log import passed_over
 from state.paths import CampaignPaths
@@ -60,7 +61,14 @@ def _place(link: str | None, name: str, event: str, typed: str) -> str:
 
 
 def _stages(notify: Notify, file: Path) -> Json:
-    to = [{"label": each.label, "after_s": 60 * each.after_min} for each in notify.to]
+    given: list[str] = []
+    with passed_over("notice.file_not_read", VigilError):
+        given = _given(file)
+    of = [_hidden(file, each) for each in given] if len(given) == len(notify.to) else [""] * len(notify.to)
+    to = [
+        {"label": each.label, "after_s": 60 * each.after_min, "of": one}
+        for each, one in zip(notify.to, of, strict=True)
+    ]
     return {"to": to, "quiet": notify.quiet, "file": str(file), "timeout_s": notify.timeout_s}
 
 
@@ -239,8 +247,11 @@ _JUST_NOW_S = 5.0
 def _send(notice: Json, index: int) -> str:
     """Send a notice in a process of its own; return what went wrong, without a word of the address, or nothing."""
     try:
-        address = addresses(Path(notice["file"]))[index]
-    except (VigilError, KeyError, IndexError, TypeError):
+        # The file may have been edited since: an address is known by what it was, not by where it stood.
+        file, of = Path(notice["file"]), notice["to"][index].get("of")
+        there = _given(file) if of else [_given(file)[index]]
+        address = next(_resolved(file, each) for each in there if not of or _hidden(file, each) == of)
+    except (VigilError, KeyError, IndexError, TypeError, StopIteration):
         return "the campaign file does not name it any more, or what it names is not there"
     kind = {"question": "info", "ended": "success"}.get(notice["event"], "warning")
     return send(
@@ -286,9 +297,19 @@ def addresses(file: Path) -> list[str]:
     Raises:
         ConfigError: The file cannot be read, or what an address is taken from is not there.
     """
+    return [_resolved(file, each) for each in _given(file)]
+
+
+def _given(file: Path) -> list[str]:
+    """Return the addresses as a campaign file writes them."""
     given = (read_yaml(file).get("notify") or {}).get("to") or ()
     rows = [given] if isinstance(given, str | dict) else given
-    return [_resolved(file, each if isinstance(each, str) else str(each["address"])) for each in rows]
+    return [each if isinstance(each, str) else str(each["address"]) for each in rows]
+
+
+def _hidden(file: Path, given: str) -> str:
+    """Return what stands for an address on disk; its file salts it, so that nobody reads one off a table."""
+    return hash_json([str(file), given])[:16]
 
 
 def _resolved(file: Path, given: str) -> str:

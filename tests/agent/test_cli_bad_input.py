@@ -231,7 +231,7 @@ def test_a_command_and_a_folder_that_are_there_pass_and_neither_is_used(tmp_path
     (tmp_path / "tell.sh").chmod(0o755)
     result = vigil_says("run", "--check", file)
     assert result.exit_code == 0, result.output
-    assert "Notifications (question, stopped, ended, failed): ./tell.sh" in result.output
+    assert "Notifications (question, stopped, ended, failed, crashed, paused): ./tell.sh" in result.output
     assert f"What is promoted is also written to {tmp_path / 'deep' / 'out'}." in result.output
     assert not (tmp_path / "told").exists()
     assert not (tmp_path / "deep").exists()

@@ -600,7 +600,7 @@ def test_what_is_held_one_by_one_is_only_checkpointed_and_rollouts_accumulate_no
     [proposal] = next_recipes([rollouts], parent_hash="w", data_hash="d", rows=240)
     kept = {key: proposal.recipe[key] for key in ("batch_size", "iters")}
     assert kept == {key: sampled[key] for key in kept}
-    assert (proposal.recipe["update_microbatch"], proposal.recipe["rollout_concurrency"]) == (8, 8)
+    assert (proposal.recipe["update_microbatch"], proposal.recipe["rollout_concurrency"]) == (4, 8)
 
 
 @pytest.mark.parametrize(("batch", "fewer", "every"), [(4, 2, 2), (3, 1, 3), (9, 3, 3), (5, 1, 5)])
