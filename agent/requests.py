@@ -73,7 +73,7 @@ def _owner_of(home: Path, question: str) -> str | None:
     return waiting[0] if len(waiting) == 1 else None
 
 
-def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason: str) -> str:
+def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason: str, is_page: bool = False) -> str:
     """Answer a question, or, with yes and a belief's id, go on against a refuted belief.
 
     Returns:
@@ -104,9 +104,10 @@ def answer(home: Path, campaign: str | None, given: str, *, is_yes: bool, reason
             " the first answer stands."
         )
     if question["kind"] == "override" and is_yes and not reason.strip():
-        raise ConfigError(f"Going on against belief {question['decision']} needs --reason WHY.", what="reason")
+        needed = "its reason" if is_page else "--reason WHY"
+        raise ConfigError(f"Going on against belief {question['decision']} needs {needed}.", what="reason")
     _insert(paths, "approve" if is_yes else "reject", target=row, reason=reason)
-    return f"Answered {word} to {paths.name}:{row} ({question['kind']}). {_applied(paths)}"
+    return f"Answered {word} to {paths.name}:{row} ({question['kind']}). {_applied(paths, is_page=is_page)}"
 
 
 def _by_deadline(question: View) -> str:
@@ -163,10 +164,12 @@ def _one(rows: list[View], wanted: str, noun: str, campaign: str, advice: str) -
     return match
 
 
-def _applied(paths: CampaignPaths) -> str:
+def _applied(paths: CampaignPaths, *, is_page: bool = False) -> str:
     if holder(paths) is not None:
         return "The running agent applies it within seconds."
-    return f"No agent is running; this applies it: {typed.run(typed.place(paths))}"
+    here = typed.place(paths)
+    shown = typed.from_anywhere(here, paths.home) if is_page else here
+    return f"No agent is running; this applies it: {typed.run(shown)}"
 
 
 def _listing(paths: CampaignPaths, *words: str) -> str:
@@ -208,7 +211,9 @@ def ask_of_run(home: Path, campaign: str | None, given: str, kind: str, reason: 
     return f"Asked {paths.name} to {what} {run}; it is done {when}."
 
 
-def allow(home: Path, campaign: str | None, kind: str, until: str, *, runs: int, reason: str) -> str:
+def allow(
+    home: Path, campaign: str | None, kind: str, until: str, *, runs: int, reason: str, is_page: bool = False
+) -> str:
     """Answer the next questions of a kind beforehand, on record; the newest leave counts, one of 0 runs ends it.
 
     Args:
@@ -218,6 +223,7 @@ def allow(home: Path, campaign: str | None, kind: str, until: str, *, runs: int,
         until: `HH:MM`, the next time that clocks here show it.
         runs: How many questions are answered yes.
         reason: Why, for the record.
+        is_page: Whether it was said in a browser.
 
     Raises:
         NotFoundError: There is no such campaign.
@@ -237,7 +243,7 @@ def allow(home: Path, campaign: str | None, kind: str, until: str, *, runs: int,
     _insert(paths, "allow", target=kind, reason=reason, payload={"until": ends, "runs": runs})
     what = f"Answered yes beforehand: {count(runs, kind, f'{kind}es')} of {paths.name} until {clock(ends)}."
     ended = f"No {kind} of {paths.name} is answered beforehand any more."
-    return f"{what if runs else ended} {_applied(paths)}"
+    return f"{what if runs else ended} {_applied(paths, is_page=is_page)}"
 
 
 _HOUR = re.compile(r"^([01]?[0-9]|2[0-3]):[0-5][0-9]$")

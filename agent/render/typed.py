@@ -234,10 +234,10 @@ def place(paths: CampaignPaths, file: str = "") -> View:
     }
 
 
-def from_anywhere(view: View) -> View:
+def from_anywhere(view: View, home: Path) -> View:
     """Return a view whose commands can be typed in any folder, for who reads them in a browser."""
     file = view["file"] and str(Path(view["here"]) / view["file"])
-    return {**view, "here": "", "elsewhere": str(Path(view["root"]).parent), "file": file}
+    return {**view, "here": "", "elsewhere": str(home), "file": file}
 
 
 def _source(paths: CampaignPaths) -> str:

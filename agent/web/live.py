@@ -227,7 +227,7 @@ class Views:
             stamp, at = store_mark(paths), time.monotonic()
             known = self._known.pop(paths.root, None)
             if known is None or known[0] != stamp or at - known[1] > _WHOLE_S:
-                known = stamp, at, typed.from_anywhere(gather(paths, with_beliefs=False))
+                known = stamp, at, typed.from_anywhere(gather(paths, with_beliefs=False), paths.home)
             self._known[paths.root] = known
             # In the order of a walk, the oldest is the one that the next walk asks for first.
             self._n_campaigns = n_campaigns or self._n_campaigns

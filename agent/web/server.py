@@ -225,10 +225,14 @@ class Site:
                 text = given.get("runs", "")
                 runs = int(text) if text.isascii() and text.isdecimal() and len(text) < _DIGITS else -1
                 kind, until = given.get("kind", ""), given.get("until", "")
-                sentences.append(requests.allow(paths.home, paths.name, kind, until, runs=runs, reason=reason))
+                sentences.append(
+                    requests.allow(paths.home, paths.name, kind, until, runs=runs, reason=reason, is_page=True)
+                )
             else:
                 asked = given.get("question", "")
-                sentences.append(requests.answer(paths.home, paths.name, asked, is_yes=said == "yes", reason=reason))
+                sentences.append(
+                    requests.answer(paths.home, paths.name, asked, is_yes=said == "yes", reason=reason, is_page=True)
+                )
         return self.said(title, " ".join(sentences), 200, session, name=name)
 
 

@@ -415,7 +415,10 @@ def test_home_says_who_has_the_accelerator_and_who_waits(browser: TestClient) ->
     assert "Accelerator" not in told(browser, "/")
 
 
-def test_launches_are_allowed_beforehand_from_the_page_and_nothing_else_is(home: Path) -> None:
+def test_launches_are_allowed_beforehand_from_the_page_and_nothing_else_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.parent)
     with opened(home, FakeClock()) as store:
         store.agent.ask(Approval(kind="launch", decision="D1", question="Train R4?", asked_at=1.0))
     browser = entered(client(home))
@@ -433,7 +436,8 @@ def test_launches_are_allowed_beforehand_from_the_page_and_nothing_else_is(home:
         refused = browser.post("/c/quick/allow", data={**given, **changes})
         assert (refused.status_code in {400, 403}, "--" in unescape(refused.text)) == (True, False), changes
     assert asked_of(home) == []
-    assert "3 launches of quick until" in told_of(browser.post("/c/quick/allow", data={**given, "kind": "launch"}))
+    said = told_of(browser.post("/c/quick/allow", data={**given, "kind": "launch"}))
+    assert ("3 launches of quick until" in said, f"run FILE --home {home}" in said) == (True, True)
     assert asked_of(home) == [("allow", "launch", "")]
 
 
@@ -499,6 +503,8 @@ def test_as_many_campaigns_as_a_page_walks_through_are_kept_and_their_commands_w
     pages.inbox([home], views)
     assert sorted(read) == ["other", "quick"]
     again = {row["key"]: row["again"].partition(" run ")[2] for row in rows}
+    said = told_of(answers(entered(client(home)), "yes"))
+    assert f" run {home / 'c.yaml'} --home {home}" in said
     assert again == {"quick": f"{home / 'c.yaml'} --home {home}", "other": f"FILE --home {home}"}
 
 
