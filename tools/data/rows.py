@@ -9,6 +9,7 @@ Regular files only, bounded, and nothing is imported or unpickled: strangers wro
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -95,6 +96,17 @@ def read_value(path: Path, limit: int) -> Any:
     return parse_json(read_bounded(path, limit))
 
 
+class _EndlessNumberError(ValueError):
+    pass
+
+
+def _whole_number(digits: str) -> int | str:
+    # Python reads no longer one, and so does no trainer.
+    if len(digits) > sys.int_info.default_max_str_digits:
+        raise _EndlessNumberError(f"a number of {len(digits):,} digits")
+    return whole_number(digits)
+
+
 def parse_json(raw: bytes) -> Any:
     """Return a JSON value.
 
@@ -102,7 +114,7 @@ def parse_json(raw: bytes) -> Any:
         UnreadableError: It is none; the text says why.
     """
     try:
-        return json.loads(raw.decode(), parse_int=whole_number)
+        return json.loads(raw.decode(), parse_int=_whole_number)
     except UnicodeDecodeError as error:
         raise UnreadableError(f"not UTF-8 at byte {error.start + 1}", "not_utf8") from error
     except json.JSONDecodeError as error:
@@ -110,6 +122,8 @@ def parse_json(raw: bytes) -> Any:
             raise UnreadableError("not JSON: a comma follows the object") from error
         place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise UnreadableError(f"not JSON: {error.msg} at {place}", "not_json") from error
+    except _EndlessNumberError as error:
+        raise UnreadableError(f"not JSON: {error}, which no reader of JSON takes", "not_json") from error
     except RecursionError as error:
         raise UnreadableError("not JSON: nested too deeply", "not_json") from error
     except ValueError as error:
