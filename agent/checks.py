@@ -53,15 +53,16 @@ def check_campaign(
     Side effects: starts the grader in a child process; online, writes the hub's cache.
     """
     _refuse_delta(loaded)
+    has_begun = paths is not None and paths.db.exists() and not is_rehearsal
     return [
         *(f"`{old}` is called `{new}` now; it works as before." for old, new in _RENAMED.items() if loaded.has(old)),
         *_check_data(loaded, masks_prompt=_check_recipe(loaded)),
-        *_check_splits(loaded, paths, is_rehearsal=is_rehearsal),
+        *_check_splits(loaded, paths, has_begun=has_begun, is_rehearsal=is_rehearsal),
         *_check_model(loaded, online=online, is_rehearsal=is_rehearsal),
         *(_check_rendered(loaded) if is_rehearsal else ()),
         *_check_adapter(loaded),
         *_check_probes(loaded),
-        *_check_notify(loaded, has_begun=paths is not None and paths.db.exists() and not is_rehearsal),
+        *_check_notify(loaded, has_begun=has_begun),
         *_check_export(loaded),
         *_check_trackers(loaded),
         *_check_grader(loaded, is_rehearsal=is_rehearsal),
@@ -102,7 +103,9 @@ def _data_files(loaded: LoadedCampaign, *names: str, fix: str = "correct the pat
         yield path
 
 
-def _check_splits(loaded: LoadedCampaign, paths: CampaignPaths | None, *, is_rehearsal: bool) -> Iterator[str]:
+def _check_splits(
+    loaded: LoadedCampaign, paths: CampaignPaths | None, *, has_begun: bool, is_rehearsal: bool
+) -> Iterator[str]:
     """Read every split file, count both parts, and look for a case that stands there twice or was used before."""
     from agent.openings import case_parts, check_openings, refuse_copies
     from tools.probes.files import shared_prompts
@@ -126,7 +129,6 @@ def _check_splits(loaded: LoadedCampaign, paths: CampaignPaths | None, *, is_reh
             name.partition(".")[0],
         )
     # What began under an older Vigil goes on with its selection cases as they are; confirmation is never softened.
-    has_begun = paths is not None and paths.db.exists() and not is_rehearsal
     refuse_copies(loaded, [part for part in parts if part.use == "confirmation" or not has_begun])
     alpha = loaded.goal.gate.confirmation_alpha
     if paths is not None:

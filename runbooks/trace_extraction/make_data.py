@@ -15,12 +15,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SYSTEM = (
-    "Turn the note into one JSON object with the keys content_summary, memory_tier (episodic, semantic, procedural or "
-    "prospective), emotional_valence (positive, neutral, negative or mixed), stated_intent (or null), topic_cluster "
-    "(work, health, learning, family, home, money, community or craft), timestamp, source, source_id, channel. "
-    "Record only; give no advice."
-)
 TIERS = ("episodic", "semantic", "procedural", "prospective")
 FILES = {"train": (10_000, 100), "valid": (20_000, 6), "selection": (30_000, 30), "confirmation": (40_000, 50)}
 """File -> seed and notes of each tier."""
